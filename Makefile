@@ -1,0 +1,52 @@
+# Everything a fresh machine needs: Python 3.11 or newer and make.
+#   make          sets up .venv            make demo    trains, keeps and serves a model on built-in images
+#   make test     lint, types, tests       make serve   serves the models in ./storage
+PYTHON ?= python3
+BIN := .venv/bin
+UV := $(BIN)/uv
+
+.DEFAULT_GOAL := setup
+.PHONY: setup lock format lint test test-fast demo serve clean
+
+setup: .venv/.installed
+	@echo "ready: . .venv/bin/activate, or see 'make demo' and README.md"
+
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; pass PYTHON=…" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check "$$(grep -m1 -o '^uv==[0-9.]*' requirements.lock)"
+
+.venv/.installed: requirements.lock pyproject.toml | $(UV)
+	$(UV) pip install -q --python $(BIN)/python --require-hashes -r requirements.lock
+	$(UV) pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+# names, versions and hashes only: the registry is the user's own choice
+lock: | $(UV)
+	$(UV) pip compile -q --universal --python-version 3.11 --extra dev --generate-hashes --no-emit-index-url --no-header --no-annotate $(LOCKFLAGS) \
+		pyproject.toml -o requirements.lock
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+# without the tests that start Ray
+test-fast: setup
+	$(BIN)/python -m pytest -m "not ray"
+
+demo: setup
+	$(BIN)/python -m cifar_ray.demo
+
+serve: setup
+	$(BIN)/serve run deployments:app
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache

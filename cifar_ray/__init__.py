@@ -1,0 +1,1 @@
+"""Train, tune, keep and serve image classifiers on Ray."""

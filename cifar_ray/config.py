@@ -1,0 +1,190 @@
+"""Frozen, validated settings. One class a topic; `TrainConfig` is a whole training job.
+
+A config is complete and self-contained: what a run writes to `config.yaml` repeats it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from cifar_ray.errors import ConfigError
+
+DatasetName = Literal["cifar10", "cifar100", "digits", "folder"]
+ResizePolicy = Literal["pad", "crop"]
+PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
+TestTimeAugmentation = Literal["none", "mirror", "mirror_shift"]
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+
+STORAGE_VARIABLE = "CIFAR_RAY_STORAGE"
+_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+
+
+def default_storage() -> str:
+    """`$CIFAR_RAY_STORAGE`, else `./storage`; not yet resolved."""
+    return os.environ.get(STORAGE_VARIABLE) or "./storage"
+
+
+def resolve_storage(storage: str) -> str:
+    """Makes a storage location safe to hand to other processes.
+
+    Ray workers change directory, so a relative path is resolved here, where the user typed it; a URI
+    (`s3://bucket/path`) is returned unchanged.
+    """
+    return storage.rstrip("/") if "://" in storage else str(Path(storage).expanduser().absolute())
+
+
+class Config(BaseModel):
+    """Base of all configs: frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+ConfigType = TypeVar("ConfigType", bound=Config)
+
+
+class OptimizerConfig(Config):
+    """How weights are updated."""
+
+    name: Literal["sgd", "adamw", "muon"] = Field("muon", description="muon: Muon for convolution filters, SGD for head, norms and biases")
+    lr: Positive = Field(0.24, description="peak learning rate (muon: of the filters)")
+    momentum: Fraction = Field(0.6, description="sgd, muon")
+    nesterov: bool = Field(True, description="sgd, muon")
+    weight_decay: NonNegative = Field(0.0, description="sgd: L2; adamw: decoupled; unused by muon, which normalises its filters")
+    betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="adamw")
+    head_lr: Positive = Field(0.67, description="muon: SGD rate of the head for each example; the step uses it times the global batch")
+    bias_lr: Positive = Field(0.053, description="muon: the same for norms and biases")
+    sgd_momentum: Fraction = Field(0.85, description="muon: momentum of head, norms and biases")
+    sgd_decay: NonNegative = Field(2e-6, description="muon: fraction of head, norms and biases that one example takes off at the peak rate")
+    clip_norm: Positive | None = Field(None, description="largest norm of all gradients together")
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> Self:
+        if self.name != "adamw" and self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs momentum > 0; pass --optimizer.no-nesterov or a momentum")
+        return self
+
+
+class ScheduleConfig(Config):
+    """How the learning rate moves, step by step, as a factor of its peak."""
+
+    name: Literal["linear", "cosine", "one_cycle", "step", "constant"] = "linear"
+    warmup_epochs: NonNegative = Field(0.0, description="linear rise from 0 (one_cycle: the rising part)")
+    final_factor: Fraction = Field(0.0, description="factor at the last step (linear, cosine, one_cycle)")
+    step_epochs: Positive = Field(30.0, description="step: epochs between drops")
+    step_factor: Positive = Field(0.1, description="step: factor of each drop")
+
+
+class AugmentationConfig(Config):
+    """Random changes of training images, drawn anew each epoch."""
+
+    flip: Literal["none", "random", "alternating"] = Field("alternating", description="alternating: random in the first epoch, then each image turns every epoch")
+    translate_px: int = Field(2, ge=0, description="largest shift along each axis, border filled by reflection")
+    cutout_px: int = Field(0, ge=0, description="side of the square set to the mean colour")
+
+
+class TrainConfig(Config):
+    """One training job. The defaults are those of the recipe; `--recipe NAME` takes another."""
+
+    recipe: str = Field("airbench94", description="where the defaults come from; `--list-recipes` shows all")
+    name: str | None = Field(None, pattern=_NAME_PATTERN, description="name of the run; default: data set and time")
+    save_as: str | None = Field(None, pattern=_NAME_PATTERN, description="name of the model in the store; default: the data set's")
+    storage: str = Field(default_factory=default_storage, validate_default=True, description=f"path or URI of runs and models; default ${STORAGE_VARIABLE} or ./storage")
+    promote: Literal["auto", "always", "never"] = Field("auto", description="auto: to production when test accuracy is at least that of the present model on the same data")
+
+    dataset: DatasetName = Field("cifar10", description="folder reads --data-dir")
+    data_dir: str | None = Field(None, description="folder: DIR/train/<class>/… with optional val/ and test/, or DIR/<class>/…; cifar: where the files lie")
+    image_size: int | None = Field(None, ge=8, le=1024, description="side of the square images, px; default 32")
+    resize_policy: ResizePolicy = Field("pad", description="keep the aspect ratio by padding or by cropping")
+    val_fraction: Annotated[float, Field(ge=0, le=0.9)] = Field(0.1, description="share of training images kept for validation; 0 trains on all and takes the last weights")
+    test_fraction: Annotated[float, Field(ge=0, le=0.9)] = Field(0.1, description="share of all images kept for test where the data set has no test split")
+
+    model: str = Field("airnet", description="architecture; --list-models shows all")
+    epochs: int = Field(8, ge=1, le=10_000)
+    batch_size: int = Field(2000, ge=1, description="images a step, all workers together")
+    micro_batch_size: int | None = Field(None, ge=1, description="images a forward pass on a worker; gradients of a batch are accumulated; default 250 on a CPU, the whole share on a GPU")
+    label_smoothing: Fraction = 0.2
+    test_time_augmentation: TestTimeAugmentation = Field("mirror_shift", description="views averaged for the second test figure; none leaves it out")
+    precision: PrecisionName = Field("auto", description="auto: bf16 where the hardware has it, else fp16 on a GPU, else fp32")
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+    num_workers: int | None = Field(None, ge=1, le=4096, description="default: one a GPU, or one with all CPU cores")
+    patience: int | None = Field(None, ge=1, description="stop after this many epochs without a better validation accuracy")
+
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+
+    _resolve_storage = field_validator("storage")(staticmethod(resolve_storage))
+
+    @field_validator("data_dir")
+    @classmethod
+    def _resolve_data_dir(cls, value: str | None) -> str | None:
+        return None if value is None else resolve_storage(value)
+
+    @model_validator(mode="after")
+    def _combinations(self) -> Self:
+        if self.dataset == "folder" and self.data_dir is None:
+            raise ValueError("--dataset folder needs --data-dir DIR")
+        if self.dataset == "digits" and self.data_dir is not None:
+            raise ValueError("data_dir is not used by --dataset digits; leave it out or pass --dataset folder")
+        if self.patience is not None and self.val_fraction == 0:
+            raise ValueError("patience looks at validation accuracy, but val_fraction is 0; leave one of them out")
+        if self.schedule.warmup_epochs >= self.epochs:
+            raise ValueError(f"schedule.warmup_epochs ({self.schedule.warmup_epochs:g}) must be less than epochs ({self.epochs})")
+        size_px = self.image_size or 32
+        if self.augmentation.translate_px >= size_px or self.augmentation.cutout_px > size_px:
+            raise ValueError(f"augmentation.translate_px and cutout_px must fit an image of {size_px} px")
+        if self.num_workers is not None and self.batch_size < self.num_workers:
+            raise ValueError(f"batch_size ({self.batch_size}) gives some of {self.num_workers} workers no image; raise it")
+        return self
+
+
+def describe(error: ValidationError) -> str:
+    """The first mistake in a validation error as one line: `field: what is wrong (got value)`."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        return f"{field}: unknown key"
+    if not field:
+        return message
+    return f"{field}: {message} (got {first['input']!r})"
+
+
+def parse_config(config_type: type[ConfigType], values: dict[str, Any]) -> ConfigType:
+    """Validates plain values into a config.
+
+    Raises:
+        ConfigError: naming the first field that is unknown or impossible.
+    """
+    try:
+        return config_type.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(describe(error)) from None
+
+
+def to_yaml(config: Config) -> str:
+    """The full config as YAML; `read_yaml` and `parse_config` give it back."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Reads a YAML mapping.
+
+    Raises:
+        ConfigError: if the file cannot be read or is not a mapping.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"--config {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"--config {path}: expected a mapping of settings, got {type(values).__name__}")
+    return values

@@ -1,0 +1,97 @@
+"""`ImageDataset`, the one shape in which images reach training and evaluation, and its splits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from cifar_ray.errors import DataError
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """Labelled images of one size, held as plain arrays (often memory-mapped from the cache).
+
+    Attributes:
+        images: uint8, `[N, H, W, 3]`, RGB, 0…255.
+        labels: int64, `[N]`, in `0…len(class_names)-1`.
+        class_names: one name a class, in label order.
+
+    Raises:
+        DataError: if shapes, dtypes or labels do not fit together.
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[-1] != 3:
+            raise DataError(f"images must be uint8 [N, H, W, 3], got {self.images.dtype} {list(self.images.shape)}")
+        if self.labels.dtype != np.int64 or self.labels.shape != (len(self.images),):
+            raise DataError(f"labels must be int64 [{len(self.images)}], got {self.labels.dtype} {list(self.labels.shape)}")
+        if len(self.labels) and not (0 <= self.labels.min() and self.labels.max() < len(self.class_names)):
+            raise DataError(f"labels must lie in 0…{len(self.class_names) - 1}")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes, present or not."""
+        return len(self.class_names)
+
+    @property
+    def image_size_px(self) -> int:
+        """Height and width of every image."""
+        return int(self.images.shape[1])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over class names, labels and pixels: equal if and only if the data are."""
+        digest = hashlib.sha256("\0".join(self.class_names).encode())
+        digest.update(np.ascontiguousarray(self.labels).data)
+        digest.update(np.ascontiguousarray(self.images).data)
+        return digest.hexdigest()
+
+    def subset(self, indices: npt.NDArray[np.int64]) -> ImageDataset:
+        """The images at `indices` (int64, `[M]`), copied, with the same class names."""
+        return ImageDataset(self.images[indices], self.labels[indices], self.class_names)
+
+    def class_counts(self) -> npt.NDArray[np.int64]:
+        """Images a class: int64, `[num_classes]`."""
+        return np.bincount(self.labels, minlength=self.num_classes).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class DatasetSplits:
+    """Training, validation and test images of one data set; all have the same class names and image size.
+
+    Attributes:
+        name: the data set's name, e.g. `cifar10` or a folder's name.
+        train: what the network learns from.
+        val: what early stopping and the best checkpoint look at; `None` when `val_fraction` is 0.
+        test: evaluated once, on the final weights; `None` when the data set has none.
+    """
+
+    name: str
+    train: ImageDataset
+    val: ImageDataset | None
+    test: ImageDataset | None
+
+    def __iter__(self) -> Iterator[tuple[str, ImageDataset]]:
+        yield "train", self.train
+        if self.val is not None:
+            yield "val", self.val
+        if self.test is not None:
+            yield "test", self.test
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over the fingerprints of the splits."""
+        return hashlib.sha256("".join(f"{name}:{part.fingerprint};" for name, part in self).encode()).hexdigest()

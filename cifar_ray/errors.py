@@ -1,0 +1,56 @@
+"""What can go wrong, as one tree.
+
+CifarRayError
+├── ConfigError             a flag, a key or a combination of them is not possible
+├── DataError               a data set is missing, unreadable or unfit for training
+├── BundleError             a model bundle is missing, incomplete or damaged
+├── StoreError              the model store cannot do what was asked (unknown name, version or alias)
+├── ImageError              one picture cannot be used
+│   └── ImageTooLargeError  …because it has too many bytes or pixels
+├── ResourceError           the cluster cannot hold what was asked
+├── TrainingError           a training job failed for a reason that is not the user's mistake
+└── MissingDependencyError  an optional package is needed; the message names the extra to install
+
+Every message is one line that says what, where and what to do. These classes know nothing of HTTP or of
+exit codes: `deployments.ingress` and `cifar_ray.cli` hold those tables.
+"""
+
+
+class CifarRayError(Exception):
+    """Base of every error this project raises on purpose."""
+
+
+class ConfigError(CifarRayError):
+    """A setting is unknown, impossible, or impossible beside another. The message names the field."""
+
+
+class DataError(CifarRayError):
+    """A data set is missing, unreadable or unfit. The message names the path and what to do."""
+
+
+class BundleError(CifarRayError):
+    """A model bundle is missing, incomplete or damaged. The message names the bundle and the first thing wrong with it."""
+
+
+class StoreError(CifarRayError):
+    """The model store has no such name, version or alias, or refuses the change. The message lists what there is."""
+
+
+class ImageError(CifarRayError):
+    """A picture is empty, broken or of a format that is not accepted."""
+
+
+class ImageTooLargeError(ImageError):
+    """A picture has more bytes or pixels than are allowed; it was not decoded."""
+
+
+class ResourceError(CifarRayError):
+    """More workers, CPUs or GPUs were asked for than the cluster holds."""
+
+
+class TrainingError(CifarRayError):
+    """A training job failed for a reason other than the user's settings or data."""
+
+
+class MissingDependencyError(CifarRayError):
+    """An optional package is not installed. The message names the extra: `pip install 'cifar-ray[NAME]'`."""
