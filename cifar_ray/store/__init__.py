@@ -1,0 +1,1 @@
+"""Model bundles and the store that names them."""

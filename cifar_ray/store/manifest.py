@@ -1,0 +1,59 @@
+"""The manifest of a model bundle: all that serving, predicting and evaluating need to know beside the weights."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, Field
+
+from cifar_ray.config import Config, ResizePolicy
+
+FORMAT_VERSION = 1
+
+Channel = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Architecture(Config):
+    """What `models.create_model` needs to build the network again."""
+
+    name: str
+    arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of create_model beside the name")
+
+
+class Manifest(Config):
+    """Describes one bundle; written last, as `manifest.json`, it commits the bundle.
+
+    Attributes:
+        architecture: name and arguments of the network.
+        class_names: one name a class, in the order of the logits.
+        image_size_px: height and width that the network takes.
+        channel_mean: of the training images, per channel R, G, B, in 0…1.
+        channel_std: the same for the standard deviation.
+        resize_policy: how other aspect ratios become square: `pad` or `crop`.
+        temperature: logits are divided by it before softmax (calibration).
+        abstain_threshold: reserved for out-of-distribution scores; `None` never abstains.
+        metrics: figures by name, e.g. `test_accuracy` in 0…1.
+        dataset_name: name of the data set trained on.
+        dataset_fingerprint: sha256 over all its splits.
+        train_config: the full config of the run.
+        library_versions: versions of Python, torch, ray and this project.
+        weights_sha256: of `model.safetensors`.
+        created_at: time of writing, with zone.
+    """
+
+    format_version: Literal[1] = FORMAT_VERSION
+    architecture: Architecture
+    class_names: tuple[str, ...] = Field(min_length=2)
+    image_size_px: int = Field(ge=1)
+    channel_mean: tuple[Channel, Channel, Channel]
+    channel_std: tuple[Channel, Channel, Channel]
+    resize_policy: ResizePolicy
+    temperature: float = Field(1.0, gt=0)
+    abstain_threshold: float | None = None
+    metrics: dict[str, float] = Field(default_factory=dict)
+    dataset_name: str
+    dataset_fingerprint: str
+    train_config: dict[str, Any] = Field(default_factory=dict)
+    library_versions: dict[str, str] = Field(default_factory=dict)
+    weights_sha256: str = Field("", pattern="^([0-9a-f]{64})?$", description="filled in by the writer")
+    created_at: AwareDatetime
