@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any
 
 import tyro
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from cifar_ray.config import describe
+from cifar_ray.config import TrainConfig, describe, parse_config, read_yaml
 from cifar_ray.errors import CifarRayError, ConfigError, TrainingError
-
-Parsed = TypeVar("Parsed")
+from cifar_ray.recipes import default_recipe, get_recipe
 
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 _BOX_DRAWING = re.compile(r"[─-╿]+")
-_NESTED_ERROR = re.compile(r"Error parsing (\S+): \d+ validation errors? for \w+ (?:(\S+) )?(.*?) \[type=.*?input_value=(.*?), input_type")
+_VALIDATION_ERROR = re.compile(
+    r"Error parsing (?P<config>\S+): \d+ validation errors? for \w+ "
+    r"(?:Value error, (?P<combination>.*?)|(?P<field>[\w.]+) (?P<message>.*?)) \[type=.*?input_value=(?P<value>.*?), input_type"
+)
 
 
 def run(main: Callable[[], int]) -> int:
@@ -64,12 +67,54 @@ def parse(command: Any, argv: Sequence[str] | None, prog: str, default: Any = No
 
 
 def _one_line(report: str) -> str:
-    """Folds tyro's box of several lines into one, and a nested config's error into `field: message`."""
+    """Folds tyro's box of several lines into one, and a config's validation error in it into `field: message`."""
     text = " ".join(_BOX_DRAWING.sub(" ", report).split())
-    nested = _NESTED_ERROR.search(text)
-    if nested:
-        where, field, message, value = nested.groups()
-        return f"{where}.{field}: {message} (got {value})" if field else f"{where}: {message.removeprefix('Value error, ')}"
-    for noise in ("Argument helptext:", "For full helptext"):
+    invalid = _VALIDATION_ERROR.search(text)
+    if invalid and invalid["combination"]:
+        return invalid["combination"]
+    if invalid:
+        nested = f"{invalid['config']}." if invalid["config"].islower() else ""
+        return f"{nested}{invalid['field']}: {invalid['message']} (got {invalid['value']})"
+    for noise in ("Got errors:", "Argument helptext:", "For full helptext"):
         text = text.partition(noise)[0]
     return text.strip().removeprefix("Value error ").removeprefix("Unrecognized options ")
+
+
+class TrainCommand(TrainConfig):
+    """Trains an image classifier on every GPU (or CPU) you have, keeps it in the model store, and says how good it is.
+
+    Defaults come from a recipe; --config FILE.yaml changes them, and flags change both.
+    """
+
+    config: str | None = Field(None, description="YAML of settings, e.g. <storage>/runs/<name>/config.yaml, which repeats that run")
+    list_recipes: Annotated[bool, tyro.conf.FlagCreatePairsOff] = Field(False, description="show all recipes and stop")
+    list_models: Annotated[bool, tyro.conf.FlagCreatePairsOff] = Field(False, description="show all architectures and stop")
+
+
+def parse_train_command(argv: Sequence[str] | None, prog: str) -> TrainCommand:
+    """Recipe, then file, then flags, each over the one before.
+
+    Raises:
+        ConfigError: one line naming the field that is unknown or impossible.
+    """
+    decisive = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for flag in ("--recipe", "--config", "--dataset", "--data-dir", "--model"):
+        decisive.add_argument(flag, default=argparse.SUPPRESS)
+    try:
+        flags = vars(decisive.parse_known_args(argv)[0])
+    except argparse.ArgumentError as error:
+        raise ConfigError(" ".join(str(error).split())) from None
+    chosen = (read_yaml(flags["config"]) if "config" in flags else {}) | flags
+    recipe = get_recipe(chosen.get("recipe") or default_recipe(chosen.get("dataset"), chosen.get("model")))
+    defaults = parse_config(TrainCommand, _merge(recipe.model_dump(), chosen))
+    command: TrainCommand = parse(TrainCommand, argv, prog, defaults)
+    return command
+
+
+def _merge(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`values` with `changes` over them, nested mappings merged key by key."""
+    merged = dict(values)
+    for key, change in changes.items():
+        both_mappings = isinstance(change, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], change) if both_mappings else change
+    return merged

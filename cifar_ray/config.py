@@ -24,7 +24,7 @@ NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 
 STORAGE_VARIABLE = "CIFAR_RAY_STORAGE"
-_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 
 def default_storage() -> str:
@@ -85,7 +85,9 @@ class ScheduleConfig(Config):
 class AugmentationConfig(Config):
     """Random changes of training images, drawn anew each epoch."""
 
-    flip: Literal["none", "random", "alternating"] = Field("alternating", description="alternating: random in the first epoch, then each image turns every epoch")
+    flip: Literal["none", "random", "alternating"] = Field(
+        "alternating", description="alternating: random in the first epoch, then each image turns every epoch"
+    )
     translate_px: int = Field(2, ge=0, description="largest shift along each axis, border filled by reflection")
     cutout_px: int = Field(0, ge=0, description="side of the square set to the mean colour")
 
@@ -94,24 +96,43 @@ class TrainConfig(Config):
     """One training job. The defaults are those of the recipe; `--recipe NAME` takes another."""
 
     recipe: str = Field("airbench94", description="where the defaults come from; `--list-recipes` shows all")
-    name: str | None = Field(None, pattern=_NAME_PATTERN, description="name of the run; default: data set and time")
-    save_as: str | None = Field(None, pattern=_NAME_PATTERN, description="name of the model in the store; default: the data set's")
-    storage: str = Field(default_factory=default_storage, validate_default=True, description=f"path or URI of runs and models; default ${STORAGE_VARIABLE} or ./storage")
-    promote: Literal["auto", "always", "never"] = Field("auto", description="auto: to production when test accuracy is at least that of the present model on the same data")
+    name: str | None = Field(None, pattern=NAME_PATTERN, description="name of the run; default: data set and time")
+    save_as: str | None = Field(None, pattern=NAME_PATTERN, description="name of the model in the store; default: the data set's")
+    storage: str = Field(
+        default_factory=default_storage,
+        validate_default=True,
+        description=f"path or URI of runs and models; default ${STORAGE_VARIABLE} or ./storage",
+    )
+    promote: Literal["auto", "always", "never"] = Field(
+        "auto", description="auto: to production when test accuracy is at least that of the present model on the same data"
+    )
 
     dataset: DatasetName = Field("cifar10", description="folder reads --data-dir")
-    data_dir: str | None = Field(None, description="folder: DIR/train/<class>/… with optional val/ and test/, or DIR/<class>/…; cifar: where the files lie")
+    data_dir: str | None = Field(
+        None, description="folder: DIR/train/<class>/… with optional val/ and test/, or DIR/<class>/…; cifar: where the files lie"
+    )
     image_size: int | None = Field(None, ge=8, le=1024, description="side of the square images, px; default 32")
     resize_policy: ResizePolicy = Field("pad", description="keep the aspect ratio by padding or by cropping")
-    val_fraction: Annotated[float, Field(ge=0, le=0.9)] = Field(0.1, description="share of training images kept for validation; 0 trains on all and takes the last weights")
-    test_fraction: Annotated[float, Field(ge=0, le=0.9)] = Field(0.1, description="share of all images kept for test where the data set has no test split")
+    val_fraction: Annotated[float, Field(ge=0, le=0.9)] = Field(
+        0.1, description="share of training images kept for validation; 0 trains on all and takes the last weights"
+    )
+    test_fraction: Annotated[float, Field(ge=0, le=0.9)] = Field(
+        0.1, description="share of all images kept for test where the data set has no test split"
+    )
 
     model: str = Field("airnet", description="architecture; --list-models shows all")
     epochs: int = Field(8, ge=1, le=10_000)
     batch_size: int = Field(2000, ge=1, description="images a step, all workers together")
-    micro_batch_size: int | None = Field(None, ge=1, description="images a forward pass on a worker; gradients of a batch are accumulated; default 250 on a CPU, the whole share on a GPU")
+    micro_batch_size: int | None = Field(
+        None,
+        ge=1,
+        description="images a forward pass on a worker; their gradients are summed; default 250 on a CPU, all on a GPU",
+    )
     label_smoothing: Fraction = 0.2
-    test_time_augmentation: TestTimeAugmentation = Field("mirror_shift", description="views averaged for the second test figure; none leaves it out")
+    stem_epochs: int = Field(3, ge=1, description="epochs after which a stem that was set from data stops learning (airnet)")
+    test_time_augmentation: TestTimeAugmentation = Field(
+        "mirror_shift", description="views averaged for the second test figure; none leaves it out"
+    )
     precision: PrecisionName = Field("auto", description="auto: bf16 where the hardware has it, else fp16 on a GPU, else fp32")
     seed: int = Field(0, ge=0, le=2**31 - 1)
     num_workers: int | None = Field(None, ge=1, le=4096, description="default: one a GPU, or one with all CPU cores")
@@ -138,6 +159,8 @@ class TrainConfig(Config):
             raise ValueError("patience looks at validation accuracy, but val_fraction is 0; leave one of them out")
         if self.schedule.warmup_epochs >= self.epochs:
             raise ValueError(f"schedule.warmup_epochs ({self.schedule.warmup_epochs:g}) must be less than epochs ({self.epochs})")
+        if self.test_time_augmentation != "none" and self.augmentation.flip == "none":
+            raise ValueError("test_time_augmentation mirrors images, but augmentation.flip is none; pass --test-time-augmentation none")
         size_px = self.image_size or 32
         if self.augmentation.translate_px >= size_px or self.augmentation.cutout_px > size_px:
             raise ValueError(f"augmentation.translate_px and cutout_px must fit an image of {size_px} px")

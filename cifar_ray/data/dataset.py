@@ -35,7 +35,7 @@ class ImageDataset:
             raise DataError(f"images must be uint8 [N, H, W, 3], got {self.images.dtype} {list(self.images.shape)}")
         if self.labels.dtype != np.int64 or self.labels.shape != (len(self.images),):
             raise DataError(f"labels must be int64 [{len(self.images)}], got {self.labels.dtype} {list(self.labels.shape)}")
-        if len(self.labels) and not (0 <= self.labels.min() and self.labels.max() < len(self.class_names)):
+        if len(self.labels) and not (self.labels.min() >= 0 and self.labels.max() < len(self.class_names)):
             raise DataError(f"labels must lie in 0…{len(self.class_names) - 1}")
 
     def __len__(self) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AwareDatetime, Field
 
 from cifar_ray.config import Config, ResizePolicy
 
-FORMAT_VERSION = 1
+FORMAT_VERSION: Final = 1
 
 Channel = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -35,6 +35,8 @@ class Manifest(Config):
         metrics: figures by name, e.g. `test_accuracy` in 0…1.
         dataset_name: name of the data set trained on.
         dataset_fingerprint: sha256 over all its splits.
+        test_fingerprint: sha256 of the test split alone, which does not change with the seed of the validation split;
+            empty when not known.
         train_config: the full config of the run.
         library_versions: versions of Python, torch, ray and this project.
         weights_sha256: of `model.safetensors`.
@@ -53,7 +55,13 @@ class Manifest(Config):
     metrics: dict[str, float] = Field(default_factory=dict)
     dataset_name: str
     dataset_fingerprint: str
+    test_fingerprint: str = ""
     train_config: dict[str, Any] = Field(default_factory=dict)
     library_versions: dict[str, str] = Field(default_factory=dict)
     weights_sha256: str = Field("", pattern="^([0-9a-f]{64})?$", description="filled in by the writer")
     created_at: AwareDatetime
+
+    @property
+    def tested_on(self) -> str:
+        """Fingerprint of what the test figures were measured on; those of two models compare where it is equal."""
+        return self.test_fingerprint or self.dataset_fingerprint

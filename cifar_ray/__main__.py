@@ -1,0 +1,32 @@
+"""`cifar-ray VERB …`, the same as `python -m cifar_ray.VERB …`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from cifar_ray import cli
+
+VERBS = {
+    "train": "train a model, keep it in the store",
+    "store": "list, show, promote, roll back and delete models",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Lists the verbs, or runs one; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: cifar-ray VERB …\n\n" + "\n".join(f"  {verb:10}{text}" for verb, text in VERBS.items()))
+        print("\n`cifar-ray VERB --help` says more. Serving: `serve run deployments:app`.")
+        return 0
+    if arguments[0] not in VERBS:
+        print(f"error: no verb {arguments[0]!r}; there are {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    module = importlib.import_module({"store": "cifar_ray.store.__main__"}.get(arguments[0], f"cifar_ray.{arguments[0]}"))
+    return cli.run(lambda: module.main(arguments[1:]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""Prepared data sets on the local disk: parsed or decoded once a node, then memory-mapped by every process.
+
+An entry is a folder: `<split>_images.npy` and `<split>_labels.npy` of each split, and `entry.json`. It is built beside
+its place under a lock and moved there by one rename, so a process that is killed leaves nothing that looks valid.
+Any entry may be deleted at any time; it is built again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock, Timeout
+
+from cifar_ray.data.dataset import DatasetSplits, ImageDataset
+from cifar_ray.errors import DataError
+
+CACHE_VARIABLE = "CIFAR_RAY_CACHE"
+
+_logger = logging.getLogger(__name__)
+
+
+class Allocate(Protocol):
+    """Gives room for the images of a split inside the entry being built."""
+
+    def __call__(self, split: str, count: int, size_px: int) -> npt.NDArray[np.uint8]:
+        """Returns uint8 `[count, size_px, size_px, 3]` on disk, to be filled in place; a split may use only its first rows."""
+
+
+def cache_folder() -> Path:
+    """`$CIFAR_RAY_CACHE`, else `$XDG_CACHE_HOME/cifar_ray`, else `~/.cache/cifar_ray`; absolute, perhaps not yet made."""
+    chosen = os.environ.get(CACHE_VARIABLE)
+    if chosen:
+        return Path(chosen).expanduser().absolute()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "cifar_ray"
+
+
+def load_or_build(entry: str, build: Callable[[Allocate], DatasetSplits]) -> DatasetSplits:
+    """Loads an entry, building it first where it is missing or damaged; only one process of a node builds.
+
+    Args:
+        entry: file name of the entry; it must change whenever the content would.
+        build: makes the splits, with the images of each in the array that it was given for that split.
+
+    Returns:
+        The splits, memory-mapped; writing to the arrays changes this process's copy only.
+
+    Raises:
+        DataError: if the cache folder cannot be written, or from `build`.
+    """
+    folder = cache_folder() / entry
+    splits = _read(folder)
+    if splits is not None:
+        return splits
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder.with_name(f"{entry}.lock")):
+            splits = _read(folder)  # another process may have built it while this one waited
+            if splits is None:
+                _write(folder, build)
+                splits = _read(folder)
+    except OSError as error:
+        raise DataError(f"cache folder {folder.parent}: {error.strerror or error}; make room there or set ${CACHE_VARIABLE}") from None
+    if splits is None:
+        raise DataError(f"cache entry {folder} vanished while it was read; run again")
+    return splits
+
+
+def _read(folder: Path) -> DatasetSplits | None:
+    """The entry, or `None` where it is missing or damaged."""
+    try:
+        about = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
+        parts = {split: _read_part(folder, split, tuple(about["class_names"])) for split in about["splits"]}
+        return DatasetSplits(about["name"], parts["train"], parts.get("val"), parts.get("test"))
+    except (OSError, EOFError, ValueError, TypeError, KeyError, DataError) as error:
+        if folder.exists():
+            _logger.warning("cache entry %s is damaged and will be built again: %s", folder, error)
+        return None
+
+
+def _read_part(folder: Path, split: str, class_names: tuple[str, ...]) -> ImageDataset:
+    labels = np.load(folder / f"{split}_labels.npy")
+    # Copy-on-write: processes share the pages, and torch sees a writable array.
+    images = np.load(folder / f"{split}_images.npy", mmap_mode="c").view(np.ndarray)
+    return ImageDataset(images[: len(labels)], labels, class_names)
+
+
+def _write(folder: Path, build: Callable[[Allocate], DatasetSplits]) -> None:
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed process
+    partial.mkdir()
+
+    def allocate(split: str, count: int, size_px: int) -> npt.NDArray[np.uint8]:
+        shape = (count, size_px, size_px, 3)
+        # A full disk would end the process by SIGBUS when the map is written.
+        needed, free = int(np.prod(shape)), shutil.disk_usage(partial).free
+        if needed > free:
+            raise DataError(
+                f"cache folder {folder.parent}: {needed:,} bytes needed, {free:,} free; make room there or set ${CACHE_VARIABLE}"
+            )
+        return np.lib.format.open_memmap(partial / f"{split}_images.npy", "w+", np.uint8, shape).view(np.ndarray)
+
+    try:
+        splits = build(allocate)
+        for split, part in splits:
+            np.save(partial / f"{split}_labels.npy", part.labels)
+        about = {"name": splits.name, "class_names": splits.train.class_names, "splits": [split for split, _ in splits]}
+        (partial / "entry.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        _logger.info("waiting for another process that prepares %s", path.stem)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

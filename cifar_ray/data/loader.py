@@ -1,0 +1,181 @@
+"""Batches from a data set that lies whole in memory, on the worker's device, as uint8.
+
+Every worker draws the same permutation and the same augmentation of each global batch and takes its own slice:
+the images a step sees are the same for any number of workers, and a step can be repeated from (seed, epoch, step) alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cifar_ray.config import AugmentationConfig
+from cifar_ray.data.dataset import ImageDataset
+from cifar_ray.data.transforms import Augmentation, cutout, normalize, shift_and_mirror
+from cifar_ray.errors import DataError
+
+ChannelValues = tuple[float, float, float]
+
+_FLIP_STREAM, _ORDER_STREAM, _AUGMENT_STREAM = range(3)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which part of each batch is this worker's.
+
+    Attributes:
+        rank: in `0…world_size-1`.
+        world_size: number of workers.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+
+    def slice(self, size: int) -> slice:
+        """This worker's part of `size` items; the parts of all workers cover each item once and differ by at most one."""
+        return slice(size * self.rank // self.world_size, size * (self.rank + 1) // self.world_size)
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Mean and standard deviation of each channel, in 0…1, and the dtype that the network takes."""
+
+    mean: ChannelValues
+    std: ChannelValues
+    dtype: torch.dtype
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8 `[N, H, W, 3]` → `dtype` `[N, 3, H, W]`."""
+        return normalize(images, self.mean, self.std, self.dtype)
+
+
+@dataclass(frozen=True)
+class Step:
+    """This worker's share of one global batch.
+
+    Attributes:
+        global_size: images of the batch over all workers; the loss is divided by it.
+        pieces: micro-batches of (inputs `[n, 3, H, W]`, labels int64 `[n]`), made as they are asked for.
+    """
+
+    global_size: int
+    pieces: Iterator[tuple[Tensor, Tensor]]
+
+
+class TrainLoader:
+    """Shuffled, augmented training batches.
+
+    An epoch is cut into `ceil(N / batch_size)` batches whose sizes differ by at most one: each image comes once, and
+    no batch is a small remainder.
+
+    Args:
+        dataset: all training images; each worker holds them whole.
+        batch_size: largest global batch.
+        micro_batch_size: largest piece handed to the network; `None` for the whole share.
+        augmentation: random changes.
+        normalization: applied last.
+        shard: this worker's.
+        seed: of order and augmentation; the same on all workers.
+        device: where images lie and are changed.
+
+    Raises:
+        DataError: if a batch is larger than the data set.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        *,
+        batch_size: int,
+        micro_batch_size: int | None,
+        augmentation: AugmentationConfig,
+        normalization: Normalization,
+        shard: Shard,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        if batch_size > len(dataset):
+            advice = max(shard.world_size, 2 ** int(np.log2(max(1, len(dataset) // 8))))
+            raise DataError(
+                f"batch_size: {batch_size} is more than the {len(dataset)} training images; pass --batch-size {advice} or another recipe"
+            )
+        self.images, self.labels = resident(dataset, device)
+        self.image_size_px = dataset.image_size_px
+        self.steps_per_epoch = -(-len(dataset) // batch_size)
+        self.micro_batch_size = micro_batch_size
+        self.augmentation = augmentation
+        self.normalization = normalization
+        self.shard = shard
+        self.seed = seed
+        self.device = device
+        self._first_flip = torch.randint(0, 2, (len(dataset),), generator=self._generator(_FLIP_STREAM), dtype=torch.bool)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def pieces_per_step(self) -> int:
+        """Micro-batches in a worker's share of a batch, at most."""
+        share = -(-len(self) // (self.steps_per_epoch * self.shard.world_size))
+        return -(-share // (self.micro_batch_size or share))
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Step]:
+        """The steps of an epoch, counted from 0, beginning at `first_step`."""
+        order = torch.randperm(len(self), generator=self._generator(_ORDER_STREAM, epoch))
+        for step in range(first_step, self.steps_per_epoch):
+            batch = order[Shard(step, self.steps_per_epoch).slice(len(self))]
+            drawn = Augmentation.draw(
+                self.augmentation, len(batch), self.image_size_px, self._generator(_AUGMENT_STREAM, epoch * self.steps_per_epoch + step)
+            )
+            if self.augmentation.flip == "alternating":
+                drawn.mirrored.copy_(self._first_flip[batch] ^ bool(epoch % 2))
+            mine = self.shard.slice(len(batch))
+            yield Step(len(batch), self._pieces(batch[mine].to(self.device), drawn[mine].to(self.device)))
+
+    def _pieces(self, indices: Tensor, drawn: Augmentation) -> Iterator[tuple[Tensor, Tensor]]:
+        count = -(-len(indices) // (self.micro_batch_size or max(1, len(indices))))
+        for number in range(count):
+            part = Shard(number, count).slice(len(indices))
+            images = shift_and_mirror(self.images, indices[part], drawn[part])
+            inputs = cutout(self.normalization(images), drawn.cutout_corner[part], self.augmentation.cutout_px)
+            yield inputs, self.labels[indices[part]]
+
+    def _generator(self, stream: int, position: int = 0) -> torch.Generator:
+        """A generator of its own for each purpose and position, so that nothing depends on what was drawn before."""
+        words = np.random.SeedSequence((self.seed, stream, position)).generate_state(2, np.uint32)
+        return torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
+
+
+class EvaluationLoader:
+    """This worker's part of a split, in order, unchanged: over all workers each image comes exactly once.
+
+    Args:
+        dataset: the whole split.
+        batch_size: largest batch of this worker.
+        normalization: applied to each batch.
+        shard: this worker's.
+        device: where the images lie.
+    """
+
+    def __init__(self, dataset: ImageDataset, *, batch_size: int, normalization: Normalization, shard: Shard, device: torch.device) -> None:
+        mine = shard.slice(len(dataset))
+        self.images, self.labels = resident(ImageDataset(dataset.images[mine], dataset.labels[mine], dataset.class_names), device)
+        self.batch_size = batch_size
+        self.normalization = normalization
+        self.num_classes = dataset.num_classes
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in zip(torch.split(self.images, self.batch_size), torch.split(self.labels, self.batch_size), strict=True):
+            if len(labels):
+                yield self.normalization(images), labels
+
+
+def resident(dataset: ImageDataset, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images, uint8 `[N, H, W, 3]`, and labels, int64 `[N]`, on the device; on a CPU without a copy where memory is writable."""
+    arrays = (dataset.images, dataset.labels)
+    images, labels = (torch.from_numpy(array if array.flags.writeable else array.copy()).to(device) for array in arrays)
+    return images, labels

@@ -1,0 +1,124 @@
+"""Where data sets come from: `load_splits` is the way in."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import socket
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from cifar_ray.config import TrainConfig
+from cifar_ray.data import cache
+from cifar_ray.data.dataset import DatasetSplits, ImageDataset
+from cifar_ray.data.decode import DECODER_VERSION, fit
+from cifar_ray.data.folder import load_folder
+from cifar_ray.data.splits import complete
+from cifar_ray.errors import DataError
+
+_DEFAULT_IMAGE_SIZE_PX = 32
+
+_NETWORK_TIMEOUT_S = 10.0
+
+
+def load_splits(config: TrainConfig) -> DatasetSplits:
+    """Loads the data set that a config names, with the validation and test images that it asks for.
+
+    Equal configs give equal splits in every process. CIFAR and folders are prepared once a node and then memory-mapped.
+
+    Raises:
+        DataError: if the data are missing, cannot be had, or are unfit; the message says what to do.
+    """
+    size_px = config.image_size or _DEFAULT_IMAGE_SIZE_PX
+    if config.data_dir is not None and "://" in config.data_dir:
+        raise DataError(f"--data-dir {config.data_dir}: images are read from a local path; copy or mount them there")
+    data_dir = None if config.data_dir is None else Path(config.data_dir)
+    if config.dataset == "digits":
+        found = load_digits(size_px)
+    elif config.dataset == "folder":
+        if data_dir is None:
+            raise DataError("--dataset folder needs --data-dir DIR")
+        found = load_folder(data_dir, size_px, config.resize_policy)
+    else:
+        found = load_cifar(config.dataset, data_dir, size_px)
+    return complete(found, config.val_fraction, config.test_fraction, config.seed)
+
+
+def load_digits(size_px: int) -> DatasetSplits:
+    """scikit-learn's 1,797 handwritten digits of 8×8 px in 17 shades, as RGB of `size_px`; all in `train`."""
+    from sklearn.datasets import load_digits as load
+
+    digits = load()
+    shades = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    images = np.empty((len(shades), size_px, size_px, 3), np.uint8)
+    _fill(images, np.repeat(shades[..., None], 3, axis=-1))
+    labels = digits.target.astype(np.int64)
+    return DatasetSplits("digits", ImageDataset(images, labels, tuple(map(str, digits.target_names))), None, None)
+
+
+def load_cifar(name: str, data_dir: Path | None, size_px: int) -> DatasetSplits:
+    """CIFAR-10 or CIFAR-100 with its own test split, downloaded and checked by torchvision on first use.
+
+    Args:
+        name: `cifar10` or `cifar100`.
+        data_dir: where the archive or its unpacked folder lies, or will; default: in the cache folder.
+        size_px: side of the images.
+
+    Raises:
+        DataError: if it is not there and cannot be downloaded.
+    """
+
+    def build(allocate: cache.Allocate) -> DatasetSplits:
+        parts: dict[str, ImageDataset] = {}
+        for split, raw in _open_cifar(name, data_dir or cache.cache_folder() / "downloads").items():
+            images = allocate(split, len(raw.data), size_px)
+            _fill(images, raw.data)
+            parts[split] = ImageDataset(images, np.array(raw.targets, np.int64), tuple(raw.classes))
+        return DatasetSplits(name, parts["train"], None, parts["test"])
+
+    # The archive's checksum is part of torchvision, so the pixels follow from the name.
+    return cache.load_or_build(f"{name}-{size_px}px-v{DECODER_VERSION}", build)
+
+
+def _open_cifar(name: str, root: Path) -> dict[str, Any]:
+    """The data sets of torchvision by split, from `root` or downloaded to it."""
+    from torchvision import datasets
+
+    source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
+    if root.name == source.base_folder:
+        root = root.parent
+    try:
+        with _impatient_network():
+            return {"train": source(root, train=True, download=True), "test": source(root, train=False)}
+    except (OSError, RuntimeError, EOFError, tarfile.TarError, http.client.HTTPException) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise DataError(
+            f"{name}: could not be loaded from {root} or downloaded from {source.url} ({reason}); "
+            f"put {source.filename} into {root}, or train without a network with --dataset digits"
+        ) from None
+
+
+@contextlib.contextmanager
+def _impatient_network() -> Iterator[None]:
+    """Gives the sockets of torchvision a timeout; it sets none, and behind a silent firewall it would wait for minutes."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_NETWORK_TIMEOUT_S)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _fill(target: npt.NDArray[np.uint8], images: npt.NDArray[np.uint8]) -> None:
+    """Writes square images `[N, H, H, 3]` into an array that may be of another size."""
+    if images.shape == target.shape:
+        target[:] = images
+        return
+    for row, image in enumerate(images):
+        target[row] = fit(Image.fromarray(image), target.shape[1], "pad")

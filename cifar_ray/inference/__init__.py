@@ -1,0 +1,1 @@
+"""From a bundle and a picture to probabilities: no Ray, no HTTP."""

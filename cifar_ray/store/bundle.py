@@ -1,0 +1,116 @@
+"""A model bundle: weights as safetensors, never pickle, and the manifest that vouches for them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+
+from cifar_ray.errors import BundleError
+from cifar_ray.store.manifest import FORMAT_VERSION, Manifest
+
+if TYPE_CHECKING:
+    import torch
+
+WEIGHTS_FILE = "model.safetensors"
+MANIFEST_FILE = "manifest.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A model as kept in the store; immutable there under its name and version.
+
+    Attributes:
+        manifest: all there is to know beside the weights.
+        weights: a state dict: tensors by name, on the CPU, contiguous, each with its own memory.
+        name: of the model.
+        version: from 1.
+    """
+
+    manifest: Manifest
+    weights: dict[str, torch.Tensor]
+    name: str
+    version: int
+
+    @property
+    def reference(self) -> str:
+        """`name@version`, which finds this bundle again."""
+        return f"{self.name}@{self.version}"
+
+
+def encode(manifest: Manifest, weights: Mapping[str, torch.Tensor]) -> dict[str, bytes]:
+    """The files of a bundle, the manifest last and with the sha256 of the weights.
+
+    Args:
+        manifest: its `weights_sha256` is filled in.
+        weights: any device, memory format and sharing; values and dtypes are kept bit for bit.
+    """
+    import torch  # seconds that listing and promoting do without
+    from safetensors.torch import save
+
+    # safetensors takes neither strided nor shared memory (tied layers, views)
+    tensors = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()}
+    data = save(tensors)
+    signed = manifest.model_copy(update={"weights_sha256": hashlib.sha256(data).hexdigest()})
+    return {WEIGHTS_FILE: data, MANIFEST_FILE: signed.model_dump_json(indent=2).encode()}
+
+
+def decode_manifest(data: bytes, where: str) -> Manifest:
+    """Reads `manifest.json`.
+
+    Args:
+        data: the file's content.
+        where: the bundle, for the message.
+
+    Raises:
+        BundleError: naming the first thing wrong.
+    """
+    try:
+        manifest = Manifest.model_validate_json(data)
+    except ValidationError as error:
+        raise BundleError(f"{where}: {MANIFEST_FILE}: {_first_mistake(error)}") from None
+    if not manifest.weights_sha256:
+        raise BundleError(f"{where}: {MANIFEST_FILE}: weights_sha256 is empty, so the weights cannot be checked")
+    return manifest
+
+
+def check_weights(data: bytes | None, manifest: Manifest, where: str) -> bytes:
+    """Holds `model.safetensors` against the manifest, byte for byte, without parsing it.
+
+    Raises:
+        BundleError: if it is missing or not what was written.
+    """
+    if data is None:
+        raise BundleError(f"{where}: {WEIGHTS_FILE} is missing; restore it or delete this version")
+    if hashlib.sha256(data).hexdigest() != manifest.weights_sha256:
+        raise BundleError(
+            f"{where}: {WEIGHTS_FILE} ({len(data):,} bytes) is damaged: its sha256 is not the manifest's; restore it or delete this version"
+        )
+    return data
+
+
+def decode_weights(data: bytes | None, manifest: Manifest, where: str) -> dict[str, torch.Tensor]:
+    """Checks `model.safetensors`, then reads it: tensors by name, on the CPU.
+
+    Raises:
+        BundleError: if it is missing, not what was written, or not safetensors.
+    """
+    from safetensors.torch import load
+
+    try:
+        return load(check_weights(data, manifest, where))
+    except SafetensorError as error:
+        raise BundleError(f"{where}: {WEIGHTS_FILE} is not a safetensors file ({error}); other formats are never loaded") from None
+
+
+def _first_mistake(error: ValidationError) -> str:
+    mistakes = error.errors(include_url=False)
+    if any(mistake["loc"] == ("format_version",) for mistake in mistakes):
+        return f"format_version is not {FORMAT_VERSION}, the one this release reads; upgrade cifar-ray"
+    field = ".".join(str(part) for part in mistakes[0]["loc"])
+    message = "unknown key" if mistakes[0]["type"] == "extra_forbidden" else mistakes[0]["msg"]
+    return f"{field}: {message}" if field else message

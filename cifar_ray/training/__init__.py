@@ -1,0 +1,1 @@
+"""The training loop, its optimizers, and what runs them on Ray."""

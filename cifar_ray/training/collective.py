@@ -1,0 +1,23 @@
+"""Sums and means over workers; alone, they change nothing."""
+
+from __future__ import annotations
+
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def sum_over_workers(values: Tensor) -> Tensor:
+    """Adds up a tensor over all workers, in place."""
+    if dist.is_initialized():
+        dist.all_reduce(values)
+    return values
+
+
+def average_buffers(model: nn.Module) -> None:
+    """Gives all workers the mean of their batch-norm statistics, which each gathered on its own images."""
+    if not dist.is_initialized():
+        return
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            dist.all_reduce(buffer)
+            buffer.div_(dist.get_world_size())

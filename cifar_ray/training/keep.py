@@ -1,0 +1,69 @@
+"""From a finished run to a model in the store."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+from cifar_ray.config import TrainConfig
+from cifar_ray.data.dataset import DatasetSplits
+from cifar_ray.store.bundle import Bundle
+from cifar_ray.store.manifest import Architecture, Manifest
+from cifar_ray.store.registry import ModelStore, should_promote
+from cifar_ray.training.distributed import TrainedRun
+
+_LIBRARIES = ("cifar-ray", "torch", "torchvision", "ray", "numpy")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A model that is now in the store.
+
+    Attributes:
+        bundle: with its name and version.
+        promoted: whether it is `production` now.
+        reason: why, or why not.
+    """
+
+    bundle: Bundle
+    promoted: bool
+    reason: str
+
+
+def keep(run: TrainedRun, config: TrainConfig, splits: DatasetSplits) -> Kept:
+    """Writes the best weights of a run to the model store as a new version, and promotes it if it earned that.
+
+    Raises:
+        StoreError: if the store cannot be written.
+    """
+    store = ModelStore(config.storage)
+    bundle = store.save(config.save_as or splits.name, describe(run, config, splits), run.weights)
+    if config.promote == "auto":
+        promoted, reason = should_promote(store, bundle)
+    else:
+        promoted, reason = config.promote == "always", f"--promote {config.promote}"
+    if promoted:
+        store.promote(bundle.name, bundle.version)
+    return Kept(bundle, promoted, reason)
+
+
+def describe(run: TrainedRun, config: TrainConfig, splits: DatasetSplits) -> Manifest:
+    """The manifest of a run's best weights."""
+    train = splits.train
+    return Manifest(
+        architecture=Architecture(name=config.model, arguments={"num_classes": train.num_classes, "image_size": train.image_size_px}),
+        class_names=train.class_names,
+        image_size_px=train.image_size_px,
+        channel_mean=run.result.normalization.mean,
+        channel_std=run.result.normalization.std,
+        resize_policy=config.resize_policy,
+        metrics=run.result.metrics,
+        dataset_name=splits.name,
+        dataset_fingerprint=splits.fingerprint,
+        test_fingerprint=splits.test.fingerprint if splits.test is not None else "",
+        train_config=config.model_dump(mode="json"),
+        library_versions={"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
+        created_at=datetime.now(UTC),
+    )

@@ -1,0 +1,269 @@
+"""The training loop: no Ray, no files. Runs alone, or as one of several workers once `torch.distributed` is set up."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cifar_ray.config import TestTimeAugmentation, TrainConfig
+from cifar_ray.data.dataset import DatasetSplits, ImageDataset
+from cifar_ray.data.loader import EvaluationLoader, Normalization, Shard, TrainLoader
+from cifar_ray.data.statistics import channel_mean_std
+from cifar_ray.errors import TrainingError
+from cifar_ray.metrics import Evaluation
+from cifar_ray.models import DataInitialized, create_model
+from cifar_ray.models.precision import Precision
+from cifar_ray.training.collective import average_buffers, sum_over_workers
+from cifar_ray.training.evaluate import evaluate
+from cifar_ray.training.optim import create_optimizers, learning_rate_factor, set_learning_rate
+
+Weights = dict[str, Tensor]
+OnStep = Callable[[int, int, int], None]  # epoch, counted from 1; steps done in it; steps an epoch
+
+_WHITENING_IMAGES = 5000
+_CPU_MICRO_BATCH_PX = (
+    250 * 32 * 32
+)  # activations of a piece this large stay in a core's cache: about 1.7 times as fast as 2,000 images at once
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """One line of a run's history.
+
+    Attributes:
+        epoch: counted from 1.
+        train_loss: mean over the epoch's images, with label smoothing, nats an image.
+        train_accuracy: on augmented images, while learning, 0…1.
+        val_loss: cross-entropy; `None` without a validation split.
+        val_accuracy: 0…1; `None` without a validation split.
+        learning_rate: of the first optimizer group at the last step.
+        seconds: of training and evaluation.
+        images_per_s: trained by all workers together, evaluation not counted.
+        improved: these are the weights to keep so far.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float | None
+    val_accuracy: float | None
+    learning_rate: float
+    seconds: float
+    images_per_s: float
+    improved: bool
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What a finished training leaves, equal on all workers.
+
+    Attributes:
+        best_epoch: whose weights were kept.
+        normalization: of the training images.
+        metrics: by name: `val_accuracy`, `test_accuracy`, `test_loss`, `test_accuracy_tta`, where there are such splits; 0…1 and nats.
+        precision: format that was used.
+        train_seconds: all epochs, evaluation included.
+    """
+
+    best_epoch: int
+    normalization: Normalization
+    metrics: dict[str, float]
+    precision: str
+    train_seconds: float
+
+
+class Trainer:
+    """A network with all that trains it on one worker.
+
+    Args:
+        config: the whole job.
+        splits: the data, the same on all workers.
+        device: where this worker computes.
+        shard: which part of each batch is this worker's.
+    """
+
+    def __init__(self, config: TrainConfig, splits: DatasetSplits, device: torch.device, shard: Shard) -> None:
+        self.config, self.device, self.shard = config, device, shard
+        self.precision = Precision.resolve(config.precision, device)
+        self.normalization = Normalization(*channel_mean_std(splits.train), self.precision.dtype)
+        self.loader = TrainLoader(
+            splits.train,
+            batch_size=config.batch_size,
+            micro_batch_size=config.micro_batch_size or _auto_micro_batch_size(device, splits.train.image_size_px),
+            augmentation=config.augmentation,
+            normalization=self.normalization,
+            shard=shard,
+            seed=config.seed,
+            device=device,
+        )
+        torch.manual_seed(config.seed)
+        self.model = self._create_model(splits.train)
+        self.optimizers = create_optimizers(self.model, config.optimizer, config.batch_size)
+        self.scaler = self.precision.grad_scaler()
+        self.parallel = self._wrap()
+
+    def _create_model(self, train: ImageDataset) -> nn.Module:
+        model = create_model(self.config.model, train.num_classes, train.image_size_px)
+        model = model.to(self.device).to(memory_format=torch.channels_last)
+        if isinstance(model, DataInitialized):
+            model.initialize_from(self.normalization(self.loader.images[:_WHITENING_IMAGES]))
+        for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
+            if norm.momentum is not None:  # as much forgetting a step, however many pieces it has
+                norm.momentum = 1 - (1 - norm.momentum) ** (1 / self.loader.pieces_per_step)
+        return model
+
+    def _wrap(self) -> nn.Module:
+        """The network as DDP sees it; made anew when the set of trained weights changes."""
+        if self.shard.world_size == 1:
+            return self.model
+        return DistributedDataParallel(self.model, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def train_epoch(self, epoch: int, on_step: OnStep) -> tuple[float, float]:
+        """Trains on every image once.
+
+        Args:
+            epoch: counted from 0.
+            on_step: called after each step.
+
+        Returns:
+            Mean loss and accuracy over all workers' images.
+        """
+        if epoch == self.config.stem_epochs and isinstance(self.model, DataInitialized):
+            self.model.freeze_stem()
+            self.parallel = self._wrap()
+        self.parallel.train()
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        for number, step in enumerate(self.loader.epoch(epoch)):
+            done = epoch + number / self.loader.steps_per_epoch
+            set_learning_rate(self.optimizers, learning_rate_factor(self.config.schedule, done, self.config.epochs))
+            sums += self._train_step(step.pieces, step.global_size)
+            on_step(epoch + 1, number + 1, self.loader.steps_per_epoch)
+        loss, accuracy = (sum_over_workers(sums) / len(self.loader)).tolist()
+        if not math.isfinite(loss):
+            raise TrainingError(f"the loss became {loss} in epoch {epoch + 1}; lower the learning rate or pass --precision fp32")
+        average_buffers(self.model)
+        return loss, accuracy
+
+    def _train_step(self, pieces: Iterable[tuple[Tensor, Tensor]], global_size: int) -> Tensor:
+        """Accumulates the gradients of this worker's pieces, then updates the weights once. Returns (summed loss, correct)."""
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        waiting = list(pieces)
+        for number, (inputs, labels) in enumerate(waiting):
+            with _communicate_only(self.parallel, last=number + 1 == len(waiting)):
+                with self.precision.autocast():
+                    logits = self.parallel(inputs).float()
+                loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing, reduction="sum")
+                # DDP averages over workers; times world_size makes it the mean over the global batch, whatever the shares
+                self.scaler.scale(loss * (self.shard.world_size / global_size)).backward()  # type: ignore[no-untyped-call]
+            sums += torch.stack((loss.detach().double(), (logits.argmax(1) == labels).sum().double()))
+        self._update()
+        return sums
+
+    def _update(self) -> None:
+        if self.config.optimizer.clip_norm is not None:
+            for optimizer in self.optimizers:
+                self.scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+        self.scaler.update()
+        self.parallel.zero_grad(set_to_none=True)
+
+    def evaluate(self, dataset: ImageDataset, augmentation: TestTimeAugmentation = "none") -> Evaluation:
+        """Evaluates the present weights on a split, each image once over all workers."""
+        loader = EvaluationLoader(
+            dataset,
+            batch_size=self.config.micro_batch_size or _auto_micro_batch_size(self.device, dataset.image_size_px) or 2000,
+            normalization=self.normalization,
+            shard=self.shard,
+            device=self.device,
+        )
+        return evaluate(self.model, loader, self.precision, augmentation)
+
+
+def fit(
+    config: TrainConfig,
+    splits: DatasetSplits,
+    *,
+    device: torch.device,
+    shard: Shard,
+    on_step: OnStep,
+    on_epoch: Callable[[EpochReport, Weights], None],
+) -> FitResult:
+    """Trains to the end, then evaluates the kept weights once on test.
+
+    Args:
+        config: the whole job.
+        splits: the data; every worker passes the same.
+        device: where this worker computes.
+        shard: this worker's part.
+        on_step: called after each step.
+        on_epoch: called after each epoch with its report and the present weights (on the device, not copied).
+
+    Raises:
+        DataError: if a batch is larger than the training split.
+        ConfigError: if model, image size and precision do not go together.
+        TrainingError: if the loss is no longer finite.
+    """
+    trainer = Trainer(config, splits, device, shard)
+    started = time.perf_counter()
+    best: EpochReport | None = None
+    kept: Weights = {}
+    for epoch in range(config.epochs):
+        begun = time.perf_counter()
+        loss, accuracy = trainer.train_epoch(epoch, on_step)
+        trained_s = time.perf_counter() - begun
+        val = trainer.evaluate(splits.val) if splits.val is not None else None
+        report = EpochReport(
+            epoch=epoch + 1,
+            train_loss=loss,
+            train_accuracy=accuracy,
+            val_loss=val.loss if val else None,
+            val_accuracy=val.accuracy if val else None,
+            learning_rate=trainer.optimizers[0].param_groups[0]["lr"],
+            seconds=time.perf_counter() - begun,
+            images_per_s=len(trainer.loader) / trained_s,
+            improved=val is None or best is None or val.accuracy > (best.val_accuracy or 0),
+        )
+        if report.improved:
+            best = report
+            kept = {name: tensor.detach().clone() for name, tensor in trainer.model.state_dict().items()}
+        on_epoch(report, trainer.model.state_dict())
+        if config.patience is not None and best is not None and report.epoch - best.epoch >= config.patience:
+            break
+    assert best is not None, "epochs ≥ 1"  # noqa: S101
+    train_seconds = time.perf_counter() - started
+    trainer.model.load_state_dict(kept)
+    metrics = _final_metrics(trainer, splits, best)
+    return FitResult(best.epoch, trainer.normalization, metrics, trainer.precision.name, train_seconds)
+
+
+def _final_metrics(trainer: Trainer, splits: DatasetSplits, best: EpochReport) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    if best.val_accuracy is not None:
+        metrics["val_accuracy"] = best.val_accuracy
+    if splits.test is not None:
+        test = trainer.evaluate(splits.test)
+        metrics |= {"test_accuracy": test.accuracy, "test_loss": test.loss}
+        if trainer.config.test_time_augmentation != "none":
+            metrics["test_accuracy_tta"] = trainer.evaluate(splits.test, trainer.config.test_time_augmentation).accuracy
+    return metrics
+
+
+def _communicate_only(parallel: nn.Module, last: bool) -> Any:
+    """Lets DDP exchange gradients after a worker's last piece only."""
+    if isinstance(parallel, DistributedDataParallel) and not last:
+        return parallel.no_sync()
+    return torch.enable_grad()
+
+
+def _auto_micro_batch_size(device: torch.device, image_size_px: int) -> int | None:
+    return None if device.type == "cuda" else max(1, _CPU_MICRO_BATCH_PX // image_size_px**2)

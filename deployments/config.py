@@ -1,0 +1,54 @@
+"""`ServeConfig`: what `serve run deployments:app key=value …` accepts."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from cifar_ray.config import NAME_PATTERN, STORAGE_VARIABLE, Config, Positive, PrecisionName, default_storage, resolve_storage
+
+_REFERENCE_PATTERN = NAME_PATTERN.removesuffix("$") + "(@[A-Za-z0-9._-]+)?$"
+_BUILT_IN = ("cifar10", "cifar100", "digits")
+
+
+class ServeConfig(Config):
+    """One server. The CPU requests are shares for Ray's scheduler, small enough that everything fits on one core."""
+
+    model: str | None = Field(
+        None, pattern=_REFERENCE_PATTERN, description="name@version or name; default: cifar10, else the first that can be loaded"
+    )
+    storage: str = Field(
+        default_factory=default_storage,
+        validate_default=True,
+        description=f"where the models are; default ${STORAGE_VARIABLE} or ./storage",
+    )
+    top_k: int = Field(5, ge=1, description="most likely classes an answer lists, unless the request says ?top_k=")
+    precision: PrecisionName = Field("auto", description="auto: bf16 where the hardware has it, else fp16 on a GPU, else fp32")
+
+    num_replicas: int = Field(1, ge=1, description="copies of the model")
+    max_batch_size: int = Field(64, ge=1, le=4096, description="most images in one forward pass")
+    batch_wait_timeout_s: Annotated[float, Field(ge=0, le=10)] = Field(0.005, description="how long a picture waits for company")
+    cpus_per_replica: Positive = Field(0.5, description="cores Ray sets aside for each copy of the model")
+    gpus_per_replica: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="default: one GPU each, or an even share; 0 stays on the CPU"
+    )
+    torch_threads: int | None = Field(None, ge=1, description="threads a copy computes with; default: the node's cores, shared evenly")
+
+    num_ingress_replicas: int = Field(1, ge=1, description="processes that read requests and decode pictures")
+    cpus_per_ingress: Positive = Field(0.25, description="cores Ray sets aside for each of them")
+    request_timeout_s: Positive = Field(30.0, description="longest wait for the model before an answer of 503")
+
+    _resolve_storage = field_validator("storage")(staticmethod(resolve_storage))
+
+    @property
+    def train_command(self) -> str:
+        """What to type so that there is a model to serve."""
+        words = ["python -m cifar_ray.train"]
+        name = (self.model or "").partition("@")[0]
+        if name in _BUILT_IN:
+            words.append(f"--dataset {name}")
+        elif name:
+            words.append(f"--dataset folder --data-dir DIR --save-as {shlex.quote(name)}")
+        return " ".join([*words, f"--storage {shlex.quote(self.storage)}"])

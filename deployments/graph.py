@@ -1,0 +1,53 @@
+"""The server as a graph of deployments: HTTP → ingress → classifier."""
+
+from __future__ import annotations
+
+import math
+
+import ray
+import torch
+from ray import serve
+from ray.serve import Application
+from ray.serve.schema import LoggingConfig
+
+from deployments.classifier import ClassifierReplica
+from deployments.config import ServeConfig
+from deployments.remote import IngressReplica
+
+# Serve's default of 5 would starve a batch; what is beyond these waits in the caller, and beyond that gets a 503.
+_INGRESS_ONGOING_REQUESTS = 512
+_QUEUED_CALLS = 1024
+
+
+def build(config: ServeConfig) -> Application:
+    """Wires the deployments; `serve.run` starts them."""
+    quiet = LoggingConfig(enable_access_log=False)
+    classifier = serve.deployment(
+        name="classifier",
+        num_replicas=config.num_replicas,
+        ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": gpus_per_replica(config)},
+        # one batch computing, the next one gathering
+        max_ongoing_requests=2 * config.max_batch_size,
+        max_queued_requests=_QUEUED_CALLS,
+        logging_config=quiet,
+    )(ClassifierReplica).bind(config)
+    return serve.deployment(
+        name="ingress",
+        num_replicas=config.num_ingress_replicas,
+        ray_actor_options={"num_cpus": config.cpus_per_ingress},
+        max_ongoing_requests=_INGRESS_ONGOING_REQUESTS,
+        logging_config=quiet,
+    )(serve.ingress()(IngressReplica)).bind(classifier, config)
+
+
+def gpus_per_replica(config: ServeConfig) -> float:
+    """As asked, else a GPU for each replica, or an even share where there are fewer GPUs.
+
+    `serve run` builds the graph before it connects to a cluster; then this machine's GPUs are counted.
+    """
+    if config.gpus_per_replica is not None:
+        return config.gpus_per_replica
+    resources: dict[str, float] = ray.cluster_resources() if ray.is_initialized() else {"GPU": torch.cuda.device_count()}  # type: ignore[no-untyped-call]
+    available = resources.get("GPU", 0.0)
+    # Ray counts in ten-thousandths, and shares must not add up to more than there is
+    return min(1.0, math.floor(available / config.num_replicas * 10_000) / 10_000)

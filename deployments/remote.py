@@ -1,0 +1,71 @@
+"""The ingress as a Serve deployment, with the classifier behind a Serve handle. Light: its process needs no torch."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+from starlette.applications import Starlette
+
+from cifar_ray.config import ResizePolicy
+from deployments.config import ServeConfig
+from deployments.contract import Classified, Classifier, Status, StoredModel, UnavailableError
+from deployments.ingress import create_app
+
+
+class RemoteClassifier(Classifier):
+    """Calls a classifier replica, and turns Ray's failures into the contract's one error.
+
+    Args:
+        handle: of the classifier deployment.
+        timeout_s: longest wait for an answer.
+    """
+
+    def __init__(self, handle: DeploymentHandle[Any], timeout_s: float) -> None:
+        self._handle = handle
+        self._timeout_s = timeout_s
+
+    async def status(self) -> Status:
+        """As the contract says."""
+        status: Status = await self._answer(self._handle.status.remote())
+        return status
+
+    async def models(self) -> list[StoredModel]:
+        """As the contract says."""
+        models: list[StoredModel] = await self._answer(self._handle.models.remote())
+        return models
+
+    async def classify(self, images: npt.NDArray[np.uint8], resize_policy: ResizePolicy) -> Classified | Status:
+        """As the contract says."""
+        result: Classified | Status = await self._answer(self._handle.classify.remote(images, resize_policy))
+        return result
+
+    async def _answer(self, response: Any) -> Any:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await response
+        except TimeoutError:
+            raise UnavailableError(f"the model did not answer within {self._timeout_s:g} s; try again, or add replicas") from None
+        except RayTaskError as error:  # the replica raised: our own error travels inside, anything else is a bug
+            if isinstance(error.cause, UnavailableError):
+                raise error.cause from None
+            raise
+        except (RayError, RayServeException) as error:  # the replica is gone, or its queue is full
+            raise UnavailableError(f"no replica of the model can answer now ({type(error).__name__}); try again") from None
+
+
+class IngressReplica:
+    """The HTTP side; Serve runs the app that `__serve_build_asgi_app__` returns."""
+
+    def __init__(self, classifier: DeploymentHandle[Any], config: ServeConfig) -> None:
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)  # else it logs every malformed upload
+        self._app = create_app(RemoteClassifier(classifier, config.request_timeout_s), config)
+
+    def __serve_build_asgi_app__(self) -> Starlette:
+        return self._app

@@ -1,0 +1,127 @@
+"""The shapes of requests and answers, said once: mypy holds the code to them, and the OpenAPI document is made from them.
+
+Typed dictionaries: an answer is built, checked before it ever runs, and written as it is.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Milliseconds = Annotated[float, Field(ge=0)]
+
+
+class PictureInJson(TypedDict):
+    """A picture as text."""
+
+    image: Annotated[str, Field(description="base64, or a data URI: data:image/png;base64,…")]
+
+
+class ClassProbability(TypedDict):
+    """One class and how likely it is."""
+
+    class_id: int
+    class_name: str
+    probability: Probability
+
+
+class Prediction(TypedDict):
+    """What the model says of one picture."""
+
+    class_id: Annotated[int, Field(description="of the most likely class")]
+    class_name: str
+    confidence: Annotated[Probability, Field(description="probability of the most likely class")]
+    top_k: Annotated[list[ClassProbability], Field(description="most likely first")]
+    probabilities: Annotated[dict[str, Probability], Field(description="of every class, by name")]
+
+
+class Timings(TypedDict):
+    """Where the time went, in ms."""
+
+    decode: Annotated[Milliseconds, Field(description="picture → pixels")]
+    queue: Annotated[Milliseconds, Field(description="way to the model and back, and waiting for a batch")]
+    inference: Annotated[Milliseconds, Field(description="the forward pass of the batch")]
+    total: Annotated[Milliseconds, Field(description="from the whole request read to the answer")]
+
+
+class PredictAnswer(Prediction):
+    """Answer to one picture."""
+
+    model: str
+    version: int
+    timings_ms: Timings
+
+
+class Problem(TypedDict):
+    """What is wrong with a request (RFC 9457)."""
+
+    type: str
+    title: str
+    status: Annotated[int, Field(ge=400, le=599)]
+    detail: Annotated[str, Field(description="one line: what is wrong and what to do")]
+
+
+class BatchPrediction(Prediction):
+    """What the model says of one picture of several."""
+
+    index: Annotated[int, Field(ge=0, description="in the order sent")]
+    filename: str | None
+
+
+class BatchFailure(TypedDict):
+    """Why one picture of several has no prediction."""
+
+    index: Annotated[int, Field(ge=0, description="in the order sent")]
+    filename: str | None
+    error: Problem
+
+
+class BatchAnswer(TypedDict):
+    """Answer to several pictures, each on its own."""
+
+    model: str
+    version: int
+    predictions: Annotated[list[BatchPrediction | BatchFailure], Field(description="one for each picture, in the order sent")]
+    num_failed: Annotated[int, Field(ge=0, description="pictures that have an error instead")]
+    timings_ms: Timings
+
+
+class Health(TypedDict):
+    """The server runs."""
+
+    status: Literal["ok"]
+
+
+class Ready(TypedDict):
+    """The server can predict."""
+
+    status: Literal["ready"]
+    model: str
+    version: int
+
+
+class Classes(TypedDict):
+    """What the model tells apart."""
+
+    model: str
+    version: int
+    classes: Annotated[list[str], Field(description="names, in the order of class_id")]
+
+
+class ModelEntry(TypedDict):
+    """One name in the model store."""
+
+    name: str
+    versions: list[int]
+    aliases: Annotated[dict[str, int], Field(description="versions by alias, e.g. production")]
+    loaded: Annotated[int | None, Field(description="the version that answers now; null if none of this name does")]
+
+
+class Models(TypedDict):
+    """What the model store holds."""
+
+    models: list[ModelEntry]
+    problem: Annotated[str | None, Field(description="why no model answers, or null")]

@@ -1,0 +1,145 @@
+"""Pictures out of request bodies. The limits hold while reading: more than allowed is never kept, whatever the headers promise."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter, ValidationError
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import Request
+
+from cifar_ray.errors import ImageTooLargeError
+from cifar_ray.inference.preprocess import MAX_IMAGE_BYTES, decode_base64
+from deployments.schemas import PictureInJson
+
+MAX_BATCH_IMAGES = 256
+MAX_BATCH_BYTES = 100_000_000
+
+_MAX_BASE64_BYTES = -(-MAX_IMAGE_BYTES // 3) * 4
+# boundaries, part headers, field names and JSON around the picture
+_WRAPPING_BYTES = 65_536
+_MAX_FIELDS = 64
+_SINGLE_FIELDS = ("image", "file")
+_BATCH_FIELDS = ("images", "images[]", "image", "file")
+_JSON_BODY = TypeAdapter(PictureInJson)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One picture as sent; `filename` is what the client calls it, and only ever shown back."""
+
+    data: bytes
+    filename: str | None = None
+
+
+async def read_picture(request: Request) -> bytes:
+    """The one picture of a request: a multipart field, the raw body, or JSON.
+
+    Raises:
+        HTTPException: 400 for a malformed body or a missing field, 415 for another content type.
+        ImageTooLargeError: over 10 MB.
+        ImageError: for JSON that holds no base64.
+    """
+    content_type = _content_type(request)
+    if content_type == "multipart/form-data":
+        pictures = await _read_form(request, _SINGLE_FIELDS, max_bytes=MAX_IMAGE_BYTES + _WRAPPING_BYTES)
+        if len(pictures) > 1:
+            raise HTTPException(400, f"{len(pictures)} pictures in one request; send them to /predict_batch")
+        return pictures[0].data
+    if content_type == "application/json":
+        return await read_json_picture(request)
+    if content_type.startswith("image/") or content_type in ("", "application/octet-stream"):
+        return await _read_body(request, MAX_IMAGE_BYTES)
+    raise HTTPException(
+        415,
+        f"content type {content_type!r} is not accepted; send multipart/form-data with a field 'image', "
+        "the picture itself as image/* or application/octet-stream, or application/json",
+    )
+
+
+async def read_json_picture(request: Request) -> bytes:
+    """The picture in `{"image": "<base64 or data URI>"}`.
+
+    Raises:
+        HTTPException: 400 for malformed JSON or a missing field, 415 for another content type.
+        ImageTooLargeError: over 10 MB.
+        ImageError: for text that is not base64.
+    """
+    if _content_type(request) != "application/json":
+        raise HTTPException(415, 'send application/json: {"image": "<base64 or data URI>"}')
+    body = await _read_body(request, _MAX_BASE64_BYTES + _WRAPPING_BYTES)
+    try:
+        return decode_base64(_JSON_BODY.validate_json(body)["image"])
+    except ValidationError as error:
+        raise HTTPException(400, _malformed(error)) from None
+
+
+async def read_pictures(request: Request) -> list[Upload]:
+    """All pictures of a multipart request, in the order sent.
+
+    Raises:
+        HTTPException: 400 for a malformed body, no picture or too many, 415 for another content type.
+        ImageTooLargeError: over 100 MB altogether.
+    """
+    if _content_type(request) != "multipart/form-data":
+        raise HTTPException(415, "send multipart/form-data with one field 'images' for each picture")
+    return await _read_form(request, _BATCH_FIELDS, max_bytes=MAX_BATCH_BYTES)
+
+
+async def _read_form(request: Request, fields: tuple[str, ...], max_bytes: int) -> list[Upload]:
+    async with aclosing(_limited(request, max_bytes)) as stream:
+        try:
+            form = await MultiPartParser(request.headers, stream, max_files=MAX_BATCH_IMAGES, max_fields=_MAX_FIELDS).parse()
+        except MultiPartException as error:
+            raise HTTPException(400, error.message) from None
+    try:
+        return await _pictures(form, fields)
+    finally:
+        await form.close()
+
+
+async def _pictures(form: FormData, fields: tuple[str, ...]) -> list[Upload]:
+    pictures = []
+    for field, value in form.multi_items():
+        if field not in fields:
+            continue
+        if not isinstance(value, UploadFile):
+            raise HTTPException(400, f"field {field!r} holds text, not a file; with curl: -F {field}=@picture.jpg")
+        pictures.append(Upload(await value.read(), value.filename))
+    if not pictures:
+        sent = ", ".join(repr(field) for field in form) or "none"
+        raise HTTPException(400, f"no picture: send a file in the field {fields[0]!r} (fields sent: {sent})")
+    return pictures
+
+
+async def _read_body(request: Request, max_bytes: int) -> bytes:
+    async with aclosing(_limited(request, max_bytes)) as stream:
+        return b"".join([chunk async for chunk in stream])
+
+
+async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+    too_large = ImageTooLargeError(f"the request has more than {max_bytes:,} bytes; a picture may have {MAX_IMAGE_BYTES:,}")
+    promised = request.headers.get("content-length", "")
+    if promised.isdecimal() and int(promised) > max_bytes:
+        raise too_large
+    received = 0
+    async with aclosing(request.stream()) as stream:
+        async for chunk in stream:
+            received += len(chunk)
+            if received > max_bytes:
+                raise too_large
+            yield chunk
+
+
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def _malformed(error: ValidationError) -> str:
+    mistake = error.errors(include_url=False, include_input=False)[0]
+    field = ".".join(str(part) for part in mistake["loc"])
+    return f"{field}: {mistake['msg']}" if field else mistake["msg"]

@@ -1,0 +1,308 @@
+"""The HTTP side over a classifier that needs neither Ray nor a network."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+import pytest
+from pydantic import TypeAdapter
+
+from cifar_ray.config import ResizePolicy
+from cifar_ray.inference.preprocess import MAX_IMAGE_BYTES, preprocess
+from deployments import schemas, uploads
+from deployments.config import ServeConfig
+from deployments.contract import Classified, Classifier, ModelInfo, Status, StoredModel, UnavailableError
+from deployments.ingress import create_app
+
+PETS = ModelInfo("pets", 3, ("cat", "dog", "eel"), 16, "pad")
+MAX_BATCH_SIZE = 4
+Send = Callable[..., httpx.Response]
+
+
+class FakeClassifier(Classifier):
+    """Says `eel` of everything, and remembers what it was sent."""
+
+    def __init__(self) -> None:
+        self.now = Status(PETS)
+        self.failure: Exception | None = None
+        self.calls: list[npt.NDArray[np.uint8]] = []
+
+    async def status(self) -> Status:
+        if self.failure:
+            raise self.failure
+        return self.now
+
+    async def models(self) -> list[StoredModel]:
+        return [StoredModel("birds", (1,), {}, None), StoredModel("pets", (1, 3), {"production": 3}, 3 if self.now.model else None)]
+
+    async def classify(self, images: npt.NDArray[np.uint8], resize_policy: ResizePolicy) -> Classified | Status:
+        model = (await self.status()).model
+        if model is None or (images.shape[1], resize_policy) != (model.image_size_px, model.resize_policy):
+            return self.now
+        self.calls.append(images)
+        row = np.linspace(0, 1, len(model.class_names), dtype=np.float32)
+        return Classified(model, np.tile(row / row.sum(), (len(images), 1)), len(images), 0.001)
+
+
+@pytest.fixture
+def classifier() -> FakeClassifier:
+    return FakeClassifier()
+
+
+@pytest.fixture
+def send(classifier: FakeClassifier) -> Send:
+    app = create_app(classifier, ServeConfig(max_batch_size=MAX_BATCH_SIZE))
+
+    def send(method: str, path: str, **request: Any) -> httpx.Response:
+        async def once() -> httpx.Response:
+            transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+            async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+                return await client.request(method, path, **request)
+
+        return asyncio.run(once())
+
+    return send
+
+
+def problem(response: httpx.Response, status: int) -> str:
+    """Checks that the answer is a problem document, and gives its detail."""
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    content = TypeAdapter(schemas.Problem).validate_python(response.json(), strict=True, extra="forbid")
+    assert content["status"] == status
+    assert "\n" not in content["detail"]
+    assert "Traceback" not in response.text
+    return content["detail"]
+
+
+def as_json(data: bytes, prefix: str = "") -> dict[str, str]:
+    return {"image": prefix + base64.b64encode(data).decode()}
+
+
+@pytest.mark.parametrize(
+    ("path", "request_of"),
+    [
+        ("/predict", lambda data: {"files": {"image": ("frog.jpg", data)}}),
+        ("/predict", lambda data: {"files": {"file": ("frog.jpg", data)}}),
+        ("/predict", lambda data: {"content": data, "headers": {"content-type": "image/jpeg"}}),
+        ("/predict", lambda data: {"content": data, "headers": {"content-type": "application/octet-stream"}}),
+        ("/predict", lambda data: {"content": data}),
+        ("/predict", lambda data: {"json": as_json(data)}),
+        ("/predict", lambda data: {"json": as_json(data, "data:image/jpeg;base64,")}),
+        ("/predict_base64", lambda data: {"json": as_json(data)}),
+        ("/predict_base64", lambda data: {"json": as_json(data, "data:image/jpeg;base64,")}),
+    ],
+)
+def test_every_form_of_upload_reaches_the_model_as_the_same_pixels(
+    send: Send, classifier: FakeClassifier, picture: bytes, path: str, request_of: Callable[[bytes], dict[str, Any]]
+) -> None:
+    response = send("POST", path, **request_of(picture))
+    assert response.status_code == 200
+    answer = TypeAdapter(schemas.PredictAnswer).validate_python(response.json(), strict=True, extra="forbid")
+    assert (answer["model"], answer["version"], answer["class_id"], answer["class_name"]) == ("pets", 3, 2, "eel")
+    assert answer["confidence"] == answer["probabilities"]["eel"] == pytest.approx(2 / 3, abs=1e-6)
+    assert [entry["class_name"] for entry in answer["top_k"]] == ["eel", "dog", "cat"]
+    assert list(answer["probabilities"]) == ["cat", "dog", "eel"]
+    [images] = classifier.calls
+    np.testing.assert_array_equal(images[0], preprocess(picture, 16, "pad"))
+
+
+@pytest.mark.parametrize(("top_k", "listed"), [("1", 1), ("2", 2), ("999999999999", 3)])
+def test_top_k_lists_as_many_classes_as_there_are_at_most(send: Send, picture: bytes, top_k: str, listed: int) -> None:
+    assert len(send("POST", f"/predict?top_k={top_k}", content=picture).json()["top_k"]) == listed
+
+
+@pytest.mark.parametrize("top_k", ["0", "-1", "two", "1.5", "", "²"])
+def test_an_impossible_top_k_is_refused(send: Send, picture: bytes, top_k: str) -> None:
+    assert "top_k" in problem(send("POST", "/predict", params={"top_k": top_k}, content=picture), 400)
+
+
+@pytest.mark.parametrize(
+    ("path", "request_", "status", "detail"),
+    [
+        ("/predict", {"content": b"x", "headers": {"content-type": "text/plain"}}, 415, "'text/plain' is not accepted"),
+        ("/predict", {"data": {"image": "x"}}, 415, "x-www-form-urlencoded"),
+        ("/predict_base64", {"content": b"x", "headers": {"content-type": "image/jpeg"}}, 415, "application/json"),
+        ("/predict_batch", {"json": {"images": []}}, 415, "multipart/form-data"),
+        ("/predict", {"files": {"other": ("a", b"x")}}, 400, "fields sent: 'other'"),
+        ("/predict", {"files": {"image": (None, b"text")}}, 400, "holds text"),
+        ("/predict", {"files": [("image", ("a", b"x")), ("image", ("b", b"y"))]}, 400, "/predict_batch"),
+        ("/predict_batch", {"files": {"other": ("a", b"x")}}, 400, "'images'"),
+        ("/predict", {"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "boundary"),
+        ("/predict", {"content": b"x", "headers": {"content-type": "multipart/form-data; boundary=y"}}, 400, "multipart"),
+        ("/predict", {"content": b"--y\r\n", "headers": {"content-type": "multipart/form-data; boundary=y"}}, 400, "no picture"),
+        ("/predict", {"content": b'{"image": ', "headers": {"content-type": "application/json"}}, 400, "JSON"),
+        ("/predict", {"content": b"[" * 100_000, "headers": {"content-type": "application/json"}}, 400, "JSON"),
+        ("/predict", {"content": b'{"image": "\xff"}', "headers": {"content-type": "application/json"}}, 400, "JSON"),
+        ("/predict", {"json": {}}, 400, "image: Field required"),
+        ("/predict", {"json": {"image": 1}}, 400, "image: "),
+        ("/predict", {"json": ["image"]}, 400, "object"),
+        ("/predict", {"json": {"image": "###"}}, 422, "base64"),
+        ("/predict", {"content": b""}, 422, "picture"),
+        ("/predict", {"content": b"not a picture"}, 422, "picture"),
+        ("/predict", {"files": {"image": ("a.jpg", b"")}}, 422, "picture"),
+    ],
+)
+def test_bad_input_is_answered_with_what_is_wrong(send: Send, path: str, request_: dict[str, Any], status: int, detail: str) -> None:
+    assert detail in problem(send("POST", path, **request_), status)
+
+
+def test_a_truncated_picture_is_refused(send: Send, picture: bytes) -> None:
+    problem(send("POST", "/predict", content=picture[: len(picture) // 2]), 422)
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        lambda data: {"content": data},
+        lambda data: {"files": {"image": ("a", data)}},
+        lambda data: {"json": as_json(data + b"xx")},
+        lambda data: {"files": {"image": ("a", data + bytes(200_000))}},
+    ],
+)
+def test_a_picture_of_more_than_10_mb_is_refused(send: Send, request_of: Callable[[bytes], dict[str, Any]]) -> None:
+    assert "10,000,000" in problem(send("POST", "/predict", **request_of(bytes(MAX_IMAGE_BYTES + 1))), 413)
+
+
+@pytest.mark.parametrize(
+    ("path", "content_type", "limit"),
+    [
+        ("/predict", "image/png", MAX_IMAGE_BYTES),
+        ("/predict", "multipart/form-data; boundary=y", MAX_IMAGE_BYTES),
+        ("/predict", "application/json", MAX_IMAGE_BYTES * 4 // 3),
+        ("/predict_batch", "multipart/form-data; boundary=y", uploads.MAX_BATCH_BYTES),
+    ],
+)
+def test_the_limit_holds_while_reading_a_body_without_a_length(send: Send, path: str, content_type: str, limit: int) -> None:
+    taken = 0
+
+    async def endless() -> AsyncIterator[bytes]:
+        nonlocal taken
+        start = b'--y\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+        yield start
+        while True:
+            taken += 2**20
+            yield bytes(2**20)
+
+    problem(send("POST", path, content=bounded(endless(), 2 * limit), headers={"content-type": content_type}), 413)
+    assert taken <= limit + 2**21
+
+
+async def bounded(chunks: AsyncIterator[bytes], max_bytes: int) -> AsyncIterator[bytes]:
+    """Ends a body that nobody stops reading, so that a broken limit fails the test instead of the machine."""
+    sent = 0
+    async for chunk in chunks:
+        sent += len(chunk)
+        if sent > max_bytes:
+            return
+        yield chunk
+
+
+def test_in_a_batch_a_bad_picture_gets_its_own_error_and_the_others_their_answers(
+    send: Send, classifier: FakeClassifier, picture: bytes
+) -> None:
+    names = ["images", "images[]", "image", "file", "images", "images"]
+    contents = [picture, b"broken", picture, picture, picture, picture]
+    response = send(
+        "POST",
+        "/predict_batch?top_k=1",
+        files=[(name, (f"{i}.jpg", data)) for i, (name, data) in enumerate(zip(names, contents, strict=True))],
+    )
+    answer = TypeAdapter(schemas.BatchAnswer).validate_python(response.json(), strict=True)
+    assert response.status_code == 200
+    assert [(item["index"], item["filename"], "error" in item) for item in answer["predictions"]] == [
+        (i, f"{i}.jpg", i == 1) for i in range(6)
+    ]
+    assert response.json()["predictions"][1]["error"]["status"] == 422
+    assert [item.get("class_name") for item in response.json()["predictions"]] == ["eel", None, "eel", "eel", "eel", "eel"]
+    assert answer["num_failed"] == 1
+    assert sorted(map(len, classifier.calls)) == [1, MAX_BATCH_SIZE]
+
+
+def test_a_batch_of_bad_pictures_is_answered_without_the_model(send: Send, classifier: FakeClassifier) -> None:
+    response = send("POST", "/predict_batch", files=[("images", ("a", b"x")), ("images", ("b", bytes(MAX_IMAGE_BYTES + 1)))])
+    assert [item["error"]["status"] for item in response.json()["predictions"]] == [422, 413]
+    assert classifier.calls == []
+
+
+def test_too_many_pictures_in_a_batch_are_refused(send: Send) -> None:
+    files = [("images", ("a", b"x"))] * (uploads.MAX_BATCH_IMAGES + 1)
+    assert "256" in problem(send("POST", "/predict_batch", files=files), 400)
+
+
+@pytest.mark.parametrize(
+    ("path", "shape"),
+    [("/health", schemas.Health), ("/ready", schemas.Ready), ("/classes", schemas.Classes), ("/models", schemas.Models)],
+)
+def test_what_the_server_says_of_itself_is_as_documented(send: Send, path: str, shape: Any) -> None:
+    response = send("GET", path)
+    assert response.status_code == 200
+    TypeAdapter(shape).validate_python(response.json(), strict=True, extra="forbid")
+    assert send("HEAD", path).status_code == 200
+
+
+def test_models_lists_the_store_and_what_is_loaded(send: Send) -> None:
+    assert send("GET", "/models").json() == {
+        "models": [
+            {"name": "birds", "versions": [1], "aliases": {}, "loaded": None},
+            {"name": "pets", "versions": [1, 3], "aliases": {"production": 3}, "loaded": 3},
+        ],
+        "problem": None,
+    }
+
+
+def test_without_a_model_the_server_lives_and_says_what_to_do(send: Send, classifier: FakeClassifier, picture: bytes) -> None:
+    classifier.now = Status(None, "no model yet; train one")
+    assert send("GET", "/health").status_code == 200
+    assert send("GET", "/models").json()["problem"] == "no model yet; train one"
+    responses = [send("GET", "/ready"), send("GET", "/classes"), send("POST", "/predict", content=picture)]
+    responses.append(send("POST", "/predict_batch", files={"images": ("a", picture)}))
+    for response in responses:
+        assert problem(response, 503) == "no model yet; train one"
+        assert int(response.headers["retry-after"]) > 0
+
+
+def test_a_model_that_appears_changes_or_goes_is_noticed_by_the_next_request(
+    send: Send, classifier: FakeClassifier, picture: bytes
+) -> None:
+    classifier.now = Status(None, "none yet")
+    problem(send("POST", "/predict", content=picture), 503)
+    for now in (PETS, ModelInfo("pets", 4, ("ant", "bee"), 8, "crop")):
+        classifier.now = Status(now)
+        answer = send("POST", "/predict", content=picture).json()
+        assert (answer["version"], list(answer["probabilities"])) == (now.version, list(now.class_names))
+        np.testing.assert_array_equal(classifier.calls[-1][0], preprocess(picture, now.image_size_px, now.resize_policy))
+    classifier.now = Status(None, "gone")
+    assert problem(send("POST", "/predict", content=picture), 503) == "gone"
+
+
+def test_a_dead_replica_is_a_503_and_not_a_500(send: Send, classifier: FakeClassifier, picture: bytes) -> None:
+    classifier.failure = UnavailableError("no replica of the model can answer now; try again")
+    assert "try again" in problem(send("POST", "/predict", content=picture), 503)
+
+
+def test_a_bug_is_a_500_that_keeps_its_details_to_the_log(send: Send, classifier: FakeClassifier, picture: bytes) -> None:
+    classifier.failure = RuntimeError("secret path /home/me")
+    assert "secret" not in problem(send("POST", "/predict", content=picture), 500)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nothing", 404), ("GET", "/predict", 405), ("DELETE", "/health", 405), ("OPTIONS", "/predict", 405)],
+)
+def test_an_unknown_route_or_method_is_a_problem_document(send: Send, method: str, path: str, status: int) -> None:
+    response = send(method, path)
+    assert path in problem(response, status) or response.headers["allow"]
+
+
+def test_the_api_is_described_at_docs_and_openapi_json(send: Send) -> None:
+    assert send("GET", "/").headers["location"] == "/docs"
+    assert "/predict_batch" in send("GET", "/docs").text
+    assert json.loads(send("GET", "/openapi.json").text)["openapi"] == "3.1.0"

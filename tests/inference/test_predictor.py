@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from cifar_ray.config import PrecisionName
+from cifar_ray.data.transforms import normalize
+from cifar_ray.errors import BundleError
+from cifar_ray.inference.predictor import Predictor
+from cifar_ray.models import create_model
+from cifar_ray.models.precision import Precision
+from cifar_ray.store import Architecture, Bundle, Manifest
+
+MakeBundle = Callable[..., Bundle]
+
+
+@pytest.fixture
+def make_bundle() -> MakeBundle:
+    def make(architecture: str = "small_cnn", weights: dict[str, torch.Tensor] | None = None, **changes: Any) -> Bundle:
+        arguments = {"num_classes": 3, "image_size": 16}
+        torch.manual_seed(0)
+        values = {
+            "architecture": Architecture(name=architecture, arguments=arguments),
+            "class_names": ("cat", "dog", "eel"),
+            "image_size_px": 16,
+            "channel_mean": (0.4, 0.5, 0.6),
+            "channel_std": (0.2, 0.25, 0.3),
+            "resize_policy": "pad",
+            "dataset_name": "pets",
+            "dataset_fingerprint": "d" * 64,
+            "test_fingerprint": "e" * 64,
+            "created_at": datetime(2025, 1, 2, tzinfo=UTC),
+        }
+        manifest = Manifest.model_validate(values | changes)
+        state = create_model(architecture, **arguments).state_dict() if weights is None else weights
+        return Bundle(manifest, state, "pets", 7)
+
+    return make
+
+
+@pytest.fixture
+def images() -> npt.NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_logits_are_those_of_the_network_that_was_kept(
+    make_bundle: MakeBundle, images: npt.NDArray[np.uint8], precision: PrecisionName
+) -> None:
+    bundle = make_bundle()
+    model = create_model("small_cnn", num_classes=3, image_size=16).eval().to(memory_format=torch.channels_last)
+    model.load_state_dict(bundle.weights)
+    formats = Precision.resolve(precision, torch.device("cpu"))
+    with torch.inference_mode(), formats.autocast():
+        expected = model(normalize(torch.from_numpy(images), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), formats.dtype)).float()
+    logits = Predictor(bundle, precision=precision).predict(images).logits
+    assert logits.dtype == np.float32
+    np.testing.assert_array_equal(logits, expected.numpy())
+
+
+def test_probabilities_are_the_softmax_of_logits_over_temperature(make_bundle: MakeBundle, images: npt.NDArray[np.uint8]) -> None:
+    prediction = Predictor(make_bundle(temperature=2.0), precision="fp32").predict(images)
+    exponentials = np.exp(prediction.logits / 2)
+    np.testing.assert_allclose(prediction.probabilities, exponentials / exponentials.sum(1, keepdims=True), rtol=1e-5)
+
+
+def test_batch_norm_neither_mixes_images_nor_learns_from_them(make_bundle: MakeBundle, images: npt.NDArray[np.uint8]) -> None:
+    predictor = Predictor(make_bundle("resnet18"), precision="fp32")
+    together = predictor.predict(images).logits
+    alone = np.concatenate([predictor.predict(images[i : i + 1]).logits for i in range(len(images))])
+    np.testing.assert_allclose(alone, together, rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(predictor.predict(images).logits, together)
+
+
+def test_read_only_images_are_taken_without_a_warning(make_bundle: MakeBundle, images: npt.NDArray[np.uint8]) -> None:
+    images.flags.writeable = False
+    predictor = Predictor(make_bundle())
+    predictor.warm_up(4)
+    assert predictor.predict(images).probabilities.shape == (5, 3)
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((1, 16, 16, 3), np.float32), np.zeros((1, 15, 16, 3), np.uint8), np.zeros((16, 16, 3), np.uint8)]
+)
+def test_images_of_another_shape_or_dtype_are_refused(make_bundle: MakeBundle, wrong: npt.NDArray[Any]) -> None:
+    with pytest.raises(ValueError, match=r"uint8 \[N, 16, 16, 3\]"):
+        Predictor(make_bundle()).predict(wrong)
+
+
+def nan_weights() -> dict[str, torch.Tensor]:
+    return {name: tensor * torch.nan for name, tensor in create_model("small_cnn", 3, 16).state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"weights": {}}, "pets@7: weights do not fit small_cnn: .*Missing key"),
+        ({"weights": create_model("small_cnn", 4, 16).state_dict()}, "size mismatch"),
+        ({"weights": nan_weights()}, "not finite"),
+        ({"class_names": ("cat", "dog")}, "3 logits for 2 class names"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_in_one_line(make_bundle: MakeBundle, changes: dict[str, Any], reason: str) -> None:
+    with pytest.raises(BundleError, match=reason) as refusal:
+        Predictor(make_bundle(**changes))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "reason"),
+    [
+        (Architecture(name="perceptron", arguments={"num_classes": 3, "image_size": 16}), "pets@7: .*perceptron"),
+        (Architecture(name="small_cnn", arguments={"num_classes": 3, "image_size": 16, "depth": 9}), "depth"),
+        (Architecture(name="small_cnn"), "num_classes"),
+    ],
+)
+def test_an_architecture_that_cannot_be_built_is_refused(make_bundle: MakeBundle, architecture: Architecture, reason: str) -> None:
+    bundle = make_bundle()
+    manifest = bundle.manifest.model_copy(update={"architecture": architecture})
+    with pytest.raises(BundleError, match=reason):
+        Predictor(Bundle(manifest, bundle.weights, bundle.name, bundle.version))

@@ -1,0 +1,109 @@
+from pathlib import Path
+
+import pytest
+
+from cifar_ray import __main__ as console
+from cifar_ray import cli
+from cifar_ray.errors import ConfigError, DataError, TrainingError
+
+
+def parse(*argv: str) -> cli.TrainCommand:
+    return cli.parse_train_command(argv, "python -m cifar_ray.train")
+
+
+def test_flags_change_the_recipe_and_nothing_else() -> None:
+    command = parse("--epochs", "3", "--optimizer.lr", "0.1", "--num-workers", "4")
+    assert (command.epochs, command.optimizer.lr, command.num_workers) == (3, 0.1, 4)
+    assert (command.batch_size, command.optimizer.momentum) == (2000, 0.6)
+
+
+def test_a_file_changes_the_recipe_and_a_flag_changes_both(tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text("recipe: small_cnn\nepochs: 5\noptimizer: {lr: 0.01}\n")
+    command = parse("--config", str(path), "--epochs", "7")
+    assert (command.model, command.epochs, command.optimizer.lr, command.optimizer.name) == ("small_cnn", 7, 0.01, "adamw")
+
+
+@pytest.mark.parametrize(
+    ("argv", "recipe"),
+    [
+        ([], "airbench94"),
+        (["--dataset", "digits"], "digits"),
+        (["--dataset=digits"], "digits"),
+        (["--model", "resnet18"], "resnet18"),
+        (["--recipe", "small_cnn", "--dataset", "digits"], "small_cnn"),
+    ],
+)
+def test_the_recipe_follows_from_data_and_model_unless_named(argv: list[str], recipe: str) -> None:
+    assert parse(*argv).recipe == recipe
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--datset", "digits"], "--datset"),
+        (["stray"], "stray"),
+        (["--epochs", "0"], "^epochs: .*0"),
+        (["--epochs", "many"], "--epochs"),
+        (["--epochs"], "epochs"),
+        (["--recipe"], "--recipe"),
+        (["--recipe", "nope"], "--recipe nope: unknown; there are .*airbench94"),
+        (["--precision", "int8"], "int8.*bf16"),
+        (["--optimizer.lr", "-1"], r"^optimizer\.lr: .* \(got -1"),
+        (["--optimizer.momentum", "0"], "^nesterov needs momentum"),
+        (["--patience", "2", "--val-fraction", "0"], "^patience looks at"),
+        (["--dataset", "folder"], "^--dataset folder needs --data-dir"),
+        (["--dataset", "nope"], "^dataset: .*digits"),
+        (["--config", "/no/such.yaml"], "/no/such.yaml"),
+    ],
+)
+def test_a_wrong_flag_is_one_line_that_names_it(argv: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as refused:
+        parse(*argv)
+    assert "\n" not in str(refused.value)
+    assert "│" not in str(refused.value)
+
+
+def test_an_unknown_key_in_a_file_is_one_line_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text("optimizer: {learning_rate: 1}\n")
+    with pytest.raises(ConfigError, match=r"optimizer\.learning_rate: unknown key"):
+        parse("--config", str(tmp_path / "my.yaml"))
+
+
+@pytest.mark.parametrize(("error", "exit_code"), [(DataError("no such folder"), 2), (TrainingError("lost"), 1), (KeyboardInterrupt(), 130)])
+def test_errors_become_one_line_and_an_exit_code(error: BaseException, exit_code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> int:
+        raise error
+
+    assert cli.run(fail) == exit_code
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_help_shows_defaults_and_ends_well(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        parse("--help")
+    assert not stop.value.code
+    shown = capsys.readouterr().out
+    assert "--num-workers" in shown
+    assert "--optimizer.head-lr" in shown
+
+
+def test_the_console_command_lists_its_verbs_and_refuses_others(capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.main([]) == 0
+    shown = capsys.readouterr().out
+    assert "train" in shown
+    assert "store" in shown
+    assert console.main(["trian"]) == 2
+    assert "no verb 'trian'" in capsys.readouterr().err
+
+
+def test_a_wrong_flag_exits_with_2_before_anything_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.main(["train", "--epochs", "0"]) == 2
+    assert capsys.readouterr().err.startswith("error: epochs")
+
+
+def test_recipes_and_architectures_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.main(["train", "--list-recipes"]) == 0
+    assert "airbench94" in capsys.readouterr().out
+    assert console.main(["train", "--list-models"]) == 0
+    assert capsys.readouterr().out.split() == ["airnet", "resnet18", "small_cnn"]

@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import pytest
+
+from cifar_ray.config import OptimizerConfig, TrainConfig, parse_config, read_yaml, resolve_storage, to_yaml
+from cifar_ray.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"datset": "digits"}, "datset: unknown key"),
+        ({"optimizer": {"lrr": 1}}, "optimizer.lrr: unknown key"),
+        ({"epochs": 0}, "epochs"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"optimizer": {"lr": -1}}, "optimizer.lr"),
+        ({"optimizer": {"lr": float("nan")}}, "optimizer.lr"),
+        ({"optimizer": {"momentum": 0}}, "nesterov"),
+        ({"val_fraction": 1}, "val_fraction"),
+        ({"label_smoothing": 1.0}, "label_smoothing"),
+        ({"precision": "int8"}, "precision"),
+        ({"num_workers": 0}, "num_workers"),
+        ({"name": "../x"}, "name"),
+        ({"save_as": "a/b"}, "save_as"),
+        ({"seed": -1}, "seed"),
+        ({"dataset": "folder"}, "--data-dir"),
+        ({"dataset": "digits", "data_dir": "x"}, "data_dir"),
+        ({"patience": 2, "val_fraction": 0}, "val_fraction"),
+        ({"epochs": 3, "schedule": {"warmup_epochs": 3}}, "warmup_epochs"),
+        ({"image_size": 16, "augmentation": {"translate_px": 16}}, "translate_px"),
+        ({"num_workers": 4, "batch_size": 3}, "batch_size"),
+    ],
+)
+def test_an_impossible_setting_is_refused_in_one_line_that_names_it(values: dict, field: str) -> None:
+    with pytest.raises(ConfigError, match=field) as refused:
+        parse_config(TrainConfig, values)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_config_survives_yaml(tmp_path: Path) -> None:
+    config = parse_config(TrainConfig, {"epochs": 3, "optimizer": {"name": "adamw", "lr": 1e-3}, "storage": str(tmp_path)})
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert parse_config(TrainConfig, read_yaml(tmp_path / "config.yaml")) == config
+
+
+def test_a_config_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        OptimizerConfig().lr = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "\xff"])
+def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"config\.yaml") as refused:
+        read_yaml(path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_relative_storage_becomes_absolute_and_a_uri_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resolve_storage("./here/") == str(tmp_path / "here")
+    assert resolve_storage("s3://bucket/there/") == "s3://bucket/there"
+
+
+def test_storage_comes_from_the_environment_unless_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIFAR_RAY_STORAGE", str(tmp_path / "shared"))
+    assert TrainConfig().storage == str(tmp_path / "shared")
+    assert TrainConfig(storage="/other").storage == "/other"

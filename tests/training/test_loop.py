@@ -1,0 +1,138 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from cifar_ray.config import TrainConfig, parse_config
+from cifar_ray.data.dataset import DatasetSplits
+from cifar_ray.data.loader import Shard
+from cifar_ray.errors import DataError, TrainingError
+from cifar_ray.training.evaluate import views
+from cifar_ray.training.loop import EpochReport, FitResult, Trainer, Weights, fit
+
+CPU = torch.device("cpu")
+SMALL = {
+    "model": "small_cnn",
+    "epochs": 3,
+    "batch_size": 24,
+    "precision": "fp32",
+    "label_smoothing": 0.0,
+    "test_time_augmentation": "none",
+    "optimizer": {"name": "adamw", "lr": 0.01},
+    "augmentation": {"flip": "none", "translate_px": 1},
+}
+
+
+def config(**changes: object) -> TrainConfig:
+    return parse_config(TrainConfig, SMALL | changes)
+
+
+def run(splits: DatasetSplits, **changes: object) -> tuple[FitResult, list[EpochReport], list[Weights]]:
+    reports, weights = [], []
+
+    def on_epoch(report: EpochReport, state: Weights) -> None:
+        reports.append(report)
+        weights.append({name: tensor.clone() for name, tensor in state.items()})
+
+    result = fit(config(**changes), splits, device=CPU, shard=Shard(), on_step=lambda *_: None, on_epoch=on_epoch)
+    return result, reports, weights
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("optimizer", [{"name": "adamw", "lr": 0.01}, {"name": "sgd", "lr": 0.1, "momentum": 0.9, "clip_norm": 1.0}])
+def test_training_learns_what_can_be_learned(stripes: DatasetSplits, precision: str, optimizer: dict) -> None:
+    result, reports, _ = run(stripes, precision=precision, optimizer=optimizer, epochs=6)
+    assert result.metrics["test_accuracy"] > 0.9
+    assert reports[-1].train_loss < reports[0].train_loss
+    assert result.precision == precision
+
+
+def test_airnet_with_muon_learns(stripes: DatasetSplits) -> None:
+    airbench = {
+        "model": "airnet",
+        "optimizer": {},
+        "label_smoothing": 0.2,
+        "epochs": 4,
+        "stem_epochs": 2,
+        "test_time_augmentation": "mirror_shift",
+        "augmentation": {"flip": "alternating", "translate_px": 2},
+    }
+    result, _, _ = run(stripes, **airbench)
+    assert result.metrics["test_accuracy"] > 0.9
+    assert result.metrics["test_accuracy_tta"] > 0.9
+
+
+def test_the_same_seed_gives_the_same_weights_bit_for_bit(stripes: DatasetSplits) -> None:
+    first, second, other = (run(stripes, seed=seed, epochs=2)[2][-1] for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_pieces_of_a_batch_add_up_to_the_batch(stripes: DatasetSplits) -> None:
+    plain = {"name": "sgd", "lr": 0.05, "momentum": 0.9}
+    whole, pieces = (run(stripes, micro_batch_size=size, epochs=1, optimizer=plain)[2][-1] for size in (None, 7))
+    for name in whole:
+        torch.testing.assert_close(whole[name], pieces[name], atol=1e-5, rtol=1e-4)
+
+
+def test_the_best_epoch_by_validation_is_the_one_tested(stripes: DatasetSplits) -> None:
+    result, reports, weights = run(stripes, epochs=5)
+    best = max(reports, key=lambda report: (report.val_accuracy, -report.epoch))
+    assert result.best_epoch == best.epoch
+    assert result.metrics["val_accuracy"] == best.val_accuracy
+    trainer = Trainer(config(), stripes, CPU, Shard())
+    trainer.model.load_state_dict(weights[best.epoch - 1])
+    assert trainer.evaluate(stripes.test).accuracy == result.metrics["test_accuracy"]
+
+
+def test_without_validation_all_is_trained_on_and_the_last_weights_are_kept(stripes: DatasetSplits) -> None:
+    result, reports, _ = run(dataclasses.replace(stripes, val=None), val_fraction=0)
+    assert result.best_epoch == 3
+    assert [report.val_accuracy for report in reports] == [None] * 3
+    assert set(result.metrics) == {"test_accuracy", "test_loss"}
+
+
+def test_early_stopping_ends_after_patience_epochs_without_a_better_one(stripes: DatasetSplits) -> None:
+    result, reports, _ = run(stripes, epochs=40, patience=2, optimizer={"name": "adamw", "lr": 1e-12})
+    assert result.best_epoch == 1
+    assert len(reports) == 3
+
+
+def test_evaluation_counts_every_image_once_and_agrees_with_a_plain_loop(stripes: DatasetSplits) -> None:
+    trainer = Trainer(config(micro_batch_size=7), stripes, CPU, Shard())
+    found = trainer.evaluate(stripes.test)
+    trainer.model.eval()
+    with torch.inference_mode():
+        logits = trainer.model(trainer.normalization(torch.from_numpy(stripes.test.images)))
+    labels = torch.from_numpy(stripes.test.labels)
+    assert found.count == len(stripes.test)
+    assert found.accuracy == (logits.argmax(1) == labels).double().mean().item()
+    assert found.loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert found.confusion.sum(axis=1).tolist() == stripes.test.class_counts().tolist()
+
+
+def test_a_loss_that_is_no_longer_finite_ends_the_run_and_names_the_epoch(stripes: DatasetSplits) -> None:
+    with pytest.raises(TrainingError, match="in epoch 1; lower the learning rate"):
+        run(stripes, optimizer={"name": "sgd", "lr": 1e12, "momentum": 0.9})
+
+
+def test_a_batch_larger_than_the_data_is_refused(stripes: DatasetSplits) -> None:
+    with pytest.raises(DataError, match="batch_size"):
+        run(stripes, batch_size=1000)
+
+
+def test_batch_norm_forgets_as_much_a_step_however_many_pieces_it_has(stripes: DatasetSplits) -> None:
+    whole, pieces = (Trainer(config(model="airnet", micro_batch_size=size), stripes, CPU, Shard()) for size in (24, 6))
+    kept = [(1 - trainer.model.groups[0].norm1.momentum) ** trainer.loader.pieces_per_step for trainer in (whole, pieces)]
+    assert kept[0] == pytest.approx(0.6)
+    assert kept[1] == pytest.approx(0.6)
+
+
+@pytest.mark.parametrize(("name", "count"), [("none", 1), ("mirror", 2), ("mirror_shift", 6)])
+def test_views_are_weighted_to_one(name: str, count: int) -> None:
+    images = torch.randn(2, 3, 8, 8)
+    found = views(images, name)
+    assert len(found) == count
+    assert math.isclose(sum(weight for weight, _ in found), 1)
+    assert torch.equal(found[0][1], images)

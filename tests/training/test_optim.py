@@ -1,0 +1,89 @@
+import pytest
+import torch
+from torch import nn
+
+from cifar_ray.config import OptimizerConfig, ScheduleConfig
+from cifar_ray.models import create_model
+from cifar_ray.training.optim import Muon, create_optimizers, learning_rate_factor, orthogonalize, set_learning_rate
+
+
+@pytest.mark.parametrize("shape", [(64, 216), (216, 64), (48, 48)])
+def test_orthogonalize_brings_singular_values_near_one_and_keeps_the_directions(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    result = orthogonalize(matrix, steps=6).float()
+    singular = torch.linalg.svdvals(result)
+    assert singular.max() < 1.3
+    assert singular.median() > 0.6
+    u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
+    overlap = (result * (u @ vh)).sum() / (result.norm() * (u @ vh).norm())
+    assert overlap > 0.95
+
+
+def test_muon_moves_a_filter_bank_by_an_orthogonal_step_from_a_fixed_norm() -> None:
+    weights = nn.Parameter(torch.randn(8, 4, 3, 3))
+    gradient = torch.randn(8, 4, 3, 3)
+    weights.grad = gradient.clone()
+    start = weights.detach() * (8**0.5 / weights.detach().norm())
+    Muon([weights], lr=0.1, momentum=0.6, nesterov=True).step()
+    expected = start - 0.1 * orthogonalize(gradient.flatten(1)).float().view(8, 4, 3, 3)
+    torch.testing.assert_close(weights.detach(), expected, atol=2e-3, rtol=0)
+
+
+def test_muon_takes_the_filters_and_sgd_all_other_trained_weights() -> None:
+    model = create_model("airnet", 10, 32)
+    sgd, muon = create_optimizers(model, OptimizerConfig(), batch_size=2000)
+    matrices, vectors = (group["params"] for group in sgd.param_groups)
+    assert [p.ndim for group in muon.param_groups for p in group["params"]] == [4] * 6
+    assert len(matrices) == 1
+    assert len(vectors) == 7
+    assert not any(p is model.whitening.weight for o in (sgd, muon) for group in o.param_groups for p in group["params"])
+
+
+def test_muons_sgd_rates_grow_with_the_batch_and_decay_by_a_fixed_share_an_example() -> None:
+    sgd, _ = create_optimizers(create_model("airnet", 10, 32), OptimizerConfig(), batch_size=2000)
+    head, biases = sgd.param_groups
+    assert head["lr"] == pytest.approx(0.67 * 2000)
+    assert biases["lr"] == pytest.approx(0.053 * 2000)
+    assert head["lr"] * head["weight_decay"] == pytest.approx(2e-6 * 2000)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
+def test_every_optimizer_lowers_the_loss(name: str) -> None:
+    torch.manual_seed(0)
+    model = create_model("small_cnn", 3, 16)
+    lr = {"sgd": 0.1, "adamw": 0.01, "muon": 0.05}[name]
+    optimizers = create_optimizers(model, OptimizerConfig(name=name, lr=lr, head_lr=0.01, bias_lr=0.001), batch_size=30)
+    images, labels = torch.randn(30, 3, 16, 16), torch.arange(30) % 3
+    losses = []
+    for _ in range(25):
+        loss = nn.functional.cross_entropy(model(images), labels)
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        model.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize(
+    ("config", "factors"),
+    [
+        (ScheduleConfig(name="linear"), {0: 1, 5: 0.5, 10: 0}),
+        (ScheduleConfig(name="linear", final_factor=0.2), {0: 1, 5: 0.6, 10: 0.2}),
+        (ScheduleConfig(name="linear", warmup_epochs=2), {0: 0, 1: 0.5, 2: 1, 6: 0.5, 10: 0}),
+        (ScheduleConfig(name="cosine"), {0: 1, 5: 0.5, 10: 0}),
+        (ScheduleConfig(name="one_cycle"), {0: 0, 1.5: 0.5, 3: 1, 6.5: 0.5, 10: 0}),
+        (ScheduleConfig(name="step", step_epochs=4, step_factor=0.1), {0: 1, 3.9: 1, 4: 0.1, 8: 0.01}),
+        (ScheduleConfig(name="constant"), {0: 1, 10: 1}),
+    ],
+)
+def test_schedules_pass_through_known_points(config: ScheduleConfig, factors: dict[float, float]) -> None:
+    for epoch, factor in factors.items():
+        assert learning_rate_factor(config, epoch, 10) == pytest.approx(factor, abs=1e-9)
+
+
+def test_a_factor_is_always_of_the_peak_rate() -> None:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.4)
+    for factor in (0.5, 0.25):
+        set_learning_rate([optimizer], factor)
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.4 * factor)
