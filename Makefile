@@ -43,7 +43,7 @@ test-fast: setup
 	$(BIN)/python -m pytest -m "not ray"
 
 demo: setup
-	$(BIN)/python -m cifar_ray.demo
+	$(BIN)/python examples/demo.py
 
 serve: setup
 	$(BIN)/serve run deployments:app

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         lines = [f"{name:12} {text}" for name, text in list_recipes().items()] if command.list_recipes else list_models()
         print("\n".join(lines))
         return 0
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")  # files that were skipped
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # decoding, and files that were skipped
     splits = load_splits(command)
     config = _named(command, splits)
     print(_summary(config, splits), file=sys.stderr)

@@ -56,7 +56,8 @@ class ClassifierReplica:
         loaded = self._model.loaded
         if loaded is None or (loaded.info.image_size_px, loaded.info.resize_policy) != (images.shape[1], resize_policy):
             return self._model.status
-        return await self._run_in_batch(images)
+        result: Classified = await self._run_in_batch(images)
+        return result
 
     async def _run(self, requests: list[Pixels]) -> list[Classified]:
         """One forward pass over the images of several requests; each gets its own rows."""
@@ -95,6 +96,6 @@ def compute_threads(config: ServeConfig, node_cores: int) -> int:
 
 
 def _node_cores() -> int:
-    nodes = ray.nodes()  # type: ignore[no-untyped-call]
+    nodes = ray.nodes()
     here = ray.get_runtime_context().get_node_id()
     return int(sum(node["Resources"].get("CPU", 0) for node in nodes if node["NodeID"] == here))

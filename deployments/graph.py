@@ -17,6 +17,8 @@ from deployments.remote import IngressReplica
 # Serve's default of 5 would starve a batch; what is beyond these waits in the caller, and beyond that gets a 503.
 _INGRESS_ONGOING_REQUESTS = 512
 _QUEUED_CALLS = 1024
+# How long a dead replica may go unnoticed; Serve's default is 10.
+_HEALTH_CHECK_PERIOD_S = 2.0
 
 
 def build(config: ServeConfig) -> Application:
@@ -29,6 +31,7 @@ def build(config: ServeConfig) -> Application:
         # one batch computing, the next one gathering
         max_ongoing_requests=2 * config.max_batch_size,
         max_queued_requests=_QUEUED_CALLS,
+        health_check_period_s=_HEALTH_CHECK_PERIOD_S,
         logging_config=quiet,
     )(ClassifierReplica).bind(config)
     return serve.deployment(
@@ -36,6 +39,7 @@ def build(config: ServeConfig) -> Application:
         num_replicas=config.num_ingress_replicas,
         ray_actor_options={"num_cpus": config.cpus_per_ingress},
         max_ongoing_requests=_INGRESS_ONGOING_REQUESTS,
+        health_check_period_s=_HEALTH_CHECK_PERIOD_S,
         logging_config=quiet,
     )(serve.ingress()(IngressReplica)).bind(classifier, config)
 
@@ -47,7 +51,7 @@ def gpus_per_replica(config: ServeConfig) -> float:
     """
     if config.gpus_per_replica is not None:
         return config.gpus_per_replica
-    resources: dict[str, float] = ray.cluster_resources() if ray.is_initialized() else {"GPU": torch.cuda.device_count()}  # type: ignore[no-untyped-call]
+    resources: dict[str, float] = ray.cluster_resources() if ray.is_initialized() else {"GPU": torch.cuda.device_count()}
     available = resources.get("GPU", 0.0)
     # Ray counts in ten-thousandths, and shares must not add up to more than there is
     return min(1.0, math.floor(available / config.num_replicas * 10_000) / 10_000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ async def read_picture(request: Request) -> bytes:
         return await _read_body(request, MAX_IMAGE_BYTES)
     raise HTTPException(
         415,
-        f"content type {content_type!r} is not accepted; send multipart/form-data with a field 'image', "
+        f"content type {content_type[:100]!r} is not accepted; send multipart/form-data with a field 'image', "
         "the picture itself as image/* or application/octet-stream, or application/json",
     )
 
@@ -72,10 +73,7 @@ async def read_json_picture(request: Request) -> bytes:
     if _content_type(request) != "application/json":
         raise HTTPException(415, 'send application/json: {"image": "<base64 or data URI>"}')
     body = await _read_body(request, _MAX_BASE64_BYTES + _WRAPPING_BYTES)
-    try:
-        return decode_base64(_JSON_BODY.validate_json(body)["image"])
-    except ValidationError as error:
-        raise HTTPException(400, _malformed(error)) from None
+    return await asyncio.to_thread(_parse_json, body)
 
 
 async def read_pictures(request: Request) -> list[Upload]:
@@ -112,7 +110,7 @@ async def _pictures(form: FormData, fields: tuple[str, ...]) -> list[Upload]:
         pictures.append(Upload(await value.read(), value.filename))
     if not pictures:
         sent = ", ".join(repr(field) for field in form) or "none"
-        raise HTTPException(400, f"no picture: send a file in the field {fields[0]!r} (fields sent: {sent})")
+        raise HTTPException(400, f"no picture: send a file in the field {fields[0]!r} (fields sent: {sent[:200]})")
     return pictures
 
 
@@ -121,10 +119,19 @@ async def _read_body(request: Request, max_bytes: int) -> bytes:
         return b"".join([chunk async for chunk in stream])
 
 
+def _parse_json(body: bytes) -> bytes:
+    try:
+        return decode_base64(_JSON_BODY.validate_json(body)["image"])
+    except ValidationError as error:
+        mistake = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in mistake["loc"])
+        raise HTTPException(400, f"{field}: {mistake['msg']}" if field else mistake["msg"]) from None
+
+
 async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
     too_large = ImageTooLargeError(f"the request has more than {max_bytes:,} bytes; a picture may have {MAX_IMAGE_BYTES:,}")
     promised = request.headers.get("content-length", "")
-    if promised.isdecimal() and int(promised) > max_bytes:
+    if promised.isdecimal() and int(promised[:19]) > max_bytes:
         raise too_large
     received = 0
     async with aclosing(request.stream()) as stream:
@@ -137,9 +144,3 @@ async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, No
 
 def _content_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def _malformed(error: ValidationError) -> str:
-    mistake = error.errors(include_url=False, include_input=False)[0]
-    field = ".".join(str(part) for part in mistake["loc"])
-    return f"{field}: {mistake['msg']}" if field else mistake["msg"]

@@ -25,6 +25,7 @@ from cifar_ray.errors import DataError, ImageError
 
 LARGEST_BROKEN_SHARE = 0.01
 
+_MOST_THREADS = 16  # small pictures spend half their time in Python: more threads would only contend for its lock
 _SPLITS = ("train", "val", "test")
 _logger = logging.getLogger(__name__)
 
@@ -151,7 +152,8 @@ def _check_files(folders: dict[str, Path], class_names: tuple[str, ...], files: 
 def _decode(listing: Listing, size_px: int, policy: ResizePolicy, allocate: cache.Allocate) -> DatasetSplits:
     """Decodes all splits, in threads: Pillow works outside Python's lock."""
     total = sum(map(len, listing.files.values()))
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = min(cpus, _MOST_THREADS)
     _logger.info("decoding %s pictures of %s in %d threads", f"{total:,}", listing.root, threads)
     start_s = time.perf_counter()
     broken: list[str] = []

@@ -54,9 +54,7 @@ def test_base64_and_data_uris_give_the_bytes_back(photo: bytes, prefix: str) -> 
     assert decode_base64(prefix + base64.b64encode(photo).decode()) == photo
 
 
-@pytest.mark.parametrize(
-    "text", ["###", "QUJ", "QUJD\n", "QUJ-", "ÄÖÜ=", "data:image/png;base64", "data:image/png,QUJD", "data:,x"]
-)
+@pytest.mark.parametrize("text", ["###", "QUJ", "QUJD\n", "QUJ-", "ÄÖÜ=", "data:image/png;base64", "data:image/png,QUJD", "data:,x"])
 def test_what_is_not_strictly_base64_is_refused(text: str) -> None:
     with pytest.raises(ImageError, match="base64"):
         decode_base64(text)

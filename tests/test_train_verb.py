@@ -1,0 +1,65 @@
+"""`python -m cifar_ray.train`, as a user runs it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifar_ray import __main__ as console
+from cifar_ray.store import ModelStore
+
+
+@pytest.mark.ray
+def test_two_epochs_on_digits_beat_45_per_cent_and_end_in_the_store(
+    ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--num-workers", "2", "--epochs", "2", "--optimizer.lr", "0.01", "--storage", str(tmp_path), "--name", "short"]
+    assert console.main(["train", "--dataset", "digits", *options]) == 0
+    manifest = ModelStore(str(tmp_path)).manifest("digits@production")
+    assert manifest.metrics["test_accuracy"] > 0.45
+    assert manifest.train_config["name"] == "short"
+    shown = capsys.readouterr()
+    assert f"test {manifest.metrics['test_accuracy']:.2%}" in shown.out
+    assert "digits@1: promoted to production" in shown.out
+    assert "serve run deployments:app model=digits" in shown.out
+    assert [line for line in shown.err.splitlines() if line.startswith("epoch 2/2")]
+
+
+@pytest.mark.ray
+def test_the_config_of_a_run_repeats_it_bit_for_bit(ray_cluster: None, tmp_path: Path) -> None:
+    first = ["--dataset", "digits", "--epochs", "1", "--precision", "fp32", "--storage", str(tmp_path), "--name", "first"]
+    assert console.main(["train", *first]) == 0
+    again = ["--config", str(tmp_path / "runs" / "first" / "config.yaml"), "--name", "again"]
+    assert console.main(["train", *again]) == 0
+    store = ModelStore(str(tmp_path))
+    assert store.manifest("digits@1").weights_sha256 == store.manifest("digits@2").weights_sha256
+
+
+@pytest.mark.ray
+def test_a_folder_of_images_becomes_a_model_of_its_own_name(ray_cluster: None, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, level in (("dark", 40), ("light", 200)):
+        (tmp_path / "Shades of grey" / name).mkdir(parents=True)
+        for number in range(40):
+            pixels = np.clip(rng.normal(level, 20, (24, 40, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "Shades of grey" / name / f"{number}.png")
+    folder = ["--dataset", "folder", "--data-dir", str(tmp_path / "Shades of grey"), "--recipe", "small_cnn"]
+    options = ["--batch-size", "16", "--epochs", "4", "--storage", str(tmp_path / "storage")]
+    assert console.main(["train", *folder, *options]) == 0
+    store = ModelStore(str(tmp_path / "storage"))
+    (name,) = store.names()
+    assert store.manifest(name).class_names == ("dark", "light")
+    assert store.manifest(name).metrics["test_accuracy"] == 1.0
+
+
+def test_a_missing_folder_is_one_line_and_exit_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.main(["train", "--dataset", "folder", "--data-dir", str(tmp_path / "nowhere")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert "nowhere" in line
+
+
+def test_an_unknown_architecture_is_refused_before_data_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.main(["train", "--model", "resnet19"]) == 2
+    assert "there are airnet, resnet18, small_cnn" in capsys.readouterr().err

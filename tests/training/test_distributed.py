@@ -1,0 +1,174 @@
+"""Training through Ray Train, on the shared cluster of two CPUs."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cifar_ray.config import TrainConfig, parse_config, read_yaml
+from cifar_ray.data import load_splits
+from cifar_ray.errors import ConfigError, DataError, ResourceError, TrainingError
+from cifar_ray.inference.predictor import Predictor
+from cifar_ray.recipes import digits
+from cifar_ray.store import ModelStore
+from cifar_ray.training.distributed import TrainedRun, plan_workers, train_on_ray
+from cifar_ray.training.keep import keep
+from cifar_ray.training.loop import EpochReport
+
+
+class Recorder:
+    """A progress listener that remembers."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.steps: list[tuple[int, int, int]] = []
+        self.reports: list[EpochReport] = []
+
+    def on_message(self, text: str) -> None:
+        self.messages.append(text)
+
+    def on_step(self, epoch: int, steps_done: int, steps_per_epoch: int) -> None:
+        self.steps.append((epoch, steps_done, steps_per_epoch))
+
+    def on_epoch(self, report: EpochReport) -> None:
+        self.reports.append(report)
+
+
+# AdamW divides by the size of each gradient, so rounding alone would grow; SGD shows whether the gradients are the same
+PLAIN_SGD = {"name": "sgd", "lr": 0.05, "momentum": 0.9}
+TWO = {"name": "two", "num_workers": 2, "optimizer": PLAIN_SGD}
+
+
+def config(storage: Path, **changes: object) -> TrainConfig:
+    return parse_config(
+        TrainConfig, digits().model_dump() | {"storage": str(storage), "name": "run", "precision": "fp32", "epochs": 2} | changes
+    )
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("storage")
+
+
+@pytest.fixture(scope="module")
+def two_workers(ray_cluster: None, storage: Path) -> tuple[TrainedRun, Recorder]:
+    recorder = Recorder()
+    return train_on_ray(config(storage, **TWO), recorder), recorder
+
+
+@pytest.mark.ray
+def test_a_run_on_two_workers_tells_its_progress(two_workers: tuple[TrainedRun, Recorder]) -> None:
+    run, recorder = two_workers
+    assert [report.epoch for report in recorder.reports] == [1, 2]
+    assert recorder.reports == run.history
+    assert recorder.steps[-1] == (2, 23, 23)
+
+
+@pytest.mark.ray
+def test_a_run_keeps_config_history_curves_and_its_best_and_last_checkpoints(
+    two_workers: tuple[TrainedRun, Recorder], storage: Path
+) -> None:
+    run, _ = two_workers
+    folder = storage / "runs" / "two"
+    assert parse_config(TrainConfig, read_yaml(folder / "config.yaml")) == config(storage, **TWO)
+    with (folder / "history.csv").open() as table:
+        rows = list(csv.DictReader(table))
+    assert [float(row["val_accuracy"]) for row in rows] == [report.val_accuracy for report in run.history]
+    assert [report["epoch"] for report in json.loads((folder / "history.json").read_text())] == [1, 2]
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    kept = {f"epoch-{epoch:04d}" for epoch in (run.result.best_epoch, 2)}
+    assert {path.name for path in folder.glob("epoch-*")} == kept
+
+
+@pytest.mark.ray
+def test_two_workers_train_as_one_does_at_the_same_global_batch(two_workers: tuple[TrainedRun, Recorder], storage: Path) -> None:
+    alone = train_on_ray(config(storage, name="one", optimizer=PLAIN_SGD), Recorder())
+    together, _ = two_workers
+    assert len(alone.history) == 2
+    for one, two in zip(alone.history, together.history, strict=True):
+        assert one.train_loss == pytest.approx(two.train_loss, abs=1e-4)
+        assert one.val_loss == pytest.approx(two.val_loss, abs=1e-4)
+
+
+@pytest.mark.ray
+def test_a_kept_model_predicts_as_training_evaluated_and_is_promoted(two_workers: tuple[TrainedRun, Recorder], storage: Path) -> None:
+    run, _ = two_workers
+    job = config(storage, **TWO)
+    splits = load_splits(job)
+    first = keep(run, job, splits)
+    store = ModelStore(str(storage))
+    assert first.promoted
+    assert store.aliases("digits") == {"production": 1}
+    predictor = Predictor(store.load("digits"), precision="fp32")
+    predicted = predictor.predict(np.ascontiguousarray(splits.test.images)).logits.argmax(1)
+    assert np.mean(predicted == splits.test.labels) == run.result.metrics["test_accuracy"]
+    again = keep(run, job, splits)
+    assert again.promoted, again.reason
+    assert store.aliases("digits") == {"production": 2, "previous": 1}
+    never = keep(run, job.model_copy(update={"promote": "never"}), splits)
+    assert not never.promoted
+
+
+@pytest.mark.ray
+def test_a_run_of_the_same_name_is_refused_and_stays_as_it_is(two_workers: tuple[TrainedRun, Recorder], storage: Path) -> None:
+    before = (storage / "runs" / "two" / "config.yaml").read_bytes()
+    with pytest.raises(ConfigError, match="run 'two' exists .* choose another --name"):
+        train_on_ray(config(storage, name="two", seed=5), Recorder())
+    assert (storage / "runs" / "two" / "config.yaml").read_bytes() == before
+
+
+@pytest.mark.ray
+def test_more_workers_than_cores_share_them_and_say_so(ray_cluster: None, storage: Path) -> None:
+    recorder = Recorder()
+    run = train_on_ray(config(storage, name="four", num_workers=4, epochs=1), recorder)
+    assert len(run.history) == 1
+    assert "4 workers share 2 CPU cores" in recorder.messages[0]
+
+
+@pytest.mark.ray
+def test_a_mistake_found_by_a_worker_reaches_the_user_as_itself(ray_cluster: None, storage: Path) -> None:
+    with pytest.raises(DataError, match="batch_size: 5000 is more than the 1458 training images"):
+        train_on_ray(config(storage, name="large", batch_size=5000), Recorder())
+
+
+@pytest.mark.ray
+def test_a_diverging_run_ends_with_its_reason_and_leaves_its_history(ray_cluster: None, storage: Path) -> None:
+    diverging = {"name": "sgd", "lr": 1e12, "momentum": 0.9}
+    with pytest.raises(TrainingError, match="the loss became .* in epoch 1"):
+        train_on_ray(config(storage, name="diverging", optimizer=diverging), Recorder())
+    assert not ModelStore(str(storage)).names() or ModelStore(str(storage)).names() == ["digits"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "nodes", "total", "free", "workers", "cpus", "use_gpu"),
+    [
+        (None, 1, {"CPU": 8.0}, {"CPU": 8.0}, 1, 8.0, False),
+        (2, 1, {"CPU": 8.0}, {"CPU": 8.0}, 2, 4.0, False),
+        (4, 1, {"CPU": 2.0}, {"CPU": 2.0}, 4, 0.5, False),
+        (None, 1, {"CPU": 2.0}, {"CPU": 0.7}, 1, 0.7, False),
+        (None, 1, {"CPU": 32.0, "GPU": 4.0}, {"CPU": 32.0, "GPU": 4.0}, 4, 8.0, True),
+        (6, 3, {"CPU": 12.0}, {"CPU": 12.0}, 6, 1.0, False),
+    ],
+)
+def test_workers_get_what_the_cluster_has(
+    asked: int | None, nodes: int, total: dict, free: dict, workers: int, cpus: float, use_gpu: bool
+) -> None:
+    plan = plan_workers(asked, nodes, total, free)
+    assert (plan.num_workers, plan.cpus, plan.use_gpu) == (workers, cpus, use_gpu)
+
+
+@pytest.mark.parametrize(
+    ("asked", "nodes", "total", "free"),
+    [
+        (9, 3, {"CPU": 8.0}, {"CPU": 8.0}),
+        (5, 2, {"CPU": 64.0, "GPU": 4.0}, {"CPU": 64.0, "GPU": 4.0}),
+        (2, 1, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 1.0}),
+        (1, 1, {"CPU": 2.0}, {}),
+        (200, 1, {"CPU": 2.0}, {"CPU": 2.0}),
+    ],
+)
+def test_more_than_the_cluster_holds_is_refused_at_once(asked: int, nodes: int, total: dict, free: dict) -> None:
+    with pytest.raises(ResourceError, match=f"--num-workers {asked}"):
+        plan_workers(asked, nodes, total, free)
