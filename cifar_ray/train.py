@@ -11,6 +11,7 @@ from cifar_ray import cli
 from cifar_ray.config import TrainConfig
 from cifar_ray.data import load_splits
 from cifar_ray.data.dataset import DatasetSplits
+from cifar_ray.data.loader import check_batch_size
 from cifar_ray.models import list_models
 from cifar_ray.recipes import list_recipes
 
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # decoding, and files that were skipped
     splits = load_splits(command)
+    check_batch_size(command.batch_size, len(splits.train))
     config = _named(command, splits)
     print(_summary(config, splits), file=sys.stderr)
 

@@ -11,28 +11,23 @@ from cifar_ray.store import ModelStore
 
 
 @pytest.mark.ray
-def test_two_epochs_on_digits_beat_45_per_cent_and_end_in_the_store(
+def test_a_short_run_on_digits_ends_in_the_store_and_its_config_repeats_it_bit_for_bit(
     ray_cluster: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--num-workers", "2", "--epochs", "2", "--optimizer.lr", "0.01", "--storage", str(tmp_path), "--name", "short"]
-    assert console.main(["train", "--dataset", "digits", *options]) == 0
-    manifest = ModelStore(str(tmp_path)).manifest("digits@production")
+    options = ["--num-workers", "3", "--epochs", "2", "--optimizer.lr", "0.01", "--precision", "fp32"]
+    assert console.main(["train", "--dataset", "digits", *options, "--storage", str(tmp_path), "--name", "short"]) == 0
+    store = ModelStore(str(tmp_path))
+    manifest = store.manifest("digits@production")
     assert manifest.metrics["test_accuracy"] > 0.45
     assert manifest.train_config["name"] == "short"
     shown = capsys.readouterr()
     assert f"test {manifest.metrics['test_accuracy']:.2%}" in shown.out
     assert "digits@1: promoted to production" in shown.out
     assert "serve run deployments:app model=digits" in shown.out
+    assert "3 workers share 2 CPU cores" in shown.err
     assert [line for line in shown.err.splitlines() if line.startswith("epoch 2/2")]
 
-
-@pytest.mark.ray
-def test_the_config_of_a_run_repeats_it_bit_for_bit(ray_cluster: None, tmp_path: Path) -> None:
-    first = ["--dataset", "digits", "--epochs", "1", "--precision", "fp32", "--storage", str(tmp_path), "--name", "first"]
-    assert console.main(["train", *first]) == 0
-    again = ["--config", str(tmp_path / "runs" / "first" / "config.yaml"), "--name", "again"]
-    assert console.main(["train", *again]) == 0
-    store = ModelStore(str(tmp_path))
+    assert console.main(["train", "--config", str(tmp_path / "runs" / "short" / "config.yaml"), "--name", "again"]) == 0
     assert store.manifest("digits@1").weights_sha256 == store.manifest("digits@2").weights_sha256
 
 
@@ -58,6 +53,11 @@ def test_a_missing_folder_is_one_line_and_exit_code_2(tmp_path: Path, capsys: py
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert "nowhere" in line
+
+
+def test_a_batch_larger_than_the_data_is_refused_before_ray_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.main(["train", "--dataset", "digits", "--batch-size", "5000"]) == 2
+    assert "batch_size: 5000 is more than the 1458 training images; pass --batch-size 128" in capsys.readouterr().err
 
 
 def test_an_unknown_architecture_is_refused_before_data_is_read(capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,11 +98,7 @@ class TrainLoader:
         seed: int,
         device: torch.device,
     ) -> None:
-        if batch_size > len(dataset):
-            advice = max(shard.world_size, 2 ** int(np.log2(max(1, len(dataset) // 8))))
-            raise DataError(
-                f"batch_size: {batch_size} is more than the {len(dataset)} training images; pass --batch-size {advice} or another recipe"
-            )
+        check_batch_size(batch_size, len(dataset))
         self.images, self.labels = resident(dataset, device)
         self.image_size_px = dataset.image_size_px
         self.steps_per_epoch = -(-len(dataset) // batch_size)
@@ -172,6 +168,17 @@ class EvaluationLoader:
         for images, labels in zip(torch.split(self.images, self.batch_size), torch.split(self.labels, self.batch_size), strict=True):
             if len(labels):
                 yield self.normalization(images), labels
+
+
+def check_batch_size(batch_size: int, images: int) -> None:
+    """Refuses a batch that is larger than the training split.
+
+    Raises:
+        DataError: naming a size that fits.
+    """
+    if batch_size > images:
+        advice = 2 ** int(np.log2(max(1, images // 8)))
+        raise DataError(f"batch_size: {batch_size} is more than the {images} training images; pass --batch-size {advice} or another recipe")
 
 
 def resident(dataset: ImageDataset, device: torch.device) -> tuple[Tensor, Tensor]:

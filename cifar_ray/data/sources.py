@@ -30,7 +30,7 @@ _NETWORK_TIMEOUT_S = 10.0
 def load_splits(config: TrainConfig) -> DatasetSplits:
     """Loads the data set that a config names, with the validation and test images that it asks for.
 
-    Equal configs give equal splits in every process. CIFAR and folders are prepared once a node and then memory-mapped.
+    Equal configs give equal splits in every process. They are prepared once a node and then memory-mapped.
 
     Raises:
         DataError: if the data are missing, cannot be had, or are unfit; the message says what to do.
@@ -52,14 +52,18 @@ def load_splits(config: TrainConfig) -> DatasetSplits:
 
 def load_digits(size_px: int) -> DatasetSplits:
     """scikit-learn's 1,797 handwritten digits of 8×8 px in 17 shades, as RGB of `size_px`; all in `train`."""
-    from sklearn.datasets import load_digits as load
 
-    digits = load()
-    shades = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    images = np.empty((len(shades), size_px, size_px, 3), np.uint8)
-    _fill(images, np.repeat(shades[..., None], 3, axis=-1))
-    labels = digits.target.astype(np.int64)
-    return DatasetSplits("digits", ImageDataset(images, labels, tuple(map(str, digits.target_names))), None, None)
+    def build(allocate: cache.Allocate) -> DatasetSplits:
+        from sklearn.datasets import load_digits as load  # seconds, which workers save by the cache
+
+        digits = load()
+        shades = np.round(digits.images * (255 / 16)).astype(np.uint8)
+        images = allocate("train", len(shades), size_px)
+        _fill(images, np.repeat(shades[..., None], 3, axis=-1))
+        labels = digits.target.astype(np.int64)
+        return DatasetSplits("digits", ImageDataset(images, labels, tuple(map(str, digits.target_names))), None, None)
+
+    return cache.load_or_build(f"digits-{size_px}px-v{DECODER_VERSION}", build)
 
 
 def load_cifar(name: str, data_dir: Path | None, size_px: int) -> DatasetSplits:

@@ -1,0 +1,75 @@
+"""From trained weights to a model in the store, without Ray."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cifar_ray.config import TrainConfig, parse_config
+from cifar_ray.data.dataset import DatasetSplits
+from cifar_ray.data.loader import EvaluationLoader, Shard
+from cifar_ray.inference.predictor import Predictor
+from cifar_ray.store import ModelStore
+from cifar_ray.training.distributed import TrainedRun
+from cifar_ray.training.keep import keep
+from cifar_ray.training.loop import EpochReport, FitResult, Trainer, Weights, fit
+
+CPU = torch.device("cpu")
+
+
+def train(splits: DatasetSplits, config: TrainConfig) -> TrainedRun:
+    kept: Weights = {}
+
+    def on_epoch(report: EpochReport, weights: Weights) -> None:
+        if report.improved:
+            kept.update({name: tensor.clone() for name, tensor in weights.items()})
+
+    result: FitResult = fit(config, splits, device=CPU, shard=Shard(), on_step=lambda *_: None, on_epoch=on_epoch)
+    return TrainedRun("run", "runs/run", result, [], kept)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("model", ["airnet", "small_cnn"])
+def test_predictor_and_training_agree_on_every_test_image(stripes: DatasetSplits, tmp_path: Path, model: str, precision: str) -> None:
+    values = {"model": model, "epochs": 1, "batch_size": 40, "precision": precision, "storage": str(tmp_path), "micro_batch_size": 20}
+    config = parse_config(TrainConfig, values)
+    run = train(stripes, config)
+    kept = keep(run, config, stripes)
+
+    trainer = Trainer(config, stripes, CPU, Shard())
+    trainer.model.load_state_dict(run.weights)
+    trainer.model.eval()
+    loader = EvaluationLoader(stripes.test, batch_size=20, normalization=trainer.normalization, shard=Shard(), device=CPU)
+    with torch.inference_mode(), trainer.precision.autocast():
+        in_training = torch.cat([trainer.model(inputs).float() for inputs, _ in loader]).numpy()
+
+    predictor = Predictor(ModelStore(str(tmp_path)).load("stripes"), precision=precision)
+    served = np.concatenate([predictor.predict(images).logits for images in np.split(stripes.test.images, 3)])
+    np.testing.assert_array_equal(served, in_training)
+    accuracy = np.mean(served.argmax(1) == stripes.test.labels)
+    assert kept.bundle.manifest.metrics["test_accuracy"] == accuracy
+
+
+def test_a_manifest_says_how_the_model_came_to_be(stripes: DatasetSplits, tmp_path: Path) -> None:
+    values = {"model": "small_cnn", "epochs": 1, "batch_size": 40, "storage": str(tmp_path), "save_as": "mine", "seed": 3}
+    config = parse_config(TrainConfig, values)
+    manifest = keep(train(stripes, config), config, stripes).bundle.manifest
+    assert manifest.class_names == ("horizontal", "vertical", "plain")
+    assert parse_config(TrainConfig, manifest.train_config) == config
+    assert manifest.dataset_fingerprint == stripes.fingerprint
+    assert manifest.test_fingerprint == stripes.test.fingerprint
+    assert {"python", "torch", "ray", "cifar-ray"} <= set(manifest.library_versions)
+    assert set(manifest.metrics) == {"val_accuracy", "test_accuracy", "test_loss", "test_accuracy_tta"}
+
+
+@pytest.mark.parametrize(("promote", "second_is_promoted"), [("auto", False), ("always", True), ("never", False)])
+def test_a_worse_model_replaces_the_one_in_production_only_when_told_to(
+    stripes: DatasetSplits, tmp_path: Path, promote: str, second_is_promoted: bool
+) -> None:
+    values = {"model": "small_cnn", "batch_size": 40, "storage": str(tmp_path), "optimizer": {"name": "adamw", "lr": 0.01}}
+    good, bad = (parse_config(TrainConfig, values | changes) for changes in ({"epochs": 4}, {"epochs": 1, "promote": promote}))
+    assert keep(train(stripes, good), good, stripes).promoted
+    second = keep(train(stripes, bad), bad, stripes)
+    assert second.promoted == second_is_promoted
+    assert ModelStore(str(tmp_path)).aliases("stripes")["production"] == (2 if second_is_promoted else 1)
