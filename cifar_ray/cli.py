@@ -15,7 +15,6 @@ from pydantic import Field, ValidationError
 
 from cifar_ray.config import TrainConfig, describe, parse_config, read_yaml
 from cifar_ray.errors import CifarRayError, ConfigError, TrainingError
-from cifar_ray.models import list_models
 from cifar_ray.recipes import default_recipe, get_recipe
 
 EXIT_FAILED = 1
@@ -109,6 +108,8 @@ def parse_train_command(argv: Sequence[str] | None, prog: str) -> TrainCommand:
     recipe = get_recipe(chosen.get("recipe") or default_recipe(chosen.get("dataset"), chosen.get("model")))
     defaults = parse_config(TrainCommand, _merge(recipe.model_dump(), chosen))
     command: TrainCommand = parse(TrainCommand, argv, prog, defaults)
+    from cifar_ray.models import list_models  # brings torch, which the store's commands do without
+
     if command.model not in list_models():
         raise ConfigError(f"model: unknown architecture {command.model!r}; there are {', '.join(list_models())}")
     return command
