@@ -103,8 +103,7 @@ class OurLoop:
     def steps(self) -> None:
         """A few training steps."""
         for _ in range(STEPS_A_ROUND):
-            step = next(self.batches)
-            self.trainer._train_step(step.pieces, step.global_size)
+            self.trainer.train_step(next(self.batches))
 
 
 class BareLoop:

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # decoding, and files that were skipped
     splits = load_splits(command)
-    check_batch_size(command.batch_size, len(splits.train))
+    check_batch_size(command.batch_size, len(splits.train), command.num_workers or 1)
     config = _named(command, splits)
     print(_summary(config, splits), file=sys.stderr)
 

@@ -59,10 +59,12 @@ class Step:
 
     Attributes:
         global_size: images of the batch over all workers; the loss is divided by it.
-        pieces: micro-batches of (inputs `[n, 3, H, W]`, labels int64 `[n]`), made as they are asked for.
+        num_pieces: micro-batches of this worker, at least 1.
+        pieces: (inputs `[n, 3, H, W]`, labels int64 `[n]`) of each, made as they are asked for.
     """
 
     global_size: int
+    num_pieces: int
     pieces: Iterator[tuple[Tensor, Tensor]]
 
 
@@ -83,7 +85,7 @@ class TrainLoader:
         device: where images lie and are changed.
 
     Raises:
-        DataError: if a batch is larger than the data set.
+        DataError: if a batch is larger than the data set, or too small to give each worker an image.
     """
 
     def __init__(
@@ -98,10 +100,10 @@ class TrainLoader:
         seed: int,
         device: torch.device,
     ) -> None:
-        check_batch_size(batch_size, len(dataset))
+        check_batch_size(batch_size, len(dataset), shard.world_size)
         self.images, self.labels = resident(dataset, device)
         self.image_size_px = dataset.image_size_px
-        self.steps_per_epoch = -(-len(dataset) // batch_size)
+        self.steps_per_epoch = steps_per_epoch(len(dataset), batch_size)
         self.micro_batch_size = micro_batch_size
         self.augmentation = augmentation
         self.normalization = normalization
@@ -117,7 +119,7 @@ class TrainLoader:
     def pieces_per_step(self) -> int:
         """Micro-batches in a worker's share of a batch, at most."""
         share = -(-len(self) // (self.steps_per_epoch * self.shard.world_size))
-        return -(-share // (self.micro_batch_size or share))
+        return self._count_pieces(share)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Step]:
         """The steps of an epoch, counted from 0, beginning at `first_step`."""
@@ -130,10 +132,13 @@ class TrainLoader:
             if self.augmentation.flip == "alternating":
                 drawn.mirrored.copy_(self._first_flip[batch] ^ bool(epoch % 2))
             mine = self.shard.slice(len(batch))
-            yield Step(len(batch), self._pieces(batch[mine].to(self.device), drawn[mine].to(self.device)))
+            count = self._count_pieces(len(batch[mine]))
+            yield Step(len(batch), count, self._pieces(batch[mine].to(self.device), drawn[mine].to(self.device), count))
 
-    def _pieces(self, indices: Tensor, drawn: Augmentation) -> Iterator[tuple[Tensor, Tensor]]:
-        count = -(-len(indices) // (self.micro_batch_size or max(1, len(indices))))
+    def _count_pieces(self, share: int) -> int:
+        return -(-share // (self.micro_batch_size or share))
+
+    def _pieces(self, indices: Tensor, drawn: Augmentation, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         for number in range(count):
             part = Shard(number, count).slice(len(indices))
             images = shift_and_mirror(self.images, indices[part], drawn[part])
@@ -170,15 +175,25 @@ class EvaluationLoader:
                 yield self.normalization(images), labels
 
 
-def check_batch_size(batch_size: int, images: int) -> None:
-    """Refuses a batch that is larger than the training split.
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Batches of at most `batch_size` that hold all images."""
+    return -(-images // batch_size)
+
+
+def check_batch_size(batch_size: int, images: int, num_workers: int) -> None:
+    """Refuses a batch that is larger than the training split, or that leaves a worker without an image.
 
     Raises:
-        DataError: naming a size that fits.
+        DataError: saying what fits.
     """
     if batch_size > images:
         advice = 2 ** int(np.log2(max(1, images // 8)))
         raise DataError(f"batch_size: {batch_size} is more than the {images} training images; pass --batch-size {advice} or another recipe")
+    smallest = images // steps_per_epoch(images, batch_size)
+    if smallest < num_workers:
+        raise DataError(
+            f"batch_size: batches of {smallest} images leave some of {num_workers} workers without one; pass a larger --batch-size"
+        )
 
 
 def resident(dataset: ImageDataset, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cifar_ray.config import TestTimeAugmentation, TrainConfig
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
-from cifar_ray.data.loader import EvaluationLoader, Normalization, Shard, TrainLoader
+from cifar_ray.data.loader import EvaluationLoader, Normalization, Shard, Step, TrainLoader
 from cifar_ray.data.statistics import channel_mean_std
 from cifar_ray.errors import TrainingError
 from cifar_ray.metrics import Evaluation
@@ -144,7 +144,7 @@ class Trainer:
         for number, step in enumerate(self.loader.epoch(epoch)):
             done = epoch + number / self.loader.steps_per_epoch
             set_learning_rate(self.optimizers, learning_rate_factor(self.config.schedule, done, self.config.epochs))
-            sums += self._train_step(step.pieces, step.global_size)
+            sums += self.train_step(step)
             on_step(epoch + 1, number + 1, self.loader.steps_per_epoch)
         loss, accuracy = (sum_over_workers(sums) / len(self.loader)).tolist()
         if not math.isfinite(loss):
@@ -152,17 +152,20 @@ class Trainer:
         average_buffers(self.model)
         return loss, accuracy
 
-    def _train_step(self, pieces: Iterable[tuple[Tensor, Tensor]], global_size: int) -> Tensor:
-        """Accumulates the gradients of this worker's pieces, then updates the weights once. Returns (summed loss, correct)."""
+    def train_step(self, step: Step) -> Tensor:
+        """Accumulates the gradients of this worker's pieces, then updates the weights once.
+
+        Returns:
+            float64 `[2]`: summed loss and number of right answers of this worker.
+        """
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
-        waiting = list(pieces)
-        for number, (inputs, labels) in enumerate(waiting):
-            with _communicate_only(self.parallel, last=number + 1 == len(waiting)):
+        for number, (inputs, labels) in enumerate(step.pieces):
+            with _communicating(self.parallel, last=number + 1 == step.num_pieces):
                 with self.precision.autocast():
                     logits = self.parallel(inputs).float()
                 loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing, reduction="sum")
                 # DDP averages over workers; times world_size makes it the mean over the global batch, whatever the shares
-                self.scaler.scale(loss * (self.shard.world_size / global_size)).backward()  # type: ignore[no-untyped-call]
+                self.scaler.scale(loss * (self.shard.world_size / step.global_size)).backward()  # type: ignore[no-untyped-call]
             sums += torch.stack((loss.detach().double(), (logits.argmax(1) == labels).sum().double()))
         self._update()
         return sums
@@ -258,7 +261,7 @@ def _final_metrics(trainer: Trainer, splits: DatasetSplits, best: EpochReport) -
     return metrics
 
 
-def _communicate_only(parallel: nn.Module, last: bool) -> Any:
+def _communicating(parallel: nn.Module, last: bool) -> Any:
     """Lets DDP exchange gradients after a worker's last piece only."""
     if isinstance(parallel, DistributedDataParallel) and not last:
         return parallel.no_sync()

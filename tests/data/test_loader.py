@@ -96,6 +96,16 @@ def test_a_batch_larger_than_the_data_is_refused_with_advice() -> None:
         loader(batch_size=200)
 
 
+def test_batches_that_would_leave_a_worker_without_an_image_are_refused() -> None:
+    """10 images in batches of up to 4 make three batches, one of 3."""
+    with pytest.raises(DataError, match="batches of 3 images leave some of 4 workers without one"):
+        loader(size=10, batch_size=4, shard=Shard(0, 4))
+
+
+def test_a_step_says_how_many_pieces_it_has() -> None:
+    assert [step.num_pieces for step in loader().epoch(0)] == [len(list(step.pieces)) for step in loader().epoch(0)]
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3, 7])
 def test_sharded_evaluation_counts_every_image_exactly_once(world_size: int) -> None:
     found: list[int] = []
