@@ -93,7 +93,7 @@ def create_optimizers(model: nn.Module, config: OptimizerConfig, batch_size: int
 
 
 def _sgd(params: Any, lr: float, momentum: float, nesterov: bool, weight_decay: float) -> torch.optim.SGD:
-    return torch.optim.SGD(params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, fused=True)
+    return torch.optim.SGD(params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
 
 
 def learning_rate_factor(config: ScheduleConfig, epoch: float, epochs: float) -> float:
