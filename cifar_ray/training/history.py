@@ -34,7 +34,7 @@ def to_png(history: Sequence[EpochReport], title: str) -> bytes:
     epochs = [report.epoch for report in history]
     marker = "o" if len(epochs) < 30 else None
     for axes, quantity, scale, unit in zip(figure.subplots(1, 2), ("loss", "accuracy"), (1, 100), ("nats", "%"), strict=True):
-        for split, label in (("train", "training"), ("val", "validation")):
+        for split, label in (("train", "training, as optimised"), ("val", "validation")):
             points = [(report.epoch, getattr(report, f"{split}_{quantity}")) for report in history]
             known = [(epoch, value * scale) for epoch, value in points if value is not None]
             if known:
