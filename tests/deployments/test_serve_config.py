@@ -16,8 +16,8 @@ from deployments.graph import gpus_per_replica
 
 
 def test_text_from_the_command_line_becomes_typed_settings() -> None:
-    config = ServeConfig.model_validate({"num_replicas": "2", "batch_wait_timeout_s": "0.01", "precision": "fp32", "model": "pets@3"})
-    assert (config.num_replicas, config.batch_wait_timeout_s, config.precision, config.model) == (2, 0.01, "fp32", "pets@3")
+    config = ServeConfig.model_validate({"num_replicas": "2", "request_timeout_s": "0.5", "precision": "fp32", "model": "pets@3"})
+    assert (config.num_replicas, config.request_timeout_s, config.precision, config.model) == (2, 0.5, "fp32", "pets@3")
 
 
 def test_storage_is_made_absolute_where_the_user_typed_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +36,8 @@ def test_storage_is_made_absolute_where_the_user_typed_it(tmp_path: Path, monkey
         ("precision", "int8"),
         ("num_replicas", "many"),
         ("max_batch_size", "0"),
-        ("batch_wait_timeout_s", "-1"),
+        ("model_memory_bytes", "-1"),
+        ("max_pending_images", "0"),
         ("cpus_per_replica", "0"),
         ("gpus_per_replica", "-1"),
         ("torch_threads", "0"),
