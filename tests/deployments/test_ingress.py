@@ -393,6 +393,26 @@ def test_beyond_its_room_requests_are_refused_at_once_and_all_others_answered(
     assert (observer.most_pending, observer.now_pending, len(observer.answers)) == (4, 0, 4)
 
 
+def test_a_client_that_hangs_up_gives_its_room_back(classifier: FakeClassifier, observer: Notes, picture: bytes) -> None:
+    async def hang(*_: object) -> Classified | Status:
+        return await asyncio.Future()
+
+    classifier.classify = hang  # type: ignore[method-assign]
+    app = create_app(classifier, ServeConfig(), observer)
+
+    async def hang_up() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
+            request = asyncio.create_task(client.post("/predict", content=picture))
+            async with asyncio.timeout(10):
+                while observer.now_pending < 1:
+                    await asyncio.sleep(0)
+            request.cancel()
+            await asyncio.wait([request])
+
+    asyncio.run(hang_up())
+    assert observer.now_pending == 0
+
+
 def test_a_model_that_does_not_answer_in_time_is_a_504_and_a_slow_sender_a_408(classifier: FakeClassifier, picture: bytes) -> None:
     async def hang(*_: object) -> Classified | Status:
         return await asyncio.Future()

@@ -80,6 +80,19 @@ def test_threads_follow_the_cores_given(settings: dict[str, Any], threads: int) 
     assert compute_threads(ServeConfig(**settings), node_cores=8) == threads
 
 
+@pytest.mark.parametrize(
+    ("settings", "images"),
+    [
+        ({}, 256),
+        ({"num_replicas": 3, "num_ingress_replicas": 2}, 384),
+        ({"max_batch_size": 8, "num_ingress_replicas": 8}, 8),
+        ({"max_pending_images": 5}, 5),
+    ],
+)
+def test_four_batches_for_each_copy_may_be_pending_shared_by_the_ingress_replicas(settings: dict[str, Any], images: int) -> None:
+    assert ServeConfig(**settings).most_pending_images == images
+
+
 @pytest.mark.parametrize(("num_gpus", "share"), [(0, 0.0), (1, 0.3333), (2, 0.6666), (3, 1.0), (8, 1.0)])
 def test_gpus_are_shared_evenly_and_never_overbooked(monkeypatch: pytest.MonkeyPatch, num_gpus: int, share: float) -> None:
     monkeypatch.setattr("ray.is_initialized", lambda: True)
