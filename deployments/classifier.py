@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import ray
 import torch
@@ -42,27 +40,32 @@ class ClassifierReplica:
 
     async def status(self, reference: str | None = None) -> Status:
         """As the contract says."""
-        return self._models.status if reference is None else Status((await self._load(reference)).info)
+        if reference is None:
+            return self._models.status
+        found = await self._load(reference)
+        return found if isinstance(found, Status) else Status(found.info)
 
     async def models(self) -> list[StoredModel]:
         """As the contract says."""
-        with _as_promised():
+        try:
             return await asyncio.to_thread(self._models.stored)
+        except CifarRayError as error:
+            raise UnavailableError(str(error)) from None
 
     async def classify(self, images: Pixels, reference: str | None, resize_policy: ResizePolicy) -> Classified | Status:
         """As the contract says."""
-        loaded = self._models.find(reference)
-        if loaded is None:
-            if reference is None:
-                return self._models.status
-            loaded = await self._load(reference)
+        loaded = self._models.find(reference) or (self._models.status if reference is None else await self._load(reference))
+        if isinstance(loaded, Status):
+            return loaded
         if (loaded.info.image_size_px, loaded.info.resize_policy) != (images.shape[1], resize_policy):
             return Status(loaded.info)
         return await self._batcher.classify(loaded, images)
 
-    async def _load(self, reference: str) -> LoadedModel:
-        with _as_promised():
+    async def _load(self, reference: str) -> LoadedModel | Status:
+        try:
             return await asyncio.get_running_loop().run_in_executor(self._loader, self._models.load, reference)
+        except CifarRayError as error:  # returned, because Serve logs a traceback of what is raised
+            return Status(None, str(error), is_known=not isinstance(error, UnknownModelError))
 
     async def _run(self, loaded: LoadedModel, images: Pixels) -> Classified:
         started = time.perf_counter()
@@ -75,17 +78,6 @@ class ClassifierReplica:
         while True:
             time.sleep(POLL_S)
             self._loader.submit(self._models.refresh).result()
-
-
-@contextmanager
-def _as_promised() -> Iterator[None]:
-    """Of what the store and a bundle raise, only an unknown model is the client's business; the rest may pass."""
-    try:
-        yield
-    except UnknownModelError:
-        raise
-    except CifarRayError as error:
-        raise UnavailableError(str(error)) from None
 
 
 def compute_threads(config: ServeConfig, node_cores: int) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_ray.config import ResizePolicy
-from cifar_ray.errors import CifarRayError
+from cifar_ray.errors import CifarRayError, UnknownModelError
 from deployments.schemas import Timings
 
 Pixels = npt.NDArray[np.uint8]
@@ -50,10 +50,23 @@ class Status:
     Attributes:
         model: `None` while there is none.
         problem: what is wrong and what to do; empty if nothing is.
+        is_known: whether the store holds the model at all.
     """
 
     model: ModelInfo | None
     problem: str = ""
+    is_known: bool = True
+
+    def require(self) -> ModelInfo:
+        """The model that answers.
+
+        Raises:
+            UnknownModelError: if the store does not hold it.
+            UnavailableError: if there is none now.
+        """
+        if self.model is None:
+            raise (UnavailableError if self.is_known else UnknownModelError)(self.problem)
+        return self.model
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,8 +112,7 @@ class StoredModel:
 class Classifier(Protocol):
     """What the ingress asks for. A reference is as in the model store: `name`, `name@version`; `None` is the server's own model.
 
-    Every method raises `UnavailableError` when nobody can answer, `DeadlineError` when nobody does, and
-    `UnknownModelError` for a reference to a model that is not in the store.
+    Every method raises `UnavailableError` when nobody can answer, and `DeadlineError` when nobody does.
     """
 
     async def status(self, reference: str | None = None) -> Status:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_ray.config import ResizePolicy
-from cifar_ray.errors import ImageError, UnknownModelError
+from cifar_ray.errors import ImageError
 from cifar_ray.inference.preprocess import preprocess
 from deployments import schemas
 from deployments.batcher import Batcher
@@ -89,10 +89,7 @@ class Pipeline:
             UnavailableError: if there is none.
             UnknownModelError: if it is not in the store.
         """
-        status = await self._classifier.status(reference)
-        if status.model is None:
-            raise UnavailableError(status.problem)
-        return status.model
+        return (await self._classifier.status(reference)).require()
 
     def check_room(self) -> None:
         """Asked before a request is read, so that refusing costs next to nothing.
@@ -137,17 +134,10 @@ class Pipeline:
             decoding = time.perf_counter()
             decoded = await asyncio.gather(*(self._decode(data, model) for data in pictures))
             waiting = time.perf_counter()
-            try:
-                answer = await self._classify([pixels for pixels in decoded if not isinstance(pixels, ImageError)], reference, model)
-            except UnknownModelError:
-                self._models.pop(asked_for, None)
-                raise
+            answer = await self._classify([pixels for pixels in decoded if not isinstance(pixels, ImageError)], reference, model)
             ended = time.perf_counter()
-            if answer.model is None:
-                self._models.pop(asked_for, None)
-                raise UnavailableError(answer.problem if isinstance(answer, Status) else "")
-            self._models[asked_for] = answer.model
             if isinstance(answer, Classified):
+                self._models[asked_for] = answer.model
                 rows = iter(answer.probabilities)
                 timings: schemas.Timings = {
                     "decode": _ms(waiting - decoding),
@@ -157,7 +147,9 @@ class Pipeline:
                 }
                 return Outcome(answer.model, [pixels if isinstance(pixels, ImageError) else next(rows) for pixels in decoded], timings)
             # Replicas take up a new version one after the other: from here on the request keeps to one.
-            model, reference = answer.model, answer.model.reference
+            self._models.pop(asked_for, None)
+            model = answer.require()
+            reference = model.reference
         raise UnavailableError("the model is being replaced; try again")
 
     async def _decode(self, data: bytes, model: ModelInfo) -> Pixels | ImageError:
@@ -178,7 +170,7 @@ class Pipeline:
         if len(classified) < len(answers):
             return next(answer for answer in answers if isinstance(answer, Status))
         if any(answer.model != classified[0].model for answer in classified):
-            return Status(classified[-1].model)
+            return Status(max((answer.model for answer in classified), key=lambda model: model.version))
         rows = np.concatenate([answer.probabilities for answer in classified])
         slowest = max(classified, key=lambda answer: answer.inference_s)
         return Classified(slowest.model, rows, slowest.batch_size, slowest.inference_s)

@@ -12,7 +12,6 @@ from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
 
 from cifar_ray.config import ResizePolicy
-from cifar_ray.errors import CifarRayError
 from deployments.config import ServeConfig
 from deployments.contract import Classified, Classifier, DeadlineError, Pixels, ReplicaLostError, Status, StoredModel, UnavailableError
 from deployments.ingress import create_app
@@ -53,7 +52,7 @@ class RemoteClassifier(Classifier):
         except TimeoutError:
             raise DeadlineError(f"the model did not answer within {self._timeout_s:g} s; try again, or add replicas") from None
         except RayTaskError as error:  # the replica raised: our own error travels inside, anything else is a bug
-            if isinstance(error.cause, CifarRayError):
+            if isinstance(error.cause, UnavailableError):
                 raise error.cause from None
             raise
         except (RayActorError, ReplicaUnavailableError):

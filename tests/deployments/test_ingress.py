@@ -16,7 +16,6 @@ import pytest
 from pydantic import TypeAdapter
 
 from cifar_ray.config import ResizePolicy
-from cifar_ray.errors import UnknownModelError
 from cifar_ray.inference.preprocess import MAX_IMAGE_BYTES, preprocess
 from deployments import schemas, uploads
 from deployments.config import ServeConfig
@@ -44,7 +43,7 @@ class FakeClassifier(Classifier):
         if reference is None or (self.now.model and reference == self.now.model.reference):
             return self.now
         if reference not in self.others:
-            raise UnknownModelError(f"there is no model {reference!r}; there is: birds@1, pets@3")
+            return Status(None, f"there is no model {reference!r}; there is: birds@1, pets@3", is_known=False)
         return Status(self.others[reference])
 
     async def models(self) -> list[StoredModel]:

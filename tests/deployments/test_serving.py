@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def test_concurrent_requests_share_forward_passes(server: Server) -> None:
 def test_a_request_may_name_another_model_and_an_unknown_one_is_a_404_with_the_list(
     server: Server, save_tiny: Callable[..., Bundle], picture: bytes
 ) -> None:
-    save_tiny(server.storage, "birds", class_names=("jay", "owl", "tit"))
+    save_tiny(server.storage, "birds", class_names=("jay", "owl", "tit"), created_at=datetime.now(UTC))
     for _ in range(4):  # whichever replica answers
         answer = httpx.post(f"{server.url}/predict?model=birds", content=picture, timeout=30).json()
         assert (answer["model"], set(answer["probabilities"])) == ("birds", {"jay", "owl", "tit"})
