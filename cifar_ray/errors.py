@@ -4,7 +4,8 @@ CifarRayError
 ├── ConfigError             a flag, a key or a combination of them is not possible
 ├── DataError               a data set is missing, unreadable or unfit for training
 ├── BundleError             a model bundle is missing, incomplete or damaged
-├── StoreError              the model store cannot do what was asked (unknown name, version or alias)
+├── StoreError              the model store cannot do what was asked
+│   └── UnknownModelError   …because it has no such name, version or alias
 ├── ImageError              one picture cannot be used
 │   └── ImageTooLargeError  …because it has too many bytes or pixels
 ├── ResourceError           the cluster cannot hold what was asked
@@ -33,7 +34,11 @@ class BundleError(CifarRayError):
 
 
 class StoreError(CifarRayError):
-    """The model store has no such name, version or alias, or refuses the change. The message lists what there is."""
+    """The model store refuses the change, or cannot be reached. The message says what to do."""
+
+
+class UnknownModelError(StoreError):
+    """There is no such name, version or alias, or there never can be. The message lists what there is."""
 
 
 class ImageError(CifarRayError):

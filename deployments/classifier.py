@@ -1,4 +1,4 @@
-"""The model's side: gathers pictures into batches and runs them on one thread."""
+"""The model's side: keeps models ready and runs batches on one thread."""
 
 from __future__ import annotations
 
@@ -7,80 +7,77 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-import numpy.typing as npt
 import ray
 import torch
-from ray import serve
 
 from cifar_ray.config import ResizePolicy
-from cifar_ray.errors import CifarRayError
+from cifar_ray.errors import CifarRayError, UnknownModelError
+from deployments.batcher import Batcher
 from deployments.config import ServeConfig
-from deployments.contract import Classified, Status, StoredModel, UnavailableError
-from deployments.live_model import LiveModel
+from deployments.contract import Classified, Pixels, Status, StoredModel, UnavailableError
+from deployments.live_models import LiveModels, LoadedModel
+from deployments.metrics import ModelMetrics
 
 POLL_S = 2.0
 
-Pixels = npt.NDArray[np.uint8]
-
 
 class ClassifierReplica:
-    """A copy of the model as a Serve deployment; the other side of `contract.Classifier`."""
+    """A copy of the models as a Serve deployment; the other side of `contract.Classifier`."""
 
     def __init__(self, config: ServeConfig) -> None:
         threads = compute_threads(config, _node_cores())
-        self._model = LiveModel(config, "cuda" if ray.get_gpu_ids() else "cpu")
+        self._models = LiveModels(config, "cuda" if ray.get_gpu_ids() else "cpu")
+        self._metrics = ModelMetrics()
         # one thread: forward passes side by side would only share the same cores
         self._compute = ThreadPoolExecutor(1, "compute", initializer=torch.set_num_threads, initargs=(threads,))
-        batched = serve.batch(
-            max_batch_size=config.max_batch_size, batch_wait_timeout_s=config.batch_wait_timeout_s, batch_size_fn=count_images
-        )
-        self._run_in_batch = batched(self._run)
+        # another one, so that a model is loaded and warmed up beside the one that answers
+        self._loader = ThreadPoolExecutor(1, "load", initializer=torch.set_num_threads, initargs=(threads,))
+        # merges what several ingress replicas send while a batch runs
+        self._batcher = Batcher(self._run, config.max_batch_size, max_calls=1)
         # loaded before the replica counts as ready, so that no request meets one that is still empty
-        self._compute.submit(self._model.refresh).result()
+        self._loader.submit(self._models.refresh).result()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
 
-    async def status(self) -> Status:
+    async def status(self, reference: str | None = None) -> Status:
         """As the contract says."""
-        return self._model.status
+        if reference is None:
+            return self._models.status
+        found = await self._load(reference)
+        return found if isinstance(found, Status) else Status(found.info)
 
     async def models(self) -> list[StoredModel]:
         """As the contract says."""
         try:
-            return await asyncio.to_thread(self._model.stored)
+            return await asyncio.to_thread(self._models.stored)
         except CifarRayError as error:
             raise UnavailableError(str(error)) from None
 
-    async def classify(self, images: Pixels, resize_policy: ResizePolicy) -> Classified | Status:
+    async def classify(self, images: Pixels, reference: str | None, resize_policy: ResizePolicy) -> Classified | Status:
         """As the contract says."""
-        loaded = self._model.loaded
-        if loaded is None or (loaded.info.image_size_px, loaded.info.resize_policy) != (images.shape[1], resize_policy):
-            return self._model.status
-        result: Classified = await self._run_in_batch(images)
-        return result
+        loaded = self._models.find(reference) or (self._models.status if reference is None else await self._load(reference))
+        if isinstance(loaded, Status):
+            return loaded
+        if (loaded.info.image_size_px, loaded.info.resize_policy) != (images.shape[1], resize_policy):
+            return Status(loaded.info)
+        return await self._batcher.classify(loaded, images)
 
-    async def _run(self, requests: list[Pixels]) -> list[Classified]:
-        """One forward pass over the images of several requests; each gets its own rows."""
-        loaded = self._model.loaded
-        if loaded is None:  # `classify` has looked, and a model is never taken away
-            raise UnavailableError("there is no model")
+    async def _load(self, reference: str) -> LoadedModel | Status:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._loader, self._models.load, reference)
+        except CifarRayError as error:  # returned, because Serve logs a traceback of what is raised
+            return Status(None, str(error), is_known=not isinstance(error, UnknownModelError))
+
+    async def _run(self, loaded: LoadedModel, images: Pixels) -> Classified:
         started = time.perf_counter()
-        prediction = await asyncio.get_running_loop().run_in_executor(self._compute, loaded.predictor.predict, np.concatenate(requests))
-        seconds = time.perf_counter() - started
-        ends = np.cumsum([len(images) for images in requests])
-        return [
-            Classified(loaded.info, rows, len(prediction.probabilities), seconds) for rows in np.split(prediction.probabilities, ends[:-1])
-        ]
+        prediction = await asyncio.get_running_loop().run_in_executor(self._compute, loaded.predictor.predict, images)
+        classified = Classified(loaded.info, prediction.probabilities, len(images), time.perf_counter() - started)
+        self._metrics.ran(classified)
+        return classified
 
     def _watch(self) -> None:
-        while self._model.loaded is None:
+        while True:
             time.sleep(POLL_S)
-            self._compute.submit(self._model.refresh).result()
-
-
-def count_images(requests: list[Pixels]) -> int:
-    """Size of a batch: a request may hold several images."""
-    return sum(map(len, requests))
+            self._loader.submit(self._models.refresh).result()
 
 
 def compute_threads(config: ServeConfig, node_cores: int) -> int:

@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from cifar_ray.config import NAME_PATTERN, STORAGE_VARIABLE, Config, Positive, PrecisionName, default_storage, resolve_storage
 
 _REFERENCE_PATTERN = NAME_PATTERN.removesuffix("$") + "(@[A-Za-z0-9._-]+)?$"
+_PENDING_BATCHES = 4
 _BUILT_IN = ("cifar10", "cifar100", "digits")
 
 
@@ -17,7 +18,7 @@ class ServeConfig(Config):
     """One server. The CPU requests are shares for Ray's scheduler, small enough that everything fits on one core."""
 
     model: str | None = Field(
-        None, pattern=_REFERENCE_PATTERN, description="name@version or name; default: cifar10, else the first that can be loaded"
+        None, pattern=_REFERENCE_PATTERN, description="name@version or name; default: cifar10, else the oldest that can be loaded"
     )
     storage: str = Field(
         default_factory=default_storage,
@@ -29,7 +30,9 @@ class ServeConfig(Config):
 
     num_replicas: int = Field(1, ge=1, description="copies of the model")
     max_batch_size: int = Field(64, ge=1, le=4096, description="most images in one forward pass")
-    batch_wait_timeout_s: Annotated[float, Field(ge=0, le=10)] = Field(0.005, description="how long a picture waits for company")
+    model_memory_bytes: int = Field(
+        2_000_000_000, ge=0, description="weights a copy keeps of models that requests name; its own model is kept in any case"
+    )
     cpus_per_replica: Positive = Field(0.5, description="cores Ray sets aside for each copy of the model")
     gpus_per_replica: Annotated[float, Field(ge=0)] | None = Field(
         None, description="default: one GPU each, or an even share; 0 stays on the CPU"
@@ -38,9 +41,20 @@ class ServeConfig(Config):
 
     num_ingress_replicas: int = Field(1, ge=1, description="processes that read requests and decode pictures")
     cpus_per_ingress: Positive = Field(0.25, description="cores Ray sets aside for each of them")
-    request_timeout_s: Positive = Field(30.0, description="longest wait for the model before an answer of 503")
+    request_timeout_s: Positive = Field(30.0, description="longest time to send a request, and again to answer it")
+    max_pending_images: int | None = Field(
+        None, ge=1, description="pictures each of them holds at once; more are refused; default: four batches for each copy of the model"
+    )
+    access_log: bool = Field(False, description="a line of log for each request")
+    json_logs: bool = Field(False, description="logs as lines of JSON, each with the id of its request")
 
     _resolve_storage = field_validator("storage")(staticmethod(resolve_storage))
+
+    @property
+    def most_pending_images(self) -> int:
+        """For one ingress replica. All together wait about as long as four batches take, whatever the model."""
+        share = _PENDING_BATCHES * self.max_batch_size * self.num_replicas // self.num_ingress_replicas
+        return self.max_pending_images or max(share, self.max_batch_size)
 
     @property
     def train_command(self) -> str:

@@ -9,11 +9,22 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_ray.config import ResizePolicy
-from cifar_ray.errors import CifarRayError
+from cifar_ray.errors import CifarRayError, UnknownModelError
+from deployments.schemas import Timings
+
+Pixels = npt.NDArray[np.uint8]
 
 
 class UnavailableError(CifarRayError):
     """No answer is possible now, but later one may be. The message says why and what to do."""
+
+
+class ReplicaLostError(UnavailableError):
+    """A replica died with the call in its hands. Nothing was changed by it, so another replica can be asked."""
+
+
+class DeadlineError(CifarRayError):
+    """The answer took longer than `request_timeout_s`."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +37,11 @@ class ModelInfo:
     image_size_px: int
     resize_policy: ResizePolicy
 
+    @property
+    def reference(self) -> str:
+        """`name@version`: this model and no other."""
+        return f"{self.name}@{self.version}"
+
 
 @dataclass(frozen=True)
 class Status:
@@ -34,10 +50,23 @@ class Status:
     Attributes:
         model: `None` while there is none.
         problem: what is wrong and what to do; empty if nothing is.
+        is_known: whether the store holds the model at all.
     """
 
     model: ModelInfo | None
     problem: str = ""
+    is_known: bool = True
+
+    def require(self) -> ModelInfo:
+        """The model that answers.
+
+        Raises:
+            UnknownModelError: if the store does not hold it.
+            UnavailableError: if there is none now.
+        """
+        if self.model is None:
+            raise (UnavailableError if self.is_known else UnknownModelError)(self.problem)
+        return self.model
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,31 +94,54 @@ class StoredModel:
         name: of the model.
         versions: ascending.
         aliases: versions by alias.
-        loaded: the version in memory; `None` if none is.
+        loaded: the versions in memory, ascending.
+        class_names: of the version that the bare name means; empty if its manifest cannot be read.
+        test_accuracy: of the same version, in 0…1; `None` where it was not measured.
+        problem: what is wrong with it; empty if nothing is.
     """
 
     name: str
     versions: tuple[int, ...]
     aliases: dict[str, int]
-    loaded: int | None
+    loaded: tuple[int, ...] = ()
+    class_names: tuple[str, ...] = ()
+    test_accuracy: float | None = None
+    problem: str = ""
 
 
 class Classifier(Protocol):
-    """What the ingress asks for. Every method raises `UnavailableError` when nobody can answer."""
+    """What the ingress asks for. A reference is as in the model store: `name`, `name@version`; `None` is the server's own model.
 
-    async def status(self) -> Status:
-        """The model that answers now."""
+    Every method raises `UnavailableError` when nobody can answer, and `DeadlineError` when nobody does.
+    """
+
+    async def status(self, reference: str | None = None) -> Status:
+        """The model that answers now; one that was named is loaded first."""
 
     async def models(self) -> list[StoredModel]:
         """All models in the store."""
 
-    async def classify(self, images: npt.NDArray[np.uint8], resize_policy: ResizePolicy) -> Classified | Status:
+    async def classify(self, images: Pixels, reference: str | None, resize_policy: ResizePolicy) -> Classified | Status:
         """Classifies images.
 
         Args:
             images: uint8 `[N, S, S, 3]`; 1 ≤ N ≤ `max_batch_size`.
+            reference: which model.
             resize_policy: how they became square.
 
         Returns:
             A `Status` where nothing was computed: there is no model, or it takes another size or policy; decode again as it says.
         """
+
+
+class Observer(Protocol):
+    """Who counts what the ingress does."""
+
+    def answered(self, timings_ms: Timings) -> None:
+        """A request was answered."""
+
+    def refused(self, reason: str) -> None:
+        """A request was not answered; the reason is one of a few, such as `Unprocessable Entity`."""
+
+    def pending(self, images: int) -> None:
+        """How many images are being decoded, wait, or are with a model."""

@@ -14,25 +14,23 @@ from deployments.classifier import ClassifierReplica
 from deployments.config import ServeConfig
 from deployments.remote import IngressReplica
 
-# Serve's default of 5 would starve a batch; what is beyond these waits in the caller, and beyond that gets a 503.
-_INGRESS_ONGOING_REQUESTS = 512
-_QUEUED_CALLS = 1024
+# The ingress bounds what is pending, and refuses the rest with a reason: its own limits must come first.
+_INGRESS_ONGOING_REQUESTS = 4096
+_CLASSIFIER_ONGOING_CALLS = 1024
 # How long a dead replica may go unnoticed; Serve's default is 10.
 _HEALTH_CHECK_PERIOD_S = 2.0
 
 
 def build(config: ServeConfig) -> Application:
     """Wires the deployments; `serve.run` starts them."""
-    quiet = LoggingConfig(enable_access_log=False)
+    logging = LoggingConfig(encoding="JSON" if config.json_logs else "TEXT", enable_access_log=config.access_log)
     classifier = serve.deployment(
         name="classifier",
         num_replicas=config.num_replicas,
         ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": gpus_per_replica(config)},
-        # one batch computing, the next one gathering
-        max_ongoing_requests=2 * config.max_batch_size,
-        max_queued_requests=_QUEUED_CALLS,
+        max_ongoing_requests=_CLASSIFIER_ONGOING_CALLS,
         health_check_period_s=_HEALTH_CHECK_PERIOD_S,
-        logging_config=quiet,
+        logging_config=logging,
     )(ClassifierReplica).bind(config)
     return serve.deployment(
         name="ingress",
@@ -40,7 +38,7 @@ def build(config: ServeConfig) -> Application:
         ray_actor_options={"num_cpus": config.cpus_per_ingress},
         max_ongoing_requests=_INGRESS_ONGOING_REQUESTS,
         health_check_period_s=_HEALTH_CHECK_PERIOD_S,
-        logging_config=quiet,
+        logging_config=logging,
     )(serve.ingress()(IngressReplica)).bind(classifier, config)
 
 

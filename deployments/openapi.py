@@ -19,13 +19,14 @@ _SERVER = "http://localhost:8000"
 _REF = "#/components/schemas/{model}"
 
 _PICTURE = {"type": "string", "format": "binary", "description": "JPEG, PNG, WebP, BMP, GIF or TIFF, of any size and mode"}
+_MODEL = {"type": "string", "description": "as ?model="}
 _BASE64_BODY = {"application/json": {"schema": {"$ref": _REF.format(model="PictureInJson")}}}
 _PICTURE_BODY = {
     "multipart/form-data": {
         "schema": {
             "type": "object",
-            "properties": {"image": _PICTURE, "file": _PICTURE | {"description": "the same, for clients that call it so"}},
-            "description": "one of the two",
+            "properties": {"image": _PICTURE, "file": _PICTURE | {"description": "the same, for clients that call it so"}, "model": _MODEL},
+            "description": "one picture, in either field",
         }
     },
     "image/*": {"schema": _PICTURE},
@@ -36,7 +37,7 @@ _PICTURES_BODY = {
     "multipart/form-data": {
         "schema": {
             "type": "object",
-            "properties": {"images": {"type": "array", "items": _PICTURE, "maxItems": MAX_BATCH_IMAGES}},
+            "properties": {"images": {"type": "array", "items": _PICTURE, "maxItems": MAX_BATCH_IMAGES}, "model": _MODEL},
             "required": ["images"],
             "description": "fields named images[], image or file do as well",
         }
@@ -47,6 +48,24 @@ _TOO_LARGE = f"over {MAX_IMAGE_BYTES // 10**6} MB or over {MAX_IMAGE_PIXELS // 1
 _BAD_REQUEST = {400: "the body is malformed, or the picture is missing", 415: "the content type is not accepted"}
 _BAD_PICTURE = {413: f"the picture is {_TOO_LARGE}", 422: "the picture is empty, broken or of another format"}
 _NO_MODEL = {503: "no model answers now; the detail says what to do"}
+_UNKNOWN_MODEL = {404: "there is no such model; the detail lists those there are"}
+_PREDICTING = (
+    _UNKNOWN_MODEL
+    | {408: "the request took too long to arrive", 504: "the answer took too long"}
+    | {503: "no model answers now, or too many pictures wait already; Retry-After says when to try again"}
+)
+_MODEL_PARAMETER = {
+    "name": "model",
+    "in": "query",
+    "description": "name, name@version or name@alias of a model in the store; the server's own if it is left out",
+    "schema": {"type": "string"},
+}
+_TOP_K_PARAMETER = {
+    "name": "top_k",
+    "in": "query",
+    "description": "how many of the most likely classes to list",
+    "schema": {"type": "integer", "minimum": 1},
+}
 
 
 @dataclass(frozen=True)
@@ -59,6 +78,7 @@ class Operation:
     curl: str
     body: Json = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
+    parameters: tuple[Json, ...] = ()
 
 
 OPERATIONS = (
@@ -68,7 +88,8 @@ OPERATIONS = (
         schemas.PredictAnswer,
         "-F image=@frog.jpg {}",
         _PICTURE_BODY,
-        _BAD_REQUEST | _BAD_PICTURE | _NO_MODEL,
+        _BAD_REQUEST | _BAD_PICTURE | _PREDICTING,
+        (_MODEL_PARAMETER, _TOP_K_PARAMETER),
     ),
     Operation(
         "/predict_base64",
@@ -76,7 +97,8 @@ OPERATIONS = (
         schemas.PredictAnswer,
         """-H 'Content-Type: application/json' -d '{{"image": "'"$(base64 -w0 frog.jpg)"'"}}' {}""",
         _BASE64_BODY,
-        _BAD_REQUEST | _BAD_PICTURE | _NO_MODEL,
+        _BAD_REQUEST | _BAD_PICTURE | _PREDICTING,
+        (_MODEL_PARAMETER, _TOP_K_PARAMETER),
     ),
     Operation(
         "/predict_batch",
@@ -84,11 +106,19 @@ OPERATIONS = (
         schemas.BatchAnswer,
         "-F images=@frog.jpg -F images=@ship.png {}",
         _PICTURES_BODY,
-        _BAD_REQUEST | {413: f"the request is over {MAX_BATCH_BYTES // 10**6} MB"} | _NO_MODEL,
+        _BAD_REQUEST | {413: f"the request is over {MAX_BATCH_BYTES // 10**6} MB"} | _PREDICTING,
+        (_MODEL_PARAMETER, _TOP_K_PARAMETER),
     ),
     Operation("/health", "Does the server run?", schemas.Health, "{}"),
     Operation("/ready", "Does a model answer?", schemas.Ready, "{}", errors=_NO_MODEL),
-    Operation("/classes", "What does the model tell apart?", schemas.Classes, "{}", errors=_NO_MODEL),
+    Operation(
+        "/classes",
+        "What does a model tell apart?",
+        schemas.Classes,
+        "{}",
+        errors=_NO_MODEL | _UNKNOWN_MODEL,
+        parameters=(_MODEL_PARAMETER,),
+    ),
     Operation(
         "/models", "What does the model store hold?", schemas.Models, "{}", errors={503: "the model store or the model cannot be reached"}
     ),
@@ -124,14 +154,8 @@ def _describe(operation: Operation) -> Json:
     }
     if operation.body:
         described["requestBody"] = {"required": True, "content": operation.body}
-        described["parameters"] = [
-            {
-                "name": "top_k",
-                "in": "query",
-                "description": "how many of the most likely classes to list",
-                "schema": {"type": "integer", "minimum": 1},
-            }
-        ]
+    if operation.parameters:
+        described["parameters"] = list(operation.parameters)
     return described
 
 

@@ -6,21 +6,20 @@ import asyncio
 import logging
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from ray.exceptions import RayError, RayTaskError
-from ray.serve.exceptions import RayServeException
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.serve.exceptions import RayServeException, ReplicaUnavailableError
 from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
 
 from cifar_ray.config import ResizePolicy
 from deployments.config import ServeConfig
-from deployments.contract import Classified, Classifier, Status, StoredModel, UnavailableError
+from deployments.contract import Classified, Classifier, DeadlineError, Pixels, ReplicaLostError, Status, StoredModel, UnavailableError
 from deployments.ingress import create_app
+from deployments.metrics import IngressMetrics
 
 
 class RemoteClassifier(Classifier):
-    """Calls a classifier replica, and turns Ray's failures into the contract's one error.
+    """Calls a classifier replica, and turns Ray's failures into the contract's errors.
 
     Args:
         handle: of the classifier deployment.
@@ -31,9 +30,9 @@ class RemoteClassifier(Classifier):
         self._handle = handle
         self._timeout_s = timeout_s
 
-    async def status(self) -> Status:
+    async def status(self, reference: str | None = None) -> Status:
         """As the contract says."""
-        status: Status = await self._answer(self._handle.status.remote())
+        status: Status = await self._answer(self._handle.status.remote(reference))
         return status
 
     async def models(self) -> list[StoredModel]:
@@ -41,9 +40,9 @@ class RemoteClassifier(Classifier):
         models: list[StoredModel] = await self._answer(self._handle.models.remote())
         return models
 
-    async def classify(self, images: npt.NDArray[np.uint8], resize_policy: ResizePolicy) -> Classified | Status:
+    async def classify(self, images: Pixels, reference: str | None, resize_policy: ResizePolicy) -> Classified | Status:
         """As the contract says."""
-        result: Classified | Status = await self._answer(self._handle.classify.remote(images, resize_policy))
+        result: Classified | Status = await self._answer(self._handle.classify.remote(images, reference, resize_policy))
         return result
 
     async def _answer(self, response: Any) -> Any:
@@ -51,12 +50,14 @@ class RemoteClassifier(Classifier):
             async with asyncio.timeout(self._timeout_s):
                 return await response
         except TimeoutError:
-            raise UnavailableError(f"the model did not answer within {self._timeout_s:g} s; try again, or add replicas") from None
+            raise DeadlineError(f"the model did not answer within {self._timeout_s:g} s; try again, or add replicas") from None
         except RayTaskError as error:  # the replica raised: our own error travels inside, anything else is a bug
             if isinstance(error.cause, UnavailableError):
                 raise error.cause from None
             raise
-        except (RayError, RayServeException) as error:  # the replica is gone, or its queue is full
+        except (RayActorError, ReplicaUnavailableError):
+            raise ReplicaLostError("the replica that had the picture is gone; try again") from None
+        except (RayError, RayServeException) as error:
             raise UnavailableError(f"no replica of the model can answer now ({type(error).__name__}); try again") from None
 
 
@@ -65,7 +66,7 @@ class IngressReplica:
 
     def __init__(self, classifier: DeploymentHandle[Any], config: ServeConfig) -> None:
         logging.getLogger("python_multipart").setLevel(logging.ERROR)  # else it logs every malformed upload
-        self._app = create_app(RemoteClassifier(classifier, config.request_timeout_s), config)
+        self._app = create_app(RemoteClassifier(classifier, config.request_timeout_s), config, IngressMetrics())
 
     def __serve_build_asgi_app__(self) -> Starlette:
         return self._app

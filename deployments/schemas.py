@@ -5,7 +5,7 @@ Typed dictionaries: an answer is built, checked before it ever runs, and written
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -18,6 +18,8 @@ class PictureInJson(TypedDict):
     """A picture as text."""
 
     image: Annotated[str, Field(description="base64, or a data URI: data:image/png;base64,…")]
+    model: NotRequired[Annotated[str, Field(description="as ?model=")]]
+    model_type: NotRequired[Annotated[str, Field(description="the same, for clients that call it so")]]
 
 
 class ClassProbability(TypedDict):
@@ -117,11 +119,15 @@ class ModelEntry(TypedDict):
     name: str
     versions: list[int]
     aliases: Annotated[dict[str, int], Field(description="versions by alias, e.g. production")]
-    loaded: Annotated[int | None, Field(description="the version that answers now; null if none of this name does")]
+    classes: Annotated[list[str], Field(description="of the version that the bare name means, in the order of class_id")]
+    test_accuracy: Annotated[Probability | None, Field(description="of the same version; null if it was not measured")]
+    loaded: Annotated[list[int], Field(description="the versions in memory, of the copy that answers")]
+    problem: Annotated[str | None, Field(description="what is wrong with it, or null")]
 
 
 class Models(TypedDict):
     """What the model store holds."""
 
+    default: Annotated[str | None, Field(description="name@version that answers requests which name no model; null if none can")]
     models: list[ModelEntry]
-    problem: Annotated[str | None, Field(description="why no model answers, or null")]
+    problem: Annotated[str | None, Field(description="what is wrong with the default, or null")]

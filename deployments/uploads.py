@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import FormData, UploadFile
@@ -30,14 +30,34 @@ _JSON_BODY = TypeAdapter(PictureInJson)
 
 
 @dataclass(frozen=True)
-class Upload:
-    """One picture as sent; `filename` is what the client calls it, and only ever shown back."""
+class Picture:
+    """One picture as sent.
+
+    Attributes:
+        data: an image file, unchecked.
+        filename: what the client calls it; only ever shown back.
+        model: the one asked for, unchecked; `None` for the server's own.
+    """
 
     data: bytes
     filename: str | None = None
+    model: str | None = None
 
 
-async def read_picture(request: Request) -> bytes:
+@dataclass(frozen=True)
+class Pictures:
+    """Several pictures for one model."""
+
+    pictures: list[Picture]
+    model: str | None = None
+
+
+def model_in_query(request: Request) -> str | None:
+    """The model asked for in the address, which wins over the body."""
+    return _model(request.query_params.get)
+
+
+async def read_picture(request: Request) -> Picture:
     """The one picture of a request: a multipart field, the raw body, or JSON.
 
     Raises:
@@ -47,14 +67,14 @@ async def read_picture(request: Request) -> bytes:
     """
     content_type = _content_type(request)
     if content_type == "multipart/form-data":
-        pictures = await _read_form(request, _SINGLE_FIELDS, max_bytes=MAX_IMAGE_BYTES + _WRAPPING_BYTES)
-        if len(pictures) > 1:
-            raise HTTPException(400, f"{len(pictures)} pictures in one request; send them to /predict_batch")
-        return pictures[0].data
+        sent = await _read_form(request, _SINGLE_FIELDS, max_bytes=MAX_IMAGE_BYTES + _WRAPPING_BYTES)
+        if len(sent.pictures) > 1:
+            raise HTTPException(400, f"{len(sent.pictures)} pictures in one request; send them to /predict_batch")
+        return replace(sent.pictures[0], model=sent.model)
     if content_type == "application/json":
         return await read_json_picture(request)
     if content_type.startswith("image/") or content_type in ("", "application/octet-stream"):
-        return await _read_body(request, MAX_IMAGE_BYTES)
+        return Picture(await _read_body(request, MAX_IMAGE_BYTES), model=model_in_query(request))
     raise HTTPException(
         415,
         f"content type {content_type[:100]!r} is not accepted; send multipart/form-data with a field 'image', "
@@ -62,7 +82,7 @@ async def read_picture(request: Request) -> bytes:
     )
 
 
-async def read_json_picture(request: Request) -> bytes:
+async def read_json_picture(request: Request) -> Picture:
     """The picture in `{"image": "<base64 or data URI>"}`.
 
     Raises:
@@ -73,10 +93,11 @@ async def read_json_picture(request: Request) -> bytes:
     if _content_type(request) != "application/json":
         raise HTTPException(415, 'send application/json: {"image": "<base64 or data URI>"}')
     body = await _read_body(request, _MAX_BASE64_BYTES + _WRAPPING_BYTES)
-    return await asyncio.to_thread(_parse_json, body)
+    picture = await asyncio.to_thread(_parse_json, body)
+    return replace(picture, model=model_in_query(request) or picture.model)
 
 
-async def read_pictures(request: Request) -> list[Upload]:
+async def read_pictures(request: Request) -> Pictures:
     """All pictures of a multipart request, in the order sent.
 
     Raises:
@@ -88,26 +109,26 @@ async def read_pictures(request: Request) -> list[Upload]:
     return await _read_form(request, _BATCH_FIELDS, max_bytes=MAX_BATCH_BYTES)
 
 
-async def _read_form(request: Request, fields: tuple[str, ...], max_bytes: int) -> list[Upload]:
+async def _read_form(request: Request, fields: tuple[str, ...], max_bytes: int) -> Pictures:
     async with aclosing(_limited(request, max_bytes)) as stream:
         try:
             form = await MultiPartParser(request.headers, stream, max_files=MAX_BATCH_IMAGES, max_fields=_MAX_FIELDS).parse()
         except MultiPartException as error:
             raise HTTPException(400, error.message) from None
     try:
-        return await _pictures(form, fields)
+        return Pictures(await _pictures(form, fields), model_in_query(request) or _model_in_form(form))
     finally:
         await form.close()
 
 
-async def _pictures(form: FormData, fields: tuple[str, ...]) -> list[Upload]:
+async def _pictures(form: FormData, fields: tuple[str, ...]) -> list[Picture]:
     pictures = []
     for field, value in form.multi_items():
         if field not in fields:
             continue
         if not isinstance(value, UploadFile):
             raise HTTPException(400, f"field {field!r} holds text, not a file; with curl: -F {field}=@picture.jpg")
-        pictures.append(Upload(await value.read(), value.filename))
+        pictures.append(Picture(await value.read(), value.filename))
     if not pictures:
         sent = ", ".join(repr(field) for field in form) or "none"
         raise HTTPException(400, f"no picture: send a file in the field {fields[0]!r} (fields sent: {sent[:200]})")
@@ -119,9 +140,18 @@ async def _read_body(request: Request, max_bytes: int) -> bytes:
         return b"".join([chunk async for chunk in stream])
 
 
-def _parse_json(body: bytes) -> bytes:
+def _model(get: Callable[[str], str | None]) -> str | None:
+    return get("model") or get("model_type")
+
+
+def _model_in_form(form: FormData) -> str | None:
+    return _model(lambda field: value if isinstance(value := form.get(field), str) else None)
+
+
+def _parse_json(body: bytes) -> Picture:
     try:
-        return decode_base64(_JSON_BODY.validate_json(body)["image"])
+        fields = _JSON_BODY.validate_json(body)
+        return Picture(decode_base64(fields["image"]), model=fields.get("model") or fields.get("model_type"))
     except ValidationError as error:
         mistake = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in mistake["loc"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, TypeAdapter, ValidationError
 
 from cifar_ray.config import NAME_PATTERN, resolve_storage
-from cifar_ray.errors import BundleError, StoreError
+from cifar_ray.errors import BundleError, StoreError, UnknownModelError
 from cifar_ray.storage import NUMBER, FileTree
 from cifar_ray.store.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, check_weights, decode_manifest, decode_weights, encode
 from cifar_ray.store.manifest import Manifest
@@ -107,7 +107,7 @@ class ModelStore:
         """Which name and version a reference means now; the cheapest way to see that something changed.
 
         Raises:
-            StoreError: if the reference is malformed or there is no such model.
+            UnknownModelError: if the reference is malformed or there is no such model.
         """
         name, at, selector = reference.partition("@")
         _check_name(name)
@@ -119,7 +119,7 @@ class ModelStore:
             selector = selector if at else PRODUCTION if PRODUCTION in aliases else LATEST
             version = self.versions(name)[-1] if selector == LATEST else aliases.get(selector)
         if version is None or not self._has(name, version, MANIFEST_FILE):
-            raise StoreError(f"no {name}@{selector} in {self.location}; of {name} there is: {self._choices(name)}")
+            raise UnknownModelError(f"no {name}@{selector} in {self.location}; of {name} there is: {self._choices(name)}")
         return name, version
 
     def resolve_exact(self, reference: str) -> tuple[str, int]:
@@ -137,14 +137,14 @@ class ModelStore:
         """The versions of a model, ascending, never empty.
 
         Raises:
-            StoreError: if there is no such model, listing those there are.
+            UnknownModelError: if there is no such model, listing those there are.
         """
         _check_name(name)
         versions = self._committed(name)
         if not versions:
             there_is = ", ".join(self.names())
             advice = f"there is: {there_is}" if there_is else "there is none yet; train one with: python -m cifar_ray.train"
-            raise StoreError(f"no model {name} in {self.location}; {advice}")
+            raise UnknownModelError(f"no model {name} in {self.location}; {advice}")
         return versions
 
     def aliases(self, name: str) -> dict[str, int]:
@@ -282,4 +282,6 @@ def should_promote(store: ModelStore, bundle: Bundle) -> tuple[bool, str]:
 
 def _check_name(name: str) -> None:
     if not re.fullmatch(NAME_PATTERN, name):
-        raise StoreError(f"{name!r} is not a model name: letters, digits, '.', '_' and '-', at most 100, the first a letter or digit")
+        raise UnknownModelError(
+            f"{name!r} is not a model name: letters, digits, '.', '_' and '-', at most 100, the first a letter or digit"
+        )

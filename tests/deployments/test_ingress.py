@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -18,9 +19,10 @@ from cifar_ray.config import ResizePolicy
 from cifar_ray.inference.preprocess import MAX_IMAGE_BYTES, preprocess
 from deployments import schemas, uploads
 from deployments.config import ServeConfig
-from deployments.contract import Classified, Classifier, ModelInfo, Status, StoredModel, UnavailableError
+from deployments.contract import Classified, Classifier, ModelInfo, Observer, Status, StoredModel, UnavailableError
 from deployments.ingress import create_app
 
+BIRDS = ModelInfo("birds", 1, ("jay", "tit"), 8, "crop")
 PETS = ModelInfo("pets", 3, ("cat", "dog", "eel"), 16, "pad")
 MAX_BATCH_SIZE = 4
 Send = Callable[..., httpx.Response]
@@ -32,23 +34,48 @@ class FakeClassifier(Classifier):
     def __init__(self) -> None:
         self.now = Status(PETS)
         self.failure: Exception | None = None
+        self.others = {"birds": BIRDS, "birds@1": BIRDS}
         self.calls: list[npt.NDArray[np.uint8]] = []
 
-    async def status(self) -> Status:
+    async def status(self, reference: str | None = None) -> Status:
         if self.failure:
             raise self.failure
-        return self.now
+        if reference is None or (self.now.model and reference == self.now.model.reference):
+            return self.now
+        if reference not in self.others:
+            return Status(None, f"there is no model {reference!r}; there is: birds@1, pets@3", is_known=False)
+        return Status(self.others[reference])
 
     async def models(self) -> list[StoredModel]:
-        return [StoredModel("birds", (1,), {}, None), StoredModel("pets", (1, 3), {"production": 3}, 3 if self.now.model else None)]
+        pets = StoredModel("pets", (1, 3), {"production": 3}, (3,), PETS.class_names, 0.93)
+        return [StoredModel("birds", (1,), {}, problem="damaged"), pets]
 
-    async def classify(self, images: npt.NDArray[np.uint8], resize_policy: ResizePolicy) -> Classified | Status:
-        model = (await self.status()).model
+    async def classify(self, images: npt.NDArray[np.uint8], reference: str | None, resize_policy: ResizePolicy) -> Classified | Status:
+        status = await self.status(reference)
+        model = status.model
         if model is None or (images.shape[1], resize_policy) != (model.image_size_px, model.resize_policy):
-            return self.now
+            return status
         self.calls.append(images)
         row = np.linspace(0, 1, len(model.class_names), dtype=np.float32)
         return Classified(model, np.tile(row / row.sum(), (len(images), 1)), len(images), 0.001)
+
+
+class Notes(Observer):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.answers: list[schemas.Timings] = []
+        self.reasons: list[str] = []
+        self.most_pending = self.now_pending = 0
+
+    def answered(self, timings_ms: schemas.Timings) -> None:
+        self.answers.append(timings_ms)
+
+    def refused(self, reason: str) -> None:
+        self.reasons.append(reason)
+
+    def pending(self, images: int) -> None:
+        self.now_pending, self.most_pending = images, max(images, self.most_pending)
 
 
 @pytest.fixture
@@ -57,8 +84,13 @@ def classifier() -> FakeClassifier:
 
 
 @pytest.fixture
-def send(classifier: FakeClassifier) -> Send:
-    app = create_app(classifier, ServeConfig(max_batch_size=MAX_BATCH_SIZE))
+def observer() -> Notes:
+    return Notes()
+
+
+@pytest.fixture
+def send(classifier: FakeClassifier, observer: Notes) -> Send:
+    app = create_app(classifier, ServeConfig(max_batch_size=MAX_BATCH_SIZE), observer)
 
     def send(method: str, path: str, **request: Any) -> httpx.Response:
         async def once() -> httpx.Response:
@@ -251,9 +283,11 @@ def test_what_the_server_says_of_itself_is_as_documented(send: Send, path: str, 
 def test_models_lists_the_store_and_what_is_loaded(send: Send) -> None:
     assert send("GET", "/models").json() == {
         "models": [
-            {"name": "birds", "versions": [1], "aliases": {}, "loaded": None},
-            {"name": "pets", "versions": [1, 3], "aliases": {"production": 3}, "loaded": 3},
+            {"name": "birds", "versions": [1], "aliases": {}} | {"classes": [], "test_accuracy": None, "loaded": [], "problem": "damaged"},
+            {"name": "pets", "versions": [1, 3], "aliases": {"production": 3}}
+            | {"classes": ["cat", "dog", "eel"], "test_accuracy": 0.93, "loaded": [3], "problem": None},
         ],
+        "default": "pets@3",
         "problem": None,
     }
 
@@ -281,6 +315,120 @@ def test_a_model_that_appears_changes_or_goes_is_noticed_by_the_next_request(
         np.testing.assert_array_equal(classifier.calls[-1][0], preprocess(picture, now.image_size_px, now.resize_policy))
     classifier.now = Status(None, "gone")
     assert problem(send("POST", "/predict", content=picture), 503) == "gone"
+
+
+@pytest.mark.parametrize(
+    ("path", "request_of"),
+    [
+        ("/predict?model=birds", lambda data: {"content": data}),
+        ("/predict?model_type=birds@1", lambda data: {"content": data}),
+        ("/predict", lambda data: {"files": {"image": ("a", data)}, "data": {"model": "birds"}}),
+        ("/predict", lambda data: {"files": {"image": ("a", data)}, "data": {"model_type": "birds"}}),
+        ("/predict", lambda data: {"json": as_json(data) | {"model": "birds"}}),
+        ("/predict_base64", lambda data: {"json": as_json(data) | {"model_type": "birds"}}),
+        ("/predict_batch", lambda data: {"files": {"images": ("a", data)}, "data": {"model": "birds"}}),
+        ("/predict_batch?model=birds", lambda data: {"files": {"images": ("a", data)}, "data": {"model": "fish"}}),
+    ],
+)
+def test_a_request_may_name_the_model(
+    send: Send, classifier: FakeClassifier, picture: bytes, path: str, request_of: Callable[[bytes], dict[str, Any]]
+) -> None:
+    answer = send("POST", path, **request_of(picture)).json()
+    assert (answer["model"], answer["version"]) == ("birds", 1)
+    np.testing.assert_array_equal(classifier.calls[-1][0], preprocess(picture, 8, "crop"))
+    assert send("GET", "/classes?model=birds").json()["classes"] == ["jay", "tit"]
+
+
+def test_an_unknown_model_is_a_404_with_the_list(send: Send, picture: bytes) -> None:
+    for path in ("/predict?model=fish", "/predict?model=../etc/passwd"):
+        assert "there is: birds@1, pets@3" in problem(send("POST", path, content=picture), 404)
+
+
+def test_replicas_with_different_versions_answer_one_request_by_one(send: Send, classifier: FakeClassifier, picture: bytes) -> None:
+    newer = ModelInfo("pets", 4, PETS.class_names, 16, "pad")
+    classifier.others["pets@4"] = newer
+    alternating = itertools.cycle([PETS, newer])
+    answer_as_one = classifier.classify
+
+    async def alternate(images: npt.NDArray[np.uint8], reference: str | None, resize_policy: ResizePolicy) -> Classified | Status:
+        if reference is None:
+            classifier.now = Status(next(alternating))
+        return await answer_as_one(images, reference, resize_policy)
+
+    classifier.classify = alternate  # type: ignore[method-assign]
+    response = send("POST", "/predict_batch", files=[("images", ("a", picture))] * 2 * MAX_BATCH_SIZE)
+    assert (response.status_code, response.json()["version"]) == (200, 4)
+
+
+def test_beyond_its_room_requests_are_refused_at_once_and_all_others_answered(
+    classifier: FakeClassifier, observer: Notes, picture: bytes
+) -> None:
+    free = asyncio.Event()
+    answer_at_once = classifier.classify
+
+    async def wait(images: npt.NDArray[np.uint8], reference: str | None, resize_policy: ResizePolicy) -> Classified | Status:
+        await free.wait()
+        return await answer_at_once(images, reference, resize_policy)
+
+    classifier.classify = wait  # type: ignore[method-assign]
+    app = create_app(classifier, ServeConfig(max_pending_images=4), observer)
+
+    async def overload() -> tuple[list[httpx.Response], list[httpx.Response]]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
+            accepted = [asyncio.create_task(client.post("/predict", content=picture)) for _ in range(4)]
+            async with asyncio.timeout(10):
+                while observer.now_pending < 4:
+                    await asyncio.sleep(0)
+                refused = await asyncio.gather(*(client.post("/predict", content=picture) for _ in range(20)))
+            free.set()
+            return await asyncio.gather(*accepted), refused
+
+    accepted, refused = asyncio.run(overload())
+    assert [response.status_code for response in accepted] == [200] * 4
+    for response in refused:
+        assert "4 pictures are waiting" in problem(response, 503)
+        assert int(response.headers["retry-after"]) > 0
+    assert observer.reasons == ["Overloaded"] * 20
+    assert (observer.most_pending, observer.now_pending, len(observer.answers)) == (4, 0, 4)
+
+
+def test_a_client_that_hangs_up_gives_its_room_back(classifier: FakeClassifier, observer: Notes, picture: bytes) -> None:
+    async def hang(*_: object) -> Classified | Status:
+        return await asyncio.Future()
+
+    classifier.classify = hang  # type: ignore[method-assign]
+    app = create_app(classifier, ServeConfig(), observer)
+
+    async def hang_up() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
+            request = asyncio.create_task(client.post("/predict", content=picture))
+            async with asyncio.timeout(10):
+                while observer.now_pending < 1:
+                    await asyncio.sleep(0)
+            request.cancel()
+            await asyncio.wait([request])
+
+    asyncio.run(hang_up())
+    assert observer.now_pending == 0
+
+
+def test_a_model_that_does_not_answer_in_time_is_a_504_and_a_slow_sender_a_408(classifier: FakeClassifier, picture: bytes) -> None:
+    async def hang(*_: object) -> Classified | Status:
+        return await asyncio.Future()
+
+    async def trickle() -> AsyncIterator[bytes]:
+        yield picture
+        await asyncio.Future()
+
+    classifier.classify = hang  # type: ignore[method-assign]
+    app = create_app(classifier, ServeConfig(request_timeout_s=0.1), Notes())
+
+    async def ask(content: bytes | AsyncIterator[bytes]) -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
+            return await client.post("/predict", content=content)
+
+    assert "within 0.1 s" in problem(asyncio.run(ask(picture)), 504)
+    assert "was not sent" in problem(asyncio.run(ask(trickle())), 408)
 
 
 def test_a_dead_replica_is_a_503_and_not_a_500(send: Send, classifier: FakeClassifier, picture: bytes) -> None:

@@ -8,12 +8,16 @@ from starlette.routing import Route
 
 from deployments import docs_page, openapi
 from deployments.config import ServeConfig
-from deployments.contract import Classifier
+from deployments.contract import Classifier, Observer
 from deployments.ingress import create_app
 
 
 class NoClassifier(Classifier):
     """Never asked."""
+
+
+class NoObserver(Observer):
+    """Never told."""
 
 
 def references(value: Any) -> set[str]:
@@ -24,7 +28,7 @@ def references(value: Any) -> set[str]:
 
 
 def test_every_route_is_documented_and_nothing_else() -> None:
-    routes = create_app(NoClassifier(), ServeConfig()).routes
+    routes = create_app(NoClassifier(), ServeConfig(), NoObserver()).routes
     served = {
         (route.path, method.lower()) for route in routes if isinstance(route, Route) for method in route.methods or () if method != "HEAD"
     }

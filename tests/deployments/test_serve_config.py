@@ -16,8 +16,8 @@ from deployments.graph import gpus_per_replica
 
 
 def test_text_from_the_command_line_becomes_typed_settings() -> None:
-    config = ServeConfig.model_validate({"num_replicas": "2", "batch_wait_timeout_s": "0.01", "precision": "fp32", "model": "pets@3"})
-    assert (config.num_replicas, config.batch_wait_timeout_s, config.precision, config.model) == (2, 0.01, "fp32", "pets@3")
+    config = ServeConfig.model_validate({"num_replicas": "2", "request_timeout_s": "0.5", "precision": "fp32", "model": "pets@3"})
+    assert (config.num_replicas, config.request_timeout_s, config.precision, config.model) == (2, 0.5, "fp32", "pets@3")
 
 
 def test_storage_is_made_absolute_where_the_user_typed_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,7 +36,8 @@ def test_storage_is_made_absolute_where_the_user_typed_it(tmp_path: Path, monkey
         ("precision", "int8"),
         ("num_replicas", "many"),
         ("max_batch_size", "0"),
-        ("batch_wait_timeout_s", "-1"),
+        ("model_memory_bytes", "-1"),
+        ("max_pending_images", "0"),
         ("cpus_per_replica", "0"),
         ("gpus_per_replica", "-1"),
         ("torch_threads", "0"),
@@ -77,6 +78,19 @@ def test_the_train_command_makes_the_model_that_is_missing(model: str | None, ex
 )
 def test_threads_follow_the_cores_given(settings: dict[str, Any], threads: int) -> None:
     assert compute_threads(ServeConfig(**settings), node_cores=8) == threads
+
+
+@pytest.mark.parametrize(
+    ("settings", "images"),
+    [
+        ({}, 256),
+        ({"num_replicas": 3, "num_ingress_replicas": 2}, 384),
+        ({"max_batch_size": 8, "num_ingress_replicas": 8}, 8),
+        ({"max_pending_images": 5}, 5),
+    ],
+)
+def test_four_batches_for_each_copy_may_be_pending_shared_by_the_ingress_replicas(settings: dict[str, Any], images: int) -> None:
+    assert ServeConfig(**settings).most_pending_images == images
 
 
 @pytest.mark.parametrize(("num_gpus", "share"), [(0, 0.0), (1, 0.3333), (2, 0.6666), (3, 1.0), (8, 1.0)])

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import re
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -66,7 +71,8 @@ def server(
     url = f"http://127.0.0.1:{port}"
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     try:
-        serve.run(app({"storage": storage, "precision": "fp32", "batch_wait_timeout_s": "0.1", "max_batch_size": "16"}), name=APP)
+        arguments = {"storage": storage, "precision": "fp32", "max_batch_size": "16", "num_replicas": "2", "torch_threads": "1"}
+        serve.run(app(arguments | {"cpus_per_replica": "0.1", "cpus_per_ingress": "0.1", "json_logs": "true"}), name=APP)
         before = {"/ready": httpx.get(f"{url}/ready", timeout=30), "/predict": httpx.post(f"{url}/predict", content=picture, timeout=30)}
         save_tiny(storage)
         wait_until(lambda: httpx.get(f"{url}/ready").status_code == 200, timeout_s=30)
@@ -129,7 +135,7 @@ def test_concurrent_requests_share_forward_passes(server: Server) -> None:
     image = np.zeros((1, 16, 16, 3), np.uint8)
 
     async def ask() -> list[Classified]:
-        return await asyncio.gather(*(classifier.classify.remote(image, "pad") for _ in range(CONCURRENT)))
+        return await asyncio.gather(*(classifier.classify.remote(image, None, "pad") for _ in range(CONCURRENT)))
 
     answers = asyncio.run(ask())
     assert max(answer.batch_size for answer in answers) > 1
@@ -137,16 +143,122 @@ def test_concurrent_requests_share_forward_passes(server: Server) -> None:
     assert all(len(answer.probabilities) == 1 for answer in answers)
 
 
-def test_a_killed_model_replica_costs_at_worst_a_503_and_comes_back(server: Server, picture: bytes) -> None:
-    [replica] = [actor for actor in ray.util.list_named_actors(all_namespaces=True) if "classifier" in actor["name"]]
-    pid = ray.get(ray.get_actor(**replica).__ray_call__.remote(lambda _: os.getpid()))
-    os.kill(pid, signal.SIGKILL)
-    seen = set()
+def test_a_request_may_name_another_model_and_an_unknown_one_is_a_404_with_the_list(
+    server: Server, save_tiny: Callable[..., Bundle], picture: bytes
+) -> None:
+    save_tiny(server.storage, "birds", class_names=("jay", "owl", "tit"), created_at=datetime.now(UTC))
+    for _ in range(4):  # whichever replica answers
+        answer = httpx.post(f"{server.url}/predict?model=birds", content=picture, timeout=30).json()
+        assert (answer["model"], set(answer["probabilities"])) == ("birds", {"jay", "owl", "tit"})
+    refusal = httpx.post(f"{server.url}/predict?model=fish", content=picture)
+    assert (refusal.status_code, refusal.json()["detail"]) == (404, "there is no model 'fish'; there is: birds@1, pets@1")
 
-    def works() -> bool:
-        response = httpx.post(f"{server.url}/predict", content=picture, timeout=60)
-        seen.add(response.status_code)
-        return response.status_code == 200
 
-    wait_until(works, timeout_s=60)
-    assert seen <= {200, 503}
+def test_the_id_of_a_request_comes_back(server: Server, picture: bytes) -> None:
+    response = httpx.post(f"{server.url}/predict", content=picture, headers={"X-Request-Id": "frog-1"})
+    assert response.headers.get_list("x-request-id") == ["frog-1"]
+    assert httpx.get(f"{server.url}/health").headers["x-request-id"]
+
+
+def test_prometheus_sees_what_happened(server: Server, picture: bytes) -> None:
+    httpx.post(f"{server.url}/predict", content=picture)
+    httpx.post(f"{server.url}/predict", content=b"broken")
+    [node] = ray.nodes()
+    wanted = [
+        r'ray_cifar_ray_stage_ms_count{.*stage="inference".*} [1-9]',
+        r'ray_cifar_ray_batch_size_count{.*model="pets".*version="1".*} [1-9]',
+        r'ray_cifar_ray_predicted_total{.*class_name="(cat|dog|eel)".*} [1-9]',
+        r'ray_cifar_ray_refused_total{.*reason="Unprocessable .*} [1-9]',
+        r"ray_cifar_ray_pending_images{.*} 0",
+    ]
+
+    def all_seen() -> bool:
+        text = httpx.get(f"http://127.0.0.1:{node['MetricsExportPort']}/metrics", timeout=30).text
+        return all(re.search(line, text) for line in wanted)
+
+    wait_until(all_seen, timeout_s=30)
+
+
+class Load:
+    """Requests sent at a steady pace from a thread, until the block ends.
+
+    Attributes:
+        responses: status, version and seconds of each.
+    """
+
+    def __init__(self, url: str, picture: bytes, per_second: float) -> None:
+        self._url, self._picture, self._interval_s = url, picture, 1 / per_second
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._send_all()))
+        self.responses: list[tuple[int, int | None, float]] = []
+
+    def __enter__(self) -> Load:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def versions(self) -> set[int | None]:
+        """Of the latest answers."""
+        return {version for _, version, _ in self.responses[-10:]}
+
+    async def _send_all(self) -> None:
+        async with httpx.AsyncClient(base_url=self._url, timeout=60) as client, asyncio.TaskGroup() as group:
+            while not self._ended.is_set():
+                group.create_task(self._send(client))
+                await asyncio.sleep(self._interval_s)
+
+    async def _send(self, client: httpx.AsyncClient) -> None:
+        started = time.monotonic()
+        response = await client.post("/predict", content=self._picture)
+        self.responses.append((response.status_code, response.json().get("version"), time.monotonic() - started))
+
+
+def statuses() -> list[Any]:
+    """What each replica answers with."""
+    return list(serve.get_deployment_handle("classifier", APP).broadcast("status").results(timeout_s=30))
+
+
+def test_promote_and_rollback_reach_all_replicas_under_load_without_an_error_or_a_pause(
+    server: Server, save_tiny: Callable[..., Bundle], picture: bytes
+) -> None:
+    store = ModelStore(server.storage)
+    store.promote("pets", 1)
+    save_tiny(server.storage)
+    with Load(server.url, picture, per_second=50) as load:
+        wait_until(lambda: load.versions() == {1}, timeout_s=10)
+        for change, version in ((lambda: store.promote("pets", 2), 2), (lambda: store.rollback("pets"), 1)):
+            change()
+            wait_until(lambda: load.versions() == {version} == {status.model.version for status in statuses()}, timeout_s=10)  # noqa: B023
+    assert {status for status, _, _ in load.responses} == {200}
+    assert max(seconds for _, _, seconds in load.responses) < 1
+
+
+def test_a_damaged_version_in_production_replaces_nothing_and_models_says_why(server: Server, picture: bytes) -> None:
+    damaged = Path(server.storage) / "models/pets/2/model.safetensors"
+    sound = damaged.read_bytes()
+    aliases = Path(server.storage) / "models/pets/aliases.json"
+    try:
+        damaged.write_bytes(sound[:-1])
+        aliases.write_text(json.dumps({"production": 2, "previous": 1}))  # `promote` would refuse
+        wait_until(lambda: "sha256" in (httpx.get(f"{server.url}/models").json()["problem"] or ""), timeout_s=10)
+        assert httpx.post(f"{server.url}/predict", content=picture).json()["version"] == 1
+    finally:
+        damaged.write_bytes(sound)
+        ModelStore(server.storage).promote("pets", 1)
+
+
+def test_a_killed_model_replica_costs_no_request(server: Server, picture: bytes) -> None:
+    def replicas() -> set[int]:
+        actors = [actor for actor in ray.util.list_named_actors(all_namespaces=True) if "classifier" in actor["name"]]
+        return {ray.get(ray.get_actor(**actor).__ray_call__.remote(lambda _: os.getpid())) for actor in actors}
+
+    before = replicas()
+    with Load(server.url, picture, per_second=50) as load:
+        wait_until(lambda: len(load.responses) > 25, timeout_s=10)
+        os.kill(min(before), signal.SIGKILL)
+        sent = len(load.responses)
+        wait_until(lambda: len(load.responses) > sent + 100, timeout_s=30)
+    assert {status for status, _, _ in load.responses} == {200}

@@ -1,0 +1,194 @@
+"""From pictures to probabilities, over a `Classifier`: admits, decodes in threads, sends in batches, keeps the deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cifar_ray.config import ResizePolicy
+from cifar_ray.errors import ImageError
+from cifar_ray.inference.preprocess import preprocess
+from deployments import schemas
+from deployments.batcher import Batcher
+from deployments.config import ServeConfig
+from deployments.contract import Classified, Classifier, DeadlineError, ModelInfo, Observer, Pixels, Status, UnavailableError
+
+# A picture of 50 megapixels takes 150 MB and more while it is decoded.
+_DECODE_THREADS = min(8, os.cpu_count() or 1)
+# The model may change between decoding and classifying.
+_ATTEMPTS = 3
+# Batches on the way to each replica: while one runs, the next is already there.
+_CALLS_PER_REPLICA = 2
+
+Row = npt.NDArray[np.float32]
+
+
+class OverloadedError(UnavailableError):
+    """There is no room for another picture."""
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of the pictures of one request.
+
+    Attributes:
+        model: the one that answered.
+        rows: for each picture its probabilities, float32 `[C]`, or why there are none.
+        timings_ms: where the time went.
+    """
+
+    model: ModelInfo
+    rows: list[Row | ImageError]
+    timings_ms: schemas.Timings
+
+
+@dataclass(frozen=True)
+class _Key:
+    """Images that may share a batch."""
+
+    reference: str | None
+    image_size_px: int
+    resize_policy: ResizePolicy
+
+
+class Pipeline:
+    """Runs requests through decoding and a model.
+
+    Args:
+        classifier: answers for the models.
+        config: limits.
+        observer: told of times and of what is pending.
+    """
+
+    def __init__(self, classifier: Classifier, config: ServeConfig, observer: Observer) -> None:
+        self._classifier = classifier
+        self._config = config
+        self._observer = observer
+        self._decoders = ThreadPoolExecutor(_DECODE_THREADS, "decode")
+        self._batcher: Batcher[_Key] = Batcher(
+            lambda key, images: classifier.classify(images, key.reference, key.resize_policy),
+            config.max_batch_size,
+            max_calls=_CALLS_PER_REPLICA * config.num_replicas,
+        )
+        # The last model heard of, by reference; an answer by another one replaces it, so nothing needs to be polled.
+        self._models: dict[str | None, ModelInfo] = {}
+        self._pending_images = 0
+
+    async def model(self, reference: str | None) -> ModelInfo:
+        """The model that answers now.
+
+        Raises:
+            UnavailableError: if there is none.
+            UnknownModelError: if it is not in the store.
+        """
+        return (await self._classifier.status(reference)).require()
+
+    def check_room(self) -> None:
+        """Asked before a request is read, so that refusing costs next to nothing.
+
+        Raises:
+            OverloadedError: if no picture can be taken now.
+        """
+        if self._pending_images >= self._config.most_pending_images:
+            raise OverloadedError(f"{self._pending_images} pictures are waiting already; try again soon")
+
+    async def run(self, pictures: Sequence[bytes], reference: str | None) -> Outcome:
+        """Classifies the pictures of one request, all by the same version.
+
+        Raises:
+            OverloadedError: if there is no room for them.
+            DeadlineError: if it takes longer than `request_timeout_s`.
+            UnavailableError: if no model answers.
+            UnknownModelError: if the model is not in the store.
+        """
+        with self._admitted(len(pictures)):
+            async with deadline(self._config.request_timeout_s, "no answer"):
+                outcome = await self._run(pictures, reference)
+        self._observer.answered(outcome.timings_ms)
+        return outcome
+
+    @contextmanager
+    def _admitted(self, images: int) -> Iterator[None]:
+        self.check_room()
+        self._pending_images += images
+        self._observer.pending(self._pending_images)
+        try:
+            yield
+        finally:
+            self._pending_images -= images
+            self._observer.pending(self._pending_images)
+
+    async def _run(self, pictures: Sequence[bytes], asked_for: str | None) -> Outcome:
+        started = time.perf_counter()
+        reference = asked_for
+        model = self._models.get(asked_for) or await self.model(asked_for)
+        for _ in range(_ATTEMPTS):
+            decoding = time.perf_counter()
+            decoded = await asyncio.gather(*(self._decode(data, model) for data in pictures))
+            waiting = time.perf_counter()
+            answer = await self._classify([pixels for pixels in decoded if not isinstance(pixels, ImageError)], reference, model)
+            ended = time.perf_counter()
+            if isinstance(answer, Classified):
+                self._models[asked_for] = answer.model
+                rows = iter(answer.probabilities)
+                timings: schemas.Timings = {
+                    "decode": _ms(waiting - decoding),
+                    "queue": _ms(ended - waiting - answer.inference_s),
+                    "inference": _ms(answer.inference_s),
+                    "total": _ms(ended - started),
+                }
+                return Outcome(answer.model, [pixels if isinstance(pixels, ImageError) else next(rows) for pixels in decoded], timings)
+            # Replicas take up a new version one after the other: from here on the request keeps to one.
+            self._models.pop(asked_for, None)
+            model = answer.require()
+            reference = model.reference
+        raise UnavailableError("the model is being replaced; try again")
+
+    async def _decode(self, data: bytes, model: ModelInfo) -> Pixels | ImageError:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._decoders, preprocess, data, model.image_size_px, model.resize_policy)
+        except ImageError as error:
+            return error
+
+    async def _classify(self, images: Sequence[Pixels], reference: str | None, model: ModelInfo) -> Classified | Status:
+        """Sends images in parts of at most `max_batch_size`; all must be answered by one version."""
+        if not images:
+            return Classified(model, np.empty((0, len(model.class_names)), np.float32), 0, 0.0)
+        key, step = _Key(reference, model.image_size_px, model.resize_policy), self._config.max_batch_size
+        parts = (self._batcher.classify(key, np.stack(images[i : i + step])) for i in range(0, len(images), step))
+        answers = await asyncio.gather(*parts)
+        classified = [answer for answer in answers if isinstance(answer, Classified)]
+        if len(classified) < len(answers):
+            return next(answer for answer in answers if isinstance(answer, Status))
+        if any(answer.model != classified[0].model for answer in classified):
+            return Status(max((answer.model for answer in classified), key=lambda model: model.version))
+        rows = np.concatenate([answer.probabilities for answer in classified])
+        slowest = max(classified, key=lambda answer: answer.inference_s)
+        return Classified(slowest.model, rows, slowest.batch_size, slowest.inference_s)
+
+
+@asynccontextmanager
+async def deadline(timeout_s: float, what: str) -> AsyncIterator[None]:
+    """Ends what takes longer.
+
+    Raises:
+        DeadlineError: `<what> within <timeout_s> s`.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            yield
+    except TimeoutError:
+        raise DeadlineError(f"{what} within {timeout_s:g} s; try again") from None
+
+
+def _ms(seconds: float) -> float:
+    return round(max(seconds, 0.0) * 1000, 2)

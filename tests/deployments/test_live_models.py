@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cifar_ray.errors import UnknownModelError
+from cifar_ray.store import Bundle, ModelStore
+from deployments import live_models
+from deployments.config import ServeConfig
+from deployments.contract import StoredModel
+from deployments.live_models import LiveModels
+
+SaveTiny = Callable[..., Bundle]
+
+
+def look(storage: Path, model: str | None = None, **settings: Any) -> LiveModels:
+    live = LiveModels(ServeConfig(storage=str(storage), model=model, max_batch_size=2, **settings), "cpu")
+    live.refresh()
+    return live
+
+
+def damage(storage: Path, name: str, version: int) -> None:
+    path = storage / "models" / name / str(version) / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def test_an_empty_store_gives_a_status_that_says_what_to_type(tmp_path: Path) -> None:
+    status = look(tmp_path).status
+    assert status.model is None
+    assert status.problem == f"no model yet in {tmp_path}; train one: python -m cifar_ray.train --storage {tmp_path}"
+
+
+def test_the_first_model_is_picked_up(tmp_path: Path, save_tiny: SaveTiny) -> None:
+    live = look(tmp_path)
+    save_tiny(str(tmp_path), "pets")
+    live.refresh()
+    assert live.status.model is not None
+    assert (live.status.model.reference, live.status.model.class_names) == ("pets@1", ("cat", "dog", "eel"))
+    assert live.status.problem == ""
+
+
+def test_the_default_is_cifar10_and_else_the_oldest_whenever_a_replica_started(tmp_path: Path, save_tiny: SaveTiny) -> None:
+    early = look(tmp_path)
+    for day, name, chosen in ((1, "pets", "pets"), (2, "ants", "pets"), (3, "cifar10", "cifar10"), (4, "bees", "cifar10")):
+        save_tiny(str(tmp_path), name, created_at=datetime(2025, 1, day, tzinfo=UTC))
+        early.refresh()
+        for live in (early, look(tmp_path)):
+            assert live.status.model is not None
+            assert live.status.model.name == chosen
+
+
+def test_promote_and_rollback_swap_the_version_and_who_holds_the_old_one_keeps_it(tmp_path: Path, save_tiny: SaveTiny) -> None:
+    store = ModelStore(str(tmp_path))
+    save_tiny(str(tmp_path))
+    store.promote("pets", 1)
+    live = look(tmp_path)
+    live.load("pets")
+    in_flight = live.find(None)
+    save_tiny(str(tmp_path))
+    for change, expected in (
+        (lambda: None, "pets@1"),
+        (lambda: store.promote("pets", 2), "pets@2"),
+        (lambda: store.rollback("pets"), "pets@1"),
+    ):
+        change()
+        live.refresh()
+        for reference in (None, "pets"):
+            now = live.find(reference)
+            assert now is not None
+            assert now.info.reference == expected
+    assert in_flight is not None
+    assert in_flight.predictor.predict(np.zeros((1, 16, 16, 3), np.uint8)).probabilities.shape == (1, 3)
+
+
+def test_without_production_the_newest_version_answers(tmp_path: Path, save_tiny: SaveTiny) -> None:
+    save_tiny(str(tmp_path))
+    live = look(tmp_path)
+    save_tiny(str(tmp_path))
+    live.refresh()
+    assert live.status.model is not None
+    assert live.status.model.version == 2
+
+
+@pytest.mark.parametrize("reference", [None, "pets"])
+def test_a_damaged_version_never_replaces_a_good_one(
+    tmp_path: Path, save_tiny: SaveTiny, monkeypatch: pytest.MonkeyPatch, reference: str | None
+) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr(live_models.logger, "warning", lambda text, *values, **_: logged.append(text % values))
+    save_tiny(str(tmp_path))
+    live = look(tmp_path)
+    live.load("pets")
+    save_tiny(str(tmp_path), "ants", created_at=datetime(2030, 1, 1, tzinfo=UTC))
+    save_tiny(str(tmp_path))
+    damage(tmp_path, "pets", 2)
+    for _ in range(3):
+        live.refresh()
+    present = live.find(reference)
+    assert present is not None
+    assert present.info.reference == "pets@1"
+    assert "pets@2" in live.status.problem
+    assert "pets@2" in live.stored()[1].problem
+    assert logged == [f"pets@1 answers: {live.status.problem}"] * 2  # once for the default, once for the name
+
+
+def test_a_replica_that_starts_beside_a_damaged_production_version_answers_with_the_previous_one(
+    tmp_path: Path, save_tiny: SaveTiny
+) -> None:
+    for version in (1, 2):
+        save_tiny(str(tmp_path))
+        ModelStore(str(tmp_path)).promote("pets", version)
+    damage(tmp_path, "pets", 2)
+    status = look(tmp_path).status
+    assert status.model is not None
+    assert status.model.version == 1
+    assert "pets@2" in status.problem
+
+
+def test_a_model_that_a_request_names_is_loaded_and_stays_as_new_as_the_store(tmp_path: Path, save_tiny: SaveTiny) -> None:
+    for name in ("pets", "birds"):
+        save_tiny(str(tmp_path), name)
+    live = look(tmp_path, model="pets")
+    assert live.find("birds") is None
+    assert live.load("birds").info.reference == "birds@1"
+    save_tiny(str(tmp_path), "birds")
+    live.refresh()
+    assert live.load("birds").info.reference == "birds@2"
+    assert live.load("birds@1").info.reference == "birds@1"
+    ModelStore(str(tmp_path)).delete("birds@1")
+    live.refresh()
+    with pytest.raises(UnknownModelError, match=r"there is no model 'birds@1'; there is: birds@2, pets@1$"):
+        live.load("birds@1")
+
+
+@pytest.mark.parametrize("reference", ["fish", "pets@7", "pets@best", "../pets", "/etc/passwd", "pets@../1", "", "a\nb"])
+def test_an_unknown_model_is_refused_with_the_list_and_without_the_place(tmp_path: Path, save_tiny: SaveTiny, reference: str) -> None:
+    save_tiny(str(tmp_path))
+    live = look(tmp_path)
+    with pytest.raises(UnknownModelError) as refusal:
+        live.load(reference)
+    assert str(refusal.value) == f"there is no model {reference!r}; there is: pets@1"
+
+
+def test_the_model_not_used_for_longest_is_dropped_when_memory_runs_short_but_never_the_servers_own(
+    tmp_path: Path, save_tiny: SaveTiny
+) -> None:
+    names = ["own", "ants", "bees", "cows"]
+    for name in names:
+        save_tiny(str(tmp_path), name)
+    one = sum(tensor.nbytes for tensor in ModelStore(str(tmp_path)).load("own").weights.values())
+    live = look(tmp_path, model="own", model_memory_bytes=3 * one)
+    for name in ("own", "ants", "bees"):  # `own` shares its weights with the default
+        live.load(name)
+    assert in_memory(live) == ["ants", "bees", "own"]
+    live.find("ants")
+    live.load("cows")
+    assert in_memory(live) == ["ants", "cows", "own"]
+    alone = look(tmp_path, model="own", model_memory_bytes=0)
+    for name in ("ants", "bees"):
+        alone.load(name)
+        assert in_memory(alone) == [name, "own"]
+    alone.refresh()
+    assert in_memory(alone) == ["own"]
+
+
+def in_memory(live: LiveModels) -> list[str]:
+    return [model.name for model in live.stored() if model.loaded]
+
+
+def test_a_model_asked_for_is_waited_for_and_no_other_served(tmp_path: Path, save_tiny: SaveTiny) -> None:
+    save_tiny(str(tmp_path), "cifar10")
+    live = look(tmp_path, model="digits")
+    assert live.status.model is None
+    assert "no model digits" in live.status.problem
+    assert "there is: cifar10" in live.status.problem
+    assert "--dataset digits" in live.status.problem
+    save_tiny(str(tmp_path), "digits")
+    live.refresh()
+    assert live.status.model is not None
+    assert live.status.model.name == "digits"
+
+
+def test_a_version_can_be_asked_for(tmp_path: Path, save_tiny: SaveTiny) -> None:
+    for _ in range(2):
+        save_tiny(str(tmp_path), "pets")
+    model = look(tmp_path, model="pets@1").status.model
+    assert model is not None
+    assert model.version == 1
+    assert "pets@3" in look(tmp_path, model="pets@3").status.problem
+
+
+def test_a_damaged_bundle_is_named_never_loaded_and_skipped_where_another_will_do(
+    tmp_path: Path, save_tiny: SaveTiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr(live_models.logger, "warning", lambda text, *values, **_: logged.append(text % values))
+    save_tiny(str(tmp_path), "ants")
+    damage(tmp_path, "ants", 1)
+    live = look(tmp_path)
+    for _ in range(3):
+        live.refresh()
+    assert live.status.model is None
+    assert "ants@1" in live.status.problem
+    assert "sha256" in live.status.problem
+    assert logged == [f"no model to serve: {live.status.problem}"]
+    save_tiny(str(tmp_path), "birds")
+    live.refresh()
+    assert live.status.model is not None
+    assert live.status.model.name == "birds"
+
+
+def test_a_damaged_bundle_is_not_read_again_at_once_but_a_restored_one_is_found(
+    tmp_path: Path, save_tiny: SaveTiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_tiny(str(tmp_path))
+    path = tmp_path / "models/pets/1/model.safetensors"
+    sound = path.read_bytes()
+    damage(tmp_path, "pets", 1)
+    live = look(tmp_path)
+    path.write_bytes(sound)
+    live.refresh()
+    assert live.status.model is None
+    monkeypatch.setattr(live_models, "RETRY_DAMAGED_S", 0.0)
+    live.refresh()
+    assert live.status.model is not None
+
+
+def test_an_unforeseen_failure_keeps_the_server_up(tmp_path: Path, save_tiny: SaveTiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_tiny(str(tmp_path))
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of\nmemory")
+
+    monkeypatch.setattr(ModelStore, "load", fail)
+    assert look(tmp_path).status.problem == "loading a model failed: RuntimeError: out of memory"
+
+
+def test_stored_models_say_which_version_is_in_memory(tmp_path: Path, save_tiny: SaveTiny) -> None:
+    for name, metrics in (("pets", {"test_accuracy": 0.75}), ("pets", {}), ("birds", {})):
+        save_tiny(str(tmp_path), name, metrics=metrics)
+    ModelStore(str(tmp_path)).promote("pets", 1)
+    assert look(tmp_path, model="pets").stored() == [
+        StoredModel("birds", (1,), {}, (), ("cat", "dog", "eel"), None),
+        StoredModel("pets", (1, 2), {"production": 1}, (1,), ("cat", "dog", "eel"), 0.75),
+    ]
