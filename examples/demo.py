@@ -47,8 +47,6 @@ def main() -> int:
         print(f"\nIt says {answer['class_name']} with {answer['confidence']:.1%} confidence, which is {right}.")
     finally:
         announce("Stopping everything", "Ctrl-C")
-        if serve.status().applications:
-            serve.shutdown()
         ray.shutdown()
     print(f"Done in {time.monotonic() - started:.0f} s. The model stays in {storage}; `make serve` serves it.")
     return 0
