@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from cifar_ray.config import NAME_PATTERN, STORAGE_VARIABLE, Config, Positive, PrecisionName, default_storage, resolve_storage
+from cifar_ray.config import NAME_PATTERN, STORAGE_VARIABLE, Config, EngineName, Positive, PrecisionName, default_storage, resolve_storage
 
 _REFERENCE_PATTERN = NAME_PATTERN.removesuffix("$") + "(@[A-Za-z0-9._-]+)?$"
 _PENDING_BATCHES = 4
@@ -27,6 +27,7 @@ class ServeConfig(Config):
     )
     top_k: int = Field(5, ge=1, description="most likely classes an answer lists, unless the request says ?top_k=")
     precision: PrecisionName = Field("auto", description="auto: bf16 where the hardware has it, else fp16 on a GPU, else fp32")
+    engine: EngineName = Field("auto", description="auto: the fastest for this processor whose answers are those of plain torch")
 
     num_replicas: int = Field(1, ge=1, description="copies of the model")
     max_batch_size: int = Field(64, ge=1, le=4096, description="most images in one forward pass")

@@ -173,14 +173,20 @@ class LiveModels:
             raise BundleError(failure)
         try:
             bundle = store.load(f"{name}@{version}")
-            predictor = Predictor(bundle, self._device, self._config.precision)
+            predictor = Predictor(bundle, self._device, self._config.precision, self._config.engine)
             predictor.warm_up(self._config.max_batch_size)
         except CifarRayError as error:
             self._failed[name, version] = (started, str(error))
             raise
         self._failed.pop((name, version), None)
         logger.info(
-            "serving %s on %s in %s, loaded in %.1f s", bundle.reference, self._device, predictor.precision.name, time.monotonic() - started
+            "serving %s on %s in %s with %s (%s), loaded in %.1f s",
+            bundle.reference,
+            self._device,
+            predictor.precision.name,
+            predictor.engine,
+            predictor.engine_reason,
+            time.monotonic() - started,
         )
         manifest = bundle.manifest
         info = ModelInfo(bundle.name, bundle.version, manifest.class_names, manifest.image_size_px, manifest.resize_policy)

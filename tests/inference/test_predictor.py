@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -15,38 +14,9 @@ from cifar_ray.errors import BundleError
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.models import create_model
 from cifar_ray.models.precision import Precision
-from cifar_ray.store import Architecture, Bundle, Manifest
+from cifar_ray.store import Architecture, Bundle
 
 MakeBundle = Callable[..., Bundle]
-
-
-@pytest.fixture
-def make_bundle() -> MakeBundle:
-    def make(architecture: str = "small_cnn", weights: dict[str, torch.Tensor] | None = None, **changes: Any) -> Bundle:
-        arguments = {"num_classes": 3, "image_size": 16}
-        torch.manual_seed(0)
-        values = {
-            "architecture": Architecture(name=architecture, arguments=arguments),
-            "class_names": ("cat", "dog", "eel"),
-            "image_size_px": 16,
-            "channel_mean": (0.4, 0.5, 0.6),
-            "channel_std": (0.2, 0.25, 0.3),
-            "resize_policy": "pad",
-            "dataset_name": "pets",
-            "dataset_fingerprint": "d" * 64,
-            "test_fingerprint": "e" * 64,
-            "created_at": datetime(2025, 1, 2, tzinfo=UTC),
-        }
-        manifest = Manifest.model_validate(values | changes)
-        state = create_model(architecture, **arguments).state_dict() if weights is None else weights
-        return Bundle(manifest, state, "pets", 7)
-
-    return make
-
-
-@pytest.fixture
-def images() -> npt.NDArray[np.uint8]:
-    return np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -59,7 +29,7 @@ def test_the_logits_are_those_of_the_network_that_was_kept(
     formats = Precision.resolve(precision, torch.device("cpu"))
     with torch.inference_mode(), formats.autocast():
         expected = model(normalize(torch.from_numpy(images), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), formats.dtype)).float()
-    logits = Predictor(bundle, precision=precision).predict(images).logits
+    logits = Predictor(bundle, precision=precision, engine="torch").predict(images).logits
     assert logits.dtype == np.float32
     np.testing.assert_array_equal(logits, expected.numpy())
 
@@ -71,7 +41,7 @@ def test_probabilities_are_the_softmax_of_logits_over_temperature(make_bundle: M
 
 
 def test_batch_norm_neither_mixes_images_nor_learns_from_them(make_bundle: MakeBundle, images: npt.NDArray[np.uint8]) -> None:
-    predictor = Predictor(make_bundle("resnet18"), precision="fp32")
+    predictor = Predictor(make_bundle("resnet18"), precision="fp32", engine="torch")
     together = predictor.predict(images).logits
     alone = np.concatenate([predictor.predict(images[i : i + 1]).logits for i in range(len(images))])
     np.testing.assert_allclose(alone, together, rtol=1e-3, atol=1e-4)

@@ -44,7 +44,7 @@ def test_predictor_and_training_agree_on_every_test_image(stripes: DatasetSplits
     with torch.inference_mode(), trainer.precision.autocast():
         in_training = torch.cat([trainer.model(inputs).float() for inputs, _ in loader]).numpy()
 
-    predictor = Predictor(ModelStore(str(tmp_path)).load("stripes"), precision=precision)
+    predictor = Predictor(ModelStore(str(tmp_path)).load("stripes"), precision=precision, engine="torch")
     served = np.concatenate([predictor.predict(images).logits for images in np.split(stripes.test.images, 3)])
     np.testing.assert_array_equal(served, in_training)
     accuracy = np.mean(served.argmax(1) == stripes.test.labels)

@@ -1,0 +1,91 @@
+"""How many predictions a second, and how fast, beside what else a Python team would put in front of the same model?
+
+    pip install -e '.[bench,openvino]'; apt-get install wrk
+    python benchmarks/serving                                          # everything; about half an hour
+    python benchmarks/serving --only fast,litserve --models airnet --seconds 3 --rounds 1
+
+Starts each server in turn, round after round, with the same bundle (random weights: the arithmetic is the same) on the same cores
+as the load generator, and posts one 32×32 JPEG as a multipart form over loopback. Measurements are appended to a file, so that a
+comparison can be made in several sittings; the table is over all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+
+import load
+import torch
+from contenders import ROOT, URL, contenders, started
+from table import render
+
+from cifar_ray.models import create_model
+from cifar_ray.store import Architecture, Manifest, ModelStore
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+WARM_UP_S = 3
+
+
+def main() -> None:
+    """Measures and prints."""
+    known = contenders()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(known), help=f"of {', '.join(known)}")
+    parser.add_argument("--models", default="small_cnn,airnet")
+    parser.add_argument("--concurrency", default="1,32,128")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of load at each concurrency, after warming up")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--cores", help="for servers and load alike, e.g. 0,1; default: all")
+    parser.add_argument("--checkout", type=Path, default=ROOT, help="measure the server of another checkout")
+    parser.add_argument("--label", default="", help="added to the names of our servers")
+    parser.add_argument("--out", type=Path, default=Path("serving.jsonl"), help="measurements are appended here")
+    options = parser.parse_args()
+    if not shutil.which("wrk"):
+        raise SystemExit("the load generator is missing: apt-get install wrk")
+    if options.cores:
+        os.sched_setaffinity(0, map(int, options.cores.split(",")))
+    body, levels = load.multipart(), [int(level) for level in options.concurrency.split(",")]
+    with tempfile.TemporaryDirectory() as folder:
+        for model in options.models.split(","):
+            keep_random(model, f"{folder}/{model}")
+        for _ in range(options.rounds):
+            for model in options.models.split(","):
+                for key in options.only.split(","):
+                    contender = known[key]
+                    name = f"{contender.name} {options.label}".strip() if contender.is_ours else contender.name
+                    with started(contender, f"{folder}/{model}", body, options.checkout.resolve()) as server, options.out.open("a") as out:
+                        load.run(URL, body, max(levels), WARM_UP_S)
+                        for level in levels:
+                            before = server.cpu_s()
+                            figures = load.run(URL, body, level, options.seconds)
+                            figures["cpu_ms"] = (server.cpu_s() - before) / max(figures["requests"], 1) * 1e3
+                            print(model, name, level, {k: round(v, 2) for k, v in figures.items()}, flush=True)
+                            out.write(json.dumps({"model": model, "server": name, "concurrency": level} | figures) + "\n")
+    print(render([json.loads(line) for line in options.out.read_text().splitlines()]))
+
+
+def keep_random(architecture: str, storage: str) -> None:
+    """A bundle with fresh weights, under the name that a server looks for first."""
+    arguments = {"num_classes": len(CLASSES), "image_size": 32}
+    torch.manual_seed(0)
+    manifest = Manifest(
+        architecture=Architecture(name=architecture, arguments=arguments),
+        class_names=CLASSES,
+        image_size_px=32,
+        channel_mean=(0.49, 0.48, 0.45),
+        channel_std=(0.25, 0.24, 0.26),
+        resize_policy="pad",
+        dataset_name="random",
+        dataset_fingerprint="0" * 64,
+        created_at=datetime.now(UTC),
+    )
+    ModelStore(storage).save("cifar10", manifest, create_model(architecture, **arguments).state_dict())
+
+
+if __name__ == "__main__":
+    main()
