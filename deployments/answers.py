@@ -6,8 +6,10 @@ from http import HTTPStatus
 
 import numpy as np
 import numpy.typing as npt
+from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
 
 from cifar_ray.errors import CifarRayError, ImageError, ImageTooLargeError, UnknownModelError
 from deployments import schemas
@@ -23,6 +25,14 @@ STATUS_TABLE: tuple[tuple[type[Exception], int], ...] = (
     (ClientDisconnect, 400),
     (Exception, 500),
 )
+
+
+class Json(JSONResponse):
+    """JSON written in Rust: six times as fast as the standard library."""
+
+    def render(self, content: object) -> bytes:
+        """UTF-8."""
+        return to_json(content)
 
 
 def prediction(model: ModelInfo, row: npt.NDArray[np.float32], top_k: int) -> schemas.Prediction:

@@ -24,6 +24,8 @@ _HEALTH_CHECK_PERIOD_S = 2.0
 def build(config: ServeConfig) -> Application:
     """Wires the deployments; `serve.run` starts them."""
     logging = LoggingConfig(encoding="JSON" if config.json_logs else "TEXT", enable_access_log=config.access_log)
+    # Serve makes the access log's record, at INFO, before it asks whether anybody wants it
+    quiet = logging if config.access_log else logging.model_copy(update={"log_level": "WARNING"})
     classifier = serve.deployment(
         name="classifier",
         num_replicas=config.num_replicas,
@@ -38,7 +40,7 @@ def build(config: ServeConfig) -> Application:
         ray_actor_options={"num_cpus": config.cpus_per_ingress},
         max_ongoing_requests=_INGRESS_ONGOING_REQUESTS,
         health_check_period_s=_HEALTH_CHECK_PERIOD_S,
-        logging_config=logging,
+        logging_config=quiet,
     )(serve.ingress()(IngressReplica)).bind(classifier, config)
 
 

@@ -9,15 +9,15 @@ from typing import TypeVar
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from cifar_ray.errors import ImageError
 from deployments import docs_page, openapi, schemas, uploads
-from deployments.answers import STATUS_TABLE, prediction, problem
+from deployments.answers import STATUS_TABLE, Json, prediction, problem
 from deployments.config import ServeConfig
 from deployments.contract import Classifier, DeadlineError, Observer
-from deployments.pipeline import OverloadedError, Pipeline, deadline
+from deployments.pipeline import Deadline, OverloadedError, Pipeline
 
 RETRY_AFTER_S = 2
 
@@ -65,24 +65,24 @@ class Api:
             "num_failed": sum(isinstance(row, ImageError) for row in outcome.rows),
             "timings_ms": outcome.timings_ms,
         }
-        return JSONResponse(answer)
+        return Json(answer)
 
     async def health(self, _: Request) -> Response:
         """`GET /health`: this process lives."""
         answer: schemas.Health = {"status": "ok"}
-        return JSONResponse(answer)
+        return Json(answer)
 
     async def ready(self, _: Request) -> Response:
         """`GET /ready`: a model answers."""
         model = await self._pipeline.model(None)
         answer: schemas.Ready = {"status": "ready", "model": model.name, "version": model.version}
-        return JSONResponse(answer)
+        return Json(answer)
 
     async def classes(self, request: Request) -> Response:
         """`GET /classes`."""
         model = await self._pipeline.model(uploads.model_in_query(request))
         answer: schemas.Classes = {"model": model.name, "version": model.version, "classes": list(model.class_names)}
-        return JSONResponse(answer)
+        return Json(answer)
 
     async def models(self, _: Request) -> Response:
         """`GET /models`."""
@@ -104,7 +104,7 @@ class Api:
             "models": entries,
             "problem": status.problem or None,
         }
-        return JSONResponse(answer)
+        return Json(answer)
 
     async def refuse(self, request: Request, error: Exception) -> Response:
         """Answers a request with an error."""
@@ -117,7 +117,7 @@ class Api:
         elif content["status"] == 503:
             headers["Retry-After"] = str(RETRY_AFTER_S)
         self._observer.refused("Overloaded" if isinstance(error, OverloadedError) else content["title"])
-        return JSONResponse(content, content["status"], headers, media_type="application/problem+json")
+        return Json(content, content["status"], headers, media_type="application/problem+json")
 
     async def _predict_one(self, request: Request, read: Callable[[Request], Awaitable[uploads.Picture]]) -> Response:
         top_k = self._top_k(request)
@@ -132,12 +132,12 @@ class Api:
             **prediction(outcome.model, row, top_k),
             "timings_ms": outcome.timings_ms,
         }
-        return JSONResponse(answer)
+        return Json(answer)
 
     async def _read(self, request: Request, read: Callable[[Request], Awaitable[Sent]]) -> Sent:
         self._pipeline.check_room()
         try:
-            async with deadline(self._config.request_timeout_s, "the request was not sent"):
+            async with Deadline(self._config.request_timeout_s, "the request was not sent"):
                 return await read(request)
         except DeadlineError as error:
             raise HTTPException(408, str(error)) from None
@@ -157,7 +157,7 @@ def create_app(classifier: Classifier, config: ServeConfig, observer: Observer) 
     page = docs_page.render(document)
 
     async def answer_document(_: Request) -> Response:
-        return JSONResponse(document)
+        return Json(document)
 
     async def answer_page(_: Request) -> Response:
         return HTMLResponse(page)

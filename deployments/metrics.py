@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from deployments.schemas import Timings
 
 _STAGES: tuple[Literal["decode", "queue", "inference", "total"], ...] = ("decode", "queue", "inference", "total")
 _STAGE_BOUNDARIES_MS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000]
+_GAUGE_DELAY_S = 0.5
 _BATCH_BOUNDARIES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
 
 
@@ -23,7 +25,9 @@ class IngressMetrics(Observer):
             "cifar_ray_stage_ms", "Time of an answered request by stage, as in its timings_ms", _STAGE_BOUNDARIES_MS, ("stage",)
         )
         self._refused = Counter("cifar_ray_refused_total", "Requests that were not answered, by reason", ("reason",))
-        self._pending = Gauge("cifar_ray_pending_images", "Pictures being decoded, waiting or with a model")
+        self._gauge = Gauge("cifar_ray_pending_images", "Pictures being decoded, waiting or with a model")
+        self._pending_images = 0
+        self._is_due = False
 
     def answered(self, timings_ms: Timings) -> None:
         """As the contract says."""
@@ -35,8 +39,15 @@ class IngressMetrics(Observer):
         self._refused.inc(1, {"reason": reason})
 
     def pending(self, images: int) -> None:
-        """As the contract says."""
-        self._pending.set(images)
+        """As the contract says. The gauge follows within half a second: setting it takes as long as parsing the request."""
+        self._pending_images = images
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_later(_GAUGE_DELAY_S, self._set_gauge)
+
+    def _set_gauge(self) -> None:
+        self._is_due = False
+        self._gauge.set(self._pending_images)
 
 
 class ModelMetrics:

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 
 from cifar_ray.config import ResizePolicy
 from cifar_ray.errors import ImageError
-from cifar_ray.inference.preprocess import preprocess
 from deployments import schemas
 from deployments.batcher import Batcher
 from deployments.config import ServeConfig
 from deployments.contract import Classified, Classifier, DeadlineError, ModelInfo, Observer, Pixels, Status, UnavailableError
+from deployments.decoder import Decoder
 
-# A picture of 50 megapixels takes 150 MB and more while it is decoded.
-_DECODE_THREADS = min(8, os.cpu_count() or 1)
 # The model may change between decoding and classifying.
 _ATTEMPTS = 3
 # Batches on the way to each replica: while one runs, the next is already there.
@@ -72,7 +69,7 @@ class Pipeline:
         self._classifier = classifier
         self._config = config
         self._observer = observer
-        self._decoders = ThreadPoolExecutor(_DECODE_THREADS, "decode")
+        self._decoder = Decoder()
         self._batcher: Batcher[_Key] = Batcher(
             lambda key, images: classifier.classify(images, key.reference, key.resize_policy),
             config.max_batch_size,
@@ -110,7 +107,7 @@ class Pipeline:
             UnknownModelError: if the model is not in the store.
         """
         with self._admitted(len(pictures)):
-            async with deadline(self._config.request_timeout_s, "no answer"):
+            async with Deadline(self._config.request_timeout_s, "no answer"):
                 outcome = await self._run(pictures, reference)
         self._observer.answered(outcome.timings_ms)
         return outcome
@@ -132,7 +129,7 @@ class Pipeline:
         model = self._models.get(asked_for) or await self.model(asked_for)
         for _ in range(_ATTEMPTS):
             decoding = time.perf_counter()
-            decoded = await asyncio.gather(*(self._decode(data, model) for data in pictures))
+            decoded = await self._decoder.decode(pictures, model.image_size_px, model.resize_policy)
             waiting = time.perf_counter()
             answer = await self._classify([pixels for pixels in decoded if not isinstance(pixels, ImageError)], reference, model)
             ended = time.perf_counter()
@@ -152,13 +149,6 @@ class Pipeline:
             reference = model.reference
         raise UnavailableError("the model is being replaced; try again")
 
-    async def _decode(self, data: bytes, model: ModelInfo) -> Pixels | ImageError:
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(self._decoders, preprocess, data, model.image_size_px, model.resize_policy)
-        except ImageError as error:
-            return error
-
     async def _classify(self, images: Sequence[Pixels], reference: str | None, model: ModelInfo) -> Classified | Status:
         """Sends images in parts of at most `max_batch_size`; all must be answered by one version."""
         if not images:
@@ -176,18 +166,29 @@ class Pipeline:
         return Classified(slowest.model, rows, slowest.batch_size, slowest.inference_s)
 
 
-@asynccontextmanager
-async def deadline(timeout_s: float, what: str) -> AsyncIterator[None]:
-    """Ends what takes longer.
+class Deadline:
+    """Ends what takes longer, as an asynchronous context manager.
+
+    Args:
+        timeout_s: longest time.
+        what: begins the message.
 
     Raises:
         DeadlineError: `<what> within <timeout_s> s`.
     """
-    try:
-        async with asyncio.timeout(timeout_s):
-            yield
-    except TimeoutError:
-        raise DeadlineError(f"{what} within {timeout_s:g} s; try again") from None
+
+    def __init__(self, timeout_s: float, what: str) -> None:
+        self._timeout = asyncio.timeout(timeout_s)
+        self._message = f"{what} within {timeout_s:g} s; try again"
+
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        try:
+            await self._timeout.__aexit__(kind, error, traceback)
+        except TimeoutError:
+            raise DeadlineError(self._message) from None
 
 
 def _ms(seconds: float) -> float:

@@ -8,13 +8,12 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter, ValidationError
-from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 
 from cifar_ray.errors import ImageTooLargeError
 from cifar_ray.inference.preprocess import MAX_IMAGE_BYTES, decode_base64
+from deployments import multipart
 from deployments.schemas import PictureInJson
 
 MAX_BATCH_IMAGES = 256
@@ -23,7 +22,6 @@ MAX_BATCH_BYTES = 100_000_000
 _MAX_BASE64_BYTES = -(-MAX_IMAGE_BYTES // 3) * 4
 # boundaries, part headers, field names and JSON around the picture
 _WRAPPING_BYTES = 65_536
-_MAX_FIELDS = 64
 _SINGLE_FIELDS = ("image", "file")
 _BATCH_FIELDS = ("images", "images[]", "image", "file")
 _JSON_BODY = TypeAdapter(PictureInJson)
@@ -110,28 +108,27 @@ async def read_pictures(request: Request) -> Pictures:
 
 
 async def _read_form(request: Request, fields: tuple[str, ...], max_bytes: int) -> Pictures:
-    async with aclosing(_limited(request, max_bytes)) as stream:
-        try:
-            form = await MultiPartParser(request.headers, stream, max_files=MAX_BATCH_IMAGES, max_fields=_MAX_FIELDS).parse()
-        except MultiPartException as error:
-            raise HTTPException(400, error.message) from None
+    body = await _read_body(request, max_bytes)
     try:
-        return Pictures(await _pictures(form, fields), model_in_query(request) or _model_in_form(form))
-    finally:
-        await form.close()
+        parts = multipart.parse(request.headers["content-type"], body)
+    except multipart.MultipartError as error:
+        raise HTTPException(400, str(error)) from None
+    return Pictures(_pictures(parts, fields), model_in_query(request) or _model_in_form(parts))
 
 
-async def _pictures(form: FormData, fields: tuple[str, ...]) -> list[Picture]:
+def _pictures(parts: list[multipart.Part], fields: tuple[str, ...]) -> list[Picture]:
     pictures = []
-    for field, value in form.multi_items():
-        if field not in fields:
+    for part in parts:
+        if part.name not in fields:
             continue
-        if not isinstance(value, UploadFile):
-            raise HTTPException(400, f"field {field!r} holds text, not a file; with curl: -F {field}=@picture.jpg")
-        pictures.append(Picture(await value.read(), value.filename))
+        if part.filename is None:
+            raise HTTPException(400, f"field {part.name!r} holds text, not a file; with curl: -F {part.name}=@picture.jpg")
+        pictures.append(Picture(part.content, part.filename))
     if not pictures:
-        sent = ", ".join(repr(field) for field in form) or "none"
+        sent = ", ".join(repr(part.name) for part in parts) or "none"
         raise HTTPException(400, f"no picture: send a file in the field {fields[0]!r} (fields sent: {sent[:200]})")
+    if len(pictures) > MAX_BATCH_IMAGES:
+        raise HTTPException(400, f"{len(pictures)} pictures in one request; at most {MAX_BATCH_IMAGES} are accepted")
     return pictures
 
 
@@ -144,8 +141,9 @@ def _model(get: Callable[[str], str | None]) -> str | None:
     return get("model") or get("model_type")
 
 
-def _model_in_form(form: FormData) -> str | None:
-    return _model(lambda field: value if isinstance(value := form.get(field), str) else None)
+def _model_in_form(parts: list[multipart.Part]) -> str | None:
+    texts = {part.name: part.content.decode(errors="replace") for part in parts if part.filename is None}
+    return _model(texts.get)
 
 
 def _parse_json(body: bytes) -> Picture:
