@@ -16,24 +16,25 @@ MAX_IMAGE_BYTES = 10_000_000
 MAX_IMAGE_PIXELS = 50_000_000
 
 
-def preprocess(data: bytes, image_size_px: int, resize_policy: ResizePolicy) -> npt.NDArray[np.uint8]:
+def preprocess(data: bytes, image_size_px: int, resize_policy: ResizePolicy, max_pixels: int = MAX_IMAGE_PIXELS) -> npt.NDArray[np.uint8]:
     """Decodes one picture and makes it square, as the manifest says.
 
     Args:
         data: an image file of any accepted format, size and mode.
         image_size_px: height and width that the network takes.
         resize_policy: how other aspect ratios become square.
+        max_pixels: width times height above which nothing is decoded.
 
     Returns:
         uint8 `[image_size_px, image_size_px, 3]`, RGB.
 
     Raises:
-        ImageTooLargeError: over 10 MB or over 50 megapixels; nothing was decoded.
+        ImageTooLargeError: over 10 MB or over `max_pixels`; nothing was decoded.
         ImageError: empty, broken or of a format that is not accepted.
     """
     if len(data) > MAX_IMAGE_BYTES:
         raise ImageTooLargeError(f"the picture has {len(data):,} bytes; at most {MAX_IMAGE_BYTES:,} are accepted")
-    return fit(decode_image(data, MAX_IMAGE_PIXELS), image_size_px, resize_policy)
+    return fit(decode_image(data, max_pixels), image_size_px, resize_policy)
 
 
 def decode_base64(text: str) -> bytes:
