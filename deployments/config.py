@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from cifar_ray.config import NAME_PATTERN, STORAGE_VARIABLE, Config, EngineName, Positive, PrecisionName, default_storage, resolve_storage
 
 _REFERENCE_PATTERN = NAME_PATTERN.removesuffix("$") + "(@[A-Za-z0-9._-]+)?$"
 _PENDING_BATCHES = 4
+_ONGOING_BATCHES = 1.5
 _BUILT_IN = ("cifar10", "cifar100", "digits")
 
 
@@ -30,6 +31,8 @@ class ServeConfig(Config):
     engine: EngineName = Field("auto", description="auto: the fastest for this processor whose answers are those of plain torch")
 
     num_replicas: int = Field(1, ge=1, description="copies of the model")
+    max_replicas: int | None = Field(None, ge=1, description="start more copies while requests queue, up to this many; default: no more")
+    downscale_delay_s: Positive = Field(60.0, description="how long copies stay after the load went")
     max_batch_size: int = Field(64, ge=1, le=4096, description="most images in one forward pass")
     model_memory_bytes: int = Field(
         2_000_000_000, ge=0, description="weights a copy keeps of models that requests name; its own model is kept in any case"
@@ -51,11 +54,36 @@ class ServeConfig(Config):
 
     _resolve_storage = field_validator("storage")(staticmethod(resolve_storage))
 
+    @model_validator(mode="after")
+    def _more_means_more(self) -> Self:
+        if self.max_replicas is not None and self.max_replicas < self.num_replicas:
+            raise ValueError(f"max_replicas ({self.max_replicas}) is below num_replicas ({self.num_replicas})")
+        return self
+
+    @property
+    def most_replicas(self) -> int:
+        """There may be as many copies at times."""
+        return self.max_replicas or self.num_replicas
+
     @property
     def most_pending_images(self) -> int:
         """For one ingress replica. All together wait about as long as four batches take, whatever the model."""
-        share = _PENDING_BATCHES * self.max_batch_size * self.num_replicas // self.num_ingress_replicas
-        return self.max_pending_images or max(share, self.max_batch_size)
+        return self.max_pending_images or max(int(_PENDING_BATCHES * self._share), self.max_batch_size)
+
+    @property
+    def most_ongoing_requests(self) -> int:
+        """For one ingress replica: one batch in the model, the next one nearly complete."""
+        return min(self.most_pending_images, max(int(_ONGOING_BATCHES * self._share), 1))
+
+    @property
+    def most_queued_requests(self) -> int:
+        """For one ingress replica, beside the ongoing ones: as many as may come back at once when a batch is answered."""
+        return min(self.most_pending_images, max(int(self._share), 1))
+
+    @property
+    def _share(self) -> float:
+        """Images of one batch in each copy of the model, shared among the ingress replicas."""
+        return self.max_batch_size * self.num_replicas / self.num_ingress_replicas
 
     @property
     def train_command(self) -> str:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import ray
 import torch
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
 from deployments.classifier import ClassifierReplica
 from deployments.config import ServeConfig
+from deployments.ingress import RETRY_AFTER_S
 from deployments.remote import IngressReplica
 
-# The ingress bounds what is pending, and refuses the rest with a reason: its own limits must come first.
-_INGRESS_ONGOING_REQUESTS = 4096
+# What the ingress sends is bounded there.
 _CLASSIFIER_ONGOING_CALLS = 1024
+# Calls under way to a copy of the model that mean it has more to do than it can.
+_TARGET_ONGOING_CALLS = 1.5
+_UPSCALE_DELAY_S = 5.0
 # How long a dead replica may go unnoticed; Serve's default is 10.
 _HEALTH_CHECK_PERIOD_S = 2.0
 
@@ -28,7 +33,7 @@ def build(config: ServeConfig) -> Application:
     quiet = logging if config.access_log else logging.model_copy(update={"log_level": "WARNING"})
     classifier = serve.deployment(
         name="classifier",
-        num_replicas=config.num_replicas,
+        **_replicas(config),
         ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": gpus_per_replica(config)},
         max_ongoing_requests=_CLASSIFIER_ONGOING_CALLS,
         health_check_period_s=_HEALTH_CHECK_PERIOD_S,
@@ -38,10 +43,27 @@ def build(config: ServeConfig) -> Application:
         name="ingress",
         num_replicas=config.num_ingress_replicas,
         ray_actor_options={"num_cpus": config.cpus_per_ingress},
-        max_ongoing_requests=_INGRESS_ONGOING_REQUESTS,
+        # Serve's own door: it refuses a request before our code sees it, for a third of the processor time
+        max_ongoing_requests=config.most_ongoing_requests,
+        max_queued_requests=config.most_queued_requests,
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=RETRY_AFTER_S),
         health_check_period_s=_HEALTH_CHECK_PERIOD_S,
         logging_config=quiet,
     )(serve.ingress()(IngressReplica)).bind(classifier, config)
+
+
+def _replicas(config: ServeConfig) -> dict[str, Any]:
+    if config.max_replicas is None:
+        return {"num_replicas": config.num_replicas}
+    scaling = AutoscalingConfig(
+        min_replicas=config.num_replicas,
+        initial_replicas=config.num_replicas,
+        max_replicas=config.max_replicas,
+        target_ongoing_requests=_TARGET_ONGOING_CALLS,
+        upscale_delay_s=_UPSCALE_DELAY_S,
+        downscale_delay_s=config.downscale_delay_s,
+    )
+    return {"autoscaling_config": scaling}
 
 
 def gpus_per_replica(config: ServeConfig) -> float:
@@ -54,4 +76,4 @@ def gpus_per_replica(config: ServeConfig) -> float:
     resources: dict[str, float] = ray.cluster_resources() if ray.is_initialized() else {"GPU": torch.cuda.device_count()}
     available = resources.get("GPU", 0.0)
     # Ray counts in ten-thousandths, and shares must not add up to more than there is
-    return min(1.0, math.floor(available / config.num_replicas * 10_000) / 10_000)
+    return min(1.0, math.floor(available / config.most_replicas * 10_000) / 10_000)

@@ -73,7 +73,7 @@ class Pipeline:
         self._batcher: Batcher[_Key] = Batcher(
             lambda key, images: classifier.classify(images, key.reference, key.resize_policy),
             config.max_batch_size,
-            max_calls=_CALLS_PER_REPLICA * config.num_replicas,
+            max_calls=_CALLS_PER_REPLICA * config.most_replicas,
         )
         # The last model heard of, by reference; an answer by another one replaces it, so nothing needs to be polled.
         self._models: dict[str | None, ModelInfo] = {}

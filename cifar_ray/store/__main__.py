@@ -17,6 +17,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, subcommand
 from cifar_ray import cli
 from cifar_ray.config import STORAGE_VARIABLE, Config, default_storage
 from cifar_ray.errors import BundleError
+from cifar_ray.store.ensemble import save_ensemble
 from cifar_ray.store.registry import PREVIOUS, PRODUCTION, TEST_ACCURACY, ModelStore
 
 _ABSENT = "–"
@@ -88,6 +89,19 @@ class Rollback(_Command):
         _print_production(self.name, store.rollback(self.name))
 
 
+class Ensemble(_Command):
+    """Make a model that averages the probabilities of others. It is not promoted where a version of it is in production."""
+
+    name: Positional[str] = Field(description="of the new model")
+    members: Positional[tuple[str, ...]] = Field(description="NAME, NAME@3 …, at least two")
+
+    def run(self, store: ModelStore) -> None:
+        """Prints what was made."""
+        bundle = save_ensemble(store, self.name, self.members)
+        print(f"saved {bundle.reference}: the mean of {', '.join(self.members)}")
+        print(f"serve  serve run deployments:app model={bundle.reference} storage={self.storage}")
+
+
 class Delete(_Command):
     """Delete one version for good."""
 
@@ -105,6 +119,7 @@ _Commands = (
     | Annotated[Show, subcommand("show")]
     | Annotated[Promote, subcommand("promote")]
     | Annotated[Rollback, subcommand("rollback")]
+    | Annotated[Ensemble, subcommand("ensemble")]
     | Annotated[Delete, subcommand("delete")]
 )
 

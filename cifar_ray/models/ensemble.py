@@ -1,0 +1,35 @@
+"""Several networks that answer as one, by the mean of their probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Ensemble(nn.Module):
+    """Averages the members' probabilities (deep ensembles: Lakshminarayanan et al. 2017, section 2.4).
+
+    Args:
+        members: networks for the same classes and image size.
+        normalizations: for each member the factors that its own normalisation needs after the ensemble's: `x * scale + shift`,
+            float32 `[2, 3]`.
+        temperatures: each member's logits are divided by its own.
+    """
+
+    normalizations: Tensor
+
+    def __init__(self, members: Sequence[nn.Module], normalizations: Tensor, temperatures: Sequence[float]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.temperatures = tuple(temperatures)
+        self.register_buffer("normalizations", normalizations)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logarithms of the mean probabilities, float32 `[N, num_classes]`: their softmax is that mean."""
+        probabilities = []
+        for member, (scale, shift), temperature in zip(self.members, self.normalizations, self.temperatures, strict=True):
+            inputs = images * scale.view(3, 1, 1).to(images.dtype) + shift.view(3, 1, 1).to(images.dtype)
+            probabilities.append(torch.softmax(member(inputs).float() / temperature, dim=1))
+        return torch.stack(probabilities).mean(dim=0).clamp_min(torch.finfo(torch.float32).tiny).log()

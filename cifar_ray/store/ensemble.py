@@ -1,0 +1,74 @@
+"""Makes one bundle of several: `models.create_model` builds it as `ensemble`, and whoever reads bundles can use it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from cifar_ray.errors import StoreError
+from cifar_ray.store.bundle import Bundle
+from cifar_ray.store.manifest import Architecture, Manifest
+from cifar_ray.store.registry import ModelStore
+
+if TYPE_CHECKING:
+    import torch
+
+_MUST_AGREE = ("class_names", "image_size_px", "resize_policy")
+
+
+def save_ensemble(store: ModelStore, name: str, references: Sequence[str]) -> Bundle:
+    """Keeps a new version of `name` that averages its members' probabilities.
+
+    Its own figures are not known: evaluate it. What the members' manifests say of data and libraries is the first one's.
+
+    Args:
+        store: holds the members, which are copied: deleting one later harms nothing.
+        name: of the new model.
+        references: at least two members, as in `ModelStore.load`.
+
+    Raises:
+        StoreError: if there are fewer, or they differ in classes, image size or resize policy.
+        BundleError: if one is damaged.
+    """
+    if len(references) < 2:
+        raise StoreError(f"an ensemble needs at least two members, got {len(references)}")
+    members = [store.load(reference) for reference in references]
+    first = members[0].manifest
+    for member in members[1:]:
+        for key in _MUST_AGREE:
+            if getattr(member.manifest, key) != getattr(first, key):
+                raise StoreError(f"{member.reference} and {members[0].reference} differ in {key}; an ensemble needs members that agree")
+    arguments = {
+        "num_classes": len(first.class_names),
+        "image_size": first.image_size_px,
+        "members": [member.manifest.architecture.model_dump() for member in members],
+        "temperatures": [member.manifest.temperature for member in members],
+    }
+    manifest = first.model_copy(
+        update={
+            "architecture": Architecture(name="ensemble", arguments=arguments),
+            "temperature": 1.0,
+            "abstain_threshold": None,
+            "metrics": {},
+            "train_config": {"ensemble_of": [member.reference for member in members]},
+            "created_at": datetime.now(UTC),
+        }
+    )
+    return store.save(name, manifest, _weights(members))
+
+
+def _weights(members: Sequence[Bundle]) -> dict[str, torch.Tensor]:
+    import torch
+
+    weights = {f"members.{i}.{key}": tensor for i, member in enumerate(members) for key, tensor in member.weights.items()}
+    weights["normalizations"] = torch.tensor([_renormalization(member.manifest, members[0].manifest) for member in members])
+    return weights
+
+
+def _renormalization(member: Manifest, first: Manifest) -> tuple[list[float], list[float]]:
+    """From (x − first mean) / first std to (x − mean) / std: scale and shift of each channel."""
+    channels = list(zip(member.channel_mean, member.channel_std, first.channel_mean, first.channel_std, strict=True))
+    scale = [first_std / std for _, std, _, first_std in channels]
+    shift = [(first_mean - mean) / std for mean, std, first_mean, _ in channels]
+    return scale, shift

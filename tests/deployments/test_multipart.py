@@ -1,0 +1,88 @@
+"""The quick multipart parser agrees with the one it replaces."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartParser
+
+from deployments.multipart import MAX_PARTS, MultipartError, Part, parse
+
+CONTENT_TYPE = "multipart/form-data; boundary=xyz"
+
+
+def form(*parts: tuple[str, bytes]) -> bytes:
+    return b"".join(b"--xyz\r\n" + head.encode() + b"\r\n\r\n" + content + b"\r\n" for head, content in parts) + b"--xyz--\r\n"
+
+
+def by_starlette(content_type: str, body: bytes) -> list[tuple[str, str | None, bytes]]:
+    async def stream() -> AsyncIterator[bytes]:
+        yield body
+
+    async def parts() -> list[tuple[str, str | None, bytes]]:
+        sent = await MultiPartParser(Headers({"content-type": content_type}), stream()).parse()  # type: ignore[arg-type]
+        found = [
+            (name, value.filename, await value.read()) if isinstance(value, UploadFile) else (name, None, value.encode())
+            for name, value in sent.multi_items()
+        ]
+        await sent.close()
+        return found
+
+    return asyncio.run(parts())
+
+
+BODIES = [
+    form(('Content-Disposition: form-data; name="image"; filename="frog.jpg"\r\nContent-Type: image/jpeg', b"\xff\xd8\r\n--xy\r\n\r\n\0")),
+    form(('content-disposition:form-data; name="model"', b"cifar10@2"), ('Content-Disposition: form-data; name="image"; filename=""', b"")),
+    form(('Content-Type: image/png\r\nContent-Disposition: form-data; name="images[]"; filename="a\\"b.png"', b"1")),
+    form(("Content-Disposition: form-data; name=image; filename=frog.jpg", b"2")),
+    form(('Content-Disposition: form-data; name="image"; filename="für.jpg"', b"3")),
+    form(('Content-Disposition: form-data; filename="frog.jpg"; name="image"', b"4")),
+    form(("Content-Disposition: form-data; name=\"image\"; filename*=UTF-8''%e2%82%ac.jpg", b"5")),
+    form(),
+]
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_it_reads_what_starlette_reads(body: bytes) -> None:
+    found = [(part.name, part.filename, part.content) for part in parse(CONTENT_TYPE, body)]
+    assert found == by_starlette(CONTENT_TYPE, body)
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    ['multipart/form-data; boundary="xyz"', "Multipart/Form-Data;boundary=xyz", "multipart/form-data; charset=utf-8; boundary=xyz"],
+)
+def test_the_boundary_may_be_written_in_several_ways(content_type: str) -> None:
+    assert parse(content_type, BODIES[0])[0].name == "image"
+
+
+def test_it_reads_what_httpx_writes() -> None:
+    request = httpx.Request("POST", "http://x", data={"model": "a"}, files=[("images", ("ü.png", b"1")), ("images", ("b.png", b"2"))])
+    parts = parse(request.headers["content-type"], request.read())
+    assert parts == [Part("model", None, b"a"), Part("images", "ü.png", b"1"), Part("images", "b.png", b"2")]
+
+
+@pytest.mark.parametrize("end", range(1, len(BODIES[0]) - 2))
+def test_a_body_cut_anywhere_is_refused(end: int) -> None:
+    with pytest.raises(MultipartError):
+        parse(CONTENT_TYPE, BODIES[0][:end])
+
+
+@pytest.mark.parametrize(
+    ("content_type", "body", "message"),
+    [
+        ("multipart/form-data", BODIES[0], "no boundary"),
+        ("multipart/form-data; boundary=other", BODIES[0], "does not hold the boundary"),
+        (CONTENT_TYPE, b"", "does not hold the boundary"),
+        (CONTENT_TYPE, form(("Content-Type: image/jpeg", b"1")), "no Content-Disposition"),
+        (CONTENT_TYPE, form(*[('Content-Disposition: form-data; name="a"', b"1")] * (MAX_PARTS + 1)), "more than 320"),
+    ],
+)
+def test_a_malformed_body_is_refused_in_words(content_type: str, body: bytes, message: str) -> None:
+    with pytest.raises(MultipartError, match=message):
+        parse(content_type, body)
