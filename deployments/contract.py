@@ -86,6 +86,15 @@ class Classified:
     inference_s: float
 
 
+@dataclass(frozen=True, order=True)
+class LoadedVersion:
+    """A version in memory, and how it computes: `engine` is `torch` or `openvino`, `precision` is `bf16`, `fp16` or `fp32`."""
+
+    version: int
+    engine: str
+    precision: str
+
+
 @dataclass(frozen=True)
 class StoredModel:
     """One name in the model store.
@@ -94,7 +103,7 @@ class StoredModel:
         name: of the model.
         versions: ascending.
         aliases: versions by alias.
-        loaded: the versions in memory, ascending.
+        loaded: what is in memory, by ascending version.
         class_names: of the version that the bare name means; empty if its manifest cannot be read.
         test_accuracy: of the same version, in 0…1; `None` where it was not measured.
         problem: what is wrong with it; empty if nothing is.
@@ -103,7 +112,7 @@ class StoredModel:
     name: str
     versions: tuple[int, ...]
     aliases: dict[str, int]
-    loaded: tuple[int, ...] = ()
+    loaded: tuple[LoadedVersion, ...] = ()
     class_names: tuple[str, ...] = ()
     test_accuracy: float | None = None
     problem: str = ""

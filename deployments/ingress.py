@@ -94,7 +94,7 @@ class Api:
                 "aliases": model.aliases,
                 "classes": list(model.class_names),
                 "test_accuracy": model.test_accuracy,
-                "loaded": list(model.loaded),
+                "loaded": [{"version": loaded.version, "engine": loaded.engine, "precision": loaded.precision} for loaded in model.loaded],
                 "problem": model.problem or None,
             }
             for model in stored

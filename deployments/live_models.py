@@ -14,7 +14,7 @@ from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import ModelStore
 from cifar_ray.store.registry import PREVIOUS, TEST_ACCURACY
 from deployments.config import ServeConfig
-from deployments.contract import ModelInfo, Status, StoredModel, UnavailableError
+from deployments.contract import LoadedVersion, ModelInfo, Status, StoredModel, UnavailableError
 
 DEFAULT_MODEL = "cifar10"
 RETRY_DAMAGED_S = 30.0
@@ -117,7 +117,11 @@ class LiveModels:
 
     def _describe(self, store: ModelStore, name: str) -> StoredModel:
         versions = tuple(store.versions(name))
-        in_memory = {loaded.info.version for loaded in list(self._answering.values()) if loaded.info.name == name}
+        in_memory = {
+            LoadedVersion(loaded.info.version, loaded.predictor.engine, loaded.predictor.precision.name)
+            for loaded in list(self._answering.values())
+            if loaded.info.name == name
+        }
         problems = [failure for (failed, version), (_, failure) in list(self._failed.items()) if failed == name and version in versions]
         class_names: tuple[str, ...] = ()
         test_accuracy = None

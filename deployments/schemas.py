@@ -113,6 +113,14 @@ class Classes(TypedDict):
     classes: Annotated[list[str], Field(description="names, in the order of class_id")]
 
 
+class LoadedVersion(TypedDict):
+    """A version in memory, and how it computes."""
+
+    version: int
+    engine: Annotated[str, Field(description="torch or openvino: the faster one when it was loaded, unless the server was told")]
+    precision: Annotated[str, Field(description="bf16, fp16 or fp32")]
+
+
 class ModelEntry(TypedDict):
     """One name in the model store."""
 
@@ -121,7 +129,7 @@ class ModelEntry(TypedDict):
     aliases: Annotated[dict[str, int], Field(description="versions by alias, e.g. production")]
     classes: Annotated[list[str], Field(description="of the version that the bare name means, in the order of class_id")]
     test_accuracy: Annotated[Probability | None, Field(description="of the same version; null if it was not measured")]
-    loaded: Annotated[list[int], Field(description="the versions in memory, of the copy that answers")]
+    loaded: Annotated[list[LoadedVersion], Field(description="the versions in memory, of the copy that answers")]
     problem: Annotated[str | None, Field(description="what is wrong with it, or null")]
 
 

@@ -19,12 +19,13 @@ from cifar_ray.config import ResizePolicy
 from cifar_ray.inference.preprocess import MAX_IMAGE_BYTES, preprocess
 from deployments import schemas, uploads
 from deployments.config import ServeConfig
-from deployments.contract import Classified, Classifier, ModelInfo, Observer, Status, StoredModel, UnavailableError
+from deployments.contract import Classified, Classifier, LoadedVersion, ModelInfo, Observer, Status, StoredModel, UnavailableError
 from deployments.ingress import create_app
 
 BIRDS = ModelInfo("birds", 1, ("jay", "tit"), 8, "crop")
 PETS = ModelInfo("pets", 3, ("cat", "dog", "eel"), 16, "pad")
 MAX_BATCH_SIZE = 4
+IN_MEMORY: Any = {"version": 3, "engine": "torch", "precision": "bf16"}
 Send = Callable[..., httpx.Response]
 
 
@@ -47,7 +48,7 @@ class FakeClassifier(Classifier):
         return Status(self.others[reference])
 
     async def models(self) -> list[StoredModel]:
-        pets = StoredModel("pets", (1, 3), {"production": 3}, (3,), PETS.class_names, 0.93)
+        pets = StoredModel("pets", (1, 3), {"production": 3}, (LoadedVersion(**IN_MEMORY),), PETS.class_names, 0.93)
         return [StoredModel("birds", (1,), {}, problem="damaged"), pets]
 
     async def classify(self, images: npt.NDArray[np.uint8], reference: str | None, resize_policy: ResizePolicy) -> Classified | Status:
@@ -285,7 +286,7 @@ def test_models_lists_the_store_and_what_is_loaded(send: Send) -> None:
         "models": [
             {"name": "birds", "versions": [1], "aliases": {}} | {"classes": [], "test_accuracy": None, "loaded": [], "problem": "damaged"},
             {"name": "pets", "versions": [1, 3], "aliases": {"production": 3}}
-            | {"classes": ["cat", "dog", "eel"], "test_accuracy": 0.93, "loaded": [3], "problem": None},
+            | {"classes": ["cat", "dog", "eel"], "test_accuracy": 0.93, "loaded": [IN_MEMORY], "problem": None},
         ],
         "default": "pets@3",
         "problem": None,

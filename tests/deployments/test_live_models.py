@@ -12,7 +12,7 @@ from cifar_ray.errors import UnknownModelError
 from cifar_ray.store import Bundle, ModelStore
 from deployments import live_models
 from deployments.config import ServeConfig
-from deployments.contract import StoredModel
+from deployments.contract import LoadedVersion, StoredModel
 from deployments.live_models import LiveModels
 
 SaveTiny = Callable[..., Bundle]
@@ -244,7 +244,7 @@ def test_stored_models_say_which_version_is_in_memory(tmp_path: Path, save_tiny:
     for name, metrics in (("pets", {"test_accuracy": 0.75}), ("pets", {}), ("birds", {})):
         save_tiny(str(tmp_path), name, metrics=metrics)
     ModelStore(str(tmp_path)).promote("pets", 1)
-    assert look(tmp_path, model="pets").stored() == [
+    assert look(tmp_path, model="pets", engine="torch", precision="fp32").stored() == [
         StoredModel("birds", (1,), {}, (), ("cat", "dog", "eel"), None),
-        StoredModel("pets", (1, 2), {"production": 1}, (1,), ("cat", "dog", "eel"), 0.75),
+        StoredModel("pets", (1, 2), {"production": 1}, (LoadedVersion(1, "torch", "fp32"),), ("cat", "dog", "eel"), 0.75),
     ]

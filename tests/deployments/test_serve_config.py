@@ -10,6 +10,8 @@ from click.testing import CliRunner
 from ray.serve.scripts import cli
 
 import deployments
+from cifar_ray.config import parse_config
+from cifar_ray.errors import ConfigError
 from deployments.classifier import compute_threads
 from deployments.config import ServeConfig
 from deployments.graph import gpus_per_replica
@@ -106,3 +108,17 @@ def test_the_ingress_process_does_without_torch() -> None:
         [sys.executable, "-c", "import sys, deployments.remote; print('torch' in sys.modules)"], capture_output=True, check=True
     )
     assert found.stdout.strip() == b"False"
+
+
+def test_serves_own_door_opens_for_a_batch_and_a_half_and_what_a_batch_gives_back() -> None:
+    config = ServeConfig(max_batch_size=8, num_replicas=2)
+    assert (config.most_ongoing_requests, config.most_queued_requests) == (24, 16)
+    config = ServeConfig(max_batch_size=8, max_pending_images=5)
+    assert (config.most_ongoing_requests, config.most_queued_requests) == (5, 5)
+
+
+def test_copies_may_come_and_go_between_two_bounds() -> None:
+    assert ServeConfig(num_replicas=2).most_replicas == 2
+    assert ServeConfig(num_replicas=1, max_replicas=3).most_replicas == 3
+    with pytest.raises(ConfigError, match=r"max_replicas \(1\) is below num_replicas \(2\)"):
+        parse_config(ServeConfig, {"num_replicas": 2, "max_replicas": 1})
