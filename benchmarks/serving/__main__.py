@@ -16,18 +16,13 @@ import json
 import os
 import shutil
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 
 import load
-import torch
 from contenders import ROOT, URL, contenders, started
+from random_model import keep_random
 from table import render
 
-from cifar_ray.models import create_model
-from cifar_ray.store import Architecture, Manifest, ModelStore
-
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 WARM_UP_S = 3
 
 
@@ -67,24 +62,6 @@ def main() -> None:
                             print(model, name, level, {k: round(v, 2) for k, v in figures.items()}, flush=True)
                             out.write(json.dumps({"model": model, "server": name, "concurrency": level} | figures) + "\n")
     print(render([json.loads(line) for line in options.out.read_text().splitlines()]))
-
-
-def keep_random(architecture: str, storage: str) -> None:
-    """A bundle with fresh weights, under the name that a server looks for first."""
-    arguments = {"num_classes": len(CLASSES), "image_size": 32}
-    torch.manual_seed(0)
-    manifest = Manifest(
-        architecture=Architecture(name=architecture, arguments=arguments),
-        class_names=CLASSES,
-        image_size_px=32,
-        channel_mean=(0.49, 0.48, 0.45),
-        channel_std=(0.25, 0.24, 0.26),
-        resize_policy="pad",
-        dataset_name="random",
-        dataset_fingerprint="0" * 64,
-        created_at=datetime.now(UTC),
-    )
-    ModelStore(storage).save("cifar10", manifest, create_model(architecture, **arguments).state_dict())
 
 
 if __name__ == "__main__":

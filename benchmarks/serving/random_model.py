@@ -1,0 +1,30 @@
+"""A model to serve: with random weights the arithmetic is the same as with trained ones."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import torch
+
+from cifar_ray.models import create_model
+from cifar_ray.store import Architecture, Manifest, ModelStore
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+def keep_random(architecture: str, storage: str) -> None:
+    """A bundle with fresh weights, under the name that a server looks for first."""
+    arguments = {"num_classes": len(CLASSES), "image_size": 32}
+    torch.manual_seed(0)
+    manifest = Manifest(
+        architecture=Architecture(name=architecture, arguments=arguments),
+        class_names=CLASSES,
+        image_size_px=32,
+        channel_mean=(0.49, 0.48, 0.45),
+        channel_std=(0.25, 0.24, 0.26),
+        resize_policy="pad",
+        dataset_name="random",
+        dataset_fingerprint="0" * 64,
+        created_at=datetime.now(UTC),
+    )
+    ModelStore(storage).save("cifar10", manifest, create_model(architecture, **arguments).state_dict())
