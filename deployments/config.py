@@ -11,7 +11,7 @@ from cifar_ray.config import NAME_PATTERN, STORAGE_VARIABLE, Config, EngineName,
 
 _REFERENCE_PATTERN = NAME_PATTERN.removesuffix("$") + "(@[A-Za-z0-9._-]+)?$"
 _PENDING_BATCHES = 4
-_ONGOING_BATCHES = 1.5
+_QUEUED_BATCHES = 2
 _BUILT_IN = ("cifar10", "cifar100", "digits")
 
 
@@ -72,18 +72,18 @@ class ServeConfig(Config):
 
     @property
     def most_ongoing_requests(self) -> int:
-        """For one ingress replica: one batch in the model, the next one nearly complete."""
-        return min(self.most_pending_images, max(int(_ONGOING_BATCHES * self._share), 1))
+        """For one ingress replica: a batch for each copy of the model."""
+        return min(self.most_pending_images, max(int(self._share), 1))
 
     @property
     def most_queued_requests(self) -> int:
-        """For one ingress replica, beside the ongoing ones: as many as may come back at once when a batch is answered."""
-        return min(self.most_pending_images, max(int(self._share), 1))
+        """For one ingress replica, beside the ongoing ones. A burst queues before it is let in, so this must hold one."""
+        return min(self.most_pending_images, max(int(_QUEUED_BATCHES * self._share), 1))
 
     @property
     def _share(self) -> float:
         """Images of one batch in each copy of the model, shared among the ingress replicas."""
-        return self.max_batch_size * self.num_replicas / self.num_ingress_replicas
+        return self.max_batch_size * self.most_replicas / self.num_ingress_replicas
 
     @property
     def train_command(self) -> str:

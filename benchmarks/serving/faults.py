@@ -94,8 +94,10 @@ class Clients:
 async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[int, bytes, bool]:
     writer.write(REQUEST)
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
-    length = int(head.partition(b"content-length:")[2].split(b"\r\n", 1)[0])
-    return int(head.split(b" ", 2)[1]), await reader.readexactly(length), b"connection: close" not in head
+    status, length = int(head.split(b" ", 2)[1]), head.partition(b"content-length:")[2].split(b"\r\n", 1)[0]
+    if not length:  # Serve's own refusals come in chunks: the connection is given up instead of reading them
+        return status, b"", False
+    return status, await reader.readexactly(int(length)), b"connection: close" not in head
 
 
 def report(title: str, seen: list[Seen], note: str = "") -> None:
@@ -166,7 +168,7 @@ def ingress_killed(storage: str) -> None:
 
         seen = Clients(64, 20).run((4, kill))
     failed = [one.at_s for one in seen if one.status != 200]
-    lasted = f"failures within {max(failed) - min(failed):.1f} s; " if failed else ""
+    lasted = f"{sum(at_s < 4.5 for at_s in failed)} failed at once, the last {max(failed) - 4:.1f} s later; " if failed else ""
     report("ingress replica killed, of 2, 64 clients", seen, f"{lasted}a new process after {back[0]:.1f} s")
 
 
@@ -197,13 +199,14 @@ def stopped(storage: str) -> None:
         with server(storage) as running:
             [driver] = [process for process in running.processes() if b"serve\0run\0" in _cmdline(process)]
             begun = time.monotonic()
-            seen = Clients(8, 12, per_s=40).run((3, lambda driver=driver, name=name: os.kill(driver, getattr(signal, name))))
+            seen = Clients(64, 12).run((3, lambda driver=driver, name=name: os.kill(driver, getattr(signal, name))))
             while any(process == driver for process in running.processes()) and time.monotonic() < begun + 60:
                 time.sleep(0.1)
             took = time.monotonic() - begun - 3
-        cut = sum(one.status == 0 and one.took_ms > 15 for one in seen)
-        last = max(one.at_s for one in seen if one.status == 200) - 3
-        report(f"{name} under 40 requests/s", seen, f"cut off while waiting: {cut}; last answer {last:+.1f} s; gone after {took:.0f} s")
+        under_way = [one for one in seen if one.at_s < 3 < one.at_s + one.took_ms / 1e3]
+        cut = [one for one in seen if one.status != 200 and one.at_s < 3]
+        note = f"under way then: {len(under_way)}, of them cut off: {len(cut)}; gone after {took:.0f} s"
+        report(f"{name}, 64 clients", [one for one in seen if one.at_s < 3], note)
 
 
 def overload(storage: str) -> None:

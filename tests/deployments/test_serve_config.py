@@ -110,9 +110,9 @@ def test_the_ingress_process_does_without_torch() -> None:
     assert found.stdout.strip() == b"False"
 
 
-def test_serves_own_door_opens_for_a_batch_and_a_half_and_what_a_batch_gives_back() -> None:
+def test_serves_own_door_lets_in_a_batch_for_each_copy_and_two_more_wait() -> None:
     config = ServeConfig(max_batch_size=8, num_replicas=2)
-    assert (config.most_ongoing_requests, config.most_queued_requests) == (24, 16)
+    assert (config.most_ongoing_requests, config.most_queued_requests) == (16, 32)
     config = ServeConfig(max_batch_size=8, max_pending_images=5)
     assert (config.most_ongoing_requests, config.most_queued_requests) == (5, 5)
 
