@@ -110,9 +110,9 @@ def test_the_ingress_process_does_without_torch() -> None:
     assert found.stdout.strip() == b"False"
 
 
-def test_serves_own_door_lets_in_a_batch_for_each_copy_and_two_more_wait() -> None:
+def test_serves_own_door_lets_in_two_batches_for_each_copy_and_two_more_wait() -> None:
     config = ServeConfig(max_batch_size=8, num_replicas=2)
-    assert (config.most_ongoing_requests, config.most_queued_requests) == (16, 32)
+    assert (config.most_ongoing_requests, config.most_queued_requests) == (32, 32)
     config = ServeConfig(max_batch_size=8, max_pending_images=5)
     assert (config.most_ongoing_requests, config.most_queued_requests) == (5, 5)
 
