@@ -73,7 +73,7 @@ class ServeConfig(Config):
 
     @property
     def most_ongoing_requests(self) -> int:
-        """For one ingress replica: a batch in each copy of the model, and the next one. With fewer, one forms late: measured 20 % slower."""
+        """For one ingress replica: a batch in each copy of the model, and the next one. With fewer it forms late: a fifth slower."""
         return min(self.most_pending_images, max(int(_ONGOING_BATCHES * self._share), 1))
 
     @property
