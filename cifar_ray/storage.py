@@ -29,7 +29,7 @@ class FileTree:
 
     Args:
         storage: an absolute path, or a URI that pyarrow knows (`file:///…`, `s3://bucket/…?region=…`, `gs://…`).
-        folder: the root, relative to the storage.
+        folder: the root, relative to the storage; empty for the storage itself.
 
     Attributes:
         file_system: pyarrow's, in which `path` names files.
@@ -41,7 +41,7 @@ class FileTree:
     def __init__(self, storage: str, folder: str) -> None:
         with _reporting(f"use {storage} as storage"):
             self.file_system, base = FileSystem.from_uri(storage) if "://" in storage else (LocalFileSystem(), storage)
-        self._root = f"{base}/{folder}"
+        self._root = f"{base}/{folder}".rstrip("/")
         self._is_local = isinstance(self.file_system, LocalFileSystem)
 
     def path(self, relative: str = "") -> str:

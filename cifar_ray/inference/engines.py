@@ -177,8 +177,8 @@ def speedup(engine: Engine, reference: TorchEngine) -> float:
     return statistics.geometric_mean(gains)
 
 
-class _FromPixels(nn.Module):
-    """A network with its normalisation in front."""
+class FromPixels(nn.Module):
+    """A network with its normalisation in front, for those who take it elsewhere."""
 
     def __init__(self, engine: TorchEngine) -> None:
         super().__init__()
@@ -187,6 +187,7 @@ class _FromPixels(nn.Module):
         self.std = engine.manifest.channel_std
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits, `[N, C]`, of images, uint8 `[N, S, S, 3]`."""
         logits: Tensor = self.network(normalize(images, self.mean, self.std, torch.float32))
         return logits
 
@@ -201,7 +202,7 @@ def _convert(engine: TorchEngine) -> Any:
     with warnings.catch_warnings(), torch.inference_mode():
         # TorchScript is deprecated, but torch.export takes ten times as long, and OpenVINO reads both
         warnings.simplefilter("ignore")
-        traced = torch.jit.trace(_FromPixels(engine), example, check_trace=False)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(FromPixels(engine), example, check_trace=False)  # type: ignore[no-untyped-call]
         frontend = FrontEndManager().load_by_framework("pytorch")
         decoder = TorchScriptPythonDecoder(traced)  # named, because OpenVINO does not keep it alive while converting
         model = frontend.convert(frontend.load(decoder))

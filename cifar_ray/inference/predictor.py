@@ -61,7 +61,7 @@ class Predictor:
     ) -> None:
         self.manifest = bundle.manifest
         self.precision = Precision.resolve(precision, torch.device(device))
-        network = _rebuild(bundle).to(self.precision.device).to(memory_format=torch.channels_last).eval()
+        network = rebuild(bundle).to(self.precision.device).to(memory_format=torch.channels_last).eval()
         self._engine: Engine = TorchEngine(network, self.manifest, self.precision)
         self._check(bundle.reference)
         self._engine, self.engine_reason = choose(self._engine, engine)
@@ -99,7 +99,12 @@ class Predictor:
             raise BundleError(f"{where}: the weights give logits that are not finite; train again")
 
 
-def _rebuild(bundle: Bundle) -> torch.nn.Module:
+def rebuild(bundle: Bundle) -> torch.nn.Module:
+    """The network of a bundle with its weights, in float32 on the CPU.
+
+    Raises:
+        BundleError: if architecture and weights do not fit together.
+    """
     architecture, where = bundle.manifest.architecture, bundle.reference
     try:
         model = create_model(architecture.name, **architecture.arguments)

@@ -39,13 +39,13 @@ def load_model(reference: str, storage: str) -> Bundle:
 
 
 def _from_folder(location: str) -> Bundle:
-    base, _, name = location.rpartition("/")
-    folder = FileTree(base or "/", name)
+    folder = FileTree(location, "")
     is_bundle, is_run = folder.have_files([MANIFEST_FILE, _RUN_FILE])
     if is_bundle:
         return _read(folder, location)
-    if is_run and PurePosixPath(base).name == "runs":
-        return _of_run(ModelStore(base.rpartition("/")[0]), name)
+    storage, _, run = location.rpartition("/runs/")
+    if is_run and storage:
+        return _of_run(ModelStore(storage), run)
     raise UnknownModelError(f"{location} is neither a model ({MANIFEST_FILE} and {WEIGHTS_FILE}) nor a run (…/runs/NAME)")
 
 
