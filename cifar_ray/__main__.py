@@ -10,7 +10,8 @@ from cifar_ray import cli
 
 VERBS = {
     "train": "train a model, keep it in the store",
-    "store": "list, show, promote, roll back and delete models",
+    "finetune": "go on from a model: other classes, other images",
+    "store": "list, show, promote, roll back, delete, export and import models",
 }
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import tyro
 from pydantic import Field, ValidationError
 
-from cifar_ray.config import TrainConfig, describe, parse_config, read_yaml
+from cifar_ray.config import StartConfig, TrainConfig, describe, parse_config, read_yaml
 from cifar_ray.errors import CifarRayError, ConfigError, TrainingError
 from cifar_ray.recipes import default_recipe, get_recipe
 
@@ -86,6 +86,7 @@ class TrainCommand(TrainConfig):
     Defaults come from a recipe; --config FILE.yaml changes them, and flags change both.
     """
 
+    start: tyro.conf.Suppress[StartConfig | None] = None
     config: str | None = Field(None, description="YAML of settings, e.g. <storage>/runs/<name>/config.yaml, which repeats that run")
     list_recipes: Annotated[bool, tyro.conf.FlagCreatePairsOff] = Field(False, description="show all recipes and stop")
     list_models: Annotated[bool, tyro.conf.FlagCreatePairsOff] = Field(False, description="show all architectures and stop")
@@ -97,16 +98,10 @@ def parse_train_command(argv: Sequence[str] | None, prog: str) -> TrainCommand:
     Raises:
         ConfigError: one line naming the field that is unknown or impossible.
     """
-    decisive = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for flag in ("--recipe", "--config", "--dataset", "--data-dir", "--model"):
-        decisive.add_argument(flag, default=argparse.SUPPRESS)
-    try:
-        flags = vars(decisive.parse_known_args(argv)[0])
-    except argparse.ArgumentError as error:
-        raise ConfigError(" ".join(str(error).split())) from None
+    flags = peek(argv, ("--recipe", "--config", "--dataset", "--data-dir", "--model"))
     chosen = (read_yaml(flags["config"]) if "config" in flags else {}) | flags
     recipe = get_recipe(chosen.get("recipe") or default_recipe(chosen.get("dataset"), chosen.get("model")))
-    defaults = parse_config(TrainCommand, _merge(recipe.model_dump(), chosen))
+    defaults = parse_config(TrainCommand, merge(recipe.model_dump(), chosen))
     command: TrainCommand = parse(TrainCommand, argv, prog, defaults)
     from cifar_ray.models import list_models  # brings torch, which the store's commands do without
 
@@ -115,10 +110,25 @@ def parse_train_command(argv: Sequence[str] | None, prog: str) -> TrainCommand:
     return command
 
 
-def _merge(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def peek(argv: Sequence[str] | None, flags: Sequence[str]) -> dict[str, str]:
+    """Those of `flags` that a command line gives, before all others are parsed: they decide the defaults of the rest.
+
+    Raises:
+        ConfigError: if one lacks its value.
+    """
+    decisive = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for flag in flags:
+        decisive.add_argument(flag, default=argparse.SUPPRESS)
+    try:
+        return vars(decisive.parse_known_args(argv)[0])
+    except argparse.ArgumentError as error:
+        raise ConfigError(" ".join(str(error).split())) from None
+
+
+def merge(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """`values` with `changes` over them, nested mappings merged key by key."""
     merged = dict(values)
     for key, change in changes.items():
         both_mappings = isinstance(change, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], change) if both_mappings else change
+        merged[key] = merge(merged[key], change) if both_mappings else change
     return merged

@@ -31,6 +31,7 @@ from cifar_ray.storage import FileTree
 from cifar_ray.training import history
 from cifar_ray.training.loop import EpochReport, FitResult, Weights, fit
 from cifar_ray.training.progress import Progress
+from cifar_ray.training.start import load_parent
 
 WEIGHTS_FILE = "model.safetensors"
 STATE_FILE = "epoch.json"
@@ -203,6 +204,7 @@ def train_worker(job: dict[str, Any]) -> FitResult:
         shard=Shard(rank, context.get_world_size()),
         on_step=on_step,
         on_epoch=on_epoch,
+        parent=load_parent(config),
     )
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cifar_ray.config import TestTimeAugmentation, TrainConfig
+from cifar_ray.config import TestTimeAugmentation, TrainConfig, parse_groups
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.data.loader import EvaluationLoader, Normalization, Shard, Step, TrainLoader
 from cifar_ray.data.statistics import channel_mean_std
@@ -21,9 +21,11 @@ from cifar_ray.errors import TrainingError
 from cifar_ray.metrics import Evaluation
 from cifar_ray.models import DataInitialized, create_model
 from cifar_ray.models.precision import Precision
+from cifar_ray.store import Bundle
 from cifar_ray.training.collective import average_buffers, sum_over_workers
 from cifar_ray.training.evaluate import evaluate
-from cifar_ray.training.optim import create_optimizers, learning_rate_factor, set_learning_rate
+from cifar_ray.training.optim import create_optimizers, learning_rate_factor, scale_rates, set_learning_rate
+from cifar_ray.training.start import create_from, freeze, rate_factors
 
 Weights = dict[str, Tensor]
 OnStep = Callable[[int, int, int], None]  # epoch, counted from 1; steps done in it; steps an epoch
@@ -88,12 +90,17 @@ class Trainer:
         splits: the data, the same on all workers.
         device: where this worker computes.
         shard: which part of each batch is this worker's.
+        parent: the bundle to begin with, as `config.start` says; `None` for fresh weights.
     """
 
-    def __init__(self, config: TrainConfig, splits: DatasetSplits, device: torch.device, shard: Shard) -> None:
-        self.config, self.device, self.shard = config, device, shard
+    def __init__(
+        self, config: TrainConfig, splits: DatasetSplits, device: torch.device, shard: Shard, parent: Bundle | None = None
+    ) -> None:
+        self.config, self.device, self.shard, self.parent = config, device, shard, parent
         self.precision = Precision.resolve(config.precision, device)
-        self.normalization = Normalization(*channel_mean_std(splits.train), self.precision.dtype)
+        # what the parent's filters learnt holds for inputs scaled as they were then
+        statistics = (parent.manifest.channel_mean, parent.manifest.channel_std) if parent else channel_mean_std(splits.train)
+        self.normalization = Normalization(*statistics, self.precision.dtype)
         self.loader = TrainLoader(
             splits.train,
             batch_size=config.batch_size,
@@ -106,14 +113,20 @@ class Trainer:
         )
         torch.manual_seed(config.seed)
         self.model = self._create_model(splits.train)
+        self.frozen = freeze(self.model, config.start) if config.start else []
         self.optimizers = create_optimizers(self.model, config.optimizer, config.batch_size)
+        if config.start:
+            scale_rates(self.optimizers, rate_factors(self.model, config.start.stage_decay))
         self.scaler = self.precision.grad_scaler()
         self.parallel = self._wrap()
 
     def _create_model(self, train: ImageDataset) -> nn.Module:
-        model = create_model(self.config.model, train.num_classes, train.image_size_px)
+        if self.parent:
+            model = create_from(self.parent, train.class_names, train.image_size_px, parse_groups(self.config.groups))
+        else:
+            model = create_model(self.config.model, train.num_classes, train.image_size_px)
         model = model.to(self.device).to(memory_format=torch.channels_last)
-        if isinstance(model, DataInitialized):
+        if isinstance(model, DataInitialized) and not self.parent:
             model.initialize_from(self.normalization(self.loader.images[:_WHITENING_IMAGES]))
         for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
             if norm.momentum is not None:  # as much forgetting a step, however many pieces it has
@@ -140,6 +153,8 @@ class Trainer:
             self.model.freeze_stem()
             self.parallel = self._wrap()
         self.parallel.train()
+        for module in (module for stage in self.frozen for module in stage.modules):
+            module.eval()
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         for number, step in enumerate(self.loader.epoch(epoch)):
             done = epoch + number / self.loader.steps_per_epoch
@@ -200,6 +215,7 @@ def fit(
     shard: Shard,
     on_step: OnStep,
     on_epoch: Callable[[EpochReport, Weights], None],
+    parent: Bundle | None = None,
 ) -> FitResult:
     """Trains to the end, then evaluates the kept weights once on test.
 
@@ -210,13 +226,14 @@ def fit(
         shard: this worker's part.
         on_step: called after each step.
         on_epoch: called after each epoch with its report and the present weights (on the device, not copied).
+        parent: the bundle that `config.start` names.
 
     Raises:
         DataError: if a batch is larger than the training split.
         ConfigError: if model, image size and precision do not go together.
         TrainingError: if the loss is no longer finite.
     """
-    trainer = Trainer(config, splits, device, shard)
+    trainer = Trainer(config, splits, device, shard, parent)
     started = time.perf_counter()
     best: EpochReport | None = None
     kept: Weights = {}
