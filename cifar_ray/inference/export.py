@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from cifar_ray.config import resolve_storage
 from cifar_ray.errors import BundleError, MissingDependencyError
 from cifar_ray.inference.engines import TOLERANCE, FromPixels, Logits, Pixels, TorchEngine, deviation
-from cifar_ray.inference.predictor import rebuild
-from cifar_ray.models.precision import Precision
+from cifar_ray.inference.predictor import Predictor
 from cifar_ray.storage import FileTree
 from cifar_ray.store import Bundle, Manifest
 from cifar_ray.store.bundle import encode
@@ -196,8 +195,8 @@ _FORMATS: dict[ExportFormat, tuple[Any, Any]] = {
 
 
 def _in_fp32(bundle: Bundle) -> TorchEngine:
-    network = rebuild(bundle).to(memory_format=torch.channels_last).eval()
-    return TorchEngine(network, bundle.manifest, Precision("fp32", torch.device("cpu")))
+    predictor = Predictor(bundle, precision="fp32", engine="torch")
+    return TorchEngine(predictor.network, bundle.manifest, predictor.precision)
 
 
 def _example(manifest: Manifest) -> Tensor:
