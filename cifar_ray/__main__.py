@@ -11,6 +11,7 @@ from cifar_ray import cli
 VERBS = {
     "train": "train a model, keep it in the store",
     "finetune": "go on from a model: other classes, other images",
+    "find_lr": "suggest a learning rate for your data and network",
     "predict": "say what pictures show: files, folders, millions of them",
     "store": "list, show, promote, roll back, delete, export and import models",
 }

@@ -8,14 +8,16 @@ import io
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from pydantic import Field, ValidationError
 
-from cifar_ray.config import StartConfig, TrainConfig, describe, parse_config, read_yaml
+from cifar_ray.config import Config, StartConfig, TrainConfig, describe, parse_config, read_yaml
 from cifar_ray.errors import CifarRayError, ConfigError, TrainingError
 from cifar_ray.recipes import default_recipe, get_recipe
+
+CommandType = TypeVar("CommandType", bound=TrainConfig)
 
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
@@ -80,7 +82,13 @@ def _one_line(report: str) -> str:
     return text.strip().removeprefix("Value error ").removeprefix("Unrecognized options ")
 
 
-class TrainCommand(TrainConfig):
+class Tracked(Config):
+    """What the verbs that train add to their settings."""
+
+    track: str = Field("", description="log the run besides: tensorboard, mlflow ($MLFLOW_TRACKING_URI), or both with a comma")
+
+
+class TrainCommand(TrainConfig, Tracked):
     """Trains an image classifier on every GPU (or CPU) you have, keeps it in the model store, and says how good it is.
 
     Defaults come from a recipe; --config FILE.yaml changes them, and flags change both.
@@ -93,7 +101,17 @@ class TrainCommand(TrainConfig):
 
 
 def parse_train_command(argv: Sequence[str] | None, prog: str) -> TrainCommand:
+    """`parse_over_recipe` for training."""
+    return parse_over_recipe(TrainCommand, argv, prog)
+
+
+def parse_over_recipe(command_type: type[CommandType], argv: Sequence[str] | None, prog: str) -> CommandType:
     """Recipe, then file, then flags, each over the one before.
+
+    Args:
+        command_type: the settings of a training, and what a verb adds to them; its field `config` is the file.
+        argv: flags.
+        prog: for the help.
 
     Raises:
         ConfigError: one line naming the field that is unknown or impossible.
@@ -101,8 +119,8 @@ def parse_train_command(argv: Sequence[str] | None, prog: str) -> TrainCommand:
     flags = peek(argv, ("--recipe", "--config", "--dataset", "--data-dir", "--model"))
     chosen = (read_yaml(flags["config"]) if "config" in flags else {}) | flags
     recipe = get_recipe(chosen.get("recipe") or default_recipe(chosen.get("dataset"), chosen.get("model")))
-    defaults = parse_config(TrainCommand, merge(recipe.model_dump(), chosen))
-    command: TrainCommand = parse(TrainCommand, argv, prog, defaults)
+    defaults = parse_config(command_type, merge(recipe.model_dump(), chosen))
+    command: CommandType = parse(command_type, argv, prog, defaults)
     from cifar_ray.models import list_models  # brings torch, which the store's commands do without
 
     if command.model not in list_models():

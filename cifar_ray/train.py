@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # decoding, and files that were skipped
     splits = load_splits(command)
     check_batch_size(command.batch_size, len(splits.train), command.num_workers or 1)
-    job.run(job.named(command, splits), splits)
+    job.run(job.named(command, splits), splits, command.track)
     return 0
 
 

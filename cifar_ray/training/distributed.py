@@ -29,8 +29,9 @@ from cifar_ray.data.loader import Shard
 from cifar_ray.errors import CifarRayError, ConfigError, ResourceError, TrainingError
 from cifar_ray.storage import FileTree
 from cifar_ray.training import history
-from cifar_ray.training.loop import EpochReport, FitResult, Weights, fit
+from cifar_ray.training.loop import Weights, fit
 from cifar_ray.training.progress import Progress
+from cifar_ray.training.reports import EpochReport, FitResult
 from cifar_ray.training.start import load_parent
 
 WEIGHTS_FILE = "model.safetensors"
@@ -186,7 +187,7 @@ def train_worker(job: dict[str, Any]) -> FitResult:
             queue.put(("step", (epoch, done, steps)))
 
     def on_epoch(report: EpochReport, weights: Weights) -> None:
-        metrics = dataclasses.asdict(report) | {"selected": report.epoch if report.improved else 0}
+        metrics = report.figures() | {"selected": report.epoch if report.improved else 0}
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = None
             if rank == 0:

@@ -20,28 +20,37 @@ def named(config: TrainConfig, splits: DatasetSplits) -> TrainConfig:
     return TrainConfig.model_validate(values)
 
 
-def run(config: TrainConfig, splits: DatasetSplits) -> Kept:
+def run(config: TrainConfig, splits: DatasetSplits, track: str = "") -> Kept:
     """Trains, keeps, promotes and reports; progress goes to stderr, results to stdout.
 
     Args:
         config: as `named` gives it.
         splits: the data that it names.
+        track: where else the run is logged, as `--track` says.
 
     Raises:
-        CifarRayError: see `train_on_ray` and `keep`.
+        CifarRayError: see `create_tracker`, `train_on_ray` and `keep`.
     """
     print(_summary(config, splits), file=sys.stderr)
 
     from cifar_ray.training.distributed import train_on_ray  # Ray takes a second to import: mistakes are told before
     from cifar_ray.training.keep import keep
     from cifar_ray.training.progress import ConsoleProgress
+    from cifar_ray.training.tracking import TrackedProgress, create_tracker
 
     progress = ConsoleProgress(config.epochs, len(splits.train))
+    tracker = create_tracker(track, config.storage)
+    finished = False
     try:
-        trained = train_on_ray(config, progress)
+        tracker.on_start(config, splits.train.class_names)
+        trained = train_on_ray(config, TrackedProgress(progress, tracker))
+        progress.close()
+        kept = keep(trained, config, splits)
+        tracker.on_end(trained, kept)
+        finished = True
     finally:
         progress.close()
-    kept = keep(trained, config, splits)
+        tracker.close(finished=finished)
     print(_report(trained.path, trained.result.train_seconds, kept.bundle.manifest.metrics))
     verdict = "promoted to production" if kept.promoted else "kept, not promoted"
     print(f"model  {kept.bundle.reference}: {verdict} ({kept.reason})")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,6 +24,7 @@ from cifar_ray.store import Bundle
 from cifar_ray.training.collective import average_buffers, sum_over_workers
 from cifar_ray.training.evaluate import evaluate
 from cifar_ray.training.optim import create_optimizers, learning_rate_factor, scale_rates, set_learning_rate
+from cifar_ray.training.reports import Confusion, EpochReport, FitResult
 from cifar_ray.training.start import create_from, freeze, rate_factors
 
 Weights = dict[str, Tensor]
@@ -34,52 +34,6 @@ _WHITENING_IMAGES = 5000
 _CPU_MICRO_BATCH_PX = (
     250 * 32 * 32
 )  # activations of a piece this large stay in a core's cache: about 1.7 times as fast as 2,000 images at once
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """One line of a run's history.
-
-    Attributes:
-        epoch: counted from 1.
-        train_loss: mean over the epoch's images, with label smoothing, nats an image.
-        train_accuracy: on augmented images, while learning, 0…1.
-        val_loss: cross-entropy; `None` without a validation split.
-        val_accuracy: 0…1; `None` without a validation split.
-        learning_rate: of the first optimizer group at the last step.
-        seconds: of training and evaluation.
-        images_per_s: trained by all workers together, evaluation not counted.
-        improved: these are the weights to keep so far.
-    """
-
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    val_loss: float | None
-    val_accuracy: float | None
-    learning_rate: float
-    seconds: float
-    images_per_s: float
-    improved: bool
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What a finished training leaves, equal on all workers.
-
-    Attributes:
-        best_epoch: whose weights were kept.
-        normalization: of the training images.
-        metrics: by name: `val_accuracy`, `test_accuracy`, `test_loss`, `test_accuracy_tta`, where there are such splits; 0…1 and nats.
-        precision: format that was used.
-        train_seconds: all epochs, evaluation included.
-    """
-
-    best_epoch: int
-    normalization: Normalization
-    metrics: dict[str, float]
-    precision: str
-    train_seconds: float
 
 
 class Trainer:
@@ -252,6 +206,7 @@ def fit(
             seconds=time.perf_counter() - begun,
             images_per_s=len(trainer.loader) / trained_s,
             improved=val is None or best is None or val.accuracy > (best.val_accuracy or 0),
+            val_confusion=_plain(val),
         )
         if report.improved:
             best = report
@@ -262,20 +217,24 @@ def fit(
     assert best is not None, "epochs ≥ 1"  # noqa: S101
     train_seconds = time.perf_counter() - started
     trainer.model.load_state_dict(kept)
-    metrics = _final_metrics(trainer, splits, best)
-    return FitResult(best.epoch, trainer.normalization, metrics, trainer.precision.name, train_seconds)
+    metrics, test = _final_metrics(trainer, splits, best)
+    return FitResult(best.epoch, trainer.normalization, metrics, trainer.precision.name, train_seconds, _plain(test))
 
 
-def _final_metrics(trainer: Trainer, splits: DatasetSplits, best: EpochReport) -> dict[str, float]:
+def _final_metrics(trainer: Trainer, splits: DatasetSplits, best: EpochReport) -> tuple[dict[str, float], Evaluation | None]:
     metrics: dict[str, float] = {}
     if best.val_accuracy is not None:
         metrics["val_accuracy"] = best.val_accuracy
-    if splits.test is not None:
-        test = trainer.evaluate(splits.test)
+    test = trainer.evaluate(splits.test) if splits.test is not None else None
+    if splits.test is not None and test is not None:
         metrics |= {"test_accuracy": test.accuracy, "test_loss": test.loss}
         if trainer.config.test_time_augmentation != "none":
             metrics["test_accuracy_tta"] = trainer.evaluate(splits.test, trainer.config.test_time_augmentation).accuracy
-    return metrics
+    return metrics, test
+
+
+def _plain(evaluation: Evaluation | None) -> Confusion | None:
+    return None if evaluation is None else tuple(map(tuple, evaluation.confusion.tolist()))
 
 
 def _communicating(parallel: nn.Module, last: bool) -> Any:
