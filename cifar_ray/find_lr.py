@@ -65,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             on_step=on_step,
         )
     about = {
-        "suggestion": test.valley,
+        "suggestion": test.edge,
+        "edge": test.edge,
         "valley": test.valley,
         "steepest": test.steepest,
         "configured": rate,
@@ -77,14 +78,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     files = FileTree(config.storage, "find_lr")
     files.replace(f"{config.name}.json", json.dumps(about, indent=1).encode())
     files.replace(f"{config.name}.png", to_png(test, f"{splits.name}, {config.model}, {config.optimizer.name}", rate))
-    print(f"valley     {test.valley:.3g}   the middle of the longest fall: the suggestion")
-    print(f"steepest   {test.steepest:.3g}   where the loss falls fastest")
+    print(f"edge       {test.edge:.3g}   up to here the loss falls: the suggestion for a peak rate")
+    print(f"steepest   {test.steepest:.3g}   where the loss falls fastest, more cautious")
+    print(f"valley     {test.valley:.3g}   the middle of the longest fall, for a rate that stays constant")
     print(f"configured {rate:.3g}   of recipe {config.recipe}")
-    if not test.diverged:
-        print(f"the loss never diverged up to {test.rates[-1]:.3g}; the curve may go on: pass a higher --highest")
+    if test.edge > test.rates[-1] / 2 and not test.diverged:
+        print(f"the loss still fell at {test.rates[-1]:.3g}: pass a higher --highest")
     print(f"curve  {files.path(f'{config.name}.png')}, {config.name}.json")
-    print(f"use    python -m cifar_ray.train --optimizer.lr {test.valley:.2g} …")
+    print(f"use    python -m cifar_ray.train {_flags(config, test.edge)} …")
     return 0
+
+
+def _flags(config: TrainConfig, rate: float) -> str:
+    """The flags that set what was tested: with muon, all its rates rose together."""
+    names = ("lr", "head_lr", "bias_lr") if config.optimizer.name == "muon" else ("lr",)
+    factor = rate / config.optimizer.lr
+    return " ".join(f"--optimizer.{name.replace('_', '-')} {factor * getattr(config.optimizer, name):.2g}" for name in names)
 
 
 if __name__ == "__main__":
