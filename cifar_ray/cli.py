@@ -76,7 +76,8 @@ def _one_line(report: str) -> str:
         return invalid["combination"]
     if invalid:
         nested = f"{invalid['config']}." if invalid["config"].islower() else ""
-        return f"{nested}{invalid['field']}: {invalid['message']} (got {invalid['value']})"
+        message = invalid["message"].removeprefix("Value error, ")
+        return f"{nested}{invalid['field']}: {message} (got {invalid['value']})"
     for noise in ("Got errors:", "Argument helptext:", "For full helptext"):
         text = text.partition(noise)[0]
     return text.strip().removeprefix("Value error ").removeprefix("Unrecognized options ")

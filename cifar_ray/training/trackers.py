@@ -91,6 +91,7 @@ class MlflowTracker:
         # MLflow would otherwise try for minutes; a run in progress must not wait for it
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would report its use to its makers
         try:
             import mlflow
         except ImportError:
