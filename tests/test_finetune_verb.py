@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -83,9 +84,20 @@ def test_a_mistake_is_one_line_before_anything_starts(store: ModelStore, capsys:
     assert re.search(reason, lines[0].replace("--freeze", "freeze"))
 
 
+def tracked(folder: Path) -> tuple[dict[str, list[int]], list[str]]:
+    """Steps of each curve, and names of pictures, as TensorBoard reads them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events: Any = EventAccumulator(str(folder))
+    events.Reload()
+    return {name: [event.step for event in events.Scalars(name)] for name in events.Tags()["scalars"]}, events.Tags()["images"]
+
+
 @pytest.mark.ray
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_groups_of_a_model_become_a_model_beside_it_that_names_its_parent(ray_cluster: None, store: ModelStore, capsys: Shown) -> None:
-    options = ["--freeze", "2", "--num-workers", "2", "--epochs", "4", "--rate-factor", "1", "--storage", store.storage]
+    options = ["--freeze", "2", "--num-workers", "2", "--epochs", "3", "--rate-factor", "2", "--name", "run", "--track", "tensorboard"]
+    options += ["--storage", store.storage]
     assert console.main(["finetune", "digits", *EVEN_ODD, *options]) == 0
     parent, child = store.load("digits"), store.load("digits-even-odd")
     assert (child.manifest.parent, child.manifest.parent_weights_sha256) == ("digits@1", parent.manifest.weights_sha256)
@@ -101,3 +113,6 @@ def test_groups_of_a_model_become_a_model_beside_it_that_names_its_parent(ray_cl
     )
     assert "parent digits@1 is as it was" in shown.out
     assert store.versions("digits") == [1]
+    curves, pictures = tracked(Path(store.storage) / "tensorboard" / "run")
+    assert curves["val_accuracy"] == curves["val_accuracy/odd"] == [1, 2, 3], "once, though there were two workers"
+    assert set(pictures) == {"confusion", "curves"}
