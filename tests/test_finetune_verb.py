@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from cifar_ray import __main__ as console
+from cifar_ray import cli
+from cifar_ray.config import StartConfig, TrainConfig, to_yaml
 from cifar_ray.finetune import parse_command
 from cifar_ray.models import create_model
 from cifar_ray.recipes import digits
@@ -55,6 +57,15 @@ def test_the_parents_settings_hold_at_a_tenth_of_its_rate_and_flags_change_them(
     )
     assert (command.optimizer.lr, command.epochs, command.save_as) == (pytest.approx(1.5e-3), 7, "digits-even-odd")
     assert (command.start.freeze, command.start.stage_decay) == ("2", 0.3)
+
+
+def test_train_repeats_a_fine_tuning_from_its_config(store: ModelStore, tmp_path: Path) -> None:
+    command, _ = parse_command(["digits", "--storage", store.storage, "--freeze", "backbone", *EVEN_ODD])
+    config = TrainConfig.model_validate(command.model_dump(include=set(TrainConfig.model_fields)))
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    again = cli.parse_train_command(["--config", str(tmp_path / "config.yaml")], "train")
+    assert TrainConfig.model_validate(again.model_dump(include=set(TrainConfig.model_fields))) == config
+    assert config.start == StartConfig(model="digits@1", freeze="backbone")
 
 
 def test_other_images_give_a_model_of_their_own_name(store: ModelStore, tmp_path: Path) -> None:
