@@ -3,8 +3,8 @@
     python benchmarks/learning_rate.py small_cnn --data-dir DIR --epochs 4 --seeds 3
     python benchmarks/learning_rate.py airbench94 --data-dir DIR --epochs 3 --batch-size 500 --factors 0.1 0.3 1 3
 
-DIR holds the CIFAR-10 images as train/<class>/… and test/<class>/…. Both use the same subset of the training images, and the sweep the recipe's
-own schedule, at its rates times each factor. Prints validation accuracy a rate, and best rate ÷ suggestion.
+DIR holds the CIFAR-10 images as train/<class>/… and test/<class>/…. Both use the same subset of the training images, and the sweep the
+recipe's own schedule, at its rates times each factor. Prints validation accuracy a rate, and best rate ÷ suggestion.
 """
 
 from __future__ import annotations

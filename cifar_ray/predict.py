@@ -21,8 +21,9 @@ from cifar_ray.errors import ConfigError
 from cifar_ray.inference.pictures import list_pictures
 
 if TYPE_CHECKING:
-    from cifar_ray.inference.classify import Classifier, ModelJob
+    from cifar_ray.inference.classify import ModelJob
     from cifar_ray.inference.results import Part
+    from cifar_ray.inference.rows import Classifier
 
     Bar = tqdm[NoReturn]
 
@@ -121,9 +122,13 @@ def _parts_done(command: PredictCommand, missing: Sequence[Part], folder: str) -
 
 
 def _classifier(command: PredictCommand) -> Classifier:
-    from cifar_ray.inference.classify import BundleClassifier, ServerClassifier
+    if command.asks_a_server:
+        from cifar_ray.inference.served import ServerClassifier
 
-    return ServerClassifier(command.model, command.top_k) if command.asks_a_server else BundleClassifier(_job(command))
+        return ServerClassifier(command.model, command.top_k)
+    from cifar_ray.inference.classify import BundleClassifier  # brings torch, which asking a server does without
+
+    return BundleClassifier(_job(command))
 
 
 def _job(command: PredictCommand) -> ModelJob:
