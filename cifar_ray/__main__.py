@@ -10,6 +10,7 @@ from cifar_ray import cli
 
 VERBS = {
     "train": "train a model, keep it in the store",
+    "quantize": "add the int8 form of its network to a model, for CPUs",
     "store": "list, show, promote, roll back and delete models",
 }
 
