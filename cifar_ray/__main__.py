@@ -10,8 +10,11 @@ from cifar_ray import cli
 
 VERBS = {
     "train": "train a model, keep it in the store",
+    "finetune": "go on from a model: other classes, other images",
+    "find_lr": "suggest a learning rate for your data and network",
+    "predict": "say what pictures show: files, folders, millions of them",
     "quantize": "add the int8 form of its network to a model, for CPUs",
-    "store": "list, show, promote, roll back and delete models",
+    "store": "list, show, promote, roll back, delete, export and import models",
 }
 
 

@@ -8,14 +8,16 @@ import io
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from pydantic import Field, ValidationError
 
-from cifar_ray.config import TrainConfig, describe, parse_config, read_yaml
+from cifar_ray.config import Config, StartConfig, TrainConfig, describe, parse_config, read_yaml
 from cifar_ray.errors import CifarRayError, ConfigError, TrainingError
 from cifar_ray.recipes import default_recipe, get_recipe
+
+CommandType = TypeVar("CommandType", bound=TrainConfig)
 
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
@@ -80,34 +82,45 @@ def _one_line(report: str) -> str:
     return text.strip().removeprefix("Value error ").removeprefix("Unrecognized options ")
 
 
-class TrainCommand(TrainConfig):
+class Tracked(Config):
+    """What the verbs that train add to their settings."""
+
+    track: str = Field("", description="log the run besides: tensorboard, mlflow ($MLFLOW_TRACKING_URI), or both with a comma")
+
+
+class TrainCommand(TrainConfig, Tracked):
     """Trains an image classifier on every GPU (or CPU) you have, keeps it in the model store, and says how good it is.
 
     Defaults come from a recipe; --config FILE.yaml changes them, and flags change both.
     """
 
+    start: tyro.conf.Suppress[StartConfig | None] = None
     config: str | None = Field(None, description="YAML of settings, e.g. <storage>/runs/<name>/config.yaml, which repeats that run")
     list_recipes: Annotated[bool, tyro.conf.FlagCreatePairsOff] = Field(False, description="show all recipes and stop")
     list_models: Annotated[bool, tyro.conf.FlagCreatePairsOff] = Field(False, description="show all architectures and stop")
 
 
 def parse_train_command(argv: Sequence[str] | None, prog: str) -> TrainCommand:
+    """`parse_over_recipe` for training."""
+    return parse_over_recipe(TrainCommand, argv, prog)
+
+
+def parse_over_recipe(command_type: type[CommandType], argv: Sequence[str] | None, prog: str) -> CommandType:
     """Recipe, then file, then flags, each over the one before.
+
+    Args:
+        command_type: the settings of a training, and what a verb adds to them; its field `config` is the file.
+        argv: flags.
+        prog: for the help.
 
     Raises:
         ConfigError: one line naming the field that is unknown or impossible.
     """
-    decisive = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for flag in ("--recipe", "--config", "--dataset", "--data-dir", "--model"):
-        decisive.add_argument(flag, default=argparse.SUPPRESS)
-    try:
-        flags = vars(decisive.parse_known_args(argv)[0])
-    except argparse.ArgumentError as error:
-        raise ConfigError(" ".join(str(error).split())) from None
+    flags = peek(argv, ("--recipe", "--config", "--dataset", "--data-dir", "--model"))
     chosen = (read_yaml(flags["config"]) if "config" in flags else {}) | flags
     recipe = get_recipe(chosen.get("recipe") or default_recipe(chosen.get("dataset"), chosen.get("model")))
-    defaults = parse_config(TrainCommand, _merge(recipe.model_dump(), chosen))
-    command: TrainCommand = parse(TrainCommand, argv, prog, defaults)
+    defaults = parse_config(command_type, merge(recipe.model_dump(), chosen))
+    command: CommandType = parse(command_type, argv, prog, defaults)
     from cifar_ray.models import list_models  # brings torch, which the store's commands do without
 
     if command.model not in list_models():
@@ -115,10 +128,25 @@ def parse_train_command(argv: Sequence[str] | None, prog: str) -> TrainCommand:
     return command
 
 
-def _merge(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def peek(argv: Sequence[str] | None, flags: Sequence[str]) -> dict[str, str]:
+    """Those of `flags` that a command line gives, before all others are parsed: they decide the defaults of the rest.
+
+    Raises:
+        ConfigError: if one lacks its value.
+    """
+    decisive = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for flag in flags:
+        decisive.add_argument(flag, default=argparse.SUPPRESS)
+    try:
+        return vars(decisive.parse_known_args(argv)[0])
+    except argparse.ArgumentError as error:
+        raise ConfigError(" ".join(str(error).split())) from None
+
+
+def merge(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """`values` with `changes` over them, nested mappings merged key by key."""
     merged = dict(values)
     for key, change in changes.items():
         both_mappings = isinstance(change, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merge(merged[key], change) if both_mappings else change
+        merged[key] = merge(merged[key], change) if both_mappings else change
     return merged

@@ -6,6 +6,7 @@ A config is complete and self-contained: what a run writes to `config.yaml` repe
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -93,6 +94,18 @@ class AugmentationConfig(Config):
     cutout_px: int = Field(0, ge=0, description="side of the square set to the mean colour")
 
 
+class StartConfig(Config):
+    """The model that fine-tuning begins with, and what of it may change."""
+
+    model: str = Field(description="reference or path of a bundle")
+    freeze: Annotated[str, Field(pattern=r"^(none|backbone|[0-9]{1,3})$")] = Field(
+        "none", description="what stays as it is: none, backbone (all but the head), or the first N stages"
+    )
+    stage_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="learning rate of each stage as a share of that of the stage above it; 1 treats all alike"
+    )
+
+
 class TrainConfig(Config):
     """One training job. The defaults are those of the recipe; `--recipe NAME` takes another."""
 
@@ -121,6 +134,10 @@ class TrainConfig(Config):
         0.1, description="share of all images kept for test where the data set has no test split"
     )
 
+    groups: tuple[str, ...] = Field(
+        (), description="NAME=CLASS,CLASS … puts classes together under new names; images of classes in none are left out"
+    )
+
     model: str = Field("airnet", description="architecture; --list-models shows all")
     epochs: int = Field(8, ge=1, le=10_000)
     batch_size: int = Field(2000, ge=1, description="images a step, all workers together")
@@ -142,6 +159,7 @@ class TrainConfig(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
+    start: StartConfig | None = Field(None, description="set by python -m cifar_ray.finetune")
 
     _resolve_storage = field_validator("storage")(staticmethod(resolve_storage))
 
@@ -149,6 +167,17 @@ class TrainConfig(Config):
     @classmethod
     def _resolve_data_dir(cls, value: str | None) -> str | None:
         return None if value is None else resolve_storage(value)
+
+    @field_validator("groups")
+    @classmethod
+    def _check_groups(cls, values: tuple[str, ...]) -> tuple[str, ...]:
+        groups = parse_groups(values)
+        members = [member for group in groups.values() for member in group]
+        if len(groups) < len(values) or len(set(members)) < len(members):
+            raise ValueError("a name or a class comes twice")
+        if values and (len(groups) < 2 or not all(all(group) and name for name, group in groups.items())):
+            raise ValueError("at least two are needed, each as NAME=CLASS,CLASS…")
+        return values
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:
@@ -168,6 +197,11 @@ class TrainConfig(Config):
         if self.num_workers is not None and self.batch_size < self.num_workers:
             raise ValueError(f"batch_size ({self.batch_size}) gives some of {self.num_workers} workers no image; raise it")
         return self
+
+
+def parse_groups(groups: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Classes by the new name, from `NAME=CLASS,CLASS`."""
+    return {name: tuple(members.split(",")) for name, _, members in (group.partition("=") for group in groups)}
 
 
 def describe(error: ValidationError) -> str:

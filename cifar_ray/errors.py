@@ -8,6 +8,7 @@ CifarRayError
 │   └── UnknownModelError   …because it has no such name, version or alias
 ├── ImageError              one picture cannot be used
 │   └── ImageTooLargeError  …because it has too many bytes or pixels
+├── ServerError             a running server cannot be reached, or refuses
 ├── ResourceError           the cluster cannot hold what was asked
 ├── TrainingError           a training job failed for a reason that is not the user's mistake
 └── MissingDependencyError  an optional package is needed; the message names the extra to install
@@ -47,6 +48,10 @@ class ImageError(CifarRayError):
 
 class ImageTooLargeError(ImageError):
     """A picture has more bytes or pixels than are allowed; it was not decoded."""
+
+
+class ServerError(CifarRayError):
+    """A running server cannot be reached, or refuses. The message names it and gives its reason."""
 
 
 class ResourceError(CifarRayError):

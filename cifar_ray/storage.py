@@ -7,13 +7,16 @@ and needs fsync before it; an object store has neither, but a put is all or noth
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from pyarrow import ArrowException
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
@@ -21,6 +24,7 @@ from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 from cifar_ray.errors import StoreError
 
 NUMBER = re.compile(r"[1-9][0-9]{0,8}")
+_COPY_BYTES = 1 << 20
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
@@ -29,7 +33,7 @@ class FileTree:
 
     Args:
         storage: an absolute path, or a URI that pyarrow knows (`file:///…`, `s3://bucket/…?region=…`, `gs://…`).
-        folder: the root, relative to the storage.
+        folder: the root, relative to the storage; empty for the storage itself.
 
     Attributes:
         file_system: pyarrow's, in which `path` names files.
@@ -41,7 +45,7 @@ class FileTree:
     def __init__(self, storage: str, folder: str) -> None:
         with _reporting(f"use {storage} as storage"):
             self.file_system, base = FileSystem.from_uri(storage) if "://" in storage else (LocalFileSystem(), storage)
-        self._root = f"{base}/{folder}"
+        self._root = f"{base}/{folder}".rstrip("/")
         self._is_local = isinstance(self.file_system, LocalFileSystem)
 
     def path(self, relative: str = "") -> str:
@@ -75,15 +79,27 @@ class FileTree:
 
     def replace(self, path: str, data: bytes) -> None:
         """Writes a file such that readers see the old content or the new, never a part."""
+        with self.writing(path) as file:
+            file.write(data)
+
+    @contextmanager
+    def writing(self, path: str) -> Iterator[IO[bytes]]:
+        """As `replace`, for a content that is made piece by piece: it takes its place when the block ends, and is dropped if that fails."""
         with _reporting(f"write {self.path(path)}"):
             if not self._is_local:
-                self._put(path, data)
+                with tempfile.TemporaryFile() as staged:
+                    yield staged
+                    staged.seek(0)
+                    self._put(path, staged)
                 return
             target = Path(self.path(path))
             target.parent.mkdir(parents=True, exist_ok=True)
             staging = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
             try:
-                _write_durably(staging, data)
+                with staging.open("wb") as file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
                 staging.replace(target)
             except BaseException:
                 staging.unlink(missing_ok=True)
@@ -104,7 +120,7 @@ class FileTree:
             if not self._is_local:
                 number = self._next_number(parent)
                 for name, data in files.items():
-                    self._put(f"{parent}/{number}/{name}", data)
+                    self._put(f"{parent}/{number}/{name}", io.BytesIO(data))
                 return number
             staging = Path(self.path(parent)) / f".staging-{uuid.uuid4().hex}"
             staging.mkdir(parents=True)
@@ -125,6 +141,11 @@ class FileTree:
             self.file_system.delete_file(self.path(f"{path}/{first}"))
             self.file_system.delete_dir_contents(self.path(path))
 
+    def remove(self) -> None:
+        """Deletes the root with all that is in it."""
+        with _reporting(f"delete {self._root}"):
+            self.file_system.delete_dir(self._root)
+
     def _next_number(self, parent: str) -> int:
         return max(self.numbers(parent), default=0) + 1
 
@@ -140,10 +161,10 @@ class FileTree:
             else:
                 return number
 
-    def _put(self, path: str, data: bytes) -> None:
+    def _put(self, path: str, content: IO[bytes]) -> None:
         self.file_system.create_dir(self.path(path).rpartition("/")[0], recursive=True)
         with self.file_system.open_output_stream(self.path(path)) as stream:
-            stream.write(data)
+            shutil.copyfileobj(content, stream, _COPY_BYTES)
 
 
 @contextmanager

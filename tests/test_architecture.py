@@ -11,6 +11,7 @@ FLOORS: dict[str, int] = {
     "cifar_ray.config": 1,
     "cifar_ray.metrics": 1,
     "cifar_ray.storage": 1,
+    "cifar_ray.client": 1,
     "cifar_ray.data": 2,
     "cifar_ray.models": 2,
     "cifar_ray.store": 2,

@@ -97,7 +97,7 @@ def list_folder(root: Path) -> Listing:
     class_names = tuple(_subfolders(folders["train"]))
     _check_classes(folders, class_names)
     files = {
-        split: [(path, label) for label, name in enumerate(class_names) for path in _pictures(folder / name)]
+        split: [(path, label) for label, name in enumerate(class_names) for path in pictures_in(folder / name)]
         for split, folder in folders.items()
     }
     _check_files(folders, class_names, files)
@@ -111,7 +111,13 @@ def _subfolders(folder: Path) -> list[str]:
         raise DataError(f"{folder}: {error.strerror}") from None
 
 
-def _pictures(folder: Path) -> Iterator[Path]:
+def pictures_in(folder: Path) -> Iterator[Path]:
+    """Pictures at any depth, sorted; hidden files and folders and other kinds of files are not looked at.
+
+    Raises:
+        DataError: if a folder cannot be read.
+    """
+
     def refuse(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):  # val/ and test/ need not have every class
             raise DataError(f"{error.filename}: {error.strerror}")

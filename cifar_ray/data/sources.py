@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cifar_ray.config import TrainConfig
+from cifar_ray.config import TrainConfig, parse_groups
 from cifar_ray.data import cache
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.data.decode import DECODER_VERSION, fit
 from cifar_ray.data.folder import load_folder
+from cifar_ray.data.labels import regroup
 from cifar_ray.data.splits import complete
 from cifar_ray.errors import DataError
 
@@ -28,7 +29,7 @@ _NETWORK_TIMEOUT_S = 10.0
 
 
 def load_splits(config: TrainConfig) -> DatasetSplits:
-    """Loads the data set that a config names, with the validation and test images that it asks for.
+    """Loads the data set that a config names, with the validation and test images and the groups that it asks for.
 
     Equal configs give equal splits in every process. They are prepared once a node and then memory-mapped.
 
@@ -47,7 +48,8 @@ def load_splits(config: TrainConfig) -> DatasetSplits:
         found = load_folder(data_dir, size_px, config.resize_policy)
     else:
         found = load_cifar(config.dataset, data_dir, size_px)
-    return complete(found, config.val_fraction, config.test_fraction, config.seed)
+    splits = complete(found, config.val_fraction, config.test_fraction, config.seed)
+    return regroup(splits, parse_groups(config.groups)) if config.groups else splits
 
 
 def load_digits(size_px: int) -> DatasetSplits:

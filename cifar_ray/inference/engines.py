@@ -226,8 +226,8 @@ def import_openvino() -> Any:
     return openvino
 
 
-class _FromPixels(nn.Module):
-    """A network with its normalisation in front."""
+class FromPixels(nn.Module):
+    """A network with its normalisation in front, for those who take it elsewhere."""
 
     def __init__(self, engine: TorchEngine) -> None:
         super().__init__()
@@ -236,6 +236,7 @@ class _FromPixels(nn.Module):
         self.std = engine.manifest.channel_std
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits, `[N, C]`, of images, uint8 `[N, S, S, 3]`."""
         logits: Tensor = self.network(normalize(images, self.mean, self.std, torch.float32))
         return logits
 
@@ -250,7 +251,7 @@ def convert(engine: TorchEngine) -> Any:
     with warnings.catch_warnings(), torch.inference_mode():
         # TorchScript is deprecated, but torch.export takes ten times as long, and OpenVINO reads both
         warnings.simplefilter("ignore")
-        traced = torch.jit.trace(_FromPixels(engine), example, check_trace=False)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(FromPixels(engine), example, check_trace=False)  # type: ignore[no-untyped-call]
         frontend = FrontEndManager().load_by_framework("pytorch")
         decoder = TorchScriptPythonDecoder(traced)  # named, because OpenVINO does not keep it alive while converting
         model = frontend.convert(frontend.load(decoder))

@@ -1,7 +1,19 @@
 """Model bundles and the store that names them."""
 
 from cifar_ray.store.bundle import Bundle
+from cifar_ray.store.locate import load_model
 from cifar_ray.store.manifest import Architecture, Manifest, Quantization
 from cifar_ray.store.registry import LATEST, PREVIOUS, PRODUCTION, ModelStore, should_promote
 
-__all__ = ["LATEST", "PREVIOUS", "PRODUCTION", "Architecture", "Bundle", "Manifest", "ModelStore", "Quantization", "should_promote"]
+__all__ = [
+    "LATEST",
+    "PREVIOUS",
+    "PRODUCTION",
+    "Architecture",
+    "Bundle",
+    "Manifest",
+    "ModelStore",
+    "Quantization",
+    "load_model",
+    "should_promote",
+]

@@ -7,7 +7,8 @@ import sys
 from abc import abstractmethod
 from collections.abc import Sequence
 from datetime import UTC
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import tyro
 import yaml
@@ -15,9 +16,10 @@ from pydantic import Field
 from tyro.conf import FlagCreatePairsOff, Positional, subcommand
 
 from cifar_ray import cli
-from cifar_ray.config import STORAGE_VARIABLE, Config, default_storage
+from cifar_ray.config import STORAGE_VARIABLE, Config, ResizePolicy, default_storage
 from cifar_ray.errors import BundleError
 from cifar_ray.store.ensemble import save_ensemble
+from cifar_ray.store.locate import load_model
 from cifar_ray.store.registry import PREVIOUS, PRODUCTION, TEST_ACCURACY, ModelStore
 
 _ABSENT = "–"
@@ -114,6 +116,56 @@ class Delete(_Command):
         print(f"deleted {name}@{version}")
 
 
+class Export(_Command):
+    """Write a model as one file for other programs, once that file was seen to give the same logits."""
+
+    reference: Positional[str] = Field(description="NAME, NAME@3, a run or a path")
+    format: Literal["onnx", "torchscript", "pt2", "safetensors"] = Field(
+        "onnx", description="all but safetensors take uint8 [N, S, S, 3] pixels and normalise them inside"
+    )
+    output: str | None = Field(None, description="path or URI of the file to write; default: NAME-VERSION and the format's suffix, here")
+
+    def run(self, store: ModelStore) -> None:
+        """Prints what was written and how it was checked."""
+        from cifar_ray.inference.export import SUFFIXES, export  # brings torch, which the other commands do without
+
+        bundle = load_model(self.reference, self.storage)
+        target = self.output or f"{bundle.name}-{bundle.version}{SUFFIXES[self.format]}"
+        written = export(bundle, self.format, target)
+        print(f"wrote  {written.target}: {bundle.reference} as {self.format}, {written.size_bytes:,} bytes")
+        print(f"check  logits differ from the model's by at most {written.deviation:.5%} of the largest ({written.checked_by})")
+
+
+class Import(_Command):
+    """Keep weights that were trained elsewhere as a model; the architecture is told from their shapes."""
+
+    file: Positional[Path] = Field(description="torch state dict (.pt, .pth) or .safetensors; an exported .safetensors needs no more flags")
+    name: Positional[str] = Field(description="of the model")
+    like: str | None = Field(None, description="model whose classes, normalisation and image size are these too")
+    classes: str | None = Field(None, description="names in the order of the logits, separated by commas")
+    mean: tuple[float, float, float] | None = Field(None, description="that training subtracted, R G B in 0…1; default 0.5 0.5 0.5")
+    std: tuple[float, float, float] | None = Field(None, description="that training divided by; default 0.5 0.5 0.5")
+    image_size: int | None = Field(None, ge=8, le=1024, description="side of the images, px; default 32, or 224 for a ResNet's large stem")
+    resize_policy: ResizePolicy | None = Field(None, description="how other shapes become square; default pad")
+
+    def run(self, store: ModelStore) -> None:
+        """Prints what was kept."""
+        from cifar_ray.inference.import_weights import Meaning, import_weights
+
+        meaning = Meaning(
+            class_names=tuple(self.classes.split(",")) if self.classes else None,
+            channel_mean=self.mean,
+            channel_std=self.std,
+            image_size_px=self.image_size,
+            resize_policy=self.resize_policy,
+            like=load_model(self.like, self.storage).manifest if self.like else None,
+        )
+        bundle = import_weights(store, self.file, self.name, meaning)
+        manifest = bundle.manifest
+        print(f"kept   {bundle.reference}: {manifest.architecture.name}, {len(manifest.class_names)} classes, {manifest.image_size_px} px")
+        print(f"serve  serve run deployments:app model={bundle.reference} storage={store.storage}")
+
+
 _Commands = (
     Annotated[List, subcommand("list")]
     | Annotated[Show, subcommand("show")]
@@ -121,6 +173,8 @@ _Commands = (
     | Annotated[Rollback, subcommand("rollback")]
     | Annotated[Ensemble, subcommand("ensemble")]
     | Annotated[Delete, subcommand("delete")]
+    | Annotated[Export, subcommand("export")]
+    | Annotated[Import, subcommand("import")]
 )
 
 

@@ -57,6 +57,8 @@ class Manifest(Config):
         dataset_fingerprint: sha256 over all its splits.
         test_fingerprint: sha256 of the test split alone, which does not change with the seed of the validation split;
             empty when not known.
+        parent: the bundle whose weights training began with, as `name@version` or path; `None` for fresh weights.
+        parent_weights_sha256: of those weights, which finds the parent wherever it was copied to.
         train_config: the full config of the run.
         library_versions: versions of Python, torch, ray and this project.
         weights_sha256: of `model.safetensors`.
@@ -78,6 +80,8 @@ class Manifest(Config):
     dataset_name: str
     dataset_fingerprint: str
     test_fingerprint: str = ""
+    parent: str | None = None
+    parent_weights_sha256: str | None = None
     train_config: dict[str, Any] = Field(default_factory=dict)
     library_versions: dict[str, str] = Field(default_factory=dict)
     weights_sha256: str = Field("", pattern="^([0-9a-f]{64})?$", description="filled in by the writer")

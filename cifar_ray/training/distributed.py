@@ -29,8 +29,10 @@ from cifar_ray.data.loader import Shard
 from cifar_ray.errors import CifarRayError, ConfigError, ResourceError, TrainingError
 from cifar_ray.storage import FileTree
 from cifar_ray.training import history
-from cifar_ray.training.loop import EpochReport, FitResult, Weights, fit
+from cifar_ray.training.loop import Weights, fit
 from cifar_ray.training.progress import Progress
+from cifar_ray.training.reports import EpochReport, FitResult
+from cifar_ray.training.start import load_parent
 
 WEIGHTS_FILE = "model.safetensors"
 STATE_FILE = "epoch.json"
@@ -125,8 +127,8 @@ def train_on_ray(config: TrainConfig, progress: Progress) -> TrainedRun:
     runs = FileTree(config.storage, "runs")
     if config.name in runs.folders():
         raise ConfigError(f"name: run {config.name!r} exists in {config.storage}/runs; choose another --name")
-    with _ray_cluster():
-        plan = plan_workers(config.num_workers, _alive_nodes(), ray.cluster_resources(), ray.available_resources())
+    with ray_cluster():
+        plan = plan_workers(config.num_workers, alive_nodes(), ray.cluster_resources(), ray.available_resources())
         if plan.note:
             progress.on_message(plan.note)
         runs.replace(f"{config.name}/config.yaml", to_yaml(config).encode())
@@ -185,7 +187,7 @@ def train_worker(job: dict[str, Any]) -> FitResult:
             queue.put(("step", (epoch, done, steps)))
 
     def on_epoch(report: EpochReport, weights: Weights) -> None:
-        metrics = dataclasses.asdict(report) | {"selected": report.epoch if report.improved else 0}
+        metrics = report.figures() | {"selected": report.epoch if report.improved else 0}
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = None
             if rank == 0:
@@ -203,11 +205,12 @@ def train_worker(job: dict[str, Any]) -> FitResult:
         shard=Shard(rank, context.get_world_size()),
         on_step=on_step,
         on_epoch=on_epoch,
+        parent=load_parent(config),
     )
 
 
 @contextmanager
-def _ray_cluster() -> Iterator[None]:
+def ray_cluster() -> Iterator[None]:
     """A connection to a running cluster, or a cluster on this machine for the time of the run."""
     if ray.is_initialized():
         yield
@@ -219,7 +222,8 @@ def _ray_cluster() -> Iterator[None]:
         ray.shutdown()
 
 
-def _alive_nodes() -> int:
+def alive_nodes() -> int:
+    """Hosts in the cluster."""
     return sum(node["Alive"] for node in ray.nodes())
 
 

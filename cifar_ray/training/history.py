@@ -8,21 +8,26 @@ import io
 import json
 from collections.abc import Sequence
 
-from cifar_ray.training.loop import EpochReport
+import numpy as np
+
+from cifar_ray.training.reports import Confusion, EpochReport
+
+_MOST_COUNTED = 25  # classes
 
 
 def to_csv(history: Sequence[EpochReport]) -> bytes:
-    """A row an epoch, columns named like the fields of `EpochReport`; empty where there is no value."""
+    """A row an epoch, columns named like `EpochReport.figures()`; empty where there is no value."""
     table = io.StringIO()
-    writer = csv.DictWriter(table, [field.name for field in dataclasses.fields(EpochReport)], lineterminator="\n")
+    columns = [field.name for field in dataclasses.fields(EpochReport) if field.name != "val_confusion"]
+    writer = csv.DictWriter(table, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(dataclasses.asdict(report) for report in history)
+    writer.writerows(report.figures() for report in history)
     return table.getvalue().encode()
 
 
 def to_json(history: Sequence[EpochReport]) -> bytes:
     """The same as a list of objects."""
-    return json.dumps([dataclasses.asdict(report) for report in history], indent=2).encode()
+    return json.dumps([report.figures() for report in history], indent=2).encode()
 
 
 def to_png(history: Sequence[EpochReport], title: str) -> bytes:
@@ -45,4 +50,28 @@ def to_png(history: Sequence[EpochReport], title: str) -> bytes:
         axes.legend()
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=120)
+    return picture.getvalue()
+
+
+def confusion_to_png(confusion: Confusion, class_names: Sequence[str], title: str) -> bytes:
+    """A confusion matrix: shares of each true class, and counts where there is room for them."""
+    from matplotlib.figure import Figure
+
+    counts = np.array(confusion)
+    shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    side = min(20.0, 2.5 + 0.45 * len(class_names))
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, label="share of the true class", shrink=0.8)
+    places = range(len(class_names))
+    axes.set(xlabel="predicted", ylabel="true", title=title)
+    axes.set_xticks(places, class_names, rotation=90)
+    axes.set_yticks(places, class_names)
+    if len(class_names) <= _MOST_COUNTED:
+        for row, column in np.ndindex(*counts.shape):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=colour, fontsize=8)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=100)
     return picture.getvalue()

@@ -13,6 +13,7 @@ from cifar_ray.store.bundle import Bundle
 from cifar_ray.store.manifest import Architecture, Manifest
 from cifar_ray.store.registry import ModelStore, should_promote
 from cifar_ray.training.distributed import TrainedRun
+from cifar_ray.training.start import load_parent
 
 _LIBRARIES = ("cifar-ray", "torch", "torchvision", "ray", "numpy")
 
@@ -51,9 +52,11 @@ def keep(run: TrainedRun, config: TrainConfig, splits: DatasetSplits) -> Kept:
 
 def describe(run: TrainedRun, config: TrainConfig, splits: DatasetSplits) -> Manifest:
     """The manifest of a run's best weights."""
-    train = splits.train
+    train, parent = splits.train, load_parent(config)
+    arguments = dict(parent.manifest.architecture.arguments) if parent else {}
+    arguments |= {"num_classes": train.num_classes, "image_size": train.image_size_px}
     return Manifest(
-        architecture=Architecture(name=config.model, arguments={"num_classes": train.num_classes, "image_size": train.image_size_px}),
+        architecture=Architecture(name=config.model, arguments=arguments),
         class_names=train.class_names,
         image_size_px=train.image_size_px,
         channel_mean=run.result.normalization.mean,
@@ -63,6 +66,8 @@ def describe(run: TrainedRun, config: TrainConfig, splits: DatasetSplits) -> Man
         dataset_name=splits.name,
         dataset_fingerprint=splits.fingerprint,
         test_fingerprint=splits.test.fingerprint if splits.test is not None else "",
+        parent=config.start.model if config.start else None,
+        parent_weights_sha256=parent.manifest.weights_sha256 if parent else None,
         train_config=config.model_dump(mode="json"),
         library_versions={"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
         created_at=datetime.now(UTC),

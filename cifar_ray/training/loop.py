@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cifar_ray.config import TestTimeAugmentation, TrainConfig
+from cifar_ray.config import TestTimeAugmentation, TrainConfig, parse_groups
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.data.loader import EvaluationLoader, Normalization, Shard, Step, TrainLoader
 from cifar_ray.data.statistics import channel_mean_std
@@ -21,9 +20,12 @@ from cifar_ray.errors import TrainingError
 from cifar_ray.metrics import Evaluation
 from cifar_ray.models import DataInitialized, create_model
 from cifar_ray.models.precision import Precision
+from cifar_ray.store import Bundle
 from cifar_ray.training.collective import average_buffers, sum_over_workers
 from cifar_ray.training.evaluate import evaluate
-from cifar_ray.training.optim import create_optimizers, learning_rate_factor, set_learning_rate
+from cifar_ray.training.optim import create_optimizers, learning_rate_factor, scale_rates, set_learning_rate
+from cifar_ray.training.reports import Confusion, EpochReport, FitResult
+from cifar_ray.training.start import create_from, freeze, rate_factors
 
 Weights = dict[str, Tensor]
 OnStep = Callable[[int, int, int], None]  # epoch, counted from 1; steps done in it; steps an epoch
@@ -34,52 +36,6 @@ _CPU_MICRO_BATCH_PX = (
 )  # activations of a piece this large stay in a core's cache: about 1.7 times as fast as 2,000 images at once
 
 
-@dataclass(frozen=True)
-class EpochReport:
-    """One line of a run's history.
-
-    Attributes:
-        epoch: counted from 1.
-        train_loss: mean over the epoch's images, with label smoothing, nats an image.
-        train_accuracy: on augmented images, while learning, 0…1.
-        val_loss: cross-entropy; `None` without a validation split.
-        val_accuracy: 0…1; `None` without a validation split.
-        learning_rate: of the first optimizer group at the last step.
-        seconds: of training and evaluation.
-        images_per_s: trained by all workers together, evaluation not counted.
-        improved: these are the weights to keep so far.
-    """
-
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    val_loss: float | None
-    val_accuracy: float | None
-    learning_rate: float
-    seconds: float
-    images_per_s: float
-    improved: bool
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """What a finished training leaves, equal on all workers.
-
-    Attributes:
-        best_epoch: whose weights were kept.
-        normalization: of the training images.
-        metrics: by name: `val_accuracy`, `test_accuracy`, `test_loss`, `test_accuracy_tta`, where there are such splits; 0…1 and nats.
-        precision: format that was used.
-        train_seconds: all epochs, evaluation included.
-    """
-
-    best_epoch: int
-    normalization: Normalization
-    metrics: dict[str, float]
-    precision: str
-    train_seconds: float
-
-
 class Trainer:
     """A network with all that trains it on one worker.
 
@@ -88,12 +44,17 @@ class Trainer:
         splits: the data, the same on all workers.
         device: where this worker computes.
         shard: which part of each batch is this worker's.
+        parent: the bundle to begin with, as `config.start` says; `None` for fresh weights.
     """
 
-    def __init__(self, config: TrainConfig, splits: DatasetSplits, device: torch.device, shard: Shard) -> None:
-        self.config, self.device, self.shard = config, device, shard
+    def __init__(
+        self, config: TrainConfig, splits: DatasetSplits, device: torch.device, shard: Shard, parent: Bundle | None = None
+    ) -> None:
+        self.config, self.device, self.shard, self.parent = config, device, shard, parent
         self.precision = Precision.resolve(config.precision, device)
-        self.normalization = Normalization(*channel_mean_std(splits.train), self.precision.dtype)
+        # what the parent's filters learnt holds for inputs scaled as they were then
+        statistics = (parent.manifest.channel_mean, parent.manifest.channel_std) if parent else channel_mean_std(splits.train)
+        self.normalization = Normalization(*statistics, self.precision.dtype)
         self.loader = TrainLoader(
             splits.train,
             batch_size=config.batch_size,
@@ -106,14 +67,20 @@ class Trainer:
         )
         torch.manual_seed(config.seed)
         self.model = self._create_model(splits.train)
+        self.frozen = freeze(self.model, config.start) if config.start else []
         self.optimizers = create_optimizers(self.model, config.optimizer, config.batch_size)
+        if config.start:
+            scale_rates(self.optimizers, rate_factors(self.model, config.start.stage_decay))
         self.scaler = self.precision.grad_scaler()
         self.parallel = self._wrap()
 
     def _create_model(self, train: ImageDataset) -> nn.Module:
-        model = create_model(self.config.model, train.num_classes, train.image_size_px)
+        if self.parent:
+            model = create_from(self.parent, train.class_names, train.image_size_px, parse_groups(self.config.groups))
+        else:
+            model = create_model(self.config.model, train.num_classes, train.image_size_px)
         model = model.to(self.device).to(memory_format=torch.channels_last)
-        if isinstance(model, DataInitialized):
+        if isinstance(model, DataInitialized) and not self.parent:
             model.initialize_from(self.normalization(self.loader.images[:_WHITENING_IMAGES]))
         for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
             if norm.momentum is not None:  # as much forgetting a step, however many pieces it has
@@ -140,6 +107,8 @@ class Trainer:
             self.model.freeze_stem()
             self.parallel = self._wrap()
         self.parallel.train()
+        for module in (module for stage in self.frozen for module in stage.modules):
+            module.eval()
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         for number, step in enumerate(self.loader.epoch(epoch)):
             done = epoch + number / self.loader.steps_per_epoch
@@ -200,6 +169,7 @@ def fit(
     shard: Shard,
     on_step: OnStep,
     on_epoch: Callable[[EpochReport, Weights], None],
+    parent: Bundle | None = None,
 ) -> FitResult:
     """Trains to the end, then evaluates the kept weights once on test.
 
@@ -210,13 +180,14 @@ def fit(
         shard: this worker's part.
         on_step: called after each step.
         on_epoch: called after each epoch with its report and the present weights (on the device, not copied).
+        parent: the bundle that `config.start` names.
 
     Raises:
         DataError: if a batch is larger than the training split.
         ConfigError: if model, image size and precision do not go together.
         TrainingError: if the loss is no longer finite.
     """
-    trainer = Trainer(config, splits, device, shard)
+    trainer = Trainer(config, splits, device, shard, parent)
     started = time.perf_counter()
     best: EpochReport | None = None
     kept: Weights = {}
@@ -235,6 +206,7 @@ def fit(
             seconds=time.perf_counter() - begun,
             images_per_s=len(trainer.loader) / trained_s,
             improved=val is None or best is None or val.accuracy > (best.val_accuracy or 0),
+            val_confusion=_plain(val),
         )
         if report.improved:
             best = report
@@ -245,20 +217,24 @@ def fit(
     assert best is not None, "epochs ≥ 1"  # noqa: S101
     train_seconds = time.perf_counter() - started
     trainer.model.load_state_dict(kept)
-    metrics = _final_metrics(trainer, splits, best)
-    return FitResult(best.epoch, trainer.normalization, metrics, trainer.precision.name, train_seconds)
+    metrics, test = _final_metrics(trainer, splits, best)
+    return FitResult(best.epoch, trainer.normalization, metrics, trainer.precision.name, train_seconds, _plain(test))
 
 
-def _final_metrics(trainer: Trainer, splits: DatasetSplits, best: EpochReport) -> dict[str, float]:
+def _final_metrics(trainer: Trainer, splits: DatasetSplits, best: EpochReport) -> tuple[dict[str, float], Evaluation | None]:
     metrics: dict[str, float] = {}
     if best.val_accuracy is not None:
         metrics["val_accuracy"] = best.val_accuracy
-    if splits.test is not None:
-        test = trainer.evaluate(splits.test)
+    test = trainer.evaluate(splits.test) if splits.test is not None else None
+    if splits.test is not None and test is not None:
         metrics |= {"test_accuracy": test.accuracy, "test_loss": test.loss}
         if trainer.config.test_time_augmentation != "none":
             metrics["test_accuracy_tta"] = trainer.evaluate(splits.test, trainer.config.test_time_augmentation).accuracy
-    return metrics
+    return metrics, test
+
+
+def _plain(evaluation: Evaluation | None) -> Confusion | None:
+    return None if evaluation is None else tuple(map(tuple, evaluation.confusion.tolist()))
 
 
 def _communicating(parallel: nn.Module, last: bool) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -94,6 +94,22 @@ def create_optimizers(model: nn.Module, config: OptimizerConfig, batch_size: int
 
 def _sgd(params: Any, lr: float, momentum: float, nesterov: bool, weight_decay: float) -> torch.optim.SGD:
     return torch.optim.SGD(params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
+
+
+def scale_rates(optimizers: Iterable[torch.optim.Optimizer], factors: Mapping[nn.Parameter, float]) -> None:
+    """Gives weights of the same optimizer different rates, before its first step.
+
+    Args:
+        optimizers: changed in place; within each, groups with the highest rate come first.
+        factors: of every trained weight's present rate.
+    """
+    for optimizer in optimizers:
+        scaled: list[dict[str, Any]] = []
+        for group in optimizer.param_groups:
+            for factor in sorted({factors[parameter] for parameter in group["params"]}, reverse=True):
+                params = [parameter for parameter in group["params"] if factors[parameter] == factor]
+                scaled.append(group | {"params": params, "lr": factor * group["lr"]})
+        optimizer.param_groups[:] = scaled
 
 
 def learning_rate_factor(config: ScheduleConfig, epoch: float, epochs: float) -> float:

@@ -7,7 +7,7 @@ from typing import NoReturn, Protocol
 
 from tqdm import tqdm
 
-from cifar_ray.training.loop import EpochReport
+from cifar_ray.training.reports import EpochReport
 
 
 class Progress(Protocol):

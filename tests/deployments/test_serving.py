@@ -22,6 +22,9 @@ import pytest
 import ray
 from ray import serve
 
+from cifar_ray import predict
+from cifar_ray.client import Client
+from cifar_ray.errors import ServerError
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.inference.preprocess import preprocess
 from cifar_ray.store import Bundle, ModelStore
@@ -153,6 +156,25 @@ def test_a_request_may_name_another_model_and_an_unknown_one_is_a_404_with_the_l
         assert (answer["model"], set(answer["probabilities"])) == ("birds", {"jay", "owl", "tit"})
     refusal = httpx.post(f"{server.url}/predict?model=fish", content=picture)
     assert (refusal.status_code, refusal.json()["detail"]) == (404, "there is no model 'fish'; there is: birds@1, pets@1")
+
+
+def test_predict_gives_the_same_rows_through_the_server_as_with_the_model_itself(server: Server, picture: bytes, tmp_path: Path) -> None:
+    (tmp_path / "sound.jpg").write_bytes(picture)
+    (tmp_path / "torn.jpg").write_bytes(picture[:100])
+    rows = {}
+    for name, model in {"there": f"{server.url}?model=pets", "here": "pets"}.items():
+        flags = ["--out", str(tmp_path / f"{name}.json"), "--storage", server.storage, "--precision", "fp32", "--top-k", "2"]
+        assert predict.main([model, str(tmp_path / "*.jpg"), *flags]) == 0
+        rows[name] = json.loads((tmp_path / f"{name}.json").read_text())
+    sound, torn = rows["there"]
+    assert sound["class_name"] == rows["here"][0]["class_name"]
+    assert [entry["probability"] for entry in sound["top_k"]] == pytest.approx(
+        [entry["probability"] for entry in rows["here"][0]["top_k"]], abs=2e-6
+    )
+    assert torn["error"]
+    assert rows["here"][1]["error"]
+    with pytest.raises(ServerError, match=r"404: there is no model 'fish'; there is"):
+        Client(f"{server.url}?model=fish").predict_batch([("sound.jpg", picture)], top_k=1)
 
 
 def test_the_id_of_a_request_comes_back(server: Server, picture: bytes) -> None:

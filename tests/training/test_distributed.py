@@ -15,7 +15,7 @@ from cifar_ray.recipes import digits
 from cifar_ray.store import ModelStore
 from cifar_ray.training.distributed import TrainedRun, plan_workers, train_on_ray
 from cifar_ray.training.keep import keep
-from cifar_ray.training.loop import EpochReport
+from cifar_ray.training.reports import EpochReport
 
 
 class Recorder:

@@ -13,7 +13,8 @@ from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import ModelStore
 from cifar_ray.training.distributed import TrainedRun
 from cifar_ray.training.keep import keep
-from cifar_ray.training.loop import EpochReport, FitResult, Trainer, Weights, fit
+from cifar_ray.training.loop import Trainer, Weights, fit
+from cifar_ray.training.reports import EpochReport, FitResult
 
 CPU = torch.device("cpu")
 

@@ -9,7 +9,8 @@ from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.data.loader import Shard
 from cifar_ray.errors import DataError, TrainingError
 from cifar_ray.training.evaluate import views
-from cifar_ray.training.loop import EpochReport, FitResult, Trainer, Weights, fit
+from cifar_ray.training.loop import Trainer, Weights, fit
+from cifar_ray.training.reports import EpochReport, FitResult
 
 CPU = torch.device("cpu")
 SMALL = {

@@ -1,0 +1,47 @@
+"""Classes put together under new names."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from cifar_ray.data.dataset import DatasetSplits, ImageDataset
+from cifar_ray.errors import DataError
+
+_logger = logging.getLogger(__name__)
+
+
+def regroup(splits: DatasetSplits, groups: Mapping[str, Sequence[str]]) -> DatasetSplits:
+    """Gives images the names of their groups.
+
+    Args:
+        splits: with the original classes.
+        groups: classes by the new name; images of a class in none are left out.
+
+    Returns:
+        The same data set with the groups as classes, in their order. Images are shared where none is left out.
+
+    Raises:
+        DataError: if a class is not in the data set.
+    """
+    names = splits.train.class_names
+    new_label = np.full(len(names), -1, np.int64)
+    for label, members in enumerate(groups.values()):
+        for member in members:
+            if member not in names:
+                raise DataError(f"--groups: {splits.name} has no class {member!r}; there are {', '.join(names)}")
+            new_label[names.index(member)] = label
+    left_out = [name for name, label in zip(names, new_label, strict=True) if label < 0]
+    if left_out:
+        _logger.warning("classes in no group are left out: %s", ", ".join(left_out))
+    parts = {split: _relabel(part, new_label, tuple(groups)) for split, part in splits}
+    return DatasetSplits(splits.name, parts["train"], parts.get("val"), parts.get("test"))
+
+
+def _relabel(part: ImageDataset, new_label: np.ndarray[tuple[int], np.dtype[np.int64]], class_names: tuple[str, ...]) -> ImageDataset:
+    labels = new_label[part.labels]
+    rows = np.flatnonzero(labels >= 0)
+    images = part.images if len(rows) == len(part) else part.images[rows]
+    return ImageDataset(images, labels[rows], class_names)

@@ -1,0 +1,138 @@
+"""Takes weights that were trained elsewhere, or exported here, into the store."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from cifar_ray.config import ResizePolicy
+from cifar_ray.errors import BundleError, ConfigError
+from cifar_ray.inference.export import MANIFEST_KEY
+from cifar_ray.inference.predictor import Predictor
+from cifar_ray.models.detect import canonical, detect
+from cifar_ray.store import Architecture, Bundle, Manifest, ModelStore
+
+_NESTS = ("state_dict", "model_state_dict", "model", "net", "weights")  # keys under which training scripts keep the state dict
+_IMPORTED = "imported"
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a state dict does not say of itself; `None` takes what `like` says, else the default.
+
+    Attributes:
+        class_names: in the order of the logits.
+        channel_mean: that training subtracted, per channel R, G, B, in 0…1; default 0.5.
+        channel_std: that training divided by; default 0.5.
+        image_size_px: side of the images; default 32, or 224 for a ResNet with the large stem.
+        resize_policy: default `pad`.
+        like: a bundle whose classes, normalisation and size are these too.
+    """
+
+    class_names: tuple[str, ...] | None = None
+    channel_mean: tuple[float, float, float] | None = None
+    channel_std: tuple[float, float, float] | None = None
+    image_size_px: int | None = None
+    resize_policy: ResizePolicy | None = None
+    like: Manifest | None = None
+
+    def __bool__(self) -> bool:
+        return self != Meaning()
+
+
+def import_weights(store: ModelStore, path: Path, name: str, meaning: Meaning) -> Bundle:
+    """Keeps a file of weights as the next version of `name`, once its network was built and gave finite logits.
+
+    Args:
+        store: where to.
+        path: a torch state dict (`.pt`, `.pth`; loaded without unpickling code) or safetensors. A file of `store export --format
+            safetensors` brings its manifest along.
+        name: of the model.
+        meaning: what the file does not say; overrides what it says.
+
+    Raises:
+        ConfigError: if the file cannot be read, belongs to no known architecture, or classes are missing.
+        BundleError: if the weights do not fit the architecture that they look like.
+        StoreError: if the store refuses.
+    """
+    weights, manifest = _read(path)
+    if manifest is None or meaning:
+        weights = canonical(weights)
+        manifest = _describe(weights, path, meaning)
+    candidate = Bundle(manifest, weights, path.name, 1)
+    Predictor(candidate, precision="fp32", engine="torch")  # refuses what does not fit
+    return store.save(name, manifest, weights)
+
+
+def _describe(weights: Mapping[str, Tensor], path: Path, meaning: Meaning) -> Manifest:
+    like = meaning.like
+    size_px = meaning.image_size_px or (like.image_size_px if like else None)
+    architecture, arguments = detect(weights, size_px)
+    class_names = meaning.class_names or (like.class_names if like else None)
+    if class_names is None:
+        raise ConfigError(
+            f"{path}: {architecture} for {arguments['num_classes']} classes, whose names it does not hold; pass --classes or --like MODEL"
+        )
+    if len(class_names) != arguments["num_classes"]:
+        raise ConfigError(f"{path}: {architecture} for {arguments['num_classes']} classes, but {len(class_names)} names were given")
+    return Manifest(
+        architecture=Architecture(name=architecture, arguments=arguments),
+        class_names=class_names,
+        image_size_px=arguments["image_size"],
+        channel_mean=meaning.channel_mean or (like.channel_mean if like else (0.5, 0.5, 0.5)),
+        channel_std=meaning.channel_std or (like.channel_std if like else (0.5, 0.5, 0.5)),
+        resize_policy=meaning.resize_policy or (like.resize_policy if like else "pad"),
+        dataset_name=like.dataset_name if like else _IMPORTED,
+        dataset_fingerprint="",  # nobody knows which images it saw, so its figures compare with none
+        train_config={"imported_from": path.name},
+        library_versions={"torch": torch.__version__},
+        created_at=datetime.now(UTC),
+    )
+
+
+def _read(path: Path) -> tuple[dict[str, Tensor], Manifest | None]:
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return _read_safetensors(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about files that it then refuses
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, SafetensorError, EOFError, RuntimeError, ValueError, KeyError) as error:
+        reason = "it is a TorchScript program" if "TorchScript" in str(error) else " ".join(str(error).split())[:200]
+        raise ConfigError(f"{path}: not a file of weights: {reason}") from None
+    except pickle.UnpicklingError:
+        raise ConfigError(
+            f"{path}: no torch file, or one with more than tensors in it (a file's code is never run); save model.state_dict() alone"
+        ) from None
+    return _state_dict(content, path), None
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Manifest | None]:
+    with safe_open(path, framework="pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        written = (file.metadata() or {}).get(MANIFEST_KEY)
+    try:
+        return weights, Manifest.model_validate_json(written) if written else None
+    except ValidationError:
+        raise BundleError(f"{path}: the manifest in its header is of another release or damaged; pass --classes or --like MODEL") from None
+
+
+def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    for _ in range(2):
+        nested = [content[key] for key in _NESTS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)]
+        content = nested[0] if nested else content
+    if not isinstance(content, Mapping) or not content or not all(isinstance(value, Tensor) for value in content.values()):
+        raise ConfigError(f"{path}: no state dict found; save one with torch.save(model.state_dict(), …)")
+    return {str(name): tensor for name, tensor in content.items()}

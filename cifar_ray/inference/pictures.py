@@ -1,0 +1,90 @@
+"""Which pictures a user means, and their bytes; paths and URIs alike."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from pyarrow import ArrowException
+from pyarrow.fs import FileSelector, FileSystem, FileType
+
+from cifar_ray.data.decode import SUFFIXES
+from cifar_ray.data.folder import pictures_in
+from cifar_ray.errors import DataError, ImageError
+
+STDIN = "-"
+
+
+def list_pictures(sources: Sequence[str], stdin: Iterable[str]) -> list[str]:
+    """Finds the pictures, without opening them.
+
+    Args:
+        sources: files, folders (searched at any depth), globs (`**` too), URIs of such (`s3://bucket/folder`), and `-` for
+            paths on stdin, one a line.
+        stdin: lines; read only for `-`.
+
+    Returns:
+        Absolute paths or URIs, each once: the order of `sources`, sorted within a folder.
+
+    Raises:
+        DataError: if a source does not exist, or there is no picture at all.
+    """
+    found: dict[str, None] = {}
+    for source in sources:
+        lines = [line.rstrip("\n") for line in stdin] if source == STDIN else [source]
+        for line in filter(None, lines):
+            found.update(dict.fromkeys(_find_by_uri(line) if "://" in line else _find(line)))
+    if not found:
+        raise DataError(f"{', '.join(sources)}: no picture there ({', '.join(SUFFIXES)})")
+    return list(found)
+
+
+def read_picture(name: str) -> bytes:
+    """The bytes of a picture.
+
+    Raises:
+        ImageError: if the file cannot be read.
+    """
+    try:
+        if "://" not in name:
+            return Path(name).read_bytes()
+        file_system, path = FileSystem.from_uri(name)
+        with file_system.open_input_stream(path) as stream:
+            data: bytes = stream.readall()
+            return data
+    except (OSError, ArrowException) as error:
+        raise ImageError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or ' '.join(str(error).split())}") from None
+
+
+def _find(source: str) -> Iterator[str]:
+    path = Path(source).expanduser().absolute()
+    if path.is_dir():
+        yield from map(str, pictures_in(path))
+    elif path.exists():
+        yield str(path)
+    elif glob.has_magic(source):
+        for match in sorted(glob.glob(str(path), recursive=True)):  # noqa: PTH207  (an absolute pattern)
+            if Path(match).is_file():
+                yield match
+    else:
+        raise DataError(f"{source}: no such file or folder")
+
+
+def _find_by_uri(uri: str) -> Iterator[str]:
+    try:
+        file_system, path = FileSystem.from_uri(uri)
+        (entry,) = file_system.get_file_info([path])
+        if entry.type == FileType.NotFound:
+            raise DataError(f"{uri}: no such file or folder")
+        if entry.type != FileType.Directory:
+            yield uri
+            return
+        inside = file_system.get_file_info(FileSelector(path, recursive=True))
+    except (OSError, ArrowException) as error:
+        raise DataError(f"{uri}: {' '.join(str(error).split())}") from None
+    base = path.rstrip("/")
+    root = uri.partition("?")[0].rstrip("/")
+    query = uri.partition("?")[2]
+    for name in sorted(entry.path for entry in inside if entry.type == FileType.File and entry.path.lower().endswith(SUFFIXES)):
+        yield root + name.removeprefix(base) + (f"?{query}" if query else "")

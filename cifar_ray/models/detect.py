@@ -1,0 +1,76 @@
+"""Which architecture a state dict belongs to, told from the names and shapes of its tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from cifar_ray.errors import ConfigError
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "network.")  # of DataParallel, torch.compile, Lightning and hand-made ones
+# pytorch-cifar (kuangliu), from which most CIFAR ResNets descend, names two parts of the same network otherwise
+_OTHER_NAMES = ((re.compile(r"^linear\."), "fc."), (re.compile(r"\.shortcut\."), ".downsample."))
+_SMALL_STEM_PX, _LARGE_STEM_PX = 32, 224
+
+
+def canonical(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors under the names that our architectures use: without wrappers' prefixes, and with known synonyms replaced."""
+    names = list(weights)
+    while prefix := next((prefix for prefix in _WRAPPERS if names and all(name.startswith(prefix) for name in names)), ""):
+        names = [name.removeprefix(prefix) for name in names]
+    if "linear.weight" in names:
+        for pattern, ours in _OTHER_NAMES:
+            names = [pattern.sub(ours, name) for name in names]
+    return dict(zip(names, weights.values(), strict=True))
+
+
+def detect(weights: Mapping[str, Tensor], image_size_px: int | None = None) -> tuple[str, dict[str, Any]]:
+    """Finds the architecture.
+
+    Args:
+        weights: a state dict with `canonical` names.
+        image_size_px: side of the images it was trained on; the shapes tell no more than the kind of stem, so `None` means
+            32 px, or 224 px for a ResNet with the large stem.
+
+    Returns:
+        Name and keyword arguments for `models.create_model`.
+
+    Raises:
+        ConfigError: if it is none of ours.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name, find in _DETECTORS.items():
+        arguments = find(shapes)
+        if arguments is not None:
+            return name, arguments | ({"image_size": image_size_px} if image_size_px else {})
+    there_are = ", ".join(list(shapes)[:4])
+    raise ConfigError(f"the tensors ({there_are} …) belong to no architecture known here; there are {', '.join(_DETECTORS)}")
+
+
+def _airnet(shapes: Shapes) -> dict[str, Any] | None:
+    keys = ("whitening.weight", *(f"groups.{number}.conv1.weight" for number in range(3)), "head.weight")
+    if not all(key in shapes for key in keys):
+        return None
+    return {"num_classes": shapes[keys[-1]][0], "image_size": _SMALL_STEM_PX, "widths": tuple(shapes[key][0] for key in keys[1:-1])}
+
+
+def _small_cnn(shapes: Shapes) -> dict[str, Any] | None:
+    keys = (*(f"convolutions.{number}.weight" for number in range(3)), "head.weight")
+    if not all(key in shapes for key in keys):
+        return None
+    return {"num_classes": shapes[keys[-1]][0], "image_size": _SMALL_STEM_PX, "widths": tuple(shapes[key][0] for key in keys[:-1])}
+
+
+def _resnet18(shapes: Shapes) -> dict[str, Any] | None:
+    stem, head = shapes.get("conv1.weight"), shapes.get("fc.weight")
+    if stem is None or head is None or "layer1.1.conv2.weight" not in shapes or "layer1.2.conv1.weight" in shapes:
+        return None
+    return {"num_classes": head[0], "image_size": _SMALL_STEM_PX if stem[-1] == 3 else _LARGE_STEM_PX}
+
+
+_DETECTORS: dict[str, Callable[[Shapes], dict[str, Any] | None]] = {"airnet": _airnet, "resnet18": _resnet18, "small_cnn": _small_cnn}

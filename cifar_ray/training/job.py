@@ -1,0 +1,71 @@
+"""A whole training job as the verbs run it: names the run, trains on Ray, keeps the model, and says how good it is."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from cifar_ray.config import TrainConfig
+from cifar_ray.data.dataset import DatasetSplits
+
+if TYPE_CHECKING:
+    from cifar_ray.training.keep import Kept
+
+
+def named(config: TrainConfig, splits: DatasetSplits) -> TrainConfig:
+    """The plain config of a run, without what a verb adds to it, and with a name."""
+    values: dict[str, Any] = config.model_dump(include=set(TrainConfig.model_fields))
+    values["name"] = config.name or f"{config.save_as or splits.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    return TrainConfig.model_validate(values)
+
+
+def run(config: TrainConfig, splits: DatasetSplits, track: str = "") -> Kept:
+    """Trains, keeps, promotes and reports; progress goes to stderr, results to stdout.
+
+    Args:
+        config: as `named` gives it.
+        splits: the data that it names.
+        track: where else the run is logged, as `--track` says.
+
+    Raises:
+        CifarRayError: see `create_tracker`, `train_on_ray` and `keep`.
+    """
+    print(_summary(config, splits), file=sys.stderr)
+
+    from cifar_ray.training.distributed import train_on_ray  # Ray takes a second to import: mistakes are told before
+    from cifar_ray.training.keep import keep
+    from cifar_ray.training.progress import ConsoleProgress
+    from cifar_ray.training.tracking import TrackedProgress, create_tracker
+
+    progress = ConsoleProgress(config.epochs, len(splits.train))
+    tracker = create_tracker(track, config.storage)
+    finished = False
+    try:
+        tracker.on_start(config, splits.train.class_names)
+        trained = train_on_ray(config, TrackedProgress(progress, tracker))
+        progress.close()
+        kept = keep(trained, config, splits)
+        tracker.on_end(trained, kept)
+        finished = True
+    finally:
+        progress.close()
+        tracker.close(finished=finished)
+    print(_report(trained.path, trained.result.train_seconds, kept.bundle.manifest.metrics))
+    verdict = "promoted to production" if kept.promoted else "kept, not promoted"
+    print(f"model  {kept.bundle.reference}: {verdict} ({kept.reason})")
+    print(f"serve  serve run deployments:app model={kept.bundle.name} storage={config.storage}")
+    return kept
+
+
+def _summary(config: TrainConfig, splits: DatasetSplits) -> str:
+    counts = ", ".join(f"{len(part):,} {name}" for name, part in splits)
+    shape = f"{splits.train.num_classes} classes, {splits.train.image_size_px} px"
+    origin = f"model {config.model} from {config.start.model}" if config.start else f"recipe {config.recipe}, model {config.model}"
+    return f"run {config.name}: {splits.name} ({counts}; {shape}), {origin}"
+
+
+def _report(path: str, seconds: float, metrics: dict[str, float]) -> str:
+    names = {"val_accuracy": "validation", "test_accuracy": "test", "test_accuracy_tta": "test, views averaged"}
+    figures = [f"{label} {metrics[key]:.2%}" for key, label in names.items() if key in metrics]
+    return f"run    {path}: {seconds:.0f} s\naccuracy  {', '.join(figures) or 'no validation or test images'}"

@@ -1,0 +1,201 @@
+"""`python -m cifar_ray.predict`, as a user runs it; through a server it is tested with the server."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from cifar_ray import __main__ as console
+from cifar_ray.client import Client
+from cifar_ray.data.decode import decode_image, fit
+from cifar_ray.errors import CifarRayError, ConfigError, DataError, ServerError
+from cifar_ray.inference import results as writing
+from cifar_ray.inference.pictures import list_pictures
+from cifar_ray.inference.predictor import Predictor
+from cifar_ray.models import create_model
+from cifar_ray.store import Architecture, Manifest, ModelStore
+
+Shown = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    """`pets`, three classes of 16 px."""
+    arguments = {"num_classes": 3, "image_size": 16}
+    torch.manual_seed(0)
+    manifest = Manifest(
+        architecture=Architecture(name="small_cnn", arguments=arguments),
+        class_names=("cat", "dog", "eel"),
+        image_size_px=16,
+        channel_mean=(0.5, 0.5, 0.5),
+        channel_std=(0.25, 0.25, 0.25),
+        resize_policy="pad",
+        dataset_name="pets",
+        dataset_fingerprint="d" * 64,
+        created_at=datetime(2025, 1, 2, tzinfo=UTC),
+    )
+    store = ModelStore(str(tmp_path / "storage"))
+    store.save("pets", manifest, create_model("small_cnn", **arguments).state_dict())
+    return store
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """25 pictures in two folders, of which `05.png` is torn, and a file that is none."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "pictures"
+    (folder / "more").mkdir(parents=True)
+    for number in range(25):
+        pixels = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / ("more" if number % 2 else "") / f"{number:02}.png")
+    (folder / "more" / "05.png").write_bytes(b"torn")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+def run(store: ModelStore, *argv: object) -> int:
+    return console.main(["predict", "pets", *map(str, argv), "--storage", store.storage, "--precision", "fp32", "--engine", "torch"])
+
+
+def test_a_few_pictures_are_a_line_each_and_a_broken_one_stops_nothing(store: ModelStore, pictures: Path, capsys: Shown) -> None:
+    assert run(store, pictures / "00.png", pictures / "more/05.png") == 0
+    first, second, speed = capsys.readouterr().out.splitlines()
+    probabilities = (
+        Predictor(store.load("pets"), precision="fp32", engine="torch")
+        .predict(fit(decode_image(pictures / "00.png"), 16, "pad")[None])
+        .probabilities[0]
+    )
+    assert first.split()[1:] == [("cat", "dog", "eel")[probabilities.argmax()], f"{probabilities.max():.1%}"]
+    assert "error: " in second
+    assert "images/s; 1 broken" in speed
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json", ".parquet"])
+def test_every_format_holds_the_same_rows_in_order(store: ModelStore, pictures: Path, tmp_path: Path, suffix: str) -> None:
+    out = tmp_path / f"rows{suffix}"
+    assert run(store, pictures, "--out", out, "--top-k", 2, "--part-size", 10) == 0
+    rows: list[dict[str, Any]] = {
+        ".csv": lambda: list(csv.DictReader(io.StringIO(out.read_text()))),
+        ".json": lambda: json.loads(out.read_text()),
+        ".parquet": lambda: pq.read_table(out).to_pylist(),
+    }[suffix]()
+    assert [row["file"] for row in rows] == list_pictures([str(pictures)], [])
+    assert len(rows) == 25
+    broken = [Path(row["file"]).name for row in rows if row["error"]]
+    assert broken == ["05.png"]
+    sound = rows[0]
+    second = float(sound["probability_2"]) if suffix == ".csv" else sound["top_k"][1]["probability"]
+    assert 0 < second <= float(sound["confidence"]) < 1
+    assert not out.with_name(f"{out.name}.parts").exists()
+
+
+def test_an_interrupted_job_goes_on_where_it_stopped(
+    store: ModelStore, pictures: Path, tmp_path: Path, capsys: Shown, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "rows.json"
+    computed: list[int] = []
+    write = writing.part_file
+
+    def stop_at_the_second(number: int) -> str:
+        computed.append(number)
+        if len(computed) > 3 + 2:  # three questions which are there, then two parts are written
+            raise KeyboardInterrupt
+        return write(number)
+
+    monkeypatch.setattr(writing, "part_file", stop_at_the_second)
+    flags = [pictures, "--out", out, "--part-size", 10]
+    assert run(store, *flags) == 130
+    monkeypatch.undo()
+    assert not out.exists()
+    assert len(list(tmp_path.glob("rows.json.parts/*.parquet"))) == 2
+    capsys.readouterr()
+
+    assert run(store, *flags, "--top-k", 1) == 2
+    assert "holds what is done of another job" in capsys.readouterr().err
+    assert run(store, *flags) == 0
+    shown = capsys.readouterr()
+    assert "20 of 25 pictures were done before" in shown.err
+    assert "5 pictures in" in shown.out
+    assert len(json.loads(out.read_text())) == 25
+
+
+def test_explain_writes_an_overlay_for_each_sound_picture(store: ModelStore, pictures: Path, tmp_path: Path) -> None:
+    assert run(store, pictures / "more", "--explain", tmp_path / "seen") == 0
+    overlays = list((tmp_path / "seen").iterdir())
+    assert len(overlays) == 11
+    assert {path.stem.rpartition("-")[2] for path in overlays} <= {"cat", "dog", "eel"}
+    with Image.open(overlays[0]) as overlay:
+        assert overlay.size == (160, 160)
+
+
+def test_pictures_are_named_by_files_folders_globs_uris_and_stdin(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(pictures)
+    assert list_pictures(["00.png", "more", "more/01.png"], []) == [str(pictures / "00.png"), *map(str, sorted(pictures.glob("more/*")))]
+    assert list_pictures(["**/0*.png"], []) == sorted(str(path) for path in pictures.rglob("0*.png"))
+    assert list_pictures(["-"], io.StringIO("00.png\n\nmore/01.png\n")) == [str(pictures / "00.png"), str(pictures / "more/01.png")]
+    assert list_pictures([f"file://{pictures}/more"], []) == [f"file://{path}" for path in sorted(pictures.glob("more/*"))]
+    for nothing in ("nowhere", "*.gif", "notes"):
+        with pytest.raises(DataError, match=r"no such|no picture"):
+            list_pictures([nothing], [])
+
+
+def test_uris_are_read_like_paths(store: ModelStore, pictures: Path, tmp_path: Path) -> None:
+    assert run(store, f"file://{pictures}", "--out", f"file://{tmp_path}/rows.parquet") == 0
+    assert pq.read_table(tmp_path / "rows.parquet")["error"].null_count == 24
+
+
+@pytest.mark.parametrize(
+    ("argv", "reason"),
+    [
+        (["--out", "rows.xlsx"], "must end in .csv, .json, .parquet"),
+        (["--num-workers", "2"], "say with --out where"),
+        (["--top-k", "0"], "top-k"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(store: ModelStore, pictures: Path, capsys: Shown, argv: list[str], reason: str) -> None:
+    assert run(store, pictures, *argv) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert reason in line.replace("top_k", "top-k")
+
+
+def test_a_server_that_is_not_there_is_one_line(pictures: Path, capsys: Shown) -> None:
+    assert console.main(["predict", "http://127.0.0.1:9", str(pictures)]) == 2
+    assert "server http://127.0.0.1:9: no answer" in capsys.readouterr().err
+    assert console.main(["predict", "http://127.0.0.1:9", str(pictures), "--num-workers", "2", "--out", "a.csv"]) == 2
+    with pytest.raises(ConfigError, match="expected http://host:port"):
+        Client("ftp://there")
+    with pytest.raises(ServerError):
+        Client("http://127.0.0.1:9").classes()
+
+
+@pytest.mark.ray
+def test_workers_of_ray_data_write_the_same_rows_as_one_process(
+    ray_cluster: None, store: ModelStore, pictures: Path, tmp_path: Path, capsys: Shown
+) -> None:
+    for name, flags in {"alone": [], "together": ["--num-workers", "2"]}.items():
+        assert run(store, pictures, "--out", tmp_path / f"{name}.json", "--part-size", 5, *flags) == 0
+    alone, together = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("alone", "together"))
+    assert [row["file"] for row in together] == [row["file"] for row in alone]
+    assert [row["class_name"] for row in together] == [row["class_name"] for row in alone]
+    assert "25 pictures in" in capsys.readouterr().out
+
+
+@pytest.mark.ray
+def test_an_error_in_a_worker_reaches_the_user_as_itself(ray_cluster: None, store: ModelStore, pictures: Path, tmp_path: Path) -> None:
+    from cifar_ray.inference.batch import classify_on_ray
+    from cifar_ray.inference.classify import ModelJob
+    from cifar_ray.inference.results import Part
+
+    parts = [Part(0, (str(pictures / "00.png"),))]
+    with pytest.raises(CifarRayError, match="no model fish in"):
+        list(classify_on_ray(ModelJob("fish", store.storage, 1), parts, str(tmp_path), 1))
