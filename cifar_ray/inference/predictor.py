@@ -42,6 +42,7 @@ class Predictor:
 
     Attributes:
         manifest: the bundle's.
+        network: in evaluation mode, on the precision's device; for `explain`, which needs gradients that engines do not give.
         precision: the format chosen.
         engine: name of the engine chosen.
         engine_reason: why, as a clause for a log.
@@ -61,8 +62,8 @@ class Predictor:
     ) -> None:
         self.manifest = bundle.manifest
         self.precision = Precision.resolve(precision, torch.device(device))
-        network = _rebuild(bundle).to(self.precision.device).to(memory_format=torch.channels_last).eval()
-        self._engine: Engine = TorchEngine(network, self.manifest, self.precision)
+        self.network = _rebuild(bundle).to(self.precision.device).to(memory_format=torch.channels_last).eval()
+        self._engine: Engine = TorchEngine(self.network, self.manifest, self.precision)
         self._check(bundle.reference)
         self._engine, self.engine_reason = choose(self._engine, engine)
         self.engine = self._engine.name
