@@ -1,0 +1,74 @@
+"""What a user may call a model: a name in the store, a bundle's folder, or the run that made it."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+
+from cifar_ray.config import resolve_storage
+from cifar_ray.errors import BundleError, UnknownModelError
+from cifar_ray.storage import NUMBER, FileTree
+from cifar_ray.store.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, decode_manifest, decode_weights
+from cifar_ray.store.registry import ModelStore
+
+_RUN_FILE = "config.yaml"
+
+
+def load_model(reference: str, storage: str) -> Bundle:
+    """Reads the bundle that a reference means; verbs take all models through this.
+
+    Args:
+        reference: `name`, `name@3` or `name@production` in the store; the name of a run; or a path or URI of a bundle's folder
+            (`…/models/cifar10/3`, or a copy of it anywhere) or of a run's folder (`…/runs/NAME`). A name wins over a run.
+        storage: path or URI where names and runs are looked up.
+
+    Raises:
+        UnknownModelError: if there is nothing of that name, or the run has left no model.
+        BundleError: if the bundle is damaged.
+        StoreError: if the storage cannot be read.
+    """
+    if "/" in reference or reference in (".", ".."):
+        return _from_folder(resolve_storage(reference))
+    store = ModelStore(storage)
+    try:
+        return store.load(reference)
+    except UnknownModelError:
+        runs = FileTree(store.storage, "runs")
+        if runs.have_files([f"{reference}/{_RUN_FILE}"]) == [True]:
+            return _of_run(store, reference)
+        raise
+
+
+def _from_folder(location: str) -> Bundle:
+    base, _, name = location.rpartition("/")
+    folder = FileTree(base or "/", name)
+    is_bundle, is_run = folder.have_files([MANIFEST_FILE, _RUN_FILE])
+    if is_bundle:
+        return _read(folder, location)
+    if is_run and PurePosixPath(base).name == "runs":
+        return _of_run(ModelStore(base.rpartition("/")[0]), name)
+    raise UnknownModelError(f"{location} is neither a model ({MANIFEST_FILE} and {WEIGHTS_FILE}) nor a run (…/runs/NAME)")
+
+
+def _read(folder: FileTree, location: str) -> Bundle:
+    *_, parent, own = PurePosixPath(location).parts
+    name, version = (parent, int(own)) if NUMBER.fullmatch(own) else (own, 1)
+    where = f"bundle {location}"
+    data = folder.read(MANIFEST_FILE)
+    if data is None:
+        raise BundleError(f"{where} was deleted while it was read")
+    manifest = decode_manifest(data, where)
+    return Bundle(manifest, decode_weights(folder.read(WEIGHTS_FILE), manifest, where), name, version)
+
+
+def _of_run(store: ModelStore, run: str) -> Bundle:
+    """The newest bundle whose manifest says that this run made it."""
+    for name in store.names():
+        for version in reversed(store.versions(name)):
+            reference = f"{name}@{version}"
+            try:
+                made_by = store.manifest(reference).train_config.get("name")
+            except BundleError:  # of another run, perhaps: it does not hide a sound one
+                continue
+            if made_by == run:
+                return store.load(reference)
+    raise UnknownModelError(f"run {run} has left no model in {store.location}; it did not finish, or its model was deleted")
