@@ -128,7 +128,7 @@ class PairedComparison:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the difference (Agresti & Min 2005, "Simple improved confidence intervals for comparing matched proportions")."""
+        """95 % interval of the difference (Agresti & Min 2005, Statistics in Medicine 24)."""
         only_a, only_b, count = self.only_a + 0.5, self.only_b + 0.5, self.count + 2
         centre = (only_b - only_a) / count
         reach = _Z95 * math.sqrt(only_a + only_b - (only_b - only_a) ** 2 / count) / count

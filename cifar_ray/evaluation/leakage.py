@@ -1,8 +1,8 @@
 """Near-duplicates between two splits, or within one: a test image that was learnt from measures memory, not skill.
 
-Barz & Denzler 2020 ("Do We Train on Test Data?", arXiv 1902.00423) propose candidates by distance in a network's feature space
-and let people judge. Here candidates come from embeddings and from small pictures, and pixels judge: the two images are laid over
-each other, moved and mirrored, until they agree best.
+Barz & Denzler 2020 ("Do We Train on Test Data?", arXiv 1902.00423) take candidates by distance in a network's feature space
+and let people judge. Here candidates come from embeddings and from small pictures, and pixels judge: one image is laid over the
+other, moved and mirrored, until they agree best.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cifar_ray.data.dataset import ImageDataset
-
+Images = npt.NDArray[np.uint8]
 Embeddings = npt.NDArray[np.float32]
-OnProgress = Callable[[int, int], None]
+OnProgress = Callable[[int], None]
+
+# From this correlation on two images count as showing the same.
+THRESHOLD = 0.9
 
 _COMPARED_PX = 32  # larger pictures are compared at this size
 _THUMBNAIL_PX = 8
 _NEIGHBOURS = 3  # candidates of each kind for each image
 _BLOCK = 500  # images compared with all others at once: 100 MB for 50,000
+_PAIRS_AT_ONCE = 1000
+_COARSE_PX, _COARSE_REACH_PX, _COARSE_THRESHOLD = 16, 2, 0.6
 _REACH_PX = 4
-_PAIRS_AT_ONCE = 2000
-
-_LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ class Duplicate:
     Attributes:
         query: row in the split that was asked about, e.g. test.
         reference: row in the split that was searched, e.g. train.
-        similarity: largest correlation of their pixels, `THRESHOLD`…1.
+        similarity: correlation of their pixels where they agree best, `THRESHOLD`…1.
         mirrored: one is the mirror image of the other.
-        identical: their pixels are equal.
+        identical: all pixels are equal.
     """
 
     query: int
@@ -50,44 +51,107 @@ class Duplicate:
     identical: bool
 
 
-def candidates(
-    queries: Tensor, references: Tensor, *, same: bool, count: int = _NEIGHBOURS, on_block: Callable[[int], None] = lambda _: None
-) -> Tensor:
-    """The nearest references of each query, by blocks of a matrix product.
+def find_duplicates(
+    queries: Images,
+    references: Images | None = None,
+    embeddings: tuple[Embeddings, Embeddings] | None = None,
+    on_progress: OnProgress = lambda _: None,
+) -> list[Duplicate]:
+    """Finds for each query the reference that shows the same, if there is one.
 
     Args:
-        queries: float32 `[N, D]`, rows of length 1.
-        references: float32 `[M, D]`, the same.
-        same: both are one split: no image is its own neighbour.
-        count: neighbours of each.
-        on_block: told how many queries are done.
+        queries: uint8 `[N, S, S, 3]`.
+        references: uint8 `[M, S, S, 3]`; `None` looks among the queries themselves and names each pair once, the later one first.
+        embeddings: of queries and references, float32 `[N, D]` and `[M, D]`, rows of length 1; without them small pictures alone
+            give the candidates, which misses pairs that were moved or retouched.
+        on_progress: told how many queries are done, as they are.
 
     Returns:
-        int64 `[N, min(count, M)]`, or one less neighbour where there is none.
+        At most one a query, the most alike first.
     """
-    count = min(count, len(references) - same)
-    found = torch.empty(len(queries), max(0, count), dtype=torch.int64)
-    for start in range(0, len(queries), _BLOCK):
-        cosines = queries[start : start + _BLOCK] @ references.T
+    same = references is None
+    searched = queries if references is None else references
+    pairs = _candidates(thumbnails(queries), thumbnails(searched), same, mirrored=thumbnails(queries[:, :, ::-1]), on_progress=on_progress)
+    if embeddings is not None:
+        pairs = torch.cat((pairs, _candidates(torch.from_numpy(embeddings[0]), torch.from_numpy(embeddings[1]), same)))
+    if same:
+        pairs = torch.stack((pairs.amax(1), pairs.amin(1)), dim=1)
+    pairs = torch.unique(pairs, dim=0)
+    similarity, mirrored = _similarities(queries, searched, pairs)
+    found: dict[int, Duplicate] = {}
+    for index in similarity.argsort(descending=True).tolist():
+        if similarity[index] < THRESHOLD:
+            break
+        query, reference = pairs[index].tolist()
+        identical = bool((queries[query] == searched[reference]).all())
+        found.setdefault(query, Duplicate(query, reference, float(similarity[index]), bool(mirrored[index]), identical))
+    return list(found.values())
+
+
+def thumbnails(images: Images) -> Tensor:
+    """Pictures of 8×8 px without their brightness and contrast: float32 `[N, 192]`, rows of length 1."""
+    flat = _reduced(images, _THUMBNAIL_PX).flatten(1)
+    return F.normalize(flat - flat.mean(1, keepdim=True))
+
+
+def _candidates(
+    queries: Tensor, references: Tensor, same: bool, mirrored: Tensor | None = None, on_progress: OnProgress = lambda _: None
+) -> Tensor:
+    """The nearest references of each query, by blocks of a matrix product: int64 `[P, 2]`."""
+    count = min(_NEIGHBOURS, len(references) - same)
+    found = []
+    for start in range(0, len(queries) if count > 0 else 0, _BLOCK):
+        rows = torch.arange(start, min(start + _BLOCK, len(queries)))
+        cosines = queries[rows] @ references.T
+        if mirrored is not None:
+            cosines = torch.maximum(cosines, mirrored[rows] @ references.T)
         if same:
-            rows = torch.arange(len(cosines))
-            cosines[rows, rows + start] = -torch.inf
-        found[start : start + _BLOCK] = cosines.topk(count, sorted=False).indices
-        on_block(len(cosines))
-    return found
+            cosines[torch.arange(len(rows)), rows] = -torch.inf
+        nearest = cosines.topk(count, sorted=False).indices
+        found.append(torch.stack((rows[:, None].expand_as(nearest), nearest), dim=2).flatten(0, 1))
+        on_progress(len(rows))
+    return torch.cat(found) if found else torch.zeros(0, 2, dtype=torch.int64)
 
 
-def small_pictures(images: npt.NDArray[np.uint8], side_px: int) -> Tensor:
-    """Images at no more than a size: float32 `[N, 3, s, s]`, 0…1, areas averaged."""
-    parts = [torch.zeros(0, 3, side_px, side_px)]
+def _similarities(queries: Images, references: Images, pairs: Tensor) -> tuple[Tensor, Tensor]:
+    """Largest correlation of each pair over moves and mirroring, float32 `[P]`, and whether it took the mirror image, bool `[P]`.
+
+    Pairs that are far apart as small pictures are not looked at closely.
+    """
+    similarity, mirrored = torch.zeros(len(pairs)), torch.zeros(len(pairs), dtype=torch.bool)
+    for part in torch.split(torch.arange(len(pairs)), _PAIRS_AT_ONCE):
+        for side_px, reach_px in ((_COARSE_PX, _COARSE_REACH_PX), (_COMPARED_PX, _REACH_PX)):
+            rows, others = (
+                _reduced(images[of.numpy()], side_px) for images, of in ((queries, pairs[part, 0]), (references, pairs[part, 1]))
+            )
+            straight, turned = _best_correlation(rows, others, reach_px), _best_correlation(rows.flip(3), others, reach_px)
+            similarity[part], mirrored[part] = torch.maximum(straight, turned), turned > straight
+            part = part[similarity[part] >= _COARSE_THRESHOLD]  # noqa: PLW2901
+    return similarity, mirrored
+
+
+def _best_correlation(a: Tensor, b: Tensor, reach_px: int) -> Tensor:
+    """Largest correlation of the overlapping parts of `a` and `b`, `[P, 3, s, s]`, over moves of up to `reach_px` along each axis."""
+    size = a.shape[2]
+    best = torch.full((len(a),), -1.0)
+    for down in range(-reach_px, reach_px + 1):
+        for right in range(-reach_px, reach_px + 1):
+            ours = a[:, :, max(0, down) : size + min(0, down), max(0, right) : size + min(0, right)]
+            theirs = b[:, :, max(0, -down) : size + min(0, -down), max(0, -right) : size + min(0, -right)]
+            best = torch.maximum(best, _correlation(ours.flatten(1), theirs.flatten(1)))
+    return best
+
+
+def _correlation(a: Tensor, b: Tensor) -> Tensor:
+    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+    return F.cosine_similarity(a, b, eps=1e-6)
+
+
+def _reduced(images: Images, side_px: int) -> Tensor:
+    """Images at a size, or at their own where that is smaller: float32 `[N, 3, s, s]`, 0…1, areas averaged."""
     side_px = min(side_px, images.shape[1])
+    parts = [torch.zeros(0, 3, side_px, side_px)]
     for start in range(0, len(images), _PAIRS_AT_ONCE):
         pixels = torch.from_numpy(np.ascontiguousarray(images[start : start + _PAIRS_AT_ONCE])).permute(0, 3, 1, 2).float() / 255
         parts.append(F.interpolate(pixels, size=(side_px, side_px), mode="area"))
-    return torch.cat(parts[1:] or parts)
-
-
-def thumbnails(images: npt.NDArray[np.uint8]) -> Tensor:
-    """Pictures of 8×8 px without their brightness and contrast: float32 `[N, 192]`, rows of length 1."""
-    flat = small_pictures(images, _THUMBNAIL_PX).flatten(1)
-    return F.normalize(flat - flat.mean(1, keepdim=True))
+    return torch.cat(parts)
