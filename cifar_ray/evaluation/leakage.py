@@ -2,11 +2,13 @@
 
 Barz & Denzler 2020 ("Do We Train on Test Data?", arXiv 1902.00423) take candidates by distance in a network's feature space
 and let people judge. Here candidates come from embeddings and from small pictures, and pixels judge: one image is laid over the
-other, moved and mirrored, until they agree best.
+other, moved and mirrored, until their details agree best. Details are what is left without the local mean, so that neither a common
+sky nor a change of colours decides.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,16 +22,18 @@ Images = npt.NDArray[np.uint8]
 Embeddings = npt.NDArray[np.float32]
 OnProgress = Callable[[int], None]
 
-# From this correlation on two images count as showing the same.
-THRESHOLD = 0.9
+# From this correlation of details on two images count as showing the same.
+THRESHOLD = 0.75
 
-_COMPARED_PX = 32  # larger pictures are compared at this size
+_COMPARED_PX, _REACH_PX = 32, 4  # larger pictures are compared at this size
+_DETAIL_PX = 9  # the mean over so many px is taken off
+_MARGIN_PX = 2  # else pictures in a white frame look alike
+_COARSE_PX, _COARSE_REACH_PX, _COARSE_THRESHOLD = 16, 2, 0.6  # the quick look that spares most pairs the long one
 _THUMBNAIL_PX = 8
 _NEIGHBOURS = 3  # candidates of each kind for each image
 _BLOCK = 500  # images compared with all others at once: 100 MB for 50,000
 _PAIRS_AT_ONCE = 1000
-_COARSE_PX, _COARSE_REACH_PX, _COARSE_THRESHOLD = 16, 2, 0.6
-_REACH_PX = 4
+_LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ class Duplicate:
     Attributes:
         query: row in the split that was asked about, e.g. test.
         reference: row in the split that was searched, e.g. train.
-        similarity: correlation of their pixels where they agree best, `THRESHOLD`…1.
+        similarity: correlation of their details where they agree best, `THRESHOLD`…1.
         mirrored: one is the mirror image of the other.
         identical: all pixels are equal.
     """
@@ -78,14 +82,32 @@ def find_duplicates(
         pairs = torch.stack((pairs.amax(1), pairs.amin(1)), dim=1)
     pairs = torch.unique(pairs, dim=0)
     similarity, mirrored = _similarities(queries, searched, pairs)
-    found: dict[int, Duplicate] = {}
+    found = _identical(queries, None if same else searched)
     for index in similarity.argsort(descending=True).tolist():
         if similarity[index] < THRESHOLD:
             break
         query, reference = pairs[index].tolist()
-        identical = bool((queries[query] == searched[reference]).all())
-        found.setdefault(query, Duplicate(query, reference, float(similarity[index]), bool(mirrored[index]), identical))
+        found.setdefault(query, Duplicate(query, reference, float(similarity[index]), bool(mirrored[index]), identical=False))
     return list(found.values())
+
+
+def _identical(queries: Images, references: Images | None) -> dict[int, Duplicate]:
+    """Queries all of whose pixels are those of a reference, or of an earlier query."""
+    row_of: dict[bytes, int] = {}
+    for row, image in enumerate(references if references is not None else ()):
+        row_of.setdefault(_digest(image), row)
+    found = {}
+    for row, image in enumerate(queries):
+        digest = _digest(image)
+        if digest in row_of:
+            found[row] = Duplicate(row, row_of[digest], similarity=1.0, mirrored=False, identical=True)
+        elif references is None:
+            row_of[digest] = row
+    return found
+
+
+def _digest(image: Images) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
 
 
 def thumbnails(images: Images) -> Tensor:
@@ -116,22 +138,26 @@ def _candidates(
 def _similarities(queries: Images, references: Images, pairs: Tensor) -> tuple[Tensor, Tensor]:
     """Largest correlation of each pair over moves and mirroring, float32 `[P]`, and whether it took the mirror image, bool `[P]`.
 
-    Pairs that are far apart as small pictures are not looked at closely.
+    Pairs that do not agree as small pictures get 0.
     """
     similarity, mirrored = torch.zeros(len(pairs)), torch.zeros(len(pairs), dtype=torch.bool)
     for part in torch.split(torch.arange(len(pairs)), _PAIRS_AT_ONCE):
-        for side_px, reach_px in ((_COARSE_PX, _COARSE_REACH_PX), (_COMPARED_PX, _REACH_PX)):
-            rows, others = (
-                _reduced(images[of.numpy()], side_px) for images, of in ((queries, pairs[part, 0]), (references, pairs[part, 1]))
-            )
-            straight, turned = _best_correlation(rows, others, reach_px), _best_correlation(rows.flip(3), others, reach_px)
-            similarity[part], mirrored[part] = torch.maximum(straight, turned), turned > straight
-            part = part[similarity[part] >= _COARSE_THRESHOLD]  # noqa: PLW2901
+        ours, theirs = queries[pairs[part, 0].numpy()], references[pairs[part, 1].numpy()]
+        coarse, _ = _aligned(_reduced(ours, _COARSE_PX), _reduced(theirs, _COARSE_PX), _COARSE_REACH_PX)
+        close = (coarse >= _COARSE_THRESHOLD).numpy()
+        if close.any():
+            similarity[part[close]], mirrored[part[close]] = _aligned(_details(ours[close]), _details(theirs[close]), _REACH_PX)
     return similarity, mirrored
 
 
+def _aligned(a: Tensor, b: Tensor, reach_px: int) -> tuple[Tensor, Tensor]:
+    """The best correlation of `a`, as it is or mirrored, with `b`; and whether mirrored is better."""
+    straight, turned = _best_correlation(a, b, reach_px), _best_correlation(a.flip(3), b, reach_px)
+    return torch.maximum(straight, turned), turned > straight
+
+
 def _best_correlation(a: Tensor, b: Tensor, reach_px: int) -> Tensor:
-    """Largest correlation of the overlapping parts of `a` and `b`, `[P, 3, s, s]`, over moves of up to `reach_px` along each axis."""
+    """Largest correlation of the overlapping parts of `a` and `b`, `[P, C, s, s]`, over moves of up to `reach_px` along each axis."""
     size = a.shape[2]
     best = torch.full((len(a),), -1.0)
     for down in range(-reach_px, reach_px + 1):
@@ -145,6 +171,14 @@ def _best_correlation(a: Tensor, b: Tensor, reach_px: int) -> Tensor:
 def _correlation(a: Tensor, b: Tensor) -> Tensor:
     a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
     return F.cosine_similarity(a, b, eps=1e-6)
+
+
+def _details(images: Images) -> Tensor:
+    """Luma without its local mean and without the margin, float32 `[N, 1, s, s]`."""
+    luma = (_reduced(images, _COMPARED_PX) * _LUMA).sum(1, keepdim=True)
+    reach = min(_DETAIL_PX // 2, luma.shape[2] - 1)
+    local_mean = F.avg_pool2d(F.pad(luma, [reach] * 4, "reflect"), 2 * reach + 1, stride=1)
+    return (luma - local_mean)[:, :, _MARGIN_PX:-_MARGIN_PX, _MARGIN_PX:-_MARGIN_PX]
 
 
 def _reduced(images: Images, side_px: int) -> Tensor:
