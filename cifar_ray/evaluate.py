@@ -10,9 +10,8 @@ from pydantic import Field
 from tyro.conf import Positional
 
 from cifar_ray import cli
-from cifar_ray.config import STORAGE_VARIABLE, EngineName, PrecisionName, default_storage, resolve_storage
+from cifar_ray.config import STORAGE_VARIABLE, EngineName, PrecisionName, default_storage
 from cifar_ray.evaluation.selection import DataChoice
-from cifar_ray.storage import FileTree
 
 PROG = "python -m cifar_ray.evaluate"
 
@@ -50,19 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     with Bars() as bars:
         scores = score_here(predictor, data.images, every)
         evaluation = evaluate_model(predictor, bundle.reference, data, scores, bars.start, look_for_leakage=command.leakage)
-    folder = _folder(command, bundle.reference, data.name)
+    folder = cli.output_folder(command.out, command.storage, f"evaluations/{bundle.reference}/{data.name}-{command.split}")
     for name, content in to_files(evaluation, predictor).items():
         folder.replace(name, content)
     print("\n".join(f"{name:12} {text}" for name, text in [("model", bundle.reference), *summarize(to_json(evaluation))]))
     print(f"{'report':12} {folder.path('report.html')}")
     return 0
-
-
-def _folder(command: EvaluateCommand, reference: str, data: str) -> FileTree:
-    if command.out is None:
-        return FileTree(resolve_storage(command.storage), f"evaluations/{reference}/{data}-{command.split}")
-    parent, _, name = resolve_storage(command.out).rpartition("/")
-    return FileTree(parent or "/", name)
 
 
 if __name__ == "__main__":

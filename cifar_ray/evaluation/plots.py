@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _MOST_LABELLED = 40  # class names that can still be read along an axis
 _MOST_NUMBERED = 20  # cells a side that can still hold a number
-_BLUE, _ORANGE, _GREY = "#2b6cb0", "#dd6b20", "#a0aec0"
+_BLUE, _PALE, _ORANGE, _GREY = "#2b6cb0", "#bee3f8", "#dd6b20", "#a0aec0"
 
 
 def confusion(evaluation: Evaluation, class_names: Sequence[str]) -> bytes:
@@ -49,7 +49,7 @@ def reliability(calibration: Calibration) -> bytes:
     bins = len(calibration.counts)
     middles = (np.arange(bins) + 0.5) / bins
     filled = calibration.counts > 0
-    axes.bar(middles[filled], calibration.accuracy[filled], width=0.9 / bins, color=_BLUE, label="accuracy")
+    axes.bar(middles[filled], calibration.accuracy[filled], width=0.9 / bins, color=_PALE, label="accuracy")
     axes.plot([0, 1], [0, 1], color="black", linestyle=":", label="as sure as right")
     axes.plot(
         calibration.confidence[filled], calibration.accuracy[filled], color=_ORANGE, marker="o", markersize=4, label="at mean confidence"
@@ -57,8 +57,8 @@ def reliability(calibration: Calibration) -> bytes:
     axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
     axes.legend(loc="upper left")
     counts = axes.twinx()
-    counts.step(middles, calibration.counts / max(1, calibration.counts.sum()), where="mid", color=_GREY)
-    counts.set(ylabel="share of images (grey)", ylim=(0, 1))
+    counts.step(middles, calibration.counts / max(1, calibration.counts.sum()), where="mid", color=_BLUE)
+    counts.set(ylabel="share of images (blue line)", ylim=(0, 1))
     return _png(figure)
 
 
@@ -66,12 +66,11 @@ def per_class(evaluation: Evaluation, class_names: Sequence[str]) -> bytes:
     """Precision, recall and F1 of each class."""
     figure, axes = _figure(max(7.0, min(16.0, 0.8 * len(class_names))), 4)
     series = {"precision": evaluation.per_class_precision(), "recall": evaluation.per_class_accuracy(), "F1": evaluation.per_class_f1()}
-    for index, ((name, values), colour) in enumerate(zip(series.items(), (_BLUE, _ORANGE, _GREY), strict=True)):
-        axes.bar(np.arange(len(values)) + 0.27 * (index - 1), np.nan_to_num(values) * 100, width=0.25, color=colour, label=name)
-    lowest = min(float(np.nanmin(values, initial=1.0)) for values in series.values())
-    axes.set(ylabel="%", ylim=(max(0, lowest * 100 - 5) // 10 * 10, 101))
+    for (name, values), colour, marker in zip(series.items(), (_BLUE, _ORANGE, "black"), ("^", "v", "_"), strict=True):
+        axes.scatter(range(len(values)), values * 100, s=60, color=colour, marker=marker, label=name)
+    axes.set(ylabel="%")
     _name_classes(axes, class_names)
-    axes.grid(axis="y", alpha=0.3)
+    axes.grid(alpha=0.3)
     axes.legend(ncol=3, loc="upper center", bbox_to_anchor=(0.5, 1.14), frameon=False)
     return _png(figure)
 
@@ -117,6 +116,17 @@ def slices(by_property: dict[str, list[Slice]], overall: float) -> bytes:
         axes.set(xlabel=name)
         axes.grid(axis="y", alpha=0.3)
     panels[0].set(ylabel="accuracy (%)")
+    return _png(figure)
+
+
+def class_differences(differences: Sequence[tuple[float, bool]], class_names: Sequence[str], reference: str) -> bytes:
+    """How much better the second model is on each class, in points; orange where chance does not explain it."""
+    figure, axes = _figure(max(7.0, min(16.0, 0.8 * len(class_names))), 3.5)
+    colours = [_ORANGE if significant else _GREY for _, significant in differences]
+    axes.bar(range(len(differences)), [100 * difference for difference, _ in differences], color=colours)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set(ylabel=f"recall of {reference}\nless that of the first (points)")
+    _name_classes(axes, class_names)
     return _png(figure)
 
 

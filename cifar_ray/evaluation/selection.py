@@ -60,14 +60,23 @@ def select(manifest: Manifest, choice: DataChoice) -> Selected:
         ConfigError: if the bundle does not say what it was trained on and nothing was chosen.
         DataError: if the data are missing, have no such split, or have classes that the model does not know.
     """
-    config = _data_config(manifest, choice)
+    return load_selected(manifest, _data_config(manifest, choice), choice.split)
+
+
+def load_selected(manifest: Manifest, config: TrainConfig, split: SplitName) -> Selected:
+    """The images that a config names, at the size that a model takes.
+
+    Raises:
+        DataError: see `select`.
+    """
+    config = config.model_copy(update={"image_size": manifest.image_size_px, "resize_policy": manifest.resize_policy})
     splits = load_splits(config)
-    chosen = pick(splits, choice.split)
+    chosen = pick(splits, split)
     images = relabel(chosen, manifest.class_names, splits.name)
-    held_against = splits.train if choice.split in ("test", "val") else None
+    held_against = splits.train if split in ("test", "val") else None
     root = Path(config.data_dir) if config.dataset == "folder" and config.data_dir is not None else None
-    as_trained = choice.split == "test" and chosen.fingerprint == manifest.test_fingerprint
-    return Selected(splits.name, choice.split, images, held_against, root, config, as_trained)
+    as_trained = split == "test" and chosen.fingerprint == manifest.test_fingerprint
+    return Selected(splits.name, split, images, held_against, root, config, as_trained)
 
 
 def _data_config(manifest: Manifest, choice: DataChoice) -> TrainConfig:
@@ -79,7 +88,7 @@ def _data_config(manifest: Manifest, choice: DataChoice) -> TrainConfig:
         raise ConfigError("dataset: the model does not say what it was trained on; pass --dataset NAME or --data-dir DIR")
     if choice.split == "all":
         values |= {"val_fraction": 0.0, "test_fraction": 0.0}
-    return parse_config(TrainConfig, values | {"image_size": manifest.image_size_px, "resize_policy": manifest.resize_policy})
+    return parse_config(TrainConfig, values)
 
 
 def pick(splits: DatasetSplits, split: SplitName) -> ImageDataset:
