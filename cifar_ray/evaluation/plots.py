@@ -119,6 +119,18 @@ def slices(by_property: dict[str, list[Slice]], overall: float) -> bytes:
     return _png(figure)
 
 
+def class_counts(counts: dict[str, list[int]], class_names: Sequence[str]) -> bytes:
+    """Images of each class, a colour a split."""
+    figure, axes = _figure(max(7.0, min(16.0, 0.8 * len(class_names))), 3.5)
+    width = 0.8 / len(counts)
+    for index, ((split, values), colour) in enumerate(zip(counts.items(), (_BLUE, _ORANGE, _GREY), strict=False)):
+        axes.bar(np.arange(len(values)) + width * (index - (len(counts) - 1) / 2), values, width=0.9 * width, color=colour, label=split)
+    axes.set(ylabel="images")
+    axes.legend()
+    _name_classes(axes, class_names)
+    return _png(figure)
+
+
 def class_differences(differences: Sequence[tuple[float, bool]], class_names: Sequence[str], reference: str) -> bytes:
     """How much better the second model is on each class, in points; orange where chance does not explain it."""
     figure, axes = _figure(max(7.0, min(16.0, 0.8 * len(class_names))), 3.5)
