@@ -10,6 +10,9 @@ from cifar_ray import cli
 
 VERBS = {
     "train": "train a model, keep it in the store",
+    "evaluate": "how good a model is, where it fails, and whether the figures can be trusted",
+    "compare": "whether one of two models is better, and where they differ",
+    "stats": "what a data set holds: classes, files, duplicates, and what the network sees",
     "finetune": "go on from a model: other classes, other images",
     "find_lr": "suggest a learning rate for your data and network",
     "predict": "say what pictures show: files, folders, millions of them",

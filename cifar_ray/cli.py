@@ -13,9 +13,10 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from pydantic import Field, ValidationError
 
-from cifar_ray.config import Config, StartConfig, TrainConfig, describe, parse_config, read_yaml
+from cifar_ray.config import Config, StartConfig, TrainConfig, describe, parse_config, read_yaml, resolve_storage
 from cifar_ray.errors import CifarRayError, ConfigError, TrainingError
 from cifar_ray.recipes import default_recipe, get_recipe
+from cifar_ray.storage import FileTree
 
 CommandType = TypeVar("CommandType", bound=TrainConfig)
 
@@ -80,6 +81,11 @@ def _one_line(report: str) -> str:
     for noise in ("Got errors:", "Argument helptext:", "For full helptext"):
         text = text.partition(noise)[0]
     return text.strip().removeprefix("Value error ").removeprefix("Unrecognized options ")
+
+
+def output_folder(chosen: str | None, storage: str, default: str) -> FileTree:
+    """Where a verb leaves its files: the folder that the user chose, else `default` below the storage."""
+    return FileTree(resolve_storage(storage), default) if chosen is None else FileTree(resolve_storage(chosen), "")
 
 
 class Tracked(Config):
