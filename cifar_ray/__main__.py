@@ -10,6 +10,7 @@ from cifar_ray import cli
 
 VERBS = {
     "train": "train a model, keep it in the store",
+    "tune": "find a better recipe",
     "store": "list, show, promote, roll back and delete models",
 }
 

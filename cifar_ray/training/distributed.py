@@ -125,8 +125,8 @@ def train_on_ray(config: TrainConfig, progress: Progress) -> TrainedRun:
     runs = FileTree(config.storage, "runs")
     if config.name in runs.folders():
         raise ConfigError(f"name: run {config.name!r} exists in {config.storage}/runs; choose another --name")
-    with _ray_cluster():
-        plan = plan_workers(config.num_workers, _alive_nodes(), ray.cluster_resources(), ray.available_resources())
+    with ray_cluster():
+        plan = plan_workers(config.num_workers, alive_nodes(), ray.cluster_resources(), ray.available_resources())
         if plan.note:
             progress.on_message(plan.note)
         runs.replace(f"{config.name}/config.yaml", to_yaml(config).encode())
@@ -207,7 +207,7 @@ def train_worker(job: dict[str, Any]) -> FitResult:
 
 
 @contextmanager
-def _ray_cluster() -> Iterator[None]:
+def ray_cluster() -> Iterator[None]:
     """A connection to a running cluster, or a cluster on this machine for the time of the run."""
     if ray.is_initialized():
         yield
@@ -219,7 +219,8 @@ def _ray_cluster() -> Iterator[None]:
         ray.shutdown()
 
 
-def _alive_nodes() -> int:
+def alive_nodes() -> int:
+    """Hosts in the cluster."""
     return sum(node["Alive"] for node in ray.nodes())
 
 

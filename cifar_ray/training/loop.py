@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from cifar_ray.models.precision import Precision
 from cifar_ray.training.collective import average_buffers, sum_over_workers
 from cifar_ray.training.evaluate import evaluate
 from cifar_ray.training.optim import create_optimizers, learning_rate_factor, set_learning_rate
+from cifar_ray.training.snapshot import Snapshot
 
 Weights = dict[str, Tensor]
 OnStep = Callable[[int, int, int], None]  # epoch, counted from 1; steps done in it; steps an epoch
@@ -109,6 +111,7 @@ class Trainer:
         self.optimizers = create_optimizers(self.model, config.optimizer, config.batch_size)
         self.scaler = self.precision.grad_scaler()
         self.parallel = self._wrap()
+        self._stem_frozen = False
 
     def _create_model(self, train: ImageDataset) -> nn.Module:
         model = create_model(self.config.model, train.num_classes, train.image_size_px)
@@ -136,9 +139,10 @@ class Trainer:
         Returns:
             Mean loss and accuracy over all workers' images.
         """
-        if epoch == self.config.stem_epochs and isinstance(self.model, DataInitialized):
+        if epoch >= self.config.stem_epochs and not self._stem_frozen and isinstance(self.model, DataInitialized):
             self.model.freeze_stem()
             self.parallel = self._wrap()
+            self._stem_frozen = True
         self.parallel.train()
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         for number, step in enumerate(self.loader.epoch(epoch)):
@@ -200,6 +204,8 @@ def fit(
     shard: Shard,
     on_step: OnStep,
     on_epoch: Callable[[EpochReport, Weights], None],
+    on_snapshot: Callable[[Snapshot], None] | None = None,
+    resume: Snapshot | None = None,
 ) -> FitResult:
     """Trains to the end, then evaluates the kept weights once on test.
 
@@ -210,6 +216,8 @@ def fit(
         shard: this worker's part.
         on_step: called after each step.
         on_epoch: called after each epoch with its report and the present weights (on the device, not copied).
+        on_snapshot: called before `on_epoch` with all that it takes to go on from there.
+        resume: goes on from there instead of starting.
 
     Raises:
         DataError: if a batch is larger than the training split.
@@ -220,7 +228,10 @@ def fit(
     started = time.perf_counter()
     best: EpochReport | None = None
     kept: Weights = {}
-    for epoch in range(config.epochs):
+    if resume is not None:
+        resume.restore(trainer)
+        best, kept = EpochReport(**resume.best), resume.state["kept"]
+    for epoch in range(resume.last["epoch"] if resume else 0, config.epochs):
         begun = time.perf_counter()
         loss, accuracy = trainer.train_epoch(epoch, on_step)
         trained_s = time.perf_counter() - begun
@@ -239,8 +250,11 @@ def fit(
         if report.improved:
             best = report
             kept = {name: tensor.detach().clone() for name, tensor in trainer.model.state_dict().items()}
+        assert best is not None, "the first epoch improves"  # noqa: S101
+        if on_snapshot is not None:
+            on_snapshot(Snapshot.of(trainer, dataclasses.asdict(report), dataclasses.asdict(best), kept))
         on_epoch(report, trainer.model.state_dict())
-        if config.patience is not None and best is not None and report.epoch - best.epoch >= config.patience:
+        if config.patience is not None and report.epoch - best.epoch >= config.patience:
             break
     assert best is not None, "epochs ≥ 1"  # noqa: S101
     train_seconds = time.perf_counter() - started
