@@ -65,9 +65,7 @@ class LiveTable:
         if self._time_budget_s is not None:
             guesses.append(max(0.0, self._time_budget_s - record.elapsed_s))
         if settled and done:
-            a_trial = max(1.0, sum(trial.epochs_done for trial in settled) / len(settled))
-            to_come = a_trial * record.num_samples - record.epochs_run
-            guesses.append(max(0.0, to_come) * now_s / done)
+            guesses.append(_epochs_to_come(record) * now_s / done)
         return f"{_duration(min(guesses))} left" if guesses else "time left unknown"
 
     def _draw(self, record: Record) -> None:
@@ -135,6 +133,15 @@ def format_metric(value: float | None, metric: str) -> str:
     if value is None:
         return ""
     return f"{value:.2%}" if metric.endswith("accuracy") else f"{value:.4f}"
+
+
+def _epochs_to_come(record: Record) -> float:
+    """Epochs until the end, if trials to come are like those that ended, and one that outlived them runs to its end."""
+    settled = record.settled()
+    usual = max(1.0, sum(trial.epochs_done for trial in settled) / len(settled))
+    open_trials = [trial.epochs_done for trial in record.trials if trial not in settled]
+    begun = sum((usual if done < usual else record.max_epochs) - done for done in open_trials)
+    return begun + usual * (record.num_samples - len(record.trials))
 
 
 def _duration(seconds: float) -> str:

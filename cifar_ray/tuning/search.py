@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
+import re
 import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 import ray
@@ -25,6 +28,8 @@ from cifar_ray.tuning.record import Record, Trial
 from cifar_ray.tuning.space import SearchSpace
 from cifar_ray.tuning.trial import DIVERGED, TrialJob, parameters_key, run_trial
 
+TRIALS_FOLDER = "trials"
+_RAY_FOLDER = "ray-"
 _DRIVER_CPUS = 0.01  # what a trial with workers beside it takes of a core
 _REPORT_FIELDS = {field.name for field in dataclasses.fields(EpochReport)}
 
@@ -66,7 +71,7 @@ def run_search(
         concurrent, plan = plan_trials(search, alive_nodes(), ray.cluster_resources(), ray.available_resources())
         listener.on_message(_describe(concurrent, plan))
         resumed = {parameters_key(trial.parameters): trial.folder for trial in record.interrupted()}
-        job = TrialJob(fixed.model_dump(mode="json"), fixed.storage, f"{folder}/trials", plan, resumed)
+        job = TrialJob(fixed.model_dump(mode="json"), fixed.storage, f"{folder}/{TRIALS_FOLDER}", plan, resumed)
 
         def trial(parameters: dict[str, Any]) -> None:
             run_trial(parameters, job)
@@ -75,7 +80,7 @@ def run_search(
             tune.run(
                 trial,
                 name="tune",
-                storage_path=files.path(f"ray-{time.time_ns():x}"),
+                storage_path=files.path(f"{_RAY_FOLDER}{time.time_ns():x}"),
                 storage_filesystem=files.file_system,
                 num_samples=record.num_samples - len(record.settled()),
                 search_alg=create_searcher(fixed, search, space, record),
@@ -87,6 +92,7 @@ def run_search(
                 time_budget_s=None if search.time_budget_s is None else max(1.0, search.time_budget_s - before_s),
                 callbacks=[writer],
                 raise_on_failed_trial=False,
+                trial_dirname_creator=lambda trial: trial.trial_id,
                 verbose=0,
             )
         finally:
@@ -95,6 +101,7 @@ def run_search(
             record.settle("interrupted" if in_time else "stopped", "" if in_time else "the time budget was over")
             record.ended = not in_time or len(record.settled()) >= record.num_samples
             writer.save()
+            _clean_up(files, record)
     if not record.ended:
         raise KeyboardInterrupt
 
@@ -165,17 +172,27 @@ class _Writer(tune.Callback):  # type: ignore[misc]
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         known = self._record.trial(trial.trial_id, trial.config)
-        known.status, known.reason = "failed", _reason(trial)
+        text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
+        known.status, known.reason = "failed", _reason(text)
+        self._files.replace(f"errors/trial-{known.number}.txt", text.encode())
         self._changed(known)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._listener.on_tick(self._record)
 
 
-def _reason(trial: Any) -> str:
-    """The last line of what went wrong."""
-    lines = str(trial.get_pickled_error() or trial.get_error() or "").strip().splitlines()
-    return lines[-1].strip() if lines else "no reason given"
+def _reason(traceback: str) -> str:
+    """The last line of what went wrong, without the name of its class."""
+    lines = traceback.strip().splitlines()
+    return re.sub(r"^(ray\.exceptions\.|cifar_ray\.errors\.)?\w*(Error|Exception): ", "", lines[-1].strip()) if lines else "no reason given"
+
+
+def _clean_up(files: FileTree, record: Record) -> None:
+    """Removes what only a search that goes on needs: Tune's files always, since the record is what it goes on from."""
+    unneeded = [folder for folder in files.folders() if folder.startswith(_RAY_FOLDER) or (record.ended and folder == TRIALS_FOLDER)]
+    for folder in unneeded:
+        with suppress(OSError):  # a process that ends just now may still write there
+            files.file_system.delete_dir(files.path(folder))
 
 
 def _describe(concurrent: int, plan: WorkerPlan) -> str:
@@ -192,11 +209,14 @@ def _quiet_tune() -> Iterator[None]:
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     in_main_thread = threading.current_thread() is threading.main_thread()
     os.environ.update(settings)
+    log, level = logging.getLogger("ray.tune"), logging.getLogger("ray.tune").level
+    log.setLevel(logging.CRITICAL)
     if in_main_thread:
         signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         yield
     finally:
+        log.setLevel(level)
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
         if in_main_thread:

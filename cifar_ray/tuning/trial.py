@@ -11,7 +11,6 @@ import dataclasses
 import json
 import logging
 import pickle
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -83,7 +82,7 @@ def run_trial(parameters: dict[str, Any], job: TrialJob) -> None:
     work = {"config": config.model_dump(mode="json"), "storage": job.storage, "folder": folder, "threads": max(1, int(job.plan.cpus))}
     trainer = TorchTrainer(
         train_trial,
-        train_loop_config=work | {"report": tune.report if job.in_process else train.report},
+        train_loop_config=work | {"in_process": job.in_process},
         torch_config=TorchConfig(backend="nccl" if job.plan.use_gpu else "gloo"),
         scaling_config=train.ScalingConfig(num_workers=0, use_gpu=job.plan.use_gpu) if job.in_process else job.plan.scaling_config(),
         run_config=train.RunConfig(
@@ -100,9 +99,10 @@ def run_trial(parameters: dict[str, Any], job: TrialJob) -> None:
 def train_trial(work: dict[str, Any]) -> None:
     """What each worker of a trial runs: `fit`, from the trial's snapshot if there is one."""
     config = parse_config(TrainConfig, work["config"])
-    report: Callable[[dict[str, Any]], None] = work["report"]
-    context = train.get_context()
-    shard = Shard(context.get_world_rank(), context.get_world_size())
+    if work["in_process"]:  # inside a Tune function Ray Train's own calls are refused
+        report, shard = tune.report, Shard()
+    else:
+        report, shard = train.report, Shard(train.get_context().get_world_rank(), train.get_context().get_world_size())
     device = get_ray_device()
     torch.set_num_threads(work["threads"])
     files = FileTree(work["storage"], work["folder"])

@@ -1,0 +1,137 @@
+"""Searches on the shared cluster of two CPUs, on thumbnails of digits: a trial takes a second."""
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cifar_ray import __main__ as console
+from cifar_ray.config import SearchConfig, TrainConfig, parse_config
+from cifar_ray.recipes import digits
+from cifar_ray.storage import FileTree
+from cifar_ray.tuning.record import Record, Trial
+from cifar_ray.tuning.search import run_search
+from cifar_ray.tuning.settings import prepare
+
+TINY = {"image_size": 8, "epochs": 6, "precision": "fp32", "augmentation": {"flip": "none", "translate_px": 0}}
+
+
+class Watcher:
+    """Remembers what a search told; interrupts it where asked."""
+
+    def __init__(self, interrupt_after: int | None = None) -> None:
+        self.interrupt_after = interrupt_after
+        self.stopped_at: dict[int, float] = {}
+        self.gone_after_s: dict[int, float] = {}
+
+    def on_message(self, text: str) -> None:
+        pass
+
+    def on_trial(self, record: Record, trial: Trial) -> None:
+        if trial.status == "stopped":
+            self.stopped_at.setdefault(trial.number, time.monotonic())
+        if record.epochs_run == self.interrupt_after:
+            self.interrupt_after = None
+            signal.raise_signal(signal.SIGINT)
+
+    def on_tick(self, record: Record) -> None:
+        """Notes when the workers' placement groups of a stopped trial are gone; the trials of a test run one at a time."""
+        import ray
+
+        for number, since in self.stopped_at.items():
+            if number not in self.gone_after_s:
+                alive = [group for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
+                later = any(trial.number > number and trial.epochs for trial in record.trials)
+                if later or not [group for group in alive if len(group["bundles"]) == 2]:
+                    self.gone_after_s[number] = time.monotonic() - since
+
+
+def search(storage: Path, watcher: Watcher, space: dict, **options: object) -> Record:
+    fixed = parse_config(TrainConfig, digits().model_dump() | TINY | {"storage": str(storage), "name": "one"})
+    job = prepare(fixed, SearchConfig(**{"num_samples": 6, "search": "grid", "grace_period": 1, **options}), space)
+    record = job.open()
+    run_search(job.fixed, job.search, job.space, record=record, files=job.files, folder=job.folder, listener=watcher)
+    return record
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("storage")
+
+
+@pytest.fixture(scope="module")
+def command(storage: Path) -> list[str]:
+    """A grid of one good trial, one that diverges, hopeless ones, and as many that crash: their batch is larger than the data."""
+    space = storage / "space.yaml"
+    space.write_text(yaml.safe_dump({"optimizer.lr": {"choice": [3e-3, 1e30, 3e-6, 2e-6, 1e-6]}, "batch_size": {"choice": [64, 5000]}}))
+    flags = ["--dataset", "digits", "--image-size", "8", "--epochs", "6", "--precision", "fp32", "--storage", str(storage)]
+    options = ["--space", str(space), "--search", "grid", "--num-samples", "10", "--grace-period", "1"]
+    return ["tune", *flags, *options, "--name", "one"]
+
+
+@pytest.fixture(scope="module")
+def finished(ray_cluster: None, command: list[str], storage: Path) -> Record:
+    assert console.main(command) == 0
+    record = Record.load(FileTree(str(storage), "tunings/one"))
+    assert record is not None
+    return record
+
+
+@pytest.mark.ray
+def test_asha_stops_trials_before_their_last_epoch_and_the_best_runs_to_its_end(finished: Record, storage: Path) -> None:
+    able = [trial for trial in finished.trials if trial.status in ("finished", "stopped")]
+    assert len(able) == 4
+    assert sum(trial.status == "stopped" and trial.epochs_done < 6 for trial in able) >= 2
+    assert finished.epochs_run <= 0.7 * 6 * len(able)
+    best = finished.ranked()[0]
+    assert (best.parameters["optimizer.lr"], best.status, best.epochs_done) == (3e-3, "finished", 6)
+    assert finished.ended
+    left = {path.name for path in (storage / "tunings" / "one").iterdir()}
+    assert left == {"search.yaml", "state.json", "trials.csv", "best.yaml", "report.html", "curves.png", "parallel.png", "errors"}
+
+
+@pytest.mark.ray
+def test_a_trial_that_diverges_or_crashes_is_marked_and_the_search_goes_on(finished: Record, storage: Path) -> None:
+    (diverged,) = (trial for trial in finished.trials if trial.status == "diverged")
+    assert diverged.parameters["optimizer.lr"] == 1e30
+    assert "the loss became" in diverged.reason
+    crashed = [trial for trial in finished.trials if trial.status == "failed"]
+    assert [trial.parameters["batch_size"] for trial in crashed] == [5000] * 5
+    assert all(trial.reason.startswith("batch_size: 5000 is more than the 1296 training images") for trial in crashed)
+    assert len(list((storage / "tunings" / "one" / "errors").iterdir())) == 5
+
+
+@pytest.mark.ray
+def test_a_search_that_has_ended_is_not_begun_again_nor_mixed_with_another(
+    finished: Record, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert console.main(command) == 2
+    assert "search 'one' has ended" in capsys.readouterr().err
+    assert console.main([*command, "--seed", "1"]) == 2
+    assert "has other settings; choose another --name" in capsys.readouterr().err
+
+
+@pytest.mark.ray
+def test_an_interrupted_search_goes_on_where_it_was(ray_cluster: None, tmp_path: Path) -> None:
+    space = {"optimizer.lr": {"choice": [3e-3, 1e-3, 3e-4]}}
+    options = {"scheduler": "none", "num_samples": 3, "max_concurrent": 1}
+    with pytest.raises(KeyboardInterrupt):
+        search(tmp_path, Watcher(interrupt_after=9), space, **options)
+    left = Record.load(FileTree(str(tmp_path), "tunings/one"))
+    assert left is not None
+    assert [(trial.status, trial.epochs_done) for trial in left.trials] == [("finished", 6), ("interrupted", 3)]
+    record = search(tmp_path, Watcher(), space, **options)
+    assert record.ended
+    assert [(trial.status, trial.epochs_done) for trial in record.trials] == [("finished", 6)] * 3
+    assert record.trials[0] == left.trials[0], "a finished trial is kept as it was"
+    assert record.trials[1].epochs[:3] == left.trials[1].epochs, "down to their seconds: these epochs were not run again"
+
+
+@pytest.mark.ray
+def test_workers_of_a_stopped_trial_are_gone_within_seconds(ray_cluster: None, tmp_path: Path) -> None:
+    watcher = Watcher()
+    record = search(tmp_path, watcher, {"optimizer.lr": {"choice": [3e-3, 1e-6]}}, num_samples=2, workers_per_trial=2)
+    assert [trial.status for trial in record.trials] == ["finished", "stopped"]
+    assert watcher.gone_after_s[2] < 10
