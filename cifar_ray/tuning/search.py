@@ -30,6 +30,7 @@ from cifar_ray.tuning.trial import DIVERGED, TrialJob, parameters_key, run_trial
 
 TRIALS_FOLDER = "trials"
 _RAY_FOLDER = "ray-"
+_RELEASE_TIMEOUT_S = 15.0
 _DRIVER_CPUS = 0.01  # what a trial with workers beside it takes of a core
 _REPORT_FIELDS = {field.name for field in dataclasses.fields(EpochReport)}
 
@@ -68,7 +69,8 @@ def run_search(
     started, before_s = time.monotonic(), record.elapsed_s
     writer = _Writer(record, files, listener, before_s)
     with ray_cluster(), _quiet_tune():
-        concurrent, plan = plan_trials(search, alive_nodes(), ray.cluster_resources(), ray.available_resources())
+        free = ray.available_resources()
+        concurrent, plan = plan_trials(search, alive_nodes(), ray.cluster_resources(), free)
         listener.on_message(_describe(concurrent, plan))
         resumed = {parameters_key(trial.parameters): trial.folder for trial in record.interrupted()}
         job = TrialJob(fixed.model_dump(mode="json"), fixed.storage, f"{folder}/{TRIALS_FOLDER}", plan, resumed)
@@ -101,6 +103,7 @@ def run_search(
             record.settle("interrupted" if in_time else "stopped", "" if in_time else "the time budget was over")
             record.ended = not in_time or len(record.settled()) >= record.num_samples
             writer.save()
+            _await_release(free)
             _clean_up(files, record)
     if not record.ended:
         raise KeyboardInterrupt
@@ -185,6 +188,16 @@ def _reason(traceback: str) -> str:
     """The last line of what went wrong, without the name of its class."""
     lines = traceback.strip().splitlines()
     return re.sub(r"^(ray\.exceptions\.|cifar_ray\.errors\.)?\w*(Error|Exception): ", "", lines[-1].strip()) if lines else "no reason given"
+
+
+def _await_release(free: dict[str, float]) -> None:
+    """Waits until trials and workers have given back what they had, so that the next job finds it."""
+    deadline = time.monotonic() + _RELEASE_TIMEOUT_S
+    while time.monotonic() < deadline:
+        now = ray.available_resources()
+        if all(now.get(name, 0.0) >= free.get(name, 0.0) for name in ("CPU", "GPU")):
+            return
+        time.sleep(0.1)
 
 
 def _clean_up(files: FileTree, record: Record) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 import pickle
 from typing import Any
 
@@ -25,7 +26,7 @@ from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.data.loader import Shard
 from cifar_ray.errors import TrainingError
 from cifar_ray.storage import FileTree
-from cifar_ray.training.distributed import WorkerPlan
+from cifar_ray.training.distributed import POLL_INTERVAL_S, WorkerPlan
 from cifar_ray.training.loop import EpochReport, Weights, fit
 from cifar_ray.training.snapshot import Snapshot
 from cifar_ray.tuning.space import trial_config
@@ -76,6 +77,7 @@ def parameters_key(parameters: dict[str, Any]) -> str:
 
 def run_trial(parameters: dict[str, Any], job: TrialJob) -> None:
     """Tune's function: trains one config and reports each epoch to Tune."""
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_INTERVAL_S)
     trial_id = tune.get_context().get_trial_id()
     folder = f"{job.folder}/{job.resumed.get(parameters_key(parameters), trial_id)}"
     config = trial_config(parse_config(TrainConfig, job.fixed), parameters)
