@@ -10,6 +10,7 @@ from cifar_ray import cli
 
 VERBS = {
     "train": "train a model, keep it in the store",
+    "tune": "find a better recipe",
     "evaluate": "how good a model is, where it fails, and whether the figures can be trusted",
     "compare": "whether one of two models is better, and where they differ",
     "stats": "what a data set holds: classes, files, duplicates, and what the network sees",

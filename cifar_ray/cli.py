@@ -77,7 +77,8 @@ def _one_line(report: str) -> str:
         return invalid["combination"]
     if invalid:
         nested = f"{invalid['config']}." if invalid["config"].islower() else ""
-        return f"{nested}{invalid['field']}: {invalid['message']} (got {invalid['value']})"
+        message = invalid["message"].removeprefix("Value error, ")
+        return f"{nested}{invalid['field']}: {message} (got {invalid['value']})"
     for noise in ("Got errors:", "Argument helptext:", "For full helptext"):
         text = text.partition(noise)[0]
     return text.strip().removeprefix("Value error ").removeprefix("Unrecognized options ")
@@ -111,19 +112,22 @@ def parse_train_command(argv: Sequence[str] | None, prog: str) -> TrainCommand:
     return parse_over_recipe(TrainCommand, argv, prog)
 
 
-def parse_over_recipe(command_type: type[CommandType], argv: Sequence[str] | None, prog: str) -> CommandType:
+def parse_over_recipe(
+    command_type: type[CommandType], argv: Sequence[str] | None, prog: str, saved: dict[str, Any] | None = None
+) -> CommandType:
     """Recipe, then file, then flags, each over the one before.
 
     Args:
         command_type: the settings of a training, and what a verb adds to them; its field `config` is the file.
         argv: flags.
         prog: for the help.
+        saved: settings between recipe and file.
 
     Raises:
         ConfigError: one line naming the field that is unknown or impossible.
     """
     flags = peek(argv, ("--recipe", "--config", "--dataset", "--data-dir", "--model"))
-    chosen = (read_yaml(flags["config"]) if "config" in flags else {}) | flags
+    chosen = (saved or {}) | (read_yaml(flags["config"]) if "config" in flags else {}) | flags
     recipe = get_recipe(chosen.get("recipe") or default_recipe(chosen.get("dataset"), chosen.get("model")))
     defaults = parse_config(command_type, merge(recipe.model_dump(), chosen))
     command: CommandType = parse(command_type, argv, prog, defaults)
