@@ -10,9 +10,14 @@ from cifar_ray import cli
 
 VERBS = {
     "train": "train a model, keep it in the store",
+    "tune": "find a better recipe",
+    "evaluate": "how good a model is, where it fails, and whether the figures can be trusted",
+    "compare": "whether one of two models is better, and where they differ",
+    "stats": "what a data set holds: classes, files, duplicates, and what the network sees",
     "finetune": "go on from a model: other classes, other images",
     "find_lr": "suggest a learning rate for your data and network",
     "predict": "say what pictures show: files, folders, millions of them",
+    "quantize": "add the int8 form of its network to a model, for CPUs",
     "store": "list, show, promote, roll back, delete, export and import models",
 }
 

@@ -13,9 +13,10 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from pydantic import Field, ValidationError
 
-from cifar_ray.config import Config, StartConfig, TrainConfig, describe, parse_config, read_yaml
+from cifar_ray.config import Config, StartConfig, TrainConfig, describe, parse_config, read_yaml, resolve_storage
 from cifar_ray.errors import CifarRayError, ConfigError, TrainingError
 from cifar_ray.recipes import default_recipe, get_recipe
+from cifar_ray.storage import FileTree
 
 CommandType = TypeVar("CommandType", bound=TrainConfig)
 
@@ -83,6 +84,11 @@ def _one_line(report: str) -> str:
     return text.strip().removeprefix("Value error ").removeprefix("Unrecognized options ")
 
 
+def output_folder(chosen: str | None, storage: str, default: str) -> FileTree:
+    """Where a verb leaves its files: the folder that the user chose, else `default` below the storage."""
+    return FileTree(resolve_storage(storage), default) if chosen is None else FileTree(resolve_storage(chosen), "")
+
+
 class Tracked(Config):
     """What the verbs that train add to their settings."""
 
@@ -106,19 +112,22 @@ def parse_train_command(argv: Sequence[str] | None, prog: str) -> TrainCommand:
     return parse_over_recipe(TrainCommand, argv, prog)
 
 
-def parse_over_recipe(command_type: type[CommandType], argv: Sequence[str] | None, prog: str) -> CommandType:
+def parse_over_recipe(
+    command_type: type[CommandType], argv: Sequence[str] | None, prog: str, saved: dict[str, Any] | None = None
+) -> CommandType:
     """Recipe, then file, then flags, each over the one before.
 
     Args:
         command_type: the settings of a training, and what a verb adds to them; its field `config` is the file.
         argv: flags.
         prog: for the help.
+        saved: settings between recipe and file.
 
     Raises:
         ConfigError: one line naming the field that is unknown or impossible.
     """
     flags = peek(argv, ("--recipe", "--config", "--dataset", "--data-dir", "--model"))
-    chosen = (read_yaml(flags["config"]) if "config" in flags else {}) | flags
+    chosen = (saved or {}) | (read_yaml(flags["config"]) if "config" in flags else {}) | flags
     recipe = get_recipe(chosen.get("recipe") or default_recipe(chosen.get("dataset"), chosen.get("model")))
     defaults = parse_config(command_type, merge(recipe.model_dump(), chosen))
     command: CommandType = parse(command_type, argv, prog, defaults)

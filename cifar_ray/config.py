@@ -6,6 +6,7 @@ A config is complete and self-contained: what a run writes to `config.yaml` repe
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -18,7 +19,7 @@ from cifar_ray.errors import ConfigError
 DatasetName = Literal["cifar10", "cifar100", "digits", "folder"]
 ResizePolicy = Literal["pad", "crop"]
 PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
-EngineName = Literal["auto", "torch", "openvino"]
+EngineName = Literal["auto", "torch", "openvino", "openvino-int8"]
 TestTimeAugmentation = Literal["none", "mirror", "mirror_shift"]
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -199,6 +200,44 @@ class TrainConfig(Config):
         return self
 
 
+class SearchConfig(Config):
+    """How recipes are searched for. What is searched is the search space; what stays fixed is a `TrainConfig`."""
+
+    space: str | None = Field(None, description="YAML of the search space; default: that of the recipe, `--show-space` prints it")
+    num_samples: int = Field(32, ge=1, le=100_000, description="trials in all")
+    time_budget: str | None = Field(None, description="end after this time, as in 90s, 30m or 2h; pauses not counted")
+    max_concurrent: int | Literal["auto"] = Field(
+        "auto", description="trials at a time; auto: as many as the cluster has GPUs, or whole CPU cores, for"
+    )
+    workers_per_trial: int = Field(1, ge=1, le=4096, description="Ray Train workers of each trial")
+    scheduler: Literal["asha", "hyperband", "none"] = Field(
+        "asha", description="stops what lags behind; hyperband: ASHA with several grace periods at once; none: all trials run to the end"
+    )
+    search: Literal["auto", "optuna", "random", "grid"] = Field("auto", description="auto: optuna (TPE) where it is installed, else random")
+    metric: Literal["val_accuracy", "val_loss"] = "val_accuracy"
+    grace_period: int = Field(2, ge=1, description="asha, hyperband: epochs that every trial gets")
+    reduction_factor: Annotated[float, Field(gt=1)] = Field(3, description="asha, hyperband: one in so many trials passes each rung")
+
+    @field_validator("time_budget")
+    @classmethod
+    def _a_time(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"\d+(\.\d+)?[smh]", value):
+            raise ValueError("must be a number with s, m or h, as in 30m")
+        return value
+
+    @field_validator("max_concurrent", mode="before")
+    @classmethod
+    def _auto_or_number(cls, value: Any) -> Any:
+        if value != "auto" and not (isinstance(value, int) and value >= 1):
+            raise ValueError("must be auto, or 1 or more")
+        return value
+
+    @property
+    def time_budget_s(self) -> float | None:
+        """The time budget in seconds."""
+        return None if self.time_budget is None else float(self.time_budget[:-1]) * {"s": 1, "m": 60, "h": 3600}[self.time_budget[-1]]
+
+
 def parse_groups(groups: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Classes by the new name, from `NAME=CLASS,CLASS`."""
     return {name: tuple(members.split(",")) for name, _, members in (group.partition("=") for group in groups)}
@@ -233,8 +272,8 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Reads a YAML mapping.
+def read_yaml(path: str | Path, flag: str = "--config") -> dict[str, Any]:
+    """Reads a YAML mapping; `flag` is what the user gave the path with.
 
     Raises:
         ConfigError: if the file cannot be read or is not a mapping.
@@ -242,7 +281,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"--config {path}: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{flag} {path}: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
-        raise ConfigError(f"--config {path}: expected a mapping of settings, got {type(values).__name__}")
+        raise ConfigError(f"{flag} {path}: expected a mapping of settings, got {type(values).__name__}")
     return values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from cifar_ray.config import AugmentationConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from cifar_ray.errors import ConfigError
@@ -61,6 +62,34 @@ def digits() -> TrainConfig:
 _RECIPES: dict[str, Callable[[], TrainConfig]] = {recipe.__name__: recipe for recipe in (airbench94, resnet18, small_cnn, digits)}
 _DEFAULT_FOR_MODEL = {"airnet": "airbench94", "resnet18": "resnet18", "small_cnn": "small_cnn"}
 
+_COMMON_SPACE = {"label_smoothing": {"uniform": [0.0, 0.3]}, "augmentation.translate_px": {"randint": [0, 4]}}
+_SPACES: dict[str, dict[str, Any]] = {
+    "airbench94": {
+        "optimizer.lr": {"loguniform": [0.024, 2.4]},
+        "optimizer.head_lr": {"loguniform": [0.067, 6.7]},
+        "optimizer.bias_lr": {"loguniform": [0.0053, 0.53]},
+        "augmentation.cutout_px": {"choice": [0, 4, 8, 12]},
+    }
+    | _COMMON_SPACE,
+    "resnet18": {
+        "optimizer.lr": {"loguniform": [0.04, 4.0]},
+        "optimizer.weight_decay": {"loguniform": [5e-5, 5e-3]},
+        "augmentation.cutout_px": {"choice": [0, 4, 8, 12]},
+    }
+    | _COMMON_SPACE,
+    "small_cnn": {
+        "optimizer.lr": {"loguniform": [3e-4, 3e-2]},
+        "optimizer.weight_decay": {"loguniform": [1e-3, 0.3]},
+        "augmentation.flip": {"choice": ["random", "alternating"]},
+    }
+    | _COMMON_SPACE,
+    "digits": {
+        "optimizer.lr": {"loguniform": [3e-4, 3e-2]},
+        "optimizer.weight_decay": {"loguniform": [1e-3, 0.3]},
+    }
+    | _COMMON_SPACE,
+}
+
 
 def list_recipes() -> dict[str, str]:
     """Names and first docstring lines of all recipes."""
@@ -76,6 +105,15 @@ def get_recipe(name: str) -> TrainConfig:
     if name not in _RECIPES:
         raise ConfigError(f"--recipe {name}: unknown; there are {', '.join(_RECIPES)}")
     return _RECIPES[name]()
+
+
+def recipe_search_space(name: str) -> dict[str, Any]:
+    """What `tune` searches around a recipe: field → {kind: bounds or values}, as `tuning.space` reads it.
+
+    Rates range over a decade to either side of the recipe's.
+    """
+    get_recipe(name)
+    return _SPACES[name]
 
 
 def default_recipe(dataset: str | None, model: str | None) -> str:

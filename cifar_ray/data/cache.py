@@ -1,7 +1,8 @@
 """Prepared data sets on the local disk: parsed or decoded once a node, then memory-mapped by every process.
 
-An entry is a folder: `<split>_images.npy` and `<split>_labels.npy` of each split, and `entry.json`. It is built beside
-its place under a lock and moved there by one rename, so a process that is killed leaves nothing that looks valid.
+An entry is a folder: `<split>_images.npy` and `<split>_labels.npy` of each split, `<split>_files.npy` where they were
+pictures, and `entry.json`. It is built beside its place under a lock and moved there by one rename, so a process that is
+killed leaves nothing that looks valid.
 Any entry may be deleted at any time; it is built again.
 """
 
@@ -90,7 +91,9 @@ def _read_part(folder: Path, split: str, class_names: tuple[str, ...]) -> ImageD
     labels = np.load(folder / f"{split}_labels.npy")
     # Copy-on-write: processes share the pages, and torch sees a writable array.
     images = np.load(folder / f"{split}_images.npy", mmap_mode="c").view(np.ndarray)
-    return ImageDataset(images[: len(labels)], labels, class_names)
+    names = folder / f"{split}_files.npy"
+    files = np.load(names, mmap_mode="r").view(np.ndarray) if names.exists() else None
+    return ImageDataset(images[: len(labels)], labels, class_names, files)
 
 
 def _write(folder: Path, build: Callable[[Allocate], DatasetSplits]) -> None:
@@ -112,6 +115,8 @@ def _write(folder: Path, build: Callable[[Allocate], DatasetSplits]) -> None:
         splits = build(allocate)
         for split, part in splits:
             np.save(partial / f"{split}_labels.npy", part.labels)
+            if part.files is not None:
+                np.save(partial / f"{split}_files.npy", part.files)
         about = {"name": splits.name, "class_names": splits.train.class_names, "splits": [split for split, _ in splits]}
         (partial / "entry.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
         if folder.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ class ImageDataset:
         images: uint8, `[N, H, W, 3]`, RGB, 0…255.
         labels: int64, `[N]`, in `0…len(class_names)-1`.
         class_names: one name a class, in label order.
+        files: bytes, `[N]`: where each image came from, relative to the folder of the data set; `None` where it was no file.
 
     Raises:
         DataError: if shapes, dtypes or labels do not fit together.
@@ -29,6 +31,7 @@ class ImageDataset:
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
     class_names: tuple[str, ...]
+    files: npt.NDArray[np.bytes_] | None = None
 
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[-1] != 3:
@@ -37,6 +40,8 @@ class ImageDataset:
             raise DataError(f"labels must be int64 [{len(self.images)}], got {self.labels.dtype} {list(self.labels.shape)}")
         if len(self.labels) and not (self.labels.min() >= 0 and self.labels.max() < len(self.class_names)):
             raise DataError(f"labels must lie in 0…{len(self.class_names) - 1}")
+        if self.files is not None and len(self.files) != len(self.labels):
+            raise DataError(f"{len(self.files)} file names do not fit {len(self.labels)} images")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -61,7 +66,12 @@ class ImageDataset:
 
     def subset(self, indices: npt.NDArray[np.int64]) -> ImageDataset:
         """The images at `indices` (int64, `[M]`), copied, with the same class names."""
-        return ImageDataset(self.images[indices], self.labels[indices], self.class_names)
+        files = None if self.files is None else self.files[indices]
+        return ImageDataset(self.images[indices], self.labels[indices], self.class_names, files)
+
+    def name_of(self, row: int) -> str:
+        """What a person calls an image: its file, or its number."""
+        return f"#{row}" if self.files is None else os.fsdecode(self.files[row])
 
     def class_counts(self) -> npt.NDArray[np.int64]:
         """Images a class: int64, `[num_classes]`."""

@@ -25,6 +25,7 @@ from cifar_ray.errors import DataError, ImageError
 
 LARGEST_BROKEN_SHARE = 0.01
 
+_LAYOUT = b"with file names\0"  # entries of the cache without them are built again
 _MOST_THREADS = 16  # small pictures spend half their time in Python: more threads would only contend for its lock
 _SPLITS = ("train", "val", "test")
 _logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ class Listing:
 
     def fingerprint(self) -> str:
         """sha256 over path, size and time of change of each file."""
-        digest = hashlib.sha256(os.fsencode(self.root))
+        digest = hashlib.sha256(_LAYOUT + os.fsencode(self.root))
         for split, files in self.files.items():
             for path, label in files:
                 try:
@@ -177,7 +178,8 @@ def _decode(listing: Listing, size_px: int, policy: ResizePolicy, allocate: cach
                     if len(broken) > LARGEST_BROKEN_SHARE * total:
                         raise DataError(f"{listing.root}: more than 1 % of {total:,} pictures are broken, first {'; '.join(broken[:3])}")
             labels = np.array([label for _, label in files], np.int64)
-            parts[split] = ImageDataset(_compact(images, sound), labels[sound], listing.class_names)
+            names = np.array([os.fsencode(path.relative_to(listing.root)) for path, _ in files])
+            parts[split] = ImageDataset(_compact(images, sound), labels[sound], listing.class_names, names[sound])
     for error in broken:
         _logger.warning("skipped %s", error)
     _check_present(listing, parts)

@@ -210,7 +210,7 @@ def _about(bundle: Bundle) -> dict[str, str]:
         "cifar_ray.model": bundle.reference,
         "cifar_ray.class_names": json.dumps(manifest.class_names, ensure_ascii=False),
         "cifar_ray.input": f"uint8 [N, {size}, {size}, 3] RGB, other shapes made square by {manifest.resize_policy}",
-        MANIFEST_KEY: encode(manifest, bundle.weights)["manifest.json"].decode(),
+        MANIFEST_KEY: encode(manifest.model_copy(update={"quantization": None}), bundle.weights, {})["manifest.json"].decode(),
     }
 
 

@@ -38,7 +38,7 @@ WEIGHTS_FILE = "model.safetensors"
 STATE_FILE = "epoch.json"
 
 _STEP_INTERVAL_S = 0.2  # between two messages about steps
-_POLL_INTERVAL_S = "0.2"  # Ray's default of 2 s would hold up short epochs
+POLL_INTERVAL_S = "0.2"  # Ray's default of 2 s would hold up short epochs
 _LEAST_CPUS = 0.05
 
 
@@ -144,7 +144,7 @@ def train_on_ray(config: TrainConfig, progress: Progress) -> TrainedRun:
 
 
 def _run_trainer(config: TrainConfig, plan: WorkerPlan, queue: Queue, runs: FileTree) -> train.Result:
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", _POLL_INTERVAL_S)
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_INTERVAL_S)
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"config": config.model_dump(mode="json"), "queue": queue, "threads": max(1, int(plan.cpus))},

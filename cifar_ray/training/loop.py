@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from cifar_ray.training.collective import average_buffers, sum_over_workers
 from cifar_ray.training.evaluate import evaluate
 from cifar_ray.training.optim import create_optimizers, learning_rate_factor, scale_rates, set_learning_rate
 from cifar_ray.training.reports import Confusion, EpochReport, FitResult
+from cifar_ray.training.snapshot import Snapshot
 from cifar_ray.training.start import create_from, freeze, rate_factors
 
 Weights = dict[str, Tensor]
@@ -73,6 +75,7 @@ class Trainer:
             scale_rates(self.optimizers, rate_factors(self.model, config.start.stage_decay))
         self.scaler = self.precision.grad_scaler()
         self.parallel = self._wrap()
+        self._stem_frozen = False
 
     def _create_model(self, train: ImageDataset) -> nn.Module:
         if self.parent:
@@ -103,9 +106,10 @@ class Trainer:
         Returns:
             Mean loss and accuracy over all workers' images.
         """
-        if epoch == self.config.stem_epochs and isinstance(self.model, DataInitialized):
+        if epoch >= self.config.stem_epochs and not self._stem_frozen and isinstance(self.model, DataInitialized):
             self.model.freeze_stem()
             self.parallel = self._wrap()
+            self._stem_frozen = True
         self.parallel.train()
         for module in (module for stage in self.frozen for module in stage.modules):
             module.eval()
@@ -170,6 +174,8 @@ def fit(
     on_step: OnStep,
     on_epoch: Callable[[EpochReport, Weights], None],
     parent: Bundle | None = None,
+    on_snapshot: Callable[[Snapshot], None] | None = None,
+    resume: Snapshot | None = None,
 ) -> FitResult:
     """Trains to the end, then evaluates the kept weights once on test.
 
@@ -181,6 +187,8 @@ def fit(
         on_step: called after each step.
         on_epoch: called after each epoch with its report and the present weights (on the device, not copied).
         parent: the bundle that `config.start` names.
+        on_snapshot: called before `on_epoch` with all that it takes to go on from there.
+        resume: goes on from there instead of starting.
 
     Raises:
         DataError: if a batch is larger than the training split.
@@ -191,7 +199,10 @@ def fit(
     started = time.perf_counter()
     best: EpochReport | None = None
     kept: Weights = {}
-    for epoch in range(config.epochs):
+    if resume is not None:
+        resume.restore(trainer)
+        best, kept = EpochReport(**resume.best), resume.state["kept"]
+    for epoch in range(resume.last["epoch"] if resume else 0, config.epochs):
         begun = time.perf_counter()
         loss, accuracy = trainer.train_epoch(epoch, on_step)
         trained_s = time.perf_counter() - begun
@@ -211,8 +222,11 @@ def fit(
         if report.improved:
             best = report
             kept = {name: tensor.detach().clone() for name, tensor in trainer.model.state_dict().items()}
+        assert best is not None, "the first epoch improves"  # noqa: S101
+        if on_snapshot is not None:
+            on_snapshot(Snapshot.of(trainer, dataclasses.asdict(report), dataclasses.asdict(best), kept))
         on_epoch(report, trainer.model.state_dict())
-        if config.patience is not None and best is not None and report.epoch - best.epoch >= config.patience:
+        if config.patience is not None and report.epoch - best.epoch >= config.patience:
             break
     assert best is not None, "epochs ≥ 1"  # noqa: S101
     train_seconds = time.perf_counter() - started

@@ -151,7 +151,7 @@ class MlflowTracker:
                 files.replace(name, data)
             files.replace("config.yaml", to_yaml(self._config).encode())
             files.replace("history.csv", history.to_csv(run.history))
-            for name, data in encode(kept.bundle.manifest, kept.bundle.weights).items():
+            for name, data in encode(kept.bundle.manifest, kept.bundle.weights, kept.bundle.attachments).items():
                 files.replace(f"model/{name}", data)
             self._client.log_artifacts(self._run_id, folder)
 

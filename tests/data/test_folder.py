@@ -196,3 +196,15 @@ def test_a_uri_is_refused() -> None:
 def test_the_name_is_valid_for_a_model(tmp_path: Path, folder_name: str, name: str) -> None:
     listing = folder.Listing(tmp_path / folder_name, (), {})
     assert TrainConfig(save_as=listing.name).save_as == name
+
+
+def test_each_image_knows_its_file_whether_decoded_drawn_or_cached(flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder, "LARGEST_BROKEN_SHARE", 0.1)
+    (flat / "cat" / "004.png").write_bytes(b"broken")
+    (flat / "dog" / "005.png").rename(flat / "dog" / "dög.png")
+    for splits in (load(flat), load(flat)):
+        for _, part in splits:
+            assert all(np.array_equal(fit(decode_image(flat / part.name_of(row)), 32, "pad"), part.images[row]) for row in range(len(part)))
+    names = {part.name_of(row) for _, part in splits for row in range(len(part))}
+    assert len(names) == 59
+    assert "dog/dög.png" in names

@@ -1,0 +1,194 @@
+"""Is ASHA worth it, and does tuning repair a bad recipe? On CIFAR-10 as JPEG, in pieces that can be stopped and go on.
+
+    python benchmarks/tuning.py prepare CIFAR_FOLDER WORK      # subsets, from CIFAR_FOLDER/{train,test}/<class>/*.jpg
+    python benchmarks/tuning.py asha WORK --seed 0             # the default search, and random search with as many epochs
+    python benchmarks/tuning.py repair WORK                    # a recipe that is wrong on purpose, tuned
+    python benchmarks/tuning.py compare WORK --seed 0          # wrong, tuned and default recipe, on test
+    python benchmarks/tuning.py table WORK                     # what all of that gave, as Markdown
+
+A piece ends after --minutes; started again, it goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+MAX_EPOCHS = {"asha": 12, "repair": 8}
+TRIALS = {"asha": 24, "repair": 20}
+# Learning rates ten times too high, no augmentation at all.
+WRONG = {"small_cnn": ["--optimizer.lr", "0.03"], "airbench94": ["--optimizer.lr", "2.4"]}
+NO_AUGMENTATION = ["--augmentation.flip", "none", "--augmentation.translate-px", "0"]
+REPAIR_SPACE = {
+    "optimizer.lr": {"loguniform": [0.024, 2.4]},
+    "label_smoothing": {"uniform": [0.0, 0.3]},
+    "augmentation.flip": {"choice": ["none", "random", "alternating"]},
+    "augmentation.translate_px": {"randint": [0, 4]},
+}
+SIZES = {"asha": (3000, 2000, 2000), "repair": (5000, 2000, 10000)}
+
+
+def prepare(source: Path, work: Path) -> None:
+    """Lays out subsets as folders: training and validation images from `train`, test images from `test`."""
+    for name, sizes in SIZES.items():
+        for split, origin, start, count in (
+            ("train", "train", 0, sizes[0]),
+            ("val", "train", sizes[0], sizes[1]),
+            ("test", "test", 0, sizes[2]),
+        ):
+            for folder in sorted((source / origin).iterdir()):
+                target = work / name / split / folder.name
+                target.mkdir(parents=True, exist_ok=True)
+                for image in sorted(folder.iterdir())[start // 10 : (start + count) // 10]:
+                    shutil.copy(image, target / image.name)
+
+
+def fixed_flags(work: Path, kind: str) -> list[str]:
+    """Data and length of a training."""
+    recipe = {"asha": ["--recipe", "small_cnn"], "repair": ["--recipe", "airbench94", "--batch-size", "250"]}[kind]
+    data = ["--dataset", "folder", "--data-dir", str(work / kind), "--storage", str(work / "storage")]
+    return [*recipe, *data, "--epochs", str(MAX_EPOCHS[kind]), "--test-time-augmentation", "none"]
+
+
+def search(work: Path, name: str, flags: list[str], minutes: float) -> dict:
+    """Runs or goes on with a search; returns its record."""
+    state = work / "storage" / "tunings" / name / "state.json"
+    if not state.exists() or not json.loads(state.read_text())["ended"]:
+        environment = os.environ | {"CIFAR_RAY_CACHE": str(work / "cache")}
+        process = subprocess.Popen([sys.executable, "-m", "cifar_ray.tune", *flags, "--name", name], env=environment)
+        try:
+            process.wait(minutes * 60)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+            process.wait()
+    record = json.loads(state.read_text())
+    if not record["ended"]:
+        sys.exit(f"{name}: not at its end; the same command goes on")
+    return record
+
+
+def epochs_run(record: dict) -> int:
+    return sum(trial["epochs"][-1]["epoch"] for trial in record["trials"] if trial["epochs"])
+
+
+def best_accuracy(record: dict) -> float:
+    return max(report["val_accuracy"] for trial in record["trials"] if trial["status"] != "diverged" for report in trial["epochs"])
+
+
+def asha(work: Path, seed: int, minutes: float) -> None:
+    """The default search, then random search without early stopping over as many epochs; both start with the wrong rate."""
+    flags = [*fixed_flags(work, "asha"), *WRONG["small_cnn"], "--seed", str(seed)]
+    record = search(work, f"asha-{seed}", [*flags, "--num-samples", str(TRIALS["asha"])], minutes)
+    trials = max(1, round(epochs_run(record) / MAX_EPOCHS["asha"]))
+    search(work, f"random-{seed}", [*flags, "--search", "random", "--scheduler", "none", "--num-samples", str(trials)], minutes)
+
+
+def repair(work: Path, minutes: float) -> None:
+    """Tunes the recipe that is wrong on purpose."""
+    (work / "space.yaml").write_text(yaml.safe_dump(REPAIR_SPACE))
+    options = ["--space", str(work / "space.yaml"), "--num-samples", str(TRIALS["repair"])]
+    search(work, "repair", [*fixed_flags(work, "repair"), *WRONG["airbench94"], *NO_AUGMENTATION, *options], minutes)
+
+
+def compare(work: Path, seed: int) -> None:
+    """Trains the wrong, the tuned and the default recipe equally long, and looks at test."""
+    import torch
+
+    from cifar_ray.cli import parse_train_command
+    from cifar_ray.data import load_splits
+    from cifar_ray.data.loader import Shard
+    from cifar_ray.training.loop import fit
+
+    os.environ["CIFAR_RAY_CACHE"] = str(work / "cache")
+    recipes = {
+        "wrong": [*fixed_flags(work, "repair"), *WRONG["airbench94"], *NO_AUGMENTATION],
+        "tuned": ["--config", str(work / "storage" / "tunings" / "repair" / "best.yaml")],
+        "default": fixed_flags(work, "repair"),
+    }
+    for name, flags in recipes.items():
+        result_file = work / f"compare-{name}-{seed}.json"
+        if result_file.exists():
+            continue
+        config = parse_train_command([*flags, "--seed", str(seed)], "train")
+        result = fit(
+            config,
+            load_splits(config),
+            device=torch.device("cpu"),
+            shard=Shard(),
+            on_step=lambda *_: None,
+            on_epoch=lambda report, _: print(name, seed, f"epoch {report.epoch}: {report.val_accuracy:.2%}", flush=True),
+        )
+        result_file.write_text(json.dumps(result.metrics | {"seconds": result.train_seconds}))
+        print(name, seed, result.metrics)
+
+
+def spread(values: list[float]) -> str:
+    """Mean and standard deviation, as per cent."""
+    deviation = f" (sd {statistics.stdev(values) * 100:.2f})" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2%}{deviation}"
+
+
+def table(work: Path) -> None:
+    """Prints all results."""
+    tunings = work / "storage" / "tunings"
+    print("| seed | trials | epochs run of all | best val, ASHA + TPE | random trials | epochs | best val, random | overhead a trial |")
+    print("|---|---|---|---|---|---|---|---|")
+    gains, shares = [], []
+    for path in sorted(tunings.glob("asha-*/state.json")):
+        seed = path.parent.name.rpartition("-")[2]
+        one, two = json.loads(path.read_text()), json.loads((tunings / f"random-{seed}" / "state.json").read_text())
+        whole = one["num_samples"] * one["max_epochs"]
+        shares.append(epochs_run(one) / whole)
+        gains.append(best_accuracy(one) - best_accuracy(two))
+        busy_s = sum(report["seconds"] for trial in one["trials"] for report in trial["epochs"])
+        overhead_s = (2 * one["elapsed_s"] - busy_s) / len(one["trials"])
+        print(
+            f"| {seed} | {len(one['trials'])} | {epochs_run(one)} of {whole} ({shares[-1]:.0%}) | {best_accuracy(one):.2%} "
+            f"| {len(two['trials'])} | {epochs_run(two)} | {best_accuracy(two):.2%} | {overhead_s:.1f} s |"
+        )
+    if gains:
+        print(f"\nDifference ASHA − random: {spread(gains)}, n = {len(gains)}; epochs run: {spread(shares)} of all.\n")
+    print("| recipe | test accuracy | n |\n|---|---|---|")
+    for name in ("wrong", "tuned", "default"):
+        values = [json.loads(path.read_text())["test_accuracy"] for path in sorted(work.glob(f"compare-{name}-*.json"))]
+        if values:
+            print(f"| {name} | {spread(values)} | {len(values)} |")
+    state = tunings / "repair" / "state.json"
+    if state.exists():
+        record = json.loads(state.read_text())
+        whole = record["num_samples"] * record["max_epochs"]
+        print(f"\nRepair: {len(record['trials'])} trials, {epochs_run(record)} of {whole} epochs, {record['elapsed_s'] / 60:.1f} minutes.")
+
+
+def main() -> None:
+    """One piece."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("piece", choices=["prepare", "asha", "repair", "compare", "table"])
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=60.0)
+    arguments = parser.parse_args()
+    folders = [folder.absolute() for folder in arguments.folders]
+    if arguments.piece == "prepare":
+        prepare(*folders)
+    elif arguments.piece == "asha":
+        asha(*folders, seed=arguments.seed, minutes=arguments.minutes)
+    elif arguments.piece == "repair":
+        repair(*folders, minutes=arguments.minutes)
+    elif arguments.piece == "compare":
+        compare(*folders, seed=arguments.seed)
+    else:
+        table(*folders)
+
+
+if __name__ == "__main__":
+    main()

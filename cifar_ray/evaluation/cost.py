@@ -1,0 +1,82 @@
+"""What an answer costs: parameters, arithmetic and time."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from cifar_ray.inference.predictor import Predictor
+from cifar_ray.models import count_parameters
+
+_TIMED_RUNS = 7
+_BATCH = 250
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one model on this machine.
+
+    Attributes:
+        parameters: all weights, those that training keeps as they are included.
+        trained_parameters: those that training changes.
+        flops: of one image: two for each multiplication with addition, in convolutions and matrix products.
+        weight_bytes: of all tensors as stored.
+        latency_ms: median time of one image alone, pixels to probabilities.
+        images_per_s: in batches of 250, median.
+        engine: what computed them.
+        precision: in which format.
+        threads: of torch.
+    """
+
+    parameters: int
+    trained_parameters: int
+    flops: int
+    weight_bytes: int
+    latency_ms: float
+    images_per_s: float
+    engine: str
+    precision: str
+    threads: int
+
+
+def measure_cost(predictor: Predictor) -> Cost:
+    """Counts and times; takes a second or two on a small network."""
+    network = predictor.network
+    tensors = list(network.state_dict().values())
+    return Cost(
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        trained_parameters=count_parameters(network),
+        flops=count_flops(predictor),
+        weight_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+        latency_ms=_median_s(predictor, 1) * 1000,
+        images_per_s=_BATCH / _median_s(predictor, _BATCH),
+        engine=predictor.engine,
+        precision=predictor.precision.name,
+        threads=torch.get_num_threads(),
+    )
+
+
+def count_flops(predictor: Predictor) -> int:
+    """Operations of one forward pass over one image, counted by torch as they are called."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    size = predictor.manifest.image_size_px
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        predictor.network(torch.zeros(1, 3, size, size, device=predictor.precision.device))
+    return int(counter.get_total_flops())
+
+
+def _median_s(predictor: Predictor, batch: int) -> float:
+    size = predictor.manifest.image_size_px
+    images = np.zeros((batch, size, size, 3), np.uint8)
+    times_s = []
+    for _ in range(1 + _TIMED_RUNS):
+        started = time.perf_counter()
+        predictor.predict(images)
+        times_s.append(time.perf_counter() - started)
+    return statistics.median(times_s[1:])  # the first allocates

@@ -1,0 +1,192 @@
+"""An evaluation as plain figures, and the short table of the most important ones."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import Any
+
+from cifar_ray.evaluation.corruptions import CORRUPTIONS
+from cifar_ray.evaluation.evaluate import ModelEvaluation, without_duplicates
+from cifar_ray.metrics import Evaluation, accuracy_interval, count_top_k
+
+FORMAT_VERSION = 1
+
+_TOP = 5
+# How far from even a class may be predicted before a significant difference is called strong.
+_STRONG_EXCESS = 0.25
+
+
+def to_json(evaluation: ModelEvaluation) -> dict[str, Any]:
+    """Every figure, by name; shares are 0…1, and what is not known is null."""
+    data, names = evaluation.data, evaluation.manifest.class_names
+    found: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "model": evaluation.reference,
+        "weights_sha256": evaluation.manifest.weights_sha256,
+        "data": {
+            "name": data.name,
+            "split": data.split,
+            "images": len(data.images),
+            "fingerprint": data.images.fingerprint,
+            "the_images_that_training_reported_on": data.as_trained,
+        },
+        **_accuracy(evaluation.figures),
+        "top_5_accuracy": count_top_k(evaluation.logits, data.images.labels, _TOP) / len(data.images) if len(names) > _TOP else None,
+        "loss": evaluation.figures.loss,
+        "calibration": {
+            "expected_calibration_error": evaluation.calibration.error,
+            "overconfidence": evaluation.calibration.overconfidence,
+            "temperature": evaluation.manifest.temperature,
+        },
+        "prediction_bias": {"verdict": bias_verdict(evaluation)},
+        "classes": _classes(evaluation),
+        "confusion": evaluation.figures.confusion.tolist(),
+        "slices": {
+            name: [{**asdict(part), "accuracy": part.accuracy, "interval": part.interval} for part in parts]
+            for name, parts in evaluation.slices.items()
+        },
+        "cost": asdict(evaluation.cost),
+        "robustness": _robustness(evaluation),
+        "leakage": _leakage(evaluation),
+    }
+    plain: dict[str, Any] = _plain(found)
+    return plain
+
+
+def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    """The short table, from what `to_json` gave: names and what is to be said."""
+    low, high = figures["accuracy_interval"]
+    data, cost, calibration = figures["data"], figures["cost"], figures["calibration"]
+    leaning = "over" if calibration["overconfidence"] > 0 else "under"
+    worst = min(figures["classes"], key=lambda one: one["f1"] if one["f1"] is not None else 2)
+    rows = [
+        ("images", f"{data['images']:,} {data['split']} images of {data['name']}{_provenance(data)}"),
+        ("accuracy", f"{figures['accuracy']:.2%} (95 % interval {low:.2%}…{high:.2%})"),
+        ("top 5", None if figures["top_5_accuracy"] is None else f"{figures['top_5_accuracy']:.2%}"),
+        ("loss", f"{figures['loss']:.4f}"),
+        (
+            "worst class",
+            f"{worst['name']}: precision {percent(worst['precision'])}, recall {percent(worst['recall'])}, F1 {percent(worst['f1'])}",
+        ),
+        ("bias", figures["prediction_bias"]["verdict"]),
+        (
+            "calibration",
+            f"error {calibration['expected_calibration_error']:.2%}, {leaning}confident by {abs(calibration['overconfidence']):.2%}",
+        ),
+        ("robustness", _robustness_line(figures["robustness"])),
+        ("leakage", _leakage_line(figures["leakage"])),
+        ("cost", f"{cost['parameters']:,} parameters, {cost['flops'] / 1e6:,.1f} MFLOPs an image, {cost['weight_bytes'] / 1e6:.1f} MB"),
+        (
+            "speed",
+            f"{cost['latency_ms']:.2f} ms alone, {cost['images_per_s']:,.0f} images/s in batches "
+            f"({cost['engine']}, {cost['precision']}, {cost['threads']} threads)",
+        ),
+    ]
+    return [(name, text) for name, text in rows if text is not None]
+
+
+def bias_verdict(evaluation: ModelEvaluation) -> str:
+    """Whether classes are predicted as often as they occur, in words."""
+    named = [(name, one) for name, one in zip(evaluation.manifest.class_names, evaluation.bias, strict=True) if one.significant]
+    if not named:
+        return "none: no class is predicted more or less often than chance explains"
+    excess = {name: (one.predicted - one.occurs) / max(1, one.occurs) for name, one in named}
+    strength = "strong" if max(map(abs, excess.values())) > _STRONG_EXCESS else "slight"
+    ordered = sorted(excess.items(), key=lambda item: -abs(item[1]))
+    told = ", ".join(f"{name} {value:+.1%}" for name, value in ordered[:5])
+    return f"{strength}: predicted more or less often than they occur: {told}{f' and {len(named) - 5} more' if len(named) > 5 else ''}"
+
+
+def _accuracy(figures: Evaluation) -> dict[str, Any]:
+    interval = accuracy_interval(figures.correct, figures.count)
+    return {"accuracy": figures.accuracy, "accuracy_interval": interval, "correct": figures.correct}
+
+
+def _classes(evaluation: ModelEvaluation) -> list[dict[str, Any]]:
+    figures = evaluation.figures
+    columns = (figures.per_class_precision(), figures.per_class_accuracy(), figures.per_class_f1())
+    return [
+        {"name": name, "images": one.occurs, "predicted": one.predicted, "bias_p_value": one.p_value}
+        | dict(zip(("precision", "recall", "f1"), map(float, values), strict=True))
+        for name, one, *values in zip(evaluation.manifest.class_names, evaluation.bias, *columns, strict=True)
+    ]
+
+
+def _robustness(evaluation: ModelEvaluation) -> dict[str, Any] | None:
+    robustness = evaluation.robustness
+    if robustness is None:
+        return None
+    return {
+        "images": robustness.count,
+        "clean_accuracy": robustness.clean_correct / robustness.count,
+        "mean_accuracy": robustness.mean_accuracy,
+        "accuracy_by_level": {
+            name: (levels / robustness.count).tolist() for name, levels in zip(CORRUPTIONS, robustness.correct, strict=True)
+        },
+    }
+
+
+def _leakage(evaluation: ModelEvaluation) -> dict[str, Any] | None:
+    leakage, rest, train = evaluation.leakage, without_duplicates(evaluation), evaluation.data.train
+    if leakage is None or rest is None or train is None:
+        return None
+    images = evaluation.data.images
+    return {
+        "training_images_searched": leakage.searched,
+        "duplicates": len(leakage.duplicates),
+        "share": len(leakage.duplicates) / len(images),
+        "seconds": leakage.seconds,
+        "without_duplicates": _accuracy(rest),
+        "accuracy_on_duplicates": float(evaluation.correct[~leakage.kept].mean()) if leakage.duplicates else None,
+        "pairs": [
+            {
+                "image": images.name_of(one.query),
+                "training_image": train.name_of(one.reference),
+                "class": images.class_names[images.labels[one.query]],
+                "training_class": train.class_names[train.labels[one.reference]],
+                "similarity": one.similarity,
+                "mirrored": one.mirrored,
+                "identical": one.identical,
+            }
+            for one in leakage.duplicates
+        ],
+    }
+
+
+def _robustness_line(robustness: dict[str, Any] | None) -> str | None:
+    if robustness is None:
+        return None
+    means = {name: sum(levels) / len(levels) for name, levels in robustness["accuracy_by_level"].items()}
+    worst = min(means, key=means.__getitem__)
+    return (
+        f"{robustness['mean_accuracy']:.2%} on spoilt images against {robustness['clean_accuracy']:.2%} clean "
+        f"({robustness['images']:,} images; worst {worst}, {means[worst]:.2%})"
+    )
+
+
+def _leakage_line(leakage: dict[str, Any] | None) -> str | None:
+    if leakage is None:
+        return None
+    return (
+        f"{leakage['duplicates']:,} ({leakage['share']:.2%}) show what a training image shows; "
+        f"accuracy without them {leakage['without_duplicates']['accuracy']:.2%}"
+    )
+
+
+def _provenance(data: dict[str, Any]) -> str:
+    return ", those that training reported on" if data["the_images_that_training_reported_on"] else ""
+
+
+def percent(value: float | None) -> str:
+    """A share for people; a dash where it is not known."""
+    return "–" if value is None else f"{value:.2%}"
+
+
+def _plain(value: Any) -> Any:
+    """The same with NaN as null, which JSON has."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

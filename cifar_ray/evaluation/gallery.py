@@ -1,0 +1,83 @@
+"""Sheets of pictures with captions, as PNG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+_SIDE_PX = 96
+_GAP_PX = 8
+_FONT_PX = 12
+_LINE_PX = 15
+_ELLIPSIS = "…"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One place on a sheet.
+
+    Attributes:
+        pictures: uint8 `[S, S, 3]` each, or ready pictures; shown side by side.
+        caption: lines below them, shortened to fit.
+    """
+
+    pictures: Sequence[npt.NDArray[np.uint8] | Image.Image]
+    caption: Sequence[str] = ()
+
+
+def sheet(cells: Sequence[Cell], columns: int, side_px: int = _SIDE_PX) -> bytes:
+    """Lays cells out in rows, small pictures enlarged without smoothing.
+
+    Args:
+        cells: at least one; those of a sheet have as many pictures and lines as the largest of them.
+        columns: cells in a row.
+        side_px: of each picture on the sheet.
+    """
+    font = _font()
+    pictures = max(len(cell.pictures) for cell in cells)
+    lines = max(len(cell.caption) for cell in cells)
+    width, height = pictures * (side_px + 2) - 2, side_px + lines * _LINE_PX + (4 if lines else 0)
+    columns = min(columns, len(cells))
+    rows = -(-len(cells) // columns)
+    page = Image.new("RGB", (columns * (width + _GAP_PX) + _GAP_PX, rows * (height + _GAP_PX) + _GAP_PX), "white")
+    draw = ImageDraw.Draw(page)
+    for number, cell in enumerate(cells):
+        left, top = _GAP_PX + number % columns * (width + _GAP_PX), _GAP_PX + number // columns * (height + _GAP_PX)
+        for place, picture in enumerate(cell.pictures):
+            page.paste(_enlarged(picture, side_px), (left + place * (side_px + 2), top))
+        for line, text in enumerate(cell.caption):
+            draw.text((left, top + side_px + 2 + line * _LINE_PX), _shortened(text, width, font), fill="black", font=font)
+    file = io.BytesIO()
+    page.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def _enlarged(picture: npt.NDArray[np.uint8] | Image.Image, side_px: int) -> Image.Image:
+    image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+    if image.size == (side_px, side_px):
+        return image
+    smooth = Image.Resampling.NEAREST if image.width < side_px else Image.Resampling.LANCZOS
+    return image.resize((side_px, side_px), smooth)
+
+
+def _shortened(text: str, width_px: int, font: ImageFont.FreeTypeFont) -> str:
+    """Cuts the middle out: names of files differ at their ends."""
+    if font.getlength(text) <= width_px:
+        return text
+    kept = len(text)
+    while kept > 2 and font.getlength(text[: kept // 2] + _ELLIPSIS + text[-(kept // 2) :]) > width_px:
+        kept -= 1
+    return text[: kept // 2] + _ELLIPSIS + text[-(kept // 2) :]
+
+
+def _font() -> ImageFont.FreeTypeFont:
+    """DejaVu, which matplotlib brings along: it has the letters of more languages than Pillow's own."""
+    import matplotlib
+
+    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), _FONT_PX)

@@ -1,0 +1,103 @@
+"""Accuracy on parts of a split: dark and light, flat and rich, small and large pictures."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from cifar_ray.data.dataset import ImageDataset
+from cifar_ray.metrics import accuracy_interval
+
+_PARTS = 5
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+_CHUNK = 500
+_THREADS = 8
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Images whose value of some property lies between two bounds.
+
+    Attributes:
+        low: smallest value among them.
+        high: largest.
+        count: images.
+        correct: of them, those classified rightly.
+    """
+
+    low: float
+    high: float
+    count: int
+    correct: int
+
+    @property
+    def accuracy(self) -> float:
+        """Share of right ones, 0…1."""
+        return self.correct / self.count
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the accuracy."""
+        return accuracy_interval(self.correct, self.count)
+
+
+def slice_by(values: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_]) -> list[Slice]:
+    """Cuts images into up to five parts of nearly equal size by a property, equal values never apart.
+
+    Args:
+        values: float64 `[N]`.
+        correct: bool `[N]`.
+
+    Returns:
+        Ascending; one part where all values are equal, none without images.
+    """
+    if not len(values):
+        return []
+    bounds = np.unique(np.quantile(values, np.arange(1, _PARTS) / _PARTS))
+    part_of = np.searchsorted(bounds, values, side="left")
+    parts = [part_of == part for part in np.unique(part_of)]
+    return [Slice(float(values[part].min()), float(values[part].max()), int(part.sum()), int(correct[part].sum())) for part in parts]
+
+
+def properties(dataset: ImageDataset, root: Path | None) -> dict[str, npt.NDArray[np.float64]]:
+    """What images are sliced by: brightness and contrast (mean and deviation of luma, 0…1) and, of files, the size of the original.
+
+    Args:
+        dataset: N images.
+        root: where its files lie; `None` leaves the sizes out.
+
+    Returns:
+        By name with unit, float64 `[N]` each.
+    """
+    lumas = [dataset.images[start : start + _CHUNK].astype(np.float32) @ (_LUMA / 255) for start in range(0, len(dataset), _CHUNK)]
+    found = {
+        "brightness": np.concatenate([luma.mean(axis=(1, 2), dtype=np.float64) for luma in lumas]),
+        "contrast": np.concatenate([luma.std(axis=(1, 2), dtype=np.float64) for luma in lumas]),
+    }
+    sides_px = None if root is None else original_sides_px(dataset, root)
+    if sides_px is not None and len(np.unique(sides_px)) > 1:
+        found["shorter side of the file (px)"] = sides_px
+    return found
+
+
+def original_sides_px(dataset: ImageDataset, root: Path) -> npt.NDArray[np.float64] | None:
+    """The shorter side of each image's file, float64 `[N]`, from its header; `None` where files are unknown or gone."""
+    if dataset.files is None:
+        return None
+    paths = [root / os.fsdecode(name) for name in dataset.files]
+    try:
+        with ThreadPool(_THREADS) as pool:
+            return np.array(pool.map(_shorter_side_px, paths, chunksize=64), np.float64)
+    except OSError:  # the pictures were moved since they were decoded
+        return None
+
+
+def _shorter_side_px(path: Path) -> int:
+    with Image.open(path) as image:
+        return min(image.size)

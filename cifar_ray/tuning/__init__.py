@@ -1,0 +1,1 @@
+"""The search for a better recipe: its space, its trials on Ray Tune, its results."""

@@ -1,0 +1,156 @@
+"""The parts of Ray Tune that decide: who suggests what to try, and who stops what lags behind."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from types import SimpleNamespace
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from cifar_ray.config import SearchConfig, TrainConfig
+from cifar_ray.errors import ConfigError, MissingDependencyError
+from cifar_ray.tuning.record import Record
+from cifar_ray.tuning.space import Parameter, SearchSpace, Value, present_values
+from cifar_ray.tuning.trial import parameters_key
+
+_HYPERBAND_BRACKETS = 3
+
+
+def create_scheduler(search: SearchConfig, epochs: int, record: Record) -> TrialScheduler:
+    """Tune's scheduler, told of all trials that ended before.
+
+    ASHA (Li et al. 2020, arXiv 1810.05934): at each rung a trial goes on if it is among the best 1/`reduction_factor`
+    of those that came there before. `hyperband` is the same with several grace periods side by side (section 3.3 there).
+    """
+    if search.scheduler == "none":
+        return FIFOScheduler()
+    scheduler = AsyncHyperBandScheduler(
+        time_attr="epoch",
+        metric=search.metric,
+        mode=_mode(search),
+        max_t=epochs,
+        grace_period=min(search.grace_period, epochs),
+        reduction_factor=search.reduction_factor,
+        brackets=_HYPERBAND_BRACKETS if search.scheduler == "hyperband" else 1,
+        stop_last_trials=False,  # a trial ends itself after its last epoch
+    )
+    for trial in record.settled():
+        known = SimpleNamespace(trial_id=trial.trial_id)
+        scheduler.on_trial_add(None, known)
+        for report in trial.epochs:
+            scheduler.on_trial_result(None, known, report)
+    return scheduler
+
+
+class PlannedSearcher(Searcher):  # type: ignore[misc]
+    """Suggests points in the order given: those of a grid or a random search, known from the beginning."""
+
+    def __init__(self, points: list[dict[str, Value]], metric: str, mode: str) -> None:
+        super().__init__(metric=metric, mode=mode)
+        self._points = points
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next point."""
+        del trial_id
+        return self._points.pop(0) if self._points else Searcher.FINISHED
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Nothing is learnt from results."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """The record is what a search goes on from."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """See `save`."""
+
+
+def create_searcher(fixed: TrainConfig, search: SearchConfig, space: SearchSpace, record: Record) -> Searcher:
+    """Who suggests what to try next: first what was interrupted, and in a new search the fixed config's own values.
+
+    Raises:
+        ConfigError: if a grid does not fit `num_samples`.
+        MissingDependencyError: if Optuna was asked for and is not there.
+    """
+    first = [trial.parameters for trial in record.interrupted()]
+    own = present_values(fixed, space)
+    if search.search == "grid" or not uses_optuna(search):
+        planned = plan_points(fixed, search, space)
+        known = [parameters_key(trial.parameters) for trial in record.trials]
+        return PlannedSearcher(first + [point for point in planned if parameters_key(point) not in known], search.metric, _mode(search))
+    from ray.tune.search.optuna import OptunaSearch
+
+    searcher = OptunaSearch(
+        {parameter.path: _optuna_distribution(parameter) for parameter in space},
+        metric=search.metric,
+        mode=_mode(search),
+        seed=fixed.seed + len(record.trials),
+        points_to_evaluate=first + ([own] if own and not record.trials else []),
+    )
+    for trial in record.settled():
+        best = trial.epochs[-1][search.metric] if trial.epochs and trial.status in ("finished", "stopped") else None
+        if best is not None:
+            searcher.add_evaluated_point(trial.parameters, best)
+    return searcher
+
+
+def plan_points(fixed: TrainConfig, search: SearchConfig, space: SearchSpace) -> list[dict[str, Value]]:
+    """All points of a grid or of a random search, the same whenever they are asked for."""
+    if search.search == "grid":
+        grids = [parameter.grid() for parameter in space]
+        points = [dict(zip((parameter.path for parameter in space), values, strict=True)) for values in itertools.product(*grids)]
+        if len(points) > search.num_samples:
+            raise ConfigError(f"--search grid: the space has {len(points)} points; pass --num-samples {len(points)} or search fewer fields")
+        return points
+    domains = {parameter.path: _tune_domain(parameter) for parameter in space}
+    rng = random.Random(fixed.seed)  # noqa: S311
+    own = present_values(fixed, space)
+    drawn = [
+        {path: domain.sample(random_state=rng.randrange(2**31)) for path, domain in domains.items()} for _ in range(search.num_samples)
+    ]
+    return ([own] if own else []) + drawn[: search.num_samples - bool(own)]
+
+
+def uses_optuna(search: SearchConfig) -> bool:
+    """Whether TPE suggests.
+
+    Raises:
+        MissingDependencyError: if it was asked for and is not there.
+    """
+    if search.search not in ("auto", "optuna"):
+        return False
+    try:
+        import optuna
+    except ImportError:
+        if search.search == "optuna":
+            raise MissingDependencyError("--search optuna needs Optuna: pip install 'cifar-ray[tune]'") from None
+        return False
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return True
+
+
+def _optuna_distribution(parameter: Parameter) -> Any:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if parameter.kind == "choice":
+        return CategoricalDistribution(parameter.values)
+    low, high = parameter.bounds
+    if parameter.kind == "randint":
+        return IntDistribution(int(low), int(high))
+    return FloatDistribution(low, high, log=parameter.kind == "loguniform")
+
+
+def _tune_domain(parameter: Parameter) -> Any:
+    if parameter.kind == "choice":
+        return tune.choice(list(parameter.values))
+    low, high = parameter.bounds
+    if parameter.kind == "randint":
+        return tune.randint(int(low), int(high) + 1)
+    return tune.loguniform(low, high) if parameter.kind == "loguniform" else tune.uniform(low, high)
+
+
+def _mode(search: SearchConfig) -> str:
+    return "min" if search.metric == "val_loss" else "max"

@@ -1,0 +1,235 @@
+"""The search on Ray Tune: how many trials at a time, what is written down, and how it ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+from ray import tune
+from ray.tune.execution.placement_groups import PlacementGroupFactory
+
+from cifar_ray.config import SearchConfig, TrainConfig
+from cifar_ray.errors import ResourceError
+from cifar_ray.storage import FileTree
+from cifar_ray.training.distributed import WorkerPlan, alive_nodes, plan_workers, ray_cluster
+from cifar_ray.tuning.algorithms import create_scheduler, create_searcher
+from cifar_ray.tuning.record import Record, Trial
+from cifar_ray.tuning.space import SearchSpace
+from cifar_ray.tuning.trial import DIVERGED, REPORT_FIELDS, TrialJob, parameters_key, run_trial
+
+TRIALS_FOLDER = "trials"
+_RAY_FOLDER = "ray-"
+_RELEASE_TIMEOUT_S = 15.0
+_DRIVER_CPUS = 0.01  # what a trial with workers beside it takes of a core
+
+
+class Listener(Protocol):
+    """Is told what happens, in the process of the search."""
+
+    def on_message(self, text: str) -> None:
+        """Something worth a line happened."""
+
+    def on_trial(self, record: Record, trial: Trial) -> None:
+        """A trial started, ended an epoch, or ended."""
+
+    def on_tick(self, record: Record) -> None:
+        """Time passed; many times a second."""
+
+
+def run_search(
+    fixed: TrainConfig, search: SearchConfig, space: SearchSpace, *, record: Record, files: FileTree, folder: str, listener: Listener
+) -> None:
+    """Runs what is left of a search, and writes the record after every epoch of every trial.
+
+    Args:
+        fixed: config of all trials but for the searched fields.
+        search: how to search.
+        space: what to search.
+        record: what is known so far; is added to.
+        files: the folder of the search.
+        folder: the same, below the storage.
+        listener: told what happens.
+
+    Raises:
+        ResourceError: if the cluster cannot hold a trial.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, once trials have stopped and the record is saved.
+    """
+    started, before_s = time.monotonic(), record.elapsed_s
+    writer = _Writer(record, files, listener, before_s)
+    with ray_cluster(), _quiet_tune():
+        free = ray.available_resources()
+        concurrent, plan = plan_trials(search, alive_nodes(), ray.cluster_resources(), free)
+        listener.on_message(_describe(concurrent, plan))
+        resumed = {parameters_key(trial.parameters): trial.folder for trial in record.interrupted()}
+        job = TrialJob(fixed.model_dump(mode="json"), fixed.storage, f"{folder}/{TRIALS_FOLDER}", plan, resumed)
+
+        def trial(parameters: dict[str, Any]) -> None:
+            run_trial(parameters, job)
+
+        try:
+            tune.run(
+                trial,
+                name="tune",
+                storage_path=files.path(f"{_RAY_FOLDER}{time.time_ns():x}"),
+                storage_filesystem=files.file_system,
+                num_samples=record.num_samples - len(record.settled()),
+                search_alg=create_searcher(fixed, search, space, record),
+                scheduler=create_scheduler(search, fixed.epochs, record),
+                max_concurrent_trials=concurrent,
+                resources_per_trial=PlacementGroupFactory([job.resources()]),
+                # One process for trial after trial; with workers beside it, ending the process is what ends them.
+                reuse_actors=job.in_process,
+                time_budget_s=None if search.time_budget_s is None else max(1.0, search.time_budget_s - before_s),
+                callbacks=[writer],
+                raise_on_failed_trial=False,
+                trial_dirname_creator=lambda trial: trial.trial_id,
+                verbose=0,
+            )
+        finally:
+            spent_s = before_s + time.monotonic() - started
+            in_time = search.time_budget_s is None or spent_s < search.time_budget_s
+            record.settle("interrupted" if in_time else "stopped", "" if in_time else "the time budget was over")
+            record.ended = not in_time or len(record.settled()) >= record.num_samples
+            writer.save()
+            _await_release(free)
+            _clean_up(files, record)
+    if not record.ended:
+        raise KeyboardInterrupt
+
+
+def plan_trials(search: SearchConfig, nodes: int, total: dict[str, float], available: dict[str, float]) -> tuple[int, WorkerPlan]:
+    """How many trials run at a time, and what the workers of one get, such that a trial never waits for its workers.
+
+    Args:
+        search: what was asked for.
+        nodes: hosts in the cluster.
+        total: resources of the cluster, as Ray names them.
+        available: those that nobody uses now.
+
+    Raises:
+        ResourceError: if the cluster cannot hold that.
+    """
+    workers = search.workers_per_trial
+    units = int(available.get("GPU" if total.get("GPU", 0) >= 1 else "CPU", 0))
+    most = max(1, units // workers) if search.max_concurrent == "auto" else search.max_concurrent
+    most = min(most, search.num_samples)
+    fewest = 1 if search.max_concurrent == "auto" else most
+    for concurrent in range(most, fewest - 1, -1):
+        drivers_cpus = _DRIVER_CPUS * concurrent if workers > 1 else 0
+        try:
+            plan = plan_workers(
+                concurrent * workers, nodes, total, dict(available) | {"CPU": round(available.get("CPU", 0.0) - drivers_cpus, 4)}
+            )
+        except ResourceError as error:
+            if concurrent == fewest:
+                asked = f"{concurrent} trials at a time of {workers} workers"
+                raise ResourceError(str(error).replace(f"--num-workers {concurrent * workers}", asked)) from None
+        else:
+            return concurrent, dataclasses.replace(plan, num_workers=workers, note=None)
+    raise AssertionError("most ≥ fewest")
+
+
+class _Writer(tune.Callback):  # type: ignore[misc]
+    """Writes down what Tune tells."""
+
+    def __init__(self, record: Record, files: FileTree, listener: Listener, before_s: float) -> None:
+        self._record, self._files, self._listener = record, files, listener
+        self._before_s, self._started = before_s, time.monotonic()
+
+    def save(self) -> None:
+        self._record.elapsed_s = self._before_s + time.monotonic() - self._started
+        self._record.save(self._files)
+
+    def _changed(self, trial: Trial) -> None:
+        self.save()
+        self._listener.on_trial(self._record, trial)
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._changed(self._record.trial(trial.trial_id, trial.config))
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        known = self._record.trial(trial.trial_id, trial.config)
+        if DIVERGED in result:
+            known.status, known.reason = "diverged", result[DIVERGED]
+        elif result.keys() >= REPORT_FIELDS:
+            known.add({name: result[name] for name in REPORT_FIELDS})
+        self._changed(known)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        known = self._record.trial(trial.trial_id, trial.config)
+        if known.status == "running":
+            known.status = "stopped" if known.epochs_done < self._record.max_epochs else "finished"
+        self._changed(known)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        known = self._record.trial(trial.trial_id, trial.config)
+        text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
+        known.status, known.reason = "failed", _reason(text)
+        self._files.replace(f"errors/trial-{known.number}.txt", text.encode())
+        self._changed(known)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._listener.on_tick(self._record)
+
+
+def _reason(traceback: str) -> str:
+    """The last line of what went wrong, without the name of its class."""
+    lines = traceback.strip().splitlines()
+    return re.sub(r"^(ray\.exceptions\.|cifar_ray\.errors\.)?\w*(Error|Exception): ", "", lines[-1].strip()) if lines else "no reason given"
+
+
+def _await_release(free: dict[str, float]) -> None:
+    """Waits until trials and workers have given back what they had, so that the next job finds it."""
+    deadline = time.monotonic() + _RELEASE_TIMEOUT_S
+    while time.monotonic() < deadline:
+        now = ray.available_resources()
+        if all(now.get(name, 0.0) >= free.get(name, 0.0) for name in ("CPU", "GPU")):
+            return
+        time.sleep(0.1)
+
+
+def _clean_up(files: FileTree, record: Record) -> None:
+    """Removes what only a search that goes on needs: Tune's files always, since the record is what it goes on from."""
+    unneeded = [folder for folder in files.folders() if folder.startswith(_RAY_FOLDER) or (record.ended and folder == TRIALS_FOLDER)]
+    for folder in unneeded:
+        with suppress(OSError):  # a process that ends just now may still write there
+            files.file_system.delete_dir(files.path(folder))
+
+
+def _describe(concurrent: int, plan: WorkerPlan) -> str:
+    device = "a GPU" if plan.use_gpu else f"{plan.cpus:g} CPU cores"
+    trials = "1 trial" if concurrent == 1 else f"{concurrent} trials"
+    return f"{trials} at a time, of {plan.num_workers} worker{'s' * (plan.num_workers > 1)} with {device} each"
+
+
+@contextmanager
+def _quiet_tune() -> Iterator[None]:
+    """Our own record and table replace Tune's; SIGTERM ends a search as Ctrl-C does, and handlers are put back."""
+    settings = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_PRINT_ALL_TRIAL_ERRORS": "0", "RAY_AIR_NEW_OUTPUT": "0"}
+    before = {name: os.environ.get(name) for name in settings}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    os.environ.update(settings)
+    log, level = logging.getLogger("ray.tune"), logging.getLogger("ray.tune").level
+    log.setLevel(logging.CRITICAL)
+    if in_main_thread:
+        signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+        if in_main_thread:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)

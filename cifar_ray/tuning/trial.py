@@ -1,0 +1,164 @@
+"""One trial on Ray: Tune runs `run_trial`, which runs the loop of `train` through a `TorchTrainer`.
+
+With one worker the trainer computes in the trial's own process (Ray Train's local mode, `num_workers=0`), which Tune
+then gives to the next trial: starting a trial costs tenths of a second instead of a dozen. With more workers Ray
+Train starts them beside the trial, and its callback brings their reports here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import pickle
+from typing import Any
+
+import torch
+from ray import train, tune
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import get_device as get_ray_device
+from ray.tune.integration.ray_train import TuneReportCallback
+
+from cifar_ray.config import TrainConfig, parse_config
+from cifar_ray.data import load_splits
+from cifar_ray.data.dataset import DatasetSplits
+from cifar_ray.data.loader import Shard
+from cifar_ray.errors import TrainingError
+from cifar_ray.storage import FileTree
+from cifar_ray.training.distributed import POLL_INTERVAL_S, WorkerPlan
+from cifar_ray.training.loop import Weights, fit
+from cifar_ray.training.reports import EpochReport
+from cifar_ray.training.snapshot import Snapshot
+from cifar_ray.training.start import load_parent
+from cifar_ray.tuning.space import trial_config
+
+SNAPSHOT_FILE = "snapshot.pt"
+DIVERGED = "diverged"  # key of a result; its value is the reason
+
+# Of an epoch; confusion matrices would swell the record.
+REPORT_FIELDS = {field.name for field in dataclasses.fields(EpochReport)} - {"val_confusion"}
+
+# What a diverged trial reports, so that searchers learn to stay away; never shown as a figure.
+_WORST = {"val_accuracy": 0.0, "val_loss": 1e9}
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrialJob:
+    """What all trials of a search have in common.
+
+    Attributes:
+        fixed: config whose searched fields are replaced.
+        storage: of the search.
+        folder: below the storage, where each trial has a folder of its own.
+        plan: workers of one trial.
+        resumed: folders of trials that were interrupted, by `parameters_key`.
+    """
+
+    fixed: dict[str, Any]
+    storage: str
+    folder: str
+    plan: WorkerPlan
+    resumed: dict[str, str]
+
+    @property
+    def in_process(self) -> bool:
+        """Whether the only worker is the trial itself."""
+        return self.plan.num_workers == 1
+
+    def resources(self) -> dict[str, float]:
+        """What Tune sets aside for a trial's own process; workers beside it ask for theirs."""
+        if not self.in_process:
+            return {"CPU": 0.01}
+        return {"CPU": self.plan.cpus} | ({"GPU": 1} if self.plan.use_gpu else {})
+
+
+def parameters_key(parameters: dict[str, Any]) -> str:
+    """Equal for equal parameters. Trials are deterministic, so two that are equal may share a snapshot."""
+    return json.dumps(parameters, sort_keys=True)
+
+
+def run_trial(parameters: dict[str, Any], job: TrialJob) -> None:
+    """Tune's function: trains one config and reports each epoch to Tune."""
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_INTERVAL_S)
+    trial_id = tune.get_context().get_trial_id()
+    folder = f"{job.folder}/{job.resumed.get(parameters_key(parameters), trial_id)}"
+    config = trial_config(parse_config(TrainConfig, job.fixed), parameters)
+    work = {"config": config.model_dump(mode="json"), "storage": job.storage, "folder": folder, "threads": max(1, int(job.plan.cpus))}
+    trainer = TorchTrainer(
+        train_trial,
+        train_loop_config=work | {"in_process": job.in_process},
+        torch_config=TorchConfig(backend="nccl" if job.plan.use_gpu else "gloo"),
+        scaling_config=train.ScalingConfig(num_workers=0, use_gpu=job.plan.use_gpu) if job.in_process else job.plan.scaling_config(),
+        run_config=train.RunConfig(
+            name=f"{trial_id}-workers",
+            storage_path=FileTree(job.storage, job.folder).path(),
+            storage_filesystem=FileTree(job.storage, job.folder).file_system,
+            failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=0),
+            callbacks=[] if job.in_process else [TuneReportCallback()],
+        ),
+    )
+    trainer.fit()
+
+
+def train_trial(work: dict[str, Any]) -> None:
+    """What each worker of a trial runs: `fit`, from the trial's snapshot if there is one."""
+    config = parse_config(TrainConfig, work["config"])
+    if work["in_process"]:  # inside a Tune function Ray Train's own calls are refused
+        report, shard = tune.report, Shard()
+    else:
+        report, shard = train.report, Shard(train.get_context().get_world_rank(), train.get_context().get_world_size())
+    device = get_ray_device()
+    torch.set_num_threads(work["threads"])
+    files = FileTree(work["storage"], work["folder"])
+    start = _read_snapshot(files, device)
+    last = start.last["epoch"] if start else 0
+    if start is not None:
+        report(_reported(start.last))  # the driver may have been killed before it heard of this epoch
+
+    def on_snapshot(snapshot: Snapshot) -> None:
+        if shard.rank == 0:
+            files.replace(SNAPSHOT_FILE, snapshot.to_bytes())
+
+    def on_epoch(epoch: EpochReport, weights: Weights) -> None:
+        nonlocal last
+        del weights
+        last = epoch.epoch
+        report(_reported(dataclasses.asdict(epoch)))
+
+    try:
+        fit(
+            config,
+            without_test(load_splits(config)),
+            device=device,
+            shard=shard,
+            on_step=lambda *_: None,
+            on_epoch=on_epoch,
+            on_snapshot=on_snapshot,
+            parent=load_parent(config),
+            resume=start,
+        )
+    except TrainingError as error:  # raised on every worker alike: the loss is a sum over all
+        report(_WORST | {"epoch": last + 1, DIVERGED: str(error)})
+
+
+def without_test(splits: DatasetSplits) -> DatasetSplits:
+    """Test images are kept out of a search: its trials are chosen by validation."""
+    return DatasetSplits(splits.name, splits.train, splits.val, None)
+
+
+def _read_snapshot(files: FileTree, device: torch.device) -> Snapshot | None:
+    data = files.read(SNAPSHOT_FILE)
+    if data is None:
+        return None
+    try:
+        return Snapshot.from_bytes(data, device)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError) as error:
+        _logger.warning("%s is damaged, the trial starts again: %s", files.path(SNAPSHOT_FILE), error)
+        return None
+
+
+def _reported(epoch: dict[str, Any]) -> dict[str, Any]:
+    return {name: epoch[name] for name in REPORT_FIELDS}

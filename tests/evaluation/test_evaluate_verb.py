@@ -1,0 +1,141 @@
+"""`python -m cifar_ray.evaluate` and `compare`, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifar_ray import __main__ as console
+from cifar_ray.config import TrainConfig
+from cifar_ray.data import load_splits
+from cifar_ray.inference.predictor import Predictor
+from cifar_ray.store import Bundle
+
+Models = tuple[Path, Callable[..., Bundle]]
+
+
+def is_picture(path: Path) -> bool:
+    with Image.open(path) as image:
+        return bool(np.ptp(np.asarray(image.convert("L"))) > 0)
+
+
+def test_every_figure_is_that_of_the_predictor_and_the_report_opens_offline(
+    models: Models, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, save = models
+    bundle = save("evaluated")
+    assert console.main(["evaluate", "evaluated", "--storage", str(storage), "--robustness-images", "30"]) == 0
+    folder = storage / "evaluations" / "evaluated@1" / "stripes-test"
+    figures = json.loads((folder / "evaluation.json").read_text())
+
+    test = load_splits(TrainConfig(dataset="folder", data_dir=str(pictures), image_size=16)).test
+    assert test is not None
+    prediction = Predictor(bundle, engine="torch").predict(test.images)
+    predicted = prediction.logits.argmax(1)
+    assert figures["accuracy"] == (predicted == test.labels).mean()
+    assert figures["accuracy_interval"][0] < figures["accuracy"] < figures["accuracy_interval"][1]
+    assert np.array(figures["confusion"]).sum() == len(test) == 30
+    assert [one["predicted"] for one in figures["classes"]] == np.bincount(predicted, minlength=3).tolist()
+    assert sum(one["count"] for one in figures["slices"]["brightness"]) == 30
+    assert [(one["low"], one["high"]) for one in figures["slices"]["shorter side of the file (px)"]] == [(16, 16), (32, 32)]
+    assert figures["robustness"]["images"] == 30
+    assert figures["robustness"]["clean_accuracy"] == figures["accuracy"]
+    assert len(figures["robustness"]["accuracy_by_level"]) == 12
+    assert figures["cost"]["parameters"] == sum(tensor.numel() for tensor in bundle.weights.values())
+    assert figures["top_5_accuracy"] is None
+
+    shown = capsys.readouterr().out
+    assert f"{figures['accuracy']:.2%}" in shown
+    assert str(folder / "report.html") in shown
+    page = (folder / "report.html").read_text()
+    assert not re.search(r"(src|href)=\"(?!data:image/png;base64)|<script|https?://", page)
+    for name in ("confusion", "classes", "bias", "calibration", "slices", "robustness", "mistakes", "duplicates"):
+        assert is_picture(folder / f"{name}.png")
+
+
+def test_test_images_that_were_learnt_from_are_named_and_left_out(models: Models, tmp_path: Path) -> None:
+    storage, save = models
+    save("leaking")
+    assert (
+        console.main(["evaluate", "leaking", "--storage", str(storage), "--robustness-images", "0", "--out", str(tmp_path / "here")]) == 0
+    )
+    figures = json.loads((tmp_path / "here" / "evaluation.json").read_text())
+    leaked = [pair for pair in figures["leakage"]["pairs"] if pair["image"].endswith(("000.png", "001.png", "002.png"))]
+    assert {pair["image"]: Path(pair["training_image"]).name for pair in leaked} == {
+        "test/horizontal/000.png": "030.png",
+        "test/vertical/001.png": "031.png",
+        "test/plain/002.png": "032.png",
+    }
+    assert figures["leakage"]["without_duplicates"]["correct"] <= figures["correct"]
+    assert figures["robustness"] is None
+
+
+def test_another_folder_may_have_some_of_the_classes_only(models: Models, pictures: Path, tmp_path: Path) -> None:
+    storage, save = models
+    save("elsewhere")
+    (tmp_path / "more").mkdir()
+    for name in ("vertical", "plain"):
+        (tmp_path / "more" / name).symlink_to(pictures / "test" / name)
+    out = ["--out", str(tmp_path / "out"), "--robustness-images", "0"]
+    assert (
+        console.main(["evaluate", "elsewhere", "--storage", str(storage), "--data-dir", str(tmp_path / "more"), "--split", "all", *out])
+        == 0
+    )
+    figures = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert [one["images"] for one in figures["classes"]] == [0, 10, 10]
+    assert figures["classes"][0]["recall"] is None
+    assert figures["leakage"] is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (["nobody"], "no model nobody"),
+        (["mistaken", "--split", "val", "--data-dir", "/nowhere"], "/nowhere"),
+        (["mistaken", "--dataset", "digits"], "class '0' of digits is none of the model's: horizontal, plain, vertical"),
+        (["unknown"], "the model does not say what it was trained on"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(models: Models, flags: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
+    storage, save = models
+    save("mistaken")
+    save("unknown", train_config={})
+    assert console.main(["evaluate", *flags, "--storage", str(storage)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert reason in line
+
+
+def test_two_models_are_compared_image_by_image(models: Models, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    storage, save = models
+    bundles = [save("first", seed=1), save("second", seed=2, class_names=("vertical", "plain", "horizontal"), image_size_px=16)]
+    assert console.main(["compare", "first", "second", "--storage", str(storage), "--out", str(tmp_path / "out")]) == 0
+    figures = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    test = load_splits(TrainConfig(dataset="folder", data_dir=str(pictures), image_size=16)).test
+    assert test is not None
+    names = np.array(test.class_names)
+    right = [
+        np.array(bundle.manifest.class_names)[Predictor(bundle, engine="torch").predict(test.images).logits.argmax(1)] == names[test.labels]
+        for bundle in bundles
+    ]
+    assert figures["only_first_right"] == (right[0] & ~right[1]).sum()
+    assert figures["only_second_right"] == (right[1] & ~right[0]).sum()
+    assert [one["accuracy"] for one in figures["models"]] == [share.mean() for share in right]
+    assert sum(one["images"] for one in figures["classes"]) == 30
+    assert figures["verdict"] in capsys.readouterr().out
+    assert is_picture(tmp_path / "out" / "classes.png")
+
+
+def test_a_model_compared_with_itself_does_not_differ(models: Models, tmp_path: Path) -> None:
+    storage, save = models
+    save("itself")
+    assert console.main(["compare", "itself", "itself@1", "--storage", str(storage), "--out", str(tmp_path)]) == 0
+    figures = json.loads((tmp_path / "comparison.json").read_text())
+    assert (figures["p_value"], figures["difference"], figures["agreement"]) == (1.0, 0.0, 1.0)
+    assert figures["verdict"] == "no difference that chance does not explain"

@@ -1,0 +1,70 @@
+"""What is kept of a search."""
+
+import csv
+import io
+
+import pytest
+
+from cifar_ray.errors import StoreError
+from cifar_ray.storage import FileTree
+from cifar_ray.tuning.record import Record, Trial
+from tests.tuning.conftest import report
+
+
+def test_a_record_comes_back_as_it_was_saved(record: Record, tmp_path) -> None:
+    files = FileTree(str(tmp_path), "tunings/one")
+    record.save(files)
+    assert Record.load(files) == record
+
+
+def test_what_still_ran_when_the_search_was_killed_is_interrupted(record: Record, tmp_path) -> None:
+    files = FileTree(str(tmp_path), "tunings/one")
+    record.trials[3].status = "running"
+    record.save(files)
+    loaded = Record.load(files)
+    assert loaded is not None
+    assert [trial.number for trial in loaded.interrupted()] == [4]
+    assert len(loaded.settled()) == 13
+
+
+def test_an_interrupted_trial_is_found_again_by_its_parameters_under_a_new_id(record: Record) -> None:
+    record.trials[3].status = "interrupted"
+    again = record.trial("new", record.trials[3].parameters)
+    assert (again.number, again.trial_id, again.folder, again.status) == (4, "new", "id4", "running")
+    assert record.trial("newer", {"optimizer.lr": 1.0}).number == 15
+
+
+def test_an_epoch_that_is_reported_again_counts_once() -> None:
+    trial = Trial(1, "a", "a", {})
+    for epoch in (1, 2, 2, 3):
+        trial.add(report(epoch, epoch / 10))
+    assert [known["epoch"] for known in trial.epochs] == [1, 2, 3]
+    assert trial.epochs_done == 3
+
+
+def test_diverged_and_failed_trials_are_never_the_best(record: Record) -> None:
+    best = record.ranked()[0]
+    assert best.status == "finished"
+    assert {13, 14}.isdisjoint(trial.number for trial in record.ranked())
+
+
+def test_by_loss_less_is_better(record: Record) -> None:
+    by_accuracy = [trial.number for trial in record.ranked()]
+    record.metric = "val_loss"
+    assert [trial.number for trial in record.ranked()] == by_accuracy
+
+
+def test_trials_csv_has_a_row_a_trial_with_its_parameters_and_reason(record: Record) -> None:
+    rows = list(csv.DictReader(io.StringIO(record.to_csv().decode())))
+    assert [row["status"] for row in rows] == [trial.status for trial in record.trials]
+    assert float(rows[2]["optimizer.lr"]) == record.trials[2].parameters["optimizer.lr"]
+    assert (rows[2]["best_epoch"], rows[2]["epochs"]) == ("6", "6")
+    assert float(rows[2]["val_accuracy"]) == record.trials[2].epochs[-1]["val_accuracy"]
+    assert rows[12]["reason"] == "the loss became nan in epoch 2"
+
+
+def test_a_damaged_record_is_one_line(tmp_path) -> None:
+    files = FileTree(str(tmp_path), "tunings/one")
+    files.replace("state.json", b'{"metric": "val_accuracy", "tri')
+    with pytest.raises(StoreError, match=r"state\.json is damaged .* choose another --name"):
+        Record.load(files)
