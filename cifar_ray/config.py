@@ -25,6 +25,8 @@ TestTimeAugmentation = Literal["none", "mirror", "mirror_shift"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+FrozenPart = Annotated[str, Field(pattern=r"^(none|backbone|[0-9]{1,3})$")]
+ShareOfRate = Annotated[float, Field(gt=0, le=1)]
 
 STORAGE_VARIABLE = "CIFAR_RAY_STORAGE"
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
@@ -99,10 +101,8 @@ class StartConfig(Config):
     """The model that fine-tuning begins with, and what of it may change."""
 
     model: str = Field(description="reference or path of a bundle")
-    freeze: Annotated[str, Field(pattern=r"^(none|backbone|[0-9]{1,3})$")] = Field(
-        "none", description="what stays as it is: none, backbone (all but the head), or the first N stages"
-    )
-    stage_decay: Annotated[float, Field(gt=0, le=1)] = Field(
+    freeze: FrozenPart = Field("none", description="what stays as it is: none, backbone (all but the head), or the first N stages")
+    stage_decay: ShareOfRate = Field(
         1.0, description="learning rate of each stage as a share of that of the stage above it; 1 treats all alike"
     )
 

@@ -7,13 +7,23 @@ import math
 import re
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import tyro
 from pydantic import Field
 
 from cifar_ray import cli
-from cifar_ray.config import NonNegative, StartConfig, TrainConfig, default_storage, parse_config, parse_groups, resolve_storage
+from cifar_ray.config import (
+    FrozenPart,
+    Positive,
+    ShareOfRate,
+    StartConfig,
+    TrainConfig,
+    default_storage,
+    parse_config,
+    parse_groups,
+    resolve_storage,
+)
 from cifar_ray.data import load_splits
 from cifar_ray.data.loader import check_batch_size
 from cifar_ray.errors import ConfigError
@@ -38,11 +48,9 @@ class FinetuneCommand(TrainConfig, cli.Tracked):
     model: tyro.conf.Suppress[tyro.conf.Fixed[str]] = ""
     start: tyro.conf.Suppress[StartConfig | None] = None
     parent: tyro.conf.Positional[str] = Field(description="NAME, NAME@3, a run or a path: whose weights to begin with")
-    freeze: str = Field("none", description="what stays as it is: none, backbone (all but the head), or the first N stages")
-    stage_decay: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="learning rate of each stage as a share of that of the stage above it"
-    )
-    rate_factor: NonNegative = Field(0.1, description="the parent's peak learning rates are multiplied by it; --optimizer.… sets them")
+    freeze: FrozenPart = Field("none", description="what stays as it is: none, backbone (all but the head), or the first N stages")
+    stage_decay: ShareOfRate = Field(1.0, description="learning rate of each stage as a share of that of the stage above it")
+    rate_factor: Positive = Field(0.1, description="the parent's peak learning rates are multiplied by it; --optimizer.… sets them")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -21,8 +21,9 @@ from cifar_ray.errors import ConfigError
 from cifar_ray.inference.pictures import list_pictures
 
 if TYPE_CHECKING:
-    from cifar_ray.inference.classify import Classifier, ModelJob
+    from cifar_ray.inference.classify import ModelJob
     from cifar_ray.inference.results import Part
+    from cifar_ray.inference.rows import Classifier
 
     Bar = tqdm[NoReturn]
 
@@ -83,8 +84,9 @@ def _in_memory(command: PredictCommand, names: Sequence[str], bar: Bar) -> str:
 def _to_file(command: PredictCommand, names: Sequence[str], bar: Bar) -> str:
     from cifar_ray.inference.results import Results
 
+    command, identity = _pinned(command)
     assert command.out is not None  # noqa: S101
-    results = Results(command.out, names, command.part_size, _identity(command) | {"top_k": command.top_k})
+    results = Results(command.out, names, command.part_size, identity | {"top_k": command.top_k})
     missing = results.missing()
     left = sum(len(part.names) for part in missing)
     if left < len(names):
@@ -120,9 +122,13 @@ def _parts_done(command: PredictCommand, missing: Sequence[Part], folder: str) -
 
 
 def _classifier(command: PredictCommand) -> Classifier:
-    from cifar_ray.inference.classify import BundleClassifier, ServerClassifier
+    if command.asks_a_server:
+        from cifar_ray.inference.served import ServerClassifier
 
-    return ServerClassifier(command.model, command.top_k) if command.asks_a_server else BundleClassifier(_job(command))
+        return ServerClassifier(command.model, command.top_k)
+    from cifar_ray.inference.classify import BundleClassifier  # brings torch, which asking a server does without
+
+    return BundleClassifier(_job(command))
 
 
 def _job(command: PredictCommand) -> ModelJob:
@@ -133,15 +139,16 @@ def _job(command: PredictCommand) -> ModelJob:
     return ModelJob(model, resolve_storage(command.storage), command.top_k, command.precision, command.engine, explain_dir)
 
 
-def _identity(command: PredictCommand) -> dict[str, Any]:
-    """Which model's rows a file holds: another version must not finish what this one began."""
+def _pinned(command: PredictCommand) -> tuple[PredictCommand, dict[str, Any]]:
+    """The command for the very version that answers now, and which that is: no other one may finish what it begins."""
     if command.asks_a_server:
         answer = Client(command.model).classes()
-        return {"model": f"{answer['model']}@{answer['version']} of {command.model}"}
+        return command, {"model": f"{answer['model']}@{answer['version']} of {command.model}"}
     from cifar_ray.store import load_model
 
     bundle = load_model(command.model, command.storage)
-    return {"model": bundle.reference, "weights_sha256": bundle.manifest.weights_sha256}
+    model = command.model if "/" in command.model else bundle.reference
+    return command.model_copy(update={"model": model}), {"model": bundle.reference, "weights_sha256": bundle.manifest.weights_sha256}
 
 
 class Report:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -176,6 +178,12 @@ def test_a_server_that_is_not_there_is_one_line(pictures: Path, capsys: Shown) -
         Client("ftp://there")
     with pytest.raises(ServerError):
         Client("http://127.0.0.1:9").classes()
+
+
+def test_asking_a_server_needs_neither_torch_nor_ray() -> None:
+    modules = "cifar_ray.predict, cifar_ray.inference.served, cifar_ray.inference.results"
+    program = f"import sys, {modules}; print({{'torch', 'ray'}} & sys.modules.keys())"
+    assert subprocess.check_output([sys.executable, "-c", program], text=True) == "set()\n"
 
 
 @pytest.mark.ray

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from cifar_ray.inference.classify import BundleClassifier, ModelJob
 from cifar_ray.inference.results import Part, classify_part
 
 _LEAST_CPUS = 0.1
+_RELEASE_S = 10.0
 
 
 class _Worker:
@@ -71,14 +73,18 @@ def classify_on_ray(job: ModelJob, parts: Sequence[Part], folder: str, num_worke
 
 
 def _resources(num_workers: int) -> dict[str, Any]:
-    free = ray.available_resources()
-    cpus, gpus = free.get("CPU", 0.0), int(free.get("GPU", 0))
-    if gpus and num_workers > gpus:
-        raise ResourceError(f"--num-workers {num_workers}: {gpus} GPUs are free")
-    share = int(cpus / num_workers * 100) / 100
-    if share < _LEAST_CPUS:
-        raise ResourceError(f"--num-workers {num_workers}: {cpus:g} CPUs are free; stop other jobs or ask for less")
-    return {"num_cpus": float(int(share)) if share >= 1 else share} | ({"num_gpus": 1} if gpus else {})
+    """What each worker gets; on a cluster whose last job has just ended, waits a little until that has given all back."""
+    deadline_s = time.monotonic() + _RELEASE_S
+    while True:
+        free = ray.available_resources()
+        cpus, gpus = free.get("CPU", 0.0), int(free.get("GPU", 0))
+        share = int(cpus / num_workers * 100) / 100
+        has_gpus = ray.cluster_resources().get("GPU", 0) >= 1
+        if share >= _LEAST_CPUS and (gpus >= num_workers or not has_gpus):
+            return {"num_cpus": float(int(share)) if share >= 1 else share} | ({"num_gpus": 1} if has_gpus else {})
+        if time.monotonic() > deadline_s:
+            raise ResourceError(f"--num-workers {num_workers}: {cpus:g} CPUs and {gpus} GPUs are free; stop other jobs or ask for less")
+        time.sleep(0.2)
 
 
 def _reason(error: BaseException) -> CifarRayError:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from cifar_ray.config import resolve_storage
 from cifar_ray.errors import ConfigError, StoreError
-from cifar_ray.inference.classify import SCHEMA, Classifier
+from cifar_ray.inference.rows import SCHEMA, Classifier
 from cifar_ray.storage import FileTree
 
 FORMATS = (".csv", ".json", ".parquet")

@@ -153,7 +153,7 @@ class Import(_Command):
         from cifar_ray.inference.import_weights import Meaning, import_weights
 
         meaning = Meaning(
-            class_names=tuple(self.classes.split(",")) if self.classes else None,
+            class_names=tuple(name.strip() for name in self.classes.split(",")) if self.classes else None,
             channel_mean=self.mean,
             channel_std=self.std,
             image_size_px=self.image_size,

@@ -42,7 +42,7 @@ def run(config: TrainConfig, splits: DatasetSplits, track: str = "") -> Kept:
     tracker = create_tracker(track, config.storage)
     finished = False
     try:
-        tracker.on_start(config, splits.train.class_names)
+        tracker.on_start(config, splits)
         trained = train_on_ray(config, TrackedProgress(progress, tracker))
         progress.close()
         kept = keep(trained, config, splits)

@@ -10,10 +10,9 @@ from importlib.metadata import version
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.store.bundle import Bundle
-from cifar_ray.store.manifest import Architecture, Manifest
+from cifar_ray.store.manifest import Manifest
 from cifar_ray.store.registry import ModelStore, should_promote
 from cifar_ray.training.distributed import TrainedRun
-from cifar_ray.training.start import load_parent
 
 _LIBRARIES = ("cifar-ray", "torch", "torchvision", "ray", "numpy")
 
@@ -52,11 +51,9 @@ def keep(run: TrainedRun, config: TrainConfig, splits: DatasetSplits) -> Kept:
 
 def describe(run: TrainedRun, config: TrainConfig, splits: DatasetSplits) -> Manifest:
     """The manifest of a run's best weights."""
-    train, parent = splits.train, load_parent(config)
-    arguments = dict(parent.manifest.architecture.arguments) if parent else {}
-    arguments |= {"num_classes": train.num_classes, "image_size": train.image_size_px}
+    train = splits.train
     return Manifest(
-        architecture=Architecture(name=config.model, arguments=arguments),
+        architecture=run.result.architecture,
         class_names=train.class_names,
         image_size_px=train.image_size_px,
         channel_mean=run.result.normalization.mean,
@@ -67,7 +64,7 @@ def describe(run: TrainedRun, config: TrainConfig, splits: DatasetSplits) -> Man
         dataset_fingerprint=splits.fingerprint,
         test_fingerprint=splits.test.fingerprint if splits.test is not None else "",
         parent=config.start.model if config.start else None,
-        parent_weights_sha256=parent.manifest.weights_sha256 if parent else None,
+        parent_weights_sha256=run.result.parent_weights_sha256,
         train_config=config.model_dump(mode="json"),
         library_versions={"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
         created_at=datetime.now(UTC),

@@ -21,7 +21,7 @@ from cifar_ray.errors import TrainingError
 from cifar_ray.metrics import Evaluation
 from cifar_ray.models import DataInitialized, create_model
 from cifar_ray.models.precision import Precision
-from cifar_ray.store import Bundle
+from cifar_ray.store import Architecture, Bundle
 from cifar_ray.training.collective import average_buffers, sum_over_workers
 from cifar_ray.training.evaluate import evaluate
 from cifar_ray.training.optim import create_optimizers, learning_rate_factor, scale_rates, set_learning_rate
@@ -232,7 +232,21 @@ def fit(
     train_seconds = time.perf_counter() - started
     trainer.model.load_state_dict(kept)
     metrics, test = _final_metrics(trainer, splits, best)
-    return FitResult(best.epoch, trainer.normalization, metrics, trainer.precision.name, train_seconds, _plain(test))
+    return FitResult(
+        best_epoch=best.epoch,
+        normalization=trainer.normalization,
+        metrics=metrics,
+        precision=trainer.precision.name,
+        train_seconds=train_seconds,
+        architecture=_architecture(config, splits.train, parent),
+        parent_weights_sha256=parent.manifest.weights_sha256 if parent else None,
+        test_confusion=_plain(test),
+    )
+
+
+def _architecture(config: TrainConfig, train: ImageDataset, parent: Bundle | None) -> Architecture:
+    inherited = parent.manifest.architecture.arguments if parent else {}
+    return Architecture(name=config.model, arguments=inherited | {"num_classes": train.num_classes, "image_size": train.image_size_px})
 
 
 def _final_metrics(trainer: Trainer, splits: DatasetSplits, best: EpochReport) -> tuple[dict[str, float], Evaluation | None]:

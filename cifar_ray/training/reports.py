@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cifar_ray.data.loader import Normalization
+from cifar_ray.store import Architecture
 
 Confusion = tuple[tuple[int, ...], ...]
 
@@ -53,6 +54,8 @@ class FitResult:
         metrics: by name: `val_accuracy`, `test_accuracy`, `test_loss`, `test_accuracy_tta`, where there are such splits; 0…1 and nats.
         precision: format that was used.
         train_seconds: all epochs, evaluation included.
+        architecture: name and arguments of the network.
+        parent_weights_sha256: of the bundle that training began with; `None` for fresh weights.
         test_confusion: as `EpochReport.val_confusion`, of the kept weights on test.
     """
 
@@ -61,4 +64,6 @@ class FitResult:
     metrics: dict[str, float]
     precision: str
     train_seconds: float
+    architecture: Architecture
+    parent_weights_sha256: str | None = None
     test_confusion: Confusion | None = None

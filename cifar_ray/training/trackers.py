@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifar_ray.config import TrainConfig, to_yaml
+from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.errors import ConfigError, MissingDependencyError
 from cifar_ray.storage import FileTree
 from cifar_ray.store.bundle import encode
@@ -50,12 +51,12 @@ class TensorBoardTracker:
         self._title = ""
         self._writer: Any = None
 
-    def on_start(self, config: TrainConfig, class_names: Sequence[str]) -> None:
+    def on_start(self, config: TrainConfig, splits: DatasetSplits) -> None:
         """As the protocol says."""
         from torch.utils.tensorboard import SummaryWriter
 
         assert config.name is not None  # noqa: S101
-        self._class_names, self._title = class_names, config.name
+        self._class_names, self._title = splits.train.class_names, config.name
         self._writer = SummaryWriter(str(self._root / config.name))
         self._writer.add_text("config", f"```yaml\n{to_yaml(config)}```")
 
@@ -91,6 +92,7 @@ class MlflowTracker:
         # MLflow would otherwise try for minutes; a run in progress must not wait for it
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would report its use to its makers
         try:
             import mlflow
         except ImportError:
@@ -108,7 +110,7 @@ class MlflowTracker:
         self._config: TrainConfig | None = None
         self._run_id = ""
 
-    def on_start(self, config: TrainConfig, class_names: Sequence[str]) -> None:
+    def on_start(self, config: TrainConfig, splits: DatasetSplits) -> None:
         """Creates the run.
 
         Raises:
@@ -117,10 +119,10 @@ class MlflowTracker:
         from mlflow.entities import Param
         from mlflow.exceptions import MlflowException
 
-        self._class_names, self._config = class_names, config
+        self._class_names, self._config = splits.train.class_names, config
         params = [Param(key, value[:_LONGEST_PARAM]) for key, value in flat(config.model_dump(mode="json")).items()]
         try:
-            experiment = self._experiment(config.save_as or config.dataset)
+            experiment = self._experiment(config.save_as or splits.name)
             self._run_id = self._client.create_run(experiment, run_name=config.name).info.run_id
             for start in range(0, len(params), 100):
                 self._client.log_batch(self._run_id, params=params[start : start + 100])

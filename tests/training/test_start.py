@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ from cifar_ray.errors import BundleError, ConfigError, DataError
 from cifar_ray.models import count_parameters, create_model
 from cifar_ray.models.stages import head_name, stages
 from cifar_ray.store import Architecture, Bundle, Manifest
-from cifar_ray.training.loop import Trainer
+from cifar_ray.training.loop import Trainer, fit
 from cifar_ray.training.optim import create_optimizers, scale_rates
 from cifar_ray.training.start import create_from, freeze, rate_factors
 
@@ -46,11 +47,13 @@ def make_parent(architecture: str, **arguments: object) -> Bundle:
     return Bundle(manifest, weights, "stripes", 1)
 
 
-def make_trainer(parent: Bundle, splits: DatasetSplits, groups: tuple[str, ...] = (), **start: object) -> Trainer:
+def make_trainer(parent: Bundle, splits: DatasetSplits, **start: object) -> Trainer:
+    """With an epoch of one step."""
     name = parent.manifest.architecture.name
-    values = {"model": name, "groups": groups, "batch_size": 60, "precision": "fp32", "start": {"model": "stripes@1"} | start}
+    few = DatasetSplits(splits.name, splits.train.subset(np.arange(24)), None, None)
+    values = {"model": name, "batch_size": 24, "precision": "fp32", "start": {"model": "stripes@1"} | start}
     optimizer = {"name": "muon"} if name == "airnet" else {"name": "sgd", "lr": 0.1}
-    return Trainer(parse_config(TrainConfig, values | {"optimizer": optimizer}), splits, CPU, Shard(), parent)
+    return Trainer(parse_config(TrainConfig, values | {"optimizer": optimizer, "val_fraction": 0}), few, CPU, Shard(), parent)
 
 
 @pytest.mark.parametrize("architecture", STAGES)
@@ -135,3 +138,15 @@ def test_an_ensemble_and_damaged_weights_are_refused_in_one_line() -> None:
     several = Bundle(parent.manifest.model_copy(update={"architecture": Architecture(name="ensemble")}), {}, "both", 1)
     with pytest.raises(ConfigError, match="both@1 is an ensemble"):
         create_from(several, ("a", "b"), 16, {})
+
+
+def test_the_result_says_which_network_it_is_and_whose_weights_it_began_with(stripes: DatasetSplits) -> None:
+    parent = make_parent("small_cnn", widths=(8, 8, 8))
+    values = {"model": "small_cnn", "batch_size": 60, "epochs": 1, "groups": ("striped=horizontal,vertical", "plain=plain")}
+    config = parse_config(TrainConfig, values | {"start": {"model": "stripes@1"}, "optimizer": {"name": "sgd", "lr": 0.01}})
+    splits = regroup(stripes, GROUPS)
+    result = fit(config, splits, device=CPU, shard=Shard(), on_step=lambda *_: None, on_epoch=lambda *_: None, parent=parent)
+    assert result.architecture == Architecture(name="small_cnn", arguments={"num_classes": 2, "image_size": 16, "widths": (8, 8, 8)})
+    assert result.parent_weights_sha256 == parent.manifest.weights_sha256
+    assert result.test_confusion is not None
+    assert sum(map(sum, result.test_confusion)) == len(stripes.test)

@@ -1,0 +1,48 @@
+"""What is said of a picture, as a row of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+_RANKED = pa.struct([("class_id", pa.int32()), ("class_name", pa.string()), ("probability", pa.float32())])
+SCHEMA = pa.schema(
+    [
+        ("file", pa.string()),
+        ("class_id", pa.int32()),
+        ("class_name", pa.string()),
+        ("confidence", pa.float32()),
+        ("top_k", pa.list_(_RANKED)),
+        ("error", pa.string()),
+    ]
+)
+"""A row a picture; `error` is empty for a sound one, and all but `file` and `error` are empty for a broken one."""
+
+Row = dict[str, Any]
+
+
+class Classifier(Protocol):
+    """Says what pictures show."""
+
+    def __call__(self, names: Sequence[str]) -> pa.Table:
+        """Rows of `SCHEMA`, in the order of `names`. A picture that cannot be used is a row with an error."""
+
+
+def sound_row(name: str, ranked: list[Row]) -> Row:
+    """A row of `SCHEMA`; `ranked` are its classes, most likely first."""
+    best = ranked[0]
+    return {
+        "file": name,
+        "class_id": best["class_id"],
+        "class_name": best["class_name"],
+        "confidence": best["probability"],
+        "top_k": ranked,
+        "error": None,
+    }
+
+
+def broken_row(name: str, reason: object) -> Row:
+    """A row of `SCHEMA` for a picture that could not be used."""
+    return {"file": name, "error": str(reason)}

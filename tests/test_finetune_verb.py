@@ -1,0 +1,129 @@
+"""`python -m cifar_ray.finetune`, as a user runs it."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cifar_ray import __main__ as console
+from cifar_ray import cli
+from cifar_ray.config import StartConfig, TrainConfig, to_yaml
+from cifar_ray.finetune import parse_command
+from cifar_ray.models import create_model
+from cifar_ray.recipes import digits
+from cifar_ray.store import Architecture, Manifest, ModelStore
+
+EVEN_ODD = ["--groups", "even=0,2,4,6,8", "odd=1,3,5,7,9"]
+Shown = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ModelStore:
+    """`digits`, as training would have left it, though with the weights it began with; and `foreign`, imported."""
+    arguments = {"num_classes": 10, "image_size": 32}
+    torch.manual_seed(0)
+    weights = create_model("small_cnn", **arguments).state_dict()
+    manifest = Manifest(
+        architecture=Architecture(name="small_cnn", arguments=arguments),
+        class_names=tuple("0123456789"),
+        image_size_px=32,
+        channel_mean=(0.3, 0.3, 0.3),
+        channel_std=(0.35, 0.35, 0.35),
+        resize_policy="pad",
+        dataset_name="digits",
+        dataset_fingerprint="d" * 64,
+        train_config=digits().model_copy(update={"storage": "/elsewhere", "name": "run", "seed": 3, "patience": 2}).model_dump(mode="json"),
+        created_at=datetime(2025, 1, 2, tzinfo=UTC),
+    )
+    store = ModelStore(str(tmp_path))
+    store.save("digits", manifest, weights)
+    store.save("foreign", manifest.model_copy(update={"train_config": {"imported_from": "a.pth"}}), weights)
+    return store
+
+
+def test_the_parents_settings_hold_at_a_tenth_of_its_rate_and_flags_change_them(store: ModelStore) -> None:
+    command, parent = parse_command(["digits", "--storage", store.storage])
+    assert parent.reference == "digits@1"
+    assert (command.dataset, command.seed, command.storage, command.image_size) == ("digits", 3, store.storage, 32)
+    assert (command.optimizer.lr, command.epochs, command.patience, command.name) == (pytest.approx(3e-4), 3, None, None)
+    assert (command.start.model, command.start.freeze, command.save_as) == ("digits@1", "none", "digits")
+    command, _ = parse_command(
+        ["digits", "--storage", store.storage, "--rate-factor", "0.5", "--epochs", "7", "--freeze", "2", "--stage-decay", "0.3", *EVEN_ODD]
+    )
+    assert (command.optimizer.lr, command.epochs, command.save_as) == (pytest.approx(1.5e-3), 7, "digits-even-odd")
+    assert (command.start.freeze, command.start.stage_decay) == ("2", 0.3)
+
+
+def test_train_repeats_a_fine_tuning_from_its_config(store: ModelStore, tmp_path: Path) -> None:
+    command, _ = parse_command(["digits", "--storage", store.storage, "--freeze", "backbone", *EVEN_ODD])
+    config = TrainConfig.model_validate(command.model_dump(include=set(TrainConfig.model_fields)))
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    again = cli.parse_train_command(["--config", str(tmp_path / "config.yaml")], "train")
+    assert TrainConfig.model_validate(again.model_dump(include=set(TrainConfig.model_fields))) == config
+    assert config.start == StartConfig(model="digits@1", freeze="backbone")
+
+
+def test_other_images_give_a_model_of_their_own_name(store: ModelStore, tmp_path: Path) -> None:
+    command, _ = parse_command(["foreign@1", "--storage", store.storage, "--dataset", "folder", "--data-dir", str(tmp_path)])
+    assert (command.dataset, command.save_as, command.start.model) == ("folder", None, "foreign@1")
+
+
+@pytest.mark.parametrize(
+    ("argv", "reason"),
+    [
+        ([], "say first which model"),
+        (["--epochs", "2"], "say first which model"),
+        (["fish"], "no model fish in .* there is: digits, foreign"),
+        (["foreign"], "does not say what it was trained on; pass --dataset"),
+        (["digits", "--freeze", "all"], "freeze: "),
+        (["digits", "--groups", "even=0"], "groups: at least two"),
+        (["digits", "--groups", "even=0,2", "odd=1,zwölf"], "no class 'zwölf'"),
+        (["digits", "--freeze", "4"], "leave nothing to train"),
+        (["digits", "--rate-factor", "much"], "rate_factor: "),
+        (["digits", "--model", "airnet"], "--model"),
+    ],
+)
+def test_a_mistake_is_one_line_before_anything_starts(store: ModelStore, capsys: Shown, argv: list[str], reason: str) -> None:
+    assert console.main(["finetune", *argv, *(["--storage", store.storage] if argv else [])]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert re.search(reason, lines[0].replace("--freeze", "freeze"))
+
+
+def tracked(folder: Path) -> tuple[dict[str, list[int]], list[str]]:
+    """Steps of each curve, and names of pictures, as TensorBoard reads them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events: Any = EventAccumulator(str(folder))
+    events.Reload()
+    return {name: [event.step for event in events.Scalars(name)] for name in events.Tags()["scalars"]}, events.Tags()["images"]
+
+
+@pytest.mark.ray
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_groups_of_a_model_become_a_model_beside_it_that_names_its_parent(ray_cluster: None, store: ModelStore, capsys: Shown) -> None:
+    options = ["--freeze", "2", "--num-workers", "2", "--epochs", "3", "--rate-factor", "2", "--name", "run", "--track", "tensorboard"]
+    options += ["--storage", store.storage]
+    assert console.main(["finetune", "digits", *EVEN_ODD, *options]) == 0
+    parent, child = store.load("digits"), store.load("digits-even-odd")
+    assert (child.manifest.parent, child.manifest.parent_weights_sha256) == ("digits@1", parent.manifest.weights_sha256)
+    assert child.manifest.class_names == ("even", "odd")
+    assert child.manifest.channel_mean == parent.manifest.channel_mean
+    assert child.manifest.metrics["test_accuracy"] > 0.75
+    changed = {name.rpartition(".")[0] for name, weights in child.weights.items() if not torch.equal(weights, parent.weights[name])}
+    assert changed == {"convolutions.2", "head"}
+    trained = sum(tensor.numel() for name, tensor in child.weights.items() if name.startswith(("convolutions.2", "head")))
+    shown = capsys.readouterr()
+    assert (
+        f"trains {trained:,} of {sum(tensor.numel() for tensor in child.weights.values()):,} parameters: convolutions.2, head" in shown.err
+    )
+    assert "parent digits@1 is as it was" in shown.out
+    assert store.versions("digits") == [1]
+    curves, pictures = tracked(Path(store.storage) / "tensorboard" / "run")
+    assert curves["val_accuracy"] == curves["val_accuracy/odd"] == [1, 2, 3], "once, though there were two workers"
+    assert set(pictures) == {"confusion", "curves"}
