@@ -47,7 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     predictor = Predictor(bundle, precision=command.precision, engine=command.engine)
     every = spoil_every(len(data.images), command.robustness_images)
     with Bars() as bars:
-        scores = score_here(predictor, data.images, every)
+        if command.num_workers is None:
+            scores = score_here(predictor, data.images, every)
+        else:
+            from cifar_ray.evaluation.distributed import score_on_ray
+
+            workers, precision, engine = command.num_workers, command.precision, command.engine
+            scores = score_on_ray(bundle, data, every, num_workers=workers, precision=precision, engine=engine)
         evaluation = evaluate_model(predictor, bundle.reference, data, scores, bars.start, look_for_leakage=command.leakage)
     folder = cli.output_folder(command.out, command.storage, f"evaluations/{bundle.reference}/{data.name}-{command.split}")
     for name, content in to_files(evaluation, predictor).items():

@@ -22,7 +22,13 @@ FLOORS: dict[str, int] = {
 VERB_FLOOR = 5
 VERBS_IN_PACKAGES = {"cifar_ray.store.__main__"}
 DEPLOYMENTS_MAY_IMPORT = ("deployments", "cifar_ray.errors", "cifar_ray.config", "cifar_ray.store", "cifar_ray.inference")
-RAY_ALLOWED = ("cifar_ray.training.distributed", "cifar_ray.inference.batch", "cifar_ray.tune", "deployments")
+RAY_ALLOWED = (
+    "cifar_ray.training.distributed",
+    "cifar_ray.evaluation.distributed",
+    "cifar_ray.inference.batch",
+    "cifar_ray.tune",
+    "deployments",
+)
 MAX_LINES = 300
 
 

@@ -59,6 +59,32 @@ def test_every_figure_is_that_of_the_predictor_and_the_report_opens_offline(
         assert is_picture(folder / f"{name}.png")
 
 
+@pytest.mark.ray
+def test_two_workers_find_what_one_process_finds(ray_cluster: None, models: Models, tmp_path: Path) -> None:
+    storage, save = models
+    save("shared")
+    found = []
+    for place in ([], ["--num-workers", "2"]):
+        out = tmp_path / str(len(place))
+        flags = ["--split", "all", "--robustness-images", "30", "--out", str(out), *place]
+        assert console.main(["evaluate", "shared", "--storage", str(storage), *flags]) == 0
+        figures = json.loads((out / "evaluation.json").read_text())
+        del figures["cost"]
+        found.append(figures)
+    assert found[0]["data"]["images"] == 270  # two blocks
+    assert found[0] == found[1]
+
+
+@pytest.mark.ray
+def test_more_workers_than_the_cluster_holds_are_refused_at_once(
+    ray_cluster: None, models: Models, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, save = models
+    save("crowded")
+    assert console.main(["evaluate", "crowded", "--storage", str(storage), "--num-workers", "400"]) == 2
+    assert "--num-workers 400: the cluster has 2 CPUs" in capsys.readouterr().err
+
+
 def test_test_images_that_were_learnt_from_are_named_and_left_out(models: Models, tmp_path: Path) -> None:
     storage, save = models
     save("leaking")
