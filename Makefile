@@ -23,7 +23,7 @@ $(UV):
 
 # names, versions and hashes only: the registry is the user's own choice
 lock: | $(UV)
-	$(UV) pip compile -q --universal --python-version 3.11 --extra dev --extra export --extra openvino --extra tracking --extra tune --generate-hashes --no-emit-index-url --no-header --no-annotate $(LOCKFLAGS) \
+	$(UV) pip compile -q --universal --python-version 3.11 --extra dev --extra export --extra openvino --extra quantize --extra tracking --extra tune --generate-hashes --no-emit-index-url --no-header --no-annotate $(LOCKFLAGS) \
 		pyproject.toml -o requirements.lock
 
 format: setup

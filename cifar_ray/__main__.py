@@ -13,6 +13,7 @@ VERBS = {
     "evaluate": "how good a model is, where it fails, and whether the figures can be trusted",
     "compare": "whether one of two models is better, and where they differ",
     "stats": "what a data set holds: classes, files, duplicates, and what the network sees",
+    "quantize": "add the int8 form of its network to a model, for CPUs",
     "store": "list, show, promote, roll back and delete models",
 }
 

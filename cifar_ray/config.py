@@ -17,7 +17,7 @@ from cifar_ray.errors import ConfigError
 DatasetName = Literal["cifar10", "cifar100", "digits", "folder"]
 ResizePolicy = Literal["pad", "crop"]
 PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
-EngineName = Literal["auto", "torch", "openvino"]
+EngineName = Literal["auto", "torch", "openvino", "openvino-int8"]
 TestTimeAugmentation = Literal["none", "mirror", "mirror_shift"]
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]

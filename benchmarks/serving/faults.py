@@ -14,6 +14,7 @@ import asyncio
 import csv
 import dataclasses
 import io
+import itertools
 import os
 import signal
 import statistics
@@ -30,6 +31,7 @@ from contenders import PORT, ROOT, URL, Running, bin_of, contenders, started
 from random_model import keep_random
 
 from cifar_ray.store import ModelStore
+from deployments.config import ServeConfig
 
 BODY = load.multipart()
 REQUEST = (
@@ -109,12 +111,12 @@ def report(title: str, seen: list[Seen], note: str = "") -> None:
 
 
 @contextmanager
-def server(storage: str, **keys: object) -> Iterator[Running]:
-    """Ours as `make serve` starts it, with further keys."""
-    fast = contenders()["fast"]
+def server(storage: str, set_up: str = "fast", **keys: object) -> Iterator[Running]:
+    """Ours as `make serve` starts it, or as a plain `serve run` does, with further keys."""
+    contender = contenders()[set_up]
     arguments = [f"{key}={value}" for key, value in keys.items()]
     command = [bin_of("serve"), "run", "deployments:app", *arguments]
-    with started(dataclasses.replace(fast, command=command), storage, BODY, ROOT) as running:
+    with started(dataclasses.replace(contender, command=command), storage, BODY, ROOT) as running:
         Clients(32, 3).run()
         yield running
 
@@ -195,8 +197,8 @@ def autoscaling(storage: str) -> None:
 
 def stopped(storage: str) -> None:
     """Ctrl-C (SIGINT) and SIGTERM while requests are under way."""
-    for name in ("SIGINT", "SIGTERM"):
-        with server(storage) as running:
+    for set_up, name in itertools.product(("fast", "simple"), ("SIGINT", "SIGTERM")):
+        with server(storage, set_up) as running:
             [driver] = [process for process in running.processes() if b"serve\0run\0" in _cmdline(process)]
             begun = time.monotonic()
             seen = Clients(64, 12).run((3, lambda driver=driver, name=name: os.kill(driver, getattr(signal, name))))
@@ -206,17 +208,23 @@ def stopped(storage: str) -> None:
         under_way = [one for one in seen if one.at_s < 3 < one.at_s + one.took_ms / 1e3]
         cut = [one for one in seen if one.status != 200 and one.at_s < 3]
         note = f"under way then: {len(under_way)}, of them cut off: {len(cut)}; gone after {took:.0f} s"
-        report(f"{name}, 64 clients", [one for one in seen if one.at_s < 3], note)
+        title = {"fast": "make serve", "simple": "serve run"}[set_up]
+        report(f"{name}, {title}, 64 clients", [one for one in seen if one.at_s < 3], note)
 
 
 def overload(storage: str) -> None:
-    """Four times what it can answer, offered at a fixed rate, beside what it can."""
+    """Four times what it can answer, offered at a fixed rate, beside what it can: with as many clients as it lets in."""
     with server(storage) as running:
-        capacity = _hey(128, None, 8)
+        full = ServeConfig().most_ongoing_requests + ServeConfig().most_queued_requests
+        for clients in (full // 2, full):
+            capacity = _hey(clients, None, 8)
+            print(f"| capacity, {clients} clients | {_describe(capacity)} | | | memory {_memory_mb(running)} |", flush=True)
         offered = 4 * capacity["200"][0]
-        print(f"| capacity, 128 clients | {_describe(capacity)} | | | memory {_memory_mb(running)} |")
         for _ in range(3):
-            print(f"| 4 × that, 512 clients | {_describe(_hey(512, offered / 512, 8))} | | | memory {_memory_mb(running)} |", flush=True)
+            print(
+                f"| 4 × that, {4 * full} clients | {_describe(_hey(4 * full, offered / 4 / full, 8))} | | | memory {_memory_mb(running)} |",
+                flush=True,
+            )
 
 
 def _hey(clients: int, per_client_s: float | None, seconds: float) -> dict[str, tuple[float, float, float, float]]:

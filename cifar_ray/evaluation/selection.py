@@ -17,7 +17,7 @@ from cifar_ray.store import Manifest
 SplitName = Literal["test", "val", "train", "all"]
 
 # What decides which images are in which split.
-_DECISIVE = ("dataset", "data_dir", "val_fraction", "test_fraction", "seed")
+_DECISIVE = ("dataset", "data_dir", "val_fraction", "test_fraction", "seed", "groups")
 
 
 class DataChoice(Config):
@@ -80,7 +80,9 @@ def load_selected(manifest: Manifest, config: TrainConfig, split: SplitName) -> 
 
 
 def _data_config(manifest: Manifest, choice: DataChoice) -> TrainConfig:
-    values: dict[str, Any] = {key: manifest.train_config[key] for key in _DECISIVE if key in manifest.train_config}
+    values: dict[str, Any] = {
+        key: manifest.train_config[key] for key in _DECISIVE if key in manifest.train_config and key in TrainConfig.model_fields
+    }
     if choice.dataset is not None or choice.data_dir is not None:
         dataset = choice.dataset or ("folder" if choice.data_dir is not None else None)
         values |= {"dataset": dataset, "data_dir": choice.data_dir}

@@ -43,7 +43,7 @@ class Predictor:
     Attributes:
         manifest: the bundle's.
         network: in evaluation mode, on the precision's device; for `explain`, which needs gradients that engines do not give.
-        precision: the format chosen.
+        precision: the format chosen; with an int8 engine, of what is not int8.
         engine: name of the engine chosen.
         engine_reason: why, as a clause for a log.
 
@@ -61,12 +61,14 @@ class Predictor:
         engine: EngineName = "auto",
     ) -> None:
         self.manifest = bundle.manifest
-        self.precision = Precision.resolve(precision, torch.device(device))
-        self.network = _rebuild(bundle).to(self.precision.device).to(memory_format=torch.channels_last).eval()
-        self._engine: Engine = TorchEngine(self.network, self.manifest, self.precision)
+        wanted = Precision.resolve(precision, torch.device(device))
+        self.network = _rebuild(bundle).to(wanted.device).to(memory_format=torch.channels_last).eval()
+        self._engine: Engine = TorchEngine(self.network, self.manifest, wanted)
         self._check(bundle.reference)
-        self._engine, self.engine_reason = choose(self._engine, engine)
-        self.engine = self._engine.name
+        # who asks for a precision by name does not want int8 by surprise
+        attachments = bundle.attachments if precision == "auto" or engine != "auto" else None
+        self._engine, self.engine_reason = choose(self._engine, engine, attachments)
+        self.engine, self.precision = self._engine.name, self._engine.precision
 
     def predict(self, images: npt.NDArray[np.uint8]) -> Prediction:
         """Runs the network once over all images.

@@ -2,7 +2,18 @@
 
 from cifar_ray.store.bundle import Bundle
 from cifar_ray.store.locate import load_model
-from cifar_ray.store.manifest import Architecture, Manifest
+from cifar_ray.store.manifest import Architecture, Manifest, Quantization
 from cifar_ray.store.registry import LATEST, PREVIOUS, PRODUCTION, ModelStore, should_promote
 
-__all__ = ["LATEST", "PREVIOUS", "PRODUCTION", "Architecture", "Bundle", "Manifest", "ModelStore", "load_model", "should_promote"]
+__all__ = [
+    "LATEST",
+    "PREVIOUS",
+    "PRODUCTION",
+    "Architecture",
+    "Bundle",
+    "Manifest",
+    "ModelStore",
+    "Quantization",
+    "load_model",
+    "should_promote",
+]

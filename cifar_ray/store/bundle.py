@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -29,12 +29,14 @@ class Bundle:
         weights: a state dict: tensors by name, on the CPU, contiguous, each with its own memory.
         name: of the model.
         version: from 1.
+        attachments: further files, by name.
     """
 
     manifest: Manifest
     weights: dict[str, torch.Tensor]
     name: str
     version: int
+    attachments: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def reference(self) -> str:
@@ -42,12 +44,13 @@ class Bundle:
         return f"{self.name}@{self.version}"
 
 
-def encode(manifest: Manifest, weights: Mapping[str, torch.Tensor]) -> dict[str, bytes]:
-    """The files of a bundle, the manifest last and with the sha256 of the weights.
+def encode(manifest: Manifest, weights: Mapping[str, torch.Tensor], attachments: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The files of a bundle, the manifest last and with the sha256 of the others.
 
     Args:
-        manifest: its `weights_sha256` is filled in.
+        manifest: its `weights_sha256` and `attachments` are filled in.
         weights: any device, memory format and sharing; values and dtypes are kept bit for bit.
+        attachments: further files, by name.
     """
     import torch  # seconds that listing and promoting do without
     from safetensors.torch import save
@@ -55,8 +58,10 @@ def encode(manifest: Manifest, weights: Mapping[str, torch.Tensor]) -> dict[str,
     # safetensors takes neither strided nor shared memory (tied layers, views)
     tensors = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()}
     data = save(tensors)
-    signed = manifest.model_copy(update={"weights_sha256": hashlib.sha256(data).hexdigest()})
-    return {WEIGHTS_FILE: data, MANIFEST_FILE: signed.model_dump_json(indent=2).encode()}
+    signed = manifest.model_copy(
+        update={"weights_sha256": _sha256(data), "attachments": {name: _sha256(content) for name, content in attachments.items()}}
+    )
+    return {WEIGHTS_FILE: data, **attachments, MANIFEST_FILE: signed.model_dump_json(indent=2).encode()}
 
 
 def decode_manifest(data: bytes, where: str) -> Manifest:
@@ -78,17 +83,23 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
     return manifest
 
 
-def check_weights(data: bytes | None, manifest: Manifest, where: str) -> bytes:
-    """Holds `model.safetensors` against the manifest, byte for byte, without parsing it.
+def check(data: bytes | None, file: str, sha256: str, where: str) -> bytes:
+    """Holds a file of a bundle against the manifest, byte for byte, without parsing it.
+
+    Args:
+        data: its content, or `None` if there is no such file.
+        file: its name.
+        sha256: what the manifest says.
+        where: the bundle, for the message.
 
     Raises:
         BundleError: if it is missing or not what was written.
     """
     if data is None:
-        raise BundleError(f"{where}: {WEIGHTS_FILE} is missing; restore it or delete this version")
-    if hashlib.sha256(data).hexdigest() != manifest.weights_sha256:
+        raise BundleError(f"{where}: {file} is missing; restore it or delete this version")
+    if _sha256(data) != sha256:
         raise BundleError(
-            f"{where}: {WEIGHTS_FILE} ({len(data):,} bytes) is damaged: its sha256 is not the manifest's; restore it or delete this version"
+            f"{where}: {file} ({len(data):,} bytes) is damaged: its sha256 is not the manifest's; restore it or delete this version"
         )
     return data
 
@@ -102,9 +113,13 @@ def decode_weights(data: bytes | None, manifest: Manifest, where: str) -> dict[s
     from safetensors.torch import load
 
     try:
-        return load(check_weights(data, manifest, where))
+        return load(check(data, WEIGHTS_FILE, manifest.weights_sha256, where))
     except SafetensorError as error:
         raise BundleError(f"{where}: {WEIGHTS_FILE} is not a safetensors file ({error}); other formats are never loaded") from None
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _first_mistake(error: ValidationError) -> str:

@@ -51,6 +51,7 @@ def save_ensemble(store: ModelStore, name: str, references: Sequence[str]) -> Bu
             "temperature": 1.0,
             "abstain_threshold": None,
             "metrics": {},
+            "quantization": None,
             "train_config": {"ensemble_of": [member.reference for member in members]},
             "created_at": datetime.now(UTC),
         }

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AwareDatetime, Field
 
-from cifar_ray.config import Config, ResizePolicy
+from cifar_ray.config import NAME_PATTERN, Config, ResizePolicy
 
 FORMAT_VERSION: Final = 1
 
@@ -18,6 +18,26 @@ class Architecture(Config):
 
     name: str
     arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of create_model beside the name")
+
+
+class Quantization(Config):
+    """What the int8 form of a network costs in accuracy, measured when it was made.
+
+    Attributes:
+        calibration_images: training images that ranges were taken from.
+        measured_on: split, and how many images of it.
+        accuracy: of the int8 network, in 0…1.
+        reference_accuracy: of plain torch in fp32, on the same images.
+        tolerance: by how much it was allowed to be lower.
+        deviation: largest difference of its logits from torch in fp32, as a share of the largest, on pictures made up for checking.
+    """
+
+    calibration_images: int = Field(ge=1)
+    measured_on: str
+    accuracy: float = Field(ge=0, le=1)
+    reference_accuracy: float = Field(ge=0, le=1)
+    tolerance: float = Field(ge=0, le=1)
+    deviation: float = Field(gt=0)
 
 
 class Manifest(Config):
@@ -40,6 +60,8 @@ class Manifest(Config):
         train_config: the full config of the run.
         library_versions: versions of Python, torch, ray and this project.
         weights_sha256: of `model.safetensors`.
+        attachments: sha256 of further files of the bundle, by name, e.g. the int8 form of the network.
+        quantization: of that form, if there is one.
         created_at: time of writing, with zone.
     """
 
@@ -59,6 +81,10 @@ class Manifest(Config):
     train_config: dict[str, Any] = Field(default_factory=dict)
     library_versions: dict[str, str] = Field(default_factory=dict)
     weights_sha256: str = Field("", pattern="^([0-9a-f]{64})?$", description="filled in by the writer")
+    attachments: dict[Annotated[str, Field(pattern=NAME_PATTERN)], Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(
+        default_factory=dict, description="filled in by the writer"
+    )
+    quantization: Quantization | None = None
     created_at: AwareDatetime
 
     @property

@@ -11,7 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from cifar_ray.config import NAME_PATTERN, resolve_storage
 from cifar_ray.errors import BundleError, StoreError, UnknownModelError
 from cifar_ray.storage import NUMBER, FileTree
-from cifar_ray.store.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, check_weights, decode_manifest, decode_weights, encode
+from cifar_ray.store.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, check, decode_manifest, decode_weights, encode
 from cifar_ray.store.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -48,13 +48,16 @@ class ModelStore:
         self._files = FileTree(self.storage, "models")
         self.location = self._files.path()
 
-    def save(self, name: str, manifest: Manifest, weights: Mapping[str, torch.Tensor]) -> Bundle:
+    def save(
+        self, name: str, manifest: Manifest, weights: Mapping[str, torch.Tensor], attachments: Mapping[str, bytes] | None = None
+    ) -> Bundle:
         """Keeps a model as the next version of `name`. A crash at any point leaves nothing that looks like a model.
 
         Args:
             name: letters, digits, `.`, `_` and `-`.
-            manifest: its `weights_sha256` is filled in.
+            manifest: its `weights_sha256` and `attachments` are filled in.
             weights: a state dict; any device, memory format and sharing.
+            attachments: further files to keep beside the weights, by name.
 
         Returns:
             The bundle as a reader gets it.
@@ -63,12 +66,12 @@ class ModelStore:
             StoreError: if the name is not allowed.
         """
         _check_name(name)
-        files = encode(manifest, weights)
+        files = encode(manifest, weights, attachments or {})
         as_read = decode_manifest(files[MANIFEST_FILE], name)
         weights_as_read = decode_weights(files[WEIGHTS_FILE], as_read, name)
         # A bundle is committed by its manifest, written last: readers ignore a folder without one.
         version = self._files.add_numbered(name, files)
-        return Bundle(as_read, weights_as_read, name, version)
+        return Bundle(as_read, weights_as_read, name, version, attachments or {})
 
     def load(self, reference: str) -> Bundle:
         """Reads a bundle; the weights are checked against the manifest before they are parsed.
@@ -79,7 +82,10 @@ class ModelStore:
         """
         name, version = self.resolve(reference)
         manifest = self._read_manifest(name, version)
-        return Bundle(manifest, decode_weights(self._read_weights(name, version), manifest, self._where(name, version)), name, version)
+        where = self._where(name, version)
+        weights = decode_weights(self._read(name, version, WEIGHTS_FILE), manifest, where)
+        attachments = {file: check(self._read(name, version, file), file, sha256, where) for file, sha256 in manifest.attachments.items()}
+        return Bundle(manifest, weights, name, version, attachments)
 
     def manifest(self, reference: str) -> Manifest:
         """Reads a manifest and sees that there are weights beside it; cheap enough to ask every few seconds.
@@ -100,7 +106,8 @@ class ModelStore:
         """
         name, version = self.resolve(reference)
         manifest = self._read_manifest(name, version)
-        check_weights(self._read_weights(name, version), manifest, self._where(name, version))
+        for file, sha256 in {WEIGHTS_FILE: manifest.weights_sha256, **manifest.attachments}.items():
+            check(self._read(name, version, file), file, sha256, self._where(name, version))
         return manifest
 
     def resolve(self, reference: str) -> tuple[str, int]:
@@ -229,11 +236,11 @@ class ModelStore:
             raise StoreError(f"{self._where(name, version)} was deleted while it was read")
         manifest = decode_manifest(data, self._where(name, version))
         if not self._has(name, version, WEIGHTS_FILE):
-            check_weights(None, manifest, self._where(name, version))
+            check(None, WEIGHTS_FILE, manifest.weights_sha256, self._where(name, version))
         return manifest
 
-    def _read_weights(self, name: str, version: int) -> bytes | None:
-        return self._files.read(f"{name}/{version}/{WEIGHTS_FILE}")
+    def _read(self, name: str, version: int, file: str) -> bytes | None:
+        return self._files.read(f"{name}/{version}/{file}")
 
     def _read_aliases(self, name: str) -> dict[str, int]:
         data = self._files.read(f"{name}/{_ALIASES_FILE}")

@@ -84,7 +84,7 @@ def test_a_network_that_openvino_cannot_run_is_run_by_torch(make_bundle: MakeBun
     def fail(_: Any) -> None:
         raise RuntimeError("no such\noperator")
 
-    monkeypatch.setattr(engines, "_convert", fail)
+    monkeypatch.setattr(engines, "convert", fail)
     predictor = Predictor(make_bundle(), precision="fp32")
     assert (predictor.engine, predictor.engine_reason) == ("torch", "openvino cannot run this network: no such operator")
     with pytest.raises(ConfigError, match="no such operator"):

@@ -1,0 +1,99 @@
+"""The int8 form of a network: NNCF's post-training quantization, kept beside the weights if it costs no more accuracy than allowed.
+
+Ranges come from calibration pictures, per channel for weights and per tensor for activations (Jacob et al. 2018, arXiv:1712.05877).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cifar_ray.data.dataset import ImageDataset
+from cifar_ray.errors import ConfigError, MissingDependencyError
+from cifar_ray.inference.engines import INT8_FILES, Engine, OpenVinoEngine, TorchEngine, convert, deviation, import_openvino
+from cifar_ray.inference.predictor import Predictor
+from cifar_ray.store import Bundle, Quantization
+
+Pixels = npt.NDArray[np.uint8]
+
+_BATCH = 250
+
+
+def with_int8(bundle: Bundle, calibration: Pixels, held_out: dict[str, ImageDataset], tolerance: float) -> Bundle:
+    """Adds the int8 form of its network to a bundle, if that is accurate enough.
+
+    Args:
+        bundle: stays as it is.
+        calibration: uint8 `[K, S, S, 3]`, some hundred of the pictures trained on, to take ranges from.
+        held_out: splits not trained on, by name: accuracy is that over all of them, because one may be too small to tell.
+        tolerance: the share of right answers may be lower by so much, 0…1.
+
+    Returns:
+        The bundle with `INT8_FILES` attached and `manifest.quantization` filled in; not kept anywhere yet.
+
+    Raises:
+        MissingDependencyError: if NNCF or OpenVINO is not installed.
+        ConfigError: if this network cannot be quantized, or loses more.
+        BundleError: if the bundle is damaged.
+    """
+    predictor = Predictor(bundle, precision="fp32", engine="torch")
+    exact = TorchEngine(predictor.network, predictor.manifest, predictor.precision)
+    files = _quantize(exact, calibration)
+    int8 = OpenVinoEngine(exact, files)
+    reference_accuracy, accuracy = _accuracy(exact, held_out), _accuracy(int8, held_out)
+    if reference_accuracy - accuracy > tolerance:
+        raise ConfigError(
+            f"int8 answers {accuracy:.2%} of the images held out right and fp32 {reference_accuracy:.2%}: "
+            f"more than {100 * tolerance:g} points lost, so it was not kept; --tolerance-points allows more"
+        )
+    record = Quantization(
+        calibration_images=len(calibration),
+        measured_on=" and ".join(f"{len(part):,} {name}" for name, part in held_out.items()) + " images",
+        accuracy=accuracy,
+        reference_accuracy=reference_accuracy,
+        tolerance=tolerance,
+        deviation=deviation(int8, exact),
+    )
+    manifest = bundle.manifest.model_copy(update={"quantization": record, "created_at": datetime.now(UTC)})
+    return dataclasses.replace(bundle, manifest=manifest, attachments={**bundle.attachments, **files})
+
+
+def _accuracy(engine: Engine, held_out: dict[str, ImageDataset]) -> float:
+    right = sum(
+        int((engine.logits(part.images[i : i + _BATCH]).argmax(axis=1) == part.labels[i : i + _BATCH]).sum())
+        for part in held_out.values()
+        for i in range(0, len(part), _BATCH)
+    )
+    return right / sum(map(len, held_out.values()))
+
+
+def _quantize(engine: TorchEngine, images: Pixels) -> dict[str, bytes]:
+    openvino, nncf = import_openvino(), _import_nncf()
+    # one picture at a time: ranges are taken batch by batch
+    calibration = nncf.Dataset(np.split(images, len(images)))
+    try:
+        model = nncf.quantize(convert(engine), calibration, preset=nncf.QuantizationPreset.PERFORMANCE, subset_size=len(images))
+    except Exception as failure:  # tracing, converting and quantizing fail in their own ways
+        raise ConfigError(f"this network has no int8 form: {' '.join(str(failure).split())[:200]}") from None
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, file) for file in INT8_FILES]
+        openvino.save_model(model, files[0], compress_to_fp16=False)
+        return {file.name: file.read_bytes() for file in files}
+
+
+def _import_nncf() -> Any:
+    os.environ.setdefault("NNCF_CI", "1")  # otherwise it reports its use to a server
+    try:
+        import nncf
+    except ImportError:
+        raise MissingDependencyError("nncf is not installed: pip install 'cifar-ray[quantize]'") from None
+    nncf.set_log_level(logging.ERROR)
+    return nncf
