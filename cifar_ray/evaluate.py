@@ -38,13 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cifar_ray.evaluation.figures import summarize, to_json
     from cifar_ray.evaluation.progress import Bars
     from cifar_ray.evaluation.report import to_files
+    from cifar_ray.evaluation.scoring import device_here
     from cifar_ray.evaluation.selection import select
     from cifar_ray.inference.predictor import Predictor
     from cifar_ray.store import load_model
 
     bundle = load_model(command.model, command.storage)
     data = select(bundle.manifest, command)
-    predictor = Predictor(bundle, precision=command.precision, engine=command.engine)
+    predictor = Predictor(bundle, device_here(), command.precision, command.engine)
     every = spoil_every(len(data.images), command.robustness_images)
     with Bars() as bars:
         if command.num_workers is None:

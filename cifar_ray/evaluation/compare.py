@@ -132,7 +132,7 @@ def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [("images", f"{data['images']:,} {data['split']} images of {data['name']}")]
     rows += [(one["model"], f"accuracy {one['accuracy']:.2%}") for one in figures["models"]]
     for one in figures["models"]:
-        if data["split"] == "test" and not one["tested_on_these_images_after_training"]:
+        if one["tested_on_these_images_after_training"] is False:
             rows.append(("note", f"{one['model']} was tested on other images after its training; it may have learnt some of these"))
     changed = sorted((one for one in figures["classes"] if one["p_value"] < SIGNIFICANT), key=lambda one: -abs(one["difference"]))
     told = ", ".join(f"{one['name']} {100 * one['difference']:+.1f}" for one in changed) or "none differs more than by chance"

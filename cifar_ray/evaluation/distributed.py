@@ -13,7 +13,7 @@ from ray.util import ActorPool
 from cifar_ray.config import EngineName, PrecisionName
 from cifar_ray.data import ImageDataset
 from cifar_ray.errors import CifarRayError, DataError, ResourceError
-from cifar_ray.evaluation.scoring import BlockScores, count_blocks, score_block
+from cifar_ray.evaluation.scoring import BlockScores, count_blocks, device_here, score_block
 from cifar_ray.evaluation.selection import Selected, load_selected
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import Bundle
@@ -95,7 +95,7 @@ class _Scorer:
         images = load_selected(self._bundle.manifest, self._config, self._split).images
         if images.fingerprint != self._fingerprint:
             raise DataError(f"node {ray.util.get_node_ip_address()}: the images there are not those of the node that asked; copy them")
-        return Predictor(self._bundle, "cuda" if ray.get_gpu_ids() else "cpu", self._precision, self._engine), images
+        return Predictor(self._bundle, device_here(), self._precision, self._engine), images
 
 
 def _resources(num_workers: int) -> dict[str, float]:

@@ -38,6 +38,7 @@ _THUMBNAIL_PX = 8
 _NEIGHBOURS = 3  # candidates of each kind for each image
 _BLOCK = 500  # images compared with all others at once: 100 MB for 50,000
 _PAIRS_AT_ONCE = 1000
+_CHUNK_PIXELS = 1 << 20
 _LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
 
 
@@ -208,8 +209,9 @@ def _details(images: Images) -> Tensor:
 def _reduced(images: Images, side_px: int) -> Tensor:
     """Images at a size, or at their own where that is smaller: float32 `[N, 3, s, s]`, 0…1, areas averaged."""
     side_px = min(side_px, images.shape[1])
+    chunk = max(1, _CHUNK_PIXELS // images.shape[1] ** 2)
     parts = [torch.zeros(0, 3, side_px, side_px)]
-    for start in range(0, len(images), _PAIRS_AT_ONCE):
-        pixels = torch.from_numpy(np.ascontiguousarray(images[start : start + _PAIRS_AT_ONCE])).permute(0, 3, 1, 2).float() / 255
+    for start in range(0, len(images), chunk):
+        pixels = torch.from_numpy(np.ascontiguousarray(images[start : start + chunk])).permute(0, 3, 1, 2).float() / 255
         parts.append(F.interpolate(pixels, size=(side_px, side_px), mode="area"))
     return torch.cat(parts)
