@@ -81,9 +81,9 @@ def test_augmented_samples_are_what_the_training_loader_gives() -> None:
     assert not np.array_equal(turned[:, 0], turned[:, 1])
 
 
-@pytest.mark.parametrize("size_px", [8, 16])
-def test_digits_are_no_duplicates_of_each_other_though_they_look_alike(tmp_path: Path, size_px: int) -> None:
-    assert console.main(["stats", "--dataset", "digits", "--image-size", str(size_px), "--out", str(tmp_path / "out")]) == 0
+def test_a_data_set_that_is_no_files_has_figures_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.main(["stats", "--dataset", "digits", "--image-size", "8", "--no-duplicates", "--out", str(tmp_path / "out")]) == 0
     figures = json.loads((tmp_path / "out" / "stats.json").read_text())
-    assert max(found["share"] for found in figures["duplicates"]) < 0.05
-    assert figures["files"] is None
+    assert figures["images"] == {"train": 1458, "val": 160, "test": 179}
+    assert (figures["files"], figures["broken"], figures["duplicates"]) == (None, [], None)
+    assert "nearly even" in capsys.readouterr().out
