@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -15,6 +16,9 @@ from PIL import Image
 from cifar_ray import __main__ as console
 from cifar_ray.config import TrainConfig
 from cifar_ray.data import load_splits
+from cifar_ray.errors import DataError
+from cifar_ray.evaluation.distributed import score_on_ray
+from cifar_ray.evaluation.selection import DataChoice, select
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import Bundle, ModelStore
 from cifar_ray.store.ensemble import save_ensemble
@@ -75,6 +79,17 @@ def test_two_workers_find_what_one_process_finds(ray_cluster: None, models: Mode
         found.append(figures)
     assert found[0]["data"]["images"] == 270  # two blocks
     assert found[0] == found[1]
+
+
+@pytest.mark.ray
+def test_a_worker_that_finds_other_images_says_so_in_one_line(ray_cluster: None, models: Models) -> None:
+    _, save = models
+    bundle = save("displaced")
+    data = select(bundle.manifest, DataChoice())
+    fewer = dataclasses.replace(data, images=data.images.subset(np.arange(5)))
+    with pytest.raises(DataError, match=r"^node .*: the images there are not those of the node that asked") as refusal:
+        list(score_on_ray(bundle, fewer, None, num_workers=1, precision="auto", engine="torch"))
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.ray
