@@ -77,10 +77,12 @@ def search(work: Path, name: str, flags: list[str], minutes: float) -> dict:
 
 
 def epochs_run(record: dict) -> int:
+    """Of all trials together."""
     return sum(trial["epochs"][-1]["epoch"] for trial in record["trials"] if trial["epochs"])
 
 
 def best_accuracy(record: dict) -> float:
+    """The best epoch of the best trial."""
     return max(report["val_accuracy"] for trial in record["trials"] if trial["status"] != "diverged" for report in trial["epochs"])
 
 
@@ -125,7 +127,7 @@ def compare(work: Path, seed: int) -> None:
             device=torch.device("cpu"),
             shard=Shard(),
             on_step=lambda *_: None,
-            on_epoch=lambda report, _: print(name, seed, f"epoch {report.epoch}: {report.val_accuracy:.2%}", flush=True),
+            on_epoch=lambda *_: None,
         )
         result_file.write_text(json.dumps(result.metrics | {"seconds": result.train_seconds}))
         print(name, seed, result.metrics)
