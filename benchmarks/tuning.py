@@ -1,12 +1,11 @@
-"""Is ASHA worth it, and does tuning repair a bad recipe? On CIFAR-10 as JPEG, in pieces that can be stopped and go on.
+"""Is ASHA worth it, and does tuning repair a bad recipe? On CIFAR-10 as JPEG, made smaller to fit into minutes.
 
     python benchmarks/tuning.py prepare CIFAR_FOLDER WORK      # subsets, from CIFAR_FOLDER/{train,test}/<class>/*.jpg
-    python benchmarks/tuning.py asha WORK --seed 0             # the default search, and random search with as many epochs
-    python benchmarks/tuning.py repair WORK                    # a recipe that is wrong on purpose, tuned
-    python benchmarks/tuning.py compare WORK --seed 0          # wrong, tuned and default recipe, on test
+    python benchmarks/tuning.py run WORK --minutes 5           # what is left of: ASHA and random search, repair, comparison on test
     python benchmarks/tuning.py table WORK                     # what all of that gave, as Markdown
 
-A piece ends after --minutes; started again, it goes on.
+`run` ends after --minutes; started again, it goes on. ASHA: the default search (TPE and ASHA) against random search over as many
+epochs. Repair: a recipe that is wrong on purpose is tuned, then compared on test with the recipe it should have been.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ import os
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
@@ -34,6 +32,8 @@ REPAIR_SPACE = {
     "augmentation.flip": {"choice": ["none", "random", "alternating"]},
     "augmentation.translate_px": {"randint": [0, 4]},
 }
+IMAGE_SIZE_PX = 16  # a quarter of the work
+SEEDS = {"asha": 3, "compare": 5}
 SIZES = {"asha": (3000, 2000, 2000), "repair": (5000, 2000, 10000)}
 
 
@@ -56,47 +56,42 @@ def fixed_flags(work: Path, kind: str) -> list[str]:
     """Data and length of a training."""
     recipe = {"asha": ["--recipe", "small_cnn"], "repair": ["--recipe", "airbench94", "--batch-size", "250"]}[kind]
     data = ["--dataset", "folder", "--data-dir", str(work / kind), "--storage", str(work / "storage")]
-    return [*recipe, *data, "--epochs", str(MAX_EPOCHS[kind]), "--test-time-augmentation", "none"]
+    return [*recipe, *data, "--image-size", str(IMAGE_SIZE_PX), "--epochs", str(MAX_EPOCHS[kind]), "--test-time-augmentation", "none"]
 
 
-def search(work: Path, name: str, flags: list[str], minutes: float) -> dict:
+def search(work: Path, name: str, flags: list[str]) -> dict:
     """Runs or goes on with a search; returns its record."""
+    from cifar_ray.tune import main as tune
+
     state = work / "storage" / "tunings" / name / "state.json"
     if not state.exists() or not json.loads(state.read_text())["ended"]:
-        environment = os.environ | {"CIFAR_RAY_CACHE": str(work / "cache")}
-        process = subprocess.Popen([sys.executable, "-m", "cifar_ray.tune", *flags, "--name", name], env=environment)
-        try:
-            process.wait(minutes * 60)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)
-            process.wait()
-    record = json.loads(state.read_text())
-    if not record["ended"]:
-        sys.exit(f"{name}: not at its end; the same command goes on")
-    return record
+        tune([*flags, "--name", name])
+    return json.loads(state.read_text())
 
 
 def epochs_run(record: dict) -> int:
+    """Of all trials together."""
     return sum(trial["epochs"][-1]["epoch"] for trial in record["trials"] if trial["epochs"])
 
 
 def best_accuracy(record: dict) -> float:
+    """The best epoch of the best trial."""
     return max(report["val_accuracy"] for trial in record["trials"] if trial["status"] != "diverged" for report in trial["epochs"])
 
 
-def asha(work: Path, seed: int, minutes: float) -> None:
+def asha(work: Path, seed: int) -> None:
     """The default search, then random search without early stopping over as many epochs; both start with the wrong rate."""
     flags = [*fixed_flags(work, "asha"), *WRONG["small_cnn"], "--seed", str(seed)]
-    record = search(work, f"asha-{seed}", [*flags, "--num-samples", str(TRIALS["asha"])], minutes)
+    record = search(work, f"asha-{seed}", [*flags, "--num-samples", str(TRIALS["asha"])])
     trials = max(1, round(epochs_run(record) / MAX_EPOCHS["asha"]))
-    search(work, f"random-{seed}", [*flags, "--search", "random", "--scheduler", "none", "--num-samples", str(trials)], minutes)
+    search(work, f"random-{seed}", [*flags, "--search", "random", "--scheduler", "none", "--num-samples", str(trials)])
 
 
-def repair(work: Path, minutes: float) -> None:
+def repair(work: Path) -> None:
     """Tunes the recipe that is wrong on purpose."""
     (work / "space.yaml").write_text(yaml.safe_dump(REPAIR_SPACE))
     options = ["--space", str(work / "space.yaml"), "--num-samples", str(TRIALS["repair"])]
-    search(work, "repair", [*fixed_flags(work, "repair"), *WRONG["airbench94"], *NO_AUGMENTATION, *options], minutes)
+    search(work, "repair", [*fixed_flags(work, "repair"), *WRONG["airbench94"], *NO_AUGMENTATION, *options])
 
 
 def compare(work: Path, seed: int) -> None:
@@ -108,7 +103,6 @@ def compare(work: Path, seed: int) -> None:
     from cifar_ray.data.loader import Shard
     from cifar_ray.training.loop import fit
 
-    os.environ["CIFAR_RAY_CACHE"] = str(work / "cache")
     recipes = {
         "wrong": [*fixed_flags(work, "repair"), *WRONG["airbench94"], *NO_AUGMENTATION],
         "tuned": ["--config", str(work / "storage" / "tunings" / "repair" / "best.yaml")],
@@ -125,10 +119,30 @@ def compare(work: Path, seed: int) -> None:
             device=torch.device("cpu"),
             shard=Shard(),
             on_step=lambda *_: None,
-            on_epoch=lambda report, _: print(name, seed, f"epoch {report.epoch}: {report.val_accuracy:.2%}", flush=True),
+            on_epoch=lambda *_: None,
         )
         result_file.write_text(json.dumps(result.metrics | {"seconds": result.train_seconds}))
         print(name, seed, result.metrics)
+
+
+def run(work: Path, minutes: float) -> None:
+    """All pieces in turn, on one Ray cluster of this machine."""
+    import ray
+
+    os.environ["CIFAR_RAY_CACHE"] = str(work / "cache")
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.alarm(int(minutes * 60))
+    try:
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+        for seed in range(SEEDS["asha"]):
+            asha(work, seed)
+        repair(work)
+        ray.shutdown()
+        for seed in range(SEEDS["compare"]):
+            compare(work, seed)
+    except KeyboardInterrupt:
+        ray.shutdown()
+        sys.exit("not at its end; the same command goes on")
 
 
 def spread(values: list[float]) -> str:
@@ -172,22 +186,15 @@ def table(work: Path) -> None:
 def main() -> None:
     """One piece."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("piece", choices=["prepare", "asha", "repair", "compare", "table"])
+    parser.add_argument("piece", choices=["prepare", "run", "table"])
     parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=60.0)
     arguments = parser.parse_args()
     folders = [folder.absolute() for folder in arguments.folders]
-    if arguments.piece == "prepare":
-        prepare(*folders)
-    elif arguments.piece == "asha":
-        asha(*folders, seed=arguments.seed, minutes=arguments.minutes)
-    elif arguments.piece == "repair":
-        repair(*folders, minutes=arguments.minutes)
-    elif arguments.piece == "compare":
-        compare(*folders, seed=arguments.seed)
+    if arguments.piece == "run":
+        run(*folders, minutes=arguments.minutes)
     else:
-        table(*folders)
+        {"prepare": prepare, "table": table}[arguments.piece](*folders)
 
 
 if __name__ == "__main__":

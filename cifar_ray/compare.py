@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from cifar_ray.evaluation.compare import Contender, compare_models, summarize, to_files, to_json  # torch: seconds
     from cifar_ray.evaluation.progress import Bars
+    from cifar_ray.evaluation.scoring import device_here
     from cifar_ray.inference.predictor import Predictor
     from cifar_ray.store import load_model
 
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     data = select(bundles[0].manifest, command)
     selected = (data, load_selected(bundles[1].manifest, data.config, command.split))
     a, b = (
-        Contender(bundle.reference, Predictor(bundle, precision=command.precision, engine=command.engine), images)
+        Contender(bundle.reference, Predictor(bundle, device_here(), command.precision, command.engine), images)
         for bundle, images in zip(bundles, selected, strict=True)
     )
     with Bars() as bars:

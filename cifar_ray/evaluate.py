@@ -38,16 +38,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cifar_ray.evaluation.figures import summarize, to_json
     from cifar_ray.evaluation.progress import Bars
     from cifar_ray.evaluation.report import to_files
+    from cifar_ray.evaluation.scoring import device_here
     from cifar_ray.evaluation.selection import select
     from cifar_ray.inference.predictor import Predictor
     from cifar_ray.store import load_model
 
     bundle = load_model(command.model, command.storage)
     data = select(bundle.manifest, command)
-    predictor = Predictor(bundle, precision=command.precision, engine=command.engine)
+    predictor = Predictor(bundle, device_here(), command.precision, command.engine)
     every = spoil_every(len(data.images), command.robustness_images)
     with Bars() as bars:
-        scores = score_here(predictor, data.images, every)
+        if command.num_workers is None:
+            scores = score_here(predictor, data.images, every)
+        else:
+            from cifar_ray.evaluation.distributed import score_on_ray
+
+            workers, precision, engine = command.num_workers, command.precision, command.engine
+            scores = score_on_ray(bundle, data, every, num_workers=workers, precision=precision, engine=engine)
         evaluation = evaluate_model(predictor, bundle.reference, data, scores, bars.start, look_for_leakage=command.leakage)
     folder = cli.output_folder(command.out, command.storage, f"evaluations/{bundle.reference}/{data.name}-{command.split}")
     for name, content in to_files(evaluation, predictor).items():

@@ -66,13 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cifar_ray.tuning.report import write_results
     from cifar_ray.tuning.search import run_search  # Ray takes a second to import: mistakes are told before
 
-    table = LiveTable(job.search.time_budget_s)
+    table, best = LiveTable(job.search.time_budget_s), None
     try:
         run_search(job.fixed, job.search, job.space, record=record, files=job.files, folder=job.folder, listener=table)
     finally:
         table.close(record)
-        best = write_results(record, job.fixed, job.space, job.files, job.name)
-        print(_summary(record, job, best))
+        if record.trials:
+            best = write_results(record, job.fixed, job.space, job.files, job.name)
+            print(_summary(record, job, best))
     if best is None:
         return cli.EXIT_FAILED
     if command.train_best:

@@ -26,6 +26,7 @@ VERBS_IN_PACKAGES = {"cifar_ray.store.__main__"}
 DEPLOYMENTS_MAY_IMPORT = ("deployments", "cifar_ray.errors", "cifar_ray.config", "cifar_ray.store", "cifar_ray.inference")
 RAY_ALLOWED = (
     "cifar_ray.training.distributed",
+    "cifar_ray.evaluation.distributed",
     "cifar_ray.inference.batch",
     "cifar_ray.tuning.algorithms",
     "cifar_ray.tuning.search",

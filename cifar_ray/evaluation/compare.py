@@ -19,6 +19,7 @@ from cifar_ray.inference.predictor import Predictor
 from cifar_ray.metrics import SIGNIFICANT, PairedComparison, accuracy_interval, holm
 
 _SHOWN = 20
+_SMALLEST_TOLD = 0.0001
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +132,7 @@ def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [("images", f"{data['images']:,} {data['split']} images of {data['name']}")]
     rows += [(one["model"], f"accuracy {one['accuracy']:.2%}") for one in figures["models"]]
     for one in figures["models"]:
-        if data["split"] == "test" and not one["tested_on_these_images_after_training"]:
+        if one["tested_on_these_images_after_training"] is False:
             rows.append(("note", f"{one['model']} was tested on other images after its training; it may have learnt some of these"))
     changed = sorted((one for one in figures["classes"] if one["p_value"] < SIGNIFICANT), key=lambda one: -abs(one["difference"]))
     told = ", ".join(f"{one['name']} {100 * one['difference']:+.1f}" for one in changed) or "none differs more than by chance"
@@ -141,7 +142,7 @@ def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
         (
             "McNemar",
             f"only the first right {figures['only_first_right']:,}, only the second {figures['only_second_right']:,}: "
-            f"p = {figures['p_value']:.3g}",
+            f"{_chance(figures['p_value'])}",
         ),
         ("verdict", figures["verdict"]),
         ("classes", told),
@@ -162,10 +163,10 @@ def to_files(comparison: ModelComparison) -> dict[str, bytes]:
     for winner, file in enumerate(("only_first_right", "only_second_right")):
         if (picture := _disagreements(comparison, winner)) is not None:
             pictures[file] = Picture(picture, "True class, then what the first and what the second says; the loser's surest first.")
-    rows = [(one["name"], f"{one['images']:,}", f"{100 * one['difference']:+.2f}", f"{one['p_value']:.3g}") for one in figures["classes"]]
+    rows = [(one["name"], f"{one['images']:,}", f"{100 * one['difference']:+.2f}", _chance(one["p_value"])) for one in figures["classes"]]
     sections = [
         Section("In short", [Table(("", ""), summarize(figures))]),
-        Section("Classes", [pictures["classes"], Table(("class", "images", "points", "adjusted p"), rows)]),
+        Section("Classes", [pictures["classes"], Table(("class", "images", "points", "by chance"), rows)]),
         *(
             Section(title, [pictures[file]] if file in pictures else ["There is none."])
             for file, title in (
@@ -179,6 +180,10 @@ def to_files(comparison: ModelComparison) -> dict[str, bytes]:
     )
     files = {f"{name}.png": picture.png for name, picture in pictures.items()}
     return {"comparison.json": json.dumps(figures, indent=1, ensure_ascii=False).encode(), **files, "comparison.html": page}
+
+
+def _chance(p_value: float) -> str:
+    return f"p = {p_value:.3g}" if p_value >= _SMALLEST_TOLD else f"p < {_SMALLEST_TOLD}"
 
 
 def _probabilities(one: Contender, progress: Progress) -> npt.NDArray[np.float32]:

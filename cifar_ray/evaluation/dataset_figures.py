@@ -117,12 +117,7 @@ def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
                 f"{len(figures['broken']):,}" + "".join(f"\n{'':12} {one['file']}: {one['reason']}" for one in figures["broken"][:5]),
             ),
         ]
-    for found in figures["duplicates"] or ():
-        where = (
-            f"within {found['split']}" if found["split"] == found["searched"] else f"{found['split']} images also in {found['searched']}"
-        )
-        rows.append(("duplicates", f"{where}: {found['count']:,} ({found['share']:.2%}), {found['identical']:,} of them identical"))
-    return rows
+    return [*rows, *_duplicate_rows(figures["duplicates"] or [])]
 
 
 def list_broken(listing: Listing, progress: Progress) -> list[BrokenFile]:
@@ -164,6 +159,17 @@ def _duplicates(splits: DatasetSplits, found: FoundDuplicates) -> dict[str, Any]
             for pair in found.pairs
         ],
     }
+
+
+def _duplicate_rows(duplicates: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    rows, clean = [], []
+    for found in duplicates:
+        where = f"within {found['split']}" if found["split"] == found["searched"] else f"of {found['split']} in {found['searched']}"
+        if found["count"]:
+            rows.append(("duplicates", f"{where}: {found['count']:,} ({found['share']:.2%}), {found['identical']:,} of them identical"))
+        else:
+            clean.append(where)
+    return [*rows, ("duplicates", f"none {', '.join(clean)}")] if clean else rows
 
 
 def _files(files: Sequence[FileFacts]) -> dict[str, Any]:

@@ -42,6 +42,8 @@ def to_files(examination: DatasetExamination, augmentation: AugmentationConfig, 
             f"Left as it is, then what the network sees of it in epochs 1…{_AUGMENTED_EPOCHS} ({augmentation.model_dump()}).",
         ),
     }
+    if (sizes := _sizes(examination)) is not None:
+        pictures["sizes"] = sizes
     for label, png in class_sheets(splits, seed).items():
         pictures[f"class-{label:03}"] = Picture(
             png, f"{splits.train.class_names[label]}: up to {_A_CLASS} training images, drawn at random."
@@ -104,6 +106,15 @@ def augmented(
     return seen
 
 
+def _sizes(examination: DatasetExamination) -> Picture | None:
+    readable = [one for one in examination.files or () if one.format]
+    if not readable:
+        return None
+    widths_px, heights_px = (np.array(sides, np.int64) for sides in zip(*((one.width_px, one.height_px) for one in readable), strict=True))
+    png = plots.file_sizes(widths_px, heights_px, examination.splits.train.image_size_px)
+    return Picture(png, "Sizes of the files; dotted: the side that the network takes.")
+
+
 def _duplicates(splits: DatasetSplits, found: FoundDuplicates) -> Picture:
     parts = dict(splits)
     ours, theirs = parts[found.split], parts[found.searched]
@@ -127,6 +138,7 @@ def _page(figures: dict[str, Any], pictures: dict[str, Picture]) -> bytes:
     sections = [
         Section("In short", [Table(("", ""), summarize(figures))]),
         Section("Classes", [pictures["classes"], classes]),
+        *([Section("Sizes", [pictures["sizes"]])] if "sizes" in pictures else []),
         Section("What the network sees", [pictures["augmented"]]),
         Section(
             "Duplicates", _starting("duplicates", pictures) or ["None were found." if figures["duplicates"] else "None were looked for."]

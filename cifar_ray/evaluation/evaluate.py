@@ -113,8 +113,8 @@ def score_here(predictor: Predictor, dataset: ImageDataset, spoil_every: int | N
 
 
 def spoil_every(images: int, wanted: int) -> int | None:
-    """Which images are spoilt so that about `wanted` are, evenly over the split; `None` for none."""
-    return max(1, images // wanted) if wanted else None
+    """Which images are spoilt so that at most `wanted` are, evenly over the split; `None` for none."""
+    return max(1, -(-images // wanted)) if wanted else None
 
 
 def evaluate_model(

@@ -175,7 +175,8 @@ def _leakage_line(leakage: dict[str, Any] | None) -> str | None:
 
 
 def _provenance(data: dict[str, Any]) -> str:
-    return ", those that training reported on" if data["the_images_that_training_reported_on"] else ""
+    told = {True: ", those that training reported on", False: ", not those that training reported on", None: ""}
+    return told[data["the_images_that_training_reported_on"]]
 
 
 def percent(value: float | None) -> str:

@@ -22,17 +22,23 @@ Images = npt.NDArray[np.uint8]
 Embeddings = npt.NDArray[np.float32]
 OnProgress = Callable[[int], None]
 
-# From this correlation of details on two images count as showing the same.
+# From this correlation of details on two photos count as showing the same.
 THRESHOLD = 0.75
 
-_COMPARED_PX, _REACH_PX = 32, 4  # larger pictures are compared at this size
-_DETAIL_PX = 9  # the mean over so many px is taken off
-_MARGIN_PX = 2  # else pictures in a white frame look alike
-_COARSE_PX, _COARSE_REACH_PX, _COARSE_THRESHOLD = 16, 2, 0.6  # the quick look that spares most pairs the long one
+_COMPARED_PX = 32  # larger pictures are compared at this size
+_COARSE_PX, _COARSE_THRESHOLD = 16, 0.6  # the quick look that spares most pairs the long one
+_REACH = 1 / 8  # of a side: moves in all directions, and the distance over which the local mean is taken
+_MARGIN = 1 / 16  # of a side, left out: else pictures in a white frame look alike
+
+_OUTSTANDING = 4.0  # standard deviations
+_NORMAL_MAD = 1.4826  # from the median of absolute deviations to a standard deviation
+_LARGEST = 0.9999
+
 _THUMBNAIL_PX = 8
 _NEIGHBOURS = 3  # candidates of each kind for each image
 _BLOCK = 500  # images compared with all others at once: 100 MB for 50,000
 _PAIRS_AT_ONCE = 1000
+_CHUNK_PIXELS = 1 << 20
 _LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
 
 
@@ -83,8 +89,9 @@ def find_duplicates(
     pairs = torch.unique(pairs, dim=0)
     similarity, mirrored = _similarities(queries, searched, pairs)
     found = _identical(queries, None if same else searched)
+    threshold = _threshold(pairs[:, 0], similarity)
     for index in similarity.argsort(descending=True).tolist():
-        if similarity[index] < THRESHOLD:
+        if similarity[index] < threshold:
             break
         query, reference = pairs[index].tolist()
         found.setdefault(query, Duplicate(query, reference, float(similarity[index]), bool(mirrored[index]), identical=False))
@@ -108,6 +115,22 @@ def _identical(queries: Images, references: Images | None) -> dict[int, Duplicat
 
 def _digest(image: Images) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
+
+
+def _threshold(queries: Tensor, similarity: Tensor) -> float:
+    """From which similarity on a pair stands out of what neighbours in this data set have in common anyway.
+
+    Photos differ in their details, so for them this is `THRESHOLD`; handwritten digits of one class hardly do. What is usual is seen
+    from all candidates but the best of each query, on Fisher's scale, where correlations spread evenly.
+    """
+    order = torch.from_numpy(np.lexsort((-similarity.numpy(), queries.numpy())))
+    is_best = torch.ones(len(order), dtype=torch.bool)
+    is_best[1:] = queries[order][1:] != queries[order][:-1]
+    usual = torch.atanh(similarity[order][~is_best].clamp(0, _LARGEST))
+    if not len(usual):
+        return THRESHOLD
+    spread = _NORMAL_MAD * (usual - usual.median()).abs().median()
+    return max(THRESHOLD, float(torch.tanh(usual.median() + _OUTSTANDING * spread)))
 
 
 def thumbnails(images: Images) -> Tensor:
@@ -143,22 +166,23 @@ def _similarities(queries: Images, references: Images, pairs: Tensor) -> tuple[T
     similarity, mirrored = torch.zeros(len(pairs)), torch.zeros(len(pairs), dtype=torch.bool)
     for part in torch.split(torch.arange(len(pairs)), _PAIRS_AT_ONCE):
         ours, theirs = queries[pairs[part, 0].numpy()], references[pairs[part, 1].numpy()]
-        coarse, _ = _aligned(_reduced(ours, _COARSE_PX), _reduced(theirs, _COARSE_PX), _COARSE_REACH_PX)
+        coarse, _ = _aligned(_reduced(ours, _COARSE_PX), _reduced(theirs, _COARSE_PX))
         close = (coarse >= _COARSE_THRESHOLD).numpy()
         if close.any():
-            similarity[part[close]], mirrored[part[close]] = _aligned(_details(ours[close]), _details(theirs[close]), _REACH_PX)
+            similarity[part[close]], mirrored[part[close]] = _aligned(_details(ours[close]), _details(theirs[close]))
     return similarity, mirrored
 
 
-def _aligned(a: Tensor, b: Tensor, reach_px: int) -> tuple[Tensor, Tensor]:
+def _aligned(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """The best correlation of `a`, as it is or mirrored, with `b`; and whether mirrored is better."""
-    straight, turned = _best_correlation(a, b, reach_px), _best_correlation(a.flip(3), b, reach_px)
+    straight, turned = _best_correlation(a, b), _best_correlation(a.flip(3), b)
     return torch.maximum(straight, turned), turned > straight
 
 
-def _best_correlation(a: Tensor, b: Tensor, reach_px: int) -> Tensor:
-    """Largest correlation of the overlapping parts of `a` and `b`, `[P, C, s, s]`, over moves of up to `reach_px` along each axis."""
+def _best_correlation(a: Tensor, b: Tensor) -> Tensor:
+    """Largest correlation of the overlapping parts of `a` and `b`, `[P, C, s, s]`, over moves along both axes."""
     size = a.shape[2]
+    reach_px = round(size * _REACH)
     best = torch.full((len(a),), -1.0)
     for down in range(-reach_px, reach_px + 1):
         for right in range(-reach_px, reach_px + 1):
@@ -176,16 +200,18 @@ def _correlation(a: Tensor, b: Tensor) -> Tensor:
 def _details(images: Images) -> Tensor:
     """Luma without its local mean and without the margin, float32 `[N, 1, s, s]`."""
     luma = (_reduced(images, _COMPARED_PX) * _LUMA).sum(1, keepdim=True)
-    reach = min(_DETAIL_PX // 2, luma.shape[2] - 1)
+    size = luma.shape[2]
+    reach, margin = round(size * _REACH), round(size * _MARGIN)
     local_mean = F.avg_pool2d(F.pad(luma, [reach] * 4, "reflect"), 2 * reach + 1, stride=1)
-    return (luma - local_mean)[:, :, _MARGIN_PX:-_MARGIN_PX, _MARGIN_PX:-_MARGIN_PX]
+    return (luma - local_mean)[:, :, margin : size - margin, margin : size - margin]
 
 
 def _reduced(images: Images, side_px: int) -> Tensor:
     """Images at a size, or at their own where that is smaller: float32 `[N, 3, s, s]`, 0…1, areas averaged."""
     side_px = min(side_px, images.shape[1])
+    chunk = max(1, _CHUNK_PIXELS // images.shape[1] ** 2)
     parts = [torch.zeros(0, 3, side_px, side_px)]
-    for start in range(0, len(images), _PAIRS_AT_ONCE):
-        pixels = torch.from_numpy(np.ascontiguousarray(images[start : start + _PAIRS_AT_ONCE])).permute(0, 3, 1, 2).float() / 255
+    for start in range(0, len(images), chunk):
+        pixels = torch.from_numpy(np.ascontiguousarray(images[start : start + chunk])).permute(0, 3, 1, 2).float() / 255
         parts.append(F.interpolate(pixels, size=(side_px, side_px), mode="area"))
     return torch.cat(parts)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+_NUMBER = re.compile(r"[-+–]?[\d.,]*(e-\d+)?%?")
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #1a202c }
 h1 { margin-bottom: 0 } h2 { margin-top: 2.5rem; border-bottom: 1px solid #cbd5e0 }
@@ -27,7 +29,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells; those that look like numbers are set to the right."""
+    """Rows of cells; numbers are set to the right. Without titles in the head there is none."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -57,11 +59,11 @@ def _render(content: str | Table | Picture) -> str:
     if isinstance(content, Picture):
         data, description = base64.b64encode(content.png).decode(), escape(content.description)
         return f'<figure><img src="data:image/png;base64,{data}" alt="{description}"><figcaption>{description}</figcaption></figure>'
-    head = "".join(_cell("th", cell) for cell in content.head)
+    head = f"<tr>{''.join(_cell('th', cell) for cell in content.head)}</tr>" if any(content.head) else ""
     rows = "".join(f"<tr>{''.join(_cell('td', cell) for cell in row)}</tr>" for row in content.rows)
-    return f'<div class="tables"><table><tr>{head}</tr>{rows}</table></div>'
+    return f'<div class="tables"><table>{head}{rows}</table></div>'
 
 
 def _cell(tag: str, text: str) -> str:
-    number = ' class="number"' if text[:1].isdigit() or text[:2] in ("–", "-") else ""
+    number = ' class="number"' if _NUMBER.fullmatch(text) else ""
     return f"<{tag}{number}>{escape(text)}</{tag}>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -131,6 +132,17 @@ def class_counts(counts: dict[str, list[int]], class_names: Sequence[str]) -> by
     return _png(figure)
 
 
+def file_sizes(widths_px: npt.NDArray[np.int64], heights_px: npt.NDArray[np.int64], image_size_px: int) -> bytes:
+    """Width and height of files, the larger the dot the more of that size; dotted what the network takes."""
+    sizes, counts = np.unique(np.stack((widths_px, heights_px), axis=1), axis=0, return_counts=True)
+    figure, axes = _figure(5, 5)
+    axes.scatter(sizes[:, 0], sizes[:, 1], s=10 + 300 * counts / counts.max(), color=_BLUE, alpha=0.4, linewidths=0)
+    axes.axvline(image_size_px, color="black", linestyle=":", linewidth=0.8)
+    axes.axhline(image_size_px, color="black", linestyle=":", linewidth=0.8)
+    axes.set(xlabel="width (px)", ylabel="height (px)", xlim=(0, None), ylim=(0, None))
+    return _png(figure)
+
+
 def class_differences(differences: Sequence[tuple[float, bool]], class_names: Sequence[str], reference: str) -> bytes:
     """How much better the second model is on each class, in points; orange where chance does not explain it."""
     figure, axes = _figure(max(7.0, min(16.0, 0.8 * len(class_names))), 3.5)
@@ -150,7 +162,8 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _name_classes(axes: Axes, class_names: Sequence[str], *, both: bool = False) -> None:
-    names = [name if len(name) <= 24 else f"{name[:23]}…" for name in class_names]
+    shortened = [name if len(name) <= 24 else f"{name[:23]}…" for name in class_names]
+    names = [name.replace("$", r"\$") for name in shortened]  # else it begins a formula
     if len(names) > _MOST_LABELLED:
         return
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
@@ -160,5 +173,7 @@ def _name_classes(axes: Axes, class_names: Sequence[str], *, both: bool = False)
 
 def _png(figure: Figure) -> bytes:
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=100)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)  # of a script that the font lacks
+        figure.savefig(file, format="png", dpi=100)
     return file.getvalue()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from cifar_ray.evaluation.corruptions import CORRUPTIONS, LEVELS, corrupt
 from cifar_ray.inference.features import embed
@@ -32,6 +33,11 @@ class BlockScores:
     logits: npt.NDArray[np.float32]
     rows: npt.NDArray[np.int64]
     spoilt: npt.NDArray[np.int64]
+
+
+def device_here() -> str:
+    """A GPU where there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def count_blocks(images: int) -> int:

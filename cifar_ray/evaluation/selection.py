@@ -17,7 +17,7 @@ from cifar_ray.store import Manifest
 SplitName = Literal["test", "val", "train", "all"]
 
 # What decides which images are in which split.
-_DECISIVE = ("dataset", "data_dir", "val_fraction", "test_fraction", "seed")
+_DECISIVE = ("dataset", "data_dir", "val_fraction", "test_fraction", "seed", "groups")
 
 
 class DataChoice(Config):
@@ -41,7 +41,7 @@ class Selected:
         train: the data set's training images, where the others are held against them; `None` where there is nothing to hold.
         root: where the files lie; `None` where there are none.
         config: what `load_splits` was given.
-        as_trained: the images are those that the figures in the manifest were measured on.
+        as_trained: the images are those that the figures in the manifest were measured on; `None` where that is not known.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Selected:
     train: ImageDataset | None
     root: Path | None
     config: TrainConfig
-    as_trained: bool
+    as_trained: bool | None
 
 
 def select(manifest: Manifest, choice: DataChoice) -> Selected:
@@ -75,12 +75,14 @@ def load_selected(manifest: Manifest, config: TrainConfig, split: SplitName) -> 
     images = relabel(chosen, manifest.class_names, splits.name)
     held_against = splits.train if split in ("test", "val") else None
     root = Path(config.data_dir) if config.dataset == "folder" and config.data_dir is not None else None
-    as_trained = split == "test" and chosen.fingerprint == manifest.test_fingerprint
+    as_trained = chosen.fingerprint == manifest.test_fingerprint if split == "test" and manifest.test_fingerprint else None
     return Selected(splits.name, split, images, held_against, root, config, as_trained)
 
 
 def _data_config(manifest: Manifest, choice: DataChoice) -> TrainConfig:
-    values: dict[str, Any] = {key: manifest.train_config[key] for key in _DECISIVE if key in manifest.train_config}
+    values: dict[str, Any] = {
+        key: manifest.train_config[key] for key in _DECISIVE if key in manifest.train_config and key in TrainConfig.model_fields
+    }
     if choice.dataset is not None or choice.data_dir is not None:
         dataset = choice.dataset or ("folder" if choice.data_dir is not None else None)
         values |= {"dataset": dataset, "data_dir": choice.data_dir}

@@ -16,7 +16,7 @@ from cifar_ray.metrics import accuracy_interval
 
 _PARTS = 5
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-_CHUNK = 500
+_CHUNK_PIXELS = 1 << 20
 _THREADS = 8
 
 
@@ -75,7 +75,8 @@ def properties(dataset: ImageDataset, root: Path | None) -> dict[str, npt.NDArra
     Returns:
         By name with unit, float64 `[N]` each.
     """
-    lumas = [dataset.images[start : start + _CHUNK].astype(np.float32) @ (_LUMA / 255) for start in range(0, len(dataset), _CHUNK)]
+    chunk = max(1, _CHUNK_PIXELS // dataset.image_size_px**2)
+    lumas = [dataset.images[start : start + chunk].astype(np.float32) @ (_LUMA / 255) for start in range(0, len(dataset), chunk)]
     found = {
         "brightness": np.concatenate([luma.mean(axis=(1, 2), dtype=np.float64) for luma in lumas]),
         "contrast": np.concatenate([luma.std(axis=(1, 2), dtype=np.float64) for luma in lumas]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -102,6 +102,24 @@ def check(data: bytes | None, file: str, sha256: str, where: str) -> bytes:
             f"{where}: {file} ({len(data):,} bytes) is damaged: its sha256 is not the manifest's; restore it or delete this version"
         )
     return data
+
+
+def decode(manifest: Manifest, read: Callable[[str], bytes | None], where: str, name: str, version: int) -> Bundle:
+    """Reads the files that a manifest vouches for, each checked before it is parsed.
+
+    Args:
+        manifest: of the bundle.
+        read: gives a file's content by its name; `None` if there is none.
+        where: the bundle, for messages.
+        name: of the model.
+        version: of the model.
+
+    Raises:
+        BundleError: if one is missing, not what was written, or the weights are not safetensors.
+    """
+    weights = decode_weights(read(WEIGHTS_FILE), manifest, where)
+    attachments = {file: check(read(file), file, sha256, where) for file, sha256 in manifest.attachments.items()}
+    return Bundle(manifest, weights, name, version, attachments)
 
 
 def decode_weights(data: bytes | None, manifest: Manifest, where: str) -> dict[str, torch.Tensor]:

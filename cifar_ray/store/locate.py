@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 from cifar_ray.config import resolve_storage
 from cifar_ray.errors import BundleError, UnknownModelError
 from cifar_ray.storage import NUMBER, FileTree
-from cifar_ray.store.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, check, decode_manifest, decode_weights
+from cifar_ray.store.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, decode, decode_manifest
 from cifar_ray.store.registry import ModelStore
 
 _RUN_FILE = "config.yaml"
@@ -57,9 +57,7 @@ def _read(folder: FileTree, location: str) -> Bundle:
     if data is None:
         raise BundleError(f"{where} was deleted while it was read")
     manifest = decode_manifest(data, where)
-    weights = decode_weights(folder.read(WEIGHTS_FILE), manifest, where)
-    attachments = {file: check(folder.read(file), file, sha256, where) for file, sha256 in manifest.attachments.items()}
-    return Bundle(manifest, weights, name, version, attachments)
+    return decode(manifest, folder.read, where, name, version)
 
 
 def _of_run(store: ModelStore, run: str) -> Bundle:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -11,7 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from cifar_ray.config import NAME_PATTERN, resolve_storage
 from cifar_ray.errors import BundleError, StoreError, UnknownModelError
 from cifar_ray.storage import NUMBER, FileTree
-from cifar_ray.store.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, check, decode_manifest, decode_weights, encode
+from cifar_ray.store.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, check, decode, decode_manifest, decode_weights, encode
 from cifar_ray.store.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -82,10 +83,7 @@ class ModelStore:
         """
         name, version = self.resolve(reference)
         manifest = self._read_manifest(name, version)
-        where = self._where(name, version)
-        weights = decode_weights(self._read(name, version, WEIGHTS_FILE), manifest, where)
-        attachments = {file: check(self._read(name, version, file), file, sha256, where) for file, sha256 in manifest.attachments.items()}
-        return Bundle(manifest, weights, name, version, attachments)
+        return decode(manifest, partial(self._read, name, version), self._where(name, version), name, version)
 
     def manifest(self, reference: str) -> Manifest:
         """Reads a manifest and sees that there are weights beside it; cheap enough to ask every few seconds.

@@ -78,7 +78,8 @@ def draw_curves(record: Record) -> Figure:
     axes.set(xlabel="epoch (× stopped early, ● ran to its end)", ylabel=_label(record.metric))
     axes.locator_params(axis="x", integer=True)
     axes.grid(alpha=0.3)
-    axes.legend(title="best", loc="best")
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles[::-1], labels[::-1], title="best", loc="best")
     return figure
 
 
@@ -102,14 +103,13 @@ def draw_parallel(record: Record, space: SearchSpace) -> Figure:
             axes.plot(range(len(heights)), heights, color=color, linewidth=width)
         else:
             axes.plot(range(len(heights)), heights, color="#c44", linewidth=1, linestyle=":")
-    for column, parameter in enumerate(space):
+    ends = [(0.0, format_metric(abs(low), record.metric)), (1.0, format_metric(abs(high), record.metric))]
+    label: dict[str, Any] = {"xytext": (5, 0), "textcoords": "offset points", "fontsize": 8, "va": "center", "color": "#333"}
+    label["bbox"] = {"facecolor": "white", "alpha": 0.75, "linewidth": 0, "pad": 0.8}
+    for column, ticks in enumerate([*(_ticks(parameter) for parameter in space), ends]):
         axes.axvline(column, color="#888", linewidth=0.8)
-        for height, text in _ticks(parameter):
-            axes.annotate(text, (column, height), xytext=(4, 0), textcoords="offset points", fontsize=8, va="center", color="#333")
-    axes.axvline(len(space), color="#888", linewidth=0.8)
-    for height, value in ((0, low), (1, high)):
-        text = format_metric(abs(value), record.metric)
-        axes.annotate(text, (len(space), height), xytext=(4, 0), textcoords="offset points", fontsize=8, va="center", color="#333")
+        for height, text in ticks:
+            axes.annotate(text, (column, height), **label)
     names = [parameter.path.replace(".", ".\n") for parameter in space]
     axes.set_xticks(range(len(space) + 1), [*names, f"best\n{record.metric}"], fontsize=9)
     axes.set(yticks=[], xlim=(-0.1, len(space) + 0.35), ylim=(-0.05, 1.05))
@@ -136,7 +136,7 @@ def parameter_importance(record: Record, space: SearchSpace) -> Importance | Non
 
     Trials are compared after equally many epochs, because those that were stopped have fewer. `None` with too few trials.
     """
-    trials = [trial for trial in record.ranked() if trial.epochs]
+    trials = [trial for trial in record.ranked() if trial.status in ("finished", "stopped")]
     if len(trials) < _FEWEST_FOR_IMPORTANCE:
         return None
     from sklearn.ensemble import RandomForestRegressor
@@ -161,7 +161,7 @@ def draw_importance(importance: Importance) -> Figure:
     figure = _figure(7, 0.9 + 0.42 * len(paths))
     axes = figure.subplots()
     axes.barh(paths, [importance.mean[path] * 100 for path in paths], xerr=[importance.std[path] * 100 for path in paths], color="#4a7fb0")
-    axes.set(xlabel=f"share of what the parameters explain after epoch {importance.epoch}, % ({importance.count} trials)", xlim=(0, None))
+    axes.set(xlabel=f"share of what the parameters explain after epoch {importance.epoch}, % ({importance.count} trials)", xlim=(0, 100))
     axes.grid(axis="x", alpha=0.3)
     return figure
 

@@ -21,7 +21,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, stripes: DatasetSplits) -
     """Stripes as a folder of PNGs; the first test picture of each class is a training picture, mirrored."""
     root = tmp_path_factory.mktemp("data") / "stripes"
     assert stripes.test is not None
-    for split, part, count in (("train", stripes.train, 60), ("test", stripes.test, 30)):
+    for split, part, count in (("train", stripes.train, 240), ("test", stripes.test, 30)):
         for row in range(count):
             folder = root / split / part.class_names[part.labels[row]]
             folder.mkdir(parents=True, exist_ok=True)

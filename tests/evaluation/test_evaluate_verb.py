@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Callable
@@ -9,13 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cifar_ray import __main__ as console
 from cifar_ray.config import TrainConfig
 from cifar_ray.data import load_splits
+from cifar_ray.errors import DataError
+from cifar_ray.evaluation.distributed import score_on_ray
+from cifar_ray.evaluation.selection import DataChoice, select
 from cifar_ray.inference.predictor import Predictor
-from cifar_ray.store import Bundle
+from cifar_ray.store import Bundle, ModelStore
+from cifar_ray.store.ensemble import save_ensemble
 
 Models = tuple[Path, Callable[..., Bundle]]
 
@@ -57,6 +63,43 @@ def test_every_figure_is_that_of_the_predictor_and_the_report_opens_offline(
     assert not re.search(r"(src|href)=\"(?!data:image/png;base64)|<script|https?://", page)
     for name in ("confusion", "classes", "bias", "calibration", "slices", "robustness", "mistakes", "duplicates"):
         assert is_picture(folder / f"{name}.png")
+
+
+@pytest.mark.ray
+def test_two_workers_find_what_one_process_finds(ray_cluster: None, models: Models, tmp_path: Path) -> None:
+    storage, save = models
+    save("shared")
+    found = []
+    for place in ([], ["--num-workers", "2"]):
+        out = tmp_path / str(len(place))
+        flags = ["--split", "all", "--robustness-images", "30", "--out", str(out), *place]
+        assert console.main(["evaluate", "shared", "--storage", str(storage), *flags]) == 0
+        figures = json.loads((out / "evaluation.json").read_text())
+        del figures["cost"]
+        found.append(figures)
+    assert found[0]["data"]["images"] == 270  # two blocks
+    assert found[0] == found[1]
+
+
+@pytest.mark.ray
+def test_a_worker_that_finds_other_images_says_so_in_one_line(ray_cluster: None, models: Models) -> None:
+    _, save = models
+    bundle = save("displaced")
+    data = select(bundle.manifest, DataChoice())
+    fewer = dataclasses.replace(data, images=data.images.subset(np.arange(5)))
+    with pytest.raises(DataError, match=r"^node .*: the images there are not those of the node that asked") as refusal:
+        list(score_on_ray(bundle, fewer, None, num_workers=1, precision="auto", engine="torch"))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.ray
+def test_more_workers_than_the_cluster_holds_are_refused_at_once(
+    ray_cluster: None, models: Models, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, save = models
+    save("crowded")
+    assert console.main(["evaluate", "crowded", "--storage", str(storage), "--num-workers", "400"]) == 2
+    assert "--num-workers 400: the cluster has 2 CPUs" in capsys.readouterr().err
 
 
 def test_test_images_that_were_learnt_from_are_named_and_left_out(models: Models, tmp_path: Path) -> None:
@@ -139,3 +182,45 @@ def test_a_model_compared_with_itself_does_not_differ(models: Models, tmp_path: 
     figures = json.loads((tmp_path / "comparison.json").read_text())
     assert (figures["p_value"], figures["difference"], figures["agreement"]) == (1.0, 0.0, 1.0)
     assert figures["verdict"] == "no difference that chance does not explain"
+
+
+def test_it_is_told_whether_these_are_the_images_that_training_reported_on(
+    models: Models, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, save = models
+    test = load_splits(TrainConfig(dataset="folder", data_dir=str(pictures), image_size=16)).test
+    assert test is not None
+    save("known", test_fingerprint=test.fingerprint)
+    save("other", test_fingerprint="f" * 64)
+    flags = ["--storage", str(storage), "--out", str(tmp_path / "out"), "--robustness-images", "0", "--no-leakage"]
+    for name, told in (("known", "stripes, those that training"), ("other", "stripes, not those that training")):
+        assert console.main(["evaluate", name, *flags]) == 0
+        assert told in capsys.readouterr().out
+    assert console.main(["compare", "known", "other", *flags[:4]]) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
+    assert notes == [f"{'note':12} other@1 was tested on other images after its training; it may have learnt some of these"]
+
+
+def test_an_ensemble_is_evaluated_like_any_model(models: Models, pictures: Path, tmp_path: Path) -> None:
+    storage, save = models
+    save("member", seed=1)
+    save("member", seed=2)
+    store = ModelStore(str(storage))
+    save_ensemble(store, "both", ["member@1", "member@2"])
+    flags = ["--storage", str(storage), "--out", str(tmp_path / "out"), "--robustness-images", "0", "--data-dir", str(pictures)]
+    assert console.main(["evaluate", "both", *flags]) == 0
+    figures = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert figures["cost"]["parameters"] == 2 * sum(tensor.numel() for tensor in store.load("member@1").weights.values())
+    assert {pair["image"] for pair in figures["leakage"]["pairs"]} >= {"test/horizontal/000.png", "test/plain/002.png"}
+
+
+def test_a_network_that_always_says_the_same_is_called_biased(models: Models, tmp_path: Path) -> None:
+    storage, save = models
+    bundle = save("stubborn")
+    weights = {**bundle.weights, "head.bias": torch.tensor([0.0, 0.0, 1e4])}
+    ModelStore(str(storage)).save("stubborn", bundle.manifest, weights)
+    flags = ["--storage", str(storage), "--out", str(tmp_path / "out"), "--robustness-images", "0", "--no-leakage"]
+    assert console.main(["evaluate", "stubborn@latest", *flags]) == 0
+    verdict = json.loads((tmp_path / "out" / "evaluation.json").read_text())["prediction_bias"]["verdict"]
+    assert verdict.startswith("strong: ")
+    assert "vertical +200.0%" in verdict

@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from cifar_ray.data.sources import load_digits
 from cifar_ray.evaluation.leakage import find_duplicates
 
 Images = npt.NDArray[np.uint8]
@@ -79,3 +80,9 @@ def test_large_pictures_are_compared_too() -> None:
     large = scenes(4, seed=3, size_px=96)
     (found,) = find_duplicates(large[2:3, :, ::-1], large)
     assert (found.reference, found.mirrored) == (2, True)
+
+
+@pytest.mark.parametrize("size_px", [8, 16])
+def test_digits_are_no_duplicates_of_each_other_though_they_look_alike(size_px: int) -> None:
+    digits = load_digits(size_px).train.images[:400]
+    assert len(find_duplicates(digits)) < 0.03 * len(digits)

@@ -42,7 +42,7 @@ def test_the_longest_fall_may_be_interrupted() -> None:
 @pytest.mark.parametrize(("optimizer", "model"), [("sgd", "small_cnn"), ("adamw", "small_cnn"), ("muon", "airnet")])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_it_runs_with_every_optimizer_in_the_precision_asked_for(
-    stripes: DatasetSplits, optimizer: str, model: str, precision: str
+    stripes: DatasetSplits, narrow_airnet: None, optimizer: str, model: str, precision: str
 ) -> None:
     config = parse_config(TrainConfig, {"model": model, "optimizer": {"name": optimizer}, "batch_size": 60, "precision": precision})
     seen: list[tuple[int, float, float]] = []

@@ -1,5 +1,6 @@
 """Pictures, report and best recipe."""
 
+import io
 import re
 
 import pytest
@@ -62,3 +63,19 @@ def test_without_a_terminal_each_epoch_is_a_line(record: Record, capsys: pytest.
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("trial   3  finished    epoch   6/6")
     assert "500 img/s" in line
+
+
+def test_on_a_terminal_the_table_stays_in_place_and_messages_go_above_it(record: Record) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    live = LiveTable(time_budget_s=600, stream=terminal)
+    live.on_trial(record, record.trials[0])
+    height = terminal.getvalue().count("\n")
+    live.on_message("a message")
+    live.on_trial(record, record.trials[1])
+    assert terminal.getvalue().count(f"\x1b[{height}A\x1b[J") == 1, "one table was drawn over"
+    assert "10:00 min left" in terminal.getvalue()
+    assert all(len(line) < 80 for line in terminal.getvalue().splitlines())

@@ -11,6 +11,7 @@ from cifar_ray import __main__ as console
 from cifar_ray.config import SearchConfig, TrainConfig, parse_config
 from cifar_ray.recipes import digits
 from cifar_ray.storage import FileTree
+from cifar_ray.store import ModelStore
 from cifar_ray.tuning.record import Record, Trial
 from cifar_ray.tuning.search import run_search
 from cifar_ray.tuning.settings import SearchJob, prepare
@@ -69,7 +70,7 @@ def command(storage: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def finished(ray_cluster: None, command: list[str], storage: Path) -> Record:
-    assert console.main(command) == 0
+    assert console.main([*command, "--train-best"]) == 0
     record = Record.load(FileTree(str(storage), "tunings/one"))
     assert record is not None
     return record
@@ -94,6 +95,15 @@ def test_a_trial_that_diverges_is_marked_and_the_search_goes_on(finished: Record
     assert diverged.parameters["optimizer.lr"] == 1e30
     assert "the loss became" in diverged.reason
     assert diverged.number < len(finished.trials)
+
+
+@pytest.mark.ray
+def test_train_best_trains_the_best_recipe_in_full_keeps_it_and_promotes_it(finished: Record, storage: Path) -> None:
+    manifest = ModelStore(str(storage)).manifest("digits@production")
+    assert manifest.train_config["optimizer"]["lr"] == finished.ranked()[0].parameters["optimizer.lr"]
+    assert manifest.train_config["epochs"] == 6
+    assert manifest.metrics["test_accuracy"] > 0.8
+    assert manifest.train_config["name"].startswith("one-best-")
 
 
 @pytest.mark.ray

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifar_ray.evaluation import plots
+from cifar_ray.evaluation.gallery import Cell, sheet
+from cifar_ray.evaluation.page import Picture, Section, Table, render
+from cifar_ray.metrics import evaluate_logits, prediction_bias
+
+STRANGE = ("猫", "$5$ and \\frac", "x" * 200)
+
+
+def size_of(png: bytes) -> tuple[int, int]:
+    with Image.open(BytesIO(png)) as image:
+        return image.size
+
+
+@pytest.mark.parametrize("names", [STRANGE, tuple(map(str, range(100)))], ids=["strange", "hundred"])
+def test_any_class_names_can_be_drawn_without_a_warning(names: tuple[str, ...]) -> None:
+    rng = np.random.default_rng(0)
+    evaluation = evaluate_logits(rng.normal(size=(60, len(names))).astype(np.float32), rng.integers(0, len(names), 60))
+    bias = prediction_bias(evaluation.confusion)
+    for png in (plots.confusion(evaluation, names), plots.per_class(evaluation, names), plots.bias(bias, names)):
+        assert min(size_of(png)) > 200
+
+
+def test_a_sheet_shows_every_picture_and_as_much_of_a_name_as_fits() -> None:
+    colours = [np.full((8, 8, 3), 40 * number, np.uint8) for number in range(5)]
+    page = np.asarray(
+        Image.open(BytesIO(sheet([Cell((colour,), ("a/very/long/name" * 9, "猫")) for colour in colours], columns=3, side_px=50)))
+    )
+    assert page.shape[1] == 3 * 50 + 4 * 8
+    assert all((page == 40 * number).all(axis=2).sum() >= 2400 for number in range(5))
+
+
+def test_a_page_holds_its_pictures_and_runs_nothing_that_a_name_says() -> None:
+    table = Table(("class", "images"), [("<script>alert(1)</script>", "1,000"), ("b", "3.5 % and words")])
+    page = render("<b>", "&", [Section('In "short"', ["<i>", table, Picture(b"png", '"><script>')])]).decode()
+    assert "<script>" not in page
+    assert '<td class="number">1,000</td>' in page
+    assert "<td>3.5 % and words</td>" in page
+    assert 'src="data:image/png;base64,cG5n"' in page

@@ -1,0 +1,89 @@
+"""`python -m cifar_ray.stats`, as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifar_ray import __main__ as console
+from cifar_ray.config import AugmentationConfig, TrainConfig
+from cifar_ray.data import channel_mean_std, folder, load_splits
+from cifar_ray.evaluation.dataset_report import augmented
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    """Two uneven classes in several formats and sizes, with a copy, a broken file and a copy in the test split."""
+    rng = np.random.default_rng(0)
+    for split, name, count in (("train", "cat", 12), ("train", "dog", 4), ("test", "cat", 2)):
+        (tmp_path / "pets" / split / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = rng.integers(0, 256, (4, 4 + number % 2, 3), dtype=np.uint8)
+            picture = Image.fromarray(pixels).resize((24 + 8 * (number % 2), 24), Image.Resampling.BICUBIC)
+            picture.convert("L" if number == 3 else "RGB").save(tmp_path / "pets" / split / name / f"{number}.{'png' if number else 'bmp'}")
+    root = tmp_path / "pets"
+    shutil.copy(root / "train" / "cat" / "2.png", root / "train" / "cat" / "copy.png")
+    shutil.copy(root / "train" / "dog" / "1.png", root / "test" / "cat" / "leaked.png")
+    (root / "train" / "cat" / "torn.png").write_bytes((root / "train" / "cat" / "4.png").read_bytes()[:60])
+    return root
+
+
+def test_what_is_wrong_with_a_folder_is_counted_and_named(
+    pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(folder, "LARGEST_BROKEN_SHARE", 0.1)
+    assert console.main(["stats", "--data-dir", str(pets), "--val-fraction", "0", "--storage", str(tmp_path / "storage")]) == 0
+    place = tmp_path / "storage" / "stats" / "pets"
+    figures = json.loads((place / "stats.json").read_text())
+    assert figures["images"] == {"train": 17, "test": 3}
+    assert figures["classes"] == [{"name": "cat", "train": 13, "test": 3}, {"name": "dog", "train": 4, "test": 0}]
+    assert figures["imbalance"] == 13 / 4
+    assert figures["files"]["count"] == 21
+    assert figures["files"]["formats"] == {"PNG": 18, "BMP": 3}
+    assert figures["files"]["modes"] == {"RGB": 19, "L": 2}
+    assert figures["files"]["shorter_side_px"] == {"smallest": 24, "median": 24, "largest": 24}
+    (broken,) = figures["broken"]
+    assert broken["file"] == str(pets / "train" / "cat" / "torn.png")
+    train = load_splits(TrainConfig(dataset="folder", data_dir=str(pets), val_fraction=0)).train
+    assert (tuple(figures["channel_mean"]), tuple(figures["channel_std"])) == channel_mean_std(train)
+
+    within, _, between = figures["duplicates"]
+    pairs = [(pair["image"], pair["other"], pair["identical"]) for pair in within["pairs"]]
+    assert ("train/cat/copy.png", "train/cat/2.png", True) in pairs
+    assert ("test/cat/leaked.png", "train/dog/1.png") in [(pair["image"], pair["other"]) for pair in between["pairs"]]
+
+    shown = capsys.readouterr().out
+    assert "uneven: 4 (dog) … 13 (cat)" in shown
+    assert "torn.png" in shown
+    assert {"classes.png", "augmented.png", "class-000.png", "class-001.png", "stats.html"} <= {path.name for path in place.iterdir()}
+
+
+def test_a_folder_that_training_refuses_has_all_its_broken_files_named(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.main(["stats", "--data-dir", str(pets)]) == 2
+    shown = capsys.readouterr()
+    assert "torn.png" in shown.out
+    assert shown.err.splitlines()[-1].startswith("error: ")
+
+
+def test_augmented_samples_are_what_the_training_loader_gives() -> None:
+    images = np.zeros((3, 16, 16, 3), np.uint8)
+    images[:, :, :8] = np.array([50, 120, 250]).reshape(3, 1, 1, 1)
+    still = AugmentationConfig(flip="none", translate_px=0)
+    same = augmented(images, still, ((0.5, 0.4, 0.3), (0.2, 0.2, 0.2)), seed=0)
+    assert all(np.array_equal(same[:, epoch], images) for epoch in range(same.shape[1]))
+    turned = augmented(images, AugmentationConfig(flip="alternating", translate_px=0), ((0.5,) * 3, (0.2,) * 3), seed=0)
+    assert np.array_equal(turned[:, 0], turned[:, 1, :, ::-1])
+    assert not np.array_equal(turned[:, 0], turned[:, 1])
+
+
+def test_a_data_set_that_is_no_files_has_figures_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.main(["stats", "--dataset", "digits", "--image-size", "8", "--no-duplicates", "--out", str(tmp_path / "out")]) == 0
+    figures = json.loads((tmp_path / "out" / "stats.json").read_text())
+    assert figures["images"] == {"train": 1458, "val": 160, "test": 179}
+    assert (figures["files"], figures["broken"], figures["duplicates"]) == (None, [], None)
+    assert "nearly even" in capsys.readouterr().out
