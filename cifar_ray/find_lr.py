@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import tyro
 from pydantic import Field
@@ -14,12 +15,23 @@ from tqdm import tqdm
 from cifar_ray import cli
 from cifar_ray.config import Positive, StartConfig, TrainConfig
 from cifar_ray.data import load_splits
+from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.data.loader import check_batch_size
+from cifar_ray.evaluation.page import Picture, Section, Table, render
 from cifar_ray.storage import FileTree
 from cifar_ray.training import job
 
+if TYPE_CHECKING:
+    from cifar_ray.training.lr_range import RangeTest
+
 PROG = "python -m cifar_ray.find_lr"
 
+_MEANS = {
+    "edge": "up to here the loss falls: the suggestion for a peak rate",
+    "steepest": "where the loss falls fastest, more cautious",
+    "valley": "the middle of the longest fall, for a rate that stays constant",
+    "configured": "of the recipe, the file or the flags",
+}
 _DECADES_BELOW, _DECADES_ABOVE = 1e-3, 1e2
 
 
@@ -46,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import torch  # with what follows, seconds: mistakes are told before
 
-    from cifar_ray.training.lr_range import run_range_test, to_png
+    from cifar_ray.training.lr_range import run_range_test
 
     rate = config.optimizer.lr
     with tqdm(total=command.steps, unit="step", file=sys.stderr, disable=None, dynamic_ncols=True) as bar:
@@ -64,29 +76,31 @@ def main(argv: Sequence[str] | None = None) -> int:
             steps=command.steps,
             on_step=on_step,
         )
-    about = {
-        "suggestion": test.edge,
-        "edge": test.edge,
-        "valley": test.valley,
-        "steepest": test.steepest,
-        "configured": rate,
-        "diverged": test.diverged,
-        "rates": test.rates.tolist(),
-        "losses": test.losses.tolist(),
-        "config": config.model_dump(mode="json"),
-    }
-    files = FileTree(config.storage, "find_lr")
-    files.replace(f"{config.name}.json", json.dumps(about, indent=1).encode())
-    files.replace(f"{config.name}.png", to_png(test, f"{splits.name}, {config.model}, {config.optimizer.name}", rate))
-    print(f"edge       {test.edge:.3g}   up to here the loss falls: the suggestion for a peak rate")
-    print(f"steepest   {test.steepest:.3g}   where the loss falls fastest, more cautious")
-    print(f"valley     {test.valley:.3g}   the middle of the longest fall, for a rate that stays constant")
-    print(f"configured {rate:.3g}   of recipe {config.recipe}")
+    readings = {"edge": test.edge, "steepest": test.steepest, "valley": test.valley, "configured": rate}
+    for name, value in readings.items():
+        print(f"{name:10} {value:<8.3g} {_MEANS[name]}")
     if test.edge > test.rates[-1] / 2 and not test.diverged:
         print(f"the loss still fell at {test.rates[-1]:.3g}: pass a higher --highest")
-    print(f"curve  {files.path(f'{config.name}.png')}, {config.name}.json")
-    print(f"use    python -m cifar_ray.train {_flags(config, test.edge)} …")
+    print(f"report     {_write(config, splits, test, readings)}")
+    print(f"use        python -m cifar_ray.train {_flags(config, test.edge)} …")
     return 0
+
+
+def _write(config: TrainConfig, splits: DatasetSplits, test: RangeTest, readings: dict[str, float]) -> str:
+    """JSON, picture and page in `<storage>/find_lr/<name>`; returns where the page is."""
+    from cifar_ray.training.lr_range import to_png
+
+    title = f"{splits.name}, {config.model}, {config.optimizer.name}"
+    curve = to_png(test, title, config.optimizer.lr)
+    about = {"suggestion": test.edge, **readings, "diverged": test.diverged, "rates": test.rates.tolist(), "losses": test.losses.tolist()}
+    rows = [(name, f"{value:.3g}", _MEANS[name]) for name, value in readings.items()]
+    section = Section("Range test", [Table(("", "optimizer.lr", ""), rows), Picture(curve, "training loss while all rates rise together")])
+    lead = f"{len(test.rates)} steps of up to {config.batch_size} images, {config.precision} precision; use {_flags(config, test.edge)}"
+    files = FileTree(config.storage, f"find_lr/{config.name}")
+    files.replace("find_lr.json", json.dumps(about | {"config": config.model_dump(mode="json")}, indent=1).encode())
+    files.replace("find_lr.png", curve)
+    files.replace("find_lr.html", render(f"Learning rate: {title}", lead, [section]))
+    return files.path("find_lr.html")
 
 
 def _flags(config: TrainConfig, rate: float) -> str:

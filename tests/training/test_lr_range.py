@@ -70,11 +70,12 @@ def test_a_range_that_is_none_is_refused(stripes: DatasetSplits) -> None:
 def test_the_verb_prints_a_suggestion_and_leaves_curve_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--steps", "40", "--name", "look", "--storage", str(tmp_path)]
     assert console.main(["find_lr", "--dataset", "digits", *options]) == 0
-    about = json.loads((tmp_path / "find_lr" / "look.json").read_text())
+    about = json.loads((tmp_path / "find_lr" / "look" / "find_lr.json").read_text())
     assert about["rates"][0] == pytest.approx(3e-6)
     assert 1e-4 < about["suggestion"] < 0.3
     assert len(about["losses"]) == len(about["rates"])
-    assert (tmp_path / "find_lr" / "look.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "find_lr" / "look" / "find_lr.png").read_bytes().startswith(b"\x89PNG")
+    assert "data:image/png;base64," in (tmp_path / "find_lr" / "look" / "find_lr.html").read_text()
     shown = capsys.readouterr().out
     assert f"--optimizer.lr {about['suggestion']:.2g}" in shown
     assert console.main(["find_lr", "--dataset", "digits", "--optimizer.lr", "-1"]) == 2
