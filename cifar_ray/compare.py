@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
+import tyro
 from pydantic import Field
 from tyro.conf import Positional
 
@@ -19,8 +21,10 @@ PROG = "python -m cifar_ray.compare"
 class CompareCommand(DataChoice):
     """Runs two models over the same images, by default those that the first one's training set aside for the test."""
 
-    first: Positional[str] = Field(description="NAME, NAME@3, the name of a run, or the path of a bundle or a run")
-    second: Positional[str] = Field(description="the same")
+    first: Annotated[Positional[str], tyro.conf.arg(metavar="A")] = Field(
+        description="NAME, NAME@3, the name of a run, or the path of a bundle or a run"
+    )
+    second: Annotated[Positional[str], tyro.conf.arg(metavar="B")] = Field(description="the model to hold against it, named likewise")
     storage: str = Field(default_factory=default_storage, description=f"path or URI; default ${STORAGE_VARIABLE} or ./storage")
     out: str | None = Field(None, description="folder for comparison.html, comparison.json and pictures; default <storage>/comparisons/…")
     engine: EngineName = Field("torch", description="what computes; auto is what a server would take")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from typing import Annotated
 
+import tyro
 from pydantic import Field
 from tyro.conf import Positional
 
@@ -19,7 +21,9 @@ PROG = "python -m cifar_ray.evaluate"
 class EvaluateCommand(DataChoice):
     """Examines a model: accuracy, classes, bias, calibration, mistakes, slices, robustness, leakage and cost."""
 
-    model: Positional[str] = Field(description="NAME, NAME@3, the name of a run, or the path of a bundle or a run")
+    model: Annotated[Positional[str], tyro.conf.arg(metavar="MODEL")] = Field(
+        description="NAME, NAME@3, the name of a run, or the path of a bundle or a run"
+    )
     storage: str = Field(default_factory=default_storage, description=f"path or URI; default ${STORAGE_VARIABLE} or ./storage")
     out: str | None = Field(None, description="folder for report.html, evaluation.json and pictures; default <storage>/evaluations/…")
     robustness_images: int = Field(2000, ge=0, description="images to spoil in 12 ways at 5 levels; 0 for none")

@@ -29,7 +29,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells; numbers are set to the right. Without titles in the head there is none."""
+    """Rows of cells; numbers are set to the right below a head; without titles there is none."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -59,11 +59,12 @@ def _render(content: str | Table | Picture) -> str:
     if isinstance(content, Picture):
         data, description = base64.b64encode(content.png).decode(), escape(content.description)
         return f'<figure><img src="data:image/png;base64,{data}" alt="{description}"><figcaption>{description}</figcaption></figure>'
-    head = f"<tr>{''.join(_cell('th', cell) for cell in content.head)}</tr>" if any(content.head) else ""
-    rows = "".join(f"<tr>{''.join(_cell('td', cell) for cell in row)}</tr>" for row in content.rows)
+    titled = any(content.head)
+    head = f"<tr>{''.join(_cell('th', cell) for cell in content.head)}</tr>" if titled else ""
+    rows = "".join(f"<tr>{''.join(_cell('td', cell, titled) for cell in row)}</tr>" for row in content.rows)
     return f'<div class="tables"><table>{head}{rows}</table></div>'
 
 
-def _cell(tag: str, text: str) -> str:
-    number = ' class="number"' if _NUMBER.fullmatch(text) else ""
+def _cell(tag: str, text: str, may_be_number: bool = False) -> str:
+    number = ' class="number"' if may_be_number and _NUMBER.fullmatch(text) else ""
     return f"<{tag}{number}>{escape(text)}</{tag}>"
