@@ -66,6 +66,11 @@ def run_search(
         ResourceError: if the cluster cannot hold a trial.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once trials have stopped and the record is saved.
     """
+    samples_left = record.num_samples - len(record.settled())
+    if samples_left <= 0:  # to Tune, that would mean: without end
+        record.ended = True
+        record.save(files)
+        return
     started, before_s = time.monotonic(), record.elapsed_s
     writer = _Writer(record, files, listener, before_s)
     with ray_cluster(), _quiet_tune():
@@ -84,7 +89,7 @@ def run_search(
                 name="tune",
                 storage_path=files.path(f"{_RAY_FOLDER}{time.time_ns():x}"),
                 storage_filesystem=files.file_system,
-                num_samples=record.num_samples - len(record.settled()),
+                num_samples=samples_left,
                 search_alg=create_searcher(fixed, search, space, record),
                 scheduler=create_scheduler(search, fixed.epochs, record),
                 max_concurrent_trials=concurrent,
