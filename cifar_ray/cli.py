@@ -13,7 +13,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from pydantic import Field, ValidationError
 
-from cifar_ray.config import SearchConfig, TrainConfig, default_storage, describe, parse_config, read_yaml, resolve_storage
+from cifar_ray.config import NAME_PATTERN, SearchConfig, TrainConfig, default_storage, describe, parse_config, read_yaml, resolve_storage
 from cifar_ray.errors import CifarRayError, ConfigError, TrainingError
 from cifar_ray.recipes import default_recipe, get_recipe
 from cifar_ray.tuning.settings import saved_settings
@@ -102,6 +102,9 @@ class TuneCommand(TrainConfig, SearchConfig):
     The same command, or --resume NAME, goes on with a search that was interrupted.
     """
 
+    name: str | None = Field(
+        None, pattern=NAME_PATTERN, description="name of the search; default: follows from the settings, so that the same command goes on"
+    )
     config: str | None = Field(None, description="YAML of training settings: where the search starts, and its fixed part")
     resume: str | None = Field(None, description="name of the search to go on with; give --storage too where it is not the default")
     show_space: Annotated[bool, tyro.conf.FlagCreatePairsOff] = Field(False, description="print the search space as YAML and stop")
