@@ -26,7 +26,7 @@ from cifar_ray.training.loop import EpochReport
 from cifar_ray.tuning.algorithms import create_scheduler, create_searcher
 from cifar_ray.tuning.record import Record, Trial
 from cifar_ray.tuning.space import SearchSpace
-from cifar_ray.tuning.trial import DIVERGED, TrialJob, parameters_key, run_trial
+from cifar_ray.tuning.trial import DIVERGED, TrialJob, parameters_key, release_workers, run_trial
 
 TRIALS_FOLDER = "trials"
 _RAY_FOLDER = "ray-"
@@ -103,6 +103,8 @@ def run_search(
                 verbose=0,
             )
         finally:
+            for left in record.running():
+                release_workers(files, f"{TRIALS_FOLDER}/{left.folder}")
             spent_s = before_s + time.monotonic() - started
             in_time = search.time_budget_s is None or spent_s < search.time_budget_s
             record.settle("interrupted" if in_time else "stopped", "" if in_time else "the time budget was over")
@@ -176,6 +178,7 @@ class _Writer(tune.Callback):  # type: ignore[misc]
         known = self._record.trial(trial.trial_id, trial.config)
         if known.status == "running":
             known.status = "stopped" if known.epochs_done < self._record.max_epochs else "finished"
+        release_workers(self._files, f"{TRIALS_FOLDER}/{known.folder}")
         self._changed(known)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -183,6 +186,7 @@ class _Writer(tune.Callback):  # type: ignore[misc]
         text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
         known.status, known.reason = "failed", _reason(text)
         self._files.replace(f"errors/trial-{known.number}.txt", text.encode())
+        release_workers(self._files, f"{TRIALS_FOLDER}/{known.folder}")
         self._changed(known)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:

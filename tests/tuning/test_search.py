@@ -126,7 +126,7 @@ def test_an_interrupted_search_goes_on_where_it_was_and_a_crashed_trial_does_not
     assert left is not None
     assert [(trial.status, trial.epochs_done) for trial in left.trials] == [("finished", 6), ("failed", 0), ("interrupted", 3)]
     assert left.trials[1].reason.startswith("batch_size: 5000 is more than the 1458 training images")
-    assert "Traceback" in (tmp_path / "tunings" / "one" / "errors" / "trial-2.txt").read_text()
+    assert "DataError" in (tmp_path / "tunings" / "one" / "errors" / "trial-2.txt").read_text()
     record = search(tmp_path, Watcher(), space, **options)
     assert record.ended
     assert record.trials[:2] == left.trials[:2], "what had ended is kept as it was"
@@ -146,7 +146,7 @@ def test_workers_of_a_stopped_trial_are_gone_within_seconds(ray_cluster: None, t
         good.add(report(epoch, 0.99))
     watcher = Watcher()
     run_search(job.fixed, job.search, job.space, record=record, files=job.files, folder=job.folder, listener=watcher)
-    gone_s = time.monotonic() - watcher.stopped_at[2]
+    gone_s = time.monotonic() - watcher.stopped_at[2]  # the search returns when the cluster has all back, or after 15 s
     assert (record.trials[1].status, record.trials[1].epochs_done) == ("stopped", 1)
     groups = [group for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
     assert groups == []
