@@ -94,7 +94,7 @@ def run_search(
                 scheduler=create_scheduler(search, fixed.epochs, record),
                 max_concurrent_trials=concurrent,
                 resources_per_trial=PlacementGroupFactory([job.resources()]),
-                # One process for trial after trial; with workers beside it, ending the process is what ends them.
+                # One process for trial after trial; with workers beside it, its thread waits for them and cannot be used again.
                 reuse_actors=job.in_process,
                 time_budget_s=None if search.time_budget_s is None else max(1.0, search.time_budget_s - before_s),
                 callbacks=[writer],
