@@ -12,7 +12,7 @@ import tyro
 from pydantic import Field
 
 from cifar_ray import cli
-from cifar_ray.config import SearchConfig, StartConfig, TrainConfig, default_storage, resolve_storage
+from cifar_ray.config import NAME_PATTERN, SearchConfig, StartConfig, TrainConfig, default_storage, resolve_storage
 from cifar_ray.data import load_splits
 from cifar_ray.data.loader import check_batch_size
 from cifar_ray.training import job as training
@@ -30,6 +30,9 @@ class TuneCommand(TrainConfig, SearchConfig, cli.Tracked):
     The same command, or --resume NAME, goes on with a search that was interrupted.
     """
 
+    name: str | None = Field(
+        None, pattern=NAME_PATTERN, description="name of the search; default: follows from the settings, so that the same command goes on"
+    )
     start: tyro.conf.Suppress[StartConfig | None] = None
     config: str | None = Field(None, description="YAML of training settings: where the search starts, and its fixed part")
     resume: str | None = Field(None, description="name of the search to go on with; give --storage too where it is not the default")

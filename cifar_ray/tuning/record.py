@@ -100,6 +100,10 @@ class Record:
         self.trials.append(Trial(len(self.trials) + 1, trial_id, trial_id, parameters))
         return self.trials[-1]
 
+    def running(self) -> list[Trial]:
+        """Trials that have not ended."""
+        return [trial for trial in self.trials if trial.status == "running"]
+
     def interrupted(self) -> list[Trial]:
         """Trials that have to go on."""
         return [trial for trial in self.trials if trial.status == "interrupted"]

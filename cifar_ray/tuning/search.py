@@ -25,7 +25,7 @@ from cifar_ray.training.distributed import WorkerPlan, alive_nodes, plan_workers
 from cifar_ray.tuning.algorithms import create_scheduler, create_searcher
 from cifar_ray.tuning.record import Record, Trial
 from cifar_ray.tuning.space import SearchSpace
-from cifar_ray.tuning.trial import DIVERGED, REPORT_FIELDS, TrialJob, parameters_key, run_trial
+from cifar_ray.tuning.trial import DIVERGED, REPORT_FIELDS, TrialJob, parameters_key, release_workers, run_trial
 
 TRIALS_FOLDER = "trials"
 _RAY_FOLDER = "ray-"
@@ -64,6 +64,11 @@ def run_search(
         ResourceError: if the cluster cannot hold a trial.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once trials have stopped and the record is saved.
     """
+    samples_left = record.num_samples - len(record.settled())
+    if samples_left <= 0:  # to Tune, that would mean: without end
+        record.ended = True
+        record.save(files)
+        return
     started, before_s = time.monotonic(), record.elapsed_s
     writer = _Writer(record, files, listener, before_s)
     with ray_cluster(), _quiet_tune():
@@ -82,12 +87,12 @@ def run_search(
                 name="tune",
                 storage_path=files.path(f"{_RAY_FOLDER}{time.time_ns():x}"),
                 storage_filesystem=files.file_system,
-                num_samples=record.num_samples - len(record.settled()),
+                num_samples=samples_left,
                 search_alg=create_searcher(fixed, search, space, record),
                 scheduler=create_scheduler(search, fixed.epochs, record),
                 max_concurrent_trials=concurrent,
                 resources_per_trial=PlacementGroupFactory([job.resources()]),
-                # One process for trial after trial; with workers beside it, ending the process is what ends them.
+                # One process for trial after trial; with workers beside it, its thread waits for them and cannot be used again.
                 reuse_actors=job.in_process,
                 time_budget_s=None if search.time_budget_s is None else max(1.0, search.time_budget_s - before_s),
                 callbacks=[writer],
@@ -96,6 +101,8 @@ def run_search(
                 verbose=0,
             )
         finally:
+            for left in record.running():
+                release_workers(files, f"{TRIALS_FOLDER}/{left.folder}")
             spent_s = before_s + time.monotonic() - started
             in_time = search.time_budget_s is None or spent_s < search.time_budget_s
             record.settle("interrupted" if in_time else "stopped", "" if in_time else "the time budget was over")
@@ -169,6 +176,7 @@ class _Writer(tune.Callback):  # type: ignore[misc]
         known = self._record.trial(trial.trial_id, trial.config)
         if known.status == "running":
             known.status = "stopped" if known.epochs_done < self._record.max_epochs else "finished"
+        release_workers(self._files, f"{TRIALS_FOLDER}/{known.folder}")
         self._changed(known)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -176,6 +184,7 @@ class _Writer(tune.Callback):  # type: ignore[misc]
         text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
         known.status, known.reason = "failed", _reason(text)
         self._files.replace(f"errors/trial-{known.number}.txt", text.encode())
+        release_workers(self._files, f"{TRIALS_FOLDER}/{known.folder}")
         self._changed(known)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:

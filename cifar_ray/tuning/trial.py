@@ -14,11 +14,13 @@ import os
 import pickle
 from typing import Any
 
+import ray
 import torch
 from ray import train, tune
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch import get_device as get_ray_device
 from ray.tune.integration.ray_train import TuneReportCallback
+from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data import load_splits
@@ -34,6 +36,7 @@ from cifar_ray.training.start import load_parent
 from cifar_ray.tuning.space import trial_config
 
 SNAPSHOT_FILE = "snapshot.pt"
+WORKERS_FILE = "placement_group"
 DIVERGED = "diverged"  # key of a result; its value is the reason
 
 # Of an epoch; confusion matrices would swell the record.
@@ -113,6 +116,8 @@ def train_trial(work: dict[str, Any]) -> None:
     device = get_ray_device()
     torch.set_num_threads(work["threads"])
     files = FileTree(work["storage"], work["folder"])
+    if shard.rank == 0 and not work["in_process"]:
+        files.replace(WORKERS_FILE, get_current_placement_group().id.hex().encode())
     start = _read_snapshot(files, device)
     last = start.last["epoch"] if start else 0
     if start is not None:
@@ -142,6 +147,16 @@ def train_trial(work: dict[str, Any]) -> None:
         )
     except TrainingError as error:  # raised on every worker alike: the loss is a sum over all
         report(_WORST | {"epoch": last + 1, DIVERGED: str(error)})
+
+
+def release_workers(files: FileTree, folder: str) -> None:
+    """Ends the workers of a trial that was stopped, and gives back what they had.
+
+    Ray's own cleaner asks the dashboard whether a trial is dead, so where there is none the workers' resources stay taken.
+    """
+    group = files.read(f"{folder}/{WORKERS_FILE}")
+    if group is not None:
+        remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(group.decode())))
 
 
 def without_test(splits: DatasetSplits) -> DatasetSplits:

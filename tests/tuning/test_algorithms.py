@@ -7,9 +7,11 @@ from ray.tune.search import Searcher
 
 from cifar_ray.config import SearchConfig, TrainConfig
 from cifar_ray.errors import ConfigError, ResourceError
+from cifar_ray.storage import FileTree
 from cifar_ray.tuning.algorithms import create_scheduler, create_searcher, plan_points
+from cifar_ray.tuning.progress import LiveTable
 from cifar_ray.tuning.record import Record
-from cifar_ray.tuning.search import plan_trials
+from cifar_ray.tuning.search import plan_trials, run_search
 from cifar_ray.tuning.space import SearchSpace
 from tests.tuning.conftest import report
 
@@ -75,6 +77,22 @@ def test_asha_lets_the_last_epoch_end_a_trial(record: Record) -> None:
     scheduler = create_scheduler(SearchConfig(grace_period=2), 6, empty())
     scheduler.on_trial_add(None, SimpleNamespace(trial_id="new"))
     assert scheduler.on_trial_result(None, SimpleNamespace(trial_id="new"), report(6, 0.9)) == "CONTINUE"
+
+
+@pytest.mark.parametrize("epochs", [2, 6, 60])
+def test_hyperband_takes_any_number_of_epochs(epochs: int, record: Record) -> None:
+    scheduler = create_scheduler(SearchConfig(scheduler="hyperband"), epochs, record)
+    scheduler.on_trial_add(None, SimpleNamespace(trial_id="new"))
+    assert scheduler.on_trial_result(None, SimpleNamespace(trial_id="new"), report(1, 0.01)) == "CONTINUE"
+
+
+def test_a_search_whose_trials_are_all_done_ends_at_once(fixed: TrainConfig, space: SearchSpace, record: Record, tmp_path) -> None:
+    record.num_samples, record.ended = 10, False
+    search = SearchConfig(num_samples=10)
+    run_search(
+        fixed, search, space, record=record, files=FileTree(str(tmp_path), "tunings/one"), folder="tunings/one", listener=LiveTable()
+    )
+    assert record.ended
 
 
 @pytest.mark.parametrize(

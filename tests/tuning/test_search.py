@@ -60,11 +60,11 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def command(storage: Path) -> list[str]:
-    """A grid of one good trial, one that diverges and three hopeless ones."""
+    """A grid of one good trial, one that diverges and two hopeless ones."""
     space = storage / "space.yaml"
-    space.write_text(yaml.safe_dump({"optimizer.lr": {"choice": [3e-3, 1e30, 3e-6, 2e-6, 1e-6]}}))
-    flags = ["--dataset", "digits", "--image-size", "8", "--epochs", "6", "--precision", "fp32", "--storage", str(storage)]
-    options = ["--space", str(space), "--search", "grid", "--num-samples", "5", "--grace-period", "1"]
+    space.write_text(yaml.safe_dump({"optimizer.lr": {"choice": [3e-3, 1e30, 2e-6, 1e-6]}}))
+    flags = ["--dataset", "digits", "--image-size", "8", "--epochs", "4", "--precision", "fp32", "--storage", str(storage)]
+    options = ["--space", str(space), "--search", "grid", "--num-samples", "4", "--grace-period", "1"]
     return ["tune", *flags, *options, "--name", "one"]
 
 
@@ -79,11 +79,11 @@ def finished(ray_cluster: None, command: list[str], storage: Path) -> Record:
 @pytest.mark.ray
 def test_asha_stops_trials_before_their_last_epoch_and_the_best_runs_to_its_end(finished: Record, storage: Path) -> None:
     able = [trial for trial in finished.trials if trial.status in ("finished", "stopped")]
-    assert len(able) == 4
-    assert sum(trial.status == "stopped" and trial.epochs_done < 6 for trial in able) >= 2
-    assert finished.epochs_run <= 0.7 * 6 * len(able)
+    assert len(able) == 3
+    assert sum(trial.status == "stopped" and trial.epochs_done < 4 for trial in able) >= 1
+    assert finished.epochs_run < 4 * len(able)
     best = finished.ranked()[0]
-    assert (best.parameters["optimizer.lr"], best.status, best.epochs_done) == (3e-3, "finished", 6)
+    assert (best.parameters["optimizer.lr"], best.status, best.epochs_done) == (3e-3, "finished", 4)
     assert finished.ended
     left = {path.name for path in (storage / "tunings" / "one").iterdir()}
     assert left == {"search.yaml", "state.json", "trials.csv", "best.yaml", "report.html", "curves.png", "parallel.png"}
@@ -101,8 +101,8 @@ def test_a_trial_that_diverges_is_marked_and_the_search_goes_on(finished: Record
 def test_train_best_trains_the_best_recipe_in_full_keeps_it_and_promotes_it(finished: Record, storage: Path) -> None:
     manifest = ModelStore(str(storage)).manifest("digits@production")
     assert manifest.train_config["optimizer"]["lr"] == finished.ranked()[0].parameters["optimizer.lr"]
-    assert manifest.train_config["epochs"] == 6
-    assert manifest.metrics["test_accuracy"] > 0.8
+    assert manifest.train_config["epochs"] == 4
+    assert manifest.metrics["test_accuracy"] > 0.6
     assert manifest.train_config["name"].startswith("one-best-")
 
 
@@ -126,7 +126,7 @@ def test_an_interrupted_search_goes_on_where_it_was_and_a_crashed_trial_does_not
     assert left is not None
     assert [(trial.status, trial.epochs_done) for trial in left.trials] == [("finished", 6), ("failed", 0), ("interrupted", 3)]
     assert left.trials[1].reason.startswith("batch_size: 5000 is more than the 1458 training images")
-    assert "Traceback" in (tmp_path / "tunings" / "one" / "errors" / "trial-2.txt").read_text()
+    assert "DataError" in (tmp_path / "tunings" / "one" / "errors" / "trial-2.txt").read_text()
     record = search(tmp_path, Watcher(), space, **options)
     assert record.ended
     assert record.trials[:2] == left.trials[:2], "what had ended is kept as it was"
@@ -146,7 +146,7 @@ def test_workers_of_a_stopped_trial_are_gone_within_seconds(ray_cluster: None, t
         good.add(report(epoch, 0.99))
     watcher = Watcher()
     run_search(job.fixed, job.search, job.space, record=record, files=job.files, folder=job.folder, listener=watcher)
-    gone_s = time.monotonic() - watcher.stopped_at[2]
+    gone_s = time.monotonic() - watcher.stopped_at[2]  # the search returns when the cluster has all back, or after 15 s
     assert (record.trials[1].status, record.trials[1].epochs_done) == ("stopped", 1)
     groups = [group for group in ray.util.placement_group_table().values() if group["state"] != "REMOVED"]
     assert groups == []
