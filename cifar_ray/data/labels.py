@@ -43,5 +43,5 @@ def regroup(splits: DatasetSplits, groups: Mapping[str, Sequence[str]]) -> Datas
 def _relabel(part: ImageDataset, new_label: np.ndarray[tuple[int], np.dtype[np.int64]], class_names: tuple[str, ...]) -> ImageDataset:
     labels = new_label[part.labels]
     rows = np.flatnonzero(labels >= 0)
-    images = part.images if len(rows) == len(part) else part.images[rows]
-    return ImageDataset(images, labels[rows], class_names)
+    kept = part if len(rows) == len(part) else part.subset(rows)
+    return ImageDataset(kept.images, labels[rows], class_names, kept.files)

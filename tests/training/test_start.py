@@ -12,7 +12,7 @@ from cifar_ray.config import OptimizerConfig, StartConfig, TrainConfig, parse_co
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.data.labels import regroup
 from cifar_ray.data.loader import Shard
-from cifar_ray.errors import BundleError, ConfigError, DataError
+from cifar_ray.errors import BundleError, ConfigError
 from cifar_ray.models import count_parameters, create_model
 from cifar_ray.models.stages import head_name, stages
 from cifar_ray.store import Architecture, Bundle, Manifest
@@ -97,18 +97,6 @@ def test_a_group_begins_with_the_mean_of_its_classes_and_an_unknown_class_with_f
 
 def test_inputs_are_normalised_as_the_parent_was_taught(stripes: DatasetSplits) -> None:
     assert make_trainer(make_parent("small_cnn"), stripes).normalization.mean == (0.4, 0.5, 0.6)
-
-
-def test_images_get_the_names_of_their_groups(stripes: DatasetSplits) -> None:
-    grouped = regroup(stripes, GROUPS)
-    assert grouped.train.class_names == ("striped", "plain")
-    assert grouped.train.class_counts().tolist() == [160, 80]
-    assert grouped.train.images is stripes.train.images
-    assert grouped.fingerprint != stripes.fingerprint
-    without = regroup(stripes, {"h": ("horizontal",), "v": ("vertical",)})
-    assert [len(part) for _, part in without] == [160, 40, 40]
-    with pytest.raises(DataError, match="no class 'spots'; there are horizontal, vertical, plain"):
-        regroup(stripes, {"a": ("spots",), "b": ("plain",)})
 
 
 @pytest.mark.parametrize("groups", [("a=x",), ("a=x", "a=y"), ("a=x", "b=x"), ("a=", "b=y"), ("a", "b=y")])
