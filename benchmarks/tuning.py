@@ -84,11 +84,11 @@ def best_accuracy(record: dict) -> float:
 def asha(work: Path, kind: str, seed: int) -> None:
     """A search with ASHA, and random search without it over at least as many epochs; both start with the wrong rate."""
     flags = [*fixed_flags(work, "asha"), *WRONG["small_cnn"], "--seed", str(seed)]
-    record = search(work, f"{kind}-{seed}", [*flags, "--search", kind, "--num-samples", str(TRIALS["asha"])])
+    record = search(work, f"{kind}-{seed}", [*flags, "--search", kind, "--num-samples", str(TRIALS["asha"]), "--confirm", "0"])
     trials = max(1, math.ceil(epochs_run(record) / MAX_EPOCHS["asha"]))
     baseline = work / "storage" / "tunings" / f"all-{seed}" / "state.json"
     if not baseline.exists() or len(json.loads(baseline.read_text())["trials"]) < trials:
-        search(work, f"all-{seed}", [*flags, "--search", "random", "--scheduler", "none", "--num-samples", str(trials)])
+        search(work, f"all-{seed}", [*flags, "--search", "random", "--scheduler", "none", "--num-samples", str(trials), "--confirm", "0"])
 
 
 def repair(work: Path) -> None:

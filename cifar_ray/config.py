@@ -217,6 +217,9 @@ class SearchConfig(Config):
     metric: Literal["val_accuracy", "val_loss"] = "val_accuracy"
     grace_period: int = Field(2, ge=1, description="asha, hyperband: epochs that every trial gets")
     reduction_factor: Annotated[float, Field(gt=1)] = Field(3, description="asha, hyperband: one in so many trials passes each rung")
+    confirm: int = Field(
+        4, ge=0, description="until the leading trial was also trained with another seed, train up to this many again; means decide"
+    )
 
     @field_validator("time_budget")
     @classmethod

@@ -17,7 +17,7 @@ from cifar_ray.data import load_splits
 from cifar_ray.data.loader import check_batch_size
 from cifar_ray.training import job as training
 from cifar_ray.tuning import settings
-from cifar_ray.tuning.progress import LiveTable, format_metric
+from cifar_ray.tuning.progress import LiveTable, describe_figure
 from cifar_ray.tuning.record import Record, format_parameters
 
 PROG = "python -m cifar_ray.tune"
@@ -91,10 +91,9 @@ def _summary(record: Record, job: settings.SearchJob, best: TrainConfig | None) 
     if best is None or not ranked:
         reasons = [trial.reason for trial in record.trials if trial.reason]
         return f"best    no trial has a figure yet{f': {reasons[-1]}' if reasons else ''}\n{report}"
-    figure = (ranked[0].best(record.metric) or {})[record.metric]
-    figures = f"{record.metric} {format_metric(figure, record.metric)}"
+    figure = f"{record.metric} {describe_figure(record, ranked[0])}"
     lines = [
-        f"best    trial {ranked[0].number}: {figures}  {format_parameters(ranked[0].parameters)}",
+        f"best    trial {ranked[0].number}: {figure}  {format_parameters(ranked[0].parameters)}",
         report,
         f"train   python -m cifar_ray.train --config {job.files.path('best.yaml')}",
     ]

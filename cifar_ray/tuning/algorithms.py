@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,9 +14,9 @@ from ray.tune.search import Searcher
 
 from cifar_ray.config import SearchConfig, TrainConfig
 from cifar_ray.errors import ConfigError, MissingDependencyError
-from cifar_ray.tuning.record import Record
+from cifar_ray.tuning.record import AGAIN, Record, Trial
 from cifar_ray.tuning.space import Parameter, SearchSpace, Value, present_values
-from cifar_ray.tuning.trial import parameters_key
+from cifar_ray.tuning.trial import config_key
 
 _HYPERBAND_BRACKETS = 3
 
@@ -47,7 +48,7 @@ def create_scheduler(search: SearchConfig, epochs: int, record: Record) -> Trial
 
 
 class PlannedSearcher(Searcher):  # type: ignore[misc]
-    """Suggests points in the order given: those of a grid or a random search, known from the beginning."""
+    """Suggests points in the order given: of a grid, a random search, or of trials to repeat."""
 
     def __init__(self, points: list[dict[str, Value]], metric: str, mode: str) -> None:
         super().__init__(metric=metric, mode=mode)
@@ -79,8 +80,8 @@ def create_searcher(fixed: TrainConfig, search: SearchConfig, space: SearchSpace
     own = present_values(fixed, space)
     if search.search == "grid" or not uses_optuna(search):
         planned = plan_points(fixed, search, space)
-        known = [parameters_key(trial.parameters) for trial in record.trials]
-        return PlannedSearcher(first + [point for point in planned if parameters_key(point) not in known], search.metric, _mode(search))
+        known = [config_key(trial.parameters) for trial in record.trials]
+        return PlannedSearcher(first + [point for point in planned if config_key(point) not in known], search.metric, _mode(search))
     from ray.tune.search.optuna import OptunaSearch
 
     searcher = OptunaSearch(
@@ -95,6 +96,11 @@ def create_searcher(fixed: TrainConfig, search: SearchConfig, space: SearchSpace
         if best is not None:
             searcher.add_evaluated_point(trial.parameters, best)
     return searcher
+
+
+def create_repeater(leaders: Sequence[Trial], search: SearchConfig) -> Searcher:
+    """Has trials trained again with another seed."""
+    return PlannedSearcher([trial.parameters | {AGAIN: True} for trial in leaders], search.metric, _mode(search))
 
 
 def plan_points(fixed: TrainConfig, search: SearchConfig, space: SearchSpace) -> list[dict[str, Value]]:

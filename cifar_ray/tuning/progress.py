@@ -89,14 +89,15 @@ class LiveTable:
 
 
 def row(record: Record, trial: Trial) -> list[str]:
-    """Cells of a trial: number, status, epoch, the metric now, its best, images a second, parameters."""
-    best = trial.best(record.metric)
+    """Cells of a trial: number, status, epoch, the metric now, its best of each run, images a second, parameters."""
+    runs = [trial] if trial.again else record.runs(trial)
+    best = [format_metric(epoch[record.metric], record.metric) for run in runs if (epoch := run.best(record.metric))]
     return [
-        str(trial.number),
+        f"{trial.number}{' again' * trial.again}",
         trial.status,
         f"{trial.epochs_done}/{record.max_epochs}",
         format_metric(trial.epochs[-1][record.metric], record.metric) if trial.epochs else "",
-        format_metric(best[record.metric], record.metric) if best else "",
+        " and ".join(best),
         f"{images_per_s(trial):,.0f}" if trial.epochs else "",
         format_parameters(trial.parameters),
     ]
@@ -105,7 +106,7 @@ def row(record: Record, trial: Trial) -> list[str]:
 def table(record: Record) -> list[str]:
     """Lines: a heading, the best trials and all that run, and a summary."""
     ranked = record.ranked()
-    running = [trial for trial in record.trials if trial.status == "running"]
+    running = record.running()
     shown = running + [trial for trial in ranked if trial not in running]
     rows = [row(record, trial) for trial in sorted(shown[:_MOST_ROWS], key=lambda trial: trial.number)]
     heading = ["trial", "status", "epoch", record.metric.removeprefix("val_"), "best", "img/s", "parameters"]
@@ -122,10 +123,14 @@ def table(record: Record) -> list[str]:
         for status in ("running", "finished", "stopped", "diverged", "failed", "interrupted")
         if (number := sum(trial.status == status for trial in record.trials))
     )
-    leader = ranked[0] if ranked else None
-    best = leader.best(record.metric) if leader else None
-    lead = f"; best: trial {leader.number}, {format_metric(best[record.metric], record.metric)}" if leader and best else ""
+    lead = f"; best: trial {ranked[0].number}, {describe_figure(record, ranked[0])}" if ranked else ""
     return [*lines, f"{len(record.trials)} of {record.num_samples} trials: {counts or 'none yet'}{lead}; {record.epochs_run} epochs run"]
+
+
+def describe_figure(record: Record, trial: Trial) -> str:
+    """The figure that ranks a trial, and what it is the mean of."""
+    runs = len(record.runs(trial))
+    return format_metric(record.figure(trial), record.metric) + (f" (mean of {runs} seeds)" if runs > 1 else "")
 
 
 def format_metric(value: float | None, metric: str) -> str:
@@ -141,7 +146,8 @@ def _epochs_to_come(record: Record) -> float:
     usual = max(1.0, sum(trial.epochs_done for trial in settled) / len(settled))
     open_trials = [trial.epochs_done for trial in record.trials if trial not in settled]
     begun = sum((usual if done < usual else record.max_epochs) - done for done in open_trials)
-    return begun + usual * (record.num_samples - len(record.trials))
+    repeated = sum(record.max_epochs - repeat.epochs_done for repeat in record.repeats if repeat.status == "running")
+    return begun + repeated + usual * (record.num_samples - len(record.trials))
 
 
 def _duration(seconds: float) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from cifar_ray.config import TrainConfig, to_yaml
 from cifar_ray.storage import FileTree
-from cifar_ray.tuning.progress import format_metric, row
+from cifar_ray.tuning.progress import describe_figure, format_metric, row
 from cifar_ray.tuning.record import Record, Trial, score
 from cifar_ray.tuning.space import Parameter, SearchSpace, trial_config
 
@@ -75,7 +75,10 @@ def draw_curves(record: Record) -> Figure:
         axes.plot(*zip(*points, strict=True), **style)
         if ended:
             axes.plot(*points[-1], ended, color=style["color"], markersize=5)
-    axes.set(xlabel="epoch (× stopped early, ● ran to its end)", ylabel=_label(record.metric))
+        for repeat in record.runs(trial)[1:]:
+            again = [(report["epoch"], _plotted(report[record.metric], record.metric)) for report in repeat.epochs]
+            axes.plot(*zip(*again, strict=True), color=style["color"], linewidth=1.2, linestyle="--")
+    axes.set(xlabel="epoch (× stopped early, ● ran to its end, dashed: again with another seed)", ylabel=_label(record.metric))
     axes.locator_params(axis="x", integer=True)
     axes.grid(alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()
@@ -90,15 +93,14 @@ def draw_parallel(record: Record, space: SearchSpace) -> Figure:
     figure = _figure(max(6.0, 1.9 * (len(space) + 1)), 4.8)
     axes = figure.subplots()
     ranked = record.ranked()
-    scores = [score(trial.best(record.metric) or {}, record.metric) for trial in ranked]
+    scores = {trial.number: score({record.metric: record.figure(trial)}, record.metric) for trial in ranked}
     # by rank: a few hopeless trials would take up the whole scale
     order = {trial.number: 1 - place / max(1, len(ranked) - 1) for place, trial in enumerate(ranked)}
-    low, high = min(scores), max(scores)
+    low, high = min(scores.values()), max(scores.values())
     for trial in [*(one for one in record.trials if one.status in ("diverged", "failed")), *reversed(ranked)]:
         heights = [_place(parameter, trial.parameters[parameter.path]) for parameter in space]
         if trial.number in order:
-            value = score(trial.best(record.metric) or {}, record.metric)
-            heights.append((value - low) / (high - low) if high > low else 0.5)
+            heights.append((scores[trial.number] - low) / (high - low) if high > low else 0.5)
             color, width = colormaps["viridis_r"](order[trial.number]), 2.6 if trial is ranked[0] else 1.2
             axes.plot(range(len(heights)), heights, color=color, linewidth=width)
         else:
@@ -171,10 +173,10 @@ def render(record: Record, best: TrainConfig | None, pictures: dict[str, bytes],
     ranked = record.ranked()
     possible = record.num_samples * record.max_epochs
     state = "ended" if record.ended else "not at its end: the same command goes on"
-    summary = (
-        f"{len(record.trials)} of {record.num_samples} trials, {record.epochs_run} of {possible} epochs run "
-        f"({record.epochs_run / possible:.0%}), {record.elapsed_s / 60:.1f} minutes; {state}."
-    )
+    run = sum(trial.epochs_done for trial in record.trials)
+    repeated = f", {len(record.repeats)} trials once more with another seed" if record.repeats else ""
+    epochs = f"{run} of {possible} epochs run ({run / possible:.0%})"
+    summary = f"{len(record.trials)} of {record.num_samples} trials, {epochs}{repeated}, {record.elapsed_s / 60:.1f} minutes; {state}."
     captions = {
         "curves": "Learning curves",
         "parallel": "Parameters and result: a line a trial, dark is good, red and dotted diverged or failed",
@@ -182,9 +184,8 @@ def render(record: Record, best: TrainConfig | None, pictures: dict[str, bytes],
     }
     parts = [f"<h1>Search {html.escape(title)}</h1><p>{summary}</p>"]
     if best is not None and ranked:
-        figure = format_metric((ranked[0].best(record.metric) or {})[record.metric], record.metric)
         parts.append(
-            f"<h2>Best: trial {ranked[0].number}, {record.metric} {figure}</h2>"
+            f"<h2>Best: trial {ranked[0].number}, {record.metric} {describe_figure(record, ranked[0])}</h2>"
             "<p>Validation chose among trials: expect a little less on test.</p>"
         )
         parts.append("<p><code>python -m cifar_ray.train --config best.yaml</code></p>")

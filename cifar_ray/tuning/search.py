@@ -17,19 +17,22 @@ from typing import Any, Protocol
 import ray
 from ray import tune
 from ray.tune.execution.placement_groups import PlacementGroupFactory
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
 
 from cifar_ray.config import SearchConfig, TrainConfig
 from cifar_ray.errors import ResourceError
 from cifar_ray.storage import FileTree
 from cifar_ray.training.distributed import WorkerPlan, alive_nodes, plan_workers, ray_cluster
-from cifar_ray.tuning.algorithms import create_scheduler, create_searcher
+from cifar_ray.tuning.algorithms import create_repeater, create_scheduler, create_searcher
 from cifar_ray.tuning.record import Record, Trial
 from cifar_ray.tuning.space import SearchSpace
-from cifar_ray.tuning.trial import DIVERGED, REPORT_FIELDS, TrialJob, parameters_key, release_workers, run_trial
+from cifar_ray.tuning.trial import DIVERGED, REPORT_FIELDS, TrialJob, config_key, release_workers, run_trial
 
 TRIALS_FOLDER = "trials"
 _RAY_FOLDER = "ray-"
 _RELEASE_TIMEOUT_S = 15.0
+_SEARCH_SHARE = 0.85  # of the time budget; the rest is for repeats
 _DRIVER_CPUS = 0.01  # what a trial with workers beside it takes of a core
 
 
@@ -64,51 +67,70 @@ def run_search(
         ResourceError: if the cluster cannot hold a trial.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once trials have stopped and the record is saved.
     """
-    samples_left = record.num_samples - len(record.settled())
-    if samples_left <= 0:  # to Tune, that would mean: without end
+    budget_s = search.time_budget_s
+    # a search that ends by its budget still has the time to train its leaders again
+    search_s = None if budget_s is None else budget_s * (_SEARCH_SHARE if search.confirm else 1)
+    samples_left = record.num_samples - len(record.settled())  # 0 would mean to Tune: without end
+    if samples_left <= 0 and not record.to_repeat(search.confirm, 1):
         record.ended = True
         record.save(files)
         return
-    started, before_s = time.monotonic(), record.elapsed_s
-    writer = _Writer(record, files, listener, before_s)
+    writer = _Writer(record, files, listener)
     with ray_cluster(), _quiet_tune():
         free = ray.available_resources()
         concurrent, plan = plan_trials(search, alive_nodes(), ray.cluster_resources(), free)
         listener.on_message(_describe(concurrent, plan))
-        resumed = {parameters_key(trial.parameters): trial.folder for trial in record.interrupted()}
+        resumed = {config_key(trial.config): trial.folder for trial in [*record.trials, *record.repeats] if trial.status == "interrupted"}
         job = TrialJob(fixed.model_dump(mode="json"), fixed.storage, f"{folder}/{TRIALS_FOLDER}", plan, resumed)
 
-        def trial(parameters: dict[str, Any]) -> None:
-            run_trial(parameters, job)
+        def trial(tune_config: dict[str, Any]) -> None:
+            run_trial(tune_config, job)
+
+        def run(searcher: Searcher, scheduler: TrialScheduler, samples: int, until_s: float | None) -> None:
+            """Runs trials until all have ended, the time is over or the user has enough."""
+            try:
+                tune.run(
+                    trial,
+                    name="tune",
+                    storage_path=files.path(f"{_RAY_FOLDER}{time.time_ns():x}"),
+                    storage_filesystem=files.file_system,
+                    num_samples=samples,
+                    search_alg=searcher,
+                    scheduler=scheduler,
+                    max_concurrent_trials=concurrent,
+                    resources_per_trial=PlacementGroupFactory([job.resources()]),
+                    # One process for trial after trial; with workers beside it, its thread waits for them and cannot be used again.
+                    reuse_actors=job.in_process,
+                    time_budget_s=None if until_s is None else max(1.0, until_s - writer.elapsed_s()),
+                    callbacks=[writer],
+                    raise_on_failed_trial=False,
+                    trial_dirname_creator=lambda trial: trial.trial_id,
+                    verbose=0,
+                )
+            finally:
+                for left in record.running():
+                    release_workers(files, f"{TRIALS_FOLDER}/{left.folder}")
+                over = until_s is not None and writer.elapsed_s() >= until_s
+                record.settle("stopped" if over else "interrupted", "the time budget was over" if over else "")
+                writer.save()
+                _await_release(free)
+
+        def is_over(until_s: float | None) -> bool:
+            return until_s is not None and writer.elapsed_s() >= until_s
 
         try:
-            tune.run(
-                trial,
-                name="tune",
-                storage_path=files.path(f"{_RAY_FOLDER}{time.time_ns():x}"),
-                storage_filesystem=files.file_system,
-                num_samples=samples_left,
-                search_alg=create_searcher(fixed, search, space, record),
-                scheduler=create_scheduler(search, fixed.epochs, record),
-                max_concurrent_trials=concurrent,
-                resources_per_trial=PlacementGroupFactory([job.resources()]),
-                # One process for trial after trial; with workers beside it, its thread waits for them and cannot be used again.
-                reuse_actors=job.in_process,
-                time_budget_s=None if search.time_budget_s is None else max(1.0, search.time_budget_s - before_s),
-                callbacks=[writer],
-                raise_on_failed_trial=False,
-                trial_dirname_creator=lambda trial: trial.trial_id,
-                verbose=0,
-            )
+            if samples_left > 0 and not is_over(search_s):
+                run(create_searcher(fixed, search, space, record), create_scheduler(search, fixed.epochs, record), samples_left, search_s)
+            if len(record.settled()) >= record.num_samples or is_over(search_s):
+                record.ended = True
+                while not is_over(budget_s) and (leaders := record.to_repeat(search.confirm, concurrent)):
+                    listener.on_message(_describe_repeats(leaders))
+                    run(create_repeater(leaders, search), FIFOScheduler(), len(leaders), budget_s)
+                    if any(repeat.status == "interrupted" for repeat in record.repeats):
+                        record.ended = False
+                        break
         finally:
-            for left in record.running():
-                release_workers(files, f"{TRIALS_FOLDER}/{left.folder}")
-            spent_s = before_s + time.monotonic() - started
-            in_time = search.time_budget_s is None or spent_s < search.time_budget_s
-            record.settle("interrupted" if in_time else "stopped", "" if in_time else "the time budget was over")
-            record.ended = not in_time or len(record.settled()) >= record.num_samples
             writer.save()
-            _await_release(free)
             _clean_up(files, record)
     if not record.ended:
         raise KeyboardInterrupt
@@ -149,12 +171,16 @@ def plan_trials(search: SearchConfig, nodes: int, total: dict[str, float], avail
 class _Writer(tune.Callback):  # type: ignore[misc]
     """Writes down what Tune tells."""
 
-    def __init__(self, record: Record, files: FileTree, listener: Listener, before_s: float) -> None:
+    def __init__(self, record: Record, files: FileTree, listener: Listener) -> None:
         self._record, self._files, self._listener = record, files, listener
-        self._before_s, self._started = before_s, time.monotonic()
+        self._before_s, self._started = record.elapsed_s, time.monotonic()
+
+    def elapsed_s(self) -> float:
+        """In all invocations of the search."""
+        return self._before_s + time.monotonic() - self._started
 
     def save(self) -> None:
-        self._record.elapsed_s = self._before_s + time.monotonic() - self._started
+        self._record.elapsed_s = self.elapsed_s()
         self._record.save(self._files)
 
     def _changed(self, trial: Trial) -> None:
@@ -219,6 +245,11 @@ def _describe(concurrent: int, plan: WorkerPlan) -> str:
     device = "a GPU" if plan.use_gpu else f"{plan.cpus:g} CPU cores"
     trials = "1 trial" if concurrent == 1 else f"{concurrent} trials"
     return f"{trials} at a time, of {plan.num_workers} worker{'s' * (plan.num_workers > 1)} with {device} each"
+
+
+def _describe_repeats(leaders: list[Trial]) -> str:
+    numbers = ", ".join(str(trial.number) for trial in leaders)
+    return f"once more with another seed, so that luck does not decide: trial{'s' * (len(leaders) > 1)} {numbers}"
 
 
 @contextmanager

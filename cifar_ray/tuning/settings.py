@@ -20,7 +20,7 @@ from cifar_ray.tuning.space import SearchSpace, parse_space, to_mapping
 FOLDER = "tunings"
 _SETTINGS_FILE = "search.yaml"
 # May differ between a search and its continuation: no trial's figures depend on them.
-_MAY_DIFFER = ("time_budget", "max_concurrent", "num_samples", "space")
+_MAY_DIFFER = ("time_budget", "max_concurrent", "num_samples", "confirm", "space")
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ from cifar_ray.training.loop import Weights, fit
 from cifar_ray.training.reports import EpochReport
 from cifar_ray.training.snapshot import Snapshot
 from cifar_ray.training.start import load_parent
+from cifar_ray.tuning.record import AGAIN
 from cifar_ray.tuning.space import trial_config
 
 SNAPSHOT_FILE = "snapshot.pt"
@@ -57,7 +58,7 @@ class TrialJob:
         storage: of the search.
         folder: below the storage, where each trial has a folder of its own.
         plan: workers of one trial.
-        resumed: folders of trials that were interrupted, by `parameters_key`.
+        resumed: folders of trials that were interrupted, by `config_key`.
     """
 
     fixed: dict[str, Any]
@@ -78,18 +79,20 @@ class TrialJob:
         return {"CPU": self.plan.cpus} | ({"GPU": 1} if self.plan.use_gpu else {})
 
 
-def parameters_key(parameters: dict[str, Any]) -> str:
-    """Equal for equal parameters. Trials are deterministic, so two that are equal may share a snapshot."""
-    return json.dumps(parameters, sort_keys=True)
+def config_key(config: dict[str, Any]) -> str:
+    """Equal for equal configs. Trials are deterministic, so two that are equal may share a snapshot."""
+    return json.dumps(config, sort_keys=True)
 
 
-def run_trial(parameters: dict[str, Any], job: TrialJob) -> None:
-    """Tune's function: trains one config and reports each epoch to Tune."""
+def run_trial(tune_config: dict[str, Any], job: TrialJob) -> None:
+    """Tune's function: trains with what Tune drew and reports each epoch to Tune."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_INTERVAL_S)
     trial_id = tune.get_context().get_trial_id()
-    folder = f"{job.folder}/{job.resumed.get(parameters_key(parameters), trial_id)}"
+    folder = f"{job.folder}/{job.resumed.get(config_key(tune_config), trial_id)}"
+    parameters = {path: value for path, value in tune_config.items() if path != AGAIN}
     config = trial_config(parse_config(TrainConfig, job.fixed), parameters)
     work = {"config": config.model_dump(mode="json"), "storage": job.storage, "folder": folder, "threads": max(1, int(job.plan.cpus))}
+    work[AGAIN] = AGAIN in tune_config
     trainer = TorchTrainer(
         train_trial,
         train_loop_config=work | {"in_process": job.in_process},
@@ -118,6 +121,9 @@ def train_trial(work: dict[str, Any]) -> None:
     files = FileTree(work["storage"], work["folder"])
     if shard.rank == 0 and not work["in_process"]:
         files.replace(WORKERS_FILE, get_current_placement_group().id.hex().encode())
+    splits = without_test(load_splits(config))
+    if work[AGAIN]:  # the same images in the same splits: only training differs
+        config = config.model_copy(update={"seed": config.seed + 1})
     start = _read_snapshot(files, device)
     last = start.last["epoch"] if start else 0
     if start is not None:
@@ -136,7 +142,7 @@ def train_trial(work: dict[str, Any]) -> None:
     try:
         fit(
             config,
-            without_test(load_splits(config)),
+            splits,
             device=device,
             shard=shard,
             on_step=lambda *_: None,

@@ -88,7 +88,7 @@ def test_hyperband_takes_any_number_of_epochs(epochs: int, record: Record) -> No
 
 def test_a_search_whose_trials_are_all_done_ends_at_once(fixed: TrainConfig, space: SearchSpace, record: Record, tmp_path) -> None:
     record.num_samples, record.ended = 10, False
-    search = SearchConfig(num_samples=10)
+    search = SearchConfig(num_samples=10, confirm=0)
     run_search(
         fixed, search, space, record=record, files=FileTree(str(tmp_path), "tunings/one"), folder="tunings/one", listener=LiveTable()
     )

@@ -7,7 +7,7 @@ import pytest
 
 from cifar_ray.errors import StoreError
 from cifar_ray.storage import FileTree
-from cifar_ray.tuning.record import Record, Trial
+from cifar_ray.tuning.record import AGAIN, Record, Status, Trial
 from tests.tuning.conftest import report
 
 
@@ -40,6 +40,44 @@ def test_an_epoch_that_is_reported_again_counts_once() -> None:
         trial.add(report(epoch, epoch / 10))
     assert [known["epoch"] for known in trial.epochs] == [1, 2, 3]
     assert trial.epochs_done == 3
+
+
+def repeat(record: Record, trial: Trial, accuracy: float, status: Status = "finished") -> None:
+    again = record.trial(f"{trial.trial_id} again", trial.parameters | {AGAIN: True})
+    again.add(report(6, accuracy))
+    again.status = status
+
+
+def test_a_leader_that_was_lucky_falls_behind_when_it_is_trained_with_another_seed(record: Record) -> None:
+    first, second, *_ = record.ranked()
+    assert record.to_repeat(most=4, at_once=2) == [first, second]
+    repeat(record, first, 0.1)
+    repeat(record, second, (second.best("val_accuracy") or {})["val_accuracy"])
+    assert record.ranked()[0] is second
+    assert record.to_repeat(most=4, at_once=2) == [], "the leader has two figures now"
+    assert record.figure(first) == pytest.approx(((first.best("val_accuracy") or {})["val_accuracy"] + 0.1) / 2)
+    assert record.ranked()[1] is first, "its mean still beats the others"
+    assert len(record.settled()) == 14, "repeats are no samples"
+    rows = list(csv.DictReader(io.StringIO(record.to_csv().decode())))
+    assert float(rows[first.number - 1]["again"]) == 0.1
+
+
+def test_a_leader_that_diverges_with_another_seed_is_out(record: Record) -> None:
+    first, second, *_ = record.ranked()
+    repeat(record, first, 0.9, "diverged")
+    assert first not in record.ranked()
+    assert record.to_repeat(most=4, at_once=1) == [second]
+    assert record.to_repeat(most=1, at_once=1) == []
+
+
+def test_a_repeat_that_was_interrupted_goes_on_and_counts_only_when_it_is_finished(record: Record) -> None:
+    first, *_ = record.ranked()
+    before = record.figure(first)
+    repeat(record, first, 0.1, "interrupted")
+    assert record.figure(first) == before
+    assert record.to_repeat(most=4, at_once=2) == [first]
+    assert record.trial("new", first.parameters | {AGAIN: True}) is record.repeats[0]
+    assert record.interrupted() == []
 
 
 def test_diverged_and_failed_trials_are_never_the_best(record: Record) -> None:

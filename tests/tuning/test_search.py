@@ -43,7 +43,7 @@ class Watcher:
 
 def job_in(storage: Path, space: dict, **options: object) -> SearchJob:
     fixed = parse_config(TrainConfig, digits().model_dump() | TINY | {"storage": str(storage), "name": "one"})
-    return prepare(fixed, SearchConfig(**{"num_samples": 6, "search": "grid", "grace_period": 1, **options}), space)
+    return prepare(fixed, SearchConfig(**{"num_samples": 6, "search": "grid", "grace_period": 1, "confirm": 0, **options}), space)
 
 
 def search(storage: Path, watcher: Watcher, space: dict, **options: object) -> Record:
@@ -81,10 +81,14 @@ def test_asha_stops_trials_before_their_last_epoch_and_the_best_runs_to_its_end(
     able = [trial for trial in finished.trials if trial.status in ("finished", "stopped")]
     assert len(able) == 3
     assert sum(trial.status == "stopped" and trial.epochs_done < 4 for trial in able) >= 1
-    assert finished.epochs_run < 4 * len(able)
+    assert sum(trial.epochs_done for trial in able) < 4 * len(able)
     best = finished.ranked()[0]
     assert (best.parameters["optimizer.lr"], best.status, best.epochs_done) == (3e-3, "finished", 4)
     assert finished.ended
+    assert best.number in {repeat.number for repeat in finished.repeats}, "the winner was trained with another seed too"
+    assert all((repeat.status, repeat.epochs_done) == ("finished", 4) for repeat in finished.repeats)
+    assert len(finished.runs(best)) == 2
+    assert finished.runs(best)[1].epochs[0]["train_loss"] != best.epochs[0]["train_loss"]
     left = {path.name for path in (storage / "tunings" / "one").iterdir()}
     assert left == {"search.yaml", "state.json", "trials.csv", "best.yaml", "report.html", "curves.png", "parallel.png"}
 
