@@ -61,13 +61,14 @@ def fixed_flags(work: Path, kind: str) -> list[str]:
     return [*recipe, *data, "--image-size", str(IMAGE_SIZE_PX), "--epochs", str(MAX_EPOCHS[kind]), "--test-time-augmentation", "none"]
 
 
-def search(work: Path, name: str, flags: list[str]) -> dict:
-    """Runs or goes on with a search; returns its record."""
+def search(work: Path, name: str, trials: int, flags: list[str]) -> dict:
+    """Runs or goes on with a search until it has as many trials; returns its record."""
     from cifar_ray.tune import main as tune
 
     state = work / "storage" / "tunings" / name / "state.json"
-    if not state.exists() or not json.loads(state.read_text())["ended"]:
-        tune([*flags, "--name", name])
+    known = json.loads(state.read_text()) if state.exists() else {"ended": False}
+    if not known["ended"] or known["num_samples"] < trials:
+        tune([*flags, "--num-samples", str(trials), "--name", name])
     return json.loads(state.read_text())
 
 
@@ -84,18 +85,17 @@ def best_accuracy(record: dict) -> float:
 def asha(work: Path, kind: str, seed: int) -> None:
     """A search with ASHA, and random search without it over at least as many epochs; both start with the wrong rate."""
     flags = [*fixed_flags(work, "asha"), *WRONG["small_cnn"], "--seed", str(seed)]
-    record = search(work, f"{kind}-{seed}", [*flags, "--search", kind, "--num-samples", str(TRIALS["asha"]), "--confirm", "0"])
+    flags += ["--confirm", "0"]
+    record = search(work, f"{kind}-{seed}", TRIALS["asha"], [*flags, "--search", kind])
     trials = max(1, math.ceil(epochs_run(record) / MAX_EPOCHS["asha"]))
-    baseline = work / "storage" / "tunings" / f"all-{seed}" / "state.json"
-    if not baseline.exists() or len(json.loads(baseline.read_text())["trials"]) < trials:
-        search(work, f"all-{seed}", [*flags, "--search", "random", "--scheduler", "none", "--num-samples", str(trials), "--confirm", "0"])
+    search(work, f"all-{seed}", trials, [*flags, "--search", "random", "--scheduler", "none"])
 
 
 def repair(work: Path) -> None:
     """Tunes the recipe that is wrong on purpose."""
     (work / "space.yaml").write_text(yaml.safe_dump(REPAIR_SPACE))
-    options = ["--space", str(work / "space.yaml"), "--num-samples", str(TRIALS["repair"])]
-    search(work, "repair", [*fixed_flags(work, "repair"), *WRONG["airbench94"], *NO_AUGMENTATION, *options])
+    options = ["--space", str(work / "space.yaml")]
+    search(work, "repair", TRIALS["repair"], [*fixed_flags(work, "repair"), *WRONG["airbench94"], *NO_AUGMENTATION, *options])
 
 
 def compare(work: Path, seed: int) -> None:
