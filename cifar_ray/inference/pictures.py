@@ -28,13 +28,19 @@ def list_pictures(sources: Sequence[str], stdin: Iterable[str]) -> list[str]:
         Absolute paths or URIs, each once: the order of `sources`, sorted within a folder.
 
     Raises:
-        DataError: if a source does not exist, or there is no picture at all.
+        DataError: if a source does not exist, or there is no picture at all. One missing line of a long list is kept, and
+            fails when it is read.
     """
     found: dict[str, None] = {}
     for source in sources:
         lines = [line.rstrip("\n") for line in stdin] if source == STDIN else [source]
         for line in filter(None, lines):
-            found.update(dict.fromkeys(_find_by_uri(line) if "://" in line else _find(line)))
+            try:
+                found.update(dict.fromkeys(_find_by_uri(line) if "://" in line else _find(line)))
+            except DataError:
+                if source != STDIN:
+                    raise
+                found[line if "://" in line else str(Path(line).expanduser().absolute())] = None
     if not found:
         raise DataError(f"{', '.join(sources)}: no picture there ({', '.join(SUFFIXES)})")
     return list(found)
