@@ -11,6 +11,7 @@ from cifar_ray.errors import DataError, TrainingError
 from cifar_ray.training.evaluate import views
 from cifar_ray.training.loop import Trainer, Weights, fit
 from cifar_ray.training.reports import EpochReport, FitResult
+from cifar_ray.trust import Trust
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -91,7 +92,10 @@ def test_without_validation_all_is_trained_on_and_the_last_weights_are_kept(stri
     result, reports, _ = run(dataclasses.replace(stripes, val=None), val_fraction=0)
     assert result.best_epoch == 3
     assert [report.val_accuracy for report in reports] == [None] * 3
-    assert set(result.metrics) == {"test_accuracy", "test_loss"}
+    assert set(result.metrics) == {"test_accuracy", "test_loss", "test_ece", "test_ece_uncalibrated", "test_abstained"}
+    assert result.trust == Trust(temperature=1.0, abstain_threshold=None)
+    assert result.metrics["test_ece"] == result.metrics["test_ece_uncalibrated"]
+    assert "no validation images" in result.trust.describe(result.metrics)
 
 
 def test_early_stopping_ends_after_patience_epochs_without_a_better_one(stripes: DatasetSplits) -> None:
