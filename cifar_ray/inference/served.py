@@ -46,7 +46,7 @@ class ServerClassifier:
     def _row(self, name: str, answer: Row) -> Row:
         if "error" in answer:
             return broken_row(name, answer["error"].get("detail") or answer["error"].get("title"))
-        return sound_row(name, answer["top_k"], self.abstain and answer["abstain"])
+        return sound_row(name, answer["top_k"], self.abstain and answer.get("abstain", False))
 
 
 def _batches(names: Sequence[str]) -> Iterator[list[tuple[str, bytes | ImageError]]]:
