@@ -1,14 +1,15 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data.dataset import DatasetSplits
-from cifar_ray.data.loader import Shard
+from cifar_ray.data.loader import EvaluationLoader, Shard
 from cifar_ray.errors import DataError, TrainingError
-from cifar_ray.training.evaluate import views
+from cifar_ray.training.evaluate import gather_logits, views
 from cifar_ray.training.loop import Trainer, Weights, fit
 from cifar_ray.training.reports import EpochReport, FitResult
 from cifar_ray.trust import Trust
@@ -115,6 +116,21 @@ def test_evaluation_counts_every_image_once_and_agrees_with_a_plain_loop(stripes
     assert found.accuracy == (logits.argmax(1) == labels).double().mean().item()
     assert found.loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
     assert found.confusion.sum(axis=1).tolist() == stripes.test.class_counts().tolist()
+
+
+@pytest.mark.parametrize("count", [59, 1])
+def test_the_parts_of_all_workers_add_up_to_the_logits_of_the_split_in_its_order(stripes: DatasetSplits, count: int) -> None:
+    test = stripes.test.subset(np.arange(count))
+    trainer = Trainer(config(), stripes, CPU, Shard())
+    parts = []
+    for shard in (Shard(0, 2), Shard(1, 2)):
+        loader = EvaluationLoader(test, batch_size=7, normalization=trainer.normalization, shard=shard, device=CPU)
+        parts.append(gather_logits(trainer.model, loader, trainer.precision, shard.slice(count), count))
+    trainer.model.eval()
+    with torch.inference_mode():
+        expected = trainer.model(trainer.normalization(torch.from_numpy(test.images))).numpy()
+    np.testing.assert_allclose(parts[0] + parts[1], expected, atol=1e-5)
+    np.testing.assert_allclose(trainer.logits(test), expected, atol=1e-5)
 
 
 def test_a_loss_that_is_no_longer_finite_ends_the_run_and_names_the_epoch(stripes: DatasetSplits) -> None:
