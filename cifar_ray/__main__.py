@@ -17,6 +17,7 @@ VERBS = {
     "finetune": "go on from a model: other classes, other images",
     "find_lr": "suggest a learning rate for your data and network",
     "predict": "say what pictures show: files, folders, millions of them",
+    "calibrate": "make a kept model's probabilities honest, and let it abstain",
     "quantize": "add the int8 form of its network to a model, for CPUs",
     "store": "list, show, promote, roll back, delete, export and import models",
 }

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 from tqdm import tqdm
 from tyro.conf import Positional
@@ -42,6 +43,7 @@ class PredictCommand(Config):
     pictures: Positional[tuple[str, ...]] = Field(description="files, folders, globs, URIs of such, or - for paths on stdin")
     out: str | None = Field(None, description="path or URI of the table: .csv, .json or .parquet")
     top_k: int = Field(5, ge=1, description="classes a picture, most likely first")
+    abstain: bool = Field(True, description="say of pictures unlike those that the model was validated on that it had rather not name them")
     explain: str | None = Field(None, description="folder for an overlay of each picture that shows where its class was seen (Grad-CAM)")
     num_workers: int | None = Field(None, ge=1, le=4096, description="spread over so many workers with Ray Data; default: this process")
     part_size: int = Field(
@@ -86,7 +88,7 @@ def _to_file(command: PredictCommand, names: Sequence[str], bar: Bar) -> str:
 
     command, identity = _pinned(command)
     assert command.out is not None  # noqa: S101
-    results = Results(command.out, names, command.part_size, identity | {"top_k": command.top_k})
+    results = Results(command.out, names, command.part_size, identity | {"top_k": command.top_k, "abstain": command.abstain})
     missing = results.missing()
     left = sum(len(part.names) for part in missing)
     if left < len(names):
@@ -125,7 +127,7 @@ def _classifier(command: PredictCommand) -> Classifier:
     if command.asks_a_server:
         from cifar_ray.inference.served import ServerClassifier
 
-        return ServerClassifier(command.model, command.top_k)
+        return ServerClassifier(command.model, command.top_k, command.abstain)
     from cifar_ray.inference.classify import BundleClassifier  # brings torch, which asking a server does without
 
     return BundleClassifier(_job(command))
@@ -136,7 +138,7 @@ def _job(command: PredictCommand) -> ModelJob:
 
     model = resolve_storage(command.model) if "/" in command.model else command.model
     explain_dir = None if command.explain is None else resolve_storage(command.explain)
-    return ModelJob(model, resolve_storage(command.storage), command.top_k, command.precision, command.engine, explain_dir)
+    return ModelJob(model, resolve_storage(command.storage), command.top_k, command.precision, command.engine, explain_dir, command.abstain)
 
 
 def _pinned(command: PredictCommand) -> tuple[PredictCommand, dict[str, Any]]:
@@ -160,10 +162,11 @@ class Report:
         self._rows: list[dict[str, Any]] = []
         self._counts: Counter[str] = Counter()
         self._confidence: Counter[str] = Counter()
-        self._broken = 0
+        self._broken = self._abstained = 0
 
     def add(self, table: pa.Table) -> None:
         """Counts rows."""
+        self._abstained += pc.sum(table["abstain"]).as_py() or 0
         self._rows += table.slice(0, max(0, _SHOWN + 1 - len(self._rows))).to_pylist()
         for name, confidence in zip(table["class_name"].to_pylist(), table["confidence"].to_pylist(), strict=True):
             if name is None:
@@ -196,11 +199,14 @@ class Report:
             if len(self._counts) > _SHOWN:
                 lines.append(f"and {len(self._counts) - _SHOWN} more classes")
         speed = f"{computed:,} pictures in {seconds:.1f} s: {computed / seconds:,.0f} images/s" if computed else f"{total:,} pictures"
-        return "\n".join([*lines, f"{speed}; {self._broken:,} broken"])
+        unsure = f", not sure of {self._abstained:,}" if self._abstained else ""
+        return "\n".join([*lines, f"{speed}; {self._broken:,} broken{unsure}"])
 
 
 def _what(row: dict[str, Any]) -> str:
-    return f"{row['class_name']} {row['confidence']:.1%}" if row["error"] is None else f"error: {row['error']}"
+    if row["error"] is not None:
+        return f"error: {row['error']}"
+    return f"{row['class_name']} {row['confidence']:.1%}{', but not sure: unlike what the model knows' if row['abstain'] else ''}"
 
 
 if __name__ == "__main__":

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import string
 from http import HTTPStatus
+from io import BytesIO
+from urllib.parse import quote
 
 import numpy as np
-import numpy.typing as npt
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from cifar_ray.errors import CifarRayError, ImageError, ImageTooLargeError, UnknownModelError
+from cifar_ray.inference.overlay import overlay
 from deployments import schemas
-from deployments.contract import DeadlineError, ModelInfo, UnavailableError
+from deployments.contract import DeadlineError, Explained, ModelInfo, Pixels, UnavailableError, UnknownClassError
+from deployments.pipeline import Row
 
 # The first row that fits an error is its answer, so subclasses come first.
 STATUS_TABLE: tuple[tuple[type[Exception], int], ...] = (
     (ImageTooLargeError, 413),
     (ImageError, 422),
+    (UnknownClassError, 400),
     (UnknownModelError, 404),
     (UnavailableError, 503),
     (DeadlineError, 504),
     (ClientDisconnect, 400),
     (Exception, 500),
 )
+
+
+_LEAST_SIDE_PX = 224
+_PLAIN = " " + string.punctuation.replace("%", "")
 
 
 class Json(JSONResponse):
@@ -35,20 +44,46 @@ class Json(JSONResponse):
         return to_json(content)
 
 
-def prediction(model: ModelInfo, row: npt.NDArray[np.float32], top_k: int) -> schemas.Prediction:
-    """Names the probabilities of one picture, float32 `[C]`; `top_k` may exceed C."""
-    rounded = [round(probability, 6) for probability in row.tolist()]
+def prediction(model: ModelInfo, row: Row, top_k: int) -> schemas.Prediction:
+    """Names the probabilities of one picture; `top_k` may exceed their number."""
+    rounded = [round(probability, 6) for probability in row.probabilities.tolist()]
     ranked: list[schemas.ClassProbability] = [
         {"class_id": i, "class_name": model.class_names[i], "probability": rounded[i]}
-        for i in np.argsort(-row, kind="stable")[:top_k].tolist()
+        for i in np.argsort(-row.probabilities, kind="stable")[:top_k].tolist()
     ]
     return {
         "class_id": ranked[0]["class_id"],
         "class_name": ranked[0]["class_name"],
         "confidence": ranked[0]["probability"],
+        "abstain": row.abstains,
         "top_k": ranked,
         "probabilities": dict(zip(model.class_names, rounded, strict=True)),
     }
+
+
+def explanation(explained: Explained) -> schemas.Explanation:
+    """A heatmap as numbers."""
+    return {
+        "model": explained.model.name,
+        "version": explained.model.version,
+        "class_id": explained.class_id,
+        "class_name": explained.model.class_names[explained.class_id],
+        "heatmap": explained.heatmap.astype(np.float64).round(4).tolist(),
+    }
+
+
+def explanation_png(pixels: Pixels, explained: Explained) -> Response:
+    """A heatmap laid over what the network saw, uint8 `[S, S, 3]`, each pixel enlarged by a whole number."""
+    size_px = len(pixels)
+    png = BytesIO()
+    overlay(pixels, explained.heatmap, size_px * max(1, -(-_LEAST_SIDE_PX // size_px))).save(png, "PNG")
+    headers = {
+        "X-Model": explained.model.reference,
+        "X-Class-Id": str(explained.class_id),
+        # a header holds ASCII, a folder's name may be anything
+        "X-Class-Name": quote(explained.model.class_names[explained.class_id], safe=_PLAIN),
+    }
+    return Response(png.getvalue(), headers=headers, media_type="image/png")
 
 
 def problem(error: Exception) -> schemas.Problem:

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from contextvars import Context
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -121,6 +121,6 @@ def _hand_out(batch: list[_Waiting], answer: Classified | Status) -> None:
         if not waiting.answer.done():
             rows = answer
             if isinstance(answer, Classified):
-                rows = Classified(answer.model, answer.probabilities[start:end], answer.batch_size, answer.inference_s)
+                rows = replace(answer, probabilities=answer.probabilities[start:end], abstains=answer.abstains[start:end])
             waiting.answer.set_result(rows)
         start = end

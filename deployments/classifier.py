@@ -12,9 +12,10 @@ import torch
 
 from cifar_ray.config import ResizePolicy
 from cifar_ray.errors import CifarRayError, UnknownModelError
+from cifar_ray.inference.explain import explain
 from deployments.batcher import Batcher
 from deployments.config import ServeConfig
-from deployments.contract import Classified, Pixels, Status, StoredModel, UnavailableError
+from deployments.contract import Classified, Explained, ModelInfo, Pixels, Status, StoredModel, UnavailableError
 from deployments.live_models import LiveModels, LoadedModel
 from deployments.metrics import ModelMetrics
 
@@ -54,12 +55,26 @@ class ClassifierReplica:
 
     async def classify(self, images: Pixels, reference: str | None, resize_policy: ResizePolicy) -> Classified | Status:
         """As the contract says."""
-        loaded = self._models.find(reference) or (self._models.status if reference is None else await self._load(reference))
+        loaded = await self._find(reference)
         if isinstance(loaded, Status):
             return loaded
         if (loaded.info.image_size_px, loaded.info.resize_policy) != (images.shape[1], resize_policy):
             return Status(loaded.info)
         return await self._batcher.classify(loaded, images)
+
+    async def explain(self, image: Pixels, reference: str | None, expected: ModelInfo, class_id: int | None) -> Explained | Status:
+        """As the contract says."""
+        loaded = await self._find(reference)
+        if isinstance(loaded, Status):
+            return loaded
+        if loaded.info != expected:
+            return Status(loaded.info)
+        # on the thread of the batches, in its turn: beside them it would take their cores
+        found = await asyncio.get_running_loop().run_in_executor(self._compute, explain, loaded.predictor, image, class_id)
+        return Explained(loaded.info, *found)
+
+    async def _find(self, reference: str | None) -> LoadedModel | Status:
+        return self._models.find(reference) or (self._models.status if reference is None else await self._load(reference))
 
     async def _load(self, reference: str) -> LoadedModel | Status:
         try:
@@ -70,7 +85,8 @@ class ClassifierReplica:
     async def _run(self, loaded: LoadedModel, images: Pixels) -> Classified:
         started = time.perf_counter()
         prediction = await asyncio.get_running_loop().run_in_executor(self._compute, loaded.predictor.predict, images)
-        classified = Classified(loaded.info, prediction.probabilities, len(images), time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        classified = Classified(loaded.info, prediction.probabilities, prediction.abstains, len(images), seconds)
         self._metrics.ran(classified)
         return classified
 

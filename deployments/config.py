@@ -28,6 +28,7 @@ class ServeConfig(Config):
         description=f"where the models are; default ${STORAGE_VARIABLE} or ./storage",
     )
     top_k: int = Field(5, ge=1, description="most likely classes an answer lists, unless the request says ?top_k=")
+    abstain: bool = Field(True, description='say "abstain": true of pictures unlike those that the model was validated on')
     precision: PrecisionName = Field("auto", description="auto: bf16 where the hardware has it, else fp16 on a GPU, else fp32")
     engine: EngineName = Field("auto", description="auto: the fastest for this processor whose answers are those of plain torch")
 

@@ -14,6 +14,8 @@ from deployments.schemas import Timings
 
 Pixels = npt.NDArray[np.uint8]
 
+_LISTED_CLASSES = 200
+
 
 class UnavailableError(CifarRayError):
     """No answer is possible now, but later one may be. The message says why and what to do."""
@@ -25,6 +27,10 @@ class ReplicaLostError(UnavailableError):
 
 class DeadlineError(CifarRayError):
     """The answer took longer than `request_timeout_s`."""
+
+
+class UnknownClassError(CifarRayError):
+    """The model has no such class. The message lists those it has."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,21 @@ class ModelInfo:
     def reference(self) -> str:
         """`name@version`: this model and no other."""
         return f"{self.name}@{self.version}"
+
+    def class_id(self, asked_for: str) -> int:
+        """The class of a name, else of an id in digits.
+
+        Raises:
+            UnknownClassError: if it is neither.
+        """
+        if asked_for in self.class_names:
+            return self.class_names.index(asked_for)
+        if asked_for in map(str, range(len(self.class_names))):
+            return int(asked_for)
+        there_is = ", ".join(self.class_names[:_LISTED_CLASSES]) + (", …" if len(self.class_names) > _LISTED_CLASSES else "")
+        raise UnknownClassError(
+            f"{self.reference} has no class {asked_for[:100]!r}; it has: {there_is}, or 0…{len(self.class_names) - 1} by class_id"
+        )
 
 
 @dataclass(frozen=True)
@@ -76,14 +97,31 @@ class Classified:
     Attributes:
         model: the one that answered.
         probabilities: float32 `[N, C]`.
+        abstains: bool `[N]`, images unlike those that the model knows.
         batch_size: images in the forward pass, those of other requests too.
         inference_s: its time.
     """
 
     model: ModelInfo
     probabilities: npt.NDArray[np.float32]
+    abstains: npt.NDArray[np.bool_]
     batch_size: int
     inference_s: float
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """Where a model saw a class in one image.
+
+    Attributes:
+        model: the one that was asked.
+        class_id: the class.
+        heatmap: float32 `[S, S]`, 0…1.
+    """
+
+    model: ModelInfo
+    class_id: int
+    heatmap: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, order=True)
@@ -140,6 +178,19 @@ class Classifier(Protocol):
 
         Returns:
             A `Status` where nothing was computed: there is no model, or it takes another size or policy; decode again as it says.
+        """
+
+    async def explain(self, image: Pixels, reference: str | None, expected: ModelInfo, class_id: int | None) -> Explained | Status:
+        """Shows where a class was seen in an image (Grad-CAM).
+
+        Args:
+            image: uint8 `[S, S, 3]`.
+            reference: which model.
+            expected: what it was when the image was decoded for it.
+            class_id: the class; `None` is the one predicted.
+
+        Returns:
+            A `Status` where nothing was computed: there is no model, or it is another one by now; decode again as it says.
         """
 
 

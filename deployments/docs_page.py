@@ -31,8 +31,8 @@ def _operation(path: str, method: str, operation: Json) -> str:
         for parameter in operation.get("parameters", [])
     ]
     for status, response in operation["responses"].items():
-        [(_, body)] = response["content"].items()
-        rows.append((status, f"{_type(body['schema'])}: {escape(response['description'])}"))
+        shapes = " or ".join(_type(body["schema"]) for body in response["content"].values())
+        rows.append((status, f"{shapes}: {escape(response['description'])}"))
     return (
         f'<section id="{escape(operation["operationId"])}"><h2><b>{escape(method.upper())}</b> <code>{escape(path)}</code></h2>'
         f"<p>{escape(operation['summary'])}</p><pre><code>{escape(operation['x-codeSamples'][0]['source'])}</code></pre>{_table(rows)}</section>"

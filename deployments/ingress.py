@@ -14,12 +14,13 @@ from starlette.routing import Route
 
 from cifar_ray.errors import ImageError
 from deployments import docs_page, openapi, schemas, uploads
-from deployments.answers import STATUS_TABLE, Json, prediction, problem
+from deployments.answers import STATUS_TABLE, Json, explanation, explanation_png, prediction, problem
 from deployments.config import ServeConfig
 from deployments.contract import Classifier, DeadlineError, Observer
 from deployments.pipeline import Deadline, OverloadedError, Pipeline
 
 RETRY_AFTER_S = 2
+EXPLANATION_FORMATS = ("png", "json")
 
 Sent = TypeVar("Sent")
 
@@ -66,6 +67,17 @@ class Api:
             "timings_ms": outcome.timings_ms,
         }
         return Json(answer)
+
+    async def explain(self, request: Request) -> Response:
+        """`POST /explain`."""
+        wanted = request.query_params.get("format", "png")
+        if wanted not in EXPLANATION_FORMATS:
+            raise HTTPException(400, f"format must be {' or '.join(EXPLANATION_FORMATS)}, got {wanted[:20]!r}")
+        sent = await self._read(request, uploads.read_picture)
+        pixels, explained = await self._pipeline.explain(sent.data, sent.model, request.query_params.get("class") or None)
+        if wanted == "json":
+            return Json(explanation(explained))
+        return await asyncio.to_thread(explanation_png, pixels, explained)
 
     async def health(self, _: Request) -> Response:
         """`GET /health`: this process lives."""
@@ -169,6 +181,7 @@ def create_app(classifier: Classifier, config: ServeConfig, observer: Observer) 
         Route("/predict", api.predict, methods=["POST"]),
         Route("/predict_base64", api.predict_base64, methods=["POST"]),
         Route("/predict_batch", api.predict_batch, methods=["POST"]),
+        Route("/explain", api.explain, methods=["POST"]),
         Route("/health", api.health),
         Route("/ready", api.ready),
         Route("/classes", api.classes),

@@ -57,6 +57,7 @@ class ModelMetrics:
         self._batch_size = Histogram("cifar_ray_batch_size", "Images in a forward pass", _BATCH_BOUNDARIES, ("model", "version"))
         self._forward = Histogram("cifar_ray_forward_ms", "Time of a forward pass", _STAGE_BOUNDARIES_MS, ("model", "version"))
         self._predicted = Counter("cifar_ray_predicted_total", "Images by most likely class", ("model", "version", "class_name"))
+        self._abstained = Counter("cifar_ray_abstained_total", "Images unlike those that the model knows", ("model", "version"))
 
     def ran(self, classified: Classified) -> None:
         """Counts a forward pass, and what it saw in its images."""
@@ -66,3 +67,5 @@ class ModelMetrics:
         classes, counts = np.unique(classified.probabilities.argmax(axis=1), return_counts=True)
         for class_id, count in zip(classes.tolist(), counts.tolist(), strict=True):
             self._predicted.inc(count, model | {"class_name": classified.model.class_names[class_id]})
+        if classified.abstains.any():
+            self._abstained.inc(int(classified.abstains.sum()), model)

@@ -66,11 +66,35 @@ _TOP_K_PARAMETER = {
     "description": "how many of the most likely classes to list",
     "schema": {"type": "integer", "minimum": 1},
 }
+_CLASS_PARAMETER = {
+    "name": "class",
+    "in": "query",
+    "description": "name or class_id of the class to look for; the one predicted if it is left out",
+    "schema": {"type": "string"},
+}
+_FORMAT_PARAMETER = {
+    "name": "format",
+    "in": "query",
+    "description": "png: the heatmap laid over the picture; json: its numbers",
+    "schema": {"type": "string", "enum": ["png", "json"], "default": "png"},
+}
+_PICTURE_HEADERS = {
+    name: {"description": description, "schema": {"type": "string"}}
+    for name, description in {
+        "X-Model": "name@version that was asked",
+        "X-Class-Id": "of the class",
+        "X-Class-Name": "its name; what is not ASCII is percent-encoded UTF-8",
+    }.items()
+}
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One route: what it takes, what it answers, and how to try it."""
+    """One route: what it takes, what it answers, and how to try it.
+
+    Attributes:
+        picture_headers: of the PNG that it answers with unless JSON is asked for; empty if it knows JSON only.
+    """
 
     path: str
     summary: str
@@ -79,6 +103,7 @@ class Operation:
     body: Json = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
     parameters: tuple[Json, ...] = ()
+    picture_headers: Json = field(default_factory=dict)
 
 
 OPERATIONS = (
@@ -108,6 +133,16 @@ OPERATIONS = (
         _PICTURES_BODY,
         _BAD_REQUEST | {413: f"the request is over {MAX_BATCH_BYTES // 10**6} MB"} | _PREDICTING,
         (_MODEL_PARAMETER, _TOP_K_PARAMETER),
+    ),
+    Operation(
+        "/explain",
+        "Where in the picture was a class seen? (Grad-CAM)",
+        schemas.Explanation,
+        "-F image=@frog.jpg -o seen.png '{}?class=cat'",
+        _PICTURE_BODY,
+        _BAD_REQUEST | {400: "the body is malformed, the picture is missing, or the model has no such class"} | _BAD_PICTURE | _PREDICTING,
+        (_MODEL_PARAMETER, _CLASS_PARAMETER, _FORMAT_PARAMETER),
+        _PICTURE_HEADERS,
     ),
     Operation("/health", "Does the server run?", schemas.Health, "{}"),
     Operation("/ready", "Does a model answer?", schemas.Ready, "{}", errors=_NO_MODEL),
@@ -152,6 +187,10 @@ def _describe(operation: Operation) -> Json:
         "responses": {"200": _response("the answer", operation.answer, "application/json")}
         | {str(status): _response(why, schemas.Problem, "application/problem+json") for status, why in sorted(operation.errors.items())},
     }
+    if operation.picture_headers:
+        success = described["responses"]["200"]
+        success["content"] = {"image/png": {"schema": _PICTURE | {"description": "RGB, square"}}} | success["content"]
+        success["headers"] = operation.picture_headers
     if operation.body:
         described["requestBody"] = {"required": True, "content": operation.body}
     if operation.parameters:

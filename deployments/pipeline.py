@@ -6,8 +6,9 @@ import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,18 @@ from cifar_ray.errors import ImageError
 from deployments import schemas
 from deployments.batcher import Batcher
 from deployments.config import ServeConfig
-from deployments.contract import Classified, Classifier, DeadlineError, ModelInfo, Observer, Pixels, Status, UnavailableError
+from deployments.contract import (
+    Classified,
+    Classifier,
+    DeadlineError,
+    Explained,
+    ModelInfo,
+    Observer,
+    Pixels,
+    ReplicaLostError,
+    Status,
+    UnavailableError,
+)
 from deployments.decoder import Decoder
 
 # The model may change between decoding and classifying.
@@ -25,7 +37,12 @@ _ATTEMPTS = 3
 # Batches on the way to each replica: while one runs, the next is already there.
 _CALLS_PER_REPLICA = 2
 
-Row = npt.NDArray[np.float32]
+
+class Row(NamedTuple):
+    """What a model says of one picture: probabilities, float32 `[C]`, and whether it had rather not."""
+
+    probabilities: npt.NDArray[np.float32]
+    abstains: bool
 
 
 class OverloadedError(UnavailableError):
@@ -38,7 +55,7 @@ class Outcome:
 
     Attributes:
         model: the one that answered.
-        rows: for each picture its probabilities, float32 `[C]`, or why there are none.
+        rows: for each picture the answer, or why there is none.
         timings_ms: where the time went.
     """
 
@@ -88,6 +105,26 @@ class Pipeline:
         """
         return (await self._classifier.status(reference)).require()
 
+    async def explain(self, picture: bytes, reference: str | None, asked_class: str | None) -> tuple[Pixels, Explained]:
+        """Shows where a class was seen in a picture.
+
+        Args:
+            picture: an image file, unchecked.
+            reference: which model.
+            asked_class: name or id of the class; `None` is the one predicted.
+
+        Returns:
+            The picture as the network sees it, uint8 `[S, S, 3]`, and the heatmap.
+
+        Raises:
+            ImageError: if the picture cannot be used.
+            UnknownClassError: if the model has no such class.
+            OverloadedError: and the others of `run`.
+        """
+        with self._admitted(1):
+            async with Deadline(self._config.request_timeout_s, "no answer"):
+                return await self._explain(picture, reference, asked_class)
+
     def check_room(self) -> None:
         """Asked before a request is read, so that refusing costs next to nothing.
 
@@ -135,7 +172,8 @@ class Pipeline:
             ended = time.perf_counter()
             if isinstance(answer, Classified):
                 self._models[asked_for] = answer.model
-                rows = iter(answer.probabilities)
+                abstains = answer.abstains & self._config.abstain
+                rows = map(Row, answer.probabilities, abstains.tolist())
                 timings: schemas.Timings = {
                     "decode": _ms(waiting - decoding),
                     "queue": _ms(ended - waiting - answer.inference_s),
@@ -149,10 +187,27 @@ class Pipeline:
             reference = model.reference
         raise UnavailableError("the model is being replaced; try again")
 
+    async def _explain(self, picture: bytes, asked_for: str | None, asked_class: str | None) -> tuple[Pixels, Explained]:
+        reference, model = asked_for, await self.model(asked_for)
+        for _ in range(_ATTEMPTS):
+            class_id = None if asked_class is None else model.class_id(asked_class)
+            [pixels] = await self._decoder.decode([picture], model.image_size_px, model.resize_policy)
+            if isinstance(pixels, ImageError):
+                raise pixels
+            try:
+                answer = await self._classifier.explain(pixels, reference, model, class_id)
+            except ReplicaLostError:  # another one can be asked
+                continue
+            if isinstance(answer, Explained):
+                return pixels, answer
+            model = answer.require()
+            reference = model.reference
+        raise UnavailableError("the model is being replaced; try again")
+
     async def _classify(self, images: Sequence[Pixels], reference: str | None, model: ModelInfo) -> Classified | Status:
         """Sends images in parts of at most `max_batch_size`; all must be answered by one version."""
         if not images:
-            return Classified(model, np.empty((0, len(model.class_names)), np.float32), 0, 0.0)
+            return Classified(model, np.empty((0, len(model.class_names)), np.float32), np.empty(0, np.bool_), 0, 0.0)
         key, step = _Key(reference, model.image_size_px, model.resize_policy), self._config.max_batch_size
         parts = (self._batcher.classify(key, np.stack(images[i : i + step])) for i in range(0, len(images), step))
         answers = await asyncio.gather(*parts)
@@ -161,9 +216,11 @@ class Pipeline:
             return next(answer for answer in answers if isinstance(answer, Status))
         if any(answer.model != classified[0].model for answer in classified):
             return Status(max((answer.model for answer in classified), key=lambda model: model.version))
-        rows = np.concatenate([answer.probabilities for answer in classified])
+        probabilities, abstains = (
+            np.concatenate(parts) for parts in zip(*((one.probabilities, one.abstains) for one in classified), strict=True)
+        )
         slowest = max(classified, key=lambda answer: answer.inference_s)
-        return Classified(slowest.model, rows, slowest.batch_size, slowest.inference_s)
+        return replace(slowest, probabilities=probabilities, abstains=abstains)
 
 
 class Deadline:

@@ -13,7 +13,18 @@ from starlette.applications import Starlette
 
 from cifar_ray.config import ResizePolicy
 from deployments.config import ServeConfig
-from deployments.contract import Classified, Classifier, DeadlineError, Pixels, ReplicaLostError, Status, StoredModel, UnavailableError
+from deployments.contract import (
+    Classified,
+    Classifier,
+    DeadlineError,
+    Explained,
+    ModelInfo,
+    Pixels,
+    ReplicaLostError,
+    Status,
+    StoredModel,
+    UnavailableError,
+)
 from deployments.ingress import create_app
 from deployments.metrics import IngressMetrics
 
@@ -43,6 +54,11 @@ class RemoteClassifier(Classifier):
     async def classify(self, images: Pixels, reference: str | None, resize_policy: ResizePolicy) -> Classified | Status:
         """As the contract says."""
         result: Classified | Status = await self._answer(self._handle.classify.remote(images, reference, resize_policy))
+        return result
+
+    async def explain(self, image: Pixels, reference: str | None, expected: ModelInfo, class_id: int | None) -> Explained | Status:
+        """As the contract says."""
+        result: Explained | Status = await self._answer(self._handle.explain.remote(image, reference, expected, class_id))
         return result
 
     async def _answer(self, response: Any) -> Any:

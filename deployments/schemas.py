@@ -36,6 +36,7 @@ class Prediction(TypedDict):
     class_id: Annotated[int, Field(description="of the most likely class")]
     class_name: str
     confidence: Annotated[Probability, Field(description="probability of the most likely class")]
+    abstain: Annotated[bool, Field(description="the picture is unlike those that the model knows: better not believe it")]
     top_k: Annotated[list[ClassProbability], Field(description="most likely first")]
     probabilities: Annotated[dict[str, Probability], Field(description="of every class, by name")]
 
@@ -89,6 +90,18 @@ class BatchAnswer(TypedDict):
     predictions: Annotated[list[BatchPrediction | BatchFailure], Field(description="one for each picture, in the order sent")]
     num_failed: Annotated[int, Field(ge=0, description="pictures that have an error instead")]
     timings_ms: Timings
+
+
+class Explanation(TypedDict):
+    """Where a model saw a class in a picture (Grad-CAM)."""
+
+    model: str
+    version: int
+    class_id: int
+    class_name: str
+    heatmap: Annotated[
+        list[list[Probability]], Field(description="rows of the picture as the network sees it; 1 where it speaks loudest for the class")
+    ]
 
 
 class Health(TypedDict):

@@ -16,6 +16,7 @@ FLOORS: dict[str, int] = {
     "cifar_ray.models": 2,
     "cifar_ray.store": 2,
     "cifar_ray.recipes": 2,
+    "cifar_ray.trust": 2,
     "cifar_ray.training": 3,
     "cifar_ray.inference": 3,
     "cifar_ray.evaluation": 4,

@@ -115,6 +115,8 @@ def test_groups_of_a_model_become_a_model_beside_it_that_names_its_parent(ray_cl
     assert child.manifest.class_names == ("even", "odd")
     assert child.manifest.channel_mean == parent.manifest.channel_mean
     assert child.manifest.metrics["test_accuracy"] > 0.75
+    assert child.manifest.abstain_threshold is not None
+    assert child.manifest.temperature != parent.manifest.temperature
     changed = {name.rpartition(".")[0] for name, weights in child.weights.items() if not torch.equal(weights, parent.weights[name])}
     assert changed == {"convolutions.2", "head"}
     trained = sum(tensor.numel() for name, tensor in child.weights.items() if name.startswith(("convolutions.2", "head")))

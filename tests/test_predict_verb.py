@@ -23,9 +23,10 @@ from cifar_ray.data.decode import decode_image, fit
 from cifar_ray.errors import CifarRayError, ConfigError, DataError, ServerError
 from cifar_ray.inference import results as writing
 from cifar_ray.inference.pictures import list_pictures
-from cifar_ray.inference.predictor import Predictor
+from cifar_ray.inference.predictor import Prediction, Predictor
 from cifar_ray.models import create_model
-from cifar_ray.store import Architecture, Manifest, ModelStore
+from cifar_ray.store import Architecture, Bundle, Manifest, ModelStore
+from cifar_ray.trust import familiarity
 
 Shown = pytest.CaptureFixture[str]
 
@@ -65,6 +66,14 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
+def sound_pictures(folder: Path) -> list[str]:
+    return [name for name in list_pictures([str(folder)], []) if not name.endswith("05.png")]
+
+
+def predict(bundle: Bundle, path: str) -> Prediction:
+    return Predictor(bundle, precision="fp32", engine="torch").predict(fit(decode_image(Path(path)), 16, "pad")[None])
+
+
 def run(store: ModelStore, *argv: object) -> int:
     return console.main(["predict", "pets", *map(str, argv), "--storage", store.storage, "--precision", "fp32", "--engine", "torch"])
 
@@ -85,6 +94,10 @@ def test_a_few_pictures_are_a_line_each_and_a_broken_one_stops_nothing(store: Mo
 @pytest.mark.parametrize("suffix", [".csv", ".json", ".parquet"])
 def test_every_format_holds_the_same_rows_in_order(store: ModelStore, pictures: Path, tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"rows{suffix}"
+    bundle = store.load("pets")
+    known = familiarity(np.concatenate([predict(bundle, path).logits for path in sound_pictures(pictures)]))
+    threshold = float(np.sort(known)[9:11].mean())
+    store.save("pets", bundle.manifest.model_copy(update={"abstain_threshold": threshold}), bundle.weights)
     assert run(store, pictures, "--out", out, "--top-k", 2, "--part-size", 10) == 0
     rows: list[dict[str, Any]] = {
         ".csv": lambda: list(csv.DictReader(io.StringIO(out.read_text()))),
@@ -98,7 +111,19 @@ def test_every_format_holds_the_same_rows_in_order(store: ModelStore, pictures: 
     sound = rows[0]
     second = float(sound["probability_2"]) if suffix == ".csv" else sound["top_k"][1]["probability"]
     assert 0 < second <= float(sound["confidence"]) < 1
+    assert [str(row["abstain"]) for row in rows if not row["error"]] == [str(value) for value in known < threshold]
     assert not out.with_name(f"{out.name}.parts").exists()
+
+
+def test_a_picture_that_the_model_does_not_know_is_said_to_be_one_unless_that_is_switched_off(
+    store: ModelStore, pictures: Path, capsys: Shown
+) -> None:
+    bundle = store.load("pets")
+    store.save("pets", bundle.manifest.model_copy(update={"abstain_threshold": 1e6}), bundle.weights)
+    for flags, told in ([], True), (["--no-abstain"], False):
+        assert run(store, pictures / "00.png", *flags) == 0
+        line, speed = capsys.readouterr().out.splitlines()
+        assert ("not sure: unlike what the model knows" in line) == ("not sure of 1" in speed) == told
 
 
 def test_an_interrupted_job_goes_on_where_it_stopped(

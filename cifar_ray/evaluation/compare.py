@@ -11,12 +11,13 @@ import numpy.typing as npt
 
 from cifar_ray.errors import ConfigError, DataError
 from cifar_ray.evaluation import plots
-from cifar_ray.evaluation.evaluate import Progress, score_here, softmax
+from cifar_ray.evaluation.evaluate import Progress, score_here
 from cifar_ray.evaluation.gallery import Cell, sheet
 from cifar_ray.evaluation.page import Picture, Section, Table, render
 from cifar_ray.evaluation.selection import Selected
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.metrics import SIGNIFICANT, PairedComparison, accuracy_interval, holm
+from cifar_ray.trust import softmax
 
 _SHOWN = 20
 _SMALLEST_TOLD = 0.0001

@@ -19,6 +19,7 @@ from cifar_ray.evaluation.slices import Slice, properties, slice_by
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.metrics import Calibration, ClassBias, Evaluation, calibrate, evaluate_logits, prediction_bias
 from cifar_ray.store import Manifest
+from cifar_ray.trust import Trust, softmax
 
 # Opens a bar for so many images: (what, images) → called with the images done.
 Progress = Callable[[str, int], Callable[[int], None]]
@@ -72,7 +73,9 @@ class ModelEvaluation:
         probabilities: float32 `[N, C]`.
         logits: float32 `[N, C]`.
         figures: loss and confusion matrix, at the manifest's temperature.
-        calibration: confidence against accuracy.
+        calibration: confidence against accuracy, at the manifest's temperature.
+        uncalibrated: the same without it.
+        abstains: bool `[N]`, images that the model had rather not name.
         bias: of each class.
         slices: by property.
         cost: on this machine.
@@ -87,6 +90,8 @@ class ModelEvaluation:
     logits: npt.NDArray[np.float32]
     figures: Evaluation
     calibration: Calibration
+    uncalibrated: Calibration
+    abstains: npt.NDArray[np.bool_]
     bias: list[ClassBias]
     slices: dict[str, list[Slice]]
     cost: Cost
@@ -145,8 +150,9 @@ def evaluate_model(
     blocks = [by_block[block] for block in sorted(by_block)]
     logits = np.concatenate([block.logits for block in blocks])
     correct: npt.NDArray[np.bool_] = logits.argmax(axis=1) == images.labels
-    probabilities = softmax(logits, predictor.manifest.temperature)
-    figures = evaluate_logits(logits, images.labels, predictor.manifest.temperature)
+    trust = Trust(predictor.manifest.temperature, predictor.manifest.abstain_threshold)
+    probabilities = softmax(logits, trust.temperature)
+    figures = evaluate_logits(logits, images.labels, trust.temperature)
     return ModelEvaluation(
         reference=reference,
         manifest=predictor.manifest,
@@ -155,6 +161,8 @@ def evaluate_model(
         logits=logits,
         figures=figures,
         calibration=calibrate(probabilities, images.labels),
+        uncalibrated=calibrate(softmax(logits), images.labels),
+        abstains=trust.abstains(logits),
         bias=prediction_bias(figures.confusion),
         slices={name: slice_by(values, correct) for name, values in properties(images, data.root).items()},
         cost=measure_cost(predictor),
@@ -196,10 +204,3 @@ def most_confident_mistakes(evaluation: ModelEvaluation, count: int) -> npt.NDAr
     wrong = np.flatnonzero(~evaluation.correct)
     confidence = evaluation.probabilities[wrong].max(axis=1)
     return wrong[np.argsort(-confidence, kind="stable")[:count]]
-
-
-def softmax(logits: npt.NDArray[np.float32], temperature: float) -> npt.NDArray[np.float32]:
-    """Probabilities of logits ÷ temperature, float32 `[N, C]`."""
-    exponentials = np.exp((logits - logits.max(axis=1, keepdims=True)) / np.float32(temperature))
-    probabilities: npt.NDArray[np.float32] = exponentials / exponentials.sum(axis=1, keepdims=True)
-    return probabilities

@@ -38,7 +38,9 @@ def to_json(evaluation: ModelEvaluation) -> dict[str, Any]:
             "expected_calibration_error": evaluation.calibration.error,
             "overconfidence": evaluation.calibration.overconfidence,
             "temperature": evaluation.manifest.temperature,
+            "expected_calibration_error_without_it": evaluation.uncalibrated.error,
         },
+        "abstaining": _abstaining(evaluation),
         "prediction_bias": {"verdict": bias_verdict(evaluation)},
         "classes": _classes(evaluation),
         "confusion": evaluation.figures.confusion.tolist(),
@@ -57,8 +59,7 @@ def to_json(evaluation: ModelEvaluation) -> dict[str, Any]:
 def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
     """The short table, from what `to_json` gave: names and what is to be said."""
     low, high = figures["accuracy_interval"]
-    data, cost, calibration = figures["data"], figures["cost"], figures["calibration"]
-    leaning = "over" if calibration["overconfidence"] > 0 else "under"
+    data, cost = figures["data"], figures["cost"]
     worst = min(figures["classes"], key=lambda one: one["f1"] if one["f1"] is not None else 2)
     rows = [
         ("images", f"{data['images']:,} {data['split']} images of {data['name']}{_provenance(data)}"),
@@ -70,10 +71,8 @@ def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
             f"{worst['name']}: precision {percent(worst['precision'])}, recall {percent(worst['recall'])}, F1 {percent(worst['f1'])}",
         ),
         ("bias", figures["prediction_bias"]["verdict"]),
-        (
-            "calibration",
-            f"error {calibration['expected_calibration_error']:.2%}, {leaning}confident by {abs(calibration['overconfidence']):.2%}",
-        ),
+        ("calibration", _calibration_line(figures["calibration"])),
+        ("abstains", _abstaining_line(figures["abstaining"])),
         ("robustness", _robustness_line(figures["robustness"])),
         ("leakage", _leakage_line(figures["leakage"])),
         ("cost", f"{cost['parameters']:,} parameters, {cost['flops'] / 1e6:,.1f} MFLOPs an image, {cost['weight_bytes'] / 1e6:.1f} MB"),
@@ -111,6 +110,17 @@ def _classes(evaluation: ModelEvaluation) -> list[dict[str, Any]]:
         | dict(zip(("precision", "recall", "f1"), map(float, values), strict=True))
         for name, one, *values in zip(evaluation.manifest.class_names, evaluation.bias, *columns, strict=True)
     ]
+
+
+def _abstaining(evaluation: ModelEvaluation) -> dict[str, Any] | None:
+    if evaluation.manifest.abstain_threshold is None:
+        return None
+    answered = evaluation.correct[~evaluation.abstains]
+    return {
+        "threshold": evaluation.manifest.abstain_threshold,
+        "share": float(evaluation.abstains.mean()),
+        "accuracy_of_the_rest": float(answered.mean()) if len(answered) else None,
+    }
 
 
 def _robustness(evaluation: ModelEvaluation) -> dict[str, Any] | None:
@@ -152,6 +162,21 @@ def _leakage(evaluation: ModelEvaluation) -> dict[str, Any] | None:
             for one in leakage.duplicates
         ],
     }
+
+
+def _calibration_line(calibration: dict[str, Any]) -> str:
+    leaning = "over" if calibration["overconfidence"] > 0 else "under"
+    before, temperature = calibration["expected_calibration_error_without_it"], calibration["temperature"]
+    fitted = "no temperature was fitted" if temperature == 1 else f"{before:.2%} without the temperature of {temperature:.3g}"
+    return (
+        f"error {calibration['expected_calibration_error']:.2%}, {leaning}confident by {abs(calibration['overconfidence']):.2%}; {fitted}"
+    )
+
+
+def _abstaining_line(abstaining: dict[str, Any] | None) -> str:
+    if abstaining is None:
+        return "never: no threshold was fitted"
+    return f"from {abstaining['share']:.2%} of the images; accuracy of the rest {percent(abstaining['accuracy_of_the_rest'])}"
 
 
 def _robustness_line(robustness: dict[str, Any] | None) -> str | None:

@@ -44,14 +44,15 @@ def confusion(evaluation: Evaluation, class_names: Sequence[str]) -> bytes:
     return _png(figure)
 
 
-def reliability(calibration: Calibration) -> bytes:
-    """Accuracy by confidence, and how many images have which."""
+def reliability(calibration: Calibration, uncalibrated: Calibration) -> bytes:
+    """Accuracy by confidence, with the temperature and without, and how many images have which."""
     figure, axes = _figure(5.5, 5)
     bins = len(calibration.counts)
     middles = (np.arange(bins) + 0.5) / bins
     filled = calibration.counts > 0
     axes.bar(middles[filled], calibration.accuracy[filled], width=0.9 / bins, color=_PALE, label="accuracy")
     axes.plot([0, 1], [0, 1], color="black", linestyle=":", label="as sure as right")
+    axes.plot(uncalibrated.confidence, uncalibrated.accuracy, color=_GREY, marker=".", label="without the temperature")
     axes.plot(
         calibration.confidence[filled], calibration.accuracy[filled], color=_ORANGE, marker="o", markersize=4, label="at mean confidence"
     )

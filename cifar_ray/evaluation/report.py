@@ -10,7 +10,8 @@ from cifar_ray.evaluation.evaluate import ModelEvaluation, most_confident_mistak
 from cifar_ray.evaluation.figures import percent, summarize, to_json
 from cifar_ray.evaluation.gallery import Cell, sheet
 from cifar_ray.evaluation.page import Picture, Section, Table, render
-from cifar_ray.inference.explain import grad_cam, overlay
+from cifar_ray.inference.explain import grad_cam
+from cifar_ray.inference.overlay import overlay
 from cifar_ray.inference.predictor import Predictor
 
 _SHOWN_MISTAKES = 24
@@ -32,7 +33,9 @@ def _pictures(evaluation: ModelEvaluation, predictor: Predictor) -> dict[str, Pi
         "confusion": Picture(plots.confusion(figures, names), "Confusion matrix: a row a true class, a column a predicted one."),
         "classes": Picture(plots.per_class(figures, names), "Precision, recall and F1 of each class."),
         "bias": Picture(plots.bias(evaluation.bias, names), "Orange: chance does not explain it (sign test, Holm-adjusted p < 0.05)."),
-        "calibration": Picture(plots.reliability(evaluation.calibration), "How often predictions of some confidence are right."),
+        "calibration": Picture(
+            plots.reliability(evaluation.calibration, evaluation.uncalibrated), "How often predictions of some confidence are right."
+        ),
         "slices": Picture(plots.slices(evaluation.slices, figures.accuracy), "Accuracy on parts of the images, with 95 % intervals."),
     }
     if evaluation.robustness is not None:

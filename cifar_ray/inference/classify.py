@@ -16,7 +16,8 @@ import torch
 from cifar_ray.config import EngineName, PrecisionName
 from cifar_ray.data.decode import decode_image, fit
 from cifar_ray.errors import ImageError
-from cifar_ray.inference.explain import grad_cam, overlay
+from cifar_ray.inference.explain import grad_cam
+from cifar_ray.inference.overlay import overlay
 from cifar_ray.inference.pictures import read_picture
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.inference.rows import SCHEMA, Row, broken_row, sound_row
@@ -37,6 +38,7 @@ class ModelJob:
         precision: of the arithmetic.
         engine: what computes.
         explain_dir: folder for a Grad-CAM overlay of each picture; `None` for none.
+        abstain: false says of no picture that the model abstains.
     """
 
     model: str
@@ -45,6 +47,7 @@ class ModelJob:
     precision: PrecisionName = "auto"
     engine: EngineName = "auto"
     explain_dir: str | None = None
+    abstain: bool = True
 
 
 class BundleClassifier:
@@ -82,16 +85,17 @@ class BundleClassifier:
 
     def _predict(self, names: Sequence[str], decoded: Sequence[npt.NDArray[np.uint8] | ImageError]) -> list[Row]:
         sound = [image for image in decoded if not isinstance(image, ImageError)]
-        ranked: Iterator[list[Row]] = iter(())
+        answers: Iterator[tuple[list[Row], bool]] = iter(())
         if sound:
             images = np.stack(sound)
-            probabilities = self.predictor.predict(images).probabilities
-            ranked = iter(_rank(probabilities, self.job.top_k, self.bundle.manifest))
+            prediction = self.predictor.predict(images)
+            abstains = prediction.abstains & self.job.abstain
+            answers = zip(_rank(prediction.probabilities, self.job.top_k, self.bundle.manifest), abstains.tolist(), strict=True)
             if self.job.explain_dir:
                 good = [name for name, image in zip(names, decoded, strict=True) if not isinstance(image, ImageError)]
-                self._explain(Path(self.job.explain_dir), good, images, probabilities)
+                self._explain(Path(self.job.explain_dir), good, images, prediction.probabilities)
         return [
-            broken_row(name, image) if isinstance(image, ImageError) else sound_row(name, next(ranked))
+            broken_row(name, image) if isinstance(image, ImageError) else sound_row(name, *next(answers))
             for name, image in zip(names, decoded, strict=True)
         ]
 

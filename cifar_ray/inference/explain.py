@@ -1,4 +1,4 @@
-"""Where in a picture a network saw a class: Grad-CAM heatmaps, and pictures of them."""
+"""Where in a picture a network saw a class: Grad-CAM heatmaps."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor, nn
 
 from cifar_ray.data.transforms import normalize
 from cifar_ray.errors import ConfigError
+from cifar_ray.inference.predictor import Predictor
 from cifar_ray.models.ensemble import Ensemble
 from cifar_ray.store import Manifest
 
 Heatmaps = npt.NDArray[np.float32]
 
 _CHUNK_PIXELS = 256 * 32 * 32  # activations of more pictures at once leave the cache
-_STRONGEST = 0.65  # opacity of the hottest pixel
 
 
 def grad_cam(
@@ -61,24 +60,20 @@ def grad_cam(
     return np.concatenate(maps)
 
 
-def overlay(image: npt.NDArray[np.uint8], heatmap: Heatmaps, side_px: int = 160) -> Image.Image:
-    """Lays a heatmap over its picture: the hotter, the less of the picture shows through.
+def explain(predictor: Predictor, image: npt.NDArray[np.uint8], class_id: int | None = None) -> tuple[int, Heatmaps]:
+    """Explains one image by a predictor of any engine: engines give no gradients, but the network stands beside them.
 
     Args:
+        predictor: of any of our networks.
         image: uint8 `[S, S, 3]`.
-        heatmap: float32 `[S, S]`, 0…1.
-        side_px: of the result; small pictures are enlarged so that a person can see them.
+        class_id: of the class to look for; `None` is the one that the predictor predicts.
 
     Returns:
-        RGB, `side_px` square.
+        The class, and where it was seen: float32 `[S, S]`, 0…1, as `grad_cam` gives it.
     """
-    from matplotlib import colormaps  # tenths of a second that predicting does without
-
-    enlarged = Image.fromarray(image).resize((side_px, side_px), Image.Resampling.NEAREST)
-    heat = np.asarray(Image.fromarray(heatmap).resize((side_px, side_px), Image.Resampling.BILINEAR)).clip(0, 1)
-    colours = colormaps["inferno"](heat)[..., :3] * 255
-    opacity = _STRONGEST * heat[..., None]
-    return Image.fromarray((np.asarray(enlarged) * (1 - opacity) + colours * opacity).round().astype(np.uint8))
+    if class_id is None:
+        class_id = int(predictor.predict(image[None]).logits.argmax())
+    return class_id, grad_cam(predictor.network, predictor.manifest, image[None], [class_id])[0]
 
 
 def _share_weights(network: nn.Module) -> nn.Module:

@@ -14,6 +14,7 @@ from cifar_ray.inference.engines import Engine, TorchEngine, choose
 from cifar_ray.models import create_model
 from cifar_ray.models.precision import Precision
 from cifar_ray.store import Bundle
+from cifar_ray.trust import Trust
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,10 +24,12 @@ class Prediction:
     Attributes:
         logits: float32 `[N, C]`, as they leave the network.
         probabilities: float32 `[N, C]`, softmax of logits ÷ temperature; each row sums to 1.
+        abstains: bool `[N]`, whether the image is unlike those that the model knows, so that all this had better not be believed.
     """
 
     logits: npt.NDArray[np.float32]
     probabilities: npt.NDArray[np.float32]
+    abstains: npt.NDArray[np.bool_]
 
 
 class Predictor:
@@ -61,6 +64,7 @@ class Predictor:
         engine: EngineName = "auto",
     ) -> None:
         self.manifest = bundle.manifest
+        self._trust = Trust(bundle.manifest.temperature, bundle.manifest.abstain_threshold)
         wanted = Precision.resolve(precision, torch.device(device))
         self.network = _rebuild(bundle).to(wanted.device).to(memory_format=torch.channels_last).eval()
         self._engine: Engine = TorchEngine(self.network, self.manifest, wanted)
@@ -83,7 +87,8 @@ class Predictor:
         if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
             raise ValueError(f"images must be uint8 [N, {size}, {size}, 3], got {images.dtype} {list(images.shape)}")
         logits = self._engine.logits(images)
-        return Prediction(logits, torch.softmax(torch.from_numpy(logits) / self.manifest.temperature, dim=1).numpy())
+        probabilities = torch.softmax(torch.from_numpy(logits) / self.manifest.temperature, dim=1).numpy()
+        return Prediction(logits, probabilities, self._trust.abstains(logits))
 
     def warm_up(self, batch_size: int) -> None:
         """Runs one batch of black images, so that the first real one need not wait for kernels and memory."""

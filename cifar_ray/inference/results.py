@@ -143,7 +143,7 @@ def _write_csv(tables: Iterator[pa.Table], file: IO[bytes]) -> None:
         if writer is None:
             width = max((len(row["top_k"] or ()) for row in rows), default=1)
             ranks = [f"{column}_{rank}" for rank in range(2, width + 1) for column in ("class", "probability")]
-            writer = csv.DictWriter(text, ["file", "class_id", "class_name", "confidence", *ranks, "error"], lineterminator="\n")
+            writer = csv.DictWriter(text, ["file", "class_id", "class_name", "confidence", "abstain", *ranks, "error"], lineterminator="\n")
             writer.writeheader()
         for row in rows:
             lower = {

@@ -14,6 +14,7 @@ SCHEMA = pa.schema(
         ("class_id", pa.int32()),
         ("class_name", pa.string()),
         ("confidence", pa.float32()),
+        ("abstain", pa.bool_()),
         ("top_k", pa.list_(_RANKED)),
         ("error", pa.string()),
     ]
@@ -30,14 +31,15 @@ class Classifier(Protocol):
         """Rows of `SCHEMA`, in the order of `names`. A picture that cannot be used is a row with an error."""
 
 
-def sound_row(name: str, ranked: list[Row]) -> Row:
-    """A row of `SCHEMA`; `ranked` are its classes, most likely first."""
+def sound_row(name: str, ranked: list[Row], abstain: bool) -> Row:
+    """A row of `SCHEMA`; `ranked` are its classes, most likely first, and `abstain` says that they had better not be believed."""
     best = ranked[0]
     return {
         "file": name,
         "class_id": best["class_id"],
         "class_name": best["class_name"],
         "confidence": best["probability"],
+        "abstain": abstain,
         "top_k": ranked,
         "error": None,
     }

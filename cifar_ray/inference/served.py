@@ -20,10 +20,11 @@ class ServerClassifier:
     Args:
         url: of the server, see `Client`.
         top_k: classes a row.
+        abstain: false says of no picture that the model abstains.
     """
 
-    def __init__(self, url: str, top_k: int) -> None:
-        self.url, self.top_k = url, top_k
+    def __init__(self, url: str, top_k: int, abstain: bool) -> None:
+        self.url, self.top_k, self.abstain = url, top_k, abstain
 
     def __call__(self, names: Sequence[str]) -> pa.Table:
         """As the protocol says; two requests are under way at a time, so that the server never waits for the next.
@@ -40,13 +41,12 @@ class ServerClassifier:
         answers: Iterator[Row] = iter(())
         if sent:
             answers = iter(Client(self.url).predict_batch([(Path(name).name, data) for name, data in sent], self.top_k)["predictions"])
-        return [broken_row(name, data) if isinstance(data, ImageError) else _from_answer(name, next(answers)) for name, data in pictures]
+        return [broken_row(name, data) if isinstance(data, ImageError) else self._row(name, next(answers)) for name, data in pictures]
 
-
-def _from_answer(name: str, answer: Row) -> Row:
-    if "error" in answer:
-        return broken_row(name, answer["error"].get("detail") or answer["error"].get("title"))
-    return sound_row(name, answer["top_k"])
+    def _row(self, name: str, answer: Row) -> Row:
+        if "error" in answer:
+            return broken_row(name, answer["error"].get("detail") or answer["error"].get("title"))
+        return sound_row(name, answer["top_k"], self.abstain and answer.get("abstain", False))
 
 
 def _batches(names: Sequence[str]) -> Iterator[list[tuple[str, bytes | ImageError]]]:

@@ -27,9 +27,15 @@ class Ensemble(nn.Module):
         self.register_buffer("normalizations", normalizations)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logarithms of the mean probabilities, float32 `[N, num_classes]`: their softmax is that mean."""
-        probabilities = []
+        """Logits, float32 `[N, num_classes]`: their softmax is the mean probability, their logsumexp the mean of the members'.
+
+        The softmax alone leaves a number open; the second tells how familiar an image is (`trust.familiarity`), which members agree on.
+        """
+        probabilities, energies = [], []
         for member, (scale, shift), temperature in zip(self.members, self.normalizations, self.temperatures, strict=True):
             inputs = images * scale.view(3, 1, 1).to(images.dtype) + shift.view(3, 1, 1).to(images.dtype)
-            probabilities.append(torch.softmax(member(inputs).float() / temperature, dim=1))
-        return torch.stack(probabilities).mean(dim=0).clamp_min(torch.finfo(torch.float32).tiny).log()
+            logits = member(inputs).float()
+            probabilities.append(torch.softmax(logits / temperature, dim=1))
+            energies.append(torch.logsumexp(logits, dim=1, keepdim=True))
+        mean = torch.stack(probabilities).mean(dim=0).clamp_min(torch.finfo(torch.float32).tiny)
+        return mean.log() + torch.stack(energies).mean(dim=0)

@@ -51,7 +51,7 @@ class Manifest(Config):
         channel_std: the same for the standard deviation.
         resize_policy: how other aspect ratios become square: `pad` or `crop`.
         temperature: logits are divided by it before softmax (calibration).
-        abstain_threshold: reserved for out-of-distribution scores; `None` never abstains.
+        abstain_threshold: images of less `trust.familiarity` are not to be believed; `None` never abstains.
         metrics: figures by name, e.g. `test_accuracy` in 0…1.
         dataset_name: name of the data set trained on.
         dataset_fingerprint: sha256 over all its splits.

@@ -11,6 +11,7 @@ from cifar_ray.data.loader import EvaluationLoader
 from cifar_ray.metrics import Evaluation
 from cifar_ray.models.precision import Precision
 from cifar_ray.training.collective import sum_over_workers
+from cifar_ray.trust import Logits
 
 
 @torch.inference_mode()
@@ -36,6 +37,28 @@ def evaluate(model: nn.Module, loader: EvaluationLoader, precision: Precision, a
     total = sum_over_workers(torch.cat((loss, confusion))).cpu()
     counts = total[1:].long().view(classes, classes).numpy()
     return Evaluation(float(total[0]) / max(1, int(counts.sum())), counts)
+
+
+@torch.inference_mode()
+def gather_logits(model: nn.Module, loader: EvaluationLoader, precision: Precision, rows: slice, count: int) -> Logits:
+    """Logits of a whole split, `[count, C]`, in its order and equal on all workers.
+
+    Args:
+        model: put into evaluation mode.
+        loader: this worker's part.
+        precision: of the forward pass.
+        rows: where this part is in the split.
+        count: images in the split.
+    """
+    model.eval()
+    gathered = torch.zeros(count, loader.num_classes, device=precision.device)
+    mine, done = gathered[rows], 0
+    for inputs, _ in loader:
+        with precision.autocast():
+            mine[done : done + len(inputs)] = model(inputs)
+        done += len(inputs)
+    logits: Logits = sum_over_workers(gathered).cpu().numpy()
+    return logits
 
 
 def views(inputs: Tensor, augmentation: TestTimeAugmentation) -> list[tuple[float, Tensor]]:

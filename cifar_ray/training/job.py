@@ -11,6 +11,7 @@ from cifar_ray.data.dataset import DatasetSplits
 
 if TYPE_CHECKING:
     from cifar_ray.training.keep import Kept
+    from cifar_ray.training.reports import FitResult
 
 
 def named(config: TrainConfig, splits: DatasetSplits) -> TrainConfig:
@@ -51,7 +52,7 @@ def run(config: TrainConfig, splits: DatasetSplits, track: str = "") -> Kept:
     finally:
         progress.close()
         tracker.close(finished=finished)
-    print(_report(trained.path, trained.result.train_seconds, kept.bundle.manifest.metrics))
+    print(_report(trained.path, trained.result))
     verdict = "promoted to production" if kept.promoted else "kept, not promoted"
     print(f"model  {kept.bundle.reference}: {verdict} ({kept.reason})")
     print(f"serve  serve run deployments:app model={kept.bundle.name} storage={config.storage}")
@@ -65,7 +66,10 @@ def _summary(config: TrainConfig, splits: DatasetSplits) -> str:
     return f"run {config.name}: {splits.name} ({counts}; {shape}), {origin}"
 
 
-def _report(path: str, seconds: float, metrics: dict[str, float]) -> str:
+def _report(path: str, result: FitResult) -> str:
+    metrics = result.metrics
     names = {"val_accuracy": "validation", "test_accuracy": "test", "test_accuracy_tta": "test, views averaged"}
     figures = [f"{label} {metrics[key]:.2%}" for key, label in names.items() if key in metrics]
-    return f"run    {path}: {seconds:.0f} s\naccuracy  {', '.join(figures) or 'no validation or test images'}"
+    accuracy = ", ".join(figures) or "no validation or test images"
+    trust = result.trust.describe(result.metrics)
+    return f"run    {path}: {result.train_seconds:.0f} s\naccuracy  {accuracy}\ntrust  {trust}"

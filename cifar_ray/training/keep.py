@@ -59,6 +59,8 @@ def describe(run: TrainedRun, config: TrainConfig, splits: DatasetSplits) -> Man
         channel_mean=run.result.normalization.mean,
         channel_std=run.result.normalization.std,
         resize_policy=config.resize_policy,
+        temperature=run.result.trust.temperature,
+        abstain_threshold=run.result.trust.abstain_threshold,
         metrics=run.result.metrics,
         dataset_name=splits.name,
         dataset_fingerprint=splits.fingerprint,

@@ -18,16 +18,17 @@ from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.data.loader import EvaluationLoader, Normalization, Shard, Step, TrainLoader
 from cifar_ray.data.statistics import channel_mean_std
 from cifar_ray.errors import TrainingError
-from cifar_ray.metrics import Evaluation
+from cifar_ray.metrics import Evaluation, evaluate_logits
 from cifar_ray.models import DataInitialized, create_model
 from cifar_ray.models.precision import Precision
 from cifar_ray.store import Architecture, Bundle
 from cifar_ray.training.collective import average_buffers, sum_over_workers
-from cifar_ray.training.evaluate import evaluate
+from cifar_ray.training.evaluate import evaluate, gather_logits
 from cifar_ray.training.optim import create_optimizers, learning_rate_factor, scale_rates, set_learning_rate
 from cifar_ray.training.reports import Confusion, EpochReport, FitResult
 from cifar_ray.training.snapshot import Snapshot
 from cifar_ray.training.start import create_from, freeze, rate_factors
+from cifar_ray.trust import Logits, Trust
 
 Weights = dict[str, Tensor]
 OnStep = Callable[[int, int, int], None]  # epoch, counted from 1; steps done in it; steps an epoch
@@ -155,14 +156,20 @@ class Trainer:
 
     def evaluate(self, dataset: ImageDataset, augmentation: TestTimeAugmentation = "none") -> Evaluation:
         """Evaluates the present weights on a split, each image once over all workers."""
-        loader = EvaluationLoader(
+        return evaluate(self.model, self._part_of(dataset), self.precision, augmentation)
+
+    def logits(self, dataset: ImageDataset) -> Logits:
+        """Logits of the present weights, `[N, C]` in the order of the split, equal on all workers."""
+        return gather_logits(self.model, self._part_of(dataset), self.precision, self.shard.slice(len(dataset)), len(dataset))
+
+    def _part_of(self, dataset: ImageDataset) -> EvaluationLoader:
+        return EvaluationLoader(
             dataset,
             batch_size=self.config.micro_batch_size or _auto_micro_batch_size(self.device, dataset.image_size_px) or 2000,
             normalization=self.normalization,
             shard=self.shard,
             device=self.device,
         )
-        return evaluate(self.model, loader, self.precision, augmentation)
 
 
 def fit(
@@ -231,11 +238,13 @@ def fit(
     assert best is not None, "epochs ≥ 1"  # noqa: S101
     train_seconds = time.perf_counter() - started
     trainer.model.load_state_dict(kept)
-    metrics, test = _final_metrics(trainer, splits, best)
+    trust = Trust.fit(trainer.logits(splits.val), splits.val.labels) if splits.val is not None else Trust()
+    metrics, test = _final_metrics(trainer, splits, best, trust)
     return FitResult(
         best_epoch=best.epoch,
         normalization=trainer.normalization,
         metrics=metrics,
+        trust=trust,
         precision=trainer.precision.name,
         train_seconds=train_seconds,
         architecture=_architecture(config, splits.train, parent),
@@ -249,15 +258,15 @@ def _architecture(config: TrainConfig, train: ImageDataset, parent: Bundle | Non
     return Architecture(name=config.model, arguments=inherited | {"num_classes": train.num_classes, "image_size": train.image_size_px})
 
 
-def _final_metrics(trainer: Trainer, splits: DatasetSplits, best: EpochReport) -> tuple[dict[str, float], Evaluation | None]:
-    metrics: dict[str, float] = {}
-    if best.val_accuracy is not None:
-        metrics["val_accuracy"] = best.val_accuracy
-    test = trainer.evaluate(splits.test) if splits.test is not None else None
-    if splits.test is not None and test is not None:
-        metrics |= {"test_accuracy": test.accuracy, "test_loss": test.loss}
-        if trainer.config.test_time_augmentation != "none":
-            metrics["test_accuracy_tta"] = trainer.evaluate(splits.test, trainer.config.test_time_augmentation).accuracy
+def _final_metrics(trainer: Trainer, splits: DatasetSplits, best: EpochReport, trust: Trust) -> tuple[dict[str, float], Evaluation | None]:
+    metrics = {} if best.val_accuracy is None else {"val_accuracy": best.val_accuracy}
+    if splits.test is None:
+        return metrics, None
+    logits, labels = trainer.logits(splits.test), splits.test.labels
+    test = evaluate_logits(logits, labels, trust.temperature)
+    metrics |= {"test_accuracy": test.accuracy} | trust.metrics(logits, labels)
+    if trainer.config.test_time_augmentation != "none":
+        metrics["test_accuracy_tta"] = trainer.evaluate(splits.test, trainer.config.test_time_augmentation).accuracy
     return metrics, test
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from cifar_ray.data.loader import Normalization
 from cifar_ray.store import Architecture
+from cifar_ray.trust import Trust
 
 Confusion = tuple[tuple[int, ...], ...]
 
@@ -51,10 +52,12 @@ class FitResult:
     Attributes:
         best_epoch: whose weights were kept.
         normalization: of the training images.
-        metrics: by name: `val_accuracy`, `test_accuracy`, `test_loss`, `test_accuracy_tta`, where there are such splits; 0…1 and nats.
+        metrics: by name: `val_accuracy`, `test_accuracy`, `test_accuracy_tta` and those of `Trust.metrics`, where there are such splits;
+            0…1 and nats.
         precision: format that was used.
         train_seconds: all epochs, evaluation included.
         architecture: name and arguments of the network.
+        trust: fitted on validation; as it stands where there is none.
         parent_weights_sha256: of the bundle that training began with; `None` for fresh weights.
         test_confusion: as `EpochReport.val_confusion`, of the kept weights on test.
     """
@@ -65,5 +68,6 @@ class FitResult:
     precision: str
     train_seconds: float
     architecture: Architecture
+    trust: Trust
     parent_weights_sha256: str | None = None
     test_confusion: Confusion | None = None

@@ -26,7 +26,7 @@ class Model:
         self.calls.append((key, images[:, 0, 0, 0].tolist(), may_answer))
         await may_answer
         cats = images[:, 0, 0, 0].astype(np.float32) / 255
-        return Classified(PETS, np.stack([cats, 1 - cats], axis=1), len(images), 0.001)
+        return Classified(PETS, np.stack([cats, 1 - cats], axis=1), cats > 0.5, len(images), 0.001)
 
     @property
     def batches(self) -> list[list[int]]:

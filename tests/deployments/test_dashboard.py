@@ -22,7 +22,7 @@ def test_every_panel_asks_for_a_metric_of_ours_by_labels_it_has() -> None:
             assert found, panel["title"]
             for name, _, selector in found:
                 matched = set(re.findall(r"(\w+)(?:=|!)", selector)) - {"application"}
-                grouped = set(re.findall(r"\w+", "".join(re.findall(r"by \((.*?)\)", target["expr"])))) - {"le", "replica", "application"}
+                grouped = set(re.findall(r"\w+", " ".join(re.findall(r"by \((.*?)\)", target["expr"])))) - {"le", "replica", "application"}
                 assert matched | grouped <= labels[name], panel["title"]
                 asked.add(name)
     assert asked == set(labels)

@@ -25,6 +25,7 @@ from ray import serve
 from cifar_ray import predict
 from cifar_ray.client import Client
 from cifar_ray.errors import ServerError
+from cifar_ray.inference.explain import explain
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.inference.preprocess import preprocess
 from cifar_ray.store import Bundle, ModelStore
@@ -108,6 +109,11 @@ def test_a_served_prediction_is_that_of_the_predictor(
     [expected] = predictor.predict(preprocess(picture, 16, "pad")[None]).probabilities
     assert list(answer["probabilities"].values()) == pytest.approx(expected.tolist(), abs=2e-6)
     assert answer["class_id"] == int(expected.argmax())
+    assert answer["abstain"] is False
+    seen = httpx.post(f"{server.url}/explain?format=json", **request_of(picture)).json()
+    assert seen["class_id"] == answer["class_id"]
+    _, heatmap = explain(predictor, preprocess(picture, 16, "pad"), seen["class_id"])
+    np.testing.assert_allclose(seen["heatmap"], heatmap, atol=1e-3)
 
 
 def test_a_batch_with_a_bad_picture_answers_the_others(server: Server, picture: bytes) -> None:

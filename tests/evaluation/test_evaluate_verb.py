@@ -53,6 +53,8 @@ def test_every_figure_is_that_of_the_predictor_and_the_report_opens_offline(
     assert figures["robustness"]["images"] == 30
     assert figures["robustness"]["clean_accuracy"] == figures["accuracy"]
     assert len(figures["robustness"]["accuracy_by_level"]) == 12
+    assert figures["calibration"]["expected_calibration_error"] == figures["calibration"]["expected_calibration_error_without_it"]
+    assert figures["abstaining"] is None
     assert figures["cost"]["parameters"] == sum(tensor.numel() for tensor in bundle.weights.values())
     assert figures["top_5_accuracy"] is None
 

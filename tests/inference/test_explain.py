@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cifar_ray.config import EngineName
 from cifar_ray.errors import ConfigError
-from cifar_ray.inference.explain import grad_cam, overlay
+from cifar_ray.inference.explain import explain, grad_cam
+from cifar_ray.inference.overlay import overlay
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.models.ensemble import Ensemble
 from cifar_ray.store import Bundle
@@ -73,6 +75,20 @@ def test_every_architecture_can_be_explained_and_is_left_as_it_was(
     assert not any(module._forward_hooks for module in predictor.network.modules())
     assert all(parameter.grad is None for parameter in predictor.network.parameters())
     np.testing.assert_array_equal(predictor.predict(images).logits, before)
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_whatever_engine_predicts_the_class_asked_for_or_predicted_is_explained(
+    make_bundle: MakeBundle, images: npt.NDArray[np.uint8], engine: EngineName
+) -> None:
+    predictor = Predictor(make_bundle("resnet18"), precision="fp32", engine=engine)
+    predicted = int(predictor.predict(images[:1]).logits.argmax())
+    class_id, heat = explain(predictor, images[0])
+    assert class_id == predicted
+    np.testing.assert_array_equal(heat, grad_cam(predictor.network, predictor.manifest, images[:1], [predicted])[0])
+    other, cold = explain(predictor, images[0], (predicted + 1) % 3)
+    assert other == (predicted + 1) % 3
+    assert np.abs(heat - cold).max() > 0.1
 
 
 def test_a_network_without_maps_and_a_missing_class_are_told(make_bundle: MakeBundle, images: npt.NDArray[np.uint8]) -> None:

@@ -8,13 +8,14 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from cifar_ray.config import PrecisionName
+from cifar_ray.config import EngineName, PrecisionName
 from cifar_ray.data.transforms import normalize
 from cifar_ray.errors import BundleError
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.models import create_model
 from cifar_ray.models.precision import Precision
 from cifar_ray.store import Architecture, Bundle
+from cifar_ray.trust import familiarity
 
 MakeBundle = Callable[..., Bundle]
 
@@ -32,6 +33,19 @@ def test_the_logits_are_those_of_the_network_that_was_kept(
     logits = Predictor(bundle, precision=precision, engine="torch").predict(images).logits
     assert logits.dtype == np.float32
     np.testing.assert_array_equal(logits, expected.numpy())
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_images_below_the_threshold_are_abstained_from_by_every_engine_and_none_without_one(
+    make_bundle: MakeBundle, images: npt.NDArray[np.uint8], engine: EngineName
+) -> None:
+    known = familiarity(Predictor(make_bundle(), precision="fp32", engine="torch").predict(images).logits)
+    threshold = float(np.sort(known)[1:3].mean())
+    answers = [Predictor(make_bundle(abstain_threshold=at), precision="fp32", engine=engine).predict(images) for at in (threshold, None)]
+    np.testing.assert_array_equal(answers[0].abstains, known < threshold)
+    assert answers[0].abstains.sum() == 2
+    assert not answers[1].abstains.any()
+    np.testing.assert_array_equal(answers[0].probabilities, answers[1].probabilities)
 
 
 def test_probabilities_are_the_softmax_of_logits_over_temperature(make_bundle: MakeBundle, images: npt.NDArray[np.uint8]) -> None:

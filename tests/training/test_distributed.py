@@ -20,6 +20,7 @@ from cifar_ray.training.distributed import TrainedRun, plan_workers, train_on_ra
 from cifar_ray.training.keep import keep
 from cifar_ray.training.loop import fit
 from cifar_ray.training.reports import EpochReport
+from cifar_ray.trust import Trust
 
 
 class Recorder:
@@ -117,6 +118,10 @@ def test_a_kept_model_predicts_as_training_evaluated_and_is_promoted(two_workers
     predictor = Predictor(store.load("digits"), precision="fp32")
     predicted = predictor.predict(np.ascontiguousarray(splits.test.images)).logits.argmax(1)
     assert np.mean(predicted == splits.test.labels) == run.result.metrics["test_accuracy"]
+    alone = Trust.fit(predictor.predict(np.ascontiguousarray(splits.val.images)).logits, splits.val.labels)
+    assert (predictor.manifest.temperature, predictor.manifest.abstain_threshold) == pytest.approx(
+        (alone.temperature, alone.abstain_threshold), rel=1e-3
+    )
     again = keep(run, job, splits)
     assert again.promoted, again.reason
     assert store.aliases("digits") == {"production": 2, "previous": 1}
@@ -138,6 +143,7 @@ def test_train_repeats_a_run_bit_for_bit_from_its_config_and_says_what_it_did(
     assert bundle.manifest.train_config["name"] == "again"
     shown = capsys.readouterr()
     assert f"test {bundle.manifest.metrics['test_accuracy']:.2%}" in shown.out
+    assert f"calibration error {bundle.manifest.metrics['test_ece_uncalibrated']:.2%} → " in shown.out
     assert "repeated@1: promoted to production" in shown.out
     assert "serve run deployments:app model=repeated" in shown.out
     assert [line for line in shown.err.splitlines() if line.startswith("epoch 2/2")]

@@ -10,11 +10,13 @@ from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.data.loader import EvaluationLoader, Shard
 from cifar_ray.inference.predictor import Predictor
+from cifar_ray.metrics import calibrate
 from cifar_ray.store import ModelStore
 from cifar_ray.training.distributed import TrainedRun
 from cifar_ray.training.keep import keep
 from cifar_ray.training.loop import Trainer, Weights, fit
 from cifar_ray.training.reports import EpochReport, FitResult
+from cifar_ray.trust import Trust
 
 CPU = torch.device("cpu")
 
@@ -61,7 +63,23 @@ def test_a_manifest_says_how_the_model_came_to_be(stripes: DatasetSplits, tmp_pa
     assert manifest.dataset_fingerprint == stripes.fingerprint
     assert manifest.test_fingerprint == stripes.test.fingerprint
     assert {"python", "torch", "ray", "cifar-ray"} <= set(manifest.library_versions)
-    assert set(manifest.metrics) == {"val_accuracy", "test_accuracy", "test_loss", "test_accuracy_tta"}
+    ours = {"val_accuracy", "test_accuracy", "test_loss", "test_accuracy_tta", "test_ece", "test_ece_uncalibrated", "test_abstained"}
+    assert set(manifest.metrics) == ours
+
+
+def test_a_kept_model_is_calibrated_on_validation_and_abstains_from_few_of_its_images(stripes: DatasetSplits, tmp_path: Path) -> None:
+    values = {"model": "small_cnn", "epochs": 4, "batch_size": 40, "storage": str(tmp_path), "label_smoothing": 0.3, "precision": "fp32"}
+    config = parse_config(TrainConfig, values | {"optimizer": {"name": "adamw", "lr": 0.01}})
+    manifest = keep(train(stripes, config), config, stripes).bundle.manifest
+    predictor = Predictor(ModelStore(str(tmp_path)).load("stripes"), precision="fp32", engine="torch")
+    val, test = (predictor.predict(part.images) for part in (stripes.val, stripes.test))
+    fitted = Trust.fit(val.logits, stripes.val.labels)
+    assert manifest.temperature == pytest.approx(fitted.temperature) != 1
+    assert manifest.abstain_threshold == pytest.approx(fitted.abstain_threshold)
+    assert 0 < val.abstains.mean() <= 0.05
+    assert manifest.metrics["test_abstained"] == pytest.approx(test.abstains.mean())
+    assert manifest.metrics["test_ece"] == pytest.approx(calibrate(test.probabilities, stripes.test.labels).error, abs=1e-6)
+    assert manifest.metrics["test_ece"] < manifest.metrics["test_ece_uncalibrated"]  # smoothed labels make it too modest
 
 
 @pytest.mark.parametrize(("promote", "second_is_promoted"), [("auto", False), ("always", True), ("never", False)])

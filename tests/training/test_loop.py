@@ -1,16 +1,18 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data.dataset import DatasetSplits
-from cifar_ray.data.loader import Shard
+from cifar_ray.data.loader import EvaluationLoader, Shard
 from cifar_ray.errors import DataError, TrainingError
-from cifar_ray.training.evaluate import views
+from cifar_ray.training.evaluate import gather_logits, views
 from cifar_ray.training.loop import Trainer, Weights, fit
 from cifar_ray.training.reports import EpochReport, FitResult
+from cifar_ray.trust import Trust
 
 CPU = torch.device("cpu")
 SMALL = {
@@ -91,7 +93,10 @@ def test_without_validation_all_is_trained_on_and_the_last_weights_are_kept(stri
     result, reports, _ = run(dataclasses.replace(stripes, val=None), val_fraction=0)
     assert result.best_epoch == 3
     assert [report.val_accuracy for report in reports] == [None] * 3
-    assert set(result.metrics) == {"test_accuracy", "test_loss"}
+    assert set(result.metrics) == {"test_accuracy", "test_loss", "test_ece", "test_ece_uncalibrated", "test_abstained"}
+    assert result.trust == Trust(temperature=1.0, abstain_threshold=None)
+    assert result.metrics["test_ece"] == result.metrics["test_ece_uncalibrated"]
+    assert "no validation images" in result.trust.describe(result.metrics)
 
 
 def test_early_stopping_ends_after_patience_epochs_without_a_better_one(stripes: DatasetSplits) -> None:
@@ -111,6 +116,21 @@ def test_evaluation_counts_every_image_once_and_agrees_with_a_plain_loop(stripes
     assert found.accuracy == (logits.argmax(1) == labels).double().mean().item()
     assert found.loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), rel=1e-5)
     assert found.confusion.sum(axis=1).tolist() == stripes.test.class_counts().tolist()
+
+
+@pytest.mark.parametrize("count", [59, 1])
+def test_the_parts_of_all_workers_add_up_to_the_logits_of_the_split_in_its_order(stripes: DatasetSplits, count: int) -> None:
+    test = stripes.test.subset(np.arange(count))
+    trainer = Trainer(config(), stripes, CPU, Shard())
+    parts = []
+    for shard in (Shard(0, 2), Shard(1, 2)):
+        loader = EvaluationLoader(test, batch_size=7, normalization=trainer.normalization, shard=shard, device=CPU)
+        parts.append(gather_logits(trainer.model, loader, trainer.precision, shard.slice(count), count))
+    trainer.model.eval()
+    with torch.inference_mode():
+        expected = trainer.model(trainer.normalization(torch.from_numpy(test.images))).numpy()
+    np.testing.assert_allclose(parts[0] + parts[1], expected, atol=1e-5)
+    np.testing.assert_allclose(trainer.logits(test), expected, atol=1e-5)
 
 
 def test_a_loss_that_is_no_longer_finite_ends_the_run_and_names_the_epoch(stripes: DatasetSplits) -> None:

@@ -1,0 +1,88 @@
+"""`python -m cifar_ray.calibrate`, as a user runs it, and what `evaluate` then says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cifar_ray import __main__ as console
+from cifar_ray.config import TrainConfig
+from cifar_ray.data import load_splits
+from cifar_ray.inference.predictor import Predictor
+from cifar_ray.metrics import calibrate
+from cifar_ray.store import Bundle, ModelStore
+from cifar_ray.store.ensemble import save_ensemble
+from cifar_ray.trust import Trust, softmax
+
+Models = tuple[Path, Callable[..., Bundle]]
+Shown = pytest.CaptureFixture[str]
+
+
+def test_a_model_kept_before_is_calibrated_on_validation_and_evaluate_shows_before_and_after_on_test(
+    models: Models, pictures: Path, tmp_path: Path, capsys: Shown
+) -> None:
+    storage, save = models
+    store = ModelStore(str(storage))
+    old = store.save("old", save("source").manifest, save("source").weights, {"notes.txt": b"kept"})
+    assert console.main(["calibrate", "old", "--storage", str(storage)]) == 0
+    shown = capsys.readouterr().out
+    new = store.load("old@latest")
+    assert new.reference == "old@2"
+    assert "python -m cifar_ray.store promote old@2" in shown
+    assert store.aliases("old") == {}
+
+    splits = load_splits(TrainConfig(dataset="folder", data_dir=str(pictures), image_size=16, seed=3))
+    assert splits.val is not None
+    assert splits.test is not None
+    val, test = (Predictor(old, engine="torch").predict(part.images).logits for part in (splits.val, splits.test))
+    trust = Trust.fit(val, splits.val.labels)
+    assert (new.manifest.temperature, new.manifest.abstain_threshold) == pytest.approx((trust.temperature, trust.abstain_threshold))
+    assert new.attachments == {"notes.txt": b"kept"}
+    assert all(torch.equal(new.weights[name], weights) for name, weights in old.weights.items())
+
+    flags = ["--storage", str(storage), "--out", str(tmp_path / "out"), "--robustness-images", "0", "--no-leakage"]
+    assert console.main(["evaluate", "old@2", *flags]) == 0
+    figures = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    before, after = (calibrate(softmax(test, at), splits.test.labels).error for at in (1.0, trust.temperature))
+    assert figures["calibration"]["expected_calibration_error_without_it"] == pytest.approx(before)
+    assert figures["calibration"]["expected_calibration_error"] == pytest.approx(after) != pytest.approx(before)
+    assert new.manifest.metrics["test_ece"] == pytest.approx(after)
+    unsure = trust.abstains(test)
+    assert figures["abstaining"]["share"] == pytest.approx(unsure.mean())
+    right = test.argmax(1) == splits.test.labels
+    assert figures["abstaining"]["accuracy_of_the_rest"] == pytest.approx(right[~unsure].mean())
+    assert figures["accuracy"] == right.mean()
+    assert f"{before:.2%} without the temperature of {trust.temperature:.3g}" in capsys.readouterr().out
+    assert f"calibration error {before:.2%} → {after:.2%}" in shown
+
+
+def test_an_ensemble_never_abstains_until_it_is_calibrated_on_data_that_it_is_told(models: Models, pictures: Path, capsys: Shown) -> None:
+    storage, save = models
+    store = ModelStore(str(storage))
+    for seed in (1, 2):
+        save("part", seed=seed, abstain_threshold=0.0, temperature=2.0)
+    save_ensemble(store, "parts", ["part@1", "part@2"])
+    assert (store.manifest("parts").temperature, store.manifest("parts").abstain_threshold) == (1.0, None)
+    assert console.main(["calibrate", "parts", "--storage", str(storage)]) == 2
+    assert "does not say what it was trained on; pass --dataset" in capsys.readouterr().err
+    assert console.main(["calibrate", "parts", "--storage", str(storage), "--data-dir", str(pictures)]) == 0
+    made = store.load("parts@latest")
+    splits = load_splits(TrainConfig(dataset="folder", data_dir=str(pictures), image_size=16))
+    assert splits.val is not None
+    abstains = Predictor(made, engine="torch").predict(splits.val.images).abstains
+    assert np.mean(abstains) <= 0.05
+    assert abstains.any()
+
+
+def test_a_data_set_with_other_classes_is_refused_in_one_line(models: Models, capsys: Shown) -> None:
+    storage, save = models
+    save("strange")
+    assert console.main(["calibrate", "strange", "--storage", str(storage), "--dataset", "digits"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "class '0' of digits is none of the model's" in line
+    assert ModelStore(str(storage)).versions("strange") == [1]
