@@ -18,6 +18,7 @@ VERBS = {
     "find_lr": "suggest a learning rate for your data and network",
     "predict": "say what pictures show: files, folders, millions of them",
     "quantize": "add the int8 form of its network to a model, for CPUs",
+    "keys": "who may use a server that asks for keys",
     "store": "list, show, promote, roll back, delete, export and import models",
 }
 

@@ -143,7 +143,7 @@ def _pinned(command: PredictCommand) -> tuple[PredictCommand, dict[str, Any]]:
     """The command for the very version that answers now, and which that is: no other one may finish what it begins."""
     if command.asks_a_server:
         answer = Client(command.model).classes()
-        return command, {"model": f"{answer['model']}@{answer['version']} of {command.model}"}
+        return command, {"model": f"{answer.model}@{answer.version} of {command.model}"}
     from cifar_ray.store import load_model
 
     bundle = load_model(command.model, command.storage)
