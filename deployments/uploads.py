@@ -178,7 +178,7 @@ def _parse_json(body: bytes) -> tuple[bytes, str | None]:
 def _parse_urlencoded(body: bytes) -> tuple[bytes, str | None]:
     """The picture in `image_base64=…`, and the model."""
     try:
-        fields = parse_qs(body.decode("ascii"), max_num_fields=_MAX_URLENCODED_FIELDS)
+        fields = parse_qs(body.decode("ascii"), keep_blank_values=True, max_num_fields=_MAX_URLENCODED_FIELDS)
     except ValueError:  # most often a picture that curl's --data-binary declares as a form
         fields = {}
     _refuse_paths(fields)

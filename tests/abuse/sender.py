@@ -140,14 +140,14 @@ async def trickle(port: int, head: bytes, until: asyncio.Event, interval_s: floa
     return cuts
 
 
-async def endless(port: int, path: str, content_type: str, start: bytes, most_bytes: int) -> tuple[int, int]:
+async def endless(port: int, path: str, content_type: str, start: bytes, most_bytes: int, key: str = "") -> tuple[int, int]:
     """Sends chunks for as long as anybody takes them.
 
     Returns:
         The status, and how many bytes were taken.
     """
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: {content_type}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: {content_type}\r\nX-API-Key: {key}\r\nTransfer-Encoding: chunked\r\n\r\n"
     writer.write(head.encode() + b"%x\r\n%s\r\n" % (len(start), start))
     answer = asyncio.create_task(reader.readline())
     sent, block = 0, b"%x\r\n%s\r\n" % (1 << 16, bytes(1 << 16))
