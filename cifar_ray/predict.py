@@ -38,7 +38,9 @@ class PredictCommand(Config):
     With --out every row goes to a file; what an interrupted command had done is not done again when it is repeated.
     """
 
-    model: Positional[str] = Field(description="NAME, NAME@3, a run, a path, or http://HOST:PORT of a running server (?model=NAME)")
+    model: Positional[str] = Field(
+        description="NAME, NAME@3, a run, a path, or http://HOST:PORT of a running server (?model=NAME; its key in $CIFAR_RAY_API_KEY)"
+    )
     pictures: Positional[tuple[str, ...]] = Field(description="files, folders, globs, URIs of such, or - for paths on stdin")
     out: str | None = Field(None, description="path or URI of the table: .csv, .json or .parquet")
     top_k: int = Field(5, ge=1, description="classes a picture, most likely first")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+from cifar_ray.data.decode import FORMATS
 
 
 def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -123,6 +123,7 @@ def too_large() -> dict[str, bytes]:
     }
 
 
+@cache
 def many_scans() -> bytes:
     """A progressive JPEG of 16 megapixels that goes over all of them 3,000 times more."""
     jpeg = encode(Image.new("L", (4000, 4000), 128), "JPEG", progressive=True)

@@ -8,11 +8,15 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from cifar_ray.data.decode import FORMATS, decode_image
+from cifar_ray.errors import ImageError, ImageTooLargeError
 from cifar_ray.inference.preprocess import MAX_IMAGE_BYTES
 from deployments.config import ServeConfig
 from deployments.ingress import create_app
 from deployments.uploads import MAX_BATCH_BYTES
+from tests.abuse import corpus
 from tests.abuse.sender import bombard, endless, send
 from tests.abuse.uploads import ANSWERED, FORM, KINDS, Upload, part, uploads
 from tests.deployments.conftest import Served, make_picture
@@ -60,3 +64,19 @@ def test_an_endless_body_is_stopped_at_the_limit(port: int, path: str, content_t
     status, sent = asyncio.run(endless(port, path, content_type, start or b"x", most_bytes=2 * limit))
     assert status == 413
     assert sent < limit + 30_000_000  # sockets and the server hold some of it
+
+
+@pytest.mark.parametrize("name", [name for name in corpus.too_large() if name != "PNG with text"])
+def test_too_many_pixels_are_refused_from_the_header_of_any_format(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.init()
+    assert {kind for kind in FORMATS if any(name.startswith(kind) for name in corpus.too_large())} == set(FORMATS)
+    for kind in FORMATS:
+        monkeypatch.setattr(Image.OPEN[kind][0], "load", lambda _: pytest.fail("it was decoded"), raising=False)
+    with pytest.raises(ImageTooLargeError, match="over 50,000,000 pixels"):
+        decode_image(corpus.too_large()[name])
+
+
+def test_a_jpeg_that_is_made_to_be_slow_is_not_decoded() -> None:
+    with pytest.raises(ImageError, match="more than 100 scans"):
+        decode_image(corpus.many_scans())
+    assert decode_image(corpus.sound()["progressive JPEG"]).mode == "RGB"

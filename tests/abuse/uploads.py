@@ -116,6 +116,10 @@ def heavy(rng: np.random.Generator) -> Upload:
     return Upload(f"heavy: {name}", data, expected=ANSWERED)
 
 
+def slow_to_decode(_: np.random.Generator) -> Upload:
+    return Upload("bomb: many scans", corpus.many_scans(), expected=frozenset({422}))
+
+
 def truncated(rng: np.random.Generator) -> Upload:
     _, data = pick(rng, corpus.sound())
     return carried(rng, "truncated", data[: rng.integers(len(data))], ANY)
@@ -322,6 +326,7 @@ KINDS: tuple[Callable[[np.random.Generator], Upload], ...] = (
     noise,
     wrong_type,
     bomb,
+    slow_to_decode,
     broken_json,
     broken_form,
     urlencoded,
