@@ -47,11 +47,11 @@ async def send(port: int, upload: Upload) -> tuple[int, bytes]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     answer = b""
     try:
-        with contextlib.suppress(ConnectionError):  # the server may have answered before it heard all
+        with contextlib.suppress(OSError):  # the server may have answered, and hung up, before it heard all
             await _write(writer, upload)
-        async with asyncio.timeout(_ANSWER_S):
-            if upload.head is not None and writer.can_write_eof():
+            if upload.head is not None:
                 writer.write_eof()  # what is no request may not be answered before its end
+        async with asyncio.timeout(_ANSWER_S):
             while block := await reader.read(1 << 16):
                 answer += block
     except ConnectionError:
