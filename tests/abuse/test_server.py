@@ -122,12 +122,12 @@ def test_a_client_that_falls_silent_in_its_headers_is_cut_off(server: RealServer
     assert asyncio.run(silent()) == pytest.approx(limit_s, abs=5)
 
 
-def test_schemathesis_finds_nothing_wrong_with_the_documented_api(server: RealServer) -> None:
+def test_schemathesis_finds_nothing_wrong_with_the_documented_api(server: RealServer, tmp_path: Path) -> None:
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,response_headers_conformance"
     address = f"http://127.0.0.1:{server.port}/openapi.json"
     flags = ["--checks", checks, "--seed", str(SEED), "--max-examples", "200", "-H", f"X-API-Key: {server.key}"]
     command = [sys.executable, "-m", "schemathesis.cli", "run", address, *flags]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, cwd=tmp_path)
     print(run.stdout[-3000:])
     assert run.returncode == 0, run.stdout[-10_000:] + run.stderr[-2000:]
     assert server.logged("Traceback") == []
