@@ -147,7 +147,7 @@ OPERATIONS = (
         "What does a model tell apart?",
         schemas.Classes,
         "{}",
-        errors=_NO_MODEL | _UNKNOWN_MODEL,
+        errors={400: "the address names a path"} | _NO_MODEL | _UNKNOWN_MODEL,
         parameters=(_MODEL_PARAMETER,),
     ),
     Operation(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import parse_qs
 
 from pydantic import TypeAdapter, ValidationError
@@ -82,7 +82,7 @@ async def read_picture(request: Request) -> Picture:
         sent = await _read_form(request, _SINGLE_FIELDS, _MAX_BASE64_BYTES + _WRAPPING_BYTES)
         if len(sent.pictures) > 1:
             raise HTTPException(400, f"{len(sent.pictures)} pictures in one request; send them to /predict_batch")
-        return Picture(sent.pictures[0].data, sent.pictures[0].filename, asked_for or sent.model)
+        return replace(sent.pictures[0], model=sent.model)
     if content_type.startswith("image/") or content_type in ("", "application/octet-stream"):
         return Picture(await _read_body(request, MAX_IMAGE_BYTES), model=asked_for)
     if content_type == "application/json":

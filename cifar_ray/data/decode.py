@@ -24,7 +24,8 @@ DECODER_VERSION = 1
 # Cameras and programs write about ten.
 _MAX_JPEG_SCANS = 100
 _START_OF_SCAN = b"\xff\xda"
-_STRETCH_ROWS_PIXELS = 1 << 20
+# What has no end of its own is done in strips of so many pixels: Pillow and numpy hold others up meanwhile, or take much memory.
+_STRIP_PIXELS = 1 << 20
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -125,18 +126,27 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         return Image.fromarray(_stretched(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        return _on_white(image.convert("RGBA"))
     return image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    rows = max(1, _STRIP_PIXELS // image.width)
+    flat = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        flat.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB"), (0, top))
+    return flat
 
 
 def _stretched(values: npt.NDArray[np.int32 | np.float32]) -> npt.NDArray[np.uint8]:
     """Grey `[H, W]` → 0…255, some rows at a time: in double precision, 50 megapixels would take a gigabyte."""
-    rows = max(1, _STRETCH_ROWS_PIXELS // values.shape[1])
+    rows = max(1, _STRIP_PIXELS // values.shape[1])
     starts = range(0, len(values), rows)
 
     def finite(start: int) -> npt.NDArray[np.float64]:
-        return np.nan_to_num(values[start : start + rows].astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+        with np.errstate(invalid="ignore"):  # signalling NaNs
+            return np.nan_to_num(values[start : start + rows].astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
 
     extremes = [(block.min(), block.max()) for block in map(finite, starts)]
     low, high = float(min(low for low, _ in extremes)), float(max(high for _, high in extremes))

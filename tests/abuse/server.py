@@ -67,15 +67,14 @@ class RealServer:
         wanted = f"{_MARK}={self.mark}".encode()
         return [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if wanted in _read(folder / "environ").split(b"\0")]
 
-    def tracebacks(self) -> list[str]:
-        """Where the logs hold one, and the lines around it."""
+    def logged(self, text: str) -> list[str]:
+        """Where a text stands in the logs, with what is around it."""
         found = []
         for path in sorted(self.folder.rglob("*")):
             if path.is_file() and path.suffix in (".log", ".err", ".out"):
-                text = path.read_text(errors="replace")
-                found += [
-                    f"{path.name}: {text[max(0, match.start() - 200) : match.end() + 1500]}" for match in re.finditer("Traceback", text)
-                ]
+                log = path.read_text(errors="replace")
+                places = re.finditer(re.escape(text), log)
+                found += [f"{path.name}: {log[max(0, place.start() - 200) : place.end() + 1500]}" for place in places]
         return found
 
 

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.abuse, pytest.mark.timeout(1800)]
 
 COUNT = int(os.environ.get("CIFAR_RAY_ABUSE_UPLOADS", "20000"))
 SEED = int(os.environ.get("CIFAR_RAY_ABUSE_SEED", "0"))
-PER_SECOND = 100.0
+PER_SECOND = 120.0
 GOOD_PER_SECOND = 20.0
 BEFORE_S = 20.0
 HEAVY_SHARE = 0.001
