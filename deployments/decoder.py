@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
-import sys
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,8 +16,8 @@ from deployments.contract import Pixels
 
 # A picture of 50 megapixels takes 150 MB and more while it is decoded.
 _THREADS = min(8, os.cpu_count() or 1)
-# Of each thread (on Linux; elsewhere it would be the process's, and is left alone).
-_NICENESS = 10
+_M_MMAP_THRESHOLD = -3  # malloc.h
+_MAPPED_BYTES = 1 << 20
 # Up to here decoding takes a fraction of a millisecond, no longer than the way to a thread and back.
 _THUMBNAIL_BYTES = 16_384
 _THUMBNAIL_PIXELS = 96 * 96
@@ -28,7 +27,8 @@ class Decoder:
     """Decodes photos in as many threads as there are cores, and a thumbnail where it stands."""
 
     def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(_THREADS, "decode", initializer=_step_back)
+        _give_memory_back()
+        self._executor = ThreadPoolExecutor(_THREADS, "decode")
 
     async def decode(self, pictures: Sequence[bytes], image_size_px: int, resize_policy: ResizePolicy) -> list[Pixels | ImageError]:
         """Decodes pictures, each on its own: a broken one leaves its error in its place.
@@ -50,10 +50,14 @@ class Decoder:
         )
 
 
-def _step_back() -> None:
-    """Lets requests with small pictures and the model go first: a photo takes a thousand times as long as they do."""
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+def _give_memory_back() -> None:
+    """Has the C library return a photo's memory when it is freed, by mapping each large block on its own.
+
+    Its own way is to keep what is like blocks that were freed before: some pictures of 50 megapixels left a gigabyte behind.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
 
 
 def _decode(data: bytes, image_size_px: int, resize_policy: ResizePolicy, max_pixels: int) -> Pixels | ImageError:

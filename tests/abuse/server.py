@@ -68,10 +68,10 @@ class RealServer:
         return [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if wanted in _read(folder / "environ").split(b"\0")]
 
     def logged(self, text: str) -> list[str]:
-        """Where a text stands in the logs, with what is around it."""
+        """Where a text stands in the logs, with what is around it. Ray's dashboard has tracebacks of its own as it starts."""
         found = []
         for path in sorted(self.folder.rglob("*")):
-            if path.is_file() and path.suffix in (".log", ".err", ".out"):
+            if path.is_file() and path.suffix in (".log", ".err", ".out") and not path.name.startswith("dashboard"):
                 log = path.read_text(errors="replace")
                 places = re.finditer(re.escape(text), log)
                 found += [f"{path.name}: {log[max(0, place.start() - 200) : place.end() + 1500]}" for place in places]

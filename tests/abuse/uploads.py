@@ -48,19 +48,12 @@ class Upload:
     headers: tuple[str, ...] = field(default_factory=tuple)
 
 
-def uploads(seed: int, heavy_share: float = 0.0) -> Iterator[Upload]:
-    """Requests without end, all kinds in turn.
-
-    Args:
-        seed: of everything random.
-        heavy_share: of pictures that take as long as a picture may.
-    """
+def uploads(seed: int) -> Iterator[Upload]:
+    """Requests without end, all kinds in turn; everything random comes from the seed."""
     rng = np.random.default_rng(seed)
     while True:
         for make in KINDS:
             yield make(rng)
-            if rng.random() < heavy_share:
-                yield heavy(rng)
 
 
 def pick(rng: np.random.Generator, choices: dict[str, bytes]) -> tuple[str, bytes]:
@@ -109,11 +102,6 @@ def wrong_type(rng: np.random.Generator) -> Upload:
 def bomb(rng: np.random.Generator) -> Upload:
     name, data = pick(rng, corpus.too_large())
     return carried(rng, f"bomb: {name}", data, frozenset({413, 422}))
-
-
-def heavy(rng: np.random.Generator) -> Upload:
-    name, data = pick(rng, corpus.heavy())
-    return Upload(f"heavy: {name}", data, expected=ANSWERED)
 
 
 def slow_to_decode(_: np.random.Generator) -> Upload:
