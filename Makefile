@@ -1,12 +1,13 @@
 # Everything a fresh machine needs: Python 3.11 or newer and make.
 #   make          sets up .venv            make demo    trains, keeps and serves a model on built-in images
 #   make test     lint, types, tests       make serve   serves the models in ./storage
+#   make test-abuse  hostile requests      make audit   known weaknesses of the locked packages
 PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv
 
 .DEFAULT_GOAL := setup
-.PHONY: setup lock format lint test test-fast demo serve clean
+.PHONY: setup lock format lint test test-fast test-abuse audit demo serve clean
 
 setup: .venv/.installed
 	@echo "ready: . .venv/bin/activate, or see 'make demo' and README.md"
@@ -41,6 +42,15 @@ test: lint
 # without the tests that start Ray
 test-fast: setup
 	$(BIN)/python -m pytest -m "not ray"
+
+# 20,000 hostile uploads to a real server, then schemathesis; some six minutes
+test-abuse: setup
+	$(BIN)/python -m pytest -s -m abuse tests/abuse
+
+# Known weaknesses of the locked versions. It asks a database on the internet, so it is no part of the tests; --strict fails where it cannot ask.
+audit: | $(UV)
+	@$(UV) tool run pip-audit --strict --disable-pip --require-hashes -r requirements.lock \
+		|| { echo "a locked version has a known weakness, or the database could not be asked: see above" >&2; exit 1; }
 
 demo: setup
 	$(BIN)/python examples/demo.py

@@ -19,6 +19,7 @@ VERBS = {
     "predict": "say what pictures show: files, folders, millions of them",
     "calibrate": "make a kept model's probabilities honest, and let it abstain",
     "quantize": "add the int8 form of its network to a model, for CPUs",
+    "keys": "who may use a server that asks for keys",
     "store": "list, show, promote, roll back, delete, export and import models",
 }
 

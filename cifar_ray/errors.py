@@ -51,7 +51,15 @@ class ImageTooLargeError(ImageError):
 
 
 class ServerError(CifarRayError):
-    """A running server cannot be reached, or refuses. The message names it and gives its reason."""
+    """A running server cannot be reached, or refuses. The message names it and gives its reason.
+
+    Attributes:
+        status: of its answer in HTTP; `None` where there was none.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class ResourceError(CifarRayError):

@@ -39,7 +39,9 @@ class PredictCommand(Config):
     With --out every row goes to a file; what an interrupted command had done is not done again when it is repeated.
     """
 
-    model: Positional[str] = Field(description="NAME, NAME@3, a run, a path, or http://HOST:PORT of a running server (?model=NAME)")
+    model: Positional[str] = Field(
+        description="NAME, NAME@3, a run, a path, or http://HOST:PORT of a running server (?model=NAME; its key in $CIFAR_RAY_API_KEY)"
+    )
     pictures: Positional[tuple[str, ...]] = Field(description="files, folders, globs, URIs of such, or - for paths on stdin")
     out: str | None = Field(None, description="path or URI of the table: .csv, .json or .parquet")
     top_k: int = Field(5, ge=1, description="classes a picture, most likely first")
@@ -145,7 +147,7 @@ def _pinned(command: PredictCommand) -> tuple[PredictCommand, dict[str, Any]]:
     """The command for the very version that answers now, and which that is: no other one may finish what it begins."""
     if command.asks_a_server:
         answer = Client(command.model).classes()
-        return command, {"model": f"{answer['model']}@{answer['version']} of {command.model}"}
+        return command, {"model": f"{answer.model}@{answer.version} of {command.model}"}
     from cifar_ray.store import load_model
 
     bundle = load_model(command.model, command.storage)

@@ -38,8 +38,11 @@ class FileTree:
     Attributes:
         file_system: pyarrow's, in which `path` names files.
 
+    Whatever a link or a name says: for reading, nothing outside the root is there, and nothing is written or deleted there.
+    The root itself may be a link.
+
     Raises:
-        StoreError: from every method, when the storage refuses or cannot be reached.
+        StoreError: from every method, when the storage refuses or cannot be reached, or a path to write leads outside.
     """
 
     def __init__(self, storage: str, folder: str) -> None:
@@ -54,6 +57,8 @@ class FileTree:
 
     def read(self, path: str) -> bytes | None:
         """A whole file; `None` where there is none."""
+        if not self._is_inside(path):
+            return None
         with _reporting(f"read {self.path(path)}"):
             try:
                 with self.file_system.open_input_stream(self.path(path)) as stream:
@@ -63,19 +68,21 @@ class FileTree:
             return data
 
     def folders(self, path: str = "") -> list[str]:
-        """Names of the folders directly below `path`, hidden ones left out; none where `path` is missing."""
+        """Names of the folders directly below `path`, left out what is hidden or leads outside; none where `path` is missing."""
         with _reporting(f"list {self.path(path)}"):
             entries = self.file_system.get_file_info(FileSelector(self.path(path), allow_not_found=True))
-        return sorted(entry.base_name for entry in entries if entry.type == FileType.Directory and not entry.base_name.startswith("."))
+        folders = [entry.base_name for entry in entries if entry.type == FileType.Directory and not entry.base_name.startswith(".")]
+        return sorted(folder for folder in folders if self._is_inside(f"{path}/{folder}"))
 
     def numbers(self, path: str) -> list[int]:
         """The numbered folders below `path`, ascending."""
         return sorted(int(folder) for folder in self.folders(path) if NUMBER.fullmatch(folder))
 
     def have_files(self, paths: list[str]) -> list[bool]:
-        """Which of `paths` are files; one round of questions for all."""
+        """Which of `paths` are files, and inside; one round of questions for all."""
         with _reporting(f"look into {self._root}"):
-            return [entry.type == FileType.File for entry in self.file_system.get_file_info([self.path(path) for path in paths])]
+            entries = self.file_system.get_file_info([self.path(path) for path in paths])
+        return [entry.type == FileType.File and self._is_inside(path) for path, entry in zip(paths, entries, strict=True)]
 
     def replace(self, path: str, data: bytes) -> None:
         """Writes a file such that readers see the old content or the new, never a part."""
@@ -92,6 +99,7 @@ class FileTree:
                     staged.seek(0)
                     self._put(path, staged)
                 return
+            self._check_inside(path.rpartition("/")[0])  # a link in the file's own place is replaced, not followed
             target = Path(self.path(path))
             target.parent.mkdir(parents=True, exist_ok=True)
             staging = target.with_name(f".{target.name}-{uuid.uuid4().hex}")
@@ -122,6 +130,7 @@ class FileTree:
                 for name, data in files.items():
                     self._put(f"{parent}/{number}/{name}", io.BytesIO(data))
                 return number
+            self._check_inside(parent)
             staging = Path(self.path(parent)) / f".staging-{uuid.uuid4().hex}"
             staging.mkdir(parents=True)
             try:
@@ -138,6 +147,7 @@ class FileTree:
     def clear_folder(self, path: str, first: str) -> None:
         """Removes the file `first`, then all else in a folder. The empty folder stays: its number is never given again."""
         with _reporting(f"delete {self.path(path)}"):
+            self._check_inside(path)
             self.file_system.delete_file(self.path(f"{path}/{first}"))
             self.file_system.delete_dir_contents(self.path(path))
 
@@ -145,6 +155,17 @@ class FileTree:
         """Deletes the root with all that is in it."""
         with _reporting(f"delete {self._root}"):
             self.file_system.delete_dir(self._root)
+
+    def _is_inside(self, path: str) -> bool:
+        """Whether a path stays below the root, links and `..` followed to where they lead. An object store has neither."""
+        if not self._is_local:
+            return True
+        root = os.path.realpath(self._root or "/")
+        return os.path.commonpath([root, os.path.realpath(self.path(path))]) == root
+
+    def _check_inside(self, path: str) -> None:
+        if not self._is_inside(path):
+            raise StoreError(f"{self.path(path)} leads out of {self._root}, where nothing is written")
 
     def _next_number(self, parent: str) -> int:
         return max(self.numbers(parent), default=0) + 1

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shlex
-from typing import Annotated, Self
+from pathlib import Path
+from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from cifar_ray.api_keys import KEYS_VARIABLE, read_keys
 from cifar_ray.config import NAME_PATTERN, STORAGE_VARIABLE, Config, EngineName, Positive, PrecisionName, default_storage, resolve_storage
+from cifar_ray.errors import ConfigError
 
 _REFERENCE_PATTERN = NAME_PATTERN.removesuffix("$") + "(@[A-Za-z0-9._-]+)?$"
 _PENDING_BATCHES = 4
 _ONGOING_BATCHES = 2
 _QUEUED_BATCHES = 2
+_ORIGIN = re.compile(r"\*|https?://([A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?")
 _BUILT_IN = ("cifar10", "cifar100", "digits")
 
 
@@ -51,10 +57,42 @@ class ServeConfig(Config):
     max_pending_images: int | None = Field(
         None, ge=1, description="pictures each of them holds at once; more are refused; default: four batches for each copy of the model"
     )
+    api_keys: Path | None = Field(
+        default_factory=lambda: Path(os.environ[KEYS_VARIABLE]) if os.environ.get(KEYS_VARIABLE) else None,
+        validate_default=True,
+        description=f"file of python -m cifar_ray.keys; who has none of its keys is refused; default ${KEYS_VARIABLE}, else all are let in",
+    )
+    cors_origins: tuple[str, ...] = Field(
+        (), description="pages of other sites that may use the server from a browser: https://a.example,https://b.example; default: none"
+    )
     access_log: bool = Field(False, description="a line of log for each request")
     json_logs: bool = Field(False, description="logs as lines of JSON, each with the id of its request")
 
     _resolve_storage = field_validator("storage")(staticmethod(resolve_storage))
+
+    @field_validator("api_keys")
+    @classmethod
+    def _readable_keys(cls, path: Path | None) -> Path | None:
+        if path is None:
+            return None
+        try:
+            read_keys(path)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return path.absolute()
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: Any) -> Any:
+        return tuple(origin.strip() for origin in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError("an origin is scheme, host and port, as in https://a.example or http://localhost:3000, or * for all")
+        return origins
 
     @model_validator(mode="after")
     def _more_means_more(self) -> Self:

@@ -33,9 +33,12 @@ def _operation(path: str, method: str, operation: Json) -> str:
     for status, response in operation["responses"].items():
         shapes = " or ".join(_type(body["schema"]) for body in response["content"].values())
         rows.append((status, f"{shapes}: {escape(response['description'])}"))
+    example = next((body["example"] for body in operation["responses"]["200"]["content"].values() if "example" in body), None)
+    key = "<p>Needs a key where the server asks for keys.</p>" if "security" in operation else ""
     return (
         f'<section id="{escape(operation["operationId"])}"><h2><b>{escape(method.upper())}</b> <code>{escape(path)}</code></h2>'
-        f"<p>{escape(operation['summary'])}</p><pre><code>{escape(operation['x-codeSamples'][0]['source'])}</code></pre>{_table(rows)}</section>"
+        f"<p>{escape(operation['summary'])}</p>{key}<pre><code>{escape(operation['x-codeSamples'][0]['source'])}</code></pre>{_table(rows)}"
+        f"<details><summary>An answer</summary><pre><code>{escape(json.dumps(example, indent=2))}</code></pre></details></section>"
     )
 
 

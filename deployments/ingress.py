@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
@@ -17,6 +19,7 @@ from deployments import docs_page, openapi, schemas, uploads
 from deployments.answers import STATUS_TABLE, Json, explanation, explanation_png, prediction, problem
 from deployments.config import ServeConfig
 from deployments.contract import Classifier, DeadlineError, Observer
+from deployments.door import KeyGuard, KeyRing, SecurityHeaders
 from deployments.pipeline import Deadline, OverloadedError, Pipeline
 
 RETRY_AFTER_S = 2
@@ -41,12 +44,20 @@ class Api:
         self._pipeline = Pipeline(classifier, config, observer)
 
     async def predict(self, request: Request) -> Response:
-        """`POST /predict`."""
-        return await self._predict_one(request, uploads.read_picture)
-
-    async def predict_base64(self, request: Request) -> Response:
-        """`POST /predict_base64`."""
-        return await self._predict_one(request, uploads.read_json_picture)
+        """`POST /predict` and `POST /predict_base64`, whose clients send text."""
+        top_k = self._top_k(request)
+        sent = await self._read(request, uploads.read_picture)
+        outcome = await self._pipeline.run([sent.data], sent.model)
+        [row] = outcome.rows
+        if isinstance(row, ImageError):
+            raise row
+        answer: schemas.PredictAnswer = {
+            "model": outcome.model.name,
+            "version": outcome.model.version,
+            **prediction(outcome.model, row, top_k),
+            "timings_ms": outcome.timings_ms,
+        }
+        return Json(answer)
 
     async def predict_batch(self, request: Request) -> Response:
         """`POST /predict_batch`."""
@@ -131,21 +142,6 @@ class Api:
         self._observer.refused("Overloaded" if isinstance(error, OverloadedError) else content["title"])
         return Json(content, content["status"], headers, media_type="application/problem+json")
 
-    async def _predict_one(self, request: Request, read: Callable[[Request], Awaitable[uploads.Picture]]) -> Response:
-        top_k = self._top_k(request)
-        sent = await self._read(request, read)
-        outcome = await self._pipeline.run([sent.data], sent.model)
-        [row] = outcome.rows
-        if isinstance(row, ImageError):
-            raise row
-        answer: schemas.PredictAnswer = {
-            "model": outcome.model.name,
-            "version": outcome.model.version,
-            **prediction(outcome.model, row, top_k),
-            "timings_ms": outcome.timings_ms,
-        }
-        return Json(answer)
-
     async def _read(self, request: Request, read: Callable[[Request], Awaitable[Sent]]) -> Sent:
         self._pipeline.check_room()
         try:
@@ -179,7 +175,7 @@ def create_app(classifier: Classifier, config: ServeConfig, observer: Observer) 
 
     routes = [
         Route("/predict", api.predict, methods=["POST"]),
-        Route("/predict_base64", api.predict_base64, methods=["POST"]),
+        Route("/predict_base64", api.predict, methods=["POST"]),
         Route("/predict_batch", api.predict_batch, methods=["POST"]),
         Route("/explain", api.explain, methods=["POST"]),
         Route("/health", api.health),
@@ -190,4 +186,29 @@ def create_app(classifier: Classifier, config: ServeConfig, observer: Observer) 
         Route("/docs", answer_page),
         Route("/", go_to_docs),
     ]
-    return Starlette(routes=routes, exception_handlers=dict.fromkeys((HTTPException, *(row[0] for row in STATUS_TABLE)), api.refuse))
+    app = Starlette(
+        routes=routes,
+        middleware=_door(api, config),
+        exception_handlers=dict.fromkeys((HTTPException, *(row[0] for row in STATUS_TABLE)), api.refuse),
+    )
+    # around all that Starlette puts around the routes: what nobody foresaw is answered with these headers too
+    app.middleware_stack = SecurityHeaders(app.build_middleware_stack(), {"/docs": page})
+    return app
+
+
+def _door(api: Api, config: ServeConfig) -> list[Middleware]:
+    """What a request passes before the routes, outermost first; nothing unless the server was asked to."""
+    door = []
+    if config.cors_origins:  # before the keys: a browser asks first, without one
+        door.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=config.cors_origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["Authorization", "Content-Type", "X-API-Key"],
+                expose_headers=["Retry-After", "X-Class-Id", "X-Class-Name", "X-Model", "X-Request-Id"],
+            )
+        )
+    if config.api_keys:
+        door.append(Middleware(KeyGuard, keys=KeyRing(config.api_keys, 1 / config.num_ingress_replicas), refuse=api.refuse))
+    return door

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
 from cifar_ray.inference.preprocess import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
-from deployments import schemas
+from deployments import examples, schemas
+from deployments.door import OPEN_PATHS
 from deployments.uploads import MAX_BATCH_BYTES, MAX_BATCH_IMAGES
 
 Json = dict[str, Any]
@@ -19,14 +21,26 @@ _SERVER = "http://localhost:8000"
 _REF = "#/components/schemas/{model}"
 
 _PICTURE = {"type": "string", "format": "binary", "description": "JPEG, PNG, WebP, BMP, GIF or TIFF, of any size and mode"}
-_MODEL = {"type": "string", "description": "as ?model="}
-_BASE64_BODY = {"application/json": {"schema": {"$ref": _REF.format(model="PictureInJson")}}}
+_MODEL = {"type": "string", "description": "as ?model=", "examples": ["cifar10@1"]}
+_BASE64 = {"type": "string", "description": "base64, or a data URI: data:image/png;base64,…", "examples": [examples.PICTURE_BASE64]}
+_FORM_TEXT = {"image_base64": _BASE64, "model": _MODEL, "model_type": _MODEL | {"description": "the same, for clients that call it so"}}
+_BASE64_BODY = {
+    "application/json": {
+        "schema": {"$ref": _REF.format(model="PictureInJson")},
+        "example": {"image": f"data:image/png;base64,{examples.PICTURE_BASE64}"},
+    },
+    "application/x-www-form-urlencoded": {
+        "schema": {"type": "object", "properties": _FORM_TEXT, "required": ["image_base64"]},
+        "example": {"image_base64": examples.PICTURE_BASE64},
+    },
+}
 _PICTURE_BODY = {
     "multipart/form-data": {
         "schema": {
             "type": "object",
-            "properties": {"image": _PICTURE, "file": _PICTURE | {"description": "the same, for clients that call it so"}, "model": _MODEL},
-            "description": "one picture, in either field",
+            "properties": {"image": _PICTURE, "file": _PICTURE | {"description": "the same, for clients that call it so"}, **_FORM_TEXT},
+            "oneOf": [{"required": [name]} for name in ("image", "file", "image_base64")],
+            "description": "one picture, in one of three fields",
         }
     },
     "image/*": {"schema": _PICTURE},
@@ -37,7 +51,7 @@ _PICTURES_BODY = {
     "multipart/form-data": {
         "schema": {
             "type": "object",
-            "properties": {"images": {"type": "array", "items": _PICTURE, "maxItems": MAX_BATCH_IMAGES}, "model": _MODEL},
+            "properties": {"images": {"type": "array", "items": _PICTURE, "minItems": 1, "maxItems": MAX_BATCH_IMAGES}, "model": _MODEL},
             "required": ["images"],
             "description": "fields named images[], image or file do as well",
         }
@@ -45,8 +59,23 @@ _PICTURES_BODY = {
 }
 
 _TOO_LARGE = f"over {MAX_IMAGE_BYTES // 10**6} MB or over {MAX_IMAGE_PIXELS // 10**6} megapixels"
-_BAD_REQUEST = {400: "the body is malformed, or the picture is missing", 415: "the content type is not accepted"}
+_BAD_REQUEST = {
+    400: "the body is malformed, the picture is missing, or a path stands in its place",
+    415: "the content type is not accepted",
+}
 _BAD_PICTURE = {413: f"the picture is {_TOO_LARGE}", 422: "the picture is empty, broken or of another format"}
+_NO_ENTRY = {
+    401: "the server asks for a key, and none was sent, or one that it does not know",
+    403: "the key was revoked",
+    429: "more requests than the key may send; Retry-After says when to try again",
+}
+_FAILED = {500: "a mistake of the server; its log has the details"}
+_WAIT = {"Retry-After": {"description": "seconds until it is worth trying again", "schema": {"type": "integer", "minimum": 1}}}
+_ERROR_HEADERS: dict[int, Json] = {
+    401: {"WWW-Authenticate": {"description": "how to send a key (RFC 6750)", "schema": {"type": "string"}}},
+    429: _WAIT,
+    503: _WAIT,
+}
 _NO_MODEL = {503: "no model answers now; the detail says what to do"}
 _UNKNOWN_MODEL = {404: "there is no such model; the detail lists those there are"}
 _PREDICTING = (
@@ -59,12 +88,14 @@ _MODEL_PARAMETER = {
     "in": "query",
     "description": "name, name@version or name@alias of a model in the store; the server's own if it is left out",
     "schema": {"type": "string"},
+    "example": "cifar10@1",
 }
 _TOP_K_PARAMETER = {
     "name": "top_k",
     "in": "query",
     "description": "how many of the most likely classes to list",
     "schema": {"type": "integer", "minimum": 1},
+    "example": 3,
 }
 _CLASS_PARAMETER = {
     "name": "class",
@@ -151,7 +182,7 @@ OPERATIONS = (
         "What does a model tell apart?",
         schemas.Classes,
         "{}",
-        errors=_NO_MODEL | _UNKNOWN_MODEL,
+        errors={400: "the address names a path"} | _NO_MODEL | _UNKNOWN_MODEL,
         parameters=(_MODEL_PARAMETER,),
     ),
     Operation(
@@ -174,23 +205,39 @@ def document() -> Json:
             "version": API_VERSION,
             "description": "Classifies pictures. Errors are problem documents (RFC 9457).",
         },
+        "servers": [{"url": _SERVER}],
         "paths": {operation.path: {"post" if operation.body else "get": _describe(operation)} for operation in OPERATIONS},
-        "components": {"schemas": definitions["$defs"]},
+        "components": {
+            "schemas": definitions["$defs"],
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "description": "where the server asks for keys"},
+                "header": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "X-API-Key",
+                    "description": "the same key, for clients that send it so",
+                },
+            },
+        },
     }
 
 
 def _describe(operation: Operation) -> Json:
+    is_open = operation.path in OPEN_PATHS
+    errors = operation.errors | _FAILED | ({} if is_open else _NO_ENTRY)
     described: Json = {
         "summary": operation.summary,
         "operationId": operation.path.strip("/"),
         "x-codeSamples": [{"lang": "shell", "source": f"curl {operation.curl.format(_SERVER + operation.path)}"}],
-        "responses": {"200": _response("the answer", operation.answer, "application/json")}
-        | {str(status): _response(why, schemas.Problem, "application/problem+json") for status, why in sorted(operation.errors.items())},
+        "responses": {"200": _response("the answer", operation.answer, "application/json", examples.ANSWERS[operation.answer])}
+        | {str(status): _refusal(status, why) for status, why in sorted(errors.items())},
     }
     if operation.picture_headers:
         success = described["responses"]["200"]
         success["content"] = {"image/png": {"schema": _PICTURE | {"description": "RGB, square"}}} | success["content"]
         success["headers"] = operation.picture_headers
+    if not is_open:
+        described["security"] = [{}, {"bearer": []}, {"header": []}]  # none where the server asks for none
     if operation.body:
         described["requestBody"] = {"required": True, "content": operation.body}
     if operation.parameters:
@@ -198,5 +245,19 @@ def _describe(operation: Operation) -> Json:
     return described
 
 
-def _response(description: str, shape: type, media_type: str) -> Json:
-    return {"description": description, "content": {media_type: {"schema": {"$ref": _REF.format(model=shape.__name__)}}}}
+def _refusal(status: int, why: str) -> Json:
+    example: schemas.Problem = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": examples.DETAILS[status],
+    }
+    headers = {"headers": _ERROR_HEADERS[status]} if status in _ERROR_HEADERS else {}
+    return _response(why, schemas.Problem, "application/problem+json", example) | headers
+
+
+def _response(description: str, shape: type, media_type: str, example: Any) -> Json:
+    return {
+        "description": description,
+        "content": {media_type: {"schema": {"$ref": _REF.format(model=shape.__name__)}, "example": example}},
+    }

@@ -12,6 +12,7 @@ FLOORS: dict[str, int] = {
     "cifar_ray.metrics": 1,
     "cifar_ray.storage": 1,
     "cifar_ray.client": 1,
+    "cifar_ray.api_keys": 2,
     "cifar_ray.data": 2,
     "cifar_ray.models": 2,
     "cifar_ray.store": 2,
@@ -24,7 +25,14 @@ FLOORS: dict[str, int] = {
 }
 VERB_FLOOR = 5
 VERBS_IN_PACKAGES = {"cifar_ray.store.__main__"}
-DEPLOYMENTS_MAY_IMPORT = ("deployments", "cifar_ray.errors", "cifar_ray.config", "cifar_ray.store", "cifar_ray.inference")
+DEPLOYMENTS_MAY_IMPORT = (
+    "deployments",
+    "cifar_ray.errors",
+    "cifar_ray.config",
+    "cifar_ray.api_keys",
+    "cifar_ray.store",
+    "cifar_ray.inference",
+)
 RAY_ALLOWED = (
     "cifar_ray.training.distributed",
     "cifar_ray.evaluation.distributed",

@@ -20,6 +20,13 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 # Part of every cache key: raise it when decode_image or fit gives other pixels than before.
 DECODER_VERSION = 1
 
+# Each scan of a progressive JPEG goes over all of its pixels, and a few bytes can describe one: 10 MB of them take minutes.
+# Cameras and programs write about ten.
+_MAX_JPEG_SCANS = 100
+_START_OF_SCAN = b"\xff\xda"
+# What has no end of its own is done in strips of so many pixels: Pillow and numpy hold others up meanwhile, or take much memory.
+_STRIP_PIXELS = 1 << 20
+
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -48,7 +55,7 @@ def decode_image(source: bytes | Path, max_pixels: int = 50_000_000) -> Image.Im
 
     Raises:
         ImageTooLargeError: if there are more than `max_pixels`.
-        ImageError: if the picture is missing, empty, truncated, broken or not of one of `FORMATS`.
+        ImageError: if the picture is missing, empty, truncated, broken, made to be slow or not of one of `FORMATS`.
     """
     _silence_pillow()
     name = str(source) if isinstance(source, Path) else "picture"
@@ -68,6 +75,8 @@ def _decode(source: bytes | Path, max_pixels: int) -> Image.Image:
     with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
         if image.width * image.height > max_pixels:
             raise Image.DecompressionBombError
+        if isinstance(source, bytes) and image.format in ("JPEG", "MPO") and source.count(_START_OF_SCAN) > _MAX_JPEG_SCANS:
+            raise OSError(f"a JPEG of more than {_MAX_JPEG_SCANS} scans")
         image.load()
         return _upright(_to_rgb(image), image)
 
@@ -115,21 +124,40 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        return Image.fromarray(_stretched(np.asarray(image, np.float64))).convert("RGB")
+        return Image.fromarray(_stretched(np.asarray(image))).convert("RGB")
     if image.has_transparency_data:
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+        return _on_white(image.convert("RGBA"))
     return image.convert("RGB")
 
 
-def _stretched(values: npt.NDArray[np.float64]) -> npt.NDArray[np.uint8]:
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
+def _on_white(image: Image.Image) -> Image.Image:
+    rows = max(1, _STRIP_PIXELS // image.width)
+    flat = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        flat.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB"), (0, top))
+    return flat
+
+
+def _stretched(values: npt.NDArray[np.int32 | np.float32]) -> npt.NDArray[np.uint8]:
+    """Grey `[H, W]` → 0…255, some rows at a time: in double precision, 50 megapixels would take a gigabyte."""
+    rows = max(1, _STRIP_PIXELS // values.shape[1])
+    starts = range(0, len(values), rows)
+
+    def finite(start: int) -> npt.NDArray[np.float64]:
+        with np.errstate(invalid="ignore"):  # signalling NaNs
+            return np.nan_to_num(values[start : start + rows].astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+
+    extremes = [(block.min(), block.max()) for block in map(finite, starts)]
+    low, high = float(min(low for low, _ in extremes)), float(max(high for _, high in extremes))
     for top in (1.0, 255.0, 65535.0):
         if low >= 0 and high <= top:
             low, high = 0.0, top
             break
-    return ((values - low) * (255 / ((high - low) or 1))).round().astype(np.uint8)
+    stretched = np.empty(values.shape, np.uint8)
+    for start in starts:
+        stretched[start : start + rows] = ((finite(start) - low) * (255 / ((high - low) or 1))).round()
+    return stretched
 
 
 def _upright(image: Image.Image, original: Image.Image) -> Image.Image:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cifar_ray.client import MAX_BATCH_BYTES, MAX_BATCH_IMAGES, Client
+from cifar_ray.client import MAX_BATCH_BYTES, MAX_BATCH_IMAGES, Client, Prediction
 from cifar_ray.errors import ImageError
 from cifar_ray.inference.pictures import read_picture
 from cifar_ray.inference.rows import SCHEMA, Row, broken_row, sound_row
@@ -24,7 +24,7 @@ class ServerClassifier:
     """
 
     def __init__(self, url: str, top_k: int, abstain: bool) -> None:
-        self.url, self.top_k, self.abstain = url, top_k, abstain
+        self._client, self.top_k, self.abstain = Client(url), top_k, abstain
 
     def __call__(self, names: Sequence[str]) -> pa.Table:
         """As the protocol says; two requests are under way at a time, so that the server never waits for the next.
@@ -38,15 +38,15 @@ class ServerClassifier:
 
     def _ask(self, pictures: list[tuple[str, bytes | ImageError]]) -> list[Row]:
         sent = [(name, data) for name, data in pictures if not isinstance(data, ImageError)]
-        answers: Iterator[Row] = iter(())
+        answers: Iterator[Prediction | ImageError] = iter(())
         if sent:
-            answers = iter(Client(self.url).predict_batch([(Path(name).name, data) for name, data in sent], self.top_k)["predictions"])
-        return [broken_row(name, data) if isinstance(data, ImageError) else self._row(name, next(answers)) for name, data in pictures]
+            answers = iter(self._client.predict_batch([(Path(name).name, data) for name, data in sent], self.top_k))
+        return [self._row(name, data if isinstance(data, ImageError) else next(answers)) for name, data in pictures]
 
-    def _row(self, name: str, answer: Row) -> Row:
-        if "error" in answer:
-            return broken_row(name, answer["error"].get("detail") or answer["error"].get("title"))
-        return sound_row(name, answer["top_k"], self.abstain and answer.get("abstain", False))
+    def _row(self, name: str, outcome: Prediction | ImageError) -> Row:
+        if isinstance(outcome, ImageError):
+            return broken_row(name, outcome)
+        return sound_row(name, outcome.answer["top_k"], self.abstain and outcome.abstain)
 
 
 def _batches(names: Sequence[str]) -> Iterator[list[tuple[str, bytes | ImageError]]]:

@@ -112,7 +112,7 @@ def plan_points(fixed: TrainConfig, search: SearchConfig, space: SearchSpace) ->
             raise ConfigError(f"--search grid: the space has {len(points)} points; pass --num-samples {len(points)} or search fewer fields")
         return points
     domains = {parameter.path: _tune_domain(parameter) for parameter in space}
-    rng = random.Random(fixed.seed)  # noqa: S311
+    rng = random.Random(fixed.seed)  # noqa: S311  (a search, no secret)
     own = present_values(fixed, space)
     drawn = [
         {path: domain.sample(random_state=rng.randrange(2**31)) for path, domain in domains.items()} for _ in range(search.num_samples)

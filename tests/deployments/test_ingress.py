@@ -26,6 +26,7 @@ BIRDS = ModelInfo("birds", 1, ("jay", "tit"), 8, "crop")
 PETS = ModelInfo("pets", 3, ("cat", "dog", "eel"), 16, "pad")
 MAX_BATCH_SIZE = 4
 IN_MEMORY: Any = {"version": 3, "engine": "torch", "precision": "bf16"}
+FORM = {"content-type": "application/x-www-form-urlencoded"}
 Send = Callable[..., httpx.Response]
 
 
@@ -116,6 +117,10 @@ def problem(response: httpx.Response, status: int) -> str:
     return content["detail"]
 
 
+def as_form(data: bytes, prefix: str = "") -> dict[str, str]:
+    return {"image_base64": prefix + base64.b64encode(data).decode()}
+
+
 def as_json(data: bytes, prefix: str = "") -> dict[str, str]:
     return {"image": prefix + base64.b64encode(data).decode()}
 
@@ -132,6 +137,12 @@ def as_json(data: bytes, prefix: str = "") -> dict[str, str]:
         ("/predict", lambda data: {"json": as_json(data, "data:image/jpeg;base64,")}),
         ("/predict_base64", lambda data: {"json": as_json(data)}),
         ("/predict_base64", lambda data: {"json": as_json(data, "data:image/jpeg;base64,")}),
+        ("/predict", lambda data: {"data": as_form(data)}),
+        ("/predict", lambda data: {"data": as_form(data, "data:image/jpeg;base64,")}),
+        ("/predict", lambda data: {"files": {name: (None, text) for name, text in as_form(data).items()}}),
+        ("/predict", lambda data: {"content": f"image_base64={as_form(data)['image_base64']}", "headers": FORM}),
+        ("/predict_base64", lambda data: {"data": as_form(data)}),
+        ("/predict_base64", lambda data: {"files": {name: (None, text) for name, text in as_form(data).items()}}),
     ],
 )
 def test_every_form_of_upload_reaches_the_model_as_the_same_pixels(
@@ -163,7 +174,9 @@ def test_an_impossible_top_k_is_refused(send: Send, picture: bytes, top_k: str) 
     [
         ("/predict", {"content": b"x", "headers": {"content-type": "text/plain"}}, 415, "'text/plain' is not accepted"),
         ("/predict", {"data": {"image": "x"}}, 415, "x-www-form-urlencoded"),
-        ("/predict_base64", {"content": b"x", "headers": {"content-type": "image/jpeg"}}, 415, "application/json"),
+        ("/predict", {"data": {"image_base64": "###"}}, 422, "base64"),
+        ("/predict", {"files": {"image_base64": (None, b"###")}}, 422, "base64"),
+        ("/predict", {"data": {str(number): "x" for number in range(99)} | {"image_base64": "eA=="}}, 415, "image_base64"),
         ("/predict_batch", {"json": {"images": []}}, 415, "multipart/form-data"),
         ("/predict", {"files": {"other": ("a", b"x")}}, 400, "fields sent: 'other'"),
         ("/predict", {"files": {"image": (None, b"text")}}, 400, "holds text"),
@@ -209,7 +222,8 @@ def test_a_picture_of_more_than_10_mb_is_refused(send: Send, request_of: Callabl
     ("path", "content_type", "limit"),
     [
         ("/predict", "image/png", MAX_IMAGE_BYTES),
-        ("/predict", "multipart/form-data; boundary=y", MAX_IMAGE_BYTES),
+        ("/predict", "multipart/form-data; boundary=y", MAX_IMAGE_BYTES * 4 // 3),
+        ("/predict", "application/x-www-form-urlencoded", MAX_IMAGE_BYTES * 3 // 2),
         ("/predict", "application/json", MAX_IMAGE_BYTES * 4 // 3),
         ("/predict_batch", "multipart/form-data; boundary=y", uploads.MAX_BATCH_BYTES),
     ],
@@ -328,6 +342,8 @@ def test_a_model_that_appears_changes_or_goes_is_noticed_by_the_next_request(
         ("/predict", lambda data: {"files": {"image": ("a", data)}, "data": {"model_type": "birds"}}),
         ("/predict", lambda data: {"json": as_json(data) | {"model": "birds"}}),
         ("/predict_base64", lambda data: {"json": as_json(data) | {"model_type": "birds"}}),
+        ("/predict", lambda data: {"data": as_form(data) | {"model_type": "birds"}}),
+        ("/predict", lambda data: {"files": {name: (None, text) for name, text in (as_form(data) | {"model_type": "birds"}).items()}}),
         ("/predict_batch", lambda data: {"files": {"images": ("a", data)}, "data": {"model": "birds"}}),
         ("/predict_batch?model=birds", lambda data: {"files": {"images": ("a", data)}, "data": {"model": "fish"}}),
     ],
@@ -339,6 +355,30 @@ def test_a_request_may_name_the_model(
     assert (answer["model"], answer["version"]) == ("birds", 1)
     np.testing.assert_array_equal(classifier.calls[-1][0], preprocess(picture, 8, "crop"))
     assert send("GET", "/classes?model=birds").json()["classes"] == ["jay", "tit"]
+
+
+@pytest.mark.parametrize("name", ["image_path", "model_path"])
+@pytest.mark.parametrize(
+    ("path", "request_of"),
+    [
+        ("/predict?{}=/etc/passwd", lambda _, data: {"content": data}),
+        ("/predict?{}=", lambda _, data: {"content": data}),
+        ("/predict", lambda name, data: {"json": as_json(data) | {name: "/etc/passwd"}}),
+        ("/predict", lambda name, data: {"json": {name: "/etc/passwd"}}),
+        ("/predict", lambda name, data: {"data": as_form(data) | {name: "/etc/passwd"}}),
+        ("/predict", lambda name, data: {"files": {"image": ("a", data)}, "data": {name: "/etc/passwd"}}),
+        ("/predict", lambda name, data: {"files": {"image": ("a", data), name: ("passwd", b"")}}),
+        ("/predict_base64", lambda name, data: {"json": as_json(data) | {name: "x"}}),
+        ("/predict_batch", lambda name, data: {"files": {"images": ("a", data)}, "data": {name: "/etc/passwd"}}),
+        ("/predict_batch?{}=x", lambda _, data: {"files": {"images": ("a", data)}}),
+    ],
+)
+def test_a_path_on_the_server_is_never_taken_from_a_client(
+    send: Send, classifier: FakeClassifier, picture: bytes, name: str, path: str, request_of: Callable[[str, bytes], dict[str, Any]]
+) -> None:
+    detail = problem(send("POST", path.format(name), **request_of(name, picture)), 400)
+    assert detail.startswith(f"{name}: this server reads no file that a client names")
+    assert classifier.calls == []
 
 
 def test_an_unknown_model_is_a_404_with_the_list(send: Send, picture: bytes) -> None:

@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
+import jsonschema
+from pydantic import TypeAdapter
 from starlette.routing import Route
 
-from deployments import docs_page, openapi
+from cifar_ray.inference.preprocess import decode_base64, preprocess
+from deployments import docs_page, examples, openapi, schemas
 from deployments.config import ServeConfig
 from deployments.contract import Classifier, Observer
+from deployments.door import OPEN_PATHS
 from deployments.ingress import create_app
 
 
@@ -53,3 +58,41 @@ def test_the_page_shows_every_route_and_shape_and_asks_no_other_host() -> None:
     assert anchors <= set(re.findall(r'id="(\w+)"', page))
     assert "<script" not in page
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
+
+
+def examples_in(value: Any) -> Iterator[tuple[Any, Any]]:
+    """Each example, and the schema beside it."""
+    if isinstance(value, dict):
+        if "example" in value and "schema" in value:
+            yield value["example"], value["schema"]
+        for inner in value.values():
+            yield from examples_in(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from examples_in(inner)
+
+
+def test_every_answer_and_every_error_has_an_example_of_its_own_shape() -> None:
+    document = openapi.document()
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            assert {"200", "500"} <= set(operation["responses"]), f"{method} {path}"
+            for status, response in operation["responses"].items():
+                [body] = (body for media_type, body in response["content"].items() if media_type != "image/png")
+                name = body["schema"]["$ref"].rpartition("/")[2]
+                TypeAdapter(getattr(schemas, name)).validate_python(body["example"], strict=True, extra="forbid")
+                assert status == "200" or body["example"]["status"] == int(status)
+    components = {"components": document["components"]}
+    for example, schema in examples_in(document):
+        jsonschema.validate(example, schema | components)
+
+
+def test_what_is_behind_the_door_says_so_and_what_is_open_does_not() -> None:
+    for path, item in openapi.document()["paths"].items():
+        [operation] = item.values()
+        is_open = path in OPEN_PATHS
+        assert ("security" in operation) == ("401" in operation["responses"]) == (not is_open)
+
+
+def test_the_picture_in_the_examples_is_one() -> None:
+    assert preprocess(decode_base64(examples.PICTURE_BASE64), 16, "pad").shape == (16, 16, 3)
