@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +13,8 @@ from cifar_ray.data.loader import EvaluationLoader
 from cifar_ray.metrics import Evaluation
 from cifar_ray.models.precision import Precision
 from cifar_ray.training.collective import sum_over_workers
+
+Logits = npt.NDArray[np.float32]
 
 
 @torch.inference_mode()
@@ -36,6 +40,28 @@ def evaluate(model: nn.Module, loader: EvaluationLoader, precision: Precision, a
     total = sum_over_workers(torch.cat((loss, confusion))).cpu()
     counts = total[1:].long().view(classes, classes).numpy()
     return Evaluation(float(total[0]) / max(1, int(counts.sum())), counts)
+
+
+@torch.inference_mode()
+def gather_logits(model: nn.Module, loader: EvaluationLoader, precision: Precision, rows: slice, count: int) -> Logits:
+    """Logits of a whole split, `[count, C]`, in its order and equal on all workers.
+
+    Args:
+        model: put into evaluation mode.
+        loader: this worker's part.
+        precision: of the forward pass.
+        rows: where this part is in the split.
+        count: images in the split.
+    """
+    model.eval()
+    gathered = torch.zeros(count, loader.num_classes, device=precision.device)
+    mine, done = gathered[rows], 0
+    for inputs, _ in loader:
+        with precision.autocast():
+            mine[done : done + len(inputs)] = model(inputs)
+        done += len(inputs)
+    logits: Logits = sum_over_workers(gathered).cpu().numpy()
+    return logits
 
 
 def views(inputs: Tensor, augmentation: TestTimeAugmentation) -> list[tuple[float, Tensor]]:

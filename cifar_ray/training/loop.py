@@ -22,8 +22,9 @@ from cifar_ray.metrics import Evaluation
 from cifar_ray.models import DataInitialized, create_model
 from cifar_ray.models.precision import Precision
 from cifar_ray.store import Architecture, Bundle
+from cifar_ray.store.gallery import Judged
 from cifar_ray.training.collective import average_buffers, sum_over_workers
-from cifar_ray.training.evaluate import evaluate
+from cifar_ray.training.evaluate import Logits, evaluate, gather_logits
 from cifar_ray.training.optim import create_optimizers, learning_rate_factor, scale_rates, set_learning_rate
 from cifar_ray.training.reports import Confusion, EpochReport, FitResult
 from cifar_ray.training.snapshot import Snapshot
@@ -155,14 +156,20 @@ class Trainer:
 
     def evaluate(self, dataset: ImageDataset, augmentation: TestTimeAugmentation = "none") -> Evaluation:
         """Evaluates the present weights on a split, each image once over all workers."""
-        loader = EvaluationLoader(
+        return evaluate(self.model, self._part_of(dataset), self.precision, augmentation)
+
+    def logits(self, dataset: ImageDataset) -> Logits:
+        """Logits of the present weights, `[N, C]` in the order of the split, equal on all workers."""
+        return gather_logits(self.model, self._part_of(dataset), self.precision, self.shard.slice(len(dataset)), len(dataset))
+
+    def _part_of(self, dataset: ImageDataset) -> EvaluationLoader:
+        return EvaluationLoader(
             dataset,
             batch_size=self.config.micro_batch_size or _auto_micro_batch_size(self.device, dataset.image_size_px) or 2000,
             normalization=self.normalization,
             shard=self.shard,
             device=self.device,
         )
-        return evaluate(self.model, loader, self.precision, augmentation)
 
 
 def fit(
@@ -241,6 +248,7 @@ def fit(
         architecture=_architecture(config, splits.train, parent),
         parent_weights_sha256=parent.manifest.weights_sha256 if parent else None,
         test_confusion=_plain(test),
+        test_judged=Judged.of(trainer.logits(splits.test), splits.test.labels) if splits.test is not None else None,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from cifar_ray.data.loader import Normalization
 from cifar_ray.store import Architecture
+from cifar_ray.store.gallery import Judged
 
 Confusion = tuple[tuple[int, ...], ...]
 
@@ -57,6 +58,7 @@ class FitResult:
         architecture: name and arguments of the network.
         parent_weights_sha256: of the bundle that training began with; `None` for fresh weights.
         test_confusion: as `EpochReport.val_confusion`, of the kept weights on test.
+        test_judged: what they say of each test image.
     """
 
     best_epoch: int
@@ -67,3 +69,4 @@ class FitResult:
     architecture: Architecture
     parent_weights_sha256: str | None = None
     test_confusion: Confusion | None = None
+    test_judged: Judged | None = None
