@@ -14,7 +14,7 @@ from cifar_ray.config import ResizePolicy
 from cifar_ray.errors import CifarRayError, UnknownModelError
 from deployments.batcher import Batcher
 from deployments.config import ServeConfig
-from deployments.contract import Classified, Pixels, Status, StoredModel, UnavailableError
+from deployments.contract import Classified, Pixels, Status, StoredGallery, StoredModel, UnavailableError
 from deployments.live_models import LiveModels, LoadedModel
 from deployments.metrics import ModelMetrics
 
@@ -51,6 +51,13 @@ class ClassifierReplica:
             return await asyncio.to_thread(self._models.stored)
         except CifarRayError as error:
             raise UnavailableError(str(error)) from None
+
+    async def gallery(self, reference: str | None) -> StoredGallery | Status:
+        """As the contract says."""
+        try:
+            return await asyncio.to_thread(self._models.gallery, reference)
+        except CifarRayError as error:
+            return Status(None, str(error), is_known=not isinstance(error, UnknownModelError))
 
     async def classify(self, images: Pixels, reference: str | None, resize_policy: ResizePolicy) -> Classified | Status:
         """As the contract says."""

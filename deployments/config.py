@@ -50,6 +50,7 @@ class ServeConfig(Config):
     max_pending_images: int | None = Field(
         None, ge=1, description="pictures each of them holds at once; more are refused; default: four batches for each copy of the model"
     )
+    gallery: bool = Field(True, description="show whoever asks which test pictures a model gets wrong")
     access_log: bool = Field(False, description="a line of log for each request")
     json_logs: bool = Field(False, description="logs as lines of JSON, each with the id of its request")
 

@@ -9,14 +9,14 @@ from typing import TypeVar
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from cifar_ray.errors import ImageError
-from deployments import docs_page, openapi, schemas, uploads
-from deployments.answers import STATUS_TABLE, Json, prediction, problem
+from deployments import docs_page, openapi, page, schemas, uploads
+from deployments.answers import STATUS_TABLE, Json, prediction, problem, revalidated
 from deployments.config import ServeConfig
-from deployments.contract import Classifier, DeadlineError, Observer
+from deployments.contract import Classifier, DeadlineError, Observer, Status, UnavailableError
 from deployments.pipeline import Deadline, OverloadedError, Pipeline
 
 RETRY_AFTER_S = 2
@@ -106,6 +106,19 @@ class Api:
         }
         return Json(answer)
 
+    async def gallery(self, request: Request) -> Response:
+        """`GET /gallery`: where the model is wrong."""
+        if not self._config.gallery:
+            raise HTTPException(403, "this server shows no gallery; it was started with gallery=false")
+        found = await self._classifier.gallery(uploads.model_in_query(request))
+        if isinstance(found, Status):
+            found.require()
+            raise UnavailableError(found.problem)
+        # the attachment goes out as it lies in the bundle, which was checked
+        head = Json({"model": found.name, "version": found.version}).body
+        content = b'%s,"gallery":%s}' % (bytes(head)[:-1], found.content or b"null")
+        return revalidated(request, Response(content, media_type="application/json"))
+
     async def refuse(self, request: Request, error: Exception) -> Response:
         """Answers a request with an error."""
         content = problem(error)
@@ -154,16 +167,13 @@ class Api:
 def create_app(classifier: Classifier, config: ServeConfig, observer: Observer) -> Starlette:
     """The app with all routes; every refusal is `application/problem+json` (RFC 9457)."""
     api, document = Api(classifier, config, observer), openapi.document()
-    page = docs_page.render(document)
+    docs = docs_page.render(document)
 
     async def answer_document(_: Request) -> Response:
         return Json(document)
 
-    async def answer_page(_: Request) -> Response:
-        return HTMLResponse(page)
-
-    async def go_to_docs(request: Request) -> Response:
-        return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
+    async def answer_docs(_: Request) -> Response:
+        return HTMLResponse(docs)
 
     routes = [
         Route("/predict", api.predict, methods=["POST"]),
@@ -173,8 +183,9 @@ def create_app(classifier: Classifier, config: ServeConfig, observer: Observer) 
         Route("/ready", api.ready),
         Route("/classes", api.classes),
         Route("/models", api.models),
+        Route("/gallery", api.gallery),
         Route("/openapi.json", answer_document),
-        Route("/docs", answer_page),
-        Route("/", go_to_docs),
+        Route("/docs", answer_docs),
+        *page.routes(page.render()),
     ]
     return Starlette(routes=routes, exception_handlers=dict.fromkeys((HTTPException, *(row[0] for row in STATUS_TABLE)), api.refuse))

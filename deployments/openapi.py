@@ -120,6 +120,14 @@ OPERATIONS = (
         parameters=(_MODEL_PARAMETER,),
     ),
     Operation(
+        "/gallery",
+        "What does a model get wrong?",
+        schemas.GalleryAnswer,
+        "{}",
+        errors=_NO_MODEL | _UNKNOWN_MODEL | {403: "the server was started with gallery=false"},
+        parameters=(_MODEL_PARAMETER,),
+    ),
+    Operation(
         "/models", "What does the model store hold?", schemas.Models, "{}", errors={503: "the model store or the model cannot be reached"}
     ),
 )

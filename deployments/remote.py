@@ -13,7 +13,17 @@ from starlette.applications import Starlette
 
 from cifar_ray.config import ResizePolicy
 from deployments.config import ServeConfig
-from deployments.contract import Classified, Classifier, DeadlineError, Pixels, ReplicaLostError, Status, StoredModel, UnavailableError
+from deployments.contract import (
+    Classified,
+    Classifier,
+    DeadlineError,
+    Pixels,
+    ReplicaLostError,
+    Status,
+    StoredGallery,
+    StoredModel,
+    UnavailableError,
+)
 from deployments.ingress import create_app
 from deployments.metrics import IngressMetrics
 
@@ -39,6 +49,11 @@ class RemoteClassifier(Classifier):
         """As the contract says."""
         models: list[StoredModel] = await self._answer(self._handle.models.remote())
         return models
+
+    async def gallery(self, reference: str | None) -> StoredGallery | Status:
+        """As the contract says."""
+        gallery: StoredGallery | Status = await self._answer(self._handle.gallery.remote(reference))
+        return gallery
 
     async def classify(self, images: Pixels, reference: str | None, resize_policy: ResizePolicy) -> Classified | Status:
         """As the contract says."""
