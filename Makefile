@@ -6,7 +6,7 @@ BIN := .venv/bin
 UV := $(BIN)/uv
 
 .DEFAULT_GOAL := setup
-.PHONY: setup lock format lint test test-fast demo serve clean
+.PHONY: setup lock format lint test test-fast test-web demo serve clean
 
 setup: .venv/.installed
 	@echo "ready: . .venv/bin/activate, or see 'make demo' and README.md"
@@ -23,7 +23,7 @@ $(UV):
 
 # names, versions and hashes only: the registry is the user's own choice
 lock: | $(UV)
-	$(UV) pip compile -q --universal --python-version 3.11 --extra dev --extra export --extra openvino --extra quantize --extra tracking --extra tune --generate-hashes --no-emit-index-url --no-header --no-annotate $(LOCKFLAGS) \
+	$(UV) pip compile -q --universal --python-version 3.11 --extra dev --extra export --extra openvino --extra quantize --extra tracking --extra tune --extra web --generate-hashes --no-emit-index-url --no-header --no-annotate $(LOCKFLAGS) \
 		pyproject.toml -o requirements.lock
 
 format: setup
@@ -40,7 +40,13 @@ test: lint
 
 # without the tests that start Ray
 test-fast: setup
-	$(BIN)/python -m pytest -m "not ray"
+	$(BIN)/python -m pytest -m "not ray and not web"
+
+# the page in Chromium; a minute
+test-web: setup
+	@test -x /usr/bin/chromium || test "$$(id -u)" -ne 0 || ! command -v apt-get >/dev/null || \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; } || true
+	$(BIN)/python -m pytest -m web tests/web
 
 demo: setup
 	$(BIN)/python examples/demo.py
