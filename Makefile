@@ -7,7 +7,7 @@ BIN := .venv/bin
 UV := $(BIN)/uv
 
 .DEFAULT_GOAL := setup
-.PHONY: setup lock format lint test test-fast test-abuse audit demo serve clean
+.PHONY: setup lock format lint test test-fast test-web test-abuse audit demo serve clean
 
 setup: .venv/.installed
 	@echo "ready: . .venv/bin/activate, or see 'make demo' and README.md"
@@ -24,7 +24,7 @@ $(UV):
 
 # names, versions and hashes only: the registry is the user's own choice
 lock: | $(UV)
-	$(UV) pip compile -q --universal --python-version 3.11 --extra dev --extra export --extra openvino --extra quantize --extra tracking --extra tune --generate-hashes --no-emit-index-url --no-header --no-annotate $(LOCKFLAGS) \
+	$(UV) pip compile -q --universal --python-version 3.11 --extra dev --extra export --extra openvino --extra quantize --extra tracking --extra tune --extra web --generate-hashes --no-emit-index-url --no-header --no-annotate $(LOCKFLAGS) \
 		pyproject.toml -o requirements.lock
 
 format: setup
@@ -41,7 +41,13 @@ test: lint
 
 # without the tests that start Ray
 test-fast: setup
-	$(BIN)/python -m pytest -m "not ray"
+	$(BIN)/python -m pytest -m "not (ray or web or abuse)"
+
+# the page in Chromium; a minute
+test-web: setup
+	@test -x /usr/bin/chromium || test "$$(id -u)" -ne 0 || ! command -v apt-get >/dev/null || \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; } || true
+	$(BIN)/python -m pytest -m web tests/web
 
 # 20,000 hostile uploads to a real server, then schemathesis; some six minutes
 test-abuse: setup

@@ -28,6 +28,9 @@ class EvaluateCommand(DataChoice):
     out: str | None = Field(None, description="folder for report.html, evaluation.json and pictures; default <storage>/evaluations/…")
     robustness_images: int = Field(2000, ge=0, description="images to spoil in 12 ways at 5 levels; 0 for none")
     leakage: bool = Field(True, description="look for images that show what a training image shows")
+    attach: bool = Field(
+        False, description="keep a new version of the model that shows its confusion matrix and mistakes on the server's page"
+    )
     engine: EngineName = Field("torch", description="what computes; auto is what a server would take")
     precision: PrecisionName = "auto"
     num_workers: int | None = Field(None, ge=1, le=4096, description="score on so many workers of a Ray cluster; default: in this process")
@@ -38,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: EvaluateCommand = cli.parse(EvaluateCommand, argv, PROG)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
+    from cifar_ray.evaluation.attach import with_gallery
     from cifar_ray.evaluation.evaluate import evaluate_model, score_here, spoil_every  # torch: seconds that --help does without
     from cifar_ray.evaluation.figures import summarize, to_json
     from cifar_ray.evaluation.progress import Bars
@@ -45,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cifar_ray.evaluation.scoring import device_here
     from cifar_ray.evaluation.selection import select
     from cifar_ray.inference.predictor import Predictor
-    from cifar_ray.store import load_model
+    from cifar_ray.store import ModelStore, load_model
 
     bundle = load_model(command.model, command.storage)
     data = select(bundle.manifest, command)
@@ -65,6 +69,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         folder.replace(name, content)
     print("\n".join(f"{name:12} {text}" for name, text in [("model", bundle.reference), *summarize(to_json(evaluation))]))
     print(f"{'report':12} {folder.path('report.html')}")
+    if command.attach:
+        made = with_gallery(bundle, evaluation)
+        kept = ModelStore(command.storage).save(made.name, made.manifest, made.weights, made.attachments)
+        print(f"{'kept':12} {kept.reference}: {bundle.reference} with its gallery; python -m cifar_ray.store promote {kept.reference}")
     return 0
 
 

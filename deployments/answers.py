@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import string
 from http import HTTPStatus
 from io import BytesIO
@@ -10,7 +11,7 @@ from urllib.parse import quote
 import numpy as np
 from pydantic_core import to_json
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from cifar_ray.errors import CifarRayError, ImageError, ImageTooLargeError, UnknownModelError
@@ -84,6 +85,17 @@ def explanation_png(pixels: Pixels, explained: Explained) -> Response:
         "X-Class-Name": quote(explained.model.class_names[explained.class_id], safe=_PLAIN),
     }
     return Response(png.getvalue(), headers=headers, media_type="image/png")
+
+
+def revalidated(request: Request, response: Response) -> Response:
+    """The response with an `ETag`, or 304 where the browser has it already."""
+    tag = f'"{hashlib.sha256(response.body).hexdigest()[:32]}"'
+    known = [known.strip().removeprefix("W/") for known in request.headers.get("if-none-match", "").split(",")]
+    headers = {"ETag": tag, "Cache-Control": "no-cache"}
+    if tag in known:
+        return Response(status_code=304, headers=headers)
+    response.headers.update(headers)
+    return response
 
 
 def problem(error: Exception) -> schemas.Problem:

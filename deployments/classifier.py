@@ -15,7 +15,7 @@ from cifar_ray.errors import CifarRayError, UnknownModelError
 from cifar_ray.inference.explain import explain
 from deployments.batcher import Batcher
 from deployments.config import ServeConfig
-from deployments.contract import Classified, Explained, ModelInfo, Pixels, Status, StoredModel, UnavailableError
+from deployments.contract import Classified, Explained, ModelInfo, Pixels, Status, StoredGallery, StoredModel, UnavailableError
 from deployments.live_models import LiveModels, LoadedModel
 from deployments.metrics import ModelMetrics
 
@@ -52,6 +52,13 @@ class ClassifierReplica:
             return await asyncio.to_thread(self._models.stored)
         except CifarRayError as error:
             raise UnavailableError(str(error)) from None
+
+    async def gallery(self, reference: str | None) -> StoredGallery | Status:
+        """As the contract says."""
+        try:
+            return await asyncio.to_thread(self._models.gallery, reference)
+        except CifarRayError as error:
+            return Status(None, str(error), is_known=not isinstance(error, UnknownModelError))
 
     async def classify(self, images: Pixels, reference: str | None, resize_policy: ResizePolicy) -> Classified | Status:
         """As the contract says."""

@@ -65,6 +65,7 @@ class ServeConfig(Config):
     cors_origins: tuple[str, ...] = Field(
         (), description="pages of other sites that may use the server from a browser: https://a.example,https://b.example; default: none"
     )
+    gallery: bool = Field(True, description="show whoever asks which test pictures a model gets wrong")
     access_log: bool = Field(False, description="a line of log for each request")
     json_logs: bool = Field(False, description="logs as lines of JSON, each with the id of its request")
 

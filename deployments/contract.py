@@ -156,6 +156,21 @@ class StoredModel:
     problem: str = ""
 
 
+@dataclass(frozen=True)
+class StoredGallery:
+    """Where a model is wrong on images it did not learn from.
+
+    Attributes:
+        name: of the model.
+        version: of the model.
+        content: `gallery.json` of its bundle; `None` where it has none.
+    """
+
+    name: str
+    version: int
+    content: bytes | None
+
+
 class Classifier(Protocol):
     """What the ingress asks for. A reference is as in the model store: `name`, `name@version`; `None` is the server's own model.
 
@@ -167,6 +182,9 @@ class Classifier(Protocol):
 
     async def models(self) -> list[StoredModel]:
         """All models in the store."""
+
+    async def gallery(self, reference: str | None) -> StoredGallery | Status:
+        """What a model gets wrong, read from the store; a `Status` where there is no such model."""
 
     async def classify(self, images: Pixels, reference: str | None, resize_policy: ResizePolicy) -> Classified | Status:
         """Classifies images.

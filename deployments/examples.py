@@ -8,6 +8,7 @@ from deployments import schemas
 
 # 1 × 1 px, PNG
 PICTURE_BASE64 = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGOoWBAFAAMGAXOppMqEAAAAAElFTkSuQmCC"
+_THUMBNAIL = f"data:image/png;base64,{PICTURE_BASE64}"
 
 _CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 _PROBABILITIES = [0.002104, 0.001533, 0.012907, 0.031877, 0.014218, 0.008112, 0.912204, 0.009874, 0.004021, 0.00315]
@@ -40,6 +41,17 @@ ANSWERS: dict[type, Any] = {
         "timings_ms": _TIMINGS,
     },
     schemas.Explanation: _MODEL | {"class_id": 6, "class_name": "frog", "heatmap": [[0.0, 0.25], [0.5, 1.0]]},
+    schemas.GalleryAnswer: _MODEL
+    | {
+        "gallery": {
+            "split": "test",
+            "class_names": _CLASSES,
+            "images": [1000] * 10,
+            "correct": [904, 946, 846, 784, 889, 837, 925, 921, 948, 941],
+            "confusions": [{"true": 3, "predicted": 5, "count": 107}],
+            "mistakes": [{"true": 3, "predicted": 5, "confidence": 0.9921, "name": "test/cat/0012.jpg", "picture": _THUMBNAIL}],
+        }
+    },
     schemas.Health: {"status": "ok"},
     schemas.Ready: {"status": "ready", **_MODEL},
     schemas.Classes: _MODEL | {"classes": _CLASSES},

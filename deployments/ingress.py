@@ -11,14 +11,14 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
 from cifar_ray.errors import ImageError
-from deployments import docs_page, openapi, schemas, uploads
-from deployments.answers import STATUS_TABLE, Json, explanation, explanation_png, prediction, problem
+from deployments import docs_page, openapi, page, schemas, uploads
+from deployments.answers import STATUS_TABLE, Json, explanation, explanation_png, prediction, problem, revalidated
 from deployments.config import ServeConfig
-from deployments.contract import Classifier, DeadlineError, Observer
+from deployments.contract import Classifier, DeadlineError, Observer, Status, UnavailableError
 from deployments.door import KeyGuard, KeyRing, SecurityHeaders
 from deployments.pipeline import Deadline, OverloadedError, Pipeline
 
@@ -129,6 +129,19 @@ class Api:
         }
         return Json(answer)
 
+    async def gallery(self, request: Request) -> Response:
+        """`GET /gallery`: where the model is wrong."""
+        if not self._config.gallery:
+            raise HTTPException(403, "this server shows no gallery; it was started with gallery=false")
+        found = await self._classifier.gallery(uploads.model_in_query(request))
+        if isinstance(found, Status):
+            found.require()
+            raise UnavailableError(found.problem)
+        # the attachment goes out as it lies in the bundle, which was checked
+        head = Json({"model": found.name, "version": found.version}).body
+        content = b'%s,"gallery":%s}' % (bytes(head)[:-1], found.content or b"null")
+        return revalidated(request, Response(content, media_type="application/json"))
+
     async def refuse(self, request: Request, error: Exception) -> Response:
         """Answers a request with an error."""
         content = problem(error)
@@ -162,16 +175,13 @@ class Api:
 def create_app(classifier: Classifier, config: ServeConfig, observer: Observer) -> Starlette:
     """The app with all routes; every refusal is `application/problem+json` (RFC 9457)."""
     api, document = Api(classifier, config, observer), openapi.document()
-    page = docs_page.render(document)
+    docs, front = docs_page.render(document), page.render()
 
     async def answer_document(_: Request) -> Response:
         return Json(document)
 
-    async def answer_page(_: Request) -> Response:
-        return HTMLResponse(page)
-
-    async def go_to_docs(request: Request) -> Response:
-        return RedirectResponse(f"{request.scope.get('root_path', '')}/docs")
+    async def answer_docs(_: Request) -> Response:
+        return HTMLResponse(docs)
 
     routes = [
         Route("/predict", api.predict, methods=["POST"]),
@@ -182,9 +192,10 @@ def create_app(classifier: Classifier, config: ServeConfig, observer: Observer) 
         Route("/ready", api.ready),
         Route("/classes", api.classes),
         Route("/models", api.models),
+        Route("/gallery", api.gallery),
         Route("/openapi.json", answer_document),
-        Route("/docs", answer_page),
-        Route("/", go_to_docs),
+        Route("/docs", answer_docs),
+        *page.routes(front),
     ]
     app = Starlette(
         routes=routes,
@@ -192,7 +203,7 @@ def create_app(classifier: Classifier, config: ServeConfig, observer: Observer) 
         exception_handlers=dict.fromkeys((HTTPException, *(row[0] for row in STATUS_TABLE)), api.refuse),
     )
     # around all that Starlette puts around the routes: what nobody foresaw is answered with these headers too
-    app.middleware_stack = SecurityHeaders(app.build_middleware_stack(), {"/docs": page})
+    app.middleware_stack = SecurityHeaders(app.build_middleware_stack(), {"/": front, "/docs": docs})
     return app
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -12,9 +13,10 @@ from functools import partial
 from cifar_ray.errors import BundleError, CifarRayError, UnknownModelError
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import ModelStore
+from cifar_ray.store.gallery import GALLERY_FILE
 from cifar_ray.store.registry import PREVIOUS, TEST_ACCURACY
 from deployments.config import ServeConfig
-from deployments.contract import LoadedVersion, ModelInfo, Status, StoredModel, UnavailableError
+from deployments.contract import LoadedVersion, ModelInfo, Status, StoredGallery, StoredModel, UnavailableError
 
 DEFAULT_MODEL = "cifar10"
 RETRY_DAMAGED_S = 30.0
@@ -75,11 +77,8 @@ class LiveModels:
         if loaded := self.find(reference):
             return loaded
         store = ModelStore(self._config.storage)
-        try:
+        with _told_to_clients(store, reference):
             loaded = self._load(store, reference)
-        except UnknownModelError:  # the store's message says where it lies, which is not for a client to know
-            there_is = ", ".join(f"{name}@{version}" for name in store.names() for version in store.versions(name))
-            raise UnknownModelError(f"there is no model {reference[:100]!r}; there is: {there_is or 'none yet'}") from None
         self._used_at[reference] = time.monotonic()
         self._answering[reference] = loaded
         self._make_room(keep=reference)
@@ -114,6 +113,20 @@ class LiveModels:
         """
         store = ModelStore(self._config.storage)
         return [self._describe(store, name) for name in store.names()]
+
+    def gallery(self, reference: str | None) -> StoredGallery:
+        """Where a model is wrong, read from the store: the model itself is not loaded.
+
+        Raises:
+            UnavailableError: if it is the server's own and there is none.
+            UnknownModelError: if there is no such model, listing those there are.
+            StoreError: if the storage cannot be read.
+            BundleError: if the bundle is damaged.
+        """
+        store = ModelStore(self._config.storage)
+        with _told_to_clients(store, reference):
+            name, version = store.resolve(reference or self.status.require().reference)
+        return StoredGallery(name, version, store.attachment(f"{name}@{version}", GALLERY_FILE))
 
     def _describe(self, store: ModelStore, name: str) -> StoredModel:
         versions = tuple(store.versions(name))
@@ -205,6 +218,16 @@ class LiveModels:
             oldest = min(droppable, key=lambda reference: self._used_at[reference])
             logger.info("dropped %s: its place in memory is needed", self._answering[oldest].info.reference)
             del self._answering[oldest], self._used_at[oldest]
+
+
+@contextmanager
+def _told_to_clients(store: ModelStore, reference: str | None) -> Iterator[None]:
+    """The store's message about an unknown model says where it lies, which is not for a client to know."""
+    try:
+        yield
+    except UnknownModelError:
+        there_is = ", ".join(f"{name}@{version}" for name in store.names() for version in store.versions(name))
+        raise UnknownModelError(f"there is no model {(reference or '')[:100]!r}; there is: {there_is or 'none yet'}") from None
 
 
 def _age(store: ModelStore, name: str) -> datetime:

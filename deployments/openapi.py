@@ -186,6 +186,14 @@ OPERATIONS = (
         parameters=(_MODEL_PARAMETER,),
     ),
     Operation(
+        "/gallery",
+        "What does a model get wrong?",
+        schemas.GalleryAnswer,
+        "{}",
+        errors=_NO_MODEL | _UNKNOWN_MODEL | {403: "the server was started with gallery=false"},
+        parameters=(_MODEL_PARAMETER,),
+    ),
+    Operation(
         "/models", "What does the model store hold?", schemas.Models, "{}", errors={503: "the model store or the model cannot be reached"}
     ),
 )
@@ -224,7 +232,9 @@ def document() -> Json:
 
 def _describe(operation: Operation) -> Json:
     is_open = operation.path in OPEN_PATHS
-    errors = operation.errors | _FAILED | ({} if is_open else _NO_ENTRY)
+    errors = operation.errors | _FAILED
+    for status, why in {} if is_open else _NO_ENTRY.items():
+        errors[status] = f"{errors[status]}; or {why}" if status in errors else why
     described: Json = {
         "summary": operation.summary,
         "operationId": operation.path.strip("/"),

@@ -22,6 +22,7 @@ from deployments.contract import (
     Pixels,
     ReplicaLostError,
     Status,
+    StoredGallery,
     StoredModel,
     UnavailableError,
 )
@@ -50,6 +51,11 @@ class RemoteClassifier(Classifier):
         """As the contract says."""
         models: list[StoredModel] = await self._answer(self._handle.models.remote())
         return models
+
+    async def gallery(self, reference: str | None) -> StoredGallery | Status:
+        """As the contract says."""
+        gallery: StoredGallery | Status = await self._answer(self._handle.gallery.remote(reference))
+        return gallery
 
     async def classify(self, images: Pixels, reference: str | None, resize_policy: ResizePolicy) -> Classified | Status:
         """As the contract says."""

@@ -152,3 +152,40 @@ class Models(TypedDict):
     default: Annotated[str | None, Field(description="name@version that answers requests which name no model; null if none can")]
     models: list[ModelEntry]
     problem: Annotated[str | None, Field(description="what is wrong with the default, or null")]
+
+
+class Confusion(TypedDict):
+    """How often pictures of one class are taken for another."""
+
+    true: Annotated[int, Field(ge=0, description="class_id of what they show")]
+    predicted: Annotated[int, Field(ge=0, description="class_id of what the model says")]
+    count: Annotated[int, Field(ge=1)]
+
+
+class Mistake(TypedDict):
+    """A picture that the model gets wrong."""
+
+    true: int
+    predicted: int
+    confidence: Probability
+    name: Annotated[str, Field(description="its file, or its number in the data set")]
+    picture: Annotated[str, Field(description="at most 96 px wide and high: data:image/webp;base64,…")]
+
+
+class Gallery(TypedDict):
+    """What a model gets wrong."""
+
+    split: Annotated[str, Field(description="which part of the data set they are, e.g. test")]
+    class_names: Annotated[list[str], Field(description="in the order of class_id")]
+    images: Annotated[list[int], Field(description="of each class")]
+    correct: Annotated[list[int], Field(description="of each class, those named right")]
+    confusions: Annotated[list[Confusion], Field(description="most frequent first, 10,000 at most")]
+    mistakes: Annotated[list[Mistake], Field(description="the surest ones: at most 12 of each confusion and 1,000 in all")]
+
+
+class GalleryAnswer(TypedDict):
+    """The gallery of a model."""
+
+    model: str
+    version: int
+    gallery: Annotated[Gallery | None, Field(description="null where the model was kept without one")]

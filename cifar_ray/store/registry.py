@@ -108,6 +108,12 @@ class ModelStore:
             check(self._read(name, version, file), file, sha256, self._where(name, version))
         return manifest
 
+    def attachment(self, reference: str, file: str) -> bytes | None:
+        """Reads one further file of a bundle, checked as `check` does; `None` if the bundle has no such file."""
+        name, version = self.resolve(reference)
+        sha256 = self._read_manifest(name, version).attachments.get(file)
+        return check(self._read(name, version, file), file, sha256, self._where(name, version)) if sha256 else None
+
     def resolve(self, reference: str) -> tuple[str, int]:
         """Which name and version a reference means now; the cheapest way to see that something changed.
 

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.store.bundle import Bundle
+from cifar_ray.store.gallery import GALLERY_FILE, encode_gallery
 from cifar_ray.store.manifest import Manifest
 from cifar_ray.store.registry import ModelStore, should_promote
 from cifar_ray.training.distributed import TrainedRun
@@ -39,7 +40,7 @@ def keep(run: TrainedRun, config: TrainConfig, splits: DatasetSplits) -> Kept:
         StoreError: if the store cannot be written.
     """
     store = ModelStore(config.storage)
-    bundle = store.save(config.save_as or splits.name, describe(run, config, splits), run.weights)
+    bundle = store.save(config.save_as or splits.name, describe(run, config, splits), run.weights, _gallery(run, splits))
     if config.promote == "auto":
         promoted, reason = should_promote(store, bundle)
     else:
@@ -47,6 +48,14 @@ def keep(run: TrainedRun, config: TrainConfig, splits: DatasetSplits) -> Kept:
     if promoted:
         store.promote(bundle.name, bundle.version)
     return Kept(bundle, promoted, reason)
+
+
+def _gallery(run: TrainedRun, splits: DatasetSplits) -> dict[str, bytes]:
+    """What the model gets wrong, for the server's page; nothing without test images."""
+    test, judged = splits.test, run.result.test_judged
+    if test is None or judged is None:
+        return {}
+    return {GALLERY_FILE: encode_gallery(judged, test.images, test.class_names, test.name_of, "test")}
 
 
 def describe(run: TrainedRun, config: TrainConfig, splits: DatasetSplits) -> Manifest:

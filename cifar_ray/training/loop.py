@@ -22,6 +22,7 @@ from cifar_ray.metrics import Evaluation, evaluate_logits
 from cifar_ray.models import DataInitialized, create_model
 from cifar_ray.models.precision import Precision
 from cifar_ray.store import Architecture, Bundle
+from cifar_ray.store.gallery import Judged
 from cifar_ray.training.collective import average_buffers, sum_over_workers
 from cifar_ray.training.evaluate import evaluate, gather_logits
 from cifar_ray.training.optim import create_optimizers, learning_rate_factor, scale_rates, set_learning_rate
@@ -239,7 +240,9 @@ def fit(
     train_seconds = time.perf_counter() - started
     trainer.model.load_state_dict(kept)
     trust = Trust.fit(trainer.logits(splits.val), splits.val.labels) if splits.val is not None else Trust()
-    metrics, test = _final_metrics(trainer, splits, best, trust)
+    metrics, test, judged = _judge_on_test(trainer, splits.test, trust)
+    if best.val_accuracy is not None:
+        metrics = {"val_accuracy": best.val_accuracy} | metrics
     return FitResult(
         best_epoch=best.epoch,
         normalization=trainer.normalization,
@@ -250,6 +253,7 @@ def fit(
         architecture=_architecture(config, splits.train, parent),
         parent_weights_sha256=parent.manifest.weights_sha256 if parent else None,
         test_confusion=_plain(test),
+        test_judged=judged,
     )
 
 
@@ -258,16 +262,15 @@ def _architecture(config: TrainConfig, train: ImageDataset, parent: Bundle | Non
     return Architecture(name=config.model, arguments=inherited | {"num_classes": train.num_classes, "image_size": train.image_size_px})
 
 
-def _final_metrics(trainer: Trainer, splits: DatasetSplits, best: EpochReport, trust: Trust) -> tuple[dict[str, float], Evaluation | None]:
-    metrics = {} if best.val_accuracy is None else {"val_accuracy": best.val_accuracy}
-    if splits.test is None:
-        return metrics, None
-    logits, labels = trainer.logits(splits.test), splits.test.labels
-    test = evaluate_logits(logits, labels, trust.temperature)
-    metrics |= {"test_accuracy": test.accuracy} | trust.metrics(logits, labels)
+def _judge_on_test(trainer: Trainer, test: ImageDataset | None, trust: Trust) -> tuple[dict[str, float], Evaluation | None, Judged | None]:
+    if test is None:
+        return {}, None, None
+    logits = trainer.logits(test)
+    evaluation = evaluate_logits(logits, test.labels, trust.temperature)
+    metrics = {"test_accuracy": evaluation.accuracy} | trust.metrics(logits, test.labels)
     if trainer.config.test_time_augmentation != "none":
-        metrics["test_accuracy_tta"] = trainer.evaluate(splits.test, trainer.config.test_time_augmentation).accuracy
-    return metrics, test
+        metrics["test_accuracy_tta"] = trainer.evaluate(test, trainer.config.test_time_augmentation).accuracy
+    return metrics, evaluation, Judged.of(logits, test.labels, trust.temperature)
 
 
 def _plain(evaluation: Evaluation | None) -> Confusion | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from cifar_ray.data.loader import Normalization
 from cifar_ray.store import Architecture
+from cifar_ray.store.gallery import Judged
 from cifar_ray.trust import Trust
 
 Confusion = tuple[tuple[int, ...], ...]
@@ -60,6 +61,7 @@ class FitResult:
         trust: fitted on validation; as it stands where there is none.
         parent_weights_sha256: of the bundle that training began with; `None` for fresh weights.
         test_confusion: as `EpochReport.val_confusion`, of the kept weights on test.
+        test_judged: what they say of each test image.
     """
 
     best_epoch: int
@@ -71,3 +73,4 @@ class FitResult:
     trust: Trust
     parent_weights_sha256: str | None = None
     test_confusion: Confusion | None = None
+    test_judged: Judged | None = None

@@ -19,7 +19,17 @@ from cifar_ray.config import ResizePolicy
 from cifar_ray.inference.preprocess import MAX_IMAGE_BYTES, preprocess
 from deployments import schemas, uploads
 from deployments.config import ServeConfig
-from deployments.contract import Classified, Classifier, LoadedVersion, ModelInfo, Observer, Status, StoredModel, UnavailableError
+from deployments.contract import (
+    Classified,
+    Classifier,
+    LoadedVersion,
+    ModelInfo,
+    Observer,
+    Status,
+    StoredGallery,
+    StoredModel,
+    UnavailableError,
+)
 from deployments.ingress import create_app
 
 BIRDS = ModelInfo("birds", 1, ("jay", "tit"), 8, "crop")
@@ -38,6 +48,7 @@ class FakeClassifier(Classifier):
         self.failure: Exception | None = None
         self.others = {"birds": BIRDS, "birds@1": BIRDS}
         self.calls: list[npt.NDArray[np.uint8]] = []
+        self.gallery_file: bytes | None = None
 
     async def status(self, reference: str | None = None) -> Status:
         if self.failure:
@@ -51,6 +62,10 @@ class FakeClassifier(Classifier):
     async def models(self) -> list[StoredModel]:
         pets = StoredModel("pets", (1, 3), {"production": 3}, (LoadedVersion(**IN_MEMORY),), PETS.class_names, 0.93)
         return [StoredModel("birds", (1,), {}, problem="damaged"), pets]
+
+    async def gallery(self, reference: str | None) -> StoredGallery | Status:
+        status = await self.status(reference)
+        return StoredGallery(status.model.name, status.model.version, self.gallery_file) if status.model else status
 
     async def classify(self, images: npt.NDArray[np.uint8], reference: str | None, resize_policy: ResizePolicy) -> Classified | Status:
         status = await self.status(reference)
@@ -287,7 +302,13 @@ def test_too_many_pictures_in_a_batch_are_refused(send: Send) -> None:
 
 @pytest.mark.parametrize(
     ("path", "shape"),
-    [("/health", schemas.Health), ("/ready", schemas.Ready), ("/classes", schemas.Classes), ("/models", schemas.Models)],
+    [
+        ("/health", schemas.Health),
+        ("/ready", schemas.Ready),
+        ("/classes", schemas.Classes),
+        ("/models", schemas.Models),
+        ("/gallery", schemas.GalleryAnswer),
+    ],
 )
 def test_what_the_server_says_of_itself_is_as_documented(send: Send, path: str, shape: Any) -> None:
     response = send("GET", path)
@@ -493,6 +514,5 @@ def test_an_unknown_route_or_method_is_a_problem_document(send: Send, method: st
 
 
 def test_the_api_is_described_at_docs_and_openapi_json(send: Send) -> None:
-    assert send("GET", "/").headers["location"] == "/docs"
     assert "/predict_batch" in send("GET", "/docs").text
     assert json.loads(send("GET", "/openapi.json").text)["openapi"] == "3.1.0"

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cifar_ray.errors import UnknownModelError
+from cifar_ray.errors import BundleError, UnknownModelError
 from cifar_ray.store import Bundle, ModelStore
+from cifar_ray.store.gallery import GALLERY_FILE
 from deployments import live_models
 from deployments.config import ServeConfig
-from deployments.contract import LoadedVersion, StoredModel
+from deployments.contract import LoadedVersion, StoredGallery, StoredModel
 from deployments.live_models import LiveModels
 
 SaveTiny = Callable[..., Bundle]
@@ -248,3 +249,17 @@ def test_stored_models_say_which_version_is_in_memory(tmp_path: Path, save_tiny:
         StoredModel("birds", (1,), {}, (), ("cat", "dog", "eel"), None),
         StoredModel("pets", (1, 2), {"production": 1}, (LoadedVersion(1, "torch", "fp32"),), ("cat", "dog", "eel"), 0.75),
     ]
+
+
+def test_the_gallery_of_any_version_is_read_from_its_bundle_without_loading_it(tmp_path: Path, save_tiny: SaveTiny) -> None:
+    bundle = save_tiny(str(tmp_path))
+    ModelStore(str(tmp_path)).save("ants", bundle.manifest, bundle.weights, {GALLERY_FILE: b"{}"})
+    live = look(tmp_path, "pets")
+    assert live.gallery(None) == StoredGallery("pets", 1, None)
+    assert live.gallery("ants") == live.gallery("ants@1") == StoredGallery("ants", 1, b"{}")
+    assert live.find("ants@1") is None
+    with pytest.raises(UnknownModelError, match=r"there is: ants@1, pets@1$"):
+        live.gallery("../pets")
+    (tmp_path / "models" / "ants" / "1" / GALLERY_FILE).write_bytes(b"{!")
+    with pytest.raises(BundleError, match=GALLERY_FILE):
+        live.gallery("ants")

@@ -116,6 +116,12 @@ def test_a_served_prediction_is_that_of_the_predictor(
     np.testing.assert_allclose(seen["heatmap"], heatmap, atol=1e-3)
 
 
+def test_the_page_and_the_gallery_are_served(server: Server) -> None:
+    assert "text/html" in httpx.get(server.url).headers["content-type"]
+    assert httpx.get(f"{server.url}/gallery").json() == {"model": "pets", "version": 1, "gallery": None}
+    assert httpx.get(f"{server.url}/gallery?model=fish").status_code == 404
+
+
 def test_a_batch_with_a_bad_picture_answers_the_others(server: Server, picture: bytes) -> None:
     files = [("images", (f"{i}.jpg", b"broken" if i == 1 else picture)) for i in range(40)]
     answer = httpx.post(f"{server.url}/predict_batch", files=files, timeout=30).json()

@@ -22,6 +22,7 @@ from cifar_ray.evaluation.selection import DataChoice, select
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import Bundle, ModelStore
 from cifar_ray.store.ensemble import save_ensemble
+from cifar_ray.store.gallery import GALLERY_FILE
 
 Models = tuple[Path, Callable[..., Bundle]]
 
@@ -119,6 +120,28 @@ def test_test_images_that_were_learnt_from_are_named_and_left_out(models: Models
     }
     assert figures["leakage"]["without_duplicates"]["correct"] <= figures["correct"]
     assert figures["robustness"] is None
+
+
+def test_attach_keeps_a_version_that_shows_its_mistakes_and_leaves_production_alone(
+    models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, save = models
+    bundle = save("attached")
+    store = ModelStore(str(storage))
+    store.promote("attached", 1)
+    flags = ["--attach", "--no-leakage", "--robustness-images", "0", "--out", str(tmp_path)]
+    assert console.main(["evaluate", "attached", "--storage", str(storage), *flags]) == 0
+    assert "kept         attached@2" in capsys.readouterr().out
+    made = store.load("attached@2")
+    assert made.manifest.weights_sha256 == bundle.manifest.weights_sha256
+    assert store.aliases("attached") == {"production": 1}
+    gallery = json.loads(made.attachments[GALLERY_FILE])
+    figures = json.loads((tmp_path / "evaluation.json").read_text())
+    assert [gallery["correct"][i] for i in range(3)] == [figures["confusion"][i][i] for i in range(3)]
+    assert {(one["true"], one["predicted"]): one["count"] for one in gallery["confusions"]} == {
+        (i, j): figures["confusion"][i][j] for i in range(3) for j in range(3) if i != j and figures["confusion"][i][j]
+    }
+    assert all(one["name"].startswith("test/") for one in gallery["mistakes"])
 
 
 def test_another_folder_may_have_some_of_the_classes_only(models: Models, pictures: Path, tmp_path: Path) -> None:

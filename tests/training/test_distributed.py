@@ -14,6 +14,7 @@ from cifar_ray.data import load_splits
 from cifar_ray.data.loader import Shard
 from cifar_ray.errors import ConfigError, ResourceError, TrainingError
 from cifar_ray.inference.predictor import Predictor
+from cifar_ray.metrics import confusion_matrix
 from cifar_ray.recipes import digits
 from cifar_ray.store import ModelStore
 from cifar_ray.training.distributed import TrainedRun, plan_workers, train_on_ray
@@ -111,6 +112,9 @@ def test_a_kept_model_predicts_as_training_evaluated_and_is_promoted(two_workers
     run, _ = two_workers
     job = config(storage, **TWO)
     splits = load_splits(job)
+    judged = run.result.test_judged
+    assert judged is not None
+    np.testing.assert_array_equal(confusion_matrix(judged.labels, judged.predicted, 10), run.result.test_confusion)
     first = keep(run, job, splits)
     store = ModelStore(str(storage))
     assert first.promoted

@@ -1,5 +1,6 @@
 """From trained weights to a model in the store, without Ray."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from cifar_ray.data.loader import EvaluationLoader, Shard
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.metrics import calibrate
 from cifar_ray.store import ModelStore
+from cifar_ray.store.gallery import GALLERY_FILE
 from cifar_ray.training.distributed import TrainedRun
 from cifar_ray.training.keep import keep
 from cifar_ray.training.loop import Trainer, Weights, fit
@@ -92,3 +94,21 @@ def test_a_worse_model_replaces_the_one_in_production_only_when_told_to(
     second = keep(train(stripes, bad), bad, stripes)
     assert second.promoted == second_is_promoted
     assert ModelStore(str(tmp_path)).aliases("stripes")["production"] == (2 if second_is_promoted else 1)
+
+
+def test_a_kept_model_brings_along_what_it_gets_wrong(stripes: DatasetSplits, tmp_path: Path) -> None:
+    values = {"model": "small_cnn", "epochs": 1, "batch_size": 40, "storage": str(tmp_path), "micro_batch_size": 20}
+    config = parse_config(TrainConfig, values)
+    run = train(stripes, config)
+    bundle = keep(run, config, stripes).bundle
+    gallery = json.loads(bundle.attachments[GALLERY_FILE])
+    matrix = np.diag(gallery["correct"])
+    for one in gallery["confusions"]:
+        matrix[one["true"], one["predicted"]] = one["count"]
+    np.testing.assert_array_equal(matrix, run.result.test_confusion)
+    judged = Predictor(bundle, precision=run.result.precision, engine="torch").predict(stripes.test.images).probabilities
+    for mistake in gallery["mistakes"]:
+        row = int(mistake["name"].removeprefix("#"))
+        assert (mistake["true"], mistake["predicted"]) == (stripes.test.labels[row], judged[row].argmax())
+        assert mistake["confidence"] == pytest.approx(judged[row].max(), abs=0.02)
+    assert len(gallery["mistakes"]) == min(12 * len(gallery["confusions"]), sum(one["count"] for one in gallery["confusions"]))

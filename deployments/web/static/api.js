@@ -1,0 +1,133 @@
+// Requests to the server, and what went wrong with them in words.
+
+import { $ } from "./dom.js";
+
+const MOST_TRIES = 5;
+const LONGEST_WAIT_S = 30;
+const GIVE_UP_MS = 120_000;
+const KEY = "cifar_ray.key";
+
+const WORDS = {
+  400: "The server did not understand the request.",
+  401: "This server asks for an API key.",
+  403: "This is not allowed.",
+  404: "The server does not have that.",
+  405: "This server cannot do that.",
+  408: "Sending the picture took too long.",
+  413: "This picture is too large.",
+  415: "This is not a picture that can be read.",
+  422: "This is not a picture that can be read.",
+  429: "That was too much at once for this API key.",
+  503: "The server is too busy now, or has no model yet.",
+  504: "The model took too long to answer.",
+};
+
+/** What went wrong: `message` in plain words, `detail` as the server put it. */
+export class ApiError extends Error {
+  constructor(message, detail = "", status = 0) {
+    super(message);
+    this.detail = detail;
+    this.status = status;
+  }
+}
+
+/**
+ * Sends a request; waits and tries again while the server is busy, and asks for a key where it wants one.
+ *
+ * `onSend()` is called before each try and `onWait(seconds)` before each wait; `signal` gives up.
+ * Throws an ApiError, or an AbortError after `signal`.
+ */
+export async function request(path, { method = "GET", body, headers = {}, signal, onSend = () => {}, onWait = () => {} } = {}) {
+  for (let tries = 1; ; tries++) {
+    const key = sessionStorage.getItem(KEY);
+    onSend();
+    const response = await send(path, { method, body, headers: key ? { ...headers, Authorization: `Bearer ${key}` } : headers }, signal);
+    if (response.ok) return response;
+    if (response.status === 401 && (await newKey(key))) continue;
+    if (![429, 503].includes(response.status) || tries === MOST_TRIES) throw await failure(response);
+    const seconds = Math.min(Number(response.headers.get("Retry-After")) || 2, LONGEST_WAIT_S);
+    onWait(seconds);
+    await sleep(seconds * 1000 * (1 + Math.random() / 4), signal); // not all at the same moment
+  }
+}
+
+async function send(path, init, signal) {
+  const tooLong = AbortSignal.timeout(GIVE_UP_MS);
+  try {
+    return await fetch(path, { ...init, signal: signal ? AbortSignal.any([signal, tooLong]) : tooLong });
+  } catch (cause) {
+    if (signal?.aborted) throw cause;
+    if (tooLong.aborted) throw new ApiError("The server took too long to answer.");
+    throw new ApiError("The server cannot be reached.", "Is it running, and is this machine connected?");
+  }
+}
+
+async function failure(response) {
+  const isProblem = response.headers.get("Content-Type")?.includes("json");
+  const text = await response.text().catch(() => "");
+  let detail = text.slice(0, 300);
+  if (isProblem) {
+    try {
+      detail = JSON.parse(text).detail ?? "";
+    } catch {
+      // cut off: what came is all there is to show
+    }
+  } else if (text.trimStart().startsWith("<")) detail = ""; // a proxy's own page
+  return new ApiError(WORDS[response.status] ?? `The server made a mistake (${response.status}).`, detail, response.status);
+}
+
+function sleep(milliseconds, signal) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, milliseconds);
+    signal?.addEventListener("abort", () => {
+      clearTimeout(timer);
+      reject(signal.reason);
+    });
+  });
+}
+
+$("forget-key").hidden = sessionStorage.getItem(KEY) === null;
+$("forget-key").addEventListener("click", () => {
+  sessionStorage.removeItem(KEY);
+  $("forget-key").hidden = true;
+});
+
+let asking = null;
+let hasDeclined = false;
+
+/** The user does something new, and may be asked for a key again. */
+export function mayAskForKey() {
+  hasDeclined = false;
+}
+
+/** Asks for a key once, however many requests want one; false if the user has none. */
+function newKey(refused) {
+  const present = sessionStorage.getItem(KEY);
+  if (present !== null && present !== refused) return Promise.resolve(true); // another request got one meanwhile
+  if (hasDeclined) return Promise.resolve(false);
+  asking ??= ask(refused !== null).finally(() => (asking = null));
+  return asking;
+}
+
+function ask(wasRefused) {
+  const [dialog, form, input] = [$("key-dialog"), $("key-form"), $("key")];
+  sessionStorage.removeItem(KEY);
+  $("key-why").textContent = wasRefused
+    ? "The server does not take that key. Is it complete, and still valid?"
+    : "This server answers those who have a key. It is kept in this tab, until you close it.";
+  input.value = "";
+  return new Promise((resolve) => {
+    form.onsubmit = (event) => {
+      event.preventDefault();
+      sessionStorage.setItem(KEY, input.value.trim());
+      $("forget-key").hidden = false;
+      dialog.close();
+    };
+    $("key-cancel").onclick = () => dialog.close();
+    dialog.onclose = () => {
+      hasDeclined = sessionStorage.getItem(KEY) === null;
+      resolve(!hasDeclined);
+    };
+    dialog.showModal();
+  });
+}

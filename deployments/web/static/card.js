@@ -1,0 +1,173 @@
+// One picture and what the model says of it.
+
+import { ApiError, request } from "./api.js";
+import { h, note, percent, say, smallButton } from "./dom.js";
+
+const BARS = 5;
+
+/**
+ * Makes the card of a file: `element` to show, `ask()` to (re)classify, `close()` to let go of it.
+ *
+ * `enqueue` runs a job when its turn comes, `chosenModel()` says which model to ask, `onRemove()` is called by the card's own button.
+ */
+export function createCard(file, { enqueue, chosenModel, onRemove }) {
+  const name = file.name || "pasted picture";
+  const url = URL.createObjectURL(file);
+  const picture = h("img", { src: url, alt: `The picture ${name}`, decoding: "async" });
+  picture.onerror = () => picture.replaceWith(note("hint", "no preview"));
+  const figure = h("figure", {}, picture);
+  const answer = h("div", { className: "answer" });
+  const element = h(
+    "li",
+    { className: "card" },
+    figure,
+    h("div", { className: "says" }, h("p", { className: "name", title: name }, name), answer),
+    h("button", { type: "button", className: "remove", "aria-label": `Remove ${name}`, onclick: onRemove }, "×"),
+  );
+  const life = new AbortController();
+  let round = 0; // only the latest question is answered
+
+  function show(...children) {
+    figure.querySelector(".heat")?.remove();
+    answer.replaceChildren(...children.filter(Boolean));
+  }
+
+  function ask() {
+    const mine = ++round;
+    const isCurrent = () => mine === round && !life.signal.aborted;
+    element.setAttribute("aria-busy", "true");
+    show(note("waiting", "Looking…"));
+    enqueue(async () => {
+      if (!isCurrent()) return;
+      try {
+        const result = await classify(file, chosenModel(), {
+          signal: life.signal,
+          onWait: (s) => isCurrent() && show(note("waiting", `The server is busy; trying again in ${Math.ceil(s)} s…`)),
+        });
+        if (isCurrent()) showAnswer(result);
+      } catch (error) {
+        if (isCurrent()) showFailure(error);
+      }
+      if (isCurrent()) element.removeAttribute("aria-busy");
+    });
+  }
+
+  function showAnswer(result) {
+    const { class_name: best, confidence, abstain } = result;
+    say(abstain ? `${name}: not sure, perhaps ${best}.` : `${name}: ${best}, ${percent(confidence)}.`);
+    const [inServer, inAll] = [result.timings_ms.total, result.tookMs].map((ms) => `${Math.round(ms)} ms`);
+    const bars = h("ol", { className: "bars" }, ...result.top_k.slice(0, BARS).map(bar));
+    show(
+      h("h3", {}, abstain ? "Not sure" : best),
+      abstain && note("unsure", "This does not look like what the model has learnt. If it had to say:"),
+      bars,
+      why(result),
+      note("meta", `${result.model}@${result.version} · ${inServer} in the server, ${inAll} in all`),
+    );
+    requestAnimationFrame(() => bars.classList.add("grown"));
+  }
+
+  function showFailure(error) {
+    const { message, detail } = inWords(error);
+    say(`${name}: ${message}`);
+    show(
+      h("h3", { className: "failed" }, "No answer"),
+      h("p", {}, message),
+      detail && note("meta", detail),
+      h("p", {}, smallButton("Try again", ask, `Try ${name} again`)),
+    );
+  }
+
+  /** A switch that lays over the picture where the network saw a class, and a choice of the class. */
+  function why(result) {
+    const maps = new Map(); // by class
+    const status = h("span", { className: "meta", role: "status" });
+    const choices = result.top_k.map((one) => h("option", {}, one.class_name));
+    const chooser = h("select", { "aria-label": `What to look for in ${name}`, hidden: true, onchange: update }, ...choices);
+    const button = smallButton("Why?", toggle, `Why? Show where the model looked in ${name}`);
+    button.setAttribute("aria-pressed", "false");
+
+    function toggle() {
+      chooser.hidden = !chooser.hidden;
+      button.setAttribute("aria-pressed", String(!chooser.hidden));
+      update();
+    }
+
+    async function update() {
+      figure.querySelector(".heat")?.remove();
+      status.textContent = "";
+      if (chooser.hidden) return;
+      const className = chooser.value;
+      status.textContent = "Looking…";
+      try {
+        if (!maps.has(className)) maps.set(className, await explain(file, result, className, life.signal));
+        if (chooser.hidden || chooser.value !== className || !button.isConnected) return;
+        figure.append(h("img", { className: "heat", src: maps.get(className), alt: `Heat map for ${className}` }));
+        status.textContent = `The warmer, the more it speaks for ${className}.`;
+      } catch (error) {
+        if (!life.signal.aborted) status.textContent = Object.values(inWords(error)).join(" ");
+      }
+    }
+
+    return h("div", { className: "why" }, button, chooser, status);
+  }
+
+  function close() {
+    life.abort();
+    URL.revokeObjectURL(url);
+    element.remove();
+  }
+
+  return { element, ask, close };
+}
+
+function bar({ class_name: name, probability }) {
+  const fill = h("span", { className: "fill" });
+  fill.style.setProperty("--share", probability);
+  return h(
+    "li",
+    {},
+    h("span", { className: "class" }, name),
+    h("span", { className: "percent" }, percent(probability)),
+    h("span", { className: "bar", "aria-hidden": "true" }, fill),
+  );
+}
+
+/** The answer of `POST /predict`, with `tookMs`, there and back. */
+async function classify(file, model, options) {
+  const most = Number(document.documentElement.dataset.maxImageBytes);
+  if (file.size > most) {
+    throw new ApiError("This picture is too large.", `It has ${megabytes(file.size)}; the server takes ${megabytes(most)} at most.`, 413);
+  }
+  if (file.size === 0) throw new ApiError("This is not a picture that can be read.", "The file is empty.", 422);
+  const query = new URLSearchParams({ top_k: BARS, ...(model && { model }) });
+  let started = 0;
+  const response = await request(`predict?${query}`, { ...(await picture(file)), ...options, onSend: () => (started = performance.now()) });
+  return { ...(await response.json()), tookMs: performance.now() - started };
+}
+
+/** The address of a heat map, good until `signal` gives up. */
+async function explain(file, { model, version }, className, signal) {
+  const query = new URLSearchParams({ model: `${model}@${version}`, class: className });
+  const response = await request(`explain?${query}`, { ...(await picture(file)), signal });
+  const url = URL.createObjectURL(await response.blob());
+  signal.addEventListener("abort", () => URL.revokeObjectURL(url));
+  return url;
+}
+
+/** The file itself as a body. Read here: where it was moved or forbidden meanwhile, that is not the server's fault. */
+async function picture(file) {
+  try {
+    return { method: "POST", body: await file.arrayBuffer(), headers: { "Content-Type": "application/octet-stream" } };
+  } catch {
+    throw new ApiError("This file cannot be read.", "Was it moved, or is it a folder?");
+  }
+}
+
+function inWords(error) {
+  if (error instanceof ApiError) return { message: error.message, detail: error.detail };
+  console.error(error);
+  return { message: "Something went wrong on this page.", detail: String(error) };
+}
+
+const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;

@@ -1,0 +1,50 @@
+// Which model answers.
+
+import { request } from "./api.js";
+import { $, h } from "./dom.js";
+
+const MOST_NAMED = 12;
+
+/** Fills the chooser, and calls `onChange(classNames)` now and whenever another model is chosen. */
+export async function loadModels(onChange) {
+  const answer = await (await request("models")).json();
+  const select = $("model");
+  const chosen = select.value;
+  const byName = new Map(answer.models.map((entry) => [entry.name, entry]));
+  select.replaceChildren(
+    h("option", { value: "" }, answer.default ? `${answer.default} (the server’s own)` : "none yet"),
+    ...answer.models.map((entry) => {
+      const newestFirst = [...entry.versions].reverse();
+      return h("optgroup", { label: entry.name }, ...newestFirst.map((version) => option(entry, version)));
+    }),
+  );
+  if ([...select.options].some(({ value }) => value === chosen)) select.value = chosen;
+  const tell = () => {
+    const entry = byName.get((select.value || answer.default || "").split("@")[0]);
+    describe(entry);
+    onChange(entry?.classes ?? []);
+  };
+  select.onchange = tell;
+  tell();
+  return answer;
+}
+
+/** The model asked for, as the API takes it; empty for the server's own. */
+export const chosenModel = () => $("model").value;
+
+function option(entry, version) {
+  const aliases = Object.entries(entry.aliases)
+    .filter(([, target]) => target === version)
+    .map(([alias]) => alias);
+  const isMeant = version === (entry.aliases.production ?? entry.versions.at(-1));
+  const accuracy = isMeant && entry.test_accuracy !== null ? [`${(entry.test_accuracy * 100).toFixed(1)} % right`] : [];
+  const notes = [...aliases, ...accuracy].join(", ");
+  return h("option", { value: `${entry.name}@${version}` }, `${entry.name}@${version}${notes && ` (${notes})`}`);
+}
+
+function describe(entry) {
+  if (!entry?.classes.length) return;
+  const names = entry.classes.slice(0, MOST_NAMED).join(", ");
+  const more = entry.classes.length - MOST_NAMED;
+  $("known").textContent = `The model tells apart ${names}${more > 0 ? ` and ${more} more` : ""}.`;
+}

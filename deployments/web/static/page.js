@@ -1,0 +1,69 @@
+// The page: brings intake, cards, chooser and gallery together.
+
+import { mayAskForKey } from "./api.js";
+import { createCard } from "./card.js";
+import { $, h, say, smallButton } from "./dom.js";
+import { listen, offerSamples } from "./intake.js";
+import { Mistakes } from "./mistakes.js";
+import { chosenModel, loadModels } from "./models.js";
+import { createQueue } from "./queue.js";
+
+const AT_ONCE = 4;
+
+const enqueue = createQueue(AT_ONCE);
+const cards = new Set();
+const mistakes = new Mistakes($("mistakes-body"));
+
+function take(files) {
+  if (!files.length) return;
+  mayAskForKey();
+  const fresh = files.map((file) => {
+    const card = createCard(file, { enqueue, chosenModel, onRemove: () => remove(card) });
+    cards.add(card);
+    return card;
+  });
+  $("results").hidden = false;
+  $("cards").prepend(...fresh.map((card) => card.element));
+  if (files.length > 1) say(`${files.length} pictures are sent.`);
+  for (const card of fresh) card.ask();
+}
+
+function remove(card) {
+  const next = card.element.nextElementSibling ?? card.element.previousElementSibling;
+  card.close();
+  cards.delete(card);
+  $("results").hidden = cards.size === 0;
+  (next?.querySelector(".remove") ?? $("choose")).focus(); // or the keyboard would begin at the top again
+}
+
+async function refreshModels() {
+  const notice = $("notice");
+  try {
+    const { default: own, problem } = await loadModels((classNames) => {
+      offerSamples(classNames, take);
+      if ($("mistakes").open) mistakes.show(chosenModel());
+    });
+    tell(own ? "" : "There is no model to ask yet.", problem);
+  } catch (error) {
+    tell(error.message, error.detail, smallButton("Try again", refreshModels));
+  }
+
+  function tell(words, detail, ...more) {
+    notice.hidden = !words;
+    notice.replaceChildren(...(words ? [h("strong", {}, words), " ", detail ?? "", " ", ...more] : []));
+  }
+}
+
+listen(take);
+$("again").addEventListener("click", () => {
+  mayAskForKey();
+  cards.forEach((card) => card.ask());
+});
+$("clear").addEventListener("click", () => {
+  cards.forEach((card) => card.close());
+  cards.clear();
+  $("results").hidden = true;
+  $("choose").focus();
+});
+$("mistakes").addEventListener("toggle", () => $("mistakes").open && mistakes.show(chosenModel()));
+refreshModels();
