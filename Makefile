@@ -36,10 +36,8 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# Searches in a process of their own: after all other tests an interrupted one has crashed the interpreter, for a reason not found yet.
 test: lint
-	$(BIN)/python -m pytest --ignore=tests/tuning
-	$(BIN)/python -m pytest tests/tuning
+	$(BIN)/python -m pytest
 
 # without the tests that start Ray
 test-fast: setup

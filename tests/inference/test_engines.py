@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import importlib.util
+import signal
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -48,6 +50,17 @@ def test_answers_stay_what_they_were_and_threads_do_not_mix_them(make_bundle: Ma
         together = list(pool.map(lambda i: predictor.predict(images[[i % 5]]).logits, range(200)))
     for i, logits in enumerate(together):
         np.testing.assert_array_equal(logits, alone[i % 5])
+
+
+@needs_openvino
+def test_a_signal_after_engines_came_and_went_is_only_a_signal(make_bundle: MakeBundle) -> None:
+    first = Predictor(make_bundle(), engine="openvino")
+    second = Predictor(make_bundle(), engine="openvino")
+    del first
+    del second
+    gc.collect()
+    with pytest.raises(KeyboardInterrupt):  # it was the end of the process once: see `engines._core`
+        signal.raise_signal(signal.SIGINT)
 
 
 @needs_openvino
