@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import string
+from contextlib import suppress
 from http import HTTPStatus
 from io import BytesIO
 from urllib.parse import quote
@@ -13,6 +15,7 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from cifar_ray.errors import CifarRayError, ImageError, ImageTooLargeError, UnknownModelError
 from cifar_ray.inference.overlay import overlay
@@ -33,6 +36,7 @@ STATUS_TABLE: tuple[tuple[type[Exception], int], ...] = (
 )
 
 
+_LINGER_S = 2.0
 _LEAST_SIDE_PX = 224
 _PLAIN = " " + string.punctuation.replace("%", "")
 
@@ -43,6 +47,24 @@ class Json(JSONResponse):
     def render(self, content: object) -> bytes:
         """UTF-8."""
         return to_json(content)
+
+
+class LastJson(Json):
+    """Ends the connection, for a client that sends more than anybody wants to read.
+
+    What still comes is thrown away for two seconds at most: closed at once, the client might never see why (RFC 9112, section 9.6).
+    """
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI has it."""
+        self.headers["Connection"] = "close"
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": True})
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LINGER_S):
+                while (await receive()).get("more_body"):
+                    pass
+        await send({"type": "http.response.body"})
 
 
 def prediction(model: ModelInfo, row: Row, top_k: int) -> schemas.Prediction:

@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from cifar_ray.errors import ImageError
 from deployments import docs_page, openapi, page, schemas, uploads
-from deployments.answers import STATUS_TABLE, Json, explanation, explanation_png, prediction, problem, revalidated
+from deployments.answers import STATUS_TABLE, Json, LastJson, explanation, explanation_png, prediction, problem, revalidated
 from deployments.config import ServeConfig
 from deployments.contract import Classifier, DeadlineError, Observer, Status, UnavailableError
 from deployments.door import KeyGuard, KeyRing, SecurityHeaders
@@ -153,7 +153,8 @@ class Api:
         elif content["status"] == 503:
             headers["Retry-After"] = str(RETRY_AFTER_S)
         self._observer.refused("Overloaded" if isinstance(error, OverloadedError) else content["title"])
-        return Json(content, content["status"], headers, media_type="application/problem+json")
+        kind = LastJson if isinstance(error, uploads.BodyTooLargeError) else Json
+        return kind(content, content["status"], headers, media_type="application/problem+json")
 
     async def _read(self, request: Request, read: Callable[[Request], Awaitable[Sent]]) -> Sent:
         self._pipeline.check_room()

@@ -33,6 +33,10 @@ _PATH_FIELDS = frozenset({"image_path", "model_path"})
 _JSON_BODY = TypeAdapter(schemas.PictureInJson)
 
 
+class BodyTooLargeError(ImageTooLargeError):
+    """The rest of the body was left unread."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """One picture as sent.
@@ -73,7 +77,7 @@ async def read_picture(request: Request) -> Picture:
 
     Raises:
         HTTPException: 400 for a malformed body, a missing field or a path, 415 for another content type.
-        ImageTooLargeError: over 10 MB.
+        BodyTooLargeError: over 10 MB.
         ImageError: for text that is not base64.
     """
     content_type = _content_type(request)
@@ -105,7 +109,7 @@ async def read_pictures(request: Request) -> Pictures:
 
     Raises:
         HTTPException: 400 for a malformed body, a path, no picture or too many, 415 for another content type.
-        ImageTooLargeError: over 100 MB altogether.
+        BodyTooLargeError: over 100 MB altogether.
     """
     if _content_type(request) != "multipart/form-data":
         raise HTTPException(415, "send multipart/form-data with one field 'images' for each picture")
@@ -193,7 +197,7 @@ def _parse_urlencoded(body: bytes) -> tuple[bytes, str | None]:
 
 
 async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
-    too_large = ImageTooLargeError(f"the request has more than {max_bytes:,} bytes; a picture may have {MAX_IMAGE_BYTES:,}")
+    too_large = BodyTooLargeError(f"the request has more than {max_bytes:,} bytes; a picture may have {MAX_IMAGE_BYTES:,}")
     promised = request.headers.get("content-length", "")
     if promised.isdecimal() and int(promised[:19]) > max_bytes:
         raise too_large

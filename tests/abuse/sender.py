@@ -156,6 +156,7 @@ async def endless(port: int, path: str, content_type: str, start: bytes, most_by
             while not answer.done() and sent < most_bytes:
                 writer.write(block)
                 await writer.drain()
+                await asyncio.sleep(0)  # to see the answer even where nothing holds the writer up
                 sent += 1 << 16
             line = await answer
     except ConnectionError:

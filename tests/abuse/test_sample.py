@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -64,6 +67,20 @@ def test_an_endless_body_is_stopped_at_the_limit(port: int, path: str, content_t
     status, sent = asyncio.run(endless(port, path, content_type, start or b"x", most_bytes=2 * limit))
     assert status == 413
     assert sent < limit + 30_000_000  # sockets and the server hold some of it
+
+
+def test_who_goes_on_after_the_answer_is_cut_off(port: int) -> None:
+    block = bytes(1 << 20)
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as sender:
+        sender.sendall(b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Type: image/png\r\nContent-Length: 99000000000\r\n\r\n")
+        answer = sender.recv(65536)
+        answered_at = time.monotonic()
+        with suppress(ConnectionError):
+            while time.monotonic() - answered_at < 10:
+                sender.sendall(block)
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert b"connection: close" in answer
+    assert time.monotonic() - answered_at < 5
 
 
 @pytest.mark.parametrize("name", [name for name in corpus.too_large() if name != "PNG with text"])
