@@ -25,10 +25,11 @@ from cifar_ray.data import DatasetSplits, load_splits
 from cifar_ray.data.folder import Listing, list_folder
 from cifar_ray.errors import DataError
 from cifar_ray.evaluation.progress import Bars
+from cifar_ray.recipes import default_recipe, get_recipe
 
 PROG = "python -m cifar_ray.stats"
 
-_OUTPUT = {"storage", "out", "duplicates"}
+_NOT_OF_THE_DATA = {"recipe", "augmentation", "storage", "out", "duplicates"}
 
 
 class StatsCommand(Config):
@@ -41,6 +42,7 @@ class StatsCommand(Config):
     val_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.1
     test_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.1
     seed: int = Field(0, ge=0, le=2**31 - 1)
+    recipe: str | None = Field(None, description="whose augmentation is shown; default as `train` would choose it")
     augmentation: AugmentationConfig = AugmentationConfig()
     duplicates: bool = Field(True, description="compare all images with each other; two minutes for 60,000 on two cores")
     storage: str = Field(default_factory=default_storage, description=f"path or URI; default ${STORAGE_VARIABLE} or ./storage")
@@ -49,13 +51,15 @@ class StatsCommand(Config):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Examines the data set that the flags name; the command line's own where `argv` is `None`."""
-    command: StatsCommand = cli.parse(StatsCommand, argv, PROG)
+    chosen = cli.peek(argv, ("--recipe", "--dataset"))
+    recipe = get_recipe(chosen.get("recipe") or default_recipe(chosen.get("dataset"), None))
+    command: StatsCommand = cli.parse(StatsCommand, argv, PROG, StatsCommand(augmentation=recipe.augmentation))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     from cifar_ray.evaluation.dataset_figures import examine, summarize, to_json  # torch: seconds that --help does without
     from cifar_ray.evaluation.dataset_report import to_files
 
-    values = command.model_dump(exclude=_OUTPUT)
+    values = command.model_dump(exclude=_NOT_OF_THE_DATA)
     values["dataset"] = command.dataset or ("folder" if command.data_dir is not None else "cifar10")
     config = parse_config(TrainConfig, values)
     is_local_folder = config.dataset == "folder" and config.data_dir is not None and "://" not in config.data_dir

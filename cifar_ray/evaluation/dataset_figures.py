@@ -14,7 +14,7 @@ from cifar_ray.data import DatasetSplits, channel_mean_std
 from cifar_ray.data.folder import Listing
 from cifar_ray.data.survey import BrokenFile, FileFacts, count_by, find_broken, read_headers
 from cifar_ray.evaluation.evaluate import Progress
-from cifar_ray.evaluation.leakage import Duplicate, find_duplicates
+from cifar_ray.evaluation.leakage import Duplicate, describe_duplicate, find_duplicates
 
 # A class with so many times the images of another one pulls predictions to itself.
 _UNEVEN = 2.0
@@ -146,18 +146,7 @@ def _duplicates(splits: DatasetSplits, found: FoundDuplicates) -> dict[str, Any]
         "count": len(found.pairs),
         "share": len(found.pairs) / len(ours),
         "identical": sum(pair.identical for pair in found.pairs),
-        "pairs": [
-            {
-                "image": ours.name_of(pair.query),
-                "other": theirs.name_of(pair.reference),
-                "class": ours.class_names[ours.labels[pair.query]],
-                "other_class": theirs.class_names[theirs.labels[pair.reference]],
-                "similarity": pair.similarity,
-                "mirrored": pair.mirrored,
-                "identical": pair.identical,
-            }
-            for pair in found.pairs
-        ],
+        "pairs": [describe_duplicate(pair, ours, theirs) for pair in found.pairs],
     }
 
 

@@ -39,7 +39,7 @@ def to_files(examination: DatasetExamination, augmentation: AugmentationConfig, 
         "classes": Picture(plots.class_counts(counts, splits.train.class_names), "Images of each class."),
         "augmented": Picture(
             augmented_sheet(splits.train, augmentation, seed),
-            f"Left as it is, then what the network sees of it in epochs 1…{_AUGMENTED_EPOCHS} ({augmentation.model_dump()}).",
+            f"Left as it is, then what the network sees of it in epochs 1…{_AUGMENTED_EPOCHS} ({_in_words(augmentation)}).",
         ),
     }
     if (sizes := _sizes(examination)) is not None:
@@ -104,6 +104,13 @@ def augmented(
                 pixels = ((inputs * std + mean) * 255).round().clamp(0, 255).byte()
                 seen[labels.numpy(), epoch] = pixels.permute(0, 2, 3, 1).numpy()
     return seen
+
+
+def _in_words(augmentation: AugmentationConfig) -> str:
+    flip = {"none": "no mirroring", "random": "mirrored at random", "alternating": "mirrored every other epoch"}[augmentation.flip]
+    shift = f"shifted by up to {augmentation.translate_px} px" if augmentation.translate_px else "no shifts"
+    cutout = f"a square of {augmentation.cutout_px} px cut out" if augmentation.cutout_px else "nothing cut out"
+    return f"{flip}, {shift}, {cutout}"
 
 
 def _sizes(examination: DatasetExamination) -> Picture | None:

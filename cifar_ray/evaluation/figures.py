@@ -8,6 +8,7 @@ from typing import Any
 
 from cifar_ray.evaluation.corruptions import CORRUPTIONS
 from cifar_ray.evaluation.evaluate import ModelEvaluation, without_duplicates
+from cifar_ray.evaluation.leakage import describe_duplicate
 from cifar_ray.metrics import Evaluation, accuracy_interval, count_top_k
 
 FORMAT_VERSION = 1
@@ -149,18 +150,7 @@ def _leakage(evaluation: ModelEvaluation) -> dict[str, Any] | None:
         "seconds": leakage.seconds,
         "without_duplicates": _accuracy(rest),
         "accuracy_on_duplicates": float(evaluation.correct[~leakage.kept].mean()) if leakage.duplicates else None,
-        "pairs": [
-            {
-                "image": images.name_of(one.query),
-                "training_image": train.name_of(one.reference),
-                "class": images.class_names[images.labels[one.query]],
-                "training_class": train.class_names[train.labels[one.reference]],
-                "similarity": one.similarity,
-                "mirrored": one.mirrored,
-                "identical": one.identical,
-            }
-            for one in leakage.duplicates
-        ],
+        "pairs": [describe_duplicate(one, images, train) for one in leakage.duplicates],
     }
 
 

@@ -11,12 +11,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from cifar_ray.data import ImageDataset
 
 Images = npt.NDArray[np.uint8]
 Embeddings = npt.NDArray[np.float32]
@@ -59,6 +62,19 @@ class Duplicate:
     similarity: float
     mirrored: bool
     identical: bool
+
+
+def describe_duplicate(found: Duplicate, queries: ImageDataset, references: ImageDataset) -> dict[str, Any]:
+    """Names and classes of both images, and how alike they are, for JSON."""
+    return {
+        "image": queries.name_of(found.query),
+        "other": references.name_of(found.reference),
+        "class": queries.class_names[queries.labels[found.query]],
+        "other_class": references.class_names[references.labels[found.reference]],
+        "similarity": found.similarity,
+        "mirrored": found.mirrored,
+        "identical": found.identical,
+    }
 
 
 def find_duplicates(

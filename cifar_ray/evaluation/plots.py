@@ -128,7 +128,7 @@ def class_counts(counts: dict[str, list[int]], class_names: Sequence[str]) -> by
     for index, ((split, values), colour) in enumerate(zip(counts.items(), (_BLUE, _ORANGE, _GREY), strict=False)):
         axes.bar(np.arange(len(values)) + width * (index - (len(counts) - 1) / 2), values, width=0.9 * width, color=colour, label=split)
     axes.set(ylabel="images")
-    axes.legend()
+    figure.legend(loc="outside upper right", ncols=len(counts))
     _name_classes(axes, class_names)
     return _png(figure)
 

@@ -120,5 +120,5 @@ def _class_table(figures: dict[str, Any]) -> Table:
 def _pair_table(figures: dict[str, Any]) -> list[Table]:
     """Every pair, not only those shown."""
     pairs = figures["leakage"]["pairs"]
-    rows = [(one["image"], one["training_image"], one["class"], one["training_class"], f"{one['similarity']:.3f}") for one in pairs]
+    rows = [(one["image"], one["other"], one["class"], one["other_class"], f"{one['similarity']:.3f}") for one in pairs]
     return [Table(("image", "training image", "class", "its class", "similarity"), rows)] if rows else []

@@ -113,7 +113,7 @@ def test_test_images_that_were_learnt_from_are_named_and_left_out(models: Models
     )
     figures = json.loads((tmp_path / "here" / "evaluation.json").read_text())
     leaked = [pair for pair in figures["leakage"]["pairs"] if pair["image"].endswith(("000.png", "001.png", "002.png"))]
-    assert {pair["image"]: Path(pair["training_image"]).name for pair in leaked} == {
+    assert {pair["image"]: Path(pair["other"]).name for pair in leaked} == {
         "test/horizontal/000.png": "030.png",
         "test/vertical/001.png": "031.png",
         "test/plain/002.png": "032.png",

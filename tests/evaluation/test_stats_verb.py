@@ -87,3 +87,18 @@ def test_a_data_set_that_is_no_files_has_figures_too(tmp_path: Path, capsys: pyt
     assert figures["images"] == {"train": 1458, "val": 160, "test": 179}
     assert (figures["files"], figures["broken"], figures["duplicates"]) == (None, [], None)
     assert "nearly even" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("flags", "seen"),
+    [
+        ([], "no mirroring, shifted by up to 2 px, nothing cut out"),
+        (
+            ["--recipe", "airbench94", "--augmentation.cutout-px", "3"],
+            "mirrored every other epoch, shifted by up to 2 px, a square of 3 px",
+        ),
+    ],
+)
+def test_the_augmentation_shown_is_that_of_the_recipe_and_the_flags(tmp_path: Path, flags: list[str], seen: str) -> None:
+    assert console.main(["stats", "--dataset", "digits", "--no-duplicates", "--out", str(tmp_path), *flags]) == 0
+    assert seen in (tmp_path / "stats.html").read_text()
