@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
@@ -29,6 +30,7 @@ _ATTEMPTS = 6
 _AGAIN = (http.client.TOO_MANY_REQUESTS, http.client.SERVICE_UNAVAILABLE)
 _OF_THE_PICTURE = {http.client.UNPROCESSABLE_ENTITY: ImageError, http.client.REQUEST_ENTITY_TOO_LARGE: ImageTooLargeError}
 _MAX_WAIT_S = 10.0
+_NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class Client:
             ImageError: if the picture cannot be read, or the server cannot use it.
             ServerError: if the server cannot be reached or refuses.
         """
-        answer = self._ask("POST", "/predict", _content(picture), "application/octet-stream", top_k=top_k)
+        answer = self._ask("POST", "/predict", _content(picture), "application/octet-stream", query={"top_k": top_k})
         return _prediction(answer, answer)
 
     def predict_batch(self, pictures: Sequence[Picture | tuple[str, bytes]], top_k: int | None = None) -> list[Prediction | ImageError]:
@@ -127,13 +129,26 @@ class Client:
         boundary = uuid.uuid4().hex
         sent = [picture if isinstance(picture, tuple) else ("picture", _content(picture)) for picture in pictures]
         body = _multipart(sent, boundary)
-        answer = self._ask("POST", "/predict_batch", body, f"multipart/form-data; boundary={boundary}", top_k=top_k)
+        answer = self._ask("POST", "/predict_batch", body, f"multipart/form-data; boundary={boundary}", query={"top_k": top_k})
         return [
             _OF_THE_PICTURE.get(entry["error"]["status"], ImageError)(entry["error"]["detail"])
             if "error" in entry
             else _prediction(answer, entry)
             for entry in answer["predictions"]
         ]
+
+    def explain(self, picture: Picture, class_name: str | None = None) -> bytes:
+        """Where a picture speaks for a class: a heatmap (Grad-CAM) laid over what the network saw, as PNG.
+
+        Args:
+            picture: as in `predict`.
+            class_name: a name or an id; the most likely class by default.
+
+        Raises:
+            ImageError: if the picture cannot be read, or the server cannot use it.
+            ServerError: if the server cannot be reached, knows no such class, or refuses.
+        """
+        return self._reply("POST", "/explain", _content(picture), "application/octet-stream", query={"class": class_name})
 
     def classes(self) -> Classes:
         """Which model answers, and the classes it tells apart.
@@ -166,8 +181,8 @@ class Client:
             return False
         return True
 
-    def _ask(self, method: str, route: str, *request: Any, top_k: int | None = None, attempts: int = _ATTEMPTS) -> dict[str, Any]:
-        reply = self._reply(method, route, *request, top_k=top_k, attempts=attempts)
+    def _ask(self, method: str, route: str, *request: Any, **options: Any) -> dict[str, Any]:
+        reply = self._reply(method, route, *request, **options)
         try:
             answer: dict[str, Any] = json.loads(reply)
         except ValueError:
@@ -175,10 +190,17 @@ class Client:
         return answer
 
     def _reply(
-        self, method: str, route: str, body: bytes = b"", content_type: str | None = None, *, top_k: int | None = None, attempts: int
+        self,
+        method: str,
+        route: str,
+        body: bytes = b"",
+        content_type: str | None = None,
+        *,
+        query: Mapping[str, object] = _NOTHING,
+        attempts: int = _ATTEMPTS,
     ) -> bytes:
-        query = urlencode(self._query | ({} if top_k is None else {"top_k": str(top_k)}))
-        path = f"{self._at.path.rstrip('/')}{route}{'?' * bool(query)}{query}"
+        asked = urlencode(self._query | {name: value for name, value in query.items() if value is not None})
+        path = f"{self._at.path.rstrip('/')}{route}{'?' * bool(asked)}{asked}"
         headers = self._headers | ({"Content-Type": content_type} if content_type else {})
         for attempt in range(1, attempts + 1):
             status, reply, retry_after = self._send(method, path, body, headers)

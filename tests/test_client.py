@@ -21,6 +21,7 @@ from deployments.config import ServeConfig
 from deployments.contract import Status
 from deployments.ingress import create_app
 from tests.deployments.conftest import Served, make_picture
+from tests.deployments.test_explain_route import Seer
 from tests.deployments.test_ingress import FakeClassifier, Notes
 
 KEY = new_key()
@@ -33,7 +34,7 @@ def picture() -> bytes:
 
 @pytest.fixture(scope="module")
 def classifier() -> FakeClassifier:
-    return FakeClassifier()
+    return Seer()
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,13 @@ def test_in_a_batch_a_bad_picture_has_its_error_in_its_place(url: str, picture: 
     assert isinstance(first, Prediction)
     assert isinstance(last, Prediction)
     assert (type(broken), type(large)) == (ImageError, ImageTooLargeError)
+
+
+def test_an_explanation_is_a_picture_and_an_unknown_class_is_refused(url: str, picture: bytes) -> None:
+    client = Client(url, KEY)
+    assert client.explain(picture)[:8] == b"\x89PNG\r\n\x1a\n"
+    with pytest.raises(ServerError, match="no class 'cow'"):
+        client.explain(picture, "cow")
 
 
 def test_what_a_server_says_of_itself(url: str) -> None:
