@@ -1,0 +1,71 @@
+"""How fast does the loop train, against the one that most projects write, and what does Ray cost while it trains?
+
+    python benchmarks/training loop     [--model airnet] [--rounds 3]    our trainer and an ordinary loop, in turn
+    python benchmarks/training ray      [--model airnet] [--rounds 3]    the loop alone and inside Ray Train
+    python benchmarks/training workers  [--model airnet] [--rounds 3]    one worker on all cores, two on half of them each
+    python benchmarks/training startup  [--rounds 3]                     from the command to the first step
+    python benchmarks/training ceiling  [--model airnet]                 what part of a step is convolutions
+
+Images are made up: speed does not depend on what they show. Each measurement is a process of its own; ratios are taken within a round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import measure
+
+COMPARED = {"loop": ("ours", "ordinary"), "ray": ("ray", "ours"), "workers": ("two", "ray")}
+RECIPES = {"airnet": "airbench94", "small_cnn": "small_cnn", "resnet18": "resnet18"}
+
+
+def main() -> None:
+    """Runs one comparison, or one measurement of it in a process of its own."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=[*COMPARED, "startup", "ceiling", *measure.CONTENDERS])
+    parser.add_argument("--model", choices=RECIPES, default="airnet")
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--epochs", type=int, default=3, help="the first one is not counted")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    job = measure.Job(RECIPES[options.model], options.images, options.epochs)
+    if options.what in measure.CONTENDERS:
+        print(json.dumps(measure.CONTENDERS[options.what](job)))
+    elif options.what == "startup":
+        measure.startup(options.rounds)
+    elif options.what == "ceiling":
+        measure.ceiling(job)
+    else:
+        compare(options)
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Both in turn, and the ratio of each round."""
+    names = COMPARED[options.what]
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(options.rounds):
+        for name in names:
+            rates[name].append(run_alone(name, options))
+        first, second = (rates[name][-1] for name in names)
+        print(f"round {number + 1}: {names[0]} {first:,.0f}, {names[1]} {second:,.0f} images/s, ratio {first / second:.2f}", flush=True)
+    for name, values in rates.items():
+        print(f"{options.model:10} {name:9} {statistics.mean(values):9,.0f} images/s ({min(values):,.0f}…{max(values):,.0f})")
+    ratios = [first / second for first, second in zip(*rates.values(), strict=True)]
+    print(f"{options.model:10} ratio     {statistics.mean(ratios):9.3f} ({min(ratios):.3f}…{max(ratios):.3f}), n = {len(ratios)}")
+
+
+def run_alone(name: str, options: argparse.Namespace) -> float:
+    """Images a second of one contender."""
+    flags = ["--model", options.model, "--images", str(options.images), "--epochs", str(options.epochs)]
+    command = [sys.executable, str(Path(__file__).parent), name, *flags]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""The measurements: each function takes a job and gives images a second, or prints a table."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+
+from cifar_ray.config import TrainConfig
+from cifar_ray.data.dataset import DatasetSplits, ImageDataset
+from cifar_ray.data.loader import Shard
+from cifar_ray.models import create_model
+from cifar_ray.recipes import get_recipe
+from cifar_ray.training.loop import Trainer
+from cifar_ray.training.optim import create_optimizers, learning_rate_factor, set_learning_rate
+
+SIZE_PX, NUM_CLASSES = 32, 10
+CONVOLUTIONS = ("conv", "mkldnn")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is trained: a recipe on so many made-up images for so many epochs, of which the first is not counted."""
+
+    recipe: str
+    images: int
+    epochs: int
+
+    @property
+    def config(self) -> TrainConfig:
+        """The recipe, nothing but its length changed."""
+        return get_recipe(self.recipe).model_copy(update={"epochs": self.epochs, "stem_epochs": self.epochs})
+
+    def splits(self) -> DatasetSplits:
+        """Images without meaning."""
+        rng = np.random.default_rng(0)
+        pixels = rng.integers(0, 256, (self.images, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
+        train = ImageDataset(pixels, rng.integers(0, NUM_CLASSES, self.images), tuple(f"class {i}" for i in range(NUM_CLASSES)))
+        return DatasetSplits("made up", train, None, None)
+
+    def rate(self, seconds: list[float]) -> float:
+        """Images a second after the first epoch."""
+        return self.images / statistics.mean(seconds[1:])
+
+
+def ours(job: Job) -> float:
+    """Our loop, without Ray."""
+    trainer = Trainer(job.config, job.splits(), torch.device("cpu"), Shard())
+    return job.rate([timed(trainer.train_epoch, epoch, _unheard) for epoch in range(job.epochs)])
+
+
+class PerImage(Dataset[tuple[torch.Tensor, int]]):
+    """Images one by one, changed as torchvision's own examples do it."""
+
+    def __init__(self, train: ImageDataset, reach_px: int) -> None:
+        self._train = train
+        self._change = v2.Compose(
+            [
+                v2.RandomCrop(SIZE_PX, padding=reach_px, padding_mode="reflect"),
+                v2.RandomHorizontalFlip(),
+                v2.ToImage(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize((0.5,) * 3, (0.25,) * 3),
+            ]
+        )
+
+    def __len__(self) -> int:
+        return len(self._train)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return self._change(Image.fromarray(self._train.images[index])), int(self._train.labels[index])
+
+
+def ordinary(job: Job) -> float:
+    """The same network, optimizer and augmentation in the loop that most projects write: PIL, workers, fp32, NCHW, eager."""
+    config, train = job.config, job.splits().train
+    torch.manual_seed(0)
+    model = create_model(config.model, NUM_CLASSES, SIZE_PX)
+    optimizers = create_optimizers(model, config.optimizer, config.batch_size)
+    loader = DataLoader(
+        PerImage(train, config.augmentation.translate_px), config.batch_size, shuffle=True, num_workers=2, persistent_workers=True
+    )
+
+    def epoch(number: int) -> None:
+        model.train()
+        for step, (inputs, labels) in enumerate(loader):
+            set_learning_rate(optimizers, learning_rate_factor(config.schedule, number + step / len(loader), config.epochs))
+            loss = F.cross_entropy(model(inputs), labels, label_smoothing=config.label_smoothing)
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            for optimizer in optimizers:
+                optimizer.step()
+
+    return job.rate([timed(epoch, number) for number in range(job.epochs)])
+
+
+def on_ray(job: Job, num_workers: int) -> float:
+    """Our loop inside Ray Train, on images in a folder of files that are decoded before it starts."""
+    with image_folder(job) as folder, tempfile.TemporaryDirectory() as storage:
+        flags = ["--data-dir", str(folder), "--val-fraction", "0", "--test-fraction", "0.01", "--storage", storage, "--name", "speed"]
+        flags += ["--recipe", job.recipe, "--epochs", str(job.epochs), "--stem-epochs", str(job.epochs), "--num-workers", str(num_workers)]
+        subprocess.run([sys.executable, "-m", "cifar_ray.train", *flags], check=True, stdout=sys.stderr)
+        history = np.genfromtxt(Path(storage, "runs/speed/history.csv"), delimiter=",", names=True)
+    return float(statistics.mean(history["images_per_s"][1:]))
+
+
+@contextmanager
+def image_folder(job: Job) -> Iterator[Path]:
+    """The same images as PNG."""
+    with tempfile.TemporaryDirectory() as root:
+        train = job.splits().train
+        for number, (pixels, label) in enumerate(zip(train.images, train.labels, strict=True)):
+            path = Path(root, f"class {label}", f"{number}.png")
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(path, compress_level=0)
+        yield Path(root)
+
+
+def ceiling(job: Job) -> None:
+    """Prints what part of a training step is convolutions, and what else takes time."""
+    trainer = Trainer(job.config, job.splits(), torch.device("cpu"), Shard())
+    trainer.train_epoch(0, _unheard)
+    with profile(activities=[ProfilerActivity.CPU]) as recorded:
+        seconds = timed(trainer.train_epoch, 1, _unheard)
+    rows = sorted(recorded.key_averages(), key=lambda row: -row.self_cpu_time_total)
+    total_us = sum(row.self_cpu_time_total for row in rows)
+    convolutions_us = sum(row.self_cpu_time_total for row in rows if any(part in row.key for part in CONVOLUTIONS))
+    print(f"{job.recipe}: {job.images / seconds:,.0f} images/s while profiled; convolutions {convolutions_us / total_us:.1%} of the time")
+    for row in rows[:20]:
+        print(f"  {row.self_cpu_time_total / total_us:6.1%}  {row.count:7,} × {row.key}")
+
+
+def startup(rounds: int) -> None:
+    """Prints how long it takes from the command to the end of a training that takes no time itself."""
+    seconds = []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as storage:
+            command = [sys.executable, "-m", "cifar_ray.train", "--dataset", "digits", "--epochs", "1", "--storage", storage]
+            seconds.append(timed(partial(subprocess.run, command, check=True, capture_output=True)))
+    print(f"digits, one epoch: {statistics.mean(seconds):.1f} s ({min(seconds):.1f}…{max(seconds):.1f}), n = {rounds}")
+
+
+def timed(action: Callable[..., object], *arguments: object) -> float:
+    """Seconds."""
+    started = time.perf_counter()
+    action(*arguments)
+    return time.perf_counter() - started
+
+
+def _unheard(*_: int) -> None:
+    """Nobody listens to steps."""
+
+
+CONTENDERS: dict[str, Callable[[Job], float]] = {
+    "ours": ours,
+    "ordinary": ordinary,
+    "ray": lambda job: on_ray(job, 1),
+    "two": lambda job: on_ray(job, 2),
+}
