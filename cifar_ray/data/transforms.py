@@ -92,7 +92,7 @@ def jitter(planes: Tensor, colour: Tensor) -> Tensor:
     in_yiq[:, 1, 1] = in_yiq[:, 2, 2] = saturation * hue.cos()
     in_yiq[:, 2, 1] = saturation * hue.sin()
     in_yiq[:, 1, 2] = -in_yiq[:, 2, 1]
-    mean_grey = planes.mean((2, 3)) @ to_yiq[0]
+    mean_grey = (planes.mean((2, 3)) * to_yiq[0]).sum(1)  # a product of matrices would round differently in batches of another size
     gain = (brightness * contrast).view(-1, 1, 1)
     lift = (brightness * (1 - contrast) * mean_grey).view(-1, 1, 1)
     return torch.baddbmm(lift, from_yiq @ in_yiq @ to_yiq * gain, planes.flatten(2)).view_as(planes)
