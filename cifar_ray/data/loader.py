@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from cifar_ray.config import AugmentationConfig
+from cifar_ray.data.augmentation import Augmentation, Augmenter
 from cifar_ray.data.dataset import ImageDataset
-from cifar_ray.data.transforms import Augmentation, cutout, normalize, shift_and_mirror
+from cifar_ray.data.transforms import normalize
 from cifar_ray.errors import DataError
 
 ChannelValues = tuple[float, float, float]
 
-_FLIP_STREAM, _ORDER_STREAM, _AUGMENT_STREAM = range(3)
+_FLIP_STREAM, _ORDER_STREAM, _AUGMENT_STREAM, _NOISE_STREAM = range(4)
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Normalization:
     dtype: torch.dtype
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 `[N, H, W, 3]` → `dtype` `[N, 3, H, W]`."""
+        """uint8, or float32 in 0…255, `[N, H, W, 3]` → `dtype` `[N, 3, H, W]`."""
         return normalize(images, self.mean, self.std, self.dtype)
 
 
@@ -60,7 +61,8 @@ class Step:
     Attributes:
         global_size: images of the batch over all workers; the loss is divided by it.
         num_pieces: micro-batches of this worker, at least 1.
-        pieces: (inputs `[n, 3, H, W]`, labels int64 `[n]`) of each, made as they are asked for.
+        pieces: (inputs `[n, 3, H, W]`, labels int64 `[n]`) of each, made as they are asked for; labels of mixed images are the shares of
+            classes, float32 `[n, C]`.
     """
 
     global_size: int
@@ -106,10 +108,17 @@ class TrainLoader:
         self.steps_per_epoch = steps_per_epoch(len(dataset), batch_size)
         self.micro_batch_size = micro_batch_size
         self.augmentation = augmentation
-        self.normalization = normalization
         self.shard = shard
         self.seed = seed
         self.device = device
+        self.augment = Augmenter(
+            augmentation,
+            normalization,
+            num_classes=dataset.num_classes,
+            image_size_px=dataset.image_size_px,
+            generator=self._generator(_NOISE_STREAM),
+            device=device,
+        )
         self._first_flip = torch.randint(0, 2, (len(dataset),), generator=self._generator(_FLIP_STREAM), dtype=torch.bool)
 
     def __len__(self) -> int:
@@ -132,18 +141,20 @@ class TrainLoader:
             if self.augmentation.flip == "alternating":
                 drawn.mirrored.copy_(self._first_flip[batch] ^ bool(epoch % 2))
             mine = self.shard.slice(len(batch))
-            count = self._count_pieces(len(batch[mine]))
-            yield Step(len(batch), count, self._pieces(batch[mine].to(self.device), drawn[mine].to(self.device), count))
+            share = mine.stop - mine.start
+            # mixing takes the next image of the global batch, after a share's last one the next worker's first
+            rows = torch.arange(mine.start, mine.stop + self.augmentation.mixes) % len(batch)
+            count = self._count_pieces(share)
+            yield Step(len(batch), count, self._pieces(batch[rows].to(self.device), drawn[rows].to(self.device), share, count))
 
     def _count_pieces(self, share: int) -> int:
         return -(-share // (self.micro_batch_size or share))
 
-    def _pieces(self, indices: Tensor, drawn: Augmentation, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _pieces(self, indices: Tensor, drawn: Augmentation, share: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
         for number in range(count):
-            part = Shard(number, count).slice(len(indices))
-            images = shift_and_mirror(self.images, indices[part], drawn[part])
-            inputs = cutout(self.normalization(images), drawn.cutout_corner[part], self.augmentation.cutout_px)
-            yield inputs, self.labels[indices[part]]
+            part = Shard(number, count).slice(share)
+            part = slice(part.start, part.stop + self.augmentation.mixes)
+            yield self.augment(self.images, self.labels, indices[part], drawn[part])
 
     def _generator(self, stream: int, position: int = 0) -> torch.Generator:
         """A generator of its own for each purpose and position, so that nothing depends on what was drawn before."""

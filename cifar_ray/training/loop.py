@@ -141,7 +141,8 @@ class Trainer:
                 loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing, reduction="sum")
                 # DDP averages over workers; times world_size makes it the mean over the global batch, whatever the shares
                 self.scaler.scale(loss * (self.shard.world_size / step.global_size)).backward()  # type: ignore[no-untyped-call]
-            sums += torch.stack((loss.detach().double(), (logits.argmax(1) == labels).sum().double()))
+            main_labels = labels.argmax(1) if labels.is_floating_point() else labels  # of mixed images that of the larger share
+            sums += torch.stack((loss.detach().double(), (logits.argmax(1) == main_labels).sum().double()))
         self._update()
         return sums
 
