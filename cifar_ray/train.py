@@ -10,7 +10,7 @@ from cifar_ray import cli
 from cifar_ray.data import load_splits
 from cifar_ray.data.loader import check_batch_size
 from cifar_ray.models import list_models
-from cifar_ray.recipes import list_recipes
+from cifar_ray.recipes import describe_recipes
 from cifar_ray.training import job
 
 PROG = "python -m cifar_ray.train"
@@ -20,8 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Trains as the flags say; the command line's own where `argv` is `None`."""
     command = cli.parse_train_command(argv, PROG)
     if command.list_recipes or command.list_models:
-        lines = [f"{name:12} {text}" for name, text in list_recipes().items()] if command.list_recipes else list_models()
-        print("\n".join(lines))
+        print(describe_recipes() if command.list_recipes else "\n".join(list_models()))
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # decoding, and files that were skipped
     splits = load_splits(command)
