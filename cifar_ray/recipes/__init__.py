@@ -6,19 +6,29 @@ from typing import Any
 
 from cifar_ray.config import TrainConfig
 from cifar_ray.errors import ConfigError
-from cifar_ray.recipes import airbench, plain, resnets
+from cifar_ray.recipes.airbench import airbench94, airbench96
+from cifar_ray.recipes.plain import cnn6, cnn_steplr, digits, small_cnn, vgg3
 from cifar_ray.recipes.recipe import RECIPES, Recipe
+from cifar_ray.recipes.resnets import resnet9_onecycle, resnet18, resnet50_finetune, wide_resnet28_10
 
 __all__ = [
     "Recipe",
-    "airbench",
+    "airbench94",
+    "airbench96",
+    "cnn6",
+    "cnn_steplr",
     "default_recipe",
     "describe_recipes",
+    "digits",
     "get_recipe",
     "list_recipes",
-    "plain",
     "recipe_search_space",
-    "resnets",
+    "resnet9_onecycle",
+    "resnet18",
+    "resnet50_finetune",
+    "small_cnn",
+    "vgg3",
+    "wide_resnet28_10",
 ]
 
 _DEFAULT_FOR_MODEL = {

@@ -31,7 +31,7 @@ def imagenet_weights(architecture: str) -> dict[str, Tensor]:
     try:
         with impatient_network():
             return dict(source.get_state_dict(progress=False, check_hash=True, weights_only=True))
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, http.client.HTTPException) as error:
+    except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, http.client.HTTPException) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         folder = Path(torch.hub.get_dir(), "checkpoints")
         raise DataError(
