@@ -62,7 +62,16 @@ class OptimizerConfig(Config):
     lr: Positive = Field(0.24, description="peak learning rate (muon: of the filters)")
     momentum: Fraction = Field(0.6, description="sgd, muon")
     nesterov: bool = Field(True, description="sgd, muon")
+    lr_scaling: Literal["none", "linear", "sqrt"] = Field(
+        "none",
+        description="how lr grows with the global batch: times (batch_size / reference_batch_size), or its root (muon: filters only)",
+    )
+    reference_batch_size: int = Field(256, ge=1, description="the global batch that lr is for, unless lr_scaling is none")
+    head_factor: Positive = Field(1.0, description="sgd, adamw: learning rate of the head as a multiple of lr")
+    bias_factor: Positive = Field(1.0, description="sgd, adamw: the same for norms and biases")
     weight_decay: NonNegative = Field(0.0, description="sgd: L2; adamw: decoupled; unused by muon, which normalises its filters")
+    decoupled_decay: bool = Field(False, description="sgd: takes lr × weight_decay off the weights instead of changing gradients")
+    decay_biases: bool = Field(True, description="sgd, adamw: whether norms and biases decay too")
     betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="adamw")
     head_lr: Positive = Field(0.67, description="muon: SGD rate of the head for each example; the step uses it times the global batch")
     bias_lr: Positive = Field(0.053, description="muon: the same for norms and biases")
@@ -84,6 +93,7 @@ class ScheduleConfig(Config):
     warmup_epochs: NonNegative = Field(0.0, description="linear rise from 0 (one_cycle: the rising part)")
     final_factor: Fraction = Field(0.0, description="factor at the last step (linear, cosine, one_cycle)")
     step_epochs: Positive = Field(30.0, description="step: epochs between drops")
+    milestones: tuple[Positive, ...] = Field((), description="step: the epochs of the drops, instead of step_epochs")
     step_factor: Positive = Field(0.1, description="step: factor of each drop")
 
 
@@ -114,6 +124,14 @@ class AugmentationConfig(Config):
     def mixes(self) -> bool:
         """Whether images are mixed with others; labels are then shares of classes."""
         return self.mixup > 0 or self.cutmix > 0
+
+
+class AveragingConfig(Config):
+    """A running average of the weights and batch-norm statistics: that is then evaluated, kept and served."""
+
+    name: Literal["none", "ema", "lookahead"] = Field("none", description="lookahead: training goes on from the average, too")
+    decay: Fraction = Field(0.998, description="share that an update keeps of the average; for lookahead 0.5 is usual")
+    every_steps: int = Field(1, ge=1, description="steps between updates; for lookahead 5 is usual")
 
 
 class StartConfig(Config):
@@ -159,6 +177,7 @@ class TrainConfig(Config):
     )
 
     model: str = Field("airnet", description="architecture; --list-models shows all")
+    pretrained: bool = Field(False, description="begin with weights learnt on ImageNet, downloaded by torchvision (resnet50)")
     epochs: int = Field(8, ge=1, le=10_000)
     batch_size: int = Field(2000, ge=1, description="images a step, all workers together")
     micro_batch_size: int | None = Field(
@@ -179,6 +198,7 @@ class TrainConfig(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
+    averaging: AveragingConfig = AveragingConfig()
     start: StartConfig | None = Field(None, description="set by python -m cifar_ray.finetune")
 
     _resolve_storage = field_validator("storage")(staticmethod(resolve_storage))

@@ -8,9 +8,7 @@ from collections.abc import Sequence
 
 from cifar_ray import cli
 from cifar_ray.data import load_splits
-from cifar_ray.data.loader import check_batch_size
-from cifar_ray.models import list_models
-from cifar_ray.recipes import list_recipes
+from cifar_ray.recipes import describe_recipes
 from cifar_ray.training import job
 
 PROG = "python -m cifar_ray.train"
@@ -18,10 +16,16 @@ PROG = "python -m cifar_ray.train"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains as the flags say; the command line's own where `argv` is `None`."""
+    if "--list-recipes" in (sys.argv[1:] if argv is None else argv):
+        print(describe_recipes())
+        return 0
     command = cli.parse_train_command(argv, PROG)
-    if command.list_recipes or command.list_models:
-        lines = [f"{name:12} {text}" for name, text in list_recipes().items()] if command.list_recipes else list_models()
-        print("\n".join(lines))
+
+    from cifar_ray.data.loader import check_batch_size  # brings torch, seconds that the list of recipes does without
+    from cifar_ray.models import list_models
+
+    if command.list_models:
+        print("\n".join(list_models()))
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # decoding, and files that were skipped
     splits = load_splits(command)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,3 +43,18 @@ def make_stripes(count: int, size_px: int = 16, seed: int = 0) -> ImageDataset:
 def stripes() -> DatasetSplits:
     """240 training, 60 validation and 60 test images of 16 px in three classes."""
     return DatasetSplits("stripes", make_stripes(240, seed=0), make_stripes(60, seed=1), make_stripes(60, seed=2))
+
+
+@pytest.fixture(scope="session")
+def narrow() -> dict[str, dict[str, Any]]:
+    """By architecture, arguments that make the network small; those that have none are small, or of one size only."""
+    return {
+        "airnet": {"widths": (16, 24, 24)},
+        "airnet96": {"widths": (16, 24, 24)},
+        "cnn3": {"widths": ((8,), (8,), (16,))},
+        "cnn6": {"widths": ((8, 16), (16, 16), (16, 16))},
+        "resnet50": {"least_px": 32},
+        "resnet9": {"widths": (8, 16, 16, 24)},
+        "vgg3": {"widths": ((8, 8), (8, 8), (16, 16))},
+        "wide_resnet28_10": {"widen": 1},
+    }

@@ -100,7 +100,7 @@ def _open_cifar(name: str, root: Path) -> dict[str, Any]:
     if root.name == source.base_folder:
         root = root.parent
     try:
-        with _impatient_network():
+        with impatient_network():
             return {"train": source(root, train=True, download=True), "test": source(root, train=False)}
     except (OSError, RuntimeError, EOFError, tarfile.TarError, http.client.HTTPException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -111,7 +111,7 @@ def _open_cifar(name: str, root: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _impatient_network() -> Iterator[None]:
+def impatient_network() -> Iterator[None]:
     """Gives the sockets of torchvision a timeout; it sets none, and behind a silent firewall it would wait for minutes."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_NETWORK_TIMEOUT_S)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from cifar_ray.inference.predictor import Predictor
-from cifar_ray.models import count_parameters
+from cifar_ray.models import count_flops, count_parameters
 
 _TIMED_RUNS = 7
 _BATCH = 250
@@ -50,7 +50,7 @@ def measure_cost(predictor: Predictor) -> Cost:
     return Cost(
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         trained_parameters=count_parameters(network),
-        flops=count_flops(predictor),
+        flops=count_flops(network, predictor.manifest.image_size_px),
         weight_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
         latency_ms=_median_s(predictor, 1) * 1000,
         images_per_s=_BATCH / _median_s(predictor, _BATCH),
@@ -58,17 +58,6 @@ def measure_cost(predictor: Predictor) -> Cost:
         precision=predictor.precision.name,
         threads=torch.get_num_threads(),
     )
-
-
-def count_flops(predictor: Predictor) -> int:
-    """Operations of one forward pass over one image, counted by torch as they are called."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    size = predictor.manifest.image_size_px
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        predictor.network(torch.zeros(1, 3, size, size, device=predictor.precision.device))
-    return int(counter.get_total_flops())
 
 
 def _median_s(predictor: Predictor, batch: int) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -11,13 +12,23 @@ from torch import Tensor, nn
 from cifar_ray.errors import ConfigError
 from cifar_ray.models.airnet import AirNet
 from cifar_ray.models.ensemble import Ensemble
-from cifar_ray.models.resnet import resnet18
+from cifar_ray.models.plain import PlainCNN
+from cifar_ray.models.resnet import resnet18, resnet50
+from cifar_ray.models.resnet9 import ResNet9
 from cifar_ray.models.small_cnn import SmallCNN
+from cifar_ray.models.wide_resnet import WideResNet
 
 _ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
     "airnet": AirNet,
+    "airnet96": partial(AirNet, widths=(128, 384, 512), convolutions=3),
+    "cnn3": partial(PlainCNN, widths=((64,), (128,), (256,)), dropout=(0.0, 0.0, 0.6)),
+    "cnn6": partial(PlainCNN, widths=((32, 64), (128, 128), (256, 256)), dropout=(0.0, 0.1, 0.3)),
     "resnet18": resnet18,
+    "resnet50": resnet50,
+    "resnet9": ResNet9,
     "small_cnn": SmallCNN,
+    "vgg3": partial(PlainCNN, widths=((32, 32), (64, 64), (128, 128)), dropout=(0.2, 0.3, 0.4)),
+    "wide_resnet28_10": WideResNet,
 }
 
 
@@ -64,6 +75,21 @@ def create_model(name: str, num_classes: int, image_size: int, **arguments: Any)
 def _create_ensemble(members: Sequence[Mapping[str, Any]], temperatures: Sequence[float]) -> Ensemble:
     networks = [create_model(member["name"], **member["arguments"]) for member in members]
     return Ensemble(networks, torch.zeros(len(networks), 2, 3), temperatures)
+
+
+def count_flops(model: nn.Module, image_size: int) -> int:
+    """Operations of one forward pass over one image, two for each multiplication with addition, counted by torch as they are called.
+
+    Args:
+        model: in evaluation mode; on the device `meta` it costs no time and no memory.
+        image_size: side of the image, px.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model(torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device))
+    return int(counter.get_total_flops())
 
 
 def count_parameters(model: nn.Module) -> int:

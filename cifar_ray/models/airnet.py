@@ -19,12 +19,13 @@ class AirNet(nn.Module):
         num_classes: width of the logits.
         image_size: side of the images, px; the published network has 32.
         widths: channels of the three groups.
+        convolutions: of each group, 2, or 3 with a residual connection over the later two (airbench96, section 4 of the paper).
 
     Raises:
         ConfigError: if the image is too small for three poolings.
     """
 
-    def __init__(self, num_classes: int, image_size: int, widths: tuple[int, int, int] = (64, 256, 256)) -> None:
+    def __init__(self, num_classes: int, image_size: int, widths: tuple[int, int, int] = (64, 256, 256), convolutions: int = 2) -> None:
         super().__init__()
         if image_size < _MIN_IMAGE_SIZE_PX:
             raise ConfigError(f"image_size: airnet needs at least {_MIN_IMAGE_SIZE_PX} px, got {image_size}")
@@ -32,7 +33,8 @@ class AirNet(nn.Module):
         self.whitening = nn.Conv2d(3, whitening_width, _WHITENING_KERNEL_PX)
         self.whitening.weight.requires_grad_(False)
         ins = (whitening_width, *widths[:-1])
-        self.groups = nn.Sequential(*(_Group(channels_in, channels_out) for channels_in, channels_out in zip(ins, widths, strict=True)))
+        group = _Group if convolutions == 2 else _ResidualGroup
+        self.groups = nn.Sequential(*(group(channels_in, channels_out) for channels_in, channels_out in zip(ins, widths, strict=True)))
         self.head = nn.Linear(widths[-1], num_classes, bias=False)
         with torch.no_grad():
             self.head.weight.div_(self.head.weight.std())
@@ -75,6 +77,20 @@ class _Group(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = F.gelu(self.norm1(F.max_pool2d(self.conv1(x), 2)))
         return F.gelu(self.norm2(self.conv2(x)))
+
+
+class _ResidualGroup(_Group):
+    """The same with a third convolution and norm; what entered the second is added before the last GELU."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(channels_in, channels_out)
+        self.conv3 = _identity_convolution(channels_out, channels_out)
+        self.norm3 = _norm(channels_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.gelu(self.norm1(F.max_pool2d(self.conv1(x), 2)))
+        y = F.gelu(self.norm2(self.conv2(x)))
+        return F.gelu(x + self.norm3(self.conv3(y)))
 
 
 def _identity_convolution(channels_in: int, channels_out: int) -> nn.Conv2d:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -52,9 +53,9 @@ def detect(weights: Mapping[str, Tensor], image_size_px: int | None = None) -> t
     raise ConfigError(f"the tensors ({there_are} …) belong to no architecture known here; there are {', '.join(_DETECTORS)}")
 
 
-def _airnet(shapes: Shapes) -> dict[str, Any] | None:
+def _airnet(shapes: Shapes, residual: bool = False) -> dict[str, Any] | None:
     keys = ("whitening.weight", *(f"groups.{number}.conv1.weight" for number in range(3)), "head.weight")
-    if not all(key in shapes for key in keys):
+    if not all(key in shapes for key in keys) or residual != ("groups.0.conv3.weight" in shapes):
         return None
     return {"num_classes": shapes[keys[-1]][0], "image_size": _SMALL_STEM_PX, "widths": tuple(shapes[key][0] for key in keys[1:-1])}
 
@@ -66,6 +67,30 @@ def _small_cnn(shapes: Shapes) -> dict[str, Any] | None:
     return {"num_classes": shapes[keys[-1]][0], "image_size": _SMALL_STEM_PX, "widths": tuple(shapes[key][0] for key in keys[:-1])}
 
 
+def _plain(shapes: Shapes, is_ours: Callable[[Sequence[tuple[int, ...]]], bool]) -> dict[str, Any] | None:
+    """Blocks of plain convolutions; dropout has no weights, so a network is told from others of its kind by its widths."""
+    widths: list[tuple[int, ...]] = []
+    while f"blocks.{len(widths)}.convolutions.0.weight" in shapes:
+        layers = (shapes.get(f"blocks.{len(widths)}.convolutions.{number}.weight") for number in range(2))
+        widths.append(tuple(shape[0] for shape in layers if shape))
+    if len(widths) != 3 or "head.weight" not in shapes or not is_ours(widths):
+        return None
+    return {"num_classes": shapes["head.weight"][0], "image_size": _SMALL_STEM_PX, "widths": tuple(widths)}
+
+
+def _resnet9(shapes: Shapes) -> dict[str, Any] | None:
+    keys = (*(f"blocks.{number}.conv.weight" for number in (0, 1, 3, 4)), "head.weight")
+    if not all(key in shapes for key in keys):
+        return None
+    return {"num_classes": shapes[keys[-1]][0], "image_size": _SMALL_STEM_PX, "widths": tuple(shapes[key][0] for key in keys[:-1])}
+
+
+def _wide_resnet28(shapes: Shapes) -> dict[str, Any] | None:
+    if "stem.weight" not in shapes or "blocks.11.conv2.weight" not in shapes or "blocks.12.conv2.weight" in shapes:
+        return None
+    return {"num_classes": shapes["head.weight"][0], "image_size": _SMALL_STEM_PX, "widen": shapes["blocks.11.conv2.weight"][0] // 64}
+
+
 def _resnet18(shapes: Shapes) -> dict[str, Any] | None:
     stem, head = shapes.get("conv1.weight"), shapes.get("fc.weight")
     if stem is None or head is None or "layer1.1.conv2.weight" not in shapes or "layer1.2.conv1.weight" in shapes:
@@ -73,4 +98,22 @@ def _resnet18(shapes: Shapes) -> dict[str, Any] | None:
     return {"num_classes": head[0], "image_size": _SMALL_STEM_PX if stem[-1] == 3 else _LARGE_STEM_PX}
 
 
-_DETECTORS: dict[str, Callable[[Shapes], dict[str, Any] | None]] = {"airnet": _airnet, "resnet18": _resnet18, "small_cnn": _small_cnn}
+def _resnet50(shapes: Shapes) -> dict[str, Any] | None:
+    deep = "layer3.5.conv3.weight" in shapes and "layer3.6.conv3.weight" not in shapes
+    if not deep or shapes.get("conv1.weight") != (64, 3, 7, 7) or "fc.weight" not in shapes:
+        return None
+    return {"num_classes": shapes["fc.weight"][0], "image_size": _LARGE_STEM_PX}
+
+
+_DETECTORS: dict[str, Callable[[Shapes], dict[str, Any] | None]] = {
+    "airnet": _airnet,
+    "airnet96": partial(_airnet, residual=True),
+    "cnn3": partial(_plain, is_ours=lambda widths: all(len(block) == 1 for block in widths)),
+    "cnn6": partial(_plain, is_ours=lambda widths: all(len(block) == 2 for block in widths) and widths[0][0] < widths[0][1]),
+    "resnet18": _resnet18,
+    "resnet50": _resnet50,
+    "resnet9": _resnet9,
+    "small_cnn": _small_cnn,
+    "vgg3": partial(_plain, is_ours=lambda widths: all(len(block) == 2 for block in widths) and widths[0][0] == widths[0][1]),
+    "wide_resnet28_10": _wide_resnet28,
+}

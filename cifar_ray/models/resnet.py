@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 _SMALL_IMAGE_PX = 64
 
@@ -17,3 +18,24 @@ def resnet18(num_classes: int, image_size: int) -> nn.Module:
         model.maxpool = nn.Identity()
         nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     return model
+
+
+def resnet50(num_classes: int, image_size: int, least_px: int = 128) -> nn.Module:
+    """ResNet-50 as trained on ImageNet, whose stem wants large images: smaller ones are enlarged to `least_px` first."""
+    from torchvision.models import resnet
+
+    model: nn.Module = resnet.resnet50(weights=None, num_classes=num_classes)
+    if image_size < least_px:
+        model.conv1 = _EnlargingConv2d(3, 64, 7, stride=2, padding=3, bias=False)
+        model.conv1.side_px = least_px
+        nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    return model
+
+
+class _EnlargingConv2d(nn.Conv2d):
+    """A first layer that enlarges its images: part of the layer, so that all weights keep the names that ImageNet's have."""
+
+    side_px: int
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(F.interpolate(images, size=(self.side_px, self.side_px), mode="bilinear", align_corners=False))

@@ -33,6 +33,10 @@ def run(config: TrainConfig, splits: DatasetSplits, track: str = "") -> Kept:
         CifarRayError: see `create_tracker`, `train_on_ray` and `keep`.
     """
     print(_summary(config, splits), file=sys.stderr)
+    if config.pretrained and not config.start:
+        from cifar_ray.training.pretrained import imagenet_weights
+
+        imagenet_weights(config.model)  # what cannot be had is told before Ray starts, and one download serves all workers of a host
 
     from cifar_ray.training.distributed import train_on_ray  # Ray takes a second to import: mistakes are told before
     from cifar_ray.training.keep import keep
@@ -63,7 +67,20 @@ def _summary(config: TrainConfig, splits: DatasetSplits) -> str:
     counts = ", ".join(f"{len(part):,} {name}" for name, part in splits)
     shape = f"{splits.train.num_classes} classes, {splits.train.image_size_px} px"
     origin = f"model {config.model} from {config.start.model}" if config.start else f"recipe {config.recipe}, model {config.model}"
-    return f"run {config.name}: {splits.name} ({counts}; {shape}), {origin}"
+    return f"run {config.name}: {splits.name} ({counts}; {shape}), {origin}\n{_describe_rate(config)}"
+
+
+def _describe_rate(config: TrainConfig) -> str:
+    from cifar_ray.training.optim import peak_learning_rate
+
+    optimizer = config.optimizer
+    rate = peak_learning_rate(optimizer, config.batch_size)
+    rule = (
+        "whatever the batch"
+        if optimizer.lr_scaling == "none"
+        else f"{optimizer.lr:g} for {optimizer.reference_batch_size} images, scaled by the {optimizer.lr_scaling} rule"
+    )
+    return f"{optimizer.name} with a peak rate of {rate:.3g} for batches of {config.batch_size} images: {rule}"
 
 
 def _report(path: str, result: FitResult) -> str:

@@ -13,22 +13,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cifar_ray.config import TestTimeAugmentation, TrainConfig, parse_groups
+from cifar_ray.config import TestTimeAugmentation, TrainConfig
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.data.loader import EvaluationLoader, Normalization, Shard, Step, TrainLoader
-from cifar_ray.data.statistics import channel_mean_std
 from cifar_ray.errors import TrainingError
 from cifar_ray.metrics import Evaluation, evaluate_logits
-from cifar_ray.models import DataInitialized, create_model
+from cifar_ray.models import DataInitialized
 from cifar_ray.models.precision import Precision
 from cifar_ray.store import Architecture, Bundle
 from cifar_ray.store.gallery import Judged
+from cifar_ray.training.averaging import WeightAverage
 from cifar_ray.training.collective import average_buffers, sum_over_workers
 from cifar_ray.training.evaluate import evaluate, gather_logits
 from cifar_ray.training.optim import create_optimizers, learning_rate_factor, scale_rates, set_learning_rate
 from cifar_ray.training.reports import Confusion, EpochReport, FitResult
 from cifar_ray.training.snapshot import Snapshot
-from cifar_ray.training.start import create_from, freeze, rate_factors
+from cifar_ray.training.start import freeze, initial_network, input_statistics, rate_factors
 from cifar_ray.trust import Logits, Trust
 
 Weights = dict[str, Tensor]
@@ -56,8 +56,7 @@ class Trainer:
     ) -> None:
         self.config, self.device, self.shard, self.parent = config, device, shard, parent
         self.precision = Precision.resolve(config.precision, device)
-        # what the parent's filters learnt holds for inputs scaled as they were then
-        statistics = (parent.manifest.channel_mean, parent.manifest.channel_std) if parent else channel_mean_std(splits.train)
+        statistics = input_statistics(config, splits.train, parent)
         self.normalization = Normalization(*statistics, self.precision.dtype)
         self.loader = TrainLoader(
             splits.train,
@@ -75,15 +74,18 @@ class Trainer:
         self.optimizers = create_optimizers(self.model, config.optimizer, config.batch_size)
         if config.start:
             scale_rates(self.optimizers, rate_factors(self.model, config.start.stage_decay))
+        self.average = WeightAverage(self.model, config.averaging) if config.averaging.name != "none" else None
         self.scaler = self.precision.grad_scaler()
         self.parallel = self._wrap()
         self._stem_frozen = False
 
+    @property
+    def network(self) -> nn.Module:
+        """The network that is evaluated and kept: that which learns, or its average."""
+        return self.model if self.average is None else self.average.network
+
     def _create_model(self, train: ImageDataset) -> nn.Module:
-        if self.parent:
-            model = create_from(self.parent, train.class_names, train.image_size_px, parse_groups(self.config.groups))
-        else:
-            model = create_model(self.config.model, train.num_classes, train.image_size_px)
+        model = initial_network(self.config, train, self.parent)
         model = model.to(self.device).to(memory_format=torch.channels_last)
         if isinstance(model, DataInitialized) and not self.parent:
             model.initialize_from(self.normalization(self.loader.images[:_WHITENING_IMAGES]))
@@ -113,6 +115,8 @@ class Trainer:
             self.parallel = self._wrap()
             self._stem_frozen = True
         self.parallel.train()
+        # dropout, too, follows from the epoch, and differs between workers; there are at most 10,000 epochs and 4096 workers
+        torch.manual_seed(self.config.seed << 32 | epoch << 12 | self.shard.rank)
         for module in (module for stage in self.frozen for module in stage.modules):
             module.eval()
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
@@ -125,6 +129,8 @@ class Trainer:
         if not math.isfinite(loss):
             raise TrainingError(f"the loss became {loss} in epoch {epoch + 1}; lower the learning rate or pass --precision fp32")
         average_buffers(self.model)
+        if self.average is not None:
+            average_buffers(self.average.network)
         return loss, accuracy
 
     def train_step(self, step: Step) -> Tensor:
@@ -155,14 +161,16 @@ class Trainer:
             self.scaler.step(optimizer)
         self.scaler.update()
         self.parallel.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.after_step(self.model)
 
     def evaluate(self, dataset: ImageDataset, augmentation: TestTimeAugmentation = "none") -> Evaluation:
         """Evaluates the present weights on a split, each image once over all workers."""
-        return evaluate(self.model, self._part_of(dataset), self.precision, augmentation)
+        return evaluate(self.network, self._part_of(dataset), self.precision, augmentation)
 
     def logits(self, dataset: ImageDataset) -> Logits:
         """Logits of the present weights, `[N, C]` in the order of the split, equal on all workers."""
-        return gather_logits(self.model, self._part_of(dataset), self.precision, self.shard.slice(len(dataset)), len(dataset))
+        return gather_logits(self.network, self._part_of(dataset), self.precision, self.shard.slice(len(dataset)), len(dataset))
 
     def _part_of(self, dataset: ImageDataset) -> EvaluationLoader:
         return EvaluationLoader(
@@ -230,16 +238,16 @@ def fit(
         )
         if report.improved:
             best = report
-            kept = {name: tensor.detach().clone() for name, tensor in trainer.model.state_dict().items()}
+            kept = {name: tensor.detach().clone() for name, tensor in trainer.network.state_dict().items()}
         assert best is not None, "the first epoch improves"  # noqa: S101
         if on_snapshot is not None:
             on_snapshot(Snapshot.of(trainer, dataclasses.asdict(report), dataclasses.asdict(best), kept))
-        on_epoch(report, trainer.model.state_dict())
+        on_epoch(report, trainer.network.state_dict())
         if config.patience is not None and report.epoch - best.epoch >= config.patience:
             break
     assert best is not None, "epochs ≥ 1"  # noqa: S101
     train_seconds = time.perf_counter() - started
-    trainer.model.load_state_dict(kept)
+    trainer.network.load_state_dict(kept)
     trust = Trust.fit(trainer.logits(splits.val), splits.val.labels) if splits.val is not None else Trust()
     metrics, test, judged = _judge_on_test(trainer, splits.test, trust)
     if best.val_accuracy is not None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar_ray.config import OptimizerConfig, ScheduleConfig
+from cifar_ray.models.stages import stages
 
 
 class Muon(torch.optim.Optimizer):
@@ -67,6 +68,33 @@ def orthogonalize(matrix: Tensor, steps: int = 3) -> Tensor:
     return x.T if tall else x
 
 
+class DecoupledSGD(torch.optim.SGD):
+    """SGD whose weights shrink by a share instead of being pulled by the gradient (SGDW: Loshchilov & Hutter 2019, arXiv 1711.05101).
+
+    Its groups say by `decay` how much, times their learning rate, as AdamW does.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """Shrinks the weights that have a gradient, then updates them."""
+        del closure
+        for group in self.param_groups:
+            for weights in group["params"]:
+                if weights.grad is not None:
+                    weights.mul_(1 - group["lr"] * group["decay"])
+        super().step()
+
+
+def peak_learning_rate(config: OptimizerConfig, batch_size: int) -> float:
+    """`config.lr` for a global batch of `batch_size` images.
+
+    Linear: Goyal et al. 2017, arXiv 1706.02677, section 2.1. Square root, for optimizers that normalise their updates: Malladi et al. 2022,
+    arXiv 2205.10287.
+    """
+    ratio = batch_size / config.reference_batch_size
+    return config.lr * {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[config.lr_scaling]
+
+
 def create_optimizers(model: nn.Module, config: OptimizerConfig, batch_size: int) -> list[torch.optim.Optimizer]:
     """One optimizer for all trained weights, or two for `muon`.
 
@@ -76,20 +104,37 @@ def create_optimizers(model: nn.Module, config: OptimizerConfig, batch_size: int
         batch_size: global batch; with `muon`, SGD rates of head, norms and biases are proportional to it
             (linear scaling rule, Goyal et al. 2017, arXiv 1706.02677).
     """
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    lr = peak_learning_rate(config, batch_size)
     if config.name == "adamw":
-        return [torch.optim.AdamW(trained, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)]
+        return [torch.optim.AdamW(_groups(model, config, lr), lr=lr, betas=config.betas)]
     if config.name == "sgd":
-        return [_sgd(trained, config.lr, config.momentum, config.nesterov, config.weight_decay)]
+        groups = _groups(model, config, lr)
+        if not config.decoupled_decay:
+            return [_sgd(groups, lr, config.momentum, config.nesterov, weight_decay=0.0)]
+        groups = [group | {"weight_decay": 0.0, "decay": group["weight_decay"]} for group in groups]
+        return [DecoupledSGD(groups, lr=lr, momentum=config.momentum, nesterov=config.nesterov)]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     filters = [p for p in trained if p.ndim == 4]
     matrices = [p for p in trained if 1 < p.ndim < 4]
     vectors = [p for p in trained if p.ndim == 1]
     groups = []
     for params, rate in ((matrices, config.head_lr), (vectors, config.bias_lr)):
-        lr = rate * batch_size
-        groups.append({"params": params, "lr": lr, "weight_decay": config.sgd_decay * batch_size / lr})
+        rate_of_batch = rate * batch_size
+        groups.append({"params": params, "lr": rate_of_batch, "weight_decay": config.sgd_decay * batch_size / rate_of_batch})
     sgd = _sgd(groups, config.head_lr * batch_size, config.sgd_momentum, nesterov=config.sgd_momentum > 0, weight_decay=0.0)
-    return [sgd, Muon(filters, config.lr, config.momentum, config.nesterov)] if filters else [sgd]
+    return [sgd, Muon(filters, lr, config.momentum, config.nesterov)] if filters else [sgd]
+
+
+def _groups(model: nn.Module, config: OptimizerConfig, lr: float) -> list[dict[str, Any]]:
+    """Trained weights by rate and decay: norms and biases, the head, and all others may each have their own."""
+    head = set(stages(model)[-1].parameters())
+    found: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in (parameter for parameter in model.parameters() if parameter.requires_grad):
+        is_vector = parameter.ndim == 1
+        factor = config.bias_factor if is_vector else config.head_factor if parameter in head else 1.0
+        decay = config.weight_decay if config.decay_biases or not is_vector else 0.0
+        found.setdefault((factor, decay), []).append(parameter)
+    return [{"params": params, "lr": factor * lr, "weight_decay": decay} for (factor, decay), params in found.items()]
 
 
 def _sgd(params: Any, lr: float, momentum: float, nesterov: bool, weight_decay: float) -> torch.optim.SGD:
@@ -134,7 +179,8 @@ def learning_rate_factor(config: ScheduleConfig, epoch: float, epochs: float) ->
     if config.name in ("cosine", "one_cycle"):
         return final + (1 - final) * (1 + math.cos(math.pi * done)) / 2
     if config.name == "step":
-        return config.step_factor ** int(epoch / config.step_epochs)
+        drops: int = sum(epoch >= milestone for milestone in config.milestones) if config.milestones else int(epoch / config.step_epochs)
+        return float(config.step_factor**drops)
     return 1.0
 
 

@@ -1,6 +1,6 @@
 """The whole state of a training between two epochs, so that it can go on in another process as if it had never stopped.
 
-Order and augmentation follow from (seed, epoch, step), so no generator needs to be kept.
+Order and augmentation follow from (seed, epoch, step), and dropout from (seed, epoch, rank), so no generator needs to be kept.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Snapshot:
     Attributes:
         last: the report of that epoch, as a mapping.
         best: the report of the best epoch so far.
-        state: weights, optimizers and scaler, and under `kept` the best weights.
+        state: weights and their average, optimizers and scaler, and under `kept` the best weights.
     """
 
     last: dict[str, Any]
@@ -36,6 +36,7 @@ class Snapshot:
             "model": trainer.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
             "scaler": trainer.scaler.state_dict(),
+            "average": trainer.average.state_dict() if trainer.average else None,
             "kept": kept,
         }
         return cls(last, best, state)
@@ -46,6 +47,8 @@ class Snapshot:
         for optimizer, state in zip(trainer.optimizers, self.state["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         trainer.scaler.load_state_dict(self.state["scaler"])
+        if trainer.average is not None:
+            trainer.average.load_state_dict(self.state["average"])
 
     def to_bytes(self) -> bytes:
         """For a file."""

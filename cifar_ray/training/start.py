@@ -1,4 +1,4 @@
-"""Begins training with the weights of a bundle: fine-tuning."""
+"""What training begins with: fresh weights, ImageNet's, or those of a bundle, which is fine-tuning."""
 
 from __future__ import annotations
 
@@ -7,11 +7,15 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
-from cifar_ray.config import StartConfig, TrainConfig
+from cifar_ray.config import StartConfig, TrainConfig, parse_groups
+from cifar_ray.data.dataset import ImageDataset
+from cifar_ray.data.loader import ChannelValues
+from cifar_ray.data.statistics import channel_mean_std
 from cifar_ray.errors import BundleError, ConfigError
 from cifar_ray.models import create_model
 from cifar_ray.models.stages import Stage, head_name, stages
 from cifar_ray.store import Bundle, load_model
+from cifar_ray.training.pretrained import IMAGENET_STATISTICS, load_pretrained
 
 
 def load_parent(config: TrainConfig) -> Bundle | None:
@@ -22,6 +26,28 @@ def load_parent(config: TrainConfig) -> Bundle | None:
         BundleError: if it is damaged.
     """
     return load_model(config.start.model, config.storage) if config.start else None
+
+
+def input_statistics(config: TrainConfig, train: ImageDataset, parent: Bundle | None) -> tuple[ChannelValues, ChannelValues]:
+    """Mean and standard deviation of the channels, for normalisation: what filters learnt holds for inputs scaled as they were."""
+    if parent:
+        return parent.manifest.channel_mean, parent.manifest.channel_std
+    return IMAGENET_STATISTICS if config.pretrained else channel_mean_std(train)
+
+
+def initial_network(config: TrainConfig, train: ImageDataset, parent: Bundle | None) -> nn.Module:
+    """The network as training begins with it; what is fresh is drawn from torch's global generator.
+
+    Raises:
+        ConfigError, BundleError: see `create_model`, `create_from` and `load_pretrained`.
+        DataError: if pretrained weights cannot be had.
+    """
+    if parent:
+        return create_from(parent, train.class_names, train.image_size_px, parse_groups(config.groups))
+    model = create_model(config.model, train.num_classes, train.image_size_px)
+    if config.pretrained:
+        load_pretrained(model, config.model)
+    return model
 
 
 def create_from(parent: Bundle, class_names: Sequence[str], image_size_px: int, groups: Mapping[str, Sequence[str]]) -> nn.Module:

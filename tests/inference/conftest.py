@@ -16,9 +16,9 @@ MakeBundle = Callable[..., Bundle]
 
 
 @pytest.fixture
-def make_bundle() -> MakeBundle:
+def make_bundle(narrow: dict[str, dict[str, Any]]) -> MakeBundle:
     def make(architecture: str = "small_cnn", weights: dict[str, torch.Tensor] | None = None, **changes: Any) -> Bundle:
-        arguments = changes.pop("arguments", {"num_classes": 3, "image_size": 16})
+        arguments = changes.pop("arguments", {"num_classes": 3, "image_size": 16} | narrow.get(architecture, {}))
         torch.manual_seed(0)
         values = {
             "architecture": Architecture(name=architecture, arguments=arguments),

@@ -17,6 +17,7 @@ from cifar_ray.errors import ConfigError, MissingDependencyError
 from cifar_ray.inference import engines
 from cifar_ray.inference.engines import TOLERANCE, OpenVinoEngine
 from cifar_ray.inference.predictor import Predictor
+from cifar_ray.models import list_models
 from cifar_ray.store import Bundle
 
 MakeBundle = Callable[..., Bundle]
@@ -26,7 +27,7 @@ needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None
 
 
 @needs_openvino
-@pytest.mark.parametrize("architecture", ["small_cnn", "airnet", "resnet18"])
+@pytest.mark.parametrize("architecture", list_models())
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_openvino_gives_the_logits_of_torch_for_batches_of_any_size(
     make_bundle: MakeBundle, images: Pixels, architecture: str, precision: PrecisionName

@@ -13,6 +13,7 @@ from cifar_ray.errors import ConfigError
 from cifar_ray.inference.explain import explain, grad_cam
 from cifar_ray.inference.overlay import overlay
 from cifar_ray.inference.predictor import Predictor
+from cifar_ray.models import list_models
 from cifar_ray.models.ensemble import Ensemble
 from cifar_ray.store import Bundle
 
@@ -62,7 +63,7 @@ def test_an_ensemble_shows_what_all_members_saw(make_bundle: MakeBundle, red_lef
     assert heat[0, 8:12, 10:14].max() < 0.02
 
 
-@pytest.mark.parametrize("architecture", ["airnet", "small_cnn", "resnet18"])
+@pytest.mark.parametrize("architecture", list_models())
 def test_every_architecture_can_be_explained_and_is_left_as_it_was(
     make_bundle: MakeBundle, images: npt.NDArray[np.uint8], architecture: str
 ) -> None:

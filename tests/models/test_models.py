@@ -12,28 +12,28 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("name", list_models())
 @pytest.mark.parametrize("image_size", [16, 32, 65])
-def test_every_architecture_maps_images_to_logits(name: str, image_size: int) -> None:
-    model = create_model(name, num_classes=7, image_size=image_size).eval()
+def test_every_architecture_maps_images_to_logits(name: str, image_size: int, narrow: dict) -> None:
+    model = create_model(name, num_classes=7, image_size=image_size, **narrow.get(name, {})).eval()
     assert model(torch.randn(2, 3, image_size, image_size)).shape == (2, 7)
 
 
 @pytest.mark.parametrize("name", list_models())
-def test_weights_follow_from_torchs_seed(name: str) -> None:
+def test_weights_follow_from_torchs_seed(name: str, narrow: dict) -> None:
     states = []
     for _ in range(2):
         torch.manual_seed(5)
-        states.append(create_model(name, 3, 32).state_dict())
+        states.append(create_model(name, 3, 32, **narrow.get(name, {})).state_dict())
     assert all(torch.equal(a, b) for a, b in zip(states[0].values(), states[1].values(), strict=True))
 
 
 def test_an_unknown_name_is_refused_with_the_list() -> None:
-    with pytest.raises(ConfigError, match=r"'resnet19'; there are airnet, resnet18, small_cnn"):
+    with pytest.raises(ConfigError, match=r"'resnet19'; there are airnet, .*, resnet18, .*, small_cnn"):
         create_model("resnet19", 10, 32)
 
 
-@pytest.mark.parametrize("name", ["airnet", "small_cnn"])
+@pytest.mark.parametrize("name", ["airnet", "airnet96", "cnn3", "cnn6", "resnet9", "small_cnn", "vgg3", "wide_resnet28_10"])
 def test_an_image_too_small_for_the_network_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=rf"image_size: {name} needs at least"):
+    with pytest.raises(ConfigError, match=r"image_size: .* at least (8|9) px"):
         create_model(name, 10, 7)
 
 
@@ -48,6 +48,43 @@ def test_airnet_is_as_large_as_published() -> None:
     filters = 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256)
     assert count_parameters(model) == filters + 24 + 2 * 64 + 4 * 256 + 10 * 256
     assert [tuple(group.conv2.weight.shape) for group in model.groups] == [(64, 64, 3, 3), (256, 256, 3, 3), (256, 256, 3, 3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "published"), [("resnet9", 6.6e6), ("resnet18", 11.2e6), ("wide_resnet28_10", 36.5e6), ("resnet50", 25.6e6 - 990 * 2049)]
+)
+def test_networks_are_as_large_as_published(name: str, published: float) -> None:
+    with torch.device("meta"):
+        assert count_parameters(create_model(name, 10, 32)) == pytest.approx(published, rel=0.005)
+
+
+def test_residual_groups_of_airnet_add_what_entered_the_second_convolution() -> None:
+    group = AirNet(10, 32, (8, 8, 8), convolutions=3).groups[0].eval()
+    with torch.no_grad():
+        group.norm3.running_var.fill_(1e12)  # silences the third convolution
+        x = torch.randn(1, 24, 6, 6)
+        entered = nn.functional.gelu(group.norm1(nn.functional.max_pool2d(group.conv1(x), 2)))
+        torch.testing.assert_close(group(x), nn.functional.gelu(entered), atol=1e-4, rtol=0)
+
+
+def test_a_plain_network_leaves_out_some_of_its_features_in_training_only() -> None:
+    model = create_model("cnn3", 10, 16)
+    images = torch.randn(4, 3, 16, 16)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    assert not torch.equal(model(images), model(images))
+    model.eval()
+    assert torch.equal(model(images), model(images))
+
+
+def test_small_images_are_enlarged_for_resnet50_without_another_name_for_its_weights() -> None:
+    small, large = (create_model("resnet50", 10, size, least_px=64) for size in (16, 64))
+    assert list(small.state_dict()) == list(large.state_dict())
+    large.load_state_dict(small.state_dict())
+    images = torch.randn(1, 3, 16, 16)
+    enlarged = nn.functional.interpolate(images, size=(64, 64), mode="bilinear")
+    torch.testing.assert_close(small.eval()(images), large.eval()(enlarged))
 
 
 def test_whitening_makes_patches_uncorrelated_with_unit_variance() -> None:

@@ -12,7 +12,7 @@ from cifar_ray.models.airnet import AirNet
 @pytest.fixture
 def narrow_airnet(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same network with a tenth of the channels, a fiftieth of the work."""
-    monkeypatch.setattr(AirNet.__init__, "__defaults__", ((8, 24, 24),))
+    monkeypatch.setattr(AirNet.__init__, "__defaults__", ((8, 24, 24), 2))
 
 
 @pytest.fixture

@@ -65,6 +65,50 @@ def test_every_optimizer_lowers_the_loss(name: str) -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
+def rates_and_decays(model: nn.Module, config: OptimizerConfig) -> dict[str, tuple[float, float]]:
+    (optimizer,) = create_optimizers(model, config, batch_size=30)
+    found = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    return {name: found[id(parameter)] for name, parameter in model.named_parameters()}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_head_norms_and_biases_may_have_rates_of_their_own_and_no_decay(name: str) -> None:
+    model = create_model("cnn3", 3, 16, widths=((4,), (4,), (4,)))
+    config = OptimizerConfig(name=name, lr=0.1, weight_decay=0.01, head_factor=10, bias_factor=2, decay_biases=False)
+    found = rates_and_decays(model, config)
+    assert found["blocks.1.convolutions.0.weight"] == (0.1, 0.01)
+    assert found["blocks.1.norms.0.weight"] == found["blocks.1.norms.0.bias"] == found["head.bias"] == (0.2, 0.0)
+    assert found["head.weight"] == (1.0, 0.01)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_all_weights_are_one_group_unless_asked_otherwise(name: str) -> None:
+    model = create_model("cnn3", 3, 16)
+    (optimizer,) = create_optimizers(model, OptimizerConfig(name=name, lr=0.1, weight_decay=0.01), batch_size=30)
+    (group,) = optimizer.param_groups
+    assert group["params"] == list(model.parameters())
+
+
+def test_decoupled_decay_takes_a_share_of_the_weights_and_leaves_the_gradient_alone() -> None:
+    plain, shrunk = (nn.Linear(4, 3) for _ in range(2))
+    shrunk.load_state_dict(plain.state_dict())
+    start = plain.weight.detach().clone()
+    common = {"name": "sgd", "lr": 0.1, "momentum": 0.9}
+    for model, decay in ((plain, {}), (shrunk, {"weight_decay": 0.5, "decoupled_decay": True})):
+        (optimizer,) = create_optimizers(nn.Sequential(model), OptimizerConfig(**common | decay), batch_size=30)
+        model(torch.ones(1, 4)).sum().backward()
+        optimizer.step()
+    torch.testing.assert_close(shrunk.weight, plain.weight - 0.1 * 0.5 * start)
+
+
+@pytest.mark.parametrize(("rule", "rate"), [("none", 0.1), ("linear", 0.4), ("sqrt", 0.2)])
+@pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])
+def test_the_rate_follows_the_batch_by_the_rule_asked_for(name: str, rule: str, rate: float) -> None:
+    config = OptimizerConfig(name=name, lr=0.1, lr_scaling=rule, reference_batch_size=64)
+    optimizer = create_optimizers(create_model("airnet", 3, 16), config, batch_size=256)[-1]
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(rate)
+
+
 @pytest.mark.parametrize(
     ("config", "factors"),
     [
@@ -74,6 +118,7 @@ def test_every_optimizer_lowers_the_loss(name: str) -> None:
         (ScheduleConfig(name="cosine"), {0: 1, 5: 0.5, 10: 0}),
         (ScheduleConfig(name="one_cycle"), {0: 0, 1.5: 0.5, 3: 1, 6.5: 0.5, 10: 0}),
         (ScheduleConfig(name="step", step_epochs=4, step_factor=0.1), {0: 1, 3.9: 1, 4: 0.1, 8: 0.01}),
+        (ScheduleConfig(name="step", milestones=(3, 7), step_factor=0.5), {0: 1, 2.9: 1, 3: 0.5, 6.9: 0.5, 7: 0.25, 10: 0.25}),
         (ScheduleConfig(name="constant"), {0: 1, 10: 1}),
     ],
 )

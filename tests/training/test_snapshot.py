@@ -42,8 +42,15 @@ def train(
 
 @pytest.mark.parametrize(
     ("recipe", "after"),
-    [(SMALL | {"precision": "fp32"}, 1), (SMALL | {"precision": "fp16"}, 2), (MUON, 1), (MUON | {"precision": "bf16"}, 2)],
-    ids=["adamw", "fp16-scaler", "muon-before-its-stem-freezes", "muon-after"],
+    [
+        (SMALL | {"precision": "fp32"}, 1),
+        (SMALL | {"precision": "fp16"}, 2),
+        (MUON, 1),
+        (MUON | {"precision": "bf16"}, 2),
+        (MUON | {"averaging": {"name": "ema"}}, 1),
+        (SMALL | {"model": "cnn3", "averaging": {"name": "lookahead", "decay": 0.5, "every_steps": 2}}, 1),
+    ],
+    ids=["adamw", "fp16-scaler", "muon-before-its-stem-freezes", "muon-after", "ema", "lookahead-between-two-updates-and-dropout"],
 )
 def test_a_training_that_goes_on_ends_as_if_it_had_never_stopped(
     few_stripes: DatasetSplits, narrow_airnet: None, recipe: dict, after: int

@@ -1,0 +1,86 @@
+"""Named, complete training configs. Flags and files change what a recipe sets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cifar_ray.config import TrainConfig
+from cifar_ray.errors import ConfigError
+from cifar_ray.recipes.airbench import airbench94, airbench96
+from cifar_ray.recipes.plain import cnn6, cnn_steplr, digits, small_cnn, vgg3
+from cifar_ray.recipes.recipe import RECIPES, Recipe
+from cifar_ray.recipes.resnets import resnet9_onecycle, resnet18, resnet50_finetune, wide_resnet28_10
+
+__all__ = [
+    "Recipe",
+    "airbench94",
+    "airbench96",
+    "cnn6",
+    "cnn_steplr",
+    "default_recipe",
+    "describe_recipes",
+    "digits",
+    "get_recipe",
+    "list_recipes",
+    "recipe_search_space",
+    "resnet9_onecycle",
+    "resnet18",
+    "resnet50_finetune",
+    "small_cnn",
+    "vgg3",
+    "wide_resnet28_10",
+]
+
+_DEFAULT_FOR_MODEL = {
+    "airnet": "airbench94",
+    "airnet96": "airbench96",
+    "cnn3": "cnn_steplr",
+    "resnet9": "resnet9_onecycle",
+    "resnet50": "resnet50_finetune",
+}
+
+
+def list_recipes() -> dict[str, Recipe]:
+    """All recipes by name."""
+    return dict(RECIPES)
+
+
+def describe_recipes() -> str:
+    """A table of all recipes, with what their networks cost and what to expect."""
+    rows = [f"{'recipe':18}{'parameters':>11}{'MFLOPs':>8}{'epochs':>8}  accuracy on test"]
+    for name, recipe in RECIPES.items():
+        cost = f"{recipe.parameters / 1e6:>9.2f} M{recipe.flops / 1e6:>8,.0f}{recipe.make().epochs:>8}"
+        rows += [f"{name:18}{cost}  {recipe.accuracy}", f"{'':4}{recipe.summary}"]
+    return "\n".join([*rows, "MFLOPs: of one image of 32 px, forward"])
+
+
+def get_recipe(name: str) -> TrainConfig:
+    """The config of a recipe.
+
+    Raises:
+        ConfigError: for an unknown name.
+    """
+    return _find(name).make()
+
+
+def recipe_search_space(name: str) -> dict[str, Any]:
+    """What `tune` searches around a recipe: field → {kind: bounds or values}, as `tuning.space` reads it.
+
+    Raises:
+        ConfigError: for an unknown name.
+    """
+    return dict(_find(name).space)
+
+
+def default_recipe(dataset: str | None, model: str | None) -> str:
+    """The recipe that is meant where none is named: the architecture decides, else the data set."""
+    if dataset == "digits" and model in (None, "small_cnn"):
+        return "digits"
+    named = _DEFAULT_FOR_MODEL.get(model or "airnet", model)
+    return named if named in RECIPES else "airbench94"
+
+
+def _find(name: str) -> Recipe:
+    if name not in RECIPES:
+        raise ConfigError(f"--recipe {name}: unknown; there are {', '.join(RECIPES)}")
+    return RECIPES[name]
