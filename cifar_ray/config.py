@@ -6,7 +6,6 @@ A config is complete and self-contained: what a run writes to `config.yaml` repe
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -25,6 +24,7 @@ TestTimeAugmentation = Literal["none", "mirror", "mirror_shift"]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
+UpToOne = Annotated[float, Field(ge=0, le=1)]
 FrozenPart = Annotated[str, Field(pattern=r"^(none|backbone|[0-9]{1,3})$")]
 ShareOfRate = Annotated[float, Field(gt=0, le=1)]
 
@@ -95,6 +95,25 @@ class AugmentationConfig(Config):
     )
     translate_px: int = Field(2, ge=0, description="largest shift along each axis, border filled by reflection")
     cutout_px: int = Field(0, ge=0, description="side of the square set to the mean colour")
+    rotate_deg: float = Field(0, ge=0, le=180, description="largest angle to either side, border filled by reflection")
+    brightness: UpToOne = Field(0, description="colours are multiplied by a factor drawn from 1 ± this")
+    contrast: UpToOne = Field(0, description="the same for the distance of colours from the image's mean grey")
+    saturation: UpToOne = Field(0, description="the same for the distance of colours from their grey")
+    hue: float = Field(0, ge=0, le=0.5, description="largest turn of colours around the grey axis, as a share of a full one")
+    noise_std: UpToOne = Field(0, description="Gaussian noise, of values in 0…1")
+    erase: UpToOne = Field(0, description="probability that a rectangle is set to the mean colour (random erasing)")
+    mixup: float = Field(0, ge=0, le=100, description="alpha of the Beta that two images and their labels are blended with; 0: off")
+    cutmix: float = Field(
+        0, ge=0, le=100, description="the same for a rectangle of another image; with mixup a coin decides for each image"
+    )
+    policy: Literal["none", "randaugment", "autoaugment"] = Field("none", description="autoaugment: the policy found for CIFAR-10")
+    policy_ops: int = Field(2, ge=1, le=10, description="randaugment: changes one after the other")
+    policy_magnitude: int = Field(9, ge=0, le=30, description="randaugment: strength of all changes")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed with others; labels are then shares of classes."""
+        return self.mixup > 0 or self.cutmix > 0
 
 
 class StartConfig(Config):
@@ -198,47 +217,6 @@ class TrainConfig(Config):
         if self.num_workers is not None and self.batch_size < self.num_workers:
             raise ValueError(f"batch_size ({self.batch_size}) gives some of {self.num_workers} workers no image; raise it")
         return self
-
-
-class SearchConfig(Config):
-    """How recipes are searched for. What is searched is the search space; what stays fixed is a `TrainConfig`."""
-
-    space: str | None = Field(None, description="YAML of the search space; default: that of the recipe, `--show-space` prints it")
-    num_samples: int = Field(32, ge=1, le=100_000, description="trials in all")
-    time_budget: str | None = Field(None, description="end after this time, as in 90s, 30m or 2h; pauses not counted")
-    max_concurrent: int | Literal["auto"] = Field(
-        "auto", description="trials at a time; auto: as many as the cluster has GPUs, or whole CPU cores, for"
-    )
-    workers_per_trial: int = Field(1, ge=1, le=4096, description="Ray Train workers of each trial")
-    scheduler: Literal["asha", "hyperband", "none"] = Field(
-        "asha", description="stops what lags behind; hyperband: ASHA with several grace periods at once; none: all trials run to the end"
-    )
-    search: Literal["auto", "optuna", "random", "grid"] = Field("auto", description="auto: optuna (TPE) where it is installed, else random")
-    metric: Literal["val_accuracy", "val_loss"] = "val_accuracy"
-    grace_period: int = Field(2, ge=1, description="asha, hyperband: epochs that every trial gets")
-    reduction_factor: Annotated[float, Field(gt=1)] = Field(3, description="asha, hyperband: one in so many trials passes each rung")
-    confirm: int = Field(
-        4, ge=0, description="until the leading trial was also trained with another seed, train up to this many again; means decide"
-    )
-
-    @field_validator("time_budget")
-    @classmethod
-    def _a_time(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"\d+(\.\d+)?[smh]", value):
-            raise ValueError("must be a number with s, m or h, as in 30m")
-        return value
-
-    @field_validator("max_concurrent", mode="before")
-    @classmethod
-    def _auto_or_number(cls, value: Any) -> Any:
-        if value != "auto" and not (isinstance(value, int) and value >= 1):
-            raise ValueError("must be auto, or 1 or more")
-        return value
-
-    @property
-    def time_budget_s(self) -> float | None:
-        """The time budget in seconds."""
-        return None if self.time_budget is None else float(self.time_budget[:-1]) * {"s": 1, "m": 60, "h": 3600}[self.time_budget[-1]]
 
 
 def parse_groups(groups: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -12,11 +12,12 @@ import tyro
 from pydantic import Field
 
 from cifar_ray import cli
-from cifar_ray.config import NAME_PATTERN, SearchConfig, StartConfig, TrainConfig, default_storage, resolve_storage
+from cifar_ray.config import NAME_PATTERN, StartConfig, TrainConfig, default_storage, resolve_storage
 from cifar_ray.data import load_splits
 from cifar_ray.data.loader import check_batch_size
 from cifar_ray.training import job as training
 from cifar_ray.tuning import settings
+from cifar_ray.tuning.config import SearchConfig
 from cifar_ray.tuning.progress import LiveTable, describe_figure
 from cifar_ray.tuning.record import Record, format_parameters
 

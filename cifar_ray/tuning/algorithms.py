@@ -12,8 +12,9 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from cifar_ray.config import SearchConfig, TrainConfig
+from cifar_ray.config import TrainConfig
 from cifar_ray.errors import ConfigError, MissingDependencyError
+from cifar_ray.tuning.config import SearchConfig
 from cifar_ray.tuning.record import AGAIN, Record, Trial
 from cifar_ray.tuning.space import Parameter, SearchSpace, Value, present_values
 from cifar_ray.tuning.trial import config_key

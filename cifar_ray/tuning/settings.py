@@ -10,10 +10,11 @@ from typing import Any
 
 import yaml
 
-from cifar_ray.config import SearchConfig, TrainConfig, read_yaml
+from cifar_ray.config import TrainConfig, read_yaml
 from cifar_ray.errors import ConfigError
 from cifar_ray.recipes import recipe_search_space
 from cifar_ray.storage import FileTree
+from cifar_ray.tuning.config import SearchConfig
 from cifar_ray.tuning.record import Record
 from cifar_ray.tuning.space import SearchSpace, parse_space, to_mapping
 

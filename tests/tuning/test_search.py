@@ -8,10 +8,11 @@ import pytest
 import yaml
 
 from cifar_ray import __main__ as console
-from cifar_ray.config import SearchConfig, TrainConfig, parse_config
+from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.recipes import digits
 from cifar_ray.storage import FileTree
 from cifar_ray.store import ModelStore
+from cifar_ray.tuning.config import SearchConfig
 from cifar_ray.tuning.record import Record, Trial
 from cifar_ray.tuning.search import run_search
 from cifar_ray.tuning.settings import SearchJob, prepare
