@@ -24,7 +24,7 @@ from cifar_ray.config import (
     parse_groups,
     resolve_storage,
 )
-from cifar_ray.data import load_splits
+from cifar_ray.data import open_splits
 from cifar_ray.data.loader import check_batch_size
 from cifar_ray.errors import ConfigError
 from cifar_ray.recipes import default_recipe, get_recipe
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     command, parent = parse_command(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # decoding, and files that were skipped
-    splits = load_splits(command)
+    splits = open_splits(command)
     fitting = _fitting_batch_size(command, len(splits.train), arguments)
     check_batch_size(fitting, len(splits.train), command.num_workers or 1)
     config = job.named(command.model_copy(update={"batch_size": fitting}), splits)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cifar_ray.config import TestTimeAugmentation, TrainConfig, parse_groups
-from cifar_ray.data.dataset import DatasetSplits, ImageDataset
+from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.loader import EvaluationLoader, Normalization, Shard, Step, TrainLoader
-from cifar_ray.data.statistics import channel_mean_std
+from cifar_ray.data.streamed import TrainingImages, TrainingSplits, training_mean_std
 from cifar_ray.errors import TrainingError
 from cifar_ray.metrics import Evaluation, evaluate_logits
 from cifar_ray.models import DataInitialized, create_model
@@ -52,12 +52,12 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrainConfig, splits: DatasetSplits, device: torch.device, shard: Shard, parent: Bundle | None = None
+        self, config: TrainConfig, splits: TrainingSplits, device: torch.device, shard: Shard, parent: Bundle | None = None
     ) -> None:
         self.config, self.device, self.shard, self.parent = config, device, shard, parent
         self.precision = Precision.resolve(config.precision, device)
         # what the parent's filters learnt holds for inputs scaled as they were then
-        statistics = (parent.manifest.channel_mean, parent.manifest.channel_std) if parent else channel_mean_std(splits.train)
+        statistics = (parent.manifest.channel_mean, parent.manifest.channel_std) if parent else training_mean_std(splits.train)
         self.normalization = Normalization(*statistics, self.precision.dtype)
         self.loader = TrainLoader(
             splits.train,
@@ -79,14 +79,14 @@ class Trainer:
         self.parallel = self._wrap()
         self._stem_frozen = False
 
-    def _create_model(self, train: ImageDataset) -> nn.Module:
+    def _create_model(self, train: TrainingImages) -> nn.Module:
         if self.parent:
             model = create_from(self.parent, train.class_names, train.image_size_px, parse_groups(self.config.groups))
         else:
             model = create_model(self.config.model, train.num_classes, train.image_size_px)
         model = model.to(self.device).to(memory_format=torch.channels_last)
         if isinstance(model, DataInitialized) and not self.parent:
-            model.initialize_from(self.normalization(self.loader.images[:_WHITENING_IMAGES]))
+            model.initialize_from(self.normalization(self.loader.sample(_WHITENING_IMAGES)))
         for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
             if norm.momentum is not None:  # as much forgetting a step, however many pieces it has
                 norm.momentum = 1 - (1 - norm.momentum) ** (1 / self.loader.pieces_per_step)
@@ -175,7 +175,7 @@ class Trainer:
 
 def fit(
     config: TrainConfig,
-    splits: DatasetSplits,
+    splits: TrainingSplits,
     *,
     device: torch.device,
     shard: Shard,
@@ -257,7 +257,7 @@ def fit(
     )
 
 
-def _architecture(config: TrainConfig, train: ImageDataset, parent: Bundle | None) -> Architecture:
+def _architecture(config: TrainConfig, train: TrainingImages, parent: Bundle | None) -> Architecture:
     inherited = parent.manifest.architecture.arguments if parent else {}
     return Architecture(name=config.model, arguments=inherited | {"num_classes": train.num_classes, "image_size": train.image_size_px})
 
