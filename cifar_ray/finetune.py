@@ -98,7 +98,7 @@ def _inherited(parent: Bundle, flags: dict[str, str]) -> dict[str, Any]:
     if "dataset" not in known and "dataset" not in flags:
         raise ConfigError(f"{parent.reference} does not say what it was trained on; pass --dataset, and --data-dir for a folder")
     if flags.get("dataset", known.get("dataset")) != known.get("dataset") or "data_dir" in flags:
-        known = {key: value for key, value in known.items() if key not in ("dataset", "data_dir", "groups")}
+        known = {key: value for key, value in known.items() if key not in ("dataset", "data_dir", "groups", "stream")}
     values = cli.merge(recipe, known) | flags
     factor = parse_config(FinetuneCommand, {"parent": parent.reference, "rate_factor": flags.get("rate_factor", 0.1)}).rate_factor
     values["optimizer"] |= {name: values["optimizer"][name] * factor for name in _RATES}

@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import ray
 from ray import train
+from ray.exceptions import RayTaskError
 
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.loader import steps_per_epoch
 from cifar_ray.data.streamed import PictureFiles, StreamedImages, StreamedSplits
-from cifar_ray.errors import DataError
+from cifar_ray.errors import CifarRayError, DataError
 
 if TYPE_CHECKING:
     from cifar_ray.training.distributed import WorkerPlan
@@ -97,7 +98,18 @@ def fed_by_ray(splits: StreamedSplits) -> StreamedSplits:
 
     def feed(rows: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.uint8]]:
         shard.get_context().set_config(_ORDER, ray.put(rows))
-        for block in shard.iter_batches(batch_size=None, prefetch_batches=1):
-            yield block["images"]
+        try:
+            for block in shard.iter_batches(batch_size=None, prefetch_batches=1):
+                yield block["images"]
+        except RayTaskError as error:
+            raise _reason(error) from None
 
     return StreamedSplits(splits.name, dataclasses.replace(splits.train, feed=feed), splits.val, splits.test)
+
+
+def _reason(error: RayTaskError) -> BaseException:
+    """Our own error where a task raised one; Ray Data wraps it several times."""
+    cause: BaseException | None = error
+    while cause is not None and (isinstance(cause, RayTaskError) or not isinstance(cause, CifarRayError)):
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return cause or error

@@ -1,6 +1,6 @@
 """Streaming through Ray Data, on the shared cluster of two CPUs."""
 
-import os
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from ray import train
 
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data import StreamedSplits, load_splits, open_splits
 from cifar_ray.data.loader import Shard
+from cifar_ray.data.streamed import PictureFiles
 from cifar_ray.errors import DataError
 from cifar_ray.recipes import digits
 from cifar_ray.training.distributed import TrainedRun, WorkerPlan, train_on_ray
 from cifar_ray.training.loop import fit
 from cifar_ray.training.reports import EpochReport
-from cifar_ray.training.stream import share_cpus
+from cifar_ray.training.stream import fed_by_ray, share_cpus, stream
 from tests.conftest import make_stripes
 from tests.training.test_distributed import Recorder
 
@@ -74,21 +76,34 @@ def test_two_workers_that_stream_train_as_one_does_in_memory_and_count_each_imag
 
 
 @pytest.mark.ray
-def test_a_picture_that_breaks_while_one_worker_streams_is_named_in_one_line(ray_cluster: None, folder: Path, tmp_path: Path) -> None:
-    job = config(folder, tmp_path, num_workers=1, stream="always")
+def test_images_arrive_in_the_order_asked_for_and_a_picture_that_breaks_meanwhile_is_named_in_one_line(
+    ray_cluster: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = config(folder, tmp_path, stream="always")
     splits = open_splits(job)
     assert isinstance(splits, StreamedSplits)
+    monkeypatch.setattr(PictureFiles, "chunk", 70)
+    _, ingest = stream(splits.train, job, WorkerPlan(1, 2.0, False), {"CPU": 2.0})
+    monkeypatch.setattr(train, "get_dataset_shard", lambda name: ingest["datasets"][name].iterator())
+    fed = fed_by_ray(splits).train
+    images = splits.train.pictures.read(np.arange(len(splits.train)))
+    for epoch in range(2):
+        order = np.random.default_rng(epoch).permutation(len(splits.train))
+        arrived = list(fed.feed(order))
+        assert len(arrived) > 3
+        assert np.array_equal(np.concatenate(arrived), images[order])
     victim = folder / splits.train.pictures.names[7].decode()
-    sound, state = victim.read_bytes(), victim.stat()
-    victim.write_bytes(b"x" * len(sound))
-    os.utime(victim, ns=(state.st_atime_ns, state.st_mtime_ns))  # so that nobody sees the difference before
+    sound = victim.read_bytes()
+    victim.write_bytes(b"x")
     try:
         with pytest.raises(DataError, match=rf"{victim.name}.*leave them alone while training") as refused:
-            train_on_ray(job, Recorder(), splits.train)
+            list(fed.feed(np.arange(20)))
     finally:
         victim.write_bytes(sound)
-        os.utime(victim, ns=(state.st_atime_ns, state.st_mtime_ns))
     assert "\n" not in str(refused.value)
+    other = dataclasses.replace(splits.train, fingerprint="of other pictures")
+    with pytest.raises(DataError, match="the pictures differ between nodes"):
+        fed_by_ray(StreamedSplits(splits.name, other, splits.val, splits.test))
 
 
 @pytest.mark.parametrize(
