@@ -27,6 +27,7 @@ from PIL import Image
 
 _CLASSES = 4
 _DISTINCT = 64  # pictures; the others are these with other bytes after their end
+_STORE = "object store (pages of the raylet)"
 _RUN = ("--dataset", "folder", "--recipe", "small_cnn", "--batch-size", "128", "--test-time-augmentation", "none", "--promote", "never")
 
 
@@ -76,24 +77,26 @@ def memory(arguments: argparse.Namespace, work: Path) -> None:
     job = train(work / "tree", work, *budget, "--num-workers", str(arguments.num_workers))
     peaks: dict[str, int] = defaultdict(int)
     most: dict[str, int] = defaultdict(int)
-    while job.poll() is None:
-        now: dict[str, list[int]] = defaultdict(list)
-        for process in [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]:
-            try:
-                kind, private, shared = private_bytes(process)
-            except (psutil.Error, OSError, IndexError):
-                continue
-            now["driver" if process.pid == job.pid else kind].append(private)
-            if kind == "raylet":
-                peaks["object store (pages of the raylet)"] = max(peaks["object store (pages of the raylet)"], shared)
-        for kind, values in now.items():
-            peaks[kind] = max(peaks[kind], *values)
-            most[kind] = max(most[kind], len(values))
-        time.sleep(0.5)
-    assert job.stdout is not None
-    print(job.stdout.read(), f"{time.perf_counter() - start_s:.0f} s in all", sep="")
-    for kind, peak in sorted(peaks.items(), key=lambda item: -item[1]):
-        print(f"{kind:40} {peak / 1e6:8,.0f} MB at most each, up to {most[kind]} at a time")
+    try:
+        while job.poll() is None:
+            now: dict[str, list[int]] = defaultdict(list)
+            for process in [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]:
+                try:
+                    kind, private, shared = private_bytes(process)
+                except (psutil.Error, OSError, IndexError):
+                    continue  # it has just ended
+                now["driver" if process.pid == job.pid else kind].append(private)
+                if kind == "raylet":
+                    peaks[_STORE] = max(peaks[_STORE], shared)
+            for kind, values in now.items():
+                peaks[kind] = max(peaks[kind], *values)
+                most[kind] = max(most[kind], len(values))
+            time.sleep(0.5)
+    finally:
+        assert job.stdout is not None
+        print(job.stdout.read(), f"{time.perf_counter() - start_s:.0f} s in all", sep="")
+        for kind, peak in sorted(peaks.items(), key=lambda item: -item[1]):
+            print(f"{kind:40} {peak / 1e6:8,.0f} MB at most each, up to {most[kind]} at a time")
 
 
 def speed(arguments: argparse.Namespace, work: Path) -> None:
@@ -124,7 +127,7 @@ def main() -> None:
     parser.add_argument("question", choices=("memory", "speed"))
     parser.add_argument("--gigabytes", type=float, default=5)
     parser.add_argument("--width-px", type=int, default=640)
-    parser.add_argument("--image-size", type=int, default=256)
+    parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--budget", default="500MB")
     parser.add_argument("--num-workers", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)

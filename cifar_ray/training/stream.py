@@ -2,7 +2,7 @@
 
 Every worker runs a stream of its own over the same plan, a list of chunk numbers; which pictures are in its chunks this epoch, it says in
 the stream's context. So order and augmentation are those of data in memory, and Ray Data needs no shuffling of its own.
-It is imported where it is needed, which takes a second.
+Decoding tasks import this module, so torch is not imported with it, and Ray Data, which takes a second, where it is needed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from ray import train
 from ray.exceptions import RayTaskError
 
 from cifar_ray.config import TrainConfig
-from cifar_ray.data.loader import steps_per_epoch
 from cifar_ray.data.streamed import PictureFiles, StreamedImages, StreamedSplits
 from cifar_ray.errors import CifarRayError, DataError
 
@@ -58,6 +57,8 @@ def stream(images: StreamedImages, config: TrainConfig, plan: WorkerPlan, availa
         The plan with half of the CPUs, or where there are GPUs with one a worker; and further arguments of the trainer.
     """
     from ray.data import ExecutionOptions, ExecutionResources
+
+    from cifar_ray.data.loader import steps_per_epoch
 
     cpus, decoding_cpus = share_cpus(plan, available["CPU"])
     pictures = images.pictures

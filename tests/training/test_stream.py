@@ -1,6 +1,8 @@
 """Streaming through Ray Data, on the shared cluster of two CPUs."""
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +121,9 @@ def test_images_arrive_in_the_order_asked_for_and_a_picture_that_breaks_meanwhil
 )
 def test_workers_leave_cpus_to_decoding(free: float, workers: int, cpus: float, use_gpu: bool, computes: float, decodes: float) -> None:
     assert share_cpus(WorkerPlan(workers, cpus, use_gpu), free) == (computes, decodes)
+
+
+def test_decoding_tasks_import_no_torch() -> None:
+    """It would take 300 MB in each of them."""
+    code = "import sys, cifar_ray.training.stream; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
