@@ -165,6 +165,14 @@ class TrainConfig(Config):
     )
     image_size: int | None = Field(None, ge=8, le=1024, description="side of the square images, px; default 32")
     resize_policy: ResizePolicy = Field("pad", description="keep the aspect ratio by padding or by cropping")
+    stream: Literal["auto", "always", "never"] = Field(
+        "auto", description="folder: decode training images anew each epoch instead of holding them; auto: if they exceed data_memory"
+    )
+    data_memory: str = Field(
+        "auto",
+        pattern=r"^(auto|\d+(\.\d+)?[MG]B)$",
+        description="how much the workers of a machine may hold decoded, as in 4GB; auto: a quarter of its memory",
+    )
     val_fraction: Annotated[float, Field(ge=0, le=0.9)] = Field(
         0.1, description="share of training images kept for validation; 0 trains on all and takes the last weights"
     )
@@ -201,6 +209,11 @@ class TrainConfig(Config):
     averaging: AveragingConfig = AveragingConfig()
     start: StartConfig | None = Field(None, description="set by python -m cifar_ray.finetune")
 
+    @property
+    def data_memory_bytes(self) -> int | None:
+        """The memory that decoded images may take; `None` for a share of the machine's."""
+        return None if self.data_memory == "auto" else int(float(self.data_memory[:-2]) * {"MB": 1e6, "GB": 1e9}[self.data_memory[-2:]])
+
     _resolve_storage = field_validator("storage")(staticmethod(resolve_storage))
 
     @field_validator("data_dir")
@@ -223,6 +236,8 @@ class TrainConfig(Config):
     def _combinations(self) -> Self:
         if self.dataset == "folder" and self.data_dir is None:
             raise ValueError("--dataset folder needs --data-dir DIR")
+        if self.dataset != "folder" and self.stream == "always":
+            raise ValueError(f"stream: {self.dataset} is small and held in memory; only --dataset folder can be streamed")
         if self.dataset == "digits" and self.data_dir is not None:
             raise ValueError("data_dir is not used by --dataset digits; leave it out or pass --dataset folder")
         if self.patience is not None and self.val_fraction == 0:

@@ -24,7 +24,7 @@ from cifar_ray.config import (
     parse_groups,
     resolve_storage,
 )
-from cifar_ray.data import load_splits
+from cifar_ray.data import open_splits
 from cifar_ray.data.loader import check_batch_size
 from cifar_ray.errors import ConfigError
 from cifar_ray.recipes import default_recipe, get_recipe
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     command, parent = parse_command(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # decoding, and files that were skipped
-    splits = load_splits(command)
+    splits = open_splits(command)
     fitting = _fitting_batch_size(command, len(splits.train), arguments)
     check_batch_size(fitting, len(splits.train), command.num_workers or 1)
     config = job.named(command.model_copy(update={"batch_size": fitting}), splits)
@@ -98,7 +98,7 @@ def _inherited(parent: Bundle, flags: dict[str, str]) -> dict[str, Any]:
     if "dataset" not in known and "dataset" not in flags:
         raise ConfigError(f"{parent.reference} does not say what it was trained on; pass --dataset, and --data-dir for a folder")
     if flags.get("dataset", known.get("dataset")) != known.get("dataset") or "data_dir" in flags:
-        known = {key: value for key, value in known.items() if key not in ("dataset", "data_dir", "groups")}
+        known = {key: value for key, value in known.items() if key not in ("dataset", "data_dir", "groups", "stream")}
     values = cli.merge(recipe, known) | flags
     factor = parse_config(FinetuneCommand, {"parent": parent.reference, "rate_factor": flags.get("rate_factor", 0.1)}).rate_factor
     values["optimizer"] |= {name: values["optimizer"][name] * factor for name in _RATES}

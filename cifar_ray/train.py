@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from cifar_ray import cli
-from cifar_ray.data import load_splits
+from cifar_ray.data import open_splits
 from cifar_ray.recipes import describe_recipes
 from cifar_ray.training import job
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join(list_models()))
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # decoding, and files that were skipped
-    splits = load_splits(command)
+    splits = open_splits(command)
     check_batch_size(command.batch_size, len(splits.train), command.num_workers or 1)
     job.run(job.named(command, splits), splits, command.track)
     return 0

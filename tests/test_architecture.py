@@ -35,6 +35,7 @@ DEPLOYMENTS_MAY_IMPORT = (
 )
 RAY_ALLOWED = (
     "cifar_ray.training.distributed",
+    "cifar_ray.training.stream",
     "cifar_ray.evaluation.distributed",
     "cifar_ray.inference.batch",
     "cifar_ray.tuning.algorithms",

@@ -166,13 +166,13 @@ class Augmenter:
             table = torch.randn(_NOISE_WINDOWS + pixels, generator=generator) * (255 * config.noise_std)
             self._noise = table.to(device).unfold(0, pixels, 1)
 
-    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, drawn: Augmentation) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor, indices: Tensor, labels: Tensor, drawn: Augmentation) -> tuple[Tensor, Tensor]:
         """Gathers and changes images.
 
         Args:
             images: uint8 `[M, H, W, 3]`.
-            labels: int64 `[M]`.
-            indices: int64 `[N]`, which images; with mixing `[N + 1]`: each is mixed with the one after it.
+            indices: int64 `[N]`, which of them; with mixing `[N + 1]`: each is mixed with the one after it.
+            labels: int64, of these.
             drawn: for these.
 
         Returns:
@@ -186,8 +186,8 @@ class Augmenter:
         if drawn.erased is not None:
             erase(inputs, drawn.erased)
         if drawn.kept is None or drawn.patch is None:
-            return inputs, labels[indices]
-        return mix(inputs, F.one_hot(labels[indices], self.num_classes).float(), drawn.kept[:-1], drawn.patch[:-1])
+            return inputs, labels
+        return mix(inputs, F.one_hot(labels, self.num_classes).float(), drawn.kept[:-1], drawn.patch[:-1])
 
     def _recolour(self, pixels: Tensor, drawn: Augmentation) -> Tensor:
         """Policy, colours and noise, on planes: several times as fast as on interleaved channels."""

@@ -15,7 +15,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from cifar_ray.errors import DataError
 CACHE_VARIABLE = "CIFAR_RAY_CACHE"
 
 _logger = logging.getLogger(__name__)
+_Entry = TypeVar("_Entry")
 
 
 class Allocate(Protocol):
@@ -57,37 +58,77 @@ def load_or_build(entry: str, build: Callable[[Allocate], DatasetSplits]) -> Dat
     Raises:
         DataError: if the cache folder cannot be written, or from `build`.
     """
+    return load_or_write(entry, _read, lambda partial: _write(partial, build))
+
+
+def load_or_write(entry: str, read: Callable[[Path], _Entry], write: Callable[[Path], None]) -> _Entry:
+    """Loads an entry of any kind, as `load_or_build` does.
+
+    Args:
+        entry: file name of the entry.
+        read: reads it from its folder; raises where something is missing or damaged.
+        write: fills an empty folder with it.
+
+    Raises:
+        DataError: if the cache folder cannot be written, or from `write`.
+    """
     folder = cache_folder() / entry
-    splits = _read(folder)
-    if splits is not None:
-        return splits
+    found = _try(read, folder)
+    if found is not None:
+        return found
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder.with_name(f"{entry}.lock")):
-            splits = _read(folder)  # another process may have built it while this one waited
-            if splits is None:
-                _write(folder, build)
-                splits = _read(folder)
+            found = _try(read, folder)  # another process may have built it while this one waited
+            if found is None:
+                _put_in_place(folder, write)
+                found = _try(read, folder)
     except OSError as error:
         raise DataError(f"cache folder {folder.parent}: {error.strerror or error}; make room there or set ${CACHE_VARIABLE}") from None
-    if splits is None:
+    if found is None:
         raise DataError(f"cache entry {folder} vanished while it was read; run again")
-    return splits
+    return found
 
 
-def _read(folder: Path) -> DatasetSplits | None:
+def _try(read: Callable[[Path], _Entry], folder: Path) -> _Entry | None:
     """The entry, or `None` where it is missing or damaged."""
     try:
-        about = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
-        parts = {split: _read_part(folder, split, tuple(about["class_names"])) for split in about["splits"]}
-        return DatasetSplits(about["name"], parts["train"], parts.get("val"), parts.get("test"))
+        return read(folder)
     except (OSError, EOFError, ValueError, TypeError, KeyError, DataError) as error:
         if folder.exists():
             _logger.warning("cache entry %s is damaged and will be built again: %s", folder, error)
         return None
 
 
-def _read_part(folder: Path, split: str, class_names: tuple[str, ...]) -> ImageDataset:
+def _put_in_place(folder: Path, write: Callable[[Path], None]) -> None:
+    partial = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # of a killed process
+    partial.mkdir()
+    try:
+        write(partial)
+        if folder.exists():
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _read(folder: Path) -> DatasetSplits:
+    about = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
+    parts = {split: read_part(folder, split, tuple(about["class_names"])) for split in about["splits"]}
+    return DatasetSplits(about["name"], parts["train"], parts.get("val"), parts.get("test"))
+
+
+def _write(folder: Path, build: Callable[[Allocate], DatasetSplits]) -> None:
+    splits = build(lambda split, count, size_px: allocate(folder, split, count, size_px))
+    for split, part in splits:
+        write_labels(folder, split, part)
+    about = {"name": splits.name, "class_names": splits.train.class_names, "splits": [split for split, _ in splits]}
+    (folder / "entry.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+
+def read_part(folder: Path, split: str, class_names: tuple[str, ...]) -> ImageDataset:
+    """One split of an entry, memory-mapped."""
     labels = np.load(folder / f"{split}_labels.npy")
     # Copy-on-write: processes share the pages, and torch sees a writable array.
     images = np.load(folder / f"{split}_images.npy", mmap_mode="c").view(np.ndarray)
@@ -96,34 +137,25 @@ def _read_part(folder: Path, split: str, class_names: tuple[str, ...]) -> ImageD
     return ImageDataset(images[: len(labels)], labels, class_names, files)
 
 
-def _write(folder: Path, build: Callable[[Allocate], DatasetSplits]) -> None:
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a killed process
-    partial.mkdir()
+def write_labels(folder: Path, split: str, part: ImageDataset) -> None:
+    """All of a split but its images, which are where `allocate` put them."""
+    np.save(folder / f"{split}_labels.npy", part.labels)
+    if part.files is not None:
+        np.save(folder / f"{split}_files.npy", part.files)
 
-    def allocate(split: str, count: int, size_px: int) -> npt.NDArray[np.uint8]:
-        shape = (count, size_px, size_px, 3)
-        # A full disk would end the process by SIGBUS when the map is written.
-        needed, free = int(np.prod(shape)), shutil.disk_usage(partial).free
-        if needed > free:
-            raise DataError(
-                f"cache folder {folder.parent}: {needed:,} bytes needed, {free:,} free; make room there or set ${CACHE_VARIABLE}"
-            )
-        return np.lib.format.open_memmap(partial / f"{split}_images.npy", "w+", np.uint8, shape).view(np.ndarray)
 
-    try:
-        splits = build(allocate)
-        for split, part in splits:
-            np.save(partial / f"{split}_labels.npy", part.labels)
-            if part.files is not None:
-                np.save(partial / f"{split}_files.npy", part.files)
-        about = {"name": splits.name, "class_names": splits.train.class_names, "splits": [split for split, _ in splits]}
-        (partial / "entry.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+def allocate(folder: Path, split: str, count: int, size_px: int) -> npt.NDArray[np.uint8]:
+    """Room for the images of a split in the folder of an entry that is being written.
+
+    Raises:
+        DataError: if the disk has not that much.
+    """
+    shape = (count, size_px, size_px, 3)
+    # A full disk would end the process by SIGBUS when the map is written.
+    needed, free = int(np.prod(shape)), shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(f"cache folder {folder.parent}: {needed:,} bytes needed, {free:,} free; make room there or set ${CACHE_VARIABLE}")
+    return np.lib.format.open_memmap(folder / f"{split}_images.npy", "w+", np.uint8, shape).view(np.ndarray)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -78,23 +79,34 @@ class ImageDataset:
         return np.bincount(self.labels, minlength=self.num_classes).astype(np.int64)
 
 
+class Fingerprinted(Protocol):
+    """Images that can be told from others."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal if and only if the images and labels are."""
+
+
+Train = TypeVar("Train", bound=Fingerprinted)
+
+
 @dataclass(frozen=True)
-class DatasetSplits:
+class Splits(Generic[Train]):
     """Training, validation and test images of one data set; all have the same class names and image size.
 
     Attributes:
         name: the data set's name, e.g. `cifar10` or a folder's name.
-        train: what the network learns from.
+        train: what the network learns from; in memory, or streamed.
         val: what early stopping and the best checkpoint look at; `None` when `val_fraction` is 0.
         test: evaluated once, on the final weights; `None` when the data set has none.
     """
 
     name: str
-    train: ImageDataset
+    train: Train
     val: ImageDataset | None
     test: ImageDataset | None
 
-    def __iter__(self) -> Iterator[tuple[str, ImageDataset]]:
+    def __iter__(self) -> Iterator[tuple[str, Train | ImageDataset]]:
         yield "train", self.train
         if self.val is not None:
             yield "val", self.val
@@ -105,3 +117,7 @@ class DatasetSplits:
     def fingerprint(self) -> str:
         """sha256 over the fingerprints of the splits."""
         return hashlib.sha256("".join(f"{name}:{part.fingerprint};" for name, part in self).encode()).hexdigest()
+
+
+class DatasetSplits(Splits[ImageDataset]):
+    """Splits whose training images are an array too."""

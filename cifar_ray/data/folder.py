@@ -159,8 +159,7 @@ def _check_files(folders: dict[str, Path], class_names: tuple[str, ...], files: 
 def _decode(listing: Listing, size_px: int, policy: ResizePolicy, allocate: cache.Allocate) -> DatasetSplits:
     """Decodes all splits, in threads: Pillow works outside Python's lock."""
     total = sum(map(len, listing.files.values()))
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads = min(cpus, _MOST_THREADS)
+    threads = decoding_threads()
     _logger.info("decoding %s pictures of %s in %d threads", f"{total:,}", listing.root, threads)
     start_s = time.perf_counter()
     broken: list[str] = []
@@ -170,24 +169,29 @@ def _decode(listing: Listing, size_px: int, policy: ResizePolicy, allocate: cach
         for split, files in listing.files.items():
             images = allocate(split, len(files), size_px)
             sound = np.ones(len(files), np.bool_)
-            for row, error in enumerate(pool.imap(_decoder(files, images, size_px, policy), range(len(files)), chunksize=16)):
+            for row, error in enumerate(pool.imap(decoder(files, images, size_px, policy), range(len(files)), chunksize=16)):
                 bar.update()
                 if error is not None:
                     sound[row] = False
                     broken.append(error)
-                    if len(broken) > LARGEST_BROKEN_SHARE * total:
-                        raise DataError(f"{listing.root}: more than 1 % of {total:,} pictures are broken, first {'; '.join(broken[:3])}")
+                    check_broken(listing, broken)
             labels = np.array([label for _, label in files], np.int64)
             names = np.array([os.fsencode(path.relative_to(listing.root)) for path, _ in files])
             parts[split] = ImageDataset(_compact(images, sound), labels[sound], listing.class_names, names[sound])
     for error in broken:
         _logger.warning("skipped %s", error)
-    _check_present(listing, parts)
+    check_present(listing, parts)
     _logger.info("decoded %s pictures in %.1f s, %d skipped", f"{total:,}", time.perf_counter() - start_s, len(broken))
     return DatasetSplits(listing.name, parts["train"], parts.get("val"), parts.get("test"))
 
 
-def _decoder(
+def decoding_threads() -> int:
+    """How many threads decode pictures here: one a CPU, up to a bound."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cpus, _MOST_THREADS)
+
+
+def decoder(
     files: list[tuple[Path, int]], images: npt.NDArray[np.uint8], size_px: int, policy: ResizePolicy
 ) -> Callable[[int], str | None]:
     """A function that fills one row of `images` and returns what is wrong with its file, if anything is."""
@@ -211,7 +215,23 @@ def _compact(images: npt.NDArray[np.uint8], sound: npt.NDArray[np.bool_]) -> npt
     return images[: len(rows)]
 
 
-def _check_present(listing: Listing, parts: dict[str, ImageDataset]) -> None:
+def check_broken(listing: Listing, broken: list[str]) -> None:
+    """Refuses a folder of which more than 1 % is broken.
+
+    Raises:
+        DataError: naming the first.
+    """
+    total = sum(map(len, listing.files.values()))
+    if len(broken) > LARGEST_BROKEN_SHARE * total:
+        raise DataError(f"{listing.root}: more than 1 % of {total:,} pictures are broken, first {'; '.join(broken[:3])}")
+
+
+def check_present(listing: Listing, parts: dict[str, ImageDataset]) -> None:
+    """Refuses a folder of which a split, or a class of `train`, has no sound picture.
+
+    Raises:
+        DataError: naming it.
+    """
     for split, part in parts.items():
         if not len(part):
             raise DataError(f"{listing.root}: every picture of {split} is broken")

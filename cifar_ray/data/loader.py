@@ -1,4 +1,4 @@
-"""Batches from a data set that lies whole in memory, on the worker's device, as uint8.
+"""Batches from a data set that lies whole in memory, on the worker's device, as uint8, or arrives in the order it is asked for.
 
 Every worker draws the same permutation and the same augmentation of each global batch and takes its own slice:
 the images a step sees are the same for any number of workers, and a step can be repeated from (seed, epoch, step) alone.
@@ -6,21 +6,23 @@ the images a step sees are the same for any number of workers, and a step can be
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from cifar_ray.config import AugmentationConfig
 from cifar_ray.data.augmentation import Augmentation, Augmenter
 from cifar_ray.data.dataset import ImageDataset
+from cifar_ray.data.statistics import ChannelValues
+from cifar_ray.data.streamed import StreamedImages, TrainingImages
 from cifar_ray.data.transforms import normalize
 from cifar_ray.errors import DataError
 
-ChannelValues = tuple[float, float, float]
-
+_WHOLE_SAMPLE_PX = 32  # a sample of larger images has fewer of them, and as many pixels
 _FLIP_STREAM, _ORDER_STREAM, _AUGMENT_STREAM, _NOISE_STREAM = range(4)
 
 
@@ -77,7 +79,7 @@ class TrainLoader:
     no batch is a small remainder.
 
     Args:
-        dataset: all training images; each worker holds them whole.
+        dataset: all training images; each worker holds them whole, or has its own share of each batch sent in time.
         batch_size: largest global batch.
         micro_batch_size: largest piece handed to the network; `None` for the whole share.
         augmentation: random changes.
@@ -92,7 +94,7 @@ class TrainLoader:
 
     def __init__(
         self,
-        dataset: ImageDataset,
+        dataset: TrainingImages,
         *,
         batch_size: int,
         micro_batch_size: int | None,
@@ -103,7 +105,12 @@ class TrainLoader:
         device: torch.device,
     ) -> None:
         check_batch_size(batch_size, len(dataset), shard.world_size)
-        self.images, self.labels = resident(dataset, device)
+        self._source: _Held | _Arriving
+        if isinstance(dataset, StreamedImages):
+            self._source, self.labels = _Arriving(dataset, device), torch.from_numpy(dataset.labels).to(device)
+        else:
+            images, self.labels = resident(dataset, device)
+            self._source = _Held(images)
         self.image_size_px = dataset.image_size_px
         self.steps_per_epoch = steps_per_epoch(len(dataset), batch_size)
         self.micro_batch_size = micro_batch_size
@@ -130,36 +137,98 @@ class TrainLoader:
         share = -(-len(self) // (self.steps_per_epoch * self.shard.world_size))
         return self._count_pieces(share)
 
+    def sample(self, count: int) -> Tensor:
+        """Some training images, uint8 `[N, H, W, 3]` on the device: the first `count` of those in memory.
+
+        Of streamed ones, `count` from all over the data set, or fewer where they are larger than 32 px.
+        """
+        return self._source.sample(count)
+
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Step]:
         """The steps of an epoch, counted from 0, beginning at `first_step`."""
         order = torch.randperm(len(self), generator=self._generator(_ORDER_STREAM, epoch))
-        for step in range(first_step, self.steps_per_epoch):
-            batch = order[Shard(step, self.steps_per_epoch).slice(len(self))]
+        batches = [order[Shard(step, self.steps_per_epoch).slice(len(self))] for step in range(self.steps_per_epoch)]
+        self._source.expect(batch[self._rows(len(batch))] for batch in batches[first_step:])
+        for step, batch in enumerate(batches[first_step:], first_step):
             drawn = Augmentation.draw(
                 self.augmentation, len(batch), self.image_size_px, self._generator(_AUGMENT_STREAM, epoch * self.steps_per_epoch + step)
             )
             if self.augmentation.flip == "alternating":
                 drawn.mirrored.copy_(self._first_flip[batch] ^ bool(epoch % 2))
-            mine = self.shard.slice(len(batch))
-            share = mine.stop - mine.start
-            # mixing takes the next image of the global batch, after a share's last one the next worker's first
-            rows = torch.arange(mine.start, mine.stop + self.augmentation.mixes) % len(batch)
+            rows = self._rows(len(batch))
+            share = len(rows) - self.augmentation.mixes
             count = self._count_pieces(share)
             yield Step(len(batch), count, self._pieces(batch[rows].to(self.device), drawn[rows].to(self.device), share, count))
+
+    def _rows(self, size: int) -> Tensor:
+        """Where in a batch of `size` this worker's images are; mixing needs the next one besides, after the batch's last its first."""
+        mine = self.shard.slice(size)
+        return torch.arange(mine.start, mine.stop + self.augmentation.mixes) % size
 
     def _count_pieces(self, share: int) -> int:
         return -(-share // (self.micro_batch_size or share))
 
     def _pieces(self, indices: Tensor, drawn: Augmentation, share: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        images, places = self._source.take(indices)
+        labels = self.labels[indices]
         for number in range(count):
             part = Shard(number, count).slice(share)
             part = slice(part.start, part.stop + self.augmentation.mixes)
-            yield self.augment(self.images, self.labels, indices[part], drawn[part])
+            yield self.augment(images, places[part], labels[part], drawn[part])
 
     def _generator(self, stream: int, position: int = 0) -> torch.Generator:
         """A generator of its own for each purpose and position, so that nothing depends on what was drawn before."""
         words = np.random.SeedSequence((self.seed, stream, position)).generate_state(2, np.uint32)
         return torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
+
+
+class _Held:
+    """Images in memory: any can be taken at any time."""
+
+    def __init__(self, images: Tensor) -> None:
+        self._images = images
+
+    def sample(self, count: int) -> Tensor:
+        return self._images[:count]
+
+    def expect(self, shares: Iterable[Tensor]) -> None:
+        """Nothing needs to be done."""
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Images, uint8 `[M, H, W, 3]`, and where in them those at `indices` are, int64 `[n]`."""
+        return self._images, indices
+
+
+class _Arriving:
+    """Images that are streamed: what is expected is taken once, in this order."""
+
+    def __init__(self, dataset: StreamedImages, device: torch.device) -> None:
+        self._dataset, self._device = dataset, device
+        self._blocks: Iterator[npt.NDArray[np.uint8]] = iter(())
+        self._rest = np.empty((0, dataset.image_size_px, dataset.image_size_px, 3), np.uint8)
+
+    def sample(self, count: int) -> Tensor:
+        size_px = self._dataset.image_size_px
+        count = min(len(self._dataset), max(1, count * _WHOLE_SAMPLE_PX**2 // max(_WHOLE_SAMPLE_PX, size_px) ** 2))
+        rows = np.arange(count) * len(self._dataset) // count
+        return torch.from_numpy(self._dataset.pictures.read(rows)).to(self._device)
+
+    def expect(self, shares: Iterable[Tensor]) -> None:
+        """Asks for a whole epoch."""
+        self._rest = self._rest[:0]
+        self._blocks = self._dataset.feed(torch.cat(list(shares)).numpy())
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """As `_Held.take`; `indices` must be the next that are expected."""
+        images = np.empty((len(indices), *self._rest.shape[1:]), np.uint8)
+        done = 0
+        while done < len(images):
+            if not len(self._rest):
+                self._rest = next(self._blocks)
+            count = min(len(images) - done, len(self._rest))
+            images[done : done + count], self._rest = self._rest[:count], self._rest[count:]
+            done += count
+        return torch.from_numpy(images).to(self._device), torch.arange(len(images), device=self._device)
 
 
 class EvaluationLoader:

@@ -1,9 +1,11 @@
-"""Where data sets come from: `load_splits` is the way in."""
+"""Where data sets come from: `load_splits` is the way in, and `open_splits` for training."""
 
 from __future__ import annotations
 
 import contextlib
 import http.client
+import logging
+import os
 import socket
 import tarfile
 from collections.abc import Iterator
@@ -18,14 +20,16 @@ from cifar_ray.config import TrainConfig, parse_groups
 from cifar_ray.data import cache
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.data.decode import DECODER_VERSION, fit
-from cifar_ray.data.folder import load_folder
+from cifar_ray.data.folder import list_folder, load_folder
 from cifar_ray.data.labels import regroup
 from cifar_ray.data.splits import complete
+from cifar_ray.data.streamed import TrainingSplits, load_streamed
 from cifar_ray.errors import DataError
 
 _DEFAULT_IMAGE_SIZE_PX = 32
 
 _NETWORK_TIMEOUT_S = 10.0
+_logger = logging.getLogger(__name__)
 
 
 def load_splits(config: TrainConfig) -> DatasetSplits:
@@ -37,19 +41,64 @@ def load_splits(config: TrainConfig) -> DatasetSplits:
         DataError: if the data are missing, cannot be had, or are unfit; the message says what to do.
     """
     size_px = config.image_size or _DEFAULT_IMAGE_SIZE_PX
-    if config.data_dir is not None and "://" in config.data_dir:
-        raise DataError(f"--data-dir {config.data_dir}: images are read from a local path; copy or mount them there")
-    data_dir = None if config.data_dir is None else Path(config.data_dir)
+    data_dir = _data_dir(config)
     if config.dataset == "digits":
         found = load_digits(size_px)
     elif config.dataset == "folder":
-        if data_dir is None:
-            raise DataError("--dataset folder needs --data-dir DIR")
-        found = load_folder(data_dir, size_px, config.resize_policy)
+        found = load_folder(_folder(config), size_px, config.resize_policy)
     else:
         found = load_cifar(config.dataset, data_dir, size_px)
+    return _divide(config, found)
+
+
+def open_splits(config: TrainConfig) -> TrainingSplits:
+    """As `load_splits`, but where decoded pictures of a folder need more than the memory allowed, training images stay in their files.
+
+    The splits, their labels and statistics are the same either way. Says so where it streams.
+
+    Raises:
+        DataError: as `load_splits`.
+    """
+    if config.dataset != "folder" or config.stream == "never":
+        return load_splits(config)
+    size_px = config.image_size or _DEFAULT_IMAGE_SIZE_PX
+    listing = list_folder(_folder(config))
+    count = sum(map(len, listing.files.values()))
+    needed = count * 3 * size_px**2 * (config.num_workers or 1)
+    allowed = config.data_memory_bytes or memory_bytes() // 4
+    if config.stream == "auto" and needed <= allowed:
+        return load_splits(config)
+    reason = "as asked" if config.stream == "always" else f"more than the {allowed / 1e9:,.1f} GB of data_memory"
+    _logger.info("streaming: %s pictures of %d px are %.1f GB decoded for all workers, %s", f"{count:,}", size_px, needed / 1e9, reason)
+    division = repr((config.val_fraction, config.test_fraction, config.seed, config.groups))
+    return load_streamed(listing, size_px, config.resize_policy, lambda found: _divide(config, found), division)
+
+
+def _divide(config: TrainConfig, found: DatasetSplits) -> DatasetSplits:
     splits = complete(found, config.val_fraction, config.test_fraction, config.seed)
     return regroup(splits, parse_groups(config.groups)) if config.groups else splits
+
+
+def _data_dir(config: TrainConfig) -> Path | None:
+    if config.data_dir is not None and "://" in config.data_dir:
+        raise DataError(f"--data-dir {config.data_dir}: images are read from a local path; copy or mount them there")
+    return None if config.data_dir is None else Path(config.data_dir)
+
+
+def _folder(config: TrainConfig) -> Path:
+    root = _data_dir(config)
+    if root is None:
+        raise DataError("--dataset folder needs --data-dir DIR")
+    return root
+
+
+def memory_bytes() -> int:
+    """Memory of this machine, or what its container may use of it."""
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        return min(physical, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
+    except (OSError, ValueError):  # no such limit, or "max"
+        return physical
 
 
 def load_digits(size_px: int) -> DatasetSplits:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.errors import DataError
 
+ChannelValues = tuple[float, float, float]
+
 _CHUNK_BYTES = 4 << 20
 
 
-def channel_mean_std(dataset: ImageDataset) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+def channel_mean_std(dataset: ImageDataset) -> tuple[ChannelValues, ChannelValues]:
     """Mean and standard deviation of each channel over all pixels, from an exact histogram.
 
     Returns:
@@ -23,14 +26,28 @@ def channel_mean_std(dataset: ImageDataset) -> tuple[tuple[float, float, float],
     """
     if not len(dataset):
         raise DataError("channel statistics need at least one image")
-    histogram = np.zeros((3, 256), np.int64)
+    histogram = ChannelHistogram()
     step = max(1, _CHUNK_BYTES // dataset.images[0].nbytes)
     for start in range(0, len(dataset), step):
-        chunk = dataset.images[start : start + step]
+        histogram.add(dataset.images[start : start + step])
+    return histogram.mean_std()
+
+
+class ChannelHistogram:
+    """Counts of each value in each channel, of images that come in parts."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros((3, 256), np.int64)
+
+    def add(self, images: npt.NDArray[np.uint8]) -> None:
+        """Counts the pixels of images, uint8 `[N, H, W, 3]`."""
         for channel in range(3):
-            histogram[channel] += np.bincount(chunk[..., channel].ravel(), minlength=256)
-    red, green, blue = (_mean_std(counts.tolist()) for counts in histogram)
-    return (red[0], green[0], blue[0]), (red[1], green[1], blue[1])
+            self._counts[channel] += np.bincount(images[..., channel].ravel(), minlength=256)
+
+    def mean_std(self) -> tuple[ChannelValues, ChannelValues]:
+        """As `channel_mean_std`."""
+        red, green, blue = (_mean_std(counts.tolist()) for counts in self._counts)
+        return (red[0], green[0], blue[0]), (red[1], green[1], blue[1])
 
 
 def _mean_std(counts: list[int]) -> tuple[float, float]:

@@ -24,7 +24,7 @@ from safetensors.torch import load as parse_weights
 from safetensors.torch import save_file as write_weights
 
 from cifar_ray.config import TrainConfig, parse_config, to_yaml
-from cifar_ray.data import load_splits
+from cifar_ray.data import StreamedImages, StreamedSplits, open_splits
 from cifar_ray.data.loader import Shard
 from cifar_ray.errors import CifarRayError, ConfigError, ResourceError, TrainingError
 from cifar_ray.storage import FileTree
@@ -33,6 +33,7 @@ from cifar_ray.training.loop import Weights, fit
 from cifar_ray.training.progress import Progress
 from cifar_ray.training.reports import EpochReport, FitResult
 from cifar_ray.training.start import load_parent
+from cifar_ray.training.stream import fed_by_ray, stream
 
 WEIGHTS_FILE = "model.safetensors"
 STATE_FILE = "epoch.json"
@@ -108,7 +109,7 @@ def plan_workers(num_workers: int | None, nodes: int, total: dict[str, float], a
     )
 
 
-def train_on_ray(config: TrainConfig, progress: Progress) -> TrainedRun:
+def train_on_ray(config: TrainConfig, progress: Progress, streamed: StreamedImages | None = None) -> TrainedRun:
     """Trains through Ray Train and keeps config, history and the best and last checkpoints in `<storage>/runs/<name>`.
 
     Connects to a running cluster, else starts one on this machine and stops it at the end.
@@ -116,6 +117,7 @@ def train_on_ray(config: TrainConfig, progress: Progress) -> TrainedRun:
     Args:
         config: the whole job, with a run name.
         progress: told what happens.
+        streamed: the training images, where they are not held in memory.
 
     Raises:
         ConfigError: if a run of that name exists.
@@ -129,13 +131,16 @@ def train_on_ray(config: TrainConfig, progress: Progress) -> TrainedRun:
         raise ConfigError(f"name: run {config.name!r} exists in {config.storage}/runs; choose another --name")
     with ray_cluster():
         plan = plan_workers(config.num_workers, alive_nodes(), ray.cluster_resources(), ray.available_resources())
+        ingest: dict[str, Any] = {}
+        if streamed is not None:
+            plan, ingest = stream(streamed, config, plan, ray.available_resources())
         if plan.note:
             progress.on_message(plan.note)
         runs.replace(f"{config.name}/config.yaml", to_yaml(config).encode())
         reports: list[EpochReport] = []
         try:
             with _listening(progress, reports) as queue:
-                result = _run_trainer(config, plan, queue, runs)
+                result = _run_trainer(config, plan, queue, runs, ingest)
         finally:
             if reports:
                 _write_history(runs, config.name, reports)
@@ -143,13 +148,18 @@ def train_on_ray(config: TrainConfig, progress: Progress) -> TrainedRun:
         return TrainedRun(config.name, runs.path(config.name), outcome, reports, _best_weights(result, outcome.best_epoch))
 
 
-def _run_trainer(config: TrainConfig, plan: WorkerPlan, queue: Queue, runs: FileTree) -> train.Result:
+def _run_trainer(config: TrainConfig, plan: WorkerPlan, queue: Queue, runs: FileTree, ingest: dict[str, Any]) -> train.Result:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_INTERVAL_S)
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"config": config.model_dump(mode="json"), "queue": queue, "threads": max(1, int(plan.cpus))},
+        train_loop_config={
+            "config": config.model_dump(mode="json") | {"stream": "always" if ingest else "never"},  # not decided anew on each node
+            "queue": queue,
+            "threads": max(1, int(plan.cpus)),
+        },
         torch_config=TorchConfig(backend="nccl" if plan.use_gpu else "gloo"),
         scaling_config=plan.scaling_config(),
+        **ingest,
         run_config=train.RunConfig(
             name=config.name,
             storage_path=runs.path(),
@@ -198,9 +208,12 @@ def train_worker(job: dict[str, Any]) -> FitResult:
         if rank == 0:
             queue.put(("epoch", report))
 
+    splits = open_splits(config)
+    if isinstance(splits, StreamedSplits):
+        splits = fed_by_ray(splits)
     return fit(
         config,
-        load_splits(config),
+        splits,
         device=get_ray_device(),
         shard=Shard(rank, context.get_world_size()),
         on_step=on_step,

@@ -7,21 +7,21 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from cifar_ray.config import TrainConfig
-from cifar_ray.data.dataset import DatasetSplits
+from cifar_ray.data.streamed import StreamedImages, TrainingSplits
 
 if TYPE_CHECKING:
     from cifar_ray.training.keep import Kept
     from cifar_ray.training.reports import FitResult
 
 
-def named(config: TrainConfig, splits: DatasetSplits) -> TrainConfig:
+def named(config: TrainConfig, splits: TrainingSplits) -> TrainConfig:
     """The plain config of a run, without what a verb adds to it, and with a name."""
     values: dict[str, Any] = config.model_dump(include=set(TrainConfig.model_fields))
     values["name"] = config.name or f"{config.save_as or splits.name}-{datetime.now():%Y%m%d-%H%M%S}"
     return TrainConfig.model_validate(values)
 
 
-def run(config: TrainConfig, splits: DatasetSplits, track: str = "") -> Kept:
+def run(config: TrainConfig, splits: TrainingSplits, track: str = "") -> Kept:
     """Trains, keeps, promotes and reports; progress goes to stderr, results to stdout.
 
     Args:
@@ -48,7 +48,8 @@ def run(config: TrainConfig, splits: DatasetSplits, track: str = "") -> Kept:
     finished = False
     try:
         tracker.on_start(config, splits)
-        trained = train_on_ray(config, TrackedProgress(progress, tracker))
+        streamed = splits.train if isinstance(splits.train, StreamedImages) else None
+        trained = train_on_ray(config, TrackedProgress(progress, tracker), streamed)
         progress.close()
         kept = keep(trained, config, splits)
         tracker.on_end(trained, kept)
@@ -63,7 +64,7 @@ def run(config: TrainConfig, splits: DatasetSplits, track: str = "") -> Kept:
     return kept
 
 
-def _summary(config: TrainConfig, splits: DatasetSplits) -> str:
+def _summary(config: TrainConfig, splits: TrainingSplits) -> str:
     counts = ", ".join(f"{len(part):,} {name}" for name, part in splits)
     shape = f"{splits.train.num_classes} classes, {splits.train.image_size_px} px"
     origin = f"model {config.model} from {config.start.model}" if config.start else f"recipe {config.recipe}, model {config.model}"

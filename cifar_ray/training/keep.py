@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 
 from cifar_ray.config import TrainConfig
-from cifar_ray.data.dataset import DatasetSplits
+from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.store.bundle import Bundle
 from cifar_ray.store.gallery import GALLERY_FILE, encode_gallery
 from cifar_ray.store.manifest import Manifest
@@ -33,7 +33,7 @@ class Kept:
     reason: str
 
 
-def keep(run: TrainedRun, config: TrainConfig, splits: DatasetSplits) -> Kept:
+def keep(run: TrainedRun, config: TrainConfig, splits: TrainingSplits) -> Kept:
     """Writes the best weights of a run to the model store as a new version, and promotes it if it earned that.
 
     Raises:
@@ -50,7 +50,7 @@ def keep(run: TrainedRun, config: TrainConfig, splits: DatasetSplits) -> Kept:
     return Kept(bundle, promoted, reason)
 
 
-def _gallery(run: TrainedRun, splits: DatasetSplits) -> dict[str, bytes]:
+def _gallery(run: TrainedRun, splits: TrainingSplits) -> dict[str, bytes]:
     """What the model gets wrong, for the server's page; nothing without test images."""
     test, judged = splits.test, run.result.test_judged
     if test is None or judged is None:
@@ -58,7 +58,7 @@ def _gallery(run: TrainedRun, splits: DatasetSplits) -> dict[str, bytes]:
     return {GALLERY_FILE: encode_gallery(judged, test.images, test.class_names, test.name_of, "test")}
 
 
-def describe(run: TrainedRun, config: TrainConfig, splits: DatasetSplits) -> Manifest:
+def describe(run: TrainedRun, config: TrainConfig, splits: TrainingSplits) -> Manifest:
     """The manifest of a run's best weights."""
     train = splits.train
     return Manifest(

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cifar_ray.config import TestTimeAugmentation, TrainConfig
-from cifar_ray.data.dataset import DatasetSplits, ImageDataset
+from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.loader import EvaluationLoader, Normalization, Shard, Step, TrainLoader
+from cifar_ray.data.streamed import TrainingImages, TrainingSplits
 from cifar_ray.errors import TrainingError
 from cifar_ray.metrics import Evaluation, evaluate_logits
 from cifar_ray.models import DataInitialized
@@ -52,7 +53,7 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrainConfig, splits: DatasetSplits, device: torch.device, shard: Shard, parent: Bundle | None = None
+        self, config: TrainConfig, splits: TrainingSplits, device: torch.device, shard: Shard, parent: Bundle | None = None
     ) -> None:
         self.config, self.device, self.shard, self.parent = config, device, shard, parent
         self.precision = Precision.resolve(config.precision, device)
@@ -84,11 +85,11 @@ class Trainer:
         """The network that is evaluated and kept: that which learns, or its average."""
         return self.model if self.average is None else self.average.network
 
-    def _create_model(self, train: ImageDataset) -> nn.Module:
+    def _create_model(self, train: TrainingImages) -> nn.Module:
         model = initial_network(self.config, train, self.parent)
         model = model.to(self.device).to(memory_format=torch.channels_last)
         if isinstance(model, DataInitialized) and not self.parent:
-            model.initialize_from(self.normalization(self.loader.images[:_WHITENING_IMAGES]))
+            model.initialize_from(self.normalization(self.loader.sample(_WHITENING_IMAGES)))
         for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
             if norm.momentum is not None:  # as much forgetting a step, however many pieces it has
                 norm.momentum = 1 - (1 - norm.momentum) ** (1 / self.loader.pieces_per_step)
@@ -184,7 +185,7 @@ class Trainer:
 
 def fit(
     config: TrainConfig,
-    splits: DatasetSplits,
+    splits: TrainingSplits,
     *,
     device: torch.device,
     shard: Shard,
@@ -266,7 +267,7 @@ def fit(
     )
 
 
-def _architecture(config: TrainConfig, train: ImageDataset, parent: Bundle | None) -> Architecture:
+def _architecture(config: TrainConfig, train: TrainingImages, parent: Bundle | None) -> Architecture:
     inherited = parent.manifest.architecture.arguments if parent else {}
     return Architecture(name=config.model, arguments=inherited | {"num_classes": train.num_classes, "image_size": train.image_size_px})
 

@@ -8,9 +8,8 @@ import torch
 from torch import nn
 
 from cifar_ray.config import StartConfig, TrainConfig, parse_groups
-from cifar_ray.data.dataset import ImageDataset
-from cifar_ray.data.loader import ChannelValues
-from cifar_ray.data.statistics import channel_mean_std
+from cifar_ray.data.statistics import ChannelValues
+from cifar_ray.data.streamed import TrainingImages, training_mean_std
 from cifar_ray.errors import BundleError, ConfigError
 from cifar_ray.models import create_model
 from cifar_ray.models.stages import Stage, head_name, stages
@@ -28,14 +27,14 @@ def load_parent(config: TrainConfig) -> Bundle | None:
     return load_model(config.start.model, config.storage) if config.start else None
 
 
-def input_statistics(config: TrainConfig, train: ImageDataset, parent: Bundle | None) -> tuple[ChannelValues, ChannelValues]:
+def input_statistics(config: TrainConfig, train: TrainingImages, parent: Bundle | None) -> tuple[ChannelValues, ChannelValues]:
     """Mean and standard deviation of the channels, for normalisation: what filters learnt holds for inputs scaled as they were."""
     if parent:
         return parent.manifest.channel_mean, parent.manifest.channel_std
-    return IMAGENET_STATISTICS if config.pretrained else channel_mean_std(train)
+    return IMAGENET_STATISTICS if config.pretrained else training_mean_std(train)
 
 
-def initial_network(config: TrainConfig, train: ImageDataset, parent: Bundle | None) -> nn.Module:
+def initial_network(config: TrainConfig, train: TrainingImages, parent: Bundle | None) -> nn.Module:
     """The network as training begins with it; what is fresh is drawn from torch's global generator.
 
     Raises:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifar_ray.config import TrainConfig, to_yaml
-from cifar_ray.data.dataset import DatasetSplits
+from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.errors import ConfigError, MissingDependencyError
 from cifar_ray.storage import FileTree
 from cifar_ray.store.bundle import encode
@@ -51,7 +51,7 @@ class TensorBoardTracker:
         self._title = ""
         self._writer: Any = None
 
-    def on_start(self, config: TrainConfig, splits: DatasetSplits) -> None:
+    def on_start(self, config: TrainConfig, splits: TrainingSplits) -> None:
         """As the protocol says."""
         from torch.utils.tensorboard import SummaryWriter
 
@@ -110,7 +110,7 @@ class MlflowTracker:
         self._config: TrainConfig | None = None
         self._run_id = ""
 
-    def on_start(self, config: TrainConfig, splits: DatasetSplits) -> None:
+    def on_start(self, config: TrainConfig, splits: TrainingSplits) -> None:
         """Creates the run.
 
         Raises:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 
 from cifar_ray.config import TrainConfig
-from cifar_ray.data.dataset import DatasetSplits
+from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.errors import ConfigError
 from cifar_ray.metrics import Evaluation
 from cifar_ray.training.progress import Progress
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Tracker(Protocol):
     """Remembers a run somewhere. Calls come in this order, `on_epoch` from another thread than the rest."""
 
-    def on_start(self, config: TrainConfig, splits: DatasetSplits) -> None:
+    def on_start(self, config: TrainConfig, splits: TrainingSplits) -> None:
         """Training is about to begin."""
 
     def on_epoch(self, report: EpochReport) -> None:
@@ -44,7 +44,7 @@ class Tracker(Protocol):
 class NullTracker:
     """Remembers nothing."""
 
-    def on_start(self, config: TrainConfig, splits: DatasetSplits) -> None:
+    def on_start(self, config: TrainConfig, splits: TrainingSplits) -> None:
         """Nothing."""
 
     def on_epoch(self, report: EpochReport) -> None:
@@ -63,7 +63,7 @@ class Several:
     def __init__(self, trackers: dict[str, Tracker]) -> None:
         self._trackers = dict(trackers)
 
-    def on_start(self, config: TrainConfig, splits: DatasetSplits) -> None:
+    def on_start(self, config: TrainConfig, splits: TrainingSplits) -> None:
         """Raises what a tracker raises: nothing is lost yet, and a wrong address should be known now."""
         for tracker in self._trackers.values():
             tracker.on_start(config, splits)

@@ -1,0 +1,143 @@
+"""Training on pictures that stay in their files: how much memory, and how fast beside the same pictures held in memory.
+
+    python benchmarks/streaming.py memory --gigabytes 5   # one epoch over a made-up tree; memory of every process of the job
+    python benchmarks/streaming.py speed --rounds 3       # held, streamed, held, streamed … over one smaller tree
+
+The trees are made under $TMPDIR and removed at the end. Results in results/streaming.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import psutil
+from PIL import Image
+
+_CLASSES = 4
+_DISTINCT = 64  # pictures; the others are these with other bytes after their end
+_STORE = "object store (pages of the raylet)"
+_RUN = ("--dataset", "folder", "--recipe", "small_cnn", "--batch-size", "128", "--test-time-augmentation", "none", "--promote", "never")
+
+
+def make_tree(root: Path, total_bytes: int, width_px: int) -> int:
+    """Writes JPEGs of soft colours under noise, as a camera's; returns how many."""
+    rng = np.random.default_rng(0)
+    size = (width_px, width_px * 3 // 4)
+    encoded = []
+    for _ in range(_DISTINCT):
+        soft = Image.fromarray(rng.integers(0, 256, (size[1] // 32, size[0] // 32, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
+        noisy = np.asarray(soft) + rng.normal(0, 14, (size[1], size[0], 3))
+        file = BytesIO()
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=100, subsampling=0)
+        encoded.append(file.getvalue())
+    written = count = 0
+    while written < total_bytes:
+        folder = root / f"class{count % _CLASSES}"
+        folder.mkdir(parents=True, exist_ok=True)
+        data = encoded[count % _DISTINCT] + count.to_bytes(8, "big")
+        (folder / f"{count:06}.jpg").write_bytes(data)
+        written, count = written + len(data), count + 1
+    return count
+
+
+def train(tree: Path, work: Path, *flags: str) -> subprocess.Popen[str]:
+    """Starts a training as a user does."""
+    command = [sys.executable, "-m", "cifar_ray.train", *_RUN, "--data-dir", str(tree), "--storage", str(work / "storage"), *flags]
+    environment = os.environ | {"CIFAR_RAY_CACHE": str(work / "cache")}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def private_bytes(process: psutil.Process) -> tuple[str, int, int]:
+    """Kind of process, its memory that it shares with nobody, and its part of Ray's object store that it has touched."""
+    kind = " ".join(process.cmdline())[:40]
+    kind = "raylet" if "raylet/raylet" in kind else kind.split("(")[0].split(" ")[0] if kind.startswith("ray::") else "other"
+    rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii")
+    private = sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith(("Private_Clean", "Private_Dirty")))
+    return kind, private * 1024, process.memory_info().shared
+
+
+def memory(arguments: argparse.Namespace, work: Path) -> None:
+    """Peak memory by kind of process, over preparation and one epoch."""
+    count = make_tree(work / "tree", int(arguments.gigabytes * 1e9), arguments.width_px)
+    print(f"{count:,} pictures of {arguments.width_px} px wide, {arguments.gigabytes:g} GB", flush=True)
+    budget = ("--image-size", str(arguments.image_size), "--data-memory", arguments.budget, "--epochs", "1", "--name", "memory")
+    start_s = time.perf_counter()
+    job = train(work / "tree", work, *budget, "--num-workers", str(arguments.num_workers))
+    peaks: dict[str, int] = defaultdict(int)
+    most: dict[str, int] = defaultdict(int)
+    try:
+        while job.poll() is None:
+            now: dict[str, list[int]] = defaultdict(list)
+            for process in [psutil.Process(job.pid), *psutil.Process(job.pid).children(recursive=True)]:
+                try:
+                    kind, private, shared = private_bytes(process)
+                except (psutil.Error, OSError, IndexError):
+                    continue  # it has just ended
+                now["driver" if process.pid == job.pid else kind].append(private)
+                if kind == "raylet":
+                    peaks[_STORE] = max(peaks[_STORE], shared)
+            for kind, values in now.items():
+                peaks[kind] = max(peaks[kind], *values)
+                most[kind] = max(most[kind], len(values))
+            time.sleep(0.5)
+    finally:
+        assert job.stdout is not None
+        print(job.stdout.read(), f"{time.perf_counter() - start_s:.0f} s in all", sep="")
+        for kind, peak in sorted(peaks.items(), key=lambda item: -item[1]):
+            print(f"{kind:40} {peak / 1e6:8,.0f} MB at most each, up to {most[kind]} at a time")
+
+
+def speed(arguments: argparse.Namespace, work: Path) -> None:
+    """Images a second of whole epochs, held and streamed in turn."""
+    count = make_tree(work / "tree", int(arguments.gigabytes * 1e9), arguments.width_px)
+    print(f"{count:,} pictures of {arguments.width_px} px wide", flush=True)
+    found: dict[str, list[float]] = {"never": [], "always": []}
+    for number in range(arguments.rounds):
+        for stream, rates in found.items():
+            name = f"{stream}-{number}"
+            flags = ("--image-size", str(arguments.image_size), "--stream", stream, "--epochs", "3", "--name", name)
+            job = train(work / "tree", work, *flags, "--num-workers", str(arguments.num_workers))
+            output, _ = job.communicate()
+            assert job.returncode == 0, output
+            history = json.loads((work / "storage" / "runs" / name / "history.json").read_text())
+            rates.append(statistics.mean(epoch["images_per_s"] for epoch in history[1:]))  # the first starts processes
+            losses = ", ".join(f"{epoch['train_loss']:.6f}" for epoch in history)
+            print(f"{name}: {[round(epoch['images_per_s']) for epoch in history]} images/s, losses {losses}", flush=True)
+    for stream, rates in found.items():
+        print(f"--stream {stream}: {statistics.mean(rates):.0f} images/s, sd {statistics.stdev(rates):.0f}, n = {len(rates)}")
+    ratios = [streamed / held for held, streamed in zip(*found.values(), strict=True)]
+    print(f"streamed / held: {statistics.mean(ratios):.2f}, sd {statistics.stdev(ratios):.2f}")
+
+
+def main() -> None:
+    """Runs one of the two."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("question", choices=("memory", "speed"))
+    parser.add_argument("--gigabytes", type=float, default=5)
+    parser.add_argument("--width-px", type=int, default=640)
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--budget", default="500MB")
+    parser.add_argument("--num-workers", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    work = Path(tempfile.mkdtemp(prefix="streaming-"))
+    try:
+        {"memory": memory, "speed": speed}[arguments.question](arguments, work)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"""Streamed images, decoded in this process: the same training as with images in memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cifar_ray.config import AugmentationConfig, TrainConfig, parse_config
+from cifar_ray.data import DatasetSplits, StreamedSplits, channel_mean_std, folder, load_splits, open_splits, sources, streamed
+from cifar_ray.data.loader import Normalization, Shard, TrainLoader
+from cifar_ray.errors import ConfigError, DataError
+
+PLAIN = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), torch.float32)
+
+
+@pytest.fixture
+def pets(tmp_path: Path, make_pictures: Callable[..., list[Path]]) -> Path:
+    """Three classes of 120 pictures that are not square."""
+    for name in ("cat", "dog", "newt"):
+        make_pictures(tmp_path / "pets" / name, 120, size=(20, 10))
+    return tmp_path / "pets"
+
+
+def config(root: Path, **settings: Any) -> TrainConfig:
+    return parse_config(TrainConfig, {"dataset": "folder", "data_dir": str(root), "image_size": 16, **settings})
+
+
+def both(root: Path, **settings: Any) -> tuple[DatasetSplits, StreamedSplits]:
+    held, streams = load_splits(config(root, **settings)), open_splits(config(root, stream="always", **settings))
+    assert isinstance(streams, StreamedSplits)
+    return held, streams
+
+
+def assert_same(held: DatasetSplits, streams: StreamedSplits) -> None:
+    train = streams.train
+    assert np.array_equal(train.pictures.read(np.arange(len(train))), held.train.images)
+    assert np.array_equal(train.labels, held.train.labels)
+    assert train.class_names == held.train.class_names
+    assert train.mean_std == channel_mean_std(held.train)
+    for mine, other in ((streams.val, held.val), (streams.test, held.test)):
+        assert (mine is None) == (other is None)
+        if mine is not None and other is not None:
+            assert np.array_equal(mine.images, other.images)
+            assert [mine.name_of(row) for row in range(len(mine))] == [other.name_of(row) for row in range(len(other))]
+    assert streams.fingerprint == held.fingerprint
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"seed": 3, "val_fraction": 0.3, "resize_policy": "crop"},
+        {"val_fraction": 0, "test_fraction": 0},
+        {"groups": ("pet=dog,cat", "wild=newt")},
+        {"groups": ("one=dog", "two=newt")},
+    ],
+)
+def test_streamed_splits_are_those_in_memory(pets: Path, settings: dict[str, Any]) -> None:
+    assert_same(*both(pets, **settings))
+
+
+def test_splits_that_a_folder_brings_along_stay_as_they_are(tmp_path: Path, make_pictures: Callable[..., list[Path]]) -> None:
+    for split, count in (("train", 9), ("val", 2), ("test", 3)):
+        for name in ("dog", "cat"):
+            make_pictures(tmp_path / "pets" / split / name, count)
+    assert_same(*both(tmp_path / "pets"))
+
+
+def test_broken_pictures_are_left_out_as_they_are_in_memory(pets: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("cat/003.png", "newt/077.png"):
+        (pets / name).write_bytes(b"broken")
+    with caplog.at_level(logging.WARNING):
+        assert_same(*both(pets))
+    skipped = [record.getMessage() for record in caplog.records if "skipped" in record.getMessage()]
+    assert len(skipped) == 4  # two each
+
+
+def test_too_many_broken_pictures_are_refused_as_they_are_in_memory(pets: Path) -> None:
+    for number in range(4):
+        (pets / "cat" / f"{number:03}.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"more than 1 % of 360 pictures are broken, first .*000\.png"):
+        open_splits(config(pets, stream="always"))
+
+
+def test_a_picture_that_breaks_during_training_is_named(pets: Path) -> None:
+    _, streams = both(pets)
+    (pets / streams.train.pictures.names[5].decode()).unlink()
+    with pytest.raises(DataError, match=r"\d+\.png.*sound when the data were prepared"):
+        streams.train.pictures.read(np.arange(8))
+
+
+def test_the_second_time_nothing_is_decoded(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = open_splits(config(pets, stream="always"))
+    monkeypatch.setattr(folder, "decode_image", None)
+    monkeypatch.setattr(streamed, "decode_image", None)
+    assert open_splits(config(pets, stream="always")).fingerprint == first.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("settings", "streams"),
+    [
+        ({}, False),
+        ({"data_memory": "0.2MB"}, True),  # 360 pictures of 768 bytes
+        ({"data_memory": "0.3MB"}, False),
+        ({"data_memory": "0.3MB", "num_workers": 2}, True),
+        ({"data_memory": "0.2MB", "stream": "never"}, False),
+        ({"stream": "always"}, True),
+    ],
+)
+def test_size_decides_and_one_line_says_so(pets: Path, settings: dict[str, Any], streams: bool, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        found = open_splits(config(pets, **settings))
+    assert isinstance(found, StreamedSplits) == streams
+    said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("streaming: 360 pictures of 16 px")]
+    assert len(said) == streams
+
+
+def test_auto_is_a_quarter_of_the_machine(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for memory, streams in ((4 * 360 * 768, False), (4 * 360 * 768 - 4, True)):
+        monkeypatch.setattr(sources, "memory_bytes", lambda memory=memory: memory)
+        assert isinstance(open_splits(config(pets)), StreamedSplits) == streams
+
+
+def test_only_folders_stream() -> None:
+    with pytest.raises(ConfigError, match=r"stream: digits is small .* only --dataset folder"):
+        parse_config(TrainConfig, {"dataset": "digits", "stream": "always"})
+
+
+def steps(splits: Any, shard: Shard, epoch: int, first_step: int = 0) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
+    loader = TrainLoader(
+        splits.train,
+        batch_size=50,
+        micro_batch_size=7,
+        augmentation=AugmentationConfig(flip="alternating", translate_px=2, cutout_px=3),
+        normalization=PLAIN,
+        shard=shard,
+        seed=5,
+        device=torch.device("cpu"),
+    )
+    return [(step.global_size, inputs, labels) for step in loader.epoch(epoch, first_step) for inputs, labels in step.pieces]
+
+
+@pytest.mark.parametrize(("rank", "world_size", "epoch", "first_step"), [(0, 1, 0, 0), (1, 2, 3, 0), (2, 3, 1, 4)])
+def test_each_step_sees_the_very_inputs_of_data_in_memory(pets: Path, rank: int, world_size: int, epoch: int, first_step: int) -> None:
+    held, streams = (steps(splits, Shard(rank, world_size), epoch, first_step) for splits in both(pets))
+    assert len(held) == len(streams) > 5
+    for one, other in zip(held, streams, strict=True):
+        assert one[0] == other[0]
+        assert torch.equal(one[1], other[1])
+        assert torch.equal(one[2], other[2])
+
+
+def test_an_epoch_that_was_left_early_does_not_spoil_the_next(pets: Path) -> None:
+    _, streams = both(pets)
+    loader = TrainLoader(
+        streams.train,
+        batch_size=50,
+        micro_batch_size=None,
+        augmentation=AugmentationConfig(flip="none", translate_px=0),
+        normalization=PLAIN,
+        shard=Shard(),
+        seed=0,
+        device=torch.device("cpu"),
+    )
+    next(next(loader.epoch(0)).pieces)
+    again = [inputs for step in loader.epoch(1) for inputs, _ in step.pieces]
+    fresh = [inputs for step in loader.epoch(1) for inputs, _ in step.pieces]
+    assert all(torch.equal(one, other) for one, other in zip(again, fresh, strict=True))
+
+
+def test_a_sample_of_larger_images_has_as_many_pixels(pets: Path) -> None:
+    for size_px, count in ((16, 100), (32, 100), (64, 25)):
+        streams = open_splits(config(pets, stream="always", image_size=size_px))
+        loader = TrainLoader(
+            streams.train,
+            batch_size=50,
+            micro_batch_size=None,
+            augmentation=AugmentationConfig(),
+            normalization=PLAIN,
+            shard=Shard(),
+            seed=0,
+            device=torch.device("cpu"),
+        )
+        assert loader.sample(100).shape == (count, size_px, size_px, 3)

@@ -1,0 +1,129 @@
+"""Streaming through Ray Data, on the shared cluster of two CPUs."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from ray import train
+
+from cifar_ray.config import TrainConfig, parse_config
+from cifar_ray.data import StreamedSplits, load_splits, open_splits
+from cifar_ray.data.loader import Shard
+from cifar_ray.data.streamed import PictureFiles
+from cifar_ray.errors import DataError
+from cifar_ray.recipes import digits
+from cifar_ray.training.distributed import TrainedRun, WorkerPlan, train_on_ray
+from cifar_ray.training.loop import fit
+from cifar_ray.training.reports import EpochReport
+from cifar_ray.training.stream import fed_by_ray, share_cpus, stream
+from tests.conftest import make_stripes
+from tests.training.test_distributed import Recorder
+
+PLAIN_SGD = {"name": "sgd", "lr": 0.05, "momentum": 0.9}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """600 pictures in three classes, one of them broken."""
+    root = tmp_path_factory.mktemp("pictures") / "stripes"
+    images = make_stripes(600)
+    for number, (pixels, label) in enumerate(zip(images.images, images.labels, strict=True)):
+        (root / images.class_names[label]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(root / images.class_names[label] / f"{number:04}.png")
+    (root / "plain" / "0002.png").write_bytes(b"broken")
+    return root
+
+
+def config(folder: Path, storage: Path, **changes: Any) -> TrainConfig:
+    settings = {"dataset": "folder", "data_dir": str(folder), "storage": str(storage), "image_size": 16, "epochs": 2, "precision": "fp32"}
+    return parse_config(TrainConfig, digits().model_dump() | settings | {"optimizer": PLAIN_SGD, "name": "run"} | changes)
+
+
+def streamed(job: TrainConfig) -> TrainedRun:
+    splits = open_splits(job)
+    assert isinstance(splits, StreamedSplits)
+    return train_on_ray(job, Recorder(), splits.train)
+
+
+@pytest.mark.ray
+def test_two_workers_that_stream_train_as_one_does_in_memory_and_count_each_image_once(
+    ray_cluster: None, folder: Path, tmp_path: Path
+) -> None:
+    job = config(folder, tmp_path, num_workers=2, stream="always")
+    held = load_splits(job)
+    alone: list[EpochReport] = []
+    fit(
+        job,
+        held,
+        device=torch.device("cpu"),
+        shard=Shard(),
+        on_step=lambda *_: None,
+        on_epoch=lambda report, _: alone.append(report),
+    )
+    run = streamed(job)
+    assert len(run.history) == 2
+    for one, two in zip(alone, run.history, strict=True):
+        assert one.train_loss == pytest.approx(two.train_loss, abs=1e-4)
+        assert one.val_loss == pytest.approx(two.val_loss, abs=1e-4)
+        assert two.val_confusion is not None
+        assert np.sum(two.val_confusion, axis=1).tolist() == held.val.class_counts().tolist()
+    assert run.result.test_confusion is not None
+    assert np.sum(run.result.test_confusion, axis=1).tolist() == held.test.class_counts().tolist()
+
+
+@pytest.mark.ray
+def test_images_arrive_in_the_order_asked_for_and_a_picture_that_breaks_meanwhile_is_named_in_one_line(
+    ray_cluster: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = config(folder, tmp_path, stream="always")
+    splits = open_splits(job)
+    assert isinstance(splits, StreamedSplits)
+    monkeypatch.setattr(PictureFiles, "chunk", 70)
+    _, ingest = stream(splits.train, job, WorkerPlan(1, 2.0, False), {"CPU": 2.0})
+    monkeypatch.setattr(train, "get_dataset_shard", lambda name: ingest["datasets"][name].iterator())
+    fed = fed_by_ray(splits).train
+    images = splits.train.pictures.read(np.arange(len(splits.train)))
+    for epoch in range(2):
+        order = np.random.default_rng(epoch).permutation(len(splits.train))
+        arrived = list(fed.feed(order))
+        assert len(arrived) > 3
+        assert np.array_equal(np.concatenate(arrived), images[order])
+    victim = folder / splits.train.pictures.names[7].decode()
+    sound = victim.read_bytes()
+    victim.write_bytes(b"x")
+    try:
+        with pytest.raises(DataError, match=rf"{victim.name}.*leave them alone while training") as refused:
+            list(fed.feed(np.arange(20)))
+    finally:
+        victim.write_bytes(sound)
+    assert "\n" not in str(refused.value)
+    other = dataclasses.replace(splits.train, fingerprint="of other pictures")
+    with pytest.raises(DataError, match="the pictures differ between nodes"):
+        fed_by_ray(StreamedSplits(splits.name, other, splits.val, splits.test))
+
+
+@pytest.mark.parametrize(
+    ("free", "workers", "cpus", "use_gpu", "computes", "decodes"),
+    [
+        (2.0, 1, 2.0, False, 1.0, 1.0),
+        (2.0, 2, 1.0, False, 0.5, 0.5),
+        (16.0, 1, 16.0, False, 8.0, 8.0),
+        (0.7, 1, 0.7, False, 0.35, 0.35),
+        (16.0, 1, 16.0, True, 1.0, 15.0),
+        (12.0, 6, 1.0, False, 1.0, 1.0),  # several hosts
+    ],
+)
+def test_workers_leave_cpus_to_decoding(free: float, workers: int, cpus: float, use_gpu: bool, computes: float, decodes: float) -> None:
+    assert share_cpus(WorkerPlan(workers, cpus, use_gpu), free) == (computes, decodes)
+
+
+def test_decoding_tasks_import_no_torch() -> None:
+    """It would take 300 MB in each of them."""
+    code = "import sys, cifar_ray.training.stream; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
