@@ -29,6 +29,13 @@ from cifar_ray.errors import ConfigError
         ({"epochs": 3, "schedule": {"warmup_epochs": 3}}, "warmup_epochs"),
         ({"image_size": 16, "augmentation": {"translate_px": 16}}, "translate_px"),
         ({"num_workers": 4, "batch_size": 3}, "batch_size"),
+        ({"augmentation": {"rotate_deg": 181}}, "augmentation.rotate_deg"),
+        ({"augmentation": {"brightness": 1.1}}, "augmentation.brightness"),
+        ({"augmentation": {"hue": -0.1}}, "augmentation.hue"),
+        ({"augmentation": {"erase": 2}}, "augmentation.erase"),
+        ({"augmentation": {"mixup": -1}}, "augmentation.mixup"),
+        ({"augmentation": {"policy": "trivial"}}, "augmentation.policy"),
+        ({"augmentation": {"policy_magnitude": 31}}, "augmentation.policy_magnitude"),
     ],
 )
 def test_an_impossible_setting_is_refused_in_one_line_that_names_it(values: dict, field: str) -> None:

@@ -180,7 +180,7 @@ class Augmenter:
         """
         place = (images, indices, drawn.shift, drawn.mirrored)
         pixels = shift_and_mirror(*place, self.config.translate_px) if drawn.angle is None else turn(*place, drawn.angle)
-        inputs = self.normalize(self._recolour(pixels, drawn).contiguous())
+        inputs = self.normalize(self._recolour(pixels, drawn))
         if self.config.cutout_px:
             erase(inputs, torch.cat((drawn.cutout_corner, drawn.cutout_corner + self.config.cutout_px), 1))
         if drawn.erased is not None:
@@ -190,14 +190,13 @@ class Augmenter:
         return mix(inputs, F.one_hot(labels, self.num_classes).float(), drawn.kept[:-1], drawn.patch[:-1])
 
     def _recolour(self, pixels: Tensor, drawn: Augmentation) -> Tensor:
-        """Policy, colours and noise, on planes: several times as fast as on interleaved channels."""
-        planes = pixels.permute(0, 3, 1, 2)
+        """Policy, colours and noise: `[N, H, W, 3]` again, uint8 or float32."""
+        planes = pixels.permute(0, 3, 1, 2)  # contiguous planes are several times as fast as interleaved channels
         if drawn.codes is not None and drawn.values is not None:
             planes = apply_operations(planes.contiguous(), drawn.codes, drawn.values)
         if drawn.colour is not None:
             planes = jitter(planes.contiguous().float(), drawn.colour)
+        pixels = planes.permute(0, 2, 3, 1).contiguous()
         if drawn.noise is not None:
-            planes = planes.contiguous() + self._noise[drawn.noise].view(planes.shape)
-        if planes.is_floating_point():
-            planes = planes.clamp_(0, 255)
-        return planes.permute(0, 2, 3, 1)
+            pixels = self._noise.index_select(0, drawn.noise).view(pixels.shape).add_(pixels)
+        return pixels.clamp_(0, 255) if pixels.is_floating_point() else pixels

@@ -61,7 +61,7 @@ def turn(images: Tensor, indices: Tensor, shift: Tensor, mirrored: Tensor, angle
     columns = torch.stack((sign * cos, -sign * sin, -shift[:, 1] / half), 1)
     rows = torch.stack((sin, cos, -shift[:, 0] / half), 1)
     grid = F.affine_grid(torch.stack((columns, rows), 1), [len(indices), 3, *images.shape[1:3]], align_corners=True)
-    pixels = images[indices].permute(0, 3, 1, 2).float().contiguous()
+    pixels = images.index_select(0, indices).permute(0, 3, 1, 2).contiguous().float()
     turned = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=True)
     return turned.round_().to(torch.uint8).permute(0, 2, 3, 1)
 

@@ -86,21 +86,24 @@ def augmented(
     """What the training loader makes of images, brought back from normalised values: uint8 `[N, epochs, S, S, 3]`."""
     # Each image is given a label of its own, by which it is found again in the shuffled batch.
     numbered = ImageDataset(images, np.arange(len(images)), tuple(map(str, range(len(images)))))
-    loader = TrainLoader(
-        numbered,
-        batch_size=len(images),
-        micro_batch_size=None,
-        augmentation=augmentation,
-        normalization=Normalization(*mean_std, torch.float32),
-        shard=Shard(),
-        seed=seed,
-        device=torch.device("cpu"),
+    loader, unmixed = (
+        TrainLoader(
+            numbered,
+            batch_size=len(images),
+            micro_batch_size=None,
+            augmentation=changes,
+            normalization=Normalization(*mean_std, torch.float32),
+            shard=Shard(),
+            seed=seed,
+            device=torch.device("cpu"),
+        )
+        for changes in (augmentation, AugmentationConfig())
     )
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in mean_std)
     seen = np.empty((len(images), _AUGMENTED_EPOCHS, *images.shape[1:]), np.uint8)
     for epoch in range(_AUGMENTED_EPOCHS):
-        for step in loader.epoch(epoch):
-            for inputs, labels in step.pieces:
+        for step, same_step in zip(loader.epoch(epoch), unmixed.epoch(epoch), strict=True):
+            for (inputs, _), (_, labels) in zip(step.pieces, same_step.pieces, strict=True):
                 pixels = ((inputs * std + mean) * 255).round().clamp(0, 255).byte()
                 seen[labels.numpy(), epoch] = pixels.permute(0, 2, 3, 1).numpy()
     return seen
@@ -110,7 +113,20 @@ def _in_words(augmentation: AugmentationConfig) -> str:
     flip = {"none": "no mirroring", "random": "mirrored at random", "alternating": "mirrored every other epoch"}[augmentation.flip]
     shift = f"shifted by up to {augmentation.translate_px} px" if augmentation.translate_px else "no shifts"
     cutout = f"a square of {augmentation.cutout_px} px cut out" if augmentation.cutout_px else "nothing cut out"
-    return f"{flip}, {shift}, {cutout}"
+    policy = "RandAugment" if augmentation.policy == "randaugment" else "AutoAugment"
+    more = (
+        (augmentation.rotate_deg, f"turned by up to {augmentation.rotate_deg:g}°"),
+        (augmentation.policy != "none", f"changed by {policy}"),
+        (augmentation.brightness, f"brightness ± {augmentation.brightness:.0%}"),
+        (augmentation.contrast, f"contrast ± {augmentation.contrast:.0%}"),
+        (augmentation.saturation, f"saturation ± {augmentation.saturation:.0%}"),
+        (augmentation.hue, f"hue ± {360 * augmentation.hue:.0f}°"),
+        (augmentation.noise_std, f"noise of {augmentation.noise_std:g}"),
+        (augmentation.erase, f"a rectangle erased in {augmentation.erase:.0%}"),
+        (augmentation.mixup, "blended with another image (mixup)"),
+        (augmentation.cutmix, "a part of another image put in (cutmix)"),
+    )
+    return ", ".join((flip, shift, cutout, *(words for is_on, words in more if is_on)))
 
 
 def _sizes(examination: DatasetExamination) -> Picture | None:

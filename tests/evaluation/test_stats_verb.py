@@ -79,6 +79,9 @@ def test_augmented_samples_are_what_the_training_loader_gives() -> None:
     turned = augmented(images, AugmentationConfig(flip="alternating", translate_px=0), ((0.5,) * 3, (0.2,) * 3), seed=0)
     assert np.array_equal(turned[:, 0], turned[:, 1, :, ::-1])
     assert not np.array_equal(turned[:, 0], turned[:, 1])
+    mixed = augmented(images, AugmentationConfig(flip="none", translate_px=0, cutmix=1.0), ((0.5,) * 3, (0.2,) * 3), seed=0)
+    shares = [[(versions[:, :, :8] == other[:, :8]).mean() for other in images] for versions in mixed]
+    assert np.argmax(shares, axis=1).tolist() == [0, 1, 2]
 
 
 def test_a_data_set_that_is_no_files_has_figures_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,6 +100,7 @@ def test_a_data_set_that_is_no_files_has_figures_too(tmp_path: Path, capsys: pyt
             ["--recipe", "airbench94", "--augmentation.cutout-px", "3"],
             "mirrored every other epoch, shifted by up to 2 px, a square of 3 px",
         ),
+        (["--augmentation.policy", "randaugment", "--augmentation.mixup", "0.2"], "changed by RandAugment, blended with another image"),
     ],
 )
 def test_the_augmentation_shown_is_that_of_the_recipe_and_the_flags(tmp_path: Path, flags: list[str], seen: str) -> None:

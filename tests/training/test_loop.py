@@ -7,7 +7,7 @@ import torch
 
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data.dataset import DatasetSplits
-from cifar_ray.data.loader import EvaluationLoader, Shard
+from cifar_ray.data.loader import EvaluationLoader, Shard, Step
 from cifar_ray.errors import DataError, TrainingError
 from cifar_ray.training.evaluate import gather_logits, views
 from cifar_ray.training.loop import Trainer, Weights, fit
@@ -64,6 +64,27 @@ def test_airnet_with_muon_learns(stripes: DatasetSplits) -> None:
     result, _, _ = run(stripes, **airbench)
     assert result.metrics["test_accuracy"] > 0.9
     assert result.metrics["test_accuracy_tta"] > 0.9
+
+
+def test_training_on_mixed_images_learns(stripes: DatasetSplits) -> None:
+    changes = {"flip": "none", "translate_px": 1, "noise_std": 0.05, "mixup": 0.4, "cutmix": 1.0}
+    result, reports, _ = run(stripes, augmentation=changes, label_smoothing=0.1, epochs=6)
+    assert result.metrics["test_accuracy"] > 0.9
+    assert reports[-1].train_accuracy > reports[0].train_accuracy
+
+
+def test_mixed_labels_weigh_as_the_loss_of_each_class_and_count_as_the_larger_share(stripes: DatasetSplits) -> None:
+    trainer = Trainer(config(label_smoothing=0.2), stripes, CPU, Shard())
+    inputs = trainer.normalization(torch.from_numpy(stripes.train.images[:6]))
+    shares = torch.tensor([[0.3, 0.7], [0.9, 0.1], [0.5, 0.5]]).repeat(2, 1)
+    shares = torch.cat((shares, torch.zeros(6, stripes.train.num_classes - 2)), 1)
+    trainer.model.train()
+    with torch.no_grad():
+        logits = trainer.model(inputs)
+    smooth = 0.8 * shares + 0.2 / shares.shape[1]
+    loss, right = trainer.train_step(Step(6, 1, iter([(inputs, shares)]))).tolist()
+    assert loss == pytest.approx(-(smooth * logits.log_softmax(1)).sum().item(), rel=1e-5)
+    assert right == (logits.argmax(1) == shares.argmax(1)).sum()
 
 
 def test_the_same_seed_gives_the_same_weights_bit_for_bit(stripes: DatasetSplits) -> None:
