@@ -19,7 +19,7 @@ class AirNet(nn.Module):
         num_classes: width of the logits.
         image_size: side of the images, px; the published network has 32.
         widths: channels of the three groups.
-        convolutions: of each group, 2, or 3 with a residual connection over the later two (airbench96, section 4 of the paper).
+        convolutions: of each group, 2, or 3 with a residual connection over the later two (the paper's airbench96).
 
     Raises:
         ConfigError: if the image is too small for three poolings.

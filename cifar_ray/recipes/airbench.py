@@ -36,7 +36,7 @@ def airbench94() -> TrainConfig:
 def airbench96() -> TrainConfig:
     """AirNet wider, with residual groups, in 40 epochs.
 
-    Network and augmentation are those of airbench96 (Jordan 2024, arXiv 2404.00498, section 4: 96.0 % after 37.5…45 epochs,
+    Network and augmentation are those of airbench96 (Jordan 2024, arXiv 2404.00498: 96.0 % after 37.5…45 epochs,
     views averaged). It used SGD with lookahead; here Muon takes the filters, as in `airbench94`, its rate scaled to half the batch.
     """
     return TrainConfig(

@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from cifar_ray.config.base import Config, Fraction, Positive, UpToOne
+from cifar_ray.config.optimization import AveragingConfig, OptimizerConfig, ScheduleConfig
 from cifar_ray.errors import ConfigError
+
+__all__ = ["AveragingConfig", "Config", "OptimizerConfig", "Positive", "ScheduleConfig"]  # and all that is defined here
 
 DatasetName = Literal["cifar10", "cifar100", "digits", "folder"]
 ResizePolicy = Literal["pad", "crop"]
@@ -21,10 +25,6 @@ PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
 EngineName = Literal["auto", "torch", "openvino", "openvino-int8"]
 TestTimeAugmentation = Literal["none", "mirror", "mirror_shift"]
 
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-NonNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-UpToOne = Annotated[float, Field(ge=0, le=1)]
 FrozenPart = Annotated[str, Field(pattern=r"^(none|backbone|[0-9]{1,3})$")]
 ShareOfRate = Annotated[float, Field(gt=0, le=1)]
 
@@ -46,55 +46,7 @@ def resolve_storage(storage: str) -> str:
     return storage.rstrip("/") if "://" in storage else str(Path(storage).expanduser().absolute())
 
 
-class Config(BaseModel):
-    """Base of all configs: frozen, and unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
-
-
 ConfigType = TypeVar("ConfigType", bound=Config)
-
-
-class OptimizerConfig(Config):
-    """How weights are updated."""
-
-    name: Literal["sgd", "adamw", "muon"] = Field("muon", description="muon: Muon for convolution filters, SGD for head, norms and biases")
-    lr: Positive = Field(0.24, description="peak learning rate (muon: of the filters)")
-    momentum: Fraction = Field(0.6, description="sgd, muon")
-    nesterov: bool = Field(True, description="sgd, muon")
-    lr_scaling: Literal["none", "linear", "sqrt"] = Field(
-        "none",
-        description="how lr grows with the global batch: times (batch_size / reference_batch_size), or its root (muon: filters only)",
-    )
-    reference_batch_size: int = Field(256, ge=1, description="the global batch that lr is for, unless lr_scaling is none")
-    head_factor: Positive = Field(1.0, description="sgd, adamw: learning rate of the head as a multiple of lr")
-    bias_factor: Positive = Field(1.0, description="sgd, adamw: the same for norms and biases")
-    weight_decay: NonNegative = Field(0.0, description="sgd: L2; adamw: decoupled; unused by muon, which normalises its filters")
-    decoupled_decay: bool = Field(False, description="sgd: takes lr × weight_decay off the weights instead of changing gradients")
-    decay_biases: bool = Field(True, description="sgd, adamw: whether norms and biases decay too")
-    betas: tuple[Fraction, Fraction] = Field((0.9, 0.999), description="adamw")
-    head_lr: Positive = Field(0.67, description="muon: SGD rate of the head for each example; the step uses it times the global batch")
-    bias_lr: Positive = Field(0.053, description="muon: the same for norms and biases")
-    sgd_momentum: Fraction = Field(0.85, description="muon: momentum of head, norms and biases")
-    sgd_decay: NonNegative = Field(2e-6, description="muon: fraction of head, norms and biases that one example takes off at the peak rate")
-    clip_norm: Positive | None = Field(None, description="largest norm of all gradients together")
-
-    @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> Self:
-        if self.name != "adamw" and self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs momentum > 0; pass --optimizer.no-nesterov or a momentum")
-        return self
-
-
-class ScheduleConfig(Config):
-    """How the learning rate moves, step by step, as a factor of its peak."""
-
-    name: Literal["linear", "cosine", "one_cycle", "step", "constant"] = "linear"
-    warmup_epochs: NonNegative = Field(0.0, description="linear rise from 0 (one_cycle: the rising part)")
-    final_factor: Fraction = Field(0.0, description="factor at the last step (linear, cosine, one_cycle)")
-    step_epochs: Positive = Field(30.0, description="step: epochs between drops")
-    milestones: tuple[Positive, ...] = Field((), description="step: the epochs of the drops, instead of step_epochs")
-    step_factor: Positive = Field(0.1, description="step: factor of each drop")
 
 
 class AugmentationConfig(Config):
@@ -124,14 +76,6 @@ class AugmentationConfig(Config):
     def mixes(self) -> bool:
         """Whether images are mixed with others; labels are then shares of classes."""
         return self.mixup > 0 or self.cutmix > 0
-
-
-class AveragingConfig(Config):
-    """A running average of the weights and batch-norm statistics: that is then evaluated, kept and served."""
-
-    name: Literal["none", "ema", "lookahead"] = Field("none", description="lookahead: training goes on from the average, too")
-    decay: Fraction = Field(0.998, description="share that an update keeps of the average; for lookahead 0.5 is usual")
-    every_steps: int = Field(1, ge=1, description="steps between updates; for lookahead 5 is usual")
 
 
 class StartConfig(Config):
