@@ -71,6 +71,7 @@ def stream(images: StreamedImages, config: TrainConfig, plan: WorkerPlan, availa
     bytes_a_chunk = pictures.chunk * 3 * pictures.size_px**2
     dataset.context.target_max_block_size = 2 * bytes_a_chunk
     dataset.context.set_config(_FINGERPRINT, images.fingerprint)
+    dataset.context.raise_original_map_exception = True  # else its type is lost on the way
     dataset.context.enable_progress_bars = False
     dataset.context.print_on_execution_start = False
     limits = ExecutionResources(cpu=decoding_cpus, object_store_memory=_CHUNKS_AHEAD * bytes_a_chunk)
@@ -103,14 +104,6 @@ def fed_by_ray(splits: StreamedSplits) -> StreamedSplits:
             for block in shard.iter_batches(batch_size=None, prefetch_batches=1):
                 yield block["images"]
         except RayTaskError as error:
-            raise _reason(error) from None
+            raise (error.cause if isinstance(error.cause, CifarRayError) else error) from None
 
     return StreamedSplits(splits.name, dataclasses.replace(splits.train, feed=feed), splits.val, splits.test)
-
-
-def _reason(error: RayTaskError) -> BaseException:
-    """Our own error where a task raised one; Ray Data wraps it several times."""
-    cause: BaseException | None = error
-    while cause is not None and (isinstance(cause, RayTaskError) or not isinstance(cause, CifarRayError)):
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    return cause or error
