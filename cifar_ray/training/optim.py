@@ -34,38 +34,44 @@ class Muon(torch.optim.Optimizer):
         """Updates every filter bank that has a gradient."""
         del closure
         for group in self.param_groups:
+            directions: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
             for weights in group["params"]:
-                if weights.grad is None:
-                    continue
-                state = self.state[weights]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(weights)
-                average = state["momentum_buffer"].mul_(group["momentum"]).add_(weights.grad)
-                direction = weights.grad.add(average, alpha=group["momentum"]) if group["nesterov"] else average
-                weights.mul_(len(weights) ** 0.5 / weights.norm())
-                update = orthogonalize(direction.flatten(1)).view(weights.shape)
-                weights.add_(update.to(weights.dtype), alpha=-group["lr"])
+                if weights.grad is not None:
+                    direction = self._direction(weights, weights.grad, group)
+                    directions.setdefault(weights.shape, []).append((weights, direction))
+            for shape, banks in directions.items():  # those of one shape at once: a GPU would wait for each small product
+                updates = orthogonalize(torch.stack([direction.flatten(1) for _, direction in banks]))
+                for (weights, _), update in zip(banks, updates, strict=True):
+                    weights.mul_(len(weights) ** 0.5 / weights.norm())
+                    weights.add_(update.view(shape).to(weights.dtype), alpha=-group["lr"])
+
+    def _direction(self, weights: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
+        state = self.state[weights]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(weights)
+        average: Tensor = state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
+        return gradient.add(average, alpha=group["momentum"]) if group["nesterov"] else average
 
 
-def orthogonalize(matrix: Tensor, steps: int = 3) -> Tensor:
+def orthogonalize(matrices: Tensor, steps: int = 3) -> Tensor:
     """Moves all singular values towards 1 by a quintic Newton–Schulz iteration; the coefficients favour speed over precision.
 
     Args:
-        matrix: `[rows, columns]`.
+        matrices: `[…, rows, columns]`, each on its own.
         steps: iterations; after 3 singular values lie roughly in 0.5…1.5, unless they began below a few per cent of the norm.
 
     Returns:
         bfloat16, same shape.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x: Tensor = matrix.bfloat16()
-    x = x / (x.norm() + 1e-7)
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
+    x: Tensor = matrices.bfloat16()
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    tall = x.shape[-2] > x.shape[-1]
+    x = x.mT if tall else x
     for _ in range(steps):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.T if tall else x
+    return x.mT if tall else x
 
 
 class DecoupledSGD(torch.optim.SGD):

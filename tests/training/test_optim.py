@@ -29,6 +29,21 @@ def test_muon_moves_a_filter_bank_by_an_orthogonal_step_from_a_fixed_norm() -> N
     torch.testing.assert_close(weights.detach(), expected, atol=2e-3, rtol=0)
 
 
+def test_muon_moves_banks_of_one_shape_together_as_each_alone() -> None:
+    banks = [torch.randn(size, generator=torch.Generator().manual_seed(i)) for i, size in enumerate([(8, 4, 3, 3)] * 3 + [(4, 8, 3, 3)])]
+    gradients = [torch.randn_like(bank) for bank in banks]
+
+    def moved(chosen: list[int]) -> list[torch.Tensor]:
+        parameters = [nn.Parameter(banks[i].clone()) for i in chosen]
+        for parameter, i in zip(parameters, chosen, strict=True):
+            parameter.grad = gradients[i].clone()
+        Muon(parameters, lr=0.1, momentum=0.6, nesterov=True).step()
+        return [parameter.detach() for parameter in parameters]
+
+    for together, alone in zip(moved([0, 1, 2, 3]), [moved([i])[0] for i in range(4)], strict=True):
+        torch.testing.assert_close(together, alone, atol=2e-3, rtol=0)
+
+
 def test_muon_takes_the_filters_and_sgd_all_other_trained_weights() -> None:
     model = create_model("airnet", 10, 32)
     sgd, muon = create_optimizers(model, OptimizerConfig(), batch_size=2000)
