@@ -1,7 +1,7 @@
 """Training on pictures that stay in their files: how much memory, and how fast beside the same pictures held in memory.
 
     python benchmarks/streaming.py memory --gigabytes 5   # one epoch over a made-up tree; memory of every process of the job
-    python benchmarks/streaming.py speed --rounds 3       # held, streamed, held, streamed … over one smaller tree
+    python benchmarks/streaming.py speed --gigabytes 0.3 --width-px 320 --image-size 64   # held, streamed, held, streamed …
 
 The trees are made under $TMPDIR and removed at the end. Results in results/streaming.md.
 """
@@ -9,8 +9,8 @@ The trees are made under $TMPDIR and removed at the end. Results in results/stre
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -20,10 +20,23 @@ import time
 from collections import defaultdict
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
+import ray
+import torch
 from PIL import Image
+from ray.train.torch import TorchTrainer
+
+from cifar_ray.config import TrainConfig
+from cifar_ray.data import StreamedImages, StreamedSplits, load_splits, open_splits
+from cifar_ray.data.loader import Shard
+from cifar_ray.data.streamed import TrainingSplits
+from cifar_ray.recipes import small_cnn
+from cifar_ray.training.distributed import WorkerPlan, ray_cluster
+from cifar_ray.training.loop import Trainer
+from cifar_ray.training.stream import fed_by_ray, stream
 
 _CLASSES = 4
 _DISTINCT = 64  # pictures; the others are these with other bytes after their end
@@ -61,8 +74,9 @@ def train(tree: Path, work: Path, *flags: str) -> subprocess.Popen[str]:
 
 def private_bytes(process: psutil.Process) -> tuple[str, int, int]:
     """Kind of process, its memory that it shares with nobody, and its part of Ray's object store that it has touched."""
-    kind = " ".join(process.cmdline())[:40]
-    kind = "raylet" if "raylet/raylet" in kind else kind.split("(")[0].split(" ")[0] if kind.startswith("ray::") else "other"
+    command = " ".join(process.cmdline())
+    named = re.match(r"ray::[A-Za-z_]+", command)
+    kind = named[0] if named else "raylet" if "raylet/raylet" in command else "other"
     rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii")
     private = sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith(("Private_Clean", "Private_Dirty")))
     return kind, private * 1024, process.memory_info().shared
@@ -100,25 +114,51 @@ def memory(arguments: argparse.Namespace, work: Path) -> None:
 
 
 def speed(arguments: argparse.Namespace, work: Path) -> None:
-    """Images a second of whole epochs, held and streamed in turn."""
-    count = make_tree(work / "tree", int(arguments.gigabytes * 1e9), arguments.width_px)
-    print(f"{count:,} pictures of {arguments.width_px} px wide", flush=True)
-    found: dict[str, list[float]] = {"never": [], "always": []}
-    for number in range(arguments.rounds):
-        for stream, rates in found.items():
-            name = f"{stream}-{number}"
-            flags = ("--image-size", str(arguments.image_size), "--stream", stream, "--epochs", "3", "--name", name)
-            job = train(work / "tree", work, *flags, "--num-workers", str(arguments.num_workers))
-            output, _ = job.communicate()
-            assert job.returncode == 0, output
-            history = json.loads((work / "storage" / "runs" / name / "history.json").read_text())
-            rates.append(statistics.mean(epoch["images_per_s"] for epoch in history[1:]))  # the first starts processes
-            losses = ", ".join(f"{epoch['train_loss']:.6f}" for epoch in history)
-            print(f"{name}: {[round(epoch['images_per_s']) for epoch in history]} images/s, losses {losses}", flush=True)
-    for stream, rates in found.items():
-        print(f"--stream {stream}: {statistics.mean(rates):.0f} images/s, sd {statistics.stdev(rates):.0f}, n = {len(rates)}")
-    ratios = [streamed / held for held, streamed in zip(*found.values(), strict=True)]
-    print(f"streamed / held: {statistics.mean(ratios):.2f}, sd {statistics.stdev(ratios):.2f}")
+    """Images a second of whole epochs in one Ray Train worker, held and streamed in turn."""
+    count = make_tree(work / "few", int(arguments.gigabytes * 1e9), arguments.width_px)
+    os.environ["CIFAR_RAY_CACHE"] = str(work / "cache")
+    settings = {"dataset": "folder", "data_dir": str(work / "few"), "image_size": arguments.image_size, "batch_size": 128}
+    config = small_cnn().model_copy(update=settings | {"num_workers": 1})
+    splits = open_splits(config.model_copy(update={"stream": "always"}))
+    assert isinstance(splits.train, StreamedImages)
+    print(f"{count:,} pictures of {arguments.width_px} px wide, {len(splits.train):,} to train on at {arguments.image_size} px", flush=True)
+    with ray_cluster():
+        cpus = ray.cluster_resources()["CPU"]
+        plan, ingest = stream(splits.train, config, WorkerPlan(1, cpus, use_gpu=False), {"CPU": cpus})
+        job = {"config": config.model_dump(mode="json"), "rounds": arguments.rounds, "threads": (int(cpus), int(plan.cpus))}
+        run_config = ray.train.RunConfig(name="speed", storage_path=str(work / "storage"))
+        trainer = TorchTrainer(take_turns, train_loop_config=job, scaling_config=plan.scaling_config(), run_config=run_config, **ingest)
+        found: dict[str, list[float]] = trainer.fit().return_value
+    for name, rates in found.items():
+        print(f"{name}: {statistics.mean(rates):.0f} images/s, sd {statistics.stdev(rates):.0f}, each {[round(rate) for rate in rates]}")
+    held = next(iter(found.values()))
+    for name, rates in list(found.items())[1:]:
+        ratios = [rate / best for rate, best in zip(rates, held, strict=True)]
+        print(f"{name} / held: {statistics.mean(ratios):.2f}, sd {statistics.stdev(ratios):.2f}, n = {len(ratios)}")
+
+
+def take_turns(job: dict[str, Any]) -> dict[str, list[float]]:
+    """What the worker runs: an epoch of each kind, again and again; the first of each, which starts processes, is not counted."""
+    config = TrainConfig.model_validate(job["config"])
+    all_cpus, some_cpus = job["threads"]
+    splits = open_splits(config.model_copy(update={"stream": "always"}))
+    assert isinstance(splits, StreamedSplits)
+    here, streamed = splits, fed_by_ray(splits)
+    kinds: dict[str, tuple[TrainingSplits, int]] = {
+        f"held, {all_cpus} threads": (load_splits(config), all_cpus),
+        f"streamed, {some_cpus} threads": (streamed, some_cpus),
+        f"streamed, {all_cpus} threads": (streamed, all_cpus),
+        f"decoded by the worker itself, {all_cpus} threads": (here, all_cpus),
+    }
+    trainers = {name: Trainer(config, data, torch.device("cpu"), Shard()) for name, (data, _) in kinds.items()}
+    rates: dict[str, list[float]] = {name: [] for name in kinds}
+    for epoch in range(job["rounds"] + 1):
+        for name, (_, threads) in kinds.items():
+            torch.set_num_threads(threads)
+            start_s = time.perf_counter()
+            trainers[name].train_epoch(epoch, lambda *_: None)
+            rates[name].append(len(trainers[name].loader) / (time.perf_counter() - start_s))
+    return {name: found[1:] for name, found in rates.items()}
 
 
 def main() -> None:
@@ -127,7 +167,7 @@ def main() -> None:
     parser.add_argument("question", choices=("memory", "speed"))
     parser.add_argument("--gigabytes", type=float, default=5)
     parser.add_argument("--width-px", type=int, default=640)
-    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--image-size", type=int, default=192)
     parser.add_argument("--budget", default="500MB")
     parser.add_argument("--num-workers", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)

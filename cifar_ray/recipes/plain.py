@@ -66,7 +66,7 @@ def cnn_steplr() -> TrainConfig:
         batch_size=256,
         label_smoothing=0.05,
         optimizer=OptimizerConfig(name="adamw", lr=3e-3, weight_decay=0.02, lr_scaling="sqrt", reference_batch_size=256),
-        schedule=ScheduleConfig(name="step", milestones=(25, 40, 50, 56), step_factor=0.3, warmup_epochs=1),
+        schedule=ScheduleConfig(name="step", milestones=(25, 40, 50, 56), step_factor=0.3, warmup_epochs=0.5),
         augmentation=AugmentationConfig(flip="random", translate_px=3, rotate_deg=8, brightness=0.2, contrast=0.2, saturation=0.2),
     )
 
@@ -110,7 +110,7 @@ def vgg3() -> TrainConfig:
         batch_size=256,
         label_smoothing=0.0,
         optimizer=OptimizerConfig(name="adamw", lr=3e-3, weight_decay=0.02, lr_scaling="sqrt", reference_batch_size=256),
-        schedule=ScheduleConfig(name="step", milestones=(120, 200, 250), step_factor=0.2, warmup_epochs=1),
+        schedule=ScheduleConfig(name="step", milestones=(120, 200, 250), step_factor=0.2, warmup_epochs=0.5),
         augmentation=AugmentationConfig(flip="random", translate_px=4, rotate_deg=10),
         averaging=AveragingConfig(name="ema", decay=0.998),
     )

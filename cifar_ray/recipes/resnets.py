@@ -50,7 +50,7 @@ def wide_resnet28_10() -> TrainConfig:
         batch_size=128,
         label_smoothing=0.0,
         optimizer=OptimizerConfig(name="sgd", lr=0.1, momentum=0.9, weight_decay=5e-4, lr_scaling="linear", reference_batch_size=128),
-        schedule=ScheduleConfig(name="cosine", warmup_epochs=1),
+        schedule=ScheduleConfig(name="cosine", warmup_epochs=0.5),
         augmentation=AugmentationConfig(flip="random", translate_px=4, cutout_px=16, policy="autoaugment"),
     )
 
@@ -73,7 +73,7 @@ def resnet9_onecycle() -> TrainConfig:
         batch_size=512,
         label_smoothing=0.1,
         optimizer=OptimizerConfig(name="sgd", lr=0.4, momentum=0.9, weight_decay=5e-4, lr_scaling="linear", reference_batch_size=512),
-        schedule=ScheduleConfig(name="one_cycle", warmup_epochs=5),
+        schedule=ScheduleConfig(name="one_cycle"),
         augmentation=AugmentationConfig(flip="random", translate_px=4, cutout_px=8),
     )
 

@@ -19,7 +19,7 @@ from ray.exceptions import RayTaskError
 
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.streamed import PictureFiles, StreamedImages, StreamedSplits
-from cifar_ray.errors import CifarRayError, DataError
+from cifar_ray.errors import DataError
 
 if TYPE_CHECKING:
     from cifar_ray.training.distributed import WorkerPlan
@@ -104,6 +104,8 @@ def fed_by_ray(splits: StreamedSplits) -> StreamedSplits:
             for block in shard.iter_batches(batch_size=None, prefetch_batches=1):
                 yield block["images"]
         except RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, CifarRayError) else error) from None
+            if not isinstance(error.cause, DataError):
+                raise
+            raise DataError(str(error.cause).partition("\n")[0]) from None  # Ray Data adds lines on retries
 
     return StreamedSplits(splits.name, dataclasses.replace(splits.train, feed=feed), splits.val, splits.test)
