@@ -103,7 +103,7 @@ def ordinary(job: Job) -> float:
             loss = F.cross_entropy(model(inputs), labels, label_smoothing=config.label_smoothing)
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             for optimizer in optimizers:
                 optimizer.step()
 

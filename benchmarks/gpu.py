@@ -1,0 +1,132 @@
+"""The single checks of `benchmarks/gpu.sh`; each ends with one line that sums it up. They run on a CPU too, where there is no GPU.
+
+python benchmarks/gpu.py precision DIR [--precision bf16] [--images N]    does it learn, and how fast
+python benchmarks/gpu.py time DIR [--seeds 10] [--images N]               accuracy and time of the default recipe, without Ray
+python benchmarks/gpu.py collective                                       NCCL, or gloo
+python benchmarks/gpu.py peer-data DIR OUT                                the same images as the files that airbench reads
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from cifar_ray.config import TrainConfig, parse_config
+from cifar_ray.data import load_splits
+from cifar_ray.data.dataset import DatasetSplits, ImageDataset
+from cifar_ray.data.loader import Shard
+from cifar_ray.training.loop import Trainer
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+TARGET = 0.94
+
+
+def main() -> None:
+    """Runs one check."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("check", choices=["precision", "time", "collective", "peer-data"])
+    parser.add_argument("folder", nargs="?")
+    parser.add_argument("out", nargs="?", type=Path)
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--images", type=int, help="only so many of the training images")
+    options = parser.parse_args()
+    if options.check == "collective":
+        collective()
+        return
+    config = parse_config(TrainConfig, {"dataset": "folder", "data_dir": options.folder, "val_fraction": 0, "precision": options.precision})
+    splits = shortened(load_splits(config), options.images)
+    if options.check == "peer-data":
+        write_peer_data(splits, options.out)
+    elif options.check == "precision":
+        learn(config, splits)
+    else:
+        time_to_accuracy(config, splits, options.seeds)
+
+
+def shortened(splits: DatasetSplits, images: int | None) -> DatasetSplits:
+    """The first training images only; of the test images as many."""
+    if images is None or splits.test is None:
+        return splits
+    train, test = (ImageDataset(part.images[:images], part.labels[:images], part.class_names) for part in (splits.train, splits.test))
+    return DatasetSplits(splits.name, train, None, test)
+
+
+def run(config: TrainConfig, splits: DatasetSplits) -> tuple[float, float, float]:
+    """A whole training.
+
+    Returns:
+        Seconds from the first step to the last prediction, set-up of the network included and the images already on the device;
+        test accuracy with views averaged; images a second of the last epoch.
+    """
+    assert splits.test is not None
+    trainer = Trainer(config, splits, DEVICE, Shard())
+    synchronize()
+    started = time.perf_counter()
+    for epoch in range(config.epochs):
+        begun = time.perf_counter()
+        trainer.train_epoch(epoch, lambda *_: None)
+        synchronize()
+        rate = len(splits.train) / (time.perf_counter() - begun)
+    accuracy = trainer.evaluate(splits.test, config.test_time_augmentation).accuracy
+    return time.perf_counter() - started, accuracy, rate
+
+
+def learn(config: TrainConfig, splits: DatasetSplits) -> None:
+    """Two epochs must be better than chance by far."""
+    seconds, accuracy, rate = run(config.model_copy(update={"epochs": 2}), splits)
+    print(f"{config.precision} on {DEVICE}: {accuracy:.2%} after 2 epochs in {seconds:.1f} s, {rate:,.0f} images/s")
+    if accuracy < 2 / splits.train.num_classes:
+        raise SystemExit(f"it does not learn: {accuracy:.2%}")
+
+
+def time_to_accuracy(config: TrainConfig, splits: DatasetSplits, seeds: int) -> None:
+    """The whole recipe, once a seed; the first one warms up and is not counted."""
+    runs = []
+    for seed in range(-1, seeds):
+        runs.append(run(config.model_copy(update={"seed": seed % 2**31}), splits))
+        print(f"seed {seed}: {runs[-1][0]:.2f} s, {runs[-1][1]:.2%}, {runs[-1][2]:,.0f} images/s", flush=True)
+    seconds, accuracies, rates = zip(*runs[1:], strict=True)
+    spread = statistics.stdev(seconds) if seeds > 1 else 0.0
+    reached = sum(accuracy >= TARGET for accuracy in accuracies)
+    print(
+        f"{statistics.mean(seconds):.2f} s (sd {spread:.2f}), {statistics.mean(accuracies):.2%} "
+        f"({min(accuracies):.2%}…{max(accuracies):.2%}; {reached} of {seeds} reach {TARGET:.0%}), "
+        f"{statistics.mean(rates):,.0f} images/s on {DEVICE}"
+    )
+
+
+def collective() -> None:
+    """A sum over a group of one: the library loads, and finds its device."""
+    backend = "nccl" if DEVICE.type == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method="tcp://127.0.0.1:29555", rank=0, world_size=1)
+    value = torch.ones(1 << 20, device=DEVICE)
+    dist.all_reduce(value)
+    synchronize()
+    dist.destroy_process_group()
+    print(f"{backend}: sum of one worker {value.mean().item():g}")
+
+
+def write_peer_data(splits: DatasetSplits, folder: Path) -> None:
+    """`cifar10/train.pt` and `test.pt` as airbench writes them after its download: uint8 images `[N, H, W, 3]`, labels, class names."""
+    target = folder / "cifar10"
+    target.mkdir(parents=True, exist_ok=True)
+    for name, part in splits:
+        values = {"images": torch.tensor(part.images), "labels": torch.tensor(part.labels), "classes": list(part.class_names)}
+        torch.save(values, target / f"{name}.pt")
+    print(f"{target}: {', '.join(f'{len(part):,} {name}' for name, part in splits)}")
+
+
+def synchronize() -> None:
+    """Waits for the GPU."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()
