@@ -107,10 +107,11 @@ class TrainLoader:
         check_batch_size(batch_size, len(dataset), shard.world_size)
         self._source: _Held | _Arriving
         if isinstance(dataset, StreamedImages):
-            self._source, self.labels = _Arriving(dataset, device), torch.from_numpy(dataset.labels).to(device)
+            self.labels = torch.from_numpy(dataset.labels).to(device)
+            self._source = _Arriving(dataset, self.labels)
         else:
             images, self.labels = resident(dataset, device)
-            self._source = _Held(images)
+            self._source = _Held(images, self.labels)
         self.image_size_px = dataset.image_size_px
         self.steps_per_epoch = steps_per_epoch(len(dataset), batch_size)
         self.micro_batch_size = micro_batch_size
@@ -169,12 +170,11 @@ class TrainLoader:
         return -(-share // (self.micro_batch_size or share))
 
     def _pieces(self, indices: Tensor, drawn: Augmentation, share: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        images, places = self._source.take(indices)
-        labels = self.labels[indices]
+        images, labels, rows = self._source.take(indices)
         for number in range(count):
             part = Shard(number, count).slice(share)
             part = slice(part.start, part.stop + self.augmentation.mixes)
-            yield self.augment(images, places[part], labels[part], drawn[part])
+            yield self.augment(images, labels, rows[part], drawn[part])
 
     def _generator(self, stream: int, position: int = 0) -> torch.Generator:
         """A generator of its own for each purpose and position, so that nothing depends on what was drawn before."""
@@ -185,41 +185,43 @@ class TrainLoader:
 class _Held:
     """Images in memory: any can be taken at any time."""
 
-    def __init__(self, images: Tensor) -> None:
-        self._images = images
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self._images, self._labels = images, labels
 
     def sample(self, count: int) -> Tensor:
+        """As `TrainLoader.sample`."""
         return self._images[:count]
 
     def expect(self, shares: Iterable[Tensor]) -> None:
         """Nothing needs to be done."""
 
-    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Images, uint8 `[M, H, W, 3]`, and where in them those at `indices` are, int64 `[n]`."""
-        return self._images, indices
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, uint8 `[M, H, W, 3]`, and labels, int64 `[M]`, and where in them those at `indices`, int64 `[n]`, are."""
+        return self._images, self._labels, indices
 
 
 class _Arriving:
     """Images that are streamed: what is expected is taken once, in this order."""
 
-    def __init__(self, dataset: StreamedImages, device: torch.device) -> None:
-        self._dataset, self._device = dataset, device
+    def __init__(self, dataset: StreamedImages, labels: Tensor) -> None:
+        self._dataset, self._labels = dataset, labels
         self._blocks: Iterator[npt.NDArray[np.uint8]] = iter(())
         self._rest = np.empty((0, dataset.image_size_px, dataset.image_size_px, 3), np.uint8)
 
     def sample(self, count: int) -> Tensor:
-        size_px = self._dataset.image_size_px
-        count = min(len(self._dataset), max(1, count * _WHOLE_SAMPLE_PX**2 // max(_WHOLE_SAMPLE_PX, size_px) ** 2))
+        """As `TrainLoader.sample`."""
+        size_px = max(_WHOLE_SAMPLE_PX, self._dataset.image_size_px)
+        count = min(len(self._dataset), max(1, count * _WHOLE_SAMPLE_PX**2 // size_px**2))
         rows = np.arange(count) * len(self._dataset) // count
-        return torch.from_numpy(self._dataset.pictures.read(rows)).to(self._device)
+        return torch.from_numpy(self._dataset.pictures.read(rows)).to(self._labels.device)
 
     def expect(self, shares: Iterable[Tensor]) -> None:
-        """Asks for a whole epoch."""
+        """Asks for a whole epoch, int64 `[n]` a step, which `take` will be given."""
         self._rest = self._rest[:0]
         self._blocks = self._dataset.feed(torch.cat(list(shares)).numpy())
 
-    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """As `_Held.take`; `indices` must be the next that are expected."""
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `_Held.take`; only these images are there."""
         images = np.empty((len(indices), *self._rest.shape[1:]), np.uint8)
         done = 0
         while done < len(images):
@@ -228,7 +230,8 @@ class _Arriving:
             count = min(len(images) - done, len(self._rest))
             images[done : done + count], self._rest = self._rest[:count], self._rest[count:]
             done += count
-        return torch.from_numpy(images).to(self._device), torch.arange(len(images), device=self._device)
+        device = self._labels.device
+        return torch.from_numpy(images).to(device), self._labels[indices], torch.arange(len(images), device=device)
 
 
 class EvaluationLoader:
