@@ -1,13 +1,14 @@
 # Everything a fresh machine needs: Python 3.11 or newer and make.
 #   make          sets up .venv            make demo    trains, keeps and serves a model on built-in images
 #   make test     lint, types, tests       make serve   serves the models in ./storage
+#   make test-slow  longer tests           make test-web  the page in Chromium
 #   make test-abuse  hostile requests      make audit   known weaknesses of the locked packages
 PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv
 
 .DEFAULT_GOAL := setup
-.PHONY: setup lock format lint test test-fast test-web test-abuse audit demo serve clean
+.PHONY: setup lock format lint test test-fast test-slow test-web test-abuse audit demo serve clean
 
 setup: .venv/.installed
 	@echo "ready: . .venv/bin/activate, or see 'make demo' and README.md"
@@ -41,7 +42,11 @@ test: lint
 
 # without the tests that start Ray
 test-fast: setup
-	$(BIN)/python -m pytest -m "not (ray or web or abuse)"
+	$(BIN)/python -m pytest -m "not (ray or web or abuse or slow)"
+
+# what would take `make test` over its ten minutes
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
 
 # the page in Chromium; a minute
 test-web: setup

@@ -1,5 +1,6 @@
 """Shared fixtures. The one local Ray cluster is started when the first test needs it."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ def ray_cluster(own_cache: Path) -> Iterator[None]:
     """A cluster of two CPUs on this machine, shared by all tests marked `ray`."""
     import ray
 
+    os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # as for a cluster that training starts itself
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     yield
     ray.shutdown()

@@ -228,6 +228,8 @@ def ray_cluster() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    # nobody takes this machine away with a warning, as clouds do, and the process that listens for it takes seconds to start
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
     try:
         yield

@@ -42,8 +42,12 @@ def run(splits: DatasetSplits, **changes: object) -> tuple[FitResult, list[Epoch
     return result, reports, weights
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
-@pytest.mark.parametrize("optimizer", [{"name": "adamw", "lr": 0.01}, {"name": "sgd", "lr": 0.1, "momentum": 0.9, "clip_norm": 1.0}])
+ADAMW = {"name": "adamw", "lr": 0.01}
+SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "clip_norm": 1.0}
+
+
+# fp16, which CPUs only imitate, takes a quarter of a minute
+@pytest.mark.parametrize(("precision", "optimizer"), [("fp32", ADAMW), ("bf16", ADAMW), ("fp32", SGD), ("bf16", SGD), ("fp16", SGD)])
 def test_training_learns_what_can_be_learned(stripes: DatasetSplits, precision: str, optimizer: dict) -> None:
     result, reports, _ = run(stripes, precision=precision, optimizer=optimizer, epochs=6)
     assert result.metrics["test_accuracy"] > 0.9

@@ -52,6 +52,7 @@ def streamed(job: TrainConfig) -> TrainedRun:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_two_workers_that_stream_train_as_one_does_in_memory_and_count_each_image_once(
     ray_cluster: None, folder: Path, tmp_path: Path
 ) -> None:
