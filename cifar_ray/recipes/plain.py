@@ -31,7 +31,7 @@ def small_cnn() -> TrainConfig:
 @recipe(
     parameters=94_538,
     flops=20_646_400,
-    accuracy="99 % here, of 180 images",
+    accuracy="98 % here, of 179 images",
     space=_ADAMW_SPACE | AUGMENTATION_SPACE,
 )
 def digits() -> TrainConfig:
