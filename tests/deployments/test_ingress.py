@@ -247,15 +247,19 @@ def test_the_limit_holds_while_reading_a_body_without_a_length(
     send: Send, monkeypatch: pytest.MonkeyPatch, path: str, content_type: str, limit: int
 ) -> None:
     monkeypatch.setattr(answers, "_LINGER_S", 0.01)
+    taken = 0
 
     async def unfinished() -> AsyncIterator[bytes]:
         """More than is allowed, and then nothing for longer than the server waits."""
+        nonlocal taken
         yield b'--y\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
         for _ in range(limit // 2**20 + 2):
+            taken += 2**20
             yield bytes(2**20)
         await asyncio.sleep(3600)
 
     problem(send("POST", path, content=unfinished(), headers={"content-type": content_type}), 413)
+    assert taken <= limit + 2**21
 
 
 def test_in_a_batch_a_bad_picture_gets_its_own_error_and_the_others_their_answers(
