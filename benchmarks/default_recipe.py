@@ -22,6 +22,7 @@ import tyro
 from torch import Tensor
 
 from cifar_ray import cli
+from cifar_ray.compute import prepare_process
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data import load_splits
 from cifar_ray.data.dataset import DatasetSplits
@@ -51,7 +52,7 @@ def main(
     if measure == "accuracy":
         report_accuracy(config, splits, seeds)
     else:
-        torch.set_num_threads(threads)
+        prepare_process(threads)
         report_speed(config, splits, rounds)
     return 0
 

@@ -13,6 +13,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from cifar_ray import cli
+from cifar_ray.compute import prepare_process
 from cifar_ray.config import Positive, StartConfig, TrainConfig
 from cifar_ray.data import load_splits
 from cifar_ray.data.dataset import DatasetSplits
@@ -67,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             bar.set_description(f"lr {rate:.2g} loss {loss:.3f}", refresh=False)
             bar.update(number - bar.n)
 
+        prepare_process()
         test = run_range_test(
             config,
             splits,

@@ -21,6 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from cifar_ray.compute import prepare_process
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.data.loader import Shard
@@ -60,6 +61,7 @@ class Job:
 
 def ours(job: Job) -> float:
     """Our loop, without Ray."""
+    prepare_process()
     trainer = Trainer(job.config, job.splits(), torch.device("cpu"), Shard())
     return job.rate([timed(trainer.train_epoch, epoch, _unheard) for epoch in range(job.epochs)])
 
@@ -134,6 +136,7 @@ def image_folder(job: Job) -> Iterator[Path]:
 
 def ceiling(job: Job) -> None:
     """Prints what part of a training step is convolutions, and what else takes time."""
+    prepare_process()
     trainer = Trainer(job.config, job.splits(), torch.device("cpu"), Shard())
     trainer.train_epoch(0, _unheard)
     with profile(activities=[ProfilerActivity.CPU]) as recorded:

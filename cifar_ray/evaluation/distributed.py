@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import ray
-import torch
 from ray.exceptions import RayActorError, RayTaskError
 from ray.util import ActorPool
 
+from cifar_ray.compute import prepare_process
 from cifar_ray.config import EngineName, PrecisionName
 from cifar_ray.data import ImageDataset
 from cifar_ray.errors import CifarRayError, DataError, ResourceError
@@ -80,7 +80,7 @@ class _Scorer:
         engine: EngineName,
         threads: int,
     ) -> None:
-        torch.set_num_threads(threads)
+        prepare_process(threads)
         self._bundle, self._config, self._split, self._fingerprint = job
         self._spoil_every, self._precision, self._engine = spoil_every, precision, engine
         self._ready: tuple[Predictor, ImageDataset] | None = None

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from ray import train
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch import get_device as get_ray_device
@@ -23,6 +22,7 @@ from ray.util.queue import Empty, Queue
 from safetensors.torch import load as parse_weights
 from safetensors.torch import save_file as write_weights
 
+from cifar_ray.compute import prepare_process
 from cifar_ray.config import TrainConfig, parse_config, to_yaml
 from cifar_ray.data import StreamedImages, StreamedSplits, open_splits
 from cifar_ray.data.loader import Shard
@@ -187,7 +187,7 @@ def train_worker(job: dict[str, Any]) -> FitResult:
     queue: Queue = job["queue"]
     context = train.get_context()
     rank = context.get_world_rank()
-    torch.set_num_threads(job["threads"])
+    prepare_process(job["threads"])
     last_message_s = 0.0
 
     def on_step(epoch: int, done: int, steps: int) -> None:

@@ -22,6 +22,7 @@ from ray.train.torch import get_device as get_ray_device
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 
+from cifar_ray.compute import prepare_process
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data import load_splits
 from cifar_ray.data.dataset import DatasetSplits
@@ -117,7 +118,7 @@ def train_trial(work: dict[str, Any]) -> None:
     else:
         report, shard = train.report, Shard(train.get_context().get_world_rank(), train.get_context().get_world_size())
     device = get_ray_device()
-    torch.set_num_threads(work["threads"])
+    prepare_process(work["threads"])
     files = FileTree(work["storage"], work["folder"])
     if shard.rank == 0 and not work["in_process"]:
         files.replace(WORKERS_FILE, get_current_placement_group().id.hex().encode())
