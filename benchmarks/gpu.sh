@@ -24,11 +24,13 @@ check() { # name, command…: a row of the table is the last line that the comma
 cut=${IMAGES:+--images $IMAGES}
 for precision in bf16 fp16 fp32; do check "$precision" "$python" benchmarks/gpu.py precision "$data" --precision $precision $cut; done
 check nccl "$python" benchmarks/gpu.py collective
-check ours "$python" benchmarks/gpu.py time "$data" --seeds "${SEEDS:-10}" $cut
+check eager "$python" benchmarks/gpu.py time "$data" --seeds "${SEEDS:-10}" $cut
+check compiled "$python" benchmarks/gpu.py time "$data" --seeds "${SEEDS:-10}" --compile default $cut
+check ours "$python" benchmarks/gpu.py time "$data" --seeds "${SEEDS:-10}" --compile max-autotune $cut
 if [ -n "${PEER:-}" ]; then
   "$python" benchmarks/gpu.py peer-data "$data" "$out/peer"
   check peer env -C "$out/peer" "$python" "$(realpath "$PEER")"
-  check ours-again "$python" benchmarks/gpu.py time "$data" --seeds "${SEEDS:-10}" $cut
+  check ours-again "$python" benchmarks/gpu.py time "$data" --seeds "${SEEDS:-10}" --compile max-autotune $cut
 fi
 check ray-train "$python" -m cifar_ray.train --data-dir "$data" --epochs "${EPOCHS:-8}" --storage "$out/storage"
 echo

@@ -22,6 +22,7 @@ __all__ = ["AveragingConfig", "Config", "OptimizerConfig", "Positive", "Schedule
 DatasetName = Literal["cifar10", "cifar100", "digits", "folder"]
 ResizePolicy = Literal["pad", "crop"]
 PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
+CompileMode = Literal["none", "default", "max-autotune"]
 EngineName = Literal["auto", "torch", "openvino", "openvino-int8"]
 TestTimeAugmentation = Literal["none", "mirror", "mirror_shift"]
 
@@ -143,6 +144,10 @@ class TrainConfig(Config):
         "mirror_shift", description="views averaged for the second test figure; none leaves it out"
     )
     precision: PrecisionName = Field("auto", description="auto: bf16 where the hardware has it, else fp16 on a GPU, else fp32")
+    compile: CompileMode = Field(
+        "none",
+        description="torch.compile, for GPUs: default fuses operations, max-autotune also searches kernels and records CUDA graphs",
+    )
     seed: int = Field(0, ge=0, le=2**31 - 1)
     num_workers: int | None = Field(None, ge=1, le=4096, description="default: one a GPU, or one with all CPU cores")
     patience: int | None = Field(None, ge=1, description="stop after this many epochs without a better validation accuracy")

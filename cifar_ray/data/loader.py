@@ -138,6 +138,16 @@ class TrainLoader:
         share = -(-len(self) // (self.steps_per_epoch * self.shard.world_size))
         return self._count_pieces(share)
 
+    @property
+    def piece_sizes(self) -> list[int]:
+        """How many images this worker's micro-batches have: all numbers that occur, the largest first."""
+        batches = {len(range(len(self))[Shard(step, self.steps_per_epoch).slice(len(self))]) for step in range(self.steps_per_epoch)}
+        sizes = set()
+        for share in (len(range(size)[self.shard.slice(size)]) for size in batches):
+            count = self._count_pieces(share)
+            sizes |= {len(range(share)[Shard(number, count).slice(share)]) for number in range(count)}
+        return sorted(sizes, reverse=True)
+
     def sample(self, count: int) -> Tensor:
         """Some training images, uint8 `[N, H, W, 3]` on the device: the first `count` of those in memory.
 

@@ -25,6 +25,7 @@ from cifar_ray.store import Architecture, Bundle
 from cifar_ray.store.gallery import Judged
 from cifar_ray.training.averaging import WeightAverage
 from cifar_ray.training.collective import average_buffers, sum_over_workers
+from cifar_ray.training.compiled import compiled, warm_up
 from cifar_ray.training.evaluate import evaluate, gather_logits
 from cifar_ray.training.optim import create_optimizers, learning_rate_factor, scale_rates, set_learning_rate
 from cifar_ray.training.reports import Confusion, EpochReport, FitResult
@@ -77,6 +78,7 @@ class Trainer:
             scale_rates(self.optimizers, rate_factors(self.model, config.start.stage_decay))
         self.average = WeightAverage(self.model, config.averaging) if config.averaging.name != "none" else None
         self.scaler = self.precision.grad_scaler()
+        self._compiled = compiled(self.model, config.compile)
         self.parallel = self._wrap()
         self._stem_frozen = False
 
@@ -98,8 +100,19 @@ class Trainer:
     def _wrap(self) -> nn.Module:
         """The network as DDP sees it; made anew when the set of trained weights changes."""
         if self.shard.world_size == 1:
-            return self.model
-        return DistributedDataParallel(self.model, broadcast_buffers=False, gradient_as_bucket_view=True)
+            return self._compiled
+        return DistributedDataParallel(self._compiled, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def warm_up(self) -> None:
+        """Compiles the network, where it is to be, so that no epoch waits for that.
+
+        Raises:
+            ConfigError: if it cannot be compiled here.
+        """
+        if self.config.compile != "none":
+            sizes, side = self.loader.piece_sizes, self.loader.image_size_px
+            pieces = (torch.zeros(size, side, side, 3, dtype=torch.uint8, device=self.device) for size in sizes)
+            warm_up(self._compiled, self.model, map(self.normalization, pieces), self.precision)
 
     def train_epoch(self, epoch: int, on_step: OnStep) -> tuple[float, float]:
         """Trains on every image once.
@@ -214,6 +227,7 @@ def fit(
         TrainingError: if the loss is no longer finite.
     """
     trainer = Trainer(config, splits, device, shard, parent)
+    trainer.warm_up()
     started = time.perf_counter()
     best: EpochReport | None = None
     kept: Weights = {}

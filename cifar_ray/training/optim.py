@@ -112,11 +112,11 @@ def create_optimizers(model: nn.Module, config: OptimizerConfig, batch_size: int
     """
     lr = peak_learning_rate(config, batch_size)
     if config.name == "adamw":
-        return [torch.optim.AdamW(_groups(model, config, lr), lr=lr, betas=config.betas)]
+        return [torch.optim.AdamW(_groups(model, config, lr), lr=lr, betas=config.betas, fused=_on_gpu(model))]
     if config.name == "sgd":
         groups = _groups(model, config, lr)
         if not config.decoupled_decay:
-            return [_sgd(groups, lr, config.momentum, config.nesterov, weight_decay=0.0)]
+            return [_sgd(groups, lr, config.momentum, config.nesterov, fused=_on_gpu(model))]
         groups = [group | {"weight_decay": 0.0, "decay": group["weight_decay"]} for group in groups]
         return [DecoupledSGD(groups, lr=lr, momentum=config.momentum, nesterov=config.nesterov)]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -127,7 +127,7 @@ def create_optimizers(model: nn.Module, config: OptimizerConfig, batch_size: int
     for params, rate in ((matrices, config.head_lr), (vectors, config.bias_lr)):
         rate_of_batch = rate * batch_size
         groups.append({"params": params, "lr": rate_of_batch, "weight_decay": config.sgd_decay * batch_size / rate_of_batch})
-    sgd = _sgd(groups, config.head_lr * batch_size, config.sgd_momentum, nesterov=config.sgd_momentum > 0, weight_decay=0.0)
+    sgd = _sgd(groups, config.head_lr * batch_size, config.sgd_momentum, config.sgd_momentum > 0, fused=_on_gpu(model))
     return [sgd, Muon(filters, lr, config.momentum, config.nesterov)] if filters else [sgd]
 
 
@@ -143,8 +143,13 @@ def _groups(model: nn.Module, config: OptimizerConfig, lr: float) -> list[dict[s
     return [{"params": params, "lr": factor * lr, "weight_decay": decay} for (factor, decay), params in found.items()]
 
 
-def _sgd(params: Any, lr: float, momentum: float, nesterov: bool, weight_decay: float) -> torch.optim.SGD:
-    return torch.optim.SGD(params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
+def _sgd(params: Any, lr: float, momentum: float, nesterov: bool, fused: bool) -> torch.optim.SGD:
+    return torch.optim.SGD(params, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
+
+
+def _on_gpu(model: nn.Module) -> bool:
+    """Whether one kernel may update all weights; on a CPU fused SGD would not see fp16's overflows."""
+    return next(model.parameters()).is_cuda
 
 
 def scale_rates(optimizers: Iterable[torch.optim.Optimizer], factors: Mapping[nn.Parameter, float]) -> None:
