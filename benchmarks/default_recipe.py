@@ -32,6 +32,7 @@ from cifar_ray.training.distributed import train_on_ray
 from cifar_ray.training.loop import Trainer
 from cifar_ray.training.optim import create_optimizers, set_learning_rate
 from cifar_ray.training.progress import ConsoleProgress
+from cifar_ray.training.run import Run
 
 BATCH_SIZE = 2000
 STEPS_A_ROUND = 4
@@ -63,7 +64,7 @@ def report_accuracy(config: TrainConfig, splits: DatasetSplits, seeds: int) -> N
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as storage:
             job = config.model_copy(update={"seed": seed, "storage": storage, "name": f"seed-{seed}"})
-            run = train_on_ray(job, ConsoleProgress(job.epochs, len(splits.train)))
+            run = train_on_ray(Run(job), ConsoleProgress(job.epochs, len(splits.train)))
         metrics = run.result.metrics
         training_s = sum(len(splits.train) / report.images_per_s for report in run.history)
         rows.append((100 * metrics["test_accuracy"], 100 * metrics["test_accuracy_tta"], training_s, run.result.train_seconds))

@@ -76,7 +76,6 @@ def run(config: TrainConfig, splits: DatasetSplits) -> tuple[float, float, float
     """
     assert splits.test is not None
     trainer = Trainer(config, splits, DEVICE, Shard())
-    trainer.warm_up()
     synchronize()
     started = time.perf_counter()
     if isinstance(trainer.model, DataInitialized):  # once more, for the clock

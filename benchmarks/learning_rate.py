@@ -24,7 +24,7 @@ from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.data.loader import Shard
 from cifar_ray.errors import TrainingError
 from cifar_ray.recipes import get_recipe
-from cifar_ray.training.loop import fit
+from cifar_ray.training.fit import fit
 from cifar_ray.training.lr_range import run_range_test
 
 CPU = torch.device("cpu")

@@ -34,9 +34,10 @@ from cifar_ray.data import StreamedImages, StreamedSplits, load_splits, open_spl
 from cifar_ray.data.loader import Shard
 from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.recipes import small_cnn
-from cifar_ray.training.distributed import WorkerPlan, ray_cluster
+from cifar_ray.training.distributed import ray_cluster
 from cifar_ray.training.loop import Trainer
 from cifar_ray.training.stream import fed_by_ray, stream
+from cifar_ray.training.workers import WorkerPlan
 
 _CLASSES = 4
 _DISTINCT = 64  # pictures; the others are these with other bytes after their end

@@ -13,8 +13,8 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from pydantic import Field, ValidationError
 
-from cifar_ray.config import Config, StartConfig, TrainConfig, describe, parse_config, read_yaml, resolve_storage
-from cifar_ray.errors import CifarRayError, ConfigError, TrainingError
+from cifar_ray.config import Config, StartConfig, TrainConfig, default_storage, describe, parse_config, read_yaml, resolve_storage
+from cifar_ray.errors import CifarRayError, ConfigError, Interrupted, TrainingError
 from cifar_ray.recipes import default_recipe, get_recipe
 from cifar_ray.storage import FileTree
 
@@ -35,7 +35,7 @@ def run(main: Callable[[], int]) -> int:
     """Runs a verb: a user's mistake becomes one line on stderr, never a traceback.
 
     Returns:
-        What `main` returns; 2 for a user's mistake, 1 for a failed training, 130 after Ctrl-C.
+        What `main` returns; 2 for a user's mistake, 1 for a failed training, 130 after Ctrl-C, 143 after SIGTERM.
     """
     try:
         return main()
@@ -45,6 +45,9 @@ def run(main: Callable[[], int]) -> int:
     except CifarRayError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        return 128 + stop.signal_number
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -95,7 +98,16 @@ class Tracked(Config):
     track: str = Field("", description="log the run besides: tensorboard, mlflow ($MLFLOW_TRACKING_URI), or both with a comma")
 
 
-class TrainCommand(TrainConfig, Tracked):
+class Resumable(Tracked):
+    """What those add besides that train one model."""
+
+    resume: str = Field(
+        "auto",
+        description="auto: the same command with the same --name goes on with an unfinished run; never; or NAME, the run to go on with",
+    )
+
+
+class TrainCommand(TrainConfig, Resumable):
     """Trains an image classifier on every GPU (or CPU) you have, keeps it in the model store, and says how good it is.
 
     Defaults come from a recipe; --config FILE.yaml changes them, and flags change both.
@@ -108,8 +120,19 @@ class TrainCommand(TrainConfig, Tracked):
 
 
 def parse_train_command(argv: Sequence[str] | None, prog: str) -> TrainCommand:
-    """`parse_over_recipe` for training."""
-    return parse_over_recipe(TrainCommand, argv, prog)
+    """`parse_over_recipe` for training; `--resume NAME` brings the settings of that run.
+
+    Raises:
+        ConfigError: as `parse_over_recipe`, or if there is no such run.
+    """
+    flags = peek(argv, ("--resume", "--storage"))
+    run = flags.get("resume", "auto")
+    if run in ("auto", "never"):
+        return parse_over_recipe(TrainCommand, argv, prog)
+    from cifar_ray.training.run import saved_settings  # brings torch
+
+    saved = saved_settings(run, resolve_storage(flags.get("storage") or default_storage()))
+    return parse_over_recipe(TrainCommand, argv, prog, saved)
 
 
 def parse_over_recipe(

@@ -13,6 +13,8 @@ CifarRayError
 ├── TrainingError           a training job failed for a reason that is not the user's mistake
 └── MissingDependencyError  an optional package is needed; the message names the extra to install
 
+`Interrupted` stands beside the tree: nothing failed, and it must pass where errors are handled.
+
 Every message is one line that says what, where and what to do. These classes know nothing of HTTP or of
 exit codes: `deployments.ingress` and `cifar_ray.cli` hold those tables.
 """
@@ -72,3 +74,15 @@ class TrainingError(CifarRayError):
 
 class MissingDependencyError(CifarRayError):
     """An optional package is not installed. The message names the extra: `pip install 'cifar-ray[NAME]'`."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal ended a job. The message says how to go on.
+
+    Attributes:
+        signal_number: which.
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number

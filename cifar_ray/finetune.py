@@ -38,7 +38,7 @@ _LEAST_STEPS = 8  # an epoch
 _RATES = ("lr", "head_lr", "bias_lr")
 
 
-class FinetuneCommand(TrainConfig, cli.Tracked):
+class FinetuneCommand(TrainConfig, cli.Resumable):
     """Goes on from a model's weights on other classes or images, and keeps the result as a new model that names its parent.
 
     Data, optimizer and seed are those of the parent's own training, at a part of its learning rate; flags change them.
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_batch_size(fitting, len(splits.train), command.num_workers or 1)
     config = job.named(command.model_copy(update={"batch_size": fitting}), splits)
     print(_trained_share(config, parent, splits.train.class_names), file=sys.stderr)
-    kept = job.run(config, splits, command.track)
+    kept = job.run(config, splits, command.track, command.resume)
     print(f"parent {parent.reference} is as it was; {kept.bundle.reference} can be served beside it")
     return 0
 

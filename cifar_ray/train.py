@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # decoding, and files that were skipped
     splits = open_splits(command)
     check_batch_size(command.batch_size, len(splits.train), command.num_workers or 1)
-    job.run(job.named(command, splits), splits, command.track)
+    job.run(job.named(command, splits), splits, command.track, command.resume)
     return 0
 
 

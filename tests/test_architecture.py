@@ -36,7 +36,9 @@ DEPLOYMENTS_MAY_IMPORT = (
 )
 RAY_ALLOWED = (
     "cifar_ray.training.distributed",
+    "cifar_ray.training.line",
     "cifar_ray.training.stream",
+    "cifar_ray.training.worker",  # and workers
     "cifar_ray.evaluation.distributed",
     "cifar_ray.inference.batch",
     "cifar_ray.tuning.algorithms",

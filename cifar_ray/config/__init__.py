@@ -151,6 +151,16 @@ class TrainConfig(Config):
     seed: int = Field(0, ge=0, le=2**31 - 1)
     num_workers: int | None = Field(None, ge=1, le=4096, description="default: one a GPU, or one with all CPU cores")
     patience: int | None = Field(None, ge=1, description="stop after this many epochs without a better validation accuracy")
+    on_nan: Literal["stop", "skip", "rewind"] = Field(
+        "stop", description="when a loss is not finite; skip: that step; rewind: to the last checkpoint, at half the learning rate"
+    )
+    checkpoint_every: str = Field(
+        "1", pattern=r"^([1-9]\d*|\d+(\.\d+)?[smh])$", description="epochs, or a time as in 30s, 10m or 1h, also within an epoch"
+    )
+    max_failures: int = Field(
+        3, ge=0, le=1000, description="workers may be lost this often; training then goes on from the last checkpoint"
+    )
+    worker_timeout_s: float = Field(60, ge=1, description="a worker that is silent for so long is taken for dead")
 
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()

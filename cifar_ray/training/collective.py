@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
@@ -11,6 +12,15 @@ def sum_over_workers(values: Tensor) -> Tensor:
     if dist.is_initialized():
         dist.all_reduce(values)
     return values
+
+
+def gather_over_workers(values: Tensor) -> Tensor:
+    """A row for each worker, `[workers, *values.shape]`, the same on all."""
+    if not dist.is_initialized():
+        return values[None].clone()
+    rows = [torch.empty_like(values) for _ in range(dist.get_world_size())]
+    dist.all_gather(rows, values)
+    return torch.stack(rows)
 
 
 def average_buffers(model: nn.Module) -> None:

@@ -1,46 +1,37 @@
-"""Runs the training loop on Ray Train: resources, workers, checkpoints to shared storage, progress back to the driver."""
+"""Runs the training loop on Ray Train, from the driver: resources, cluster, progress, signals, errors."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import signal
-import tempfile
 import threading
-import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import ray
+import torch
 from ray import train
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.torch import get_device as get_ray_device
-from ray.util.queue import Empty, Queue
-from safetensors.torch import load as parse_weights
-from safetensors.torch import save_file as write_weights
 
-from cifar_ray.compute import prepare_process
-from cifar_ray.config import TrainConfig, parse_config, to_yaml
-from cifar_ray.data import StreamedImages, StreamedSplits, open_splits
-from cifar_ray.data.loader import Shard
-from cifar_ray.errors import CifarRayError, ConfigError, ResourceError, TrainingError
+from cifar_ray.config import TrainConfig
+from cifar_ray.data import StreamedImages
+from cifar_ray.errors import CifarRayError, Interrupted, TrainingError
 from cifar_ray.storage import FileTree
-from cifar_ray.training import history
-from cifar_ray.training.loop import Weights, fit
+from cifar_ray.training.line import Line, listening
+from cifar_ray.training.loop import Weights
 from cifar_ray.training.progress import Progress
 from cifar_ray.training.reports import EpochReport, FitResult
-from cifar_ray.training.start import load_parent
-from cifar_ray.training.stream import fed_by_ray, stream
+from cifar_ray.training.run import Run
+from cifar_ray.training.signals import Signals
+from cifar_ray.training.snapshot import Snapshot
+from cifar_ray.training.stream import stream
+from cifar_ray.training.worker import train_worker
+from cifar_ray.training.workers import WorkerPlan, plan_workers
 
-WEIGHTS_FILE = "model.safetensors"
-STATE_FILE = "epoch.json"
-
-_STEP_INTERVAL_S = 0.2  # between two messages about steps
-POLL_INTERVAL_S = "0.2"  # Ray's default of 2 s would hold up short epochs
-_LEAST_CPUS = 0.05
+POLL_INTERVAL_S = "0.2"  # Ray's default of 2 s would hold up short runs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +44,8 @@ class TrainedRun:
         result: what the workers found.
         history: a report an epoch.
         weights: of the best epoch, on the CPU.
+        restarts: how often workers were lost and training went on with new ones.
+        repeated_steps: how many were done again for it.
     """
 
     name: str
@@ -60,166 +53,159 @@ class TrainedRun:
     result: FitResult
     history: list[EpochReport]
     weights: Weights
+    restarts: int = 0
+    repeated_steps: int = 0
 
 
-@dataclasses.dataclass(frozen=True)
-class WorkerPlan:
-    """How many workers, and what each gets."""
-
-    num_workers: int
-    cpus: float
-    use_gpu: bool
-    note: str | None = None
-
-    def scaling_config(self) -> train.ScalingConfig:
-        """The same in Ray's words."""
-        resources = {"CPU": self.cpus} | ({"GPU": 1} if self.use_gpu else {})
-        return train.ScalingConfig(num_workers=self.num_workers, use_gpu=self.use_gpu, resources_per_worker=resources)
-
-
-def plan_workers(num_workers: int | None, nodes: int, total: dict[str, float], available: dict[str, float]) -> WorkerPlan:
-    """Fits the workers into the cluster, or says at once that they do not fit.
-
-    Args:
-        num_workers: asked for; `None` takes one a GPU, or one with all free CPUs.
-        nodes: hosts in the cluster; on one host workers may share cores.
-        total: resources of the cluster, as Ray names them.
-        available: those that nobody uses now.
-
-    Raises:
-        ResourceError: if there are fewer GPUs or CPUs than needed.
-    """
-    gpus, cpus = int(available.get("GPU", 0)), available.get("CPU", 0.0)
-    use_gpu = total.get("GPU", 0) >= 1
-    workers = num_workers or (max(1, gpus) if use_gpu else 1)
-    if use_gpu and workers > gpus:
-        raise ResourceError(f"--num-workers {workers}: the cluster has {total['GPU']:g} GPUs, {gpus} of them free")
-    if cpus < _LEAST_CPUS * workers:
-        raise ResourceError(
-            f"--num-workers {workers}: the cluster has {total.get('CPU', 0):g} CPUs, {cpus:g} of them free; stop other jobs or ask for less"
-        )
-    share = cpus / workers
-    if share >= 1:
-        return WorkerPlan(workers, float(int(share)) if nodes == 1 else 1.0, use_gpu)
-    if nodes > 1:
-        raise ResourceError(f"--num-workers {workers}: the cluster of {nodes} hosts has {total['CPU']:g} CPUs, {cpus:g} of them free")
-    share = int(share * 100) / 100
-    return WorkerPlan(
-        workers, share, use_gpu, f"{workers} workers share {cpus:g} CPU cores: {share:g} of a core each, so expect no speed-up"
-    )
-
-
-def train_on_ray(config: TrainConfig, progress: Progress, streamed: StreamedImages | None = None) -> TrainedRun:
-    """Trains through Ray Train and keeps config, history and the best and last checkpoints in `<storage>/runs/<name>`.
+def train_on_ray(run: Run, progress: Progress, streamed: StreamedImages | None = None) -> TrainedRun:
+    """Trains through Ray Train, from the run's newest checkpoint if there is one, and keeps config, history and checkpoints in its folder.
 
     Connects to a running cluster, else starts one on this machine and stops it at the end.
 
     Args:
-        config: the whole job, with a run name.
+        run: new or unfinished.
         progress: told what happens.
         streamed: the training images, where they are not held in memory.
 
     Raises:
-        ConfigError: if a run of that name exists.
         ResourceError: if the cluster cannot hold the workers.
         TrainingError: if the run failed; the message holds the workers' reason.
-        KeyboardInterrupt: after Ctrl-C, once the workers have stopped.
+        Interrupted: after Ctrl-C or SIGTERM, once the workers have saved their state and stopped.
     """
-    assert config.name is not None  # noqa: S101
-    runs = FileTree(config.storage, "runs")
-    if config.name in runs.folders():
-        raise ConfigError(f"name: run {config.name!r} exists in {config.storage}/runs; choose another --name")
-    with ray_cluster():
+    config, log = run.config, RunLog(progress)
+    with Signals() as signals, ray_cluster():
+        signals.install()
         plan = plan_workers(config.num_workers, alive_nodes(), ray.cluster_resources(), ray.available_resources())
         ingest: dict[str, Any] = {}
         if streamed is not None:
             plan, ingest = stream(streamed, config, plan, ray.available_resources())
         if plan.note:
             progress.on_message(plan.note)
-        runs.replace(f"{config.name}/config.yaml", to_yaml(config).encode())
-        reports: list[EpochReport] = []
+        run.begin()
         try:
-            with _listening(progress, reports) as queue:
-                result = _run_trainer(config, plan, queue, runs, ingest)
+            with listening(log.hear) as line:
+                signals.ask_with(partial(_ask_to_stop, line, progress))
+                result: FitResult | None = _fit(_trainer(config, plan, line, run, ingest)).return_value
+        except Interrupted as stop:
+            raise Interrupted(f"run {run.name} ended at once; go on with: {run.command()}", stop.signal_number) from None
         finally:
-            if reports:
-                _write_history(runs, config.name, reports)
-        outcome: FitResult = result.return_value
-        return TrainedRun(config.name, runs.path(config.name), outcome, reports, _best_weights(result, outcome.best_epoch))
+            if log.reports:
+                run.write_history(log.reports)
+    if result is None:
+        assert signals.received is not None, "nothing else stops workers early"  # noqa: S101
+        raise Interrupted(f"run {run.name} is saved; go on with: {run.command()}", signals.received)
+    weights = _best_weights(run, result.best_epoch)
+    return TrainedRun(run.name, run.files.path(), result, log.reports, weights, log.restarts, log.repeated_steps)
 
 
-def _run_trainer(config: TrainConfig, plan: WorkerPlan, queue: Queue, runs: FileTree, ingest: dict[str, Any]) -> train.Result:
+def _ask_to_stop(line: Line, progress: Progress) -> None:
+    progress.on_message("saving and stopping; again to stop at once")
+    line.ask_to_stop()
+
+
+def _trainer(config: TrainConfig, plan: WorkerPlan, line: Line, run: Run, ingest: dict[str, Any]) -> TorchTrainer:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_INTERVAL_S)
-    trainer = TorchTrainer(
+    os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(config.worker_timeout_s)
+    runs = FileTree(config.storage, "runs")
+    return TorchTrainer(
         train_worker,
         train_loop_config={
             "config": config.model_dump(mode="json") | {"stream": "always" if ingest else "never"},  # not decided anew on each node
-            "queue": queue,
+            "line": line,
             "threads": max(1, int(plan.cpus)),
         },
         torch_config=TorchConfig(backend="nccl" if plan.use_gpu else "gloo"),
         scaling_config=plan.scaling_config(),
         **ingest,
+        # Ray is given no checkpoints to keep: it trusts one file for all of them, and would delete those that we may have to go back to
         run_config=train.RunConfig(
-            name=config.name,
+            name=run.name,
             storage_path=runs.path(),
             storage_filesystem=runs.file_system,
-            failure_config=train.FailureConfig(max_failures=0, controller_failure_limit=0),
-            # `selected` is highest for the best epoch so far; Ray keeps the last checkpoint besides
-            checkpoint_config=train.CheckpointConfig(num_to_keep=1, checkpoint_score_attribute="selected"),
+            failure_config=train.FailureConfig(max_failures=config.max_failures, controller_failure_limit=config.max_failures),
+            callbacks=[_UserErrors()],
         ),
     )
-    previous = signal.getsignal(signal.SIGINT)
+
+
+def _fit(trainer: TorchTrainer) -> train.Result:
+    """In a thread of its own, since Ray would take over Ctrl-C in the main one, and end the workers before they can save."""
+    outcome: Future[train.Result] = Future()
+
+    def fit() -> None:
+        try:
+            outcome.set_result(trainer.fit())
+        except BaseException as error:  # whatever it is, it is for the other thread
+            outcome.set_exception(error)
+
+    threading.Thread(target=fit, name="trainer", daemon=True).start()
     try:
-        return trainer.fit()
-    except SystemExit:  # Ray's answer to Ctrl-C
-        raise KeyboardInterrupt from None
+        return outcome.result()
     except train.TrainingFailedError as error:
         raise _reason(error) from None
-    finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, previous)
 
 
-def train_worker(job: dict[str, Any]) -> FitResult:
-    """What each worker runs: data, loop, and a report with a checkpoint after each epoch."""
-    config = parse_config(TrainConfig, job["config"])
-    queue: Queue = job["queue"]
-    context = train.get_context()
-    rank = context.get_world_rank()
-    prepare_process(job["threads"])
-    last_message_s = 0.0
+class _UserErrors(train.UserCallback):  # type: ignore[misc]
+    """Ends a run whose workers raise one of our own errors: trying again would not help, as it does where a worker is lost."""
 
-    def on_step(epoch: int, done: int, steps: int) -> None:
-        nonlocal last_message_s
-        if rank == 0 and (done == steps or time.monotonic() - last_message_s > _STEP_INTERVAL_S):
-            last_message_s = time.monotonic()
-            queue.put(("step", (epoch, done, steps)))
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """As Ray asks; what is raised here ends the run."""
+        del run_context
+        for error in worker_exceptions.values():
+            if found := _own_error(error):
+                raise found
 
-    def on_epoch(report: EpochReport, weights: Weights) -> None:
-        metrics = report.figures() | {"selected": report.epoch if report.improved else 0}
-        with tempfile.TemporaryDirectory() as folder:
-            checkpoint = None
-            if rank == 0:
-                write_weights({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, Path(folder, WEIGHTS_FILE))
-                Path(folder, STATE_FILE).write_text(json.dumps(metrics))
-                checkpoint = train.Checkpoint.from_directory(folder)
-            train.report(metrics, checkpoint=checkpoint, checkpoint_dir_name=f"epoch-{report.epoch:04d}")
-        if rank == 0:
-            queue.put(("epoch", report))
 
-    splits = open_splits(config)
-    if isinstance(splits, StreamedSplits):
-        splits = fed_by_ray(splits)
-    return fit(
-        config,
-        splits,
-        device=get_ray_device(),
-        shard=Shard(rank, context.get_world_size()),
-        on_step=on_step,
-        on_epoch=on_epoch,
-        parent=load_parent(config),
-    )
+class RunLog:
+    """What a driver hears of its run.
+
+    Args:
+        progress: told of it.
+
+    Attributes:
+        reports: of each epoch, those before this process began included.
+        restarts: how often workers began anew because some were lost.
+        repeated_steps: how many had been done, and were done again; a few more may have been, that were not heard of.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._reached = self._steps = 0
+        self._tries = 0
+        self.reports: list[EpochReport] = []
+        self.repeated_steps = 0
+
+    @property
+    def restarts(self) -> int:
+        """See above."""
+        return max(0, self._tries - 1)
+
+    def hear(self, kind: str, content: Any) -> None:
+        """Takes a message of rank 0."""
+        if kind == "step":
+            epoch, done, self._steps = content
+            self._reached = (epoch - 1) * self._steps + done
+            self._progress.on_step(*content)
+        elif kind == "epoch":
+            self._keep([*self.reports[: content.epoch - 1], content])
+            self._progress.on_epoch(content)
+        elif kind == "start":
+            self._start(*content)
+        else:
+            self._progress.on_message(content)
+
+    def _start(self, epoch: int, step: int, history: list[dict[str, Any]]) -> None:
+        self._tries += 1
+        self._keep([EpochReport(**figures) for figures in history])
+        if self._tries > 1:
+            lost = max(0, self._reached - epoch * self._steps - step)
+            self.repeated_steps += lost
+            self._progress.on_message(f"workers were lost; new ones go on from step {step + 1} of epoch {epoch + 1}, {lost} steps back")
+        elif epoch or step:
+            self._progress.on_message(f"goes on from step {step + 1} of epoch {epoch + 1}" if step else f"goes on after epoch {epoch}")
+
+    def _keep(self, reports: list[EpochReport]) -> None:
+        self.reports = reports
 
 
 @contextmanager
@@ -242,59 +228,32 @@ def alive_nodes() -> int:
     return sum(node["Alive"] for node in ray.nodes())
 
 
-@contextmanager
-def _listening(progress: Progress, reports: list[EpochReport]) -> Iterator[Queue]:
-    """Hands what rank 0 puts into a queue to `progress`, in a thread, since the trainer keeps the main one."""
-    queue = Queue(actor_options={"num_cpus": 0})
-    finished = threading.Event()
-
-    def listen() -> None:
-        while True:
-            try:
-                kind, content = queue.get(timeout=_STEP_INTERVAL_S)
-            except Empty:
-                if finished.is_set():
-                    return
-                continue
-            if kind == "step":
-                progress.on_step(*content)
-            else:
-                reports.append(content)
-                progress.on_epoch(content)
-
-    thread = threading.Thread(target=listen, name="training progress", daemon=True)
-    thread.start()
-    try:
-        yield queue
-    finally:
-        finished.set()
-        thread.join()
-        queue.shutdown()
-
-
-def _best_weights(result: train.Result, epoch: int) -> Weights:
-    """Weights of one epoch's checkpoint, from the storage."""
-    for checkpoint, metrics in result.best_checkpoints or []:
-        if metrics["epoch"] == epoch:
-            with checkpoint.filesystem.open_input_stream(f"{checkpoint.path}/{WEIGHTS_FILE}") as stream:
-                return parse_weights(stream.read())
-    raise TrainingError(f"run {result.path}: the checkpoint of epoch {epoch}, the best, is gone")
-
-
-def _write_history(runs: FileTree, name: str, reports: list[EpochReport]) -> None:
-    runs.replace(f"{name}/history.csv", history.to_csv(reports))
-    runs.replace(f"{name}/history.json", history.to_json(reports))
-    runs.replace(f"{name}/curves.png", history.to_png(reports, name))
+def _best_weights(run: Run, epoch: int) -> Weights:
+    """Those that the last checkpoint holds as the best, on the CPU."""
+    newest = run.checkpoints.newest()
+    if newest is not None:
+        snapshot = Snapshot.from_bytes(newest[1], torch.device("cpu"))
+        if snapshot.best_epoch == epoch:
+            weights: Weights = snapshot.state["kept"]
+            return weights
+    raise TrainingError(f"run {run.name}: its last checkpoint is gone; the same command makes it again")
 
 
 def _reason(error: train.TrainingFailedError) -> CifarRayError:
     """Our own error where a worker raised one, else one line about the first failure."""
-    failures = list(getattr(error, "worker_failures", {}).values())
+    failures = [*getattr(error, "worker_failures", {}).values(), *filter(None, [getattr(error, "controller_failure", None)])]
     for failure in failures:
-        cause: BaseException | None = failure
-        while cause is not None:
-            if isinstance(cause, CifarRayError):
-                return cause
-            cause = getattr(cause, "_base_exc", None) or cause.__cause__
+        if found := _own_error(failure):
+            return found
     first = str(failures[0] if failures else error).strip().splitlines()
     return TrainingError(f"training failed: {first[-1] if first else type(error).__name__}")
+
+
+def _own_error(error: BaseException) -> CifarRayError | None:
+    """The error of ours that another one was raised for."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, CifarRayError):
+            return cause
+        cause = getattr(cause, "_base_exc", None) or getattr(cause, "controller_failure", None) or cause.__cause__
+    return None

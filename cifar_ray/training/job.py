@@ -21,17 +21,21 @@ def named(config: TrainConfig, splits: TrainingSplits) -> TrainConfig:
     return TrainConfig.model_validate(values)
 
 
-def run(config: TrainConfig, splits: TrainingSplits, track: str = "") -> Kept:
+def run(config: TrainConfig, splits: TrainingSplits, track: str = "", resume: str = "auto") -> Kept:
     """Trains, keeps, promotes and reports; progress goes to stderr, results to stdout.
 
     Args:
         config: as `named` gives it.
         splits: the data that it names.
         track: where else the run is logged, as `--track` says.
+        resume: whether an unfinished run goes on, as `--resume` says.
 
     Raises:
-        CifarRayError: see `create_tracker`, `train_on_ray` and `keep`.
+        CifarRayError: see `Run`, `create_tracker`, `train_on_ray` and `keep`.
     """
+    from cifar_ray.training.run import Run
+
+    job = Run(config, resume)
     print(_summary(config, splits), file=sys.stderr)
     if config.pretrained and not config.start:
         from cifar_ray.training.pretrained import imagenet_weights
@@ -49,15 +53,19 @@ def run(config: TrainConfig, splits: TrainingSplits, track: str = "") -> Kept:
     try:
         tracker.on_start(config, splits)
         streamed = splits.train if isinstance(splits.train, StreamedImages) else None
-        trained = train_on_ray(config, TrackedProgress(progress, tracker), streamed)
+        trained = train_on_ray(job, TrackedProgress(progress, tracker), streamed)
         progress.close()
         kept = keep(trained, config, splits)
+        repeated = {"restarts": trained.restarts, "repeated_steps": trained.repeated_steps}
+        job.finish(model=kept.bundle.reference, tries=job.checkpoints.tries(), **repeated)
         tracker.on_end(trained, kept)
         finished = True
     finally:
         progress.close()
         tracker.close(finished=finished)
     print(_report(trained.path, trained.result))
+    if trained.restarts:
+        print(f"losses {trained.restarts} of workers; {trained.repeated_steps} steps were done again")
     verdict = "promoted to production" if kept.promoted else "kept, not promoted"
     print(f"model  {kept.bundle.reference}: {verdict} ({kept.reason})")
     print(f"serve  serve run deployments:app model={kept.bundle.name} storage={config.storage}")

@@ -1,13 +1,11 @@
-"""The training loop: no Ray, no files. Runs alone, or as one of several workers once `torch.distributed` is set up."""
+"""Epochs and steps of training: no Ray, no files. Runs alone, or as one of several workers once `torch.distributed` is set up."""
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,21 +15,17 @@ from cifar_ray.config import TestTimeAugmentation, TrainConfig
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.loader import EvaluationLoader, Normalization, Shard, Step, TrainLoader
 from cifar_ray.data.streamed import TrainingImages, TrainingSplits
-from cifar_ray.errors import TrainingError
-from cifar_ray.metrics import Evaluation, evaluate_logits
+from cifar_ray.metrics import Evaluation
 from cifar_ray.models import DataInitialized
 from cifar_ray.models.precision import Precision
-from cifar_ray.store import Architecture, Bundle
-from cifar_ray.store.gallery import Judged
+from cifar_ray.store import Bundle
 from cifar_ray.training.averaging import WeightAverage
 from cifar_ray.training.collective import average_buffers, sum_over_workers
 from cifar_ray.training.compiled import compiled, warm_up
 from cifar_ray.training.evaluate import evaluate, gather_logits
 from cifar_ray.training.optim import create_optimizers, learning_rate_factor, scale_rates, set_learning_rate
-from cifar_ray.training.reports import Confusion, EpochReport, FitResult
-from cifar_ray.training.snapshot import Snapshot
 from cifar_ray.training.start import freeze, initial_network, input_statistics, rate_factors
-from cifar_ray.trust import Logits, Trust
+from cifar_ray.trust import Logits
 
 Weights = dict[str, Tensor]
 OnStep = Callable[[int, int, int], None]  # epoch, counted from 1; steps done in it; steps an epoch
@@ -51,6 +45,13 @@ class Trainer:
         device: where this worker computes.
         shard: which part of each batch is this worker's.
         parent: the bundle to begin with, as `config.start` says; `None` for fresh weights.
+
+    Attributes:
+        sums: summed loss and number of right answers of this worker in this epoch so far, float64 `[2]`.
+        step_sums: the same of the last step.
+        images_seen: by all workers in this epoch so far.
+        skipped_in_a_row: last steps whose gradients were not finite and that changed nothing, with `--on-nan skip`.
+        rate_share: what is left of the learning rate after rewinds.
     """
 
     def __init__(
@@ -81,6 +82,11 @@ class Trainer:
         self._compiled = compiled(self.model, config.compile)
         self.parallel = self._wrap()
         self._stem_frozen = False
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)
+        self.step_sums = self.sums
+        self.images_seen = self.skipped_in_a_row = 0
+        self.rate_share = 1.0
+        self._warm_up()
 
     @property
     def network(self) -> nn.Module:
@@ -103,7 +109,7 @@ class Trainer:
             return self._compiled
         return DistributedDataParallel(self._compiled, broadcast_buffers=False, gradient_as_bucket_view=True)
 
-    def warm_up(self) -> None:
+    def _warm_up(self) -> None:
         """Compiles the network, where it is to be, so that no epoch waits for that.
 
         Raises:
@@ -114,34 +120,36 @@ class Trainer:
             pieces = (torch.zeros(size, side, side, 3, dtype=torch.uint8, device=self.device) for size in sizes)
             warm_up(self._compiled, self.model, map(self.normalization, pieces), self.precision)
 
-    def train_epoch(self, epoch: int, on_step: OnStep) -> tuple[float, float]:
+    def train_epoch(self, epoch: int, on_step: OnStep, first_step: int = 0) -> tuple[float, float]:
         """Trains on every image once.
 
         Args:
             epoch: counted from 0.
-            on_step: called after each step.
+            on_step: called after each step; what it raises ends the epoch.
+            first_step: where to go on in an epoch that was begun, with its `sums` and `images_seen` put back.
 
         Returns:
-            Mean loss and accuracy over all workers' images.
+            Mean loss and accuracy over all workers' images; those of steps that were skipped do not count.
         """
         if epoch >= self.config.stem_epochs and not self._stem_frozen and isinstance(self.model, DataInitialized):
             self.model.freeze_stem()
             self.parallel = self._wrap()
             self._stem_frozen = True
+        if first_step == 0:
+            self.sums, self.images_seen = torch.zeros_like(self.sums), 0
         self.parallel.train()
-        # dropout, too, follows from the epoch, and differs between workers; there are at most 10,000 epochs and 4096 workers
-        torch.manual_seed(self.config.seed << 32 | epoch << 12 | self.shard.rank)
         for module in (module for stage in self.frozen for module in stage.modules):
             module.eval()
-        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
-        for number, step in enumerate(self.loader.epoch(epoch)):
+        for number, step in enumerate(self.loader.epoch(epoch, first_step), first_step):
+            torch.manual_seed(_dropout_seed(self.config.seed, epoch, number, self.shard.rank))
             done = epoch + number / self.loader.steps_per_epoch
-            set_learning_rate(self.optimizers, learning_rate_factor(self.config.schedule, done, self.config.epochs))
-            sums += self.train_step(step)
+            factor = learning_rate_factor(self.config.schedule, done, self.config.epochs)
+            set_learning_rate(self.optimizers, factor * self.rate_share)
+            self.step_sums = self.train_step(step)
+            self.sums += self.step_sums
+            self.images_seen += 0 if self.skipped_in_a_row else step.global_size
             on_step(epoch + 1, number + 1, self.loader.steps_per_epoch)
-        loss, accuracy = (sum_over_workers(sums) / len(self.loader)).tolist()
-        if not math.isfinite(loss):
-            raise TrainingError(f"the loss became {loss} in epoch {epoch + 1}; lower the learning rate or pass --precision fp32")
+        loss, accuracy = (sum_over_workers(self.sums.clone()) / max(1, self.images_seen)).tolist()
         average_buffers(self.model)
         if self.average is not None:
             average_buffers(self.average.network)
@@ -151,8 +159,9 @@ class Trainer:
         """Accumulates the gradients of this worker's pieces, then updates the weights once.
 
         Returns:
-            float64 `[2]`: summed loss and number of right answers of this worker.
+            float64 `[2]`: summed loss and number of right answers of this worker; zeros for a step that was skipped.
         """
+        buffers = [buffer.clone() for buffer in self.model.buffers()] if self.config.on_nan == "skip" else []
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
         for number, (inputs, labels) in enumerate(step.pieces):
             with _communicating(self.parallel, last=number + 1 == step.num_pieces):
@@ -163,8 +172,22 @@ class Trainer:
                 self.scaler.scale(loss * (self.shard.world_size / step.global_size)).backward()  # type: ignore[no-untyped-call]
             main_labels = labels.argmax(1) if labels.is_floating_point() else labels  # of mixed images that of the larger share
             sums += torch.stack((loss.detach().double(), (logits.argmax(1) == main_labels).sum().double()))
+        if self.config.on_nan == "skip" and not self._is_finite(sums[0]):
+            for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+            self.parallel.zero_grad(set_to_none=True)
+            self.skipped_in_a_row += 1
+            return torch.zeros_like(sums)
+        self.skipped_in_a_row = 0
         self._update()
         return sums
+
+    def _is_finite(self, loss: Tensor) -> bool:
+        """Whether loss and gradients of a step are, on all workers; fp16 has a scaler that looks after gradients."""
+        health = loss.clone()
+        if not self.scaler.is_enabled():
+            health += nn.utils.get_total_norm([weight.grad for weight in self.model.parameters() if weight.grad is not None])
+        return bool(torch.isfinite(sum_over_workers(health)))
 
     def _update(self) -> None:
         if self.config.optimizer.clip_norm is not None:
@@ -196,109 +219,9 @@ class Trainer:
         )
 
 
-def fit(
-    config: TrainConfig,
-    splits: TrainingSplits,
-    *,
-    device: torch.device,
-    shard: Shard,
-    on_step: OnStep,
-    on_epoch: Callable[[EpochReport, Weights], None],
-    parent: Bundle | None = None,
-    on_snapshot: Callable[[Snapshot], None] | None = None,
-    resume: Snapshot | None = None,
-) -> FitResult:
-    """Trains to the end, then evaluates the kept weights once on test.
-
-    Args:
-        config: the whole job.
-        splits: the data; every worker passes the same.
-        device: where this worker computes.
-        shard: this worker's part.
-        on_step: called after each step.
-        on_epoch: called after each epoch with its report and the present weights (on the device, not copied).
-        parent: the bundle that `config.start` names.
-        on_snapshot: called before `on_epoch` with all that it takes to go on from there.
-        resume: goes on from there instead of starting.
-
-    Raises:
-        DataError: if a batch is larger than the training split.
-        ConfigError: if model, image size and precision do not go together.
-        TrainingError: if the loss is no longer finite.
-    """
-    trainer = Trainer(config, splits, device, shard, parent)
-    trainer.warm_up()
-    started = time.perf_counter()
-    best: EpochReport | None = None
-    kept: Weights = {}
-    if resume is not None:
-        resume.restore(trainer)
-        best, kept = EpochReport(**resume.best), resume.state["kept"]
-    for epoch in range(resume.last["epoch"] if resume else 0, config.epochs):
-        begun = time.perf_counter()
-        loss, accuracy = trainer.train_epoch(epoch, on_step)
-        trained_s = time.perf_counter() - begun
-        val = trainer.evaluate(splits.val) if splits.val is not None else None
-        report = EpochReport(
-            epoch=epoch + 1,
-            train_loss=loss,
-            train_accuracy=accuracy,
-            val_loss=val.loss if val else None,
-            val_accuracy=val.accuracy if val else None,
-            learning_rate=trainer.optimizers[0].param_groups[0]["lr"],
-            seconds=time.perf_counter() - begun,
-            images_per_s=len(trainer.loader) / trained_s,
-            improved=val is None or best is None or val.accuracy > (best.val_accuracy or 0),
-            val_confusion=_plain(val),
-        )
-        if report.improved:
-            best = report
-            kept = {name: tensor.detach().clone() for name, tensor in trainer.network.state_dict().items()}
-        assert best is not None, "the first epoch improves"  # noqa: S101
-        if on_snapshot is not None:
-            on_snapshot(Snapshot.of(trainer, dataclasses.asdict(report), dataclasses.asdict(best), kept))
-        on_epoch(report, trainer.network.state_dict())
-        if config.patience is not None and report.epoch - best.epoch >= config.patience:
-            break
-    assert best is not None, "epochs ≥ 1"  # noqa: S101
-    train_seconds = time.perf_counter() - started
-    trainer.network.load_state_dict(kept)
-    trust = Trust.fit(trainer.logits(splits.val), splits.val.labels) if splits.val is not None else Trust()
-    metrics, test, judged = _judge_on_test(trainer, splits.test, trust)
-    if best.val_accuracy is not None:
-        metrics = {"val_accuracy": best.val_accuracy} | metrics
-    return FitResult(
-        best_epoch=best.epoch,
-        normalization=trainer.normalization,
-        metrics=metrics,
-        trust=trust,
-        precision=trainer.precision.name,
-        train_seconds=train_seconds,
-        architecture=_architecture(config, splits.train, parent),
-        parent_weights_sha256=parent.manifest.weights_sha256 if parent else None,
-        test_confusion=_plain(test),
-        test_judged=judged,
-    )
-
-
-def _architecture(config: TrainConfig, train: TrainingImages, parent: Bundle | None) -> Architecture:
-    inherited = parent.manifest.architecture.arguments if parent else {}
-    return Architecture(name=config.model, arguments=inherited | {"num_classes": train.num_classes, "image_size": train.image_size_px})
-
-
-def _judge_on_test(trainer: Trainer, test: ImageDataset | None, trust: Trust) -> tuple[dict[str, float], Evaluation | None, Judged | None]:
-    if test is None:
-        return {}, None, None
-    logits = trainer.logits(test)
-    evaluation = evaluate_logits(logits, test.labels, trust.temperature)
-    metrics = {"test_accuracy": evaluation.accuracy} | trust.metrics(logits, test.labels)
-    if trainer.config.test_time_augmentation != "none":
-        metrics["test_accuracy_tta"] = trainer.evaluate(test, trainer.config.test_time_augmentation).accuracy
-    return metrics, evaluation, Judged.of(logits, test.labels, trust.temperature)
-
-
-def _plain(evaluation: Evaluation | None) -> Confusion | None:
-    return None if evaluation is None else tuple(map(tuple, evaluation.confusion.tolist()))
+def _dropout_seed(seed: int, epoch: int, step: int, rank: int) -> int:
+    """Dropout, too, follows from the step, and differs between workers."""
+    return int(np.random.SeedSequence((seed, epoch, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _communicating(parallel: nn.Module, last: bool) -> Any:

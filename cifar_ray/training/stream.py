@@ -22,7 +22,7 @@ from cifar_ray.data.streamed import PictureFiles, StreamedImages, StreamedSplits
 from cifar_ray.errors import DataError
 
 if TYPE_CHECKING:
-    from cifar_ray.training.distributed import WorkerPlan
+    from cifar_ray.training.workers import WorkerPlan
 
 _NAME = "train"
 _ORDER, _FINGERPRINT = "cifar_ray.order", "cifar_ray.fingerprint"

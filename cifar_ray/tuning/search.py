@@ -23,7 +23,8 @@ from ray.tune.search import Searcher
 from cifar_ray.config import TrainConfig
 from cifar_ray.errors import ResourceError
 from cifar_ray.storage import FileTree
-from cifar_ray.training.distributed import WorkerPlan, alive_nodes, plan_workers, ray_cluster
+from cifar_ray.training.distributed import alive_nodes, ray_cluster
+from cifar_ray.training.workers import WorkerPlan, plan_workers
 from cifar_ray.tuning.algorithms import create_repeater, create_scheduler, create_searcher
 from cifar_ray.tuning.config import SearchConfig
 from cifar_ray.tuning.record import Record, Trial

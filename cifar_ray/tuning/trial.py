@@ -29,11 +29,13 @@ from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.data.loader import Shard
 from cifar_ray.errors import TrainingError
 from cifar_ray.storage import FileTree
-from cifar_ray.training.distributed import POLL_INTERVAL_S, WorkerPlan
-from cifar_ray.training.loop import Weights, fit
+from cifar_ray.training.distributed import POLL_INTERVAL_S
+from cifar_ray.training.fit import fit
+from cifar_ray.training.loop import Weights
 from cifar_ray.training.reports import EpochReport
 from cifar_ray.training.snapshot import Snapshot
 from cifar_ray.training.start import load_parent
+from cifar_ray.training.workers import WorkerPlan
 from cifar_ray.tuning.record import AGAIN
 from cifar_ray.tuning.space import trial_config
 

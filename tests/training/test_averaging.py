@@ -10,7 +10,8 @@ from cifar_ray.config import AveragingConfig, TrainConfig, parse_config
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.data.loader import Shard
 from cifar_ray.training.averaging import WeightAverage
-from cifar_ray.training.loop import Trainer, Weights, fit
+from cifar_ray.training.fit import fit
+from cifar_ray.training.loop import Trainer, Weights
 
 CPU = torch.device("cpu")
 

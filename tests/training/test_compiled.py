@@ -40,32 +40,29 @@ def losses(one: Trainer) -> list[float]:
 @pytest.mark.parametrize("mode", ["default", "max-autotune"])
 def test_a_compiled_network_learns_as_the_plain_one(few_stripes: DatasetSplits, mode: str) -> None:
     fast, plain = trainer(few_stripes, compile=mode), trainer(few_stripes, compile="none")
-    fast.warm_up()
     assert losses(fast) == pytest.approx(losses(plain), rel=1e-3)
 
 
 @pytest.mark.usefixtures("narrow_airnet", "eager_backend")
-def test_warming_up_changes_nothing_of_what_is_trained(few_stripes: DatasetSplits) -> None:
-    one = trainer(few_stripes)
-    before = {name: tensor.clone() for name, tensor in one.model.state_dict().items()}
+def test_compiling_changes_nothing_of_what_is_trained(few_stripes: DatasetSplits) -> None:
+    plain = trainer(few_stripes, compile="none")
     random_state = torch.get_rng_state()
-    one.warm_up()
-    assert all(torch.equal(before[name], tensor) for name, tensor in one.model.state_dict().items())
+    warm = trainer(few_stripes)
+    expected = plain.model.state_dict()
+    assert all(torch.equal(expected[name], tensor) for name, tensor in warm.model.state_dict().items())
     assert torch.equal(random_state, torch.get_rng_state())
-    assert all(weight.grad is None for weight in one.model.parameters())
-    assert one.model.whitening.bias.requires_grad
+    assert all(weight.grad is None for weight in warm.model.parameters())
+    assert warm.model.whitening.bias.requires_grad
 
 
 @pytest.mark.usefixtures("eager_backend")
 def test_a_network_that_cannot_be_compiled_is_refused_in_one_line(few_stripes: DatasetSplits, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = trainer(few_stripes, model="small_cnn", optimizer={"name": "adamw", "lr": 0.01})
-
     def no_compiler(*_: object) -> None:
         raise RuntimeError("no compiler found\nand a page of advice")
 
     monkeypatch.setattr(compiled, "_call", no_compiler)
     with pytest.raises(ConfigError, match=r"^compile: .*no compiler found.*--compile none$"):
-        one.warm_up()
+        trainer(few_stripes, model="small_cnn", optimizer={"name": "adamw", "lr": 0.01})
 
 
 def test_each_size_of_piece_is_known(few_stripes: DatasetSplits) -> None:

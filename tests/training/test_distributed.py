@@ -17,10 +17,12 @@ from cifar_ray.inference.predictor import Predictor
 from cifar_ray.metrics import confusion_matrix
 from cifar_ray.recipes import digits
 from cifar_ray.store import ModelStore
-from cifar_ray.training.distributed import TrainedRun, plan_workers, train_on_ray
+from cifar_ray.training.distributed import TrainedRun, train_on_ray
+from cifar_ray.training.fit import fit
 from cifar_ray.training.keep import keep
-from cifar_ray.training.loop import fit
 from cifar_ray.training.reports import EpochReport
+from cifar_ray.training.run import Run
+from cifar_ray.training.workers import plan_workers
 from cifar_ray.trust import Trust
 
 
@@ -61,7 +63,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def two_workers(ray_cluster: None, storage: Path) -> tuple[TrainedRun, Recorder]:
     recorder = Recorder()
-    return train_on_ray(config(storage, **TWO), recorder), recorder
+    return train_on_ray(Run(config(storage, **TWO)), recorder), recorder
 
 
 @pytest.mark.ray
@@ -157,15 +159,15 @@ def test_train_repeats_a_run_bit_for_bit_from_its_config_and_says_what_it_did(
 def test_a_run_of_the_same_name_is_refused_and_stays_as_it_is(two_workers: tuple[TrainedRun, Recorder], storage: Path) -> None:
     before = (storage / "runs" / "two" / "config.yaml").read_bytes()
     with pytest.raises(ConfigError, match=r"run 'two' exists .* choose another --name"):
-        train_on_ray(config(storage, name="two", seed=5), Recorder())
+        train_on_ray(Run(config(storage, name="two", seed=5)), Recorder())
     assert (storage / "runs" / "two" / "config.yaml").read_bytes() == before
 
 
 @pytest.mark.ray
 def test_an_error_in_a_worker_reaches_the_user_as_itself_and_nothing_is_kept(ray_cluster: None, storage: Path) -> None:
     diverging = {"name": "sgd", "lr": 1e12, "momentum": 0.9}
-    with pytest.raises(TrainingError, match=r"the loss became .* in epoch 1"):
-        train_on_ray(config(storage, name="diverging", optimizer=diverging), Recorder())
+    with pytest.raises(TrainingError, match=r"the loss became .* in step . of epoch 1"):
+        train_on_ray(Run(config(storage, name="diverging", optimizer=diverging)), Recorder())
     assert "diverging" not in ModelStore(str(storage)).names()
 
 

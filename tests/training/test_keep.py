@@ -15,8 +15,9 @@ from cifar_ray.metrics import calibrate
 from cifar_ray.store import ModelStore
 from cifar_ray.store.gallery import GALLERY_FILE
 from cifar_ray.training.distributed import TrainedRun
+from cifar_ray.training.fit import fit
 from cifar_ray.training.keep import keep
-from cifar_ray.training.loop import Trainer, Weights, fit
+from cifar_ray.training.loop import Trainer, Weights
 from cifar_ray.training.reports import EpochReport, FitResult
 from cifar_ray.trust import Trust
 

@@ -10,7 +10,8 @@ from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.data.loader import EvaluationLoader, Shard, Step
 from cifar_ray.errors import DataError, TrainingError
 from cifar_ray.training.evaluate import gather_logits, views
-from cifar_ray.training.loop import Trainer, Weights, fit
+from cifar_ray.training.fit import fit
+from cifar_ray.training.loop import Trainer, Weights
 from cifar_ray.training.reports import EpochReport, FitResult
 from cifar_ray.trust import Trust
 
@@ -167,8 +168,8 @@ def test_the_parts_of_all_workers_add_up_to_the_logits_of_the_split_in_its_order
     np.testing.assert_allclose(trainer.logits(test), expected, atol=1e-5)
 
 
-def test_a_loss_that_is_no_longer_finite_ends_the_run_and_names_the_epoch(stripes: DatasetSplits) -> None:
-    with pytest.raises(TrainingError, match="in epoch 1; lower the learning rate"):
+def test_a_loss_that_is_no_longer_finite_ends_the_run_and_names_the_step(stripes: DatasetSplits) -> None:
+    with pytest.raises(TrainingError, match=r"the loss became .* in step . of epoch 1; lower the learning rate"):
         run(stripes, optimizer={"name": "sgd", "lr": 1e12, "momentum": 0.9})
 
 

@@ -8,7 +8,9 @@ import torch
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.data.loader import Shard
-from cifar_ray.training.loop import EpochReport, FitResult, Weights, fit
+from cifar_ray.training.fit import fit
+from cifar_ray.training.loop import Weights
+from cifar_ray.training.reports import EpochReport, FitResult
 from cifar_ray.training.snapshot import Snapshot
 
 CPU = torch.device("cpu")

@@ -16,7 +16,8 @@ from cifar_ray.errors import BundleError, ConfigError
 from cifar_ray.models import count_parameters, create_model, list_models
 from cifar_ray.models.stages import head_name, stages
 from cifar_ray.store import Architecture, Bundle, Manifest
-from cifar_ray.training.loop import Trainer, fit
+from cifar_ray.training.fit import fit
+from cifar_ray.training.loop import Trainer
 from cifar_ray.training.optim import create_optimizers, scale_rates
 from cifar_ray.training.start import create_from, freeze, rate_factors
 

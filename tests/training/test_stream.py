@@ -18,10 +18,12 @@ from cifar_ray.data.loader import Shard
 from cifar_ray.data.streamed import PictureFiles
 from cifar_ray.errors import DataError
 from cifar_ray.recipes import digits
-from cifar_ray.training.distributed import TrainedRun, WorkerPlan, train_on_ray
-from cifar_ray.training.loop import fit
+from cifar_ray.training.distributed import TrainedRun, train_on_ray
+from cifar_ray.training.fit import fit
 from cifar_ray.training.reports import EpochReport
+from cifar_ray.training.run import Run
 from cifar_ray.training.stream import fed_by_ray, share_cpus, stream
+from cifar_ray.training.workers import WorkerPlan
 from tests.conftest import make_stripes
 from tests.training.test_distributed import Recorder
 
@@ -48,7 +50,7 @@ def config(folder: Path, storage: Path, **changes: Any) -> TrainConfig:
 def streamed(job: TrainConfig) -> TrainedRun:
     splits = open_splits(job)
     assert isinstance(splits, StreamedSplits)
-    return train_on_ray(job, Recorder(), splits.train)
+    return train_on_ray(Run(job), Recorder(), splits.train)
 
 
 @pytest.mark.ray

@@ -21,8 +21,9 @@ from cifar_ray.data.loader import Shard
 from cifar_ray.errors import ConfigError
 from cifar_ray.store import load_model
 from cifar_ray.training.distributed import TrainedRun
+from cifar_ray.training.fit import fit
 from cifar_ray.training.keep import keep
-from cifar_ray.training.loop import Weights, fit
+from cifar_ray.training.loop import Weights
 from cifar_ray.training.reports import EpochReport
 from cifar_ray.training.tracking import NullTracker, Several, create_tracker, epoch_metrics, flat
 

@@ -1,0 +1,126 @@
+"""Checkpoints on disk: which one is gone on from, whatever happened to the others."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cifar_ray.errors import StoreError, TrainingError
+from cifar_ray.training.checkpoint import COMMIT_FILE, STATE_FILE, BackgroundWriter, Cadence, Checkpoints, Place
+from cifar_ray.training.watch import Wish
+
+
+class Written:
+    """A run with checkpoints after epochs 1 and 2 and two steps of epoch 3."""
+
+    def __init__(self, storage: Path) -> None:
+        self.folder = storage / "runs" / "run"
+        self.messages: list[str] = []
+        self.checkpoints = Checkpoints(str(storage), "run", self.messages.append)
+        self.attempt = self.checkpoints.begin_try({})
+        self.places = [Place(self.attempt, epoch, step) for epoch, step in ((1, 0), (2, 0), (2, 2))]
+        for place in self.places:
+            self.checkpoints.write(place, str(place).encode(), {})
+
+    def path(self, place: Place, file: str) -> Path:
+        return self.folder / place.folder / file
+
+    def folders(self) -> list[str]:
+        return sorted(path.name for path in self.folder.glob("epoch-*"))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Written:
+    return Written(tmp_path)
+
+
+def test_the_newest_is_gone_on_from_and_one_is_kept_to_fall_back_to(run: Written) -> None:
+    assert run.checkpoints.newest() == (run.places[2], b"step 2 of epoch 3")
+    assert run.folders() == ["epoch-0002-step-00002-try-0001", "epoch-0002-try-0001"]
+
+
+def _truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+def _flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("harm", [_truncate, _flip_a_bit, Path.unlink, lambda path: path.write_bytes(b"")])
+def test_a_damaged_state_is_told_of_and_the_one_before_taken(run: Written, harm: Callable[[Path], None]) -> None:
+    harm(run.path(run.places[2], STATE_FILE))
+    assert run.checkpoints.newest() == (run.places[1], b"the end of epoch 2")
+    (message,) = run.messages
+    assert "epoch-0002-step-00002-try-0001: state.pt is" in message
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"sha256": 5}'])
+def test_a_damaged_commit_is_told_of_and_the_one_before_taken(run: Written, content: bytes) -> None:
+    run.path(run.places[2], COMMIT_FILE).write_bytes(content)
+    assert run.checkpoints.newest() == (run.places[1], b"the end of epoch 2")
+    assert len(run.messages) == 1
+
+
+def test_one_that_was_never_committed_is_passed_over_in_silence_and_swept_at_the_next_start(run: Written) -> None:
+    run.path(run.places[2], COMMIT_FILE).unlink()
+    assert run.checkpoints.newest() == (run.places[1], b"the end of epoch 2")
+    assert run.messages == []
+    run.checkpoints.sweep()
+    assert run.folders() == ["epoch-0002-try-0001"]
+
+
+def test_a_writer_that_was_cut_off_writes_nothing_once_a_later_try_began(run: Written) -> None:
+    later = run.checkpoints.begin_try({})
+    with pytest.raises(TrainingError, match="taken over"):
+        run.checkpoints.write(Place(run.attempt, 9, 0), b"stale", {})
+    assert run.checkpoints.newest() == (run.places[2], b"step 2 of epoch 3")
+    run.checkpoints.write(Place(later, 2, 1), b"new", {})
+    assert run.checkpoints.newest() == (Place(later, 2, 1), b"new")
+
+
+def test_what_fails_in_the_background_is_raised_by_the_next_write_or_at_the_end(run: Written) -> None:
+    run.checkpoints.begin_try({})
+    stale = Place(run.attempt, 9, 0)
+    with pytest.raises(TrainingError, match="taken over"), BackgroundWriter(run.checkpoints) as writer:
+        writer.write(stale, b"stale", {})
+    writer = BackgroundWriter(run.checkpoints)
+    writer.write(stale, b"stale", {})
+    with pytest.raises(TrainingError, match="taken over"):
+        writer.write(stale, b"stale", {})
+
+
+def test_a_storage_that_refuses_ends_in_one_line_and_harms_no_earlier_checkpoint(run: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise StoreError("cannot write: no space left on device")
+
+    monkeypatch.setattr("cifar_ray.storage.FileTree.replace", refuse)
+    with pytest.raises(StoreError, match="no space"), BackgroundWriter(run.checkpoints) as writer:
+        writer.write(Place(run.attempt, 3, 0), b"more", {})
+    assert run.checkpoints.newest() == (run.places[2], b"step 2 of epoch 3")
+
+
+def test_it_is_time_after_so_many_epochs() -> None:
+    cadence = Cadence("2", threading.Event())
+    assert [cadence(epoch, step) for epoch, step in ((1, 0), (1, 5), (2, 0), (2, 3), (3, 0))] == [0, 0, Wish.SAVE, 0, 0]
+
+
+def test_it_is_time_after_so_many_seconds_also_within_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("cifar_ray.training.checkpoint.time.monotonic", lambda: now)
+    cadence = Cadence("0.5m", threading.Event())
+    assert cadence(0, 1) == Wish.GO_ON
+    now += 30
+    assert cadence(0, 2) == Wish.SAVE
+    cadence.saved()
+    assert cadence(0, 3) == Wish.GO_ON
+
+
+def test_a_stop_comes_before_all_else() -> None:
+    stop = threading.Event()
+    cadence = Cadence("1", stop)
+    stop.set()
+    assert cadence(0, 1) == Wish.STOP

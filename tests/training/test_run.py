@@ -1,0 +1,75 @@
+"""Whether a run begins, goes on, or is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from cifar_ray import cli
+from cifar_ray.config import TrainConfig, parse_config
+from cifar_ray.errors import ConfigError
+from cifar_ray.training.reports import EpochReport
+from cifar_ray.training.run import Run
+
+
+def config(storage: Path, **changes: object) -> TrainConfig:
+    return parse_config(TrainConfig, {"dataset": "digits", "name": "run", "storage": str(storage)} | changes)
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> Path:
+    """A storage with an unfinished run."""
+    run = Run(config(tmp_path))
+    run.begin()
+    run.checkpoints.begin_try({})
+    return tmp_path
+
+
+def test_the_same_command_goes_on_with_an_unfinished_run(begun: Path) -> None:
+    assert Run(config(begun)).goes_on
+    assert Run(config(begun, checkpoint_every="10m", max_failures=9)).goes_on
+    assert not Run(config(begun, name="other")).goes_on
+
+
+def test_another_config_under_the_same_name_is_refused_with_what_differs(begun: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"run 'run' exists in .*/runs with another config; it has epochs 8 \(now 9\), optimizer.lr 0.24"
+    ) as caught:
+        Run(config(begun, epochs=9, optimizer={"lr": 0.5}))
+    assert "\n" not in str(caught.value)
+    assert "seed" not in str(caught.value)
+
+
+def test_never_refuses_any_run_that_exists(begun: Path) -> None:
+    with pytest.raises(ConfigError, match=r"exists .* choose another --name"):
+        Run(config(begun), "never")
+    assert not Run(config(begun, name="other"), "never").goes_on
+
+
+def test_a_finished_run_is_refused(begun: Path) -> None:
+    Run(config(begun)).finish(model="digits@1")
+    for resume in ("auto", "never", "run"):
+        with pytest.raises(ConfigError, match=r"exists in .* and is finished; choose another --name"):
+            Run(config(begun), resume)
+
+
+def test_a_run_of_an_earlier_release_counts_as_finished(tmp_path: Path) -> None:
+    run = Run(config(tmp_path))
+    run.begin()
+    run.write_history([EpochReport(1, 1.0, 0.5, None, None, 0.1, 1.0, 10.0, improved=True)])
+    with pytest.raises(ConfigError, match="is finished"):
+        Run(config(tmp_path))
+
+
+def test_resume_with_a_name_brings_the_settings_of_that_run(tmp_path: Path) -> None:
+    run = Run(config(tmp_path, epochs=3, optimizer={"name": "adamw", "lr": 0.01}, model="small_cnn", recipe="small_cnn"))
+    run.begin()
+    command = cli.parse_train_command(["--resume", "run", "--storage", str(tmp_path)], "train")
+    values = command.model_dump(include=set(TrainConfig.model_fields))
+    assert parse_config(TrainConfig, values) == run.config
+    assert Run(parse_config(TrainConfig, values), command.resume).goes_on
+    assert run.command() == f"python -m cifar_ray.train --resume run --storage {tmp_path}"
+
+
+def test_resume_with_an_unknown_name_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--resume nothing: there is no such run in"):
+        cli.parse_train_command(["--resume", "nothing", "--storage", str(tmp_path)], "train")
