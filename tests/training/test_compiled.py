@@ -43,6 +43,7 @@ def test_a_compiled_network_learns_as_the_plain_one(few_stripes: DatasetSplits, 
     assert losses(fast) == pytest.approx(losses(plain), rel=1e-3)
 
 
+@pytest.mark.slow  # tracing imports half of torch
 @pytest.mark.usefixtures("narrow_airnet", "eager_backend")
 def test_compiling_changes_nothing_of_what_is_trained(few_stripes: DatasetSplits) -> None:
     plain = trainer(few_stripes, compile="none")
