@@ -163,15 +163,20 @@ class FileTree:
         self._check_inside(path)
 
         def delete() -> None:
-            with suppress(FileNotFoundError):  # an attempt before may have been carried out though it was not answered
+            with suppress(FileNotFoundError):  # an attempt before was carried out, but not answered
                 self.file_system.delete_file(self.path(f"{path}/{first}"))
 
         self._patience.attempt(f"delete {self.path(path)}", delete)
         self._empty(path)
 
     def remove(self) -> None:
-        """Deletes the root with all that is in it."""
-        self._patience.attempt(f"delete {self._root}", lambda: self.file_system.delete_dir(self._root))
+        """Deletes the root with all that is in it, if it is there."""
+
+        def delete() -> None:
+            with suppress(FileNotFoundError):
+                self.file_system.delete_dir(self._root)
+
+        self._patience.attempt(f"delete {self._root}", delete)
 
     @contextmanager
     def _staged(self, path: str) -> Iterator[IO[bytes]]:

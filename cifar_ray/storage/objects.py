@@ -15,7 +15,6 @@ from cifar_ray.storage.patience import Patience
 
 CLAIMS = ".claims"
 
-_FLAT = ("s3", "gcs", "abfs")  # folders there are but a part of names
 _GIVE_UP_S = 3.0
 _POLL_S = 0.05
 
@@ -77,8 +76,6 @@ class ObjectWriter:
             self.file_system.delete_file(self.path(path))
 
     def _put(self, path: str, content: bytes | mmap.mmap) -> None:
-        if self.file_system.type_name not in _FLAT:
-            self.file_system.create_dir(self.path(path).rpartition("/")[0], recursive=True)
         with self.file_system.open_output_stream(self.path(path)) as stream:
             # in one call, which no Ctrl-C interrupts: closing a stream, also after an exception, puts what it got so far
             stream.write(content)

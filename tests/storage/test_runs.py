@@ -31,7 +31,9 @@ def test_a_model_is_trained_listed_promoted_and_asked_on_an_object_store(s3: Any
     assert runs.have_files([f"first/{name}" for name in ("config.yaml", "history.csv", "history.json", "curves.png")]) == [True] * 4
     (row,) = json.loads(run("store", "list", "--json", "--storage", storage))
     assert (row["name"], row["version"], row["aliases"]) == ("digits", 1, ["production"])
-    assert run("store", "export", "first", "--format", "safetensors", "--output", s3.uri("exports/digits.safetensors"), "--storage", storage)
+    assert run(
+        "store", "export", "first", "--format", "safetensors", "--output", s3.uri("exports/digits.safetensors"), "--storage", storage
+    )
     assert FileTree(s3.uri("exports"), "").have_files(["digits.safetensors"]) == [True]
     run("store", "ensemble", "twice", "digits@1", "digits@1", "--storage", storage)
     assert ModelStore(storage).names() == ["digits", "twice"]

@@ -88,7 +88,8 @@ def test_a_folder_is_cleared_again_without_complaint(tree: FileTree) -> None:
 def test_all_is_gone_after_remove(tree: FileTree, storage: str) -> None:
     tree.replace("a/b", b"")
     FileTree(storage, "beside").replace("file", b"stays")
-    tree.remove()
+    for _ in range(2):
+        tree.remove()
     assert files_below(tree) == []
     assert FileTree(storage, "beside").read("file") == b"stays"
 
