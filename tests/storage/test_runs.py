@@ -1,25 +1,45 @@
-"""Whole jobs on a server that speaks S3, as a user types them."""
+"""Whole jobs: predictions, and on a server that speaks S3 what a user types to train and search."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
+from cifar_ray.inference.results import Results, classify_part
+from cifar_ray.inference.rows import SCHEMA, broken_row
 from cifar_ray.storage import FileTree
 from cifar_ray.store import ModelStore
 
-SMALL = ("--dataset", "digits", "--recipe", "small_cnn", "--epochs", "2")
+SMALL = ("--dataset", "digits", "--recipe", "digits", "--epochs", "2")
 
 
 def run(verb: str, *flags: str) -> str:
     command = [sys.executable, "-m", f"cifar_ray.{verb}", *flags]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
+
+
+def test_predictions_gather_in_parts_and_end_as_one_file(storage: str) -> None:
+    def classifier(names: Sequence[str]) -> pa.Table:
+        return pa.Table.from_pylist([broken_row(name, "not a picture") for name in names], schema=SCHEMA)
+
+    base, mark, query = storage.partition("?")
+    results = Results(f"{base}/out.csv{mark}{query}", ["a", "b", "c"], 2, {})
+    for part in results.missing():
+        classify_part(classifier, part, results.folder)
+    assert results.missing() == []
+    results.finish()
+    table = FileTree(storage, "").read("out.csv")
+    assert table is not None
+    assert [line.split(",")[0].strip('"') for line in table.decode().splitlines()[1:]] == ["a", "b", "c"]
+    assert FileTree(storage, "").folders() == []
 
 
 @pytest.mark.slow
