@@ -125,13 +125,13 @@ class FileTree:
         """Writes files as a new folder `<parent>/<number>`, under a number never used before, whoever else writes at the same time.
 
         On a file system the folder appears whole, by one rename. On an object store the number is claimed, then the files are put in the
-        order given, so the last one commits. What earlier writers have left half written is swept before, which may make room.
+        order given, so the last one commits. What dead writers have left half written is swept before.
 
         Returns:
             The number, from 1.
         """
         self._check_inside(parent)
-        self.sweep(parent, last=list(files)[-1])
+        self._sweep(parent, last=list(files)[-1])
         if self._objects:
             number = self._objects.claim(parent, self._next_number(parent))
             for name, data in files.items():
@@ -142,21 +142,6 @@ class FileTree:
         number = self._patience.attempt(action, lambda: local.add_folder(folder, files, lambda: self._next_number(parent)))
         self._patience.attempt(action, lambda: local.sync_folder(folder))
         return number
-
-    def sweep(self, parent: str, last: str) -> None:
-        """Removes below `parent` what dead writers have left half written or half deleted.
-
-        That is what is staged and has no living owner, and numbered folders in which nothing happened for a day though they lack the file
-        `last`, which comes last and goes first. Numbers are not given again.
-        """
-        if not self._objects and self._is_inside(parent):
-            local.sweep(Path(self.path(parent)))
-        numbers = self.numbers(parent)
-        complete = self.have_files([f"{parent}/{number}/{last}" for number in numbers])
-        for number in (number for number, is_complete in zip(numbers, complete, strict=True) if not is_complete):
-            if self._is_stale(f"{parent}/{number}"):
-                with suppress(StoreError):  # who may write may not always delete
-                    self._empty(f"{parent}/{number}")
 
     def clear_folder(self, path: str, first: str) -> None:
         """Removes the file `first`, then all else in a folder. Its number is never given again: an empty folder stays, or a claim."""
@@ -183,6 +168,15 @@ class FileTree:
         self._check_inside(path.rpartition("/")[0])  # a link in the file's own place is replaced, not followed
         with local.staged_file(Path(self.path(path))) as file:
             yield file
+
+    def _sweep(self, parent: str, last: str) -> None:
+        """Empties numbered folders where nothing happened for a day though they lack the file `last`, which comes last and goes first."""
+        numbers = self.numbers(parent)
+        complete = self.have_files([f"{parent}/{number}/{last}" for number in numbers])
+        for number in (number for number, is_complete in zip(numbers, complete, strict=True) if not is_complete):
+            if self._is_stale(f"{parent}/{number}"):
+                with suppress(StoreError):  # who may write may not always delete
+                    self._empty(f"{parent}/{number}")
 
     def _empty(self, path: str) -> None:
         self._patience.attempt(f"delete {self.path(path)}", lambda: self.file_system.delete_dir_contents(self.path(path)))

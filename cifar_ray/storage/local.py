@@ -1,6 +1,7 @@
 """Writing to a file system: staged under a hidden name, made durable, then put in place by one rename.
 
-Who stages holds a lock on it, which the kernel gives back when he dies, so that `sweep` can tell what is left over.
+Who stages holds a lock on it, which the kernel gives back when he dies. So the next one can tell what is left over there, and sweeps it
+first, which on a full disk makes room.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 def staged_file(target: Path) -> Iterator[IO[bytes]]:
     """A file that takes its place when the block ends, and is dropped if that fails."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(target.parent)
     staging = target.with_name(_staging_name())
     try:
         with staging.open("wb") as file:
@@ -48,6 +50,7 @@ def add_folder(parent: Path, files: Mapping[str, bytes], first_free: Callable[[]
     Returns:
         The number: `first_free()`, or one after it where others took that meanwhile.
     """
+    _sweep(parent)
     staging = parent / _staging_name()
     staging.mkdir(parents=True)
     descriptor = os.open(staging, os.O_RDONLY)
@@ -73,7 +76,7 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def sweep(folder: Path) -> None:
+def _sweep(folder: Path) -> None:
     """Removes what writers that are dead have left half written; what it may not remove, it leaves."""
     for path in list(folder.glob(f"{STAGING}*")):
         with suppress(OSError):  # it took its place just now, or is another user's
