@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 
 from cifar_ray.errors import BundleError, CifarRayError, UnknownModelError
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import ModelStore
 from cifar_ray.store.gallery import GALLERY_FILE
-from cifar_ray.store.registry import PREVIOUS, TEST_ACCURACY
+from cifar_ray.store.registry import PREVIOUS, PRODUCTION, TEST_ACCURACY
 from deployments.config import ServeConfig
 from deployments.contract import LoadedVersion, ModelInfo, Status, StoredGallery, StoredModel, UnavailableError
 
@@ -53,6 +53,11 @@ class LiveModels:
         self._failed: dict[tuple[str, int], tuple[float, str]] = {}
         self._problems: dict[str | None, str] = {}
 
+    @cached_property
+    def _store(self) -> ModelStore:
+        """Without patience: a refresh is repeated anyway, and who asks for a model waits for the answer."""
+        return ModelStore(self._config.storage, patience_s=0)
+
     @property
     def status(self) -> Status:
         """The server's own model, and what is wrong with it."""
@@ -76,7 +81,7 @@ class LiveModels:
         """
         if loaded := self.find(reference):
             return loaded
-        store = ModelStore(self._config.storage)
+        store = self._store
         with _told_to_clients(store, reference):
             loaded = self._load(store, reference)
         self._used_at[reference] = time.monotonic()
@@ -111,8 +116,7 @@ class LiveModels:
         Raises:
             StoreError: if the storage cannot be read.
         """
-        store = ModelStore(self._config.storage)
-        return [self._describe(store, name) for name in store.names()]
+        return [self._describe(self._store, name) for name in self._store.names()]
 
     def gallery(self, reference: str | None) -> StoredGallery:
         """Where a model is wrong, read from the store: the model itself is not loaded.
@@ -123,7 +127,7 @@ class LiveModels:
             StoreError: if the storage cannot be read.
             BundleError: if the bundle is damaged.
         """
-        store = ModelStore(self._config.storage)
+        store = self._store
         with _told_to_clients(store, reference):
             name, version = store.resolve(reference or self.status.require().reference)
         return StoredGallery(name, version, store.attachment(f"{name}@{version}", GALLERY_FILE))
@@ -152,7 +156,7 @@ class LiveModels:
         Raises:
             CifarRayError: if nothing that it may mean can be loaded.
         """
-        store = ModelStore(self._config.storage)
+        store = self._store
         if reference is not None:
             return self._load(store, reference), ""
         present = self._answering.get(None)
@@ -175,8 +179,13 @@ class LiveModels:
             raise UnavailableError(f"{missing} in {self._config.storage}{there_is}; train one: {self._config.train_command}")
         for name in [wanted] if wanted else [DEFAULT_MODEL] if DEFAULT_MODEL in names else sorted(names, key=partial(_age, store)):
             yield name
-            if "@" not in name and PREVIOUS in store.aliases(name):
+            if "@" in name:
+                continue
+            aliases = store.aliases(name)
+            if PREVIOUS in aliases:
                 yield f"{name}@{PREVIOUS}"
+            elif PRODUCTION not in aliases:  # the newest was meant, so the one before is next best
+                yield from (f"{name}@{version}" for version in reversed(store.versions(name)[:-1]))
 
     def _load(self, store: ModelStore, reference: str) -> LoadedModel:
         started = time.monotonic()

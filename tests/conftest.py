@@ -1,12 +1,18 @@
 """Shared fixtures. The one local Ray cluster is started when the first test needs it."""
 
 import os
+import subprocess
+import sys
+import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pyarrow.fs import FileSystem
 
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 
@@ -29,6 +35,53 @@ def ray_cluster(own_cache: Path) -> Iterator[None]:
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     yield
     ray.shutdown()
+
+
+@dataclass
+class S3:
+    """A server of its own process, and a bucket."""
+
+    process: subprocess.Popen[str]
+    port: int
+    bucket: str = field(default_factory=lambda: f"bucket-{uuid.uuid4().hex}")
+
+    def uri(self, path: str, options: str = "") -> str:
+        return f"s3://{self.bucket}/{path}?endpoint_override=127.0.0.1:{self.port}&scheme=http{options}"
+
+    def become(self, state: str) -> None:
+        """`away`, `busy` or `back`."""
+        print(state, file=self.process.stdin, flush=True)
+        assert self.process.stdout.readline().strip() == state
+
+
+@pytest.fixture(scope="session")
+def s3_process() -> Iterator[S3]:
+    if find_spec("moto") is None:
+        pytest.skip("needs moto, which `make setup` installs")
+    surroundings = {
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in surroundings.items():
+            patch.setenv(name, value)
+        patch.delenv("AWS_PROFILE", raising=False)
+        command = [sys.executable, str(Path(__file__).parent / "storage" / "s3_server.py")]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+            yield S3(process, int(process.stdout.readline()))
+            process.kill()
+
+
+@pytest.fixture
+def s3(s3_process: S3) -> Iterator[S3]:
+    """A server that speaks S3, up and with an empty bucket."""
+    own = S3(s3_process.process, s3_process.port)
+    file_system, _ = FileSystem.from_uri(own.uri("", "&allow_bucket_creation=true"))
+    file_system.create_dir(own.bucket)
+    yield own
+    own.become("back")
 
 
 def make_stripes(count: int, size_px: int = 16, seed: int = 0) -> ImageDataset:

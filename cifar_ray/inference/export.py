@@ -112,8 +112,8 @@ def export(bundle: Bundle, file_format: ExportFormat, target: str) -> Exported:
                 f"{bundle.reference}: the {file_format} file's logits are off by {difference:.2%} of the largest; not written"
             )
         data = file.read_bytes()
-    parent, _, name = resolve_storage(target).rpartition("/")
-    FileTree(parent or "/", "").replace(name, data)
+    files, name = FileTree.of_file(resolve_storage(target))
+    files.replace(name, data)
     return Exported(target, len(data), difference, written.name)
 
 

@@ -52,13 +52,14 @@ class Results:
 
     def __init__(self, target: str, names: Sequence[str], part_size: int, about: dict[str, Any]) -> None:
         self.target = resolve_storage(target)
-        self.suffix = PurePosixPath(target).suffix.lower()
+        path, mark, query = self.target.partition("?") if "://" in target else (self.target, "", "")
+        self.suffix = PurePosixPath(path).suffix.lower()
         if self.suffix not in FORMATS:
             raise ConfigError(f"--out {target}: the name must end in {', '.join(FORMATS)}")
         self._names, self._part_size = names, part_size
         digest = hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()
         job = json.dumps({"pictures": len(names), "names_sha256": digest, "part_size": part_size} | about, indent=1).encode()
-        self.folder = f"{self.target}.parts"
+        self.folder = f"{path}.parts{mark}{query}"
         self._tree = FileTree(self.folder, "")
         present = self._tree.read(_JOB_FILE)
         if present is not None and present != job:
@@ -94,8 +95,8 @@ class Results:
         Raises:
             StoreError: if the file cannot be written.
         """
-        base, _, name = self.target.rpartition("/")
-        with FileTree(base or "/", "").writing(name) as file:
+        files, name = FileTree.of_file(self.target)
+        with files.writing(name) as file:
             _WRITERS[self.suffix](self.tables(), file)
         self._tree.remove()
 

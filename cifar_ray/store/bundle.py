@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 WEIGHTS_FILE = "model.safetensors"
 MANIFEST_FILE = "manifest.json"
 
+_ADVICE = "restore it or delete this version"
+
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
@@ -96,11 +98,9 @@ def check(data: bytes | None, file: str, sha256: str, where: str) -> bytes:
         BundleError: if it is missing or not what was written.
     """
     if data is None:
-        raise BundleError(f"{where}: {file} is missing; restore it or delete this version")
+        raise BundleError(f"{where}: {file} is missing; {_ADVICE}")
     if _sha256(data) != sha256:
-        raise BundleError(
-            f"{where}: {file} ({len(data):,} bytes) is damaged: its sha256 is not the manifest's; restore it or delete this version"
-        )
+        raise BundleError(f"{where}: {file} ({len(data):,} bytes) is damaged: its sha256 is not the manifest's; {_ADVICE}")
     return data
 
 
@@ -146,4 +146,4 @@ def _first_mistake(error: ValidationError) -> str:
         return f"format_version is not {FORMAT_VERSION}, the one this release reads; upgrade cifar-ray"
     field = ".".join(str(part) for part in mistakes[0]["loc"])
     message = "unknown key" if mistakes[0]["type"] == "extra_forbidden" else mistakes[0]["msg"]
-    return f"{field}: {message}" if field else message
+    return f"{field}: {message}; {_ADVICE}" if field else f"{message}; {_ADVICE}"

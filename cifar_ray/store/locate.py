@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import PurePosixPath
-
 from cifar_ray.config import resolve_storage
 from cifar_ray.errors import BundleError, UnknownModelError
-from cifar_ray.storage import NUMBER, FileTree
+from cifar_ray.storage import NUMBER, FileTree, split_location
 from cifar_ray.store.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, decode, decode_manifest
 from cifar_ray.store.registry import ModelStore
 
@@ -43,15 +41,16 @@ def _from_folder(location: str) -> Bundle:
     is_bundle, is_run = folder.have_files([MANIFEST_FILE, _RUN_FILE])
     if is_bundle:
         return _read(folder, location)
-    storage, _, run = location.rpartition("/runs/")
-    if is_run and storage:
+    runs, run = split_location(location)
+    storage, own = split_location(runs)
+    if is_run and own == "runs":
         return _of_run(ModelStore(storage), run)
     raise UnknownModelError(f"{location} is neither a model ({MANIFEST_FILE} and {WEIGHTS_FILE}) nor a run (…/runs/NAME)")
 
 
 def _read(folder: FileTree, location: str) -> Bundle:
-    *_, parent, own = PurePosixPath(location).parts
-    name, version = (parent, int(own)) if NUMBER.fullmatch(own) else (own, 1)
+    parent, own = split_location(location)
+    name, version = (split_location(parent)[1], int(own)) if NUMBER.fullmatch(own) else (own, 1)
     where = f"bundle {location}"
     data = folder.read(MANIFEST_FILE)
     if data is None:

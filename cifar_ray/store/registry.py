@@ -35,6 +35,7 @@ class ModelStore:
 
     Args:
         storage: path or URI; nothing is created there before the first `save`.
+        patience_s: as `FileTree` says.
 
     Attributes:
         storage: the same, absolute.
@@ -44,9 +45,9 @@ class ModelStore:
         StoreError: from every method, when the storage refuses or cannot be reached.
     """
 
-    def __init__(self, storage: str) -> None:
+    def __init__(self, storage: str, patience_s: float | None = None) -> None:
         self.storage = resolve_storage(storage)
-        self._files = FileTree(self.storage, "models")
+        self._files = FileTree(self.storage, "models", patience_s)
         self.location = self._files.path()
 
     def save(
@@ -168,7 +169,7 @@ class ModelStore:
         return self._read_aliases(name)
 
     def promote(self, name: str, version: int) -> dict[str, int]:
-        """Makes a version `production`, and the one that was it `previous`, in one atomic write.
+        """Makes a version `production`, and the one that was it `previous`, in one atomic write; of two at once the later wins.
 
         Returns:
             The aliases from now on. Promoting what is production already changes nothing.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -120,6 +121,35 @@ def test_a_replica_that_starts_beside_a_damaged_production_version_answers_with_
     assert status.model is not None
     assert status.model.version == 1
     assert "pets@2" in status.problem
+
+
+def test_without_a_production_version_the_newest_that_is_sound_answers(tmp_path: Path, save_tiny: SaveTiny) -> None:
+    for _ in range(3):
+        save_tiny(str(tmp_path))
+    damage(tmp_path, "pets", 3)
+    (tmp_path / "models/pets/2/manifest.json").write_text("{")
+    status = look(tmp_path).status
+    assert status.model is not None
+    assert status.model.version == 1
+    assert re.search(r"pets@3 .*sha256.*; restore it or delete this version; .*pets@2 .*JSON.*; restore it or delete", status.problem)
+
+
+def test_models_on_an_object_store_answer_also_while_it_is_away(s3: Any, save_tiny: SaveTiny) -> None:
+    storage = s3.uri("storage")
+    save_tiny(storage)
+    live = LiveModels(ServeConfig(storage=storage, max_batch_size=2), "cpu")
+    live.refresh()
+    assert live.status.model is not None
+    assert live.status.model.reference == "pets@1"
+    save_tiny(storage)
+    s3.become("away")
+    live.refresh()
+    assert (live.load("pets@1").info.reference, "NETWORK_CONNECTION" in live.status.problem) == ("pets@1", True)
+    s3.become("back")
+    ModelStore(storage).promote("pets", 2)
+    live.refresh()
+    assert (live.status.model.reference, live.status.problem) == ("pets@2", "")
+    assert [(model.name, model.versions, model.aliases) for model in live.stored()] == [("pets", (1, 2), {"production": 2})]
 
 
 def test_a_model_that_a_request_names_is_loaded_and_stays_as_new_as_the_store(tmp_path: Path, save_tiny: SaveTiny) -> None:

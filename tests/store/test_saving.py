@@ -1,8 +1,7 @@
-"""A save lands whole or not at all: crashes, full disks, two savers at once, paths, URIs and object stores."""
+"""A save lands whole or not at all: crashes, full disks, paths, URIs and object stores; many at once are in `tests/storage`."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import shutil
 from pathlib import Path
@@ -12,7 +11,8 @@ import pytest
 import torch
 
 from cifar_ray.errors import StoreError
-from cifar_ray.store import Manifest, ModelStore
+from cifar_ray.storage.objects import ObjectWriter
+from cifar_ray.store import Manifest, ModelStore, load_model
 
 Weights = dict[str, torch.Tensor]
 
@@ -54,6 +54,8 @@ def test_a_failed_save_cleans_up_and_says_where(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
+    monkeypatch.setenv("CIFAR_RAY_STORAGE_PATIENCE_S", "0")
+    three = ModelStore(str(tmp_path))
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StoreError, match=r"cannot write to .*pets.*No space left"):
         three.save("pets", manifest, weights)
@@ -71,29 +73,6 @@ def test_a_crash_while_promoting_leaves_the_old_aliases(three: ModelStore, funct
             three.promote("pets", 2)
     assert three.aliases("pets") == {"production": 1}
     assert three.promote("pets", 3) == three.aliases("pets") == {"production": 3, "previous": 1}
-
-
-def save_five(storage: str, manifest: Manifest, start: Any, value: int) -> None:
-    store = ModelStore(storage)
-    start.wait(60)
-    for _ in range(5):
-        store.save("pets", manifest, {"w": torch.full((50_000,), value)})
-
-
-def test_processes_that_save_at_once_all_land(tmp_path: Path, manifest: Manifest) -> None:
-    context = multiprocessing.get_context("spawn")
-    start = context.Barrier(2)
-    other = context.Process(target=save_five, args=(str(tmp_path), manifest, start, 1))
-    other.start()
-    try:
-        save_five(str(tmp_path), manifest, start, 0)
-    finally:
-        other.join(60)
-    assert other.exitcode == 0
-    store = ModelStore(str(tmp_path))
-    assert store.versions("pets") == list(range(1, 11))
-    values = [int(store.load(f"pets@{version}").weights["w"].unique()) for version in range(1, 11)]
-    assert sorted(values) == [0] * 5 + [1] * 5
 
 
 def test_a_taken_number_is_passed_over(three: ModelStore, manifest: Manifest, weights: Weights, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,25 +111,27 @@ def test_a_storage_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_object_store_needs_no_rename_and_commits_by_the_manifest(
-    manifest: Manifest, weights: Weights, monkeypatch: pytest.MonkeyPatch
+    s3: Any, manifest: Manifest, weights: Weights, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_: object) -> None:
         raise AssertionError("an object store has no rename")
 
     for function in ("rename", "replace", "fsync"):
         monkeypatch.setattr(os, function, never)
-    store = ModelStore("mock:///bucket/storage")
+    store = ModelStore(s3.uri("some/storage"))
     assert store.names() == []
     for _ in range(3):
-        store.save("pets", manifest, weights)
+        store.save("pets", manifest, weights, {"notes": b"n"})
     store.promote("pets", 1)
     store.promote("pets", 2)
     assert torch.equal(store.load("pets").weights["conv.weight"], weights["conv.weight"])
+    assert (store.attachment("pets@3", "notes"), store.check("pets@3").metrics) == (b"n", manifest.metrics)
     assert store.rollback("pets") == {"production": 1, "previous": 2}
     store.delete("pets@3")
     assert (store.names(), store.versions("pets")) == (["pets"], [1, 2])
+    assert load_model(s3.uri("some/storage/models/pets/2"), "/nowhere").reference == "pets@2"
 
-    real = type(store._files)._put
+    real = ObjectWriter.put
 
     def without_manifest(files: Any, path: str, data: bytes) -> None:
         if path.endswith("manifest.json"):
@@ -158,8 +139,17 @@ def test_an_object_store_needs_no_rename_and_commits_by_the_manifest(
         real(files, path, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(store._files), "_put", without_manifest)
+        patch.setattr(ObjectWriter, "put", without_manifest)
         with pytest.raises(KeyboardInterrupt):
             store.save("pets", manifest, weights)
     assert store.versions("pets") == [1, 2]
     assert store.save("pets", manifest, weights).version == 5
+    store.delete("pets@5")
+    assert store.save("pets", manifest, weights).version == 6
+
+
+def test_a_bucket_that_is_not_there_is_one_line(s3: Any, manifest: Manifest, weights: Weights) -> None:
+    store = ModelStore(s3.uri("storage").replace(s3.bucket, "nobody-has-it"))
+    assert store.names() == []
+    with pytest.raises(StoreError, match=r"cannot write .*NO_SUCH_BUCKET.* bucket does not exist"):
+        store.save("pets", manifest, weights)
