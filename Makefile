@@ -2,13 +2,14 @@
 #   make          sets up .venv            make demo    trains, keeps and serves a model on built-in images
 #   make test     lint, types, tests       make serve   serves the models in ./storage
 #   make test-slow  longer tests           make test-web  the page in Chromium
-#   make test-abuse  hostile requests      make audit   known weaknesses of the locked packages
+#   make test-abuse  hostile requests      make test-cluster  ray up on hosts in network namespaces
+#   make audit    known weaknesses of the locked packages
 PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv
 
 .DEFAULT_GOAL := setup
-.PHONY: setup lock format lint test test-fast test-slow test-web test-abuse audit demo serve clean
+.PHONY: setup lock format lint test test-fast test-slow test-web test-abuse test-cluster audit demo serve clean
 
 setup: .venv/.installed
 	@echo "ready: . .venv/bin/activate, or see 'make demo' and README.md"
@@ -25,7 +26,7 @@ $(UV):
 
 # names, versions and hashes only: the registry is the user's own choice
 lock: | $(UV)
-	$(UV) pip compile -q --universal --python-version 3.11 --extra dev --extra export --extra openvino --extra quantize --extra tracking --extra tune --extra web --generate-hashes --no-emit-index-url --no-header --no-annotate $(LOCKFLAGS) \
+	$(UV) pip compile -q --universal --python-version 3.11 --extra aws --extra dev --extra export --extra openvino --extra quantize --extra tracking --extra tune --extra web --generate-hashes --no-emit-index-url --no-header --no-annotate $(LOCKFLAGS) \
 		pyproject.toml -o requirements.lock
 
 format: setup
@@ -42,7 +43,7 @@ test: lint
 
 # without the tests that start Ray
 test-fast: setup
-	$(BIN)/python -m pytest -m "not (ray or web or abuse or slow)"
+	$(BIN)/python -m pytest -m "not (ray or web or abuse or slow or cluster)"
 
 # what would take `make test` over its ten minutes
 test-slow: setup
@@ -57,6 +58,13 @@ test-web: setup
 # 20,000 hostile uploads to a real server, then schemathesis; some six minutes
 test-abuse: setup
 	$(BIN)/python -m pytest -s -m abuse tests/abuse
+
+# cluster.yaml on five hosts in network namespaces, as root; some six minutes. What Debian has for it is installed, but no SSH server left running.
+test-cluster: setup
+	@test -x /usr/sbin/sshd || test "$$(id -u)" -ne 0 || ! command -v apt-get >/dev/null || \
+		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends iproute2 openssh-server rsync >/dev/null && \
+		systemctl disable --quiet --now ssh; } 2>/dev/null || true
+	$(BIN)/python -m pytest -s -m cluster tests/cluster
 
 # Known weaknesses of the locked versions. It asks a database on the internet, so it is no part of the tests; --strict fails where it cannot ask.
 audit: | $(UV)
