@@ -108,8 +108,8 @@ def up(machines: Machines, path: str, replaces: str = STORAGE, autoscaler: str =
     config["setup_commands"] = [command.replace(replaces, STORAGE) for command in config["setup_commands"]]
     (machines.operator.root / "home" / path).write_text(yaml.safe_dump(config))
     machines.operator.run("ray get-auth-token --generate")
-    machines.operator.run(f"{autoscaler} ray up --yes ~/{path}", timeout_s=240)
-    wait_until(lambda: len(alive(machines)) == 1 + len(machines.workers), 240, lambda: monitor_log(machines))
+    machines.operator.run(f"{autoscaler} ray up --yes ~/{path}", timeout_s=600)
+    wait_until(lambda: len(alive(machines)) == 1 + len(machines.workers), 600, lambda: monitor_log(machines))
 
 
 @pytest.fixture(scope="session")
@@ -125,7 +125,7 @@ def dashboard(cluster: Machines) -> Iterator[str]:
     """Where the operator finds the forwarded dashboard."""
     tunnel = cluster.operator.start("exec ray dashboard ~/cluster.yaml")
     address = "http://localhost:8265"
-    wait_until(lambda: succeeds(cluster.operator, f"curl --silent --output /dev/null {address}"), 60)
+    wait_until(lambda: succeeds(cluster.operator, f"curl --silent --output /dev/null {address}"), 300)
     yield address
     tunnel.kill()
     tunnel.communicate()

@@ -130,7 +130,7 @@ class Host:
         inside = ["nsenter", "--target", str(self.pid), "--net", "--mount", "--uts", "--ipc", "--pid", "--wdns=/"]
         return [*inside, *environment, "bash", "-c", f"cd; . ~/.bashrc; {line}"]
 
-    def run(self, line: str, timeout_s: float = 120.0) -> str:
+    def run(self, line: str, timeout_s: float = 300.0) -> str:
         """Runs a line to its end.
 
         Returns:

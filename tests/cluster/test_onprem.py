@@ -4,7 +4,7 @@ import pytest
 
 from tests.cluster.conftest import Machines, up
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 
 def test_ray_up_starts_every_machine_of_one_s_own(machines: Machines) -> None:
