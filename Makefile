@@ -2,13 +2,15 @@
 #   make          sets up .venv            make demo    trains, keeps and serves a model on built-in images
 #   make test     lint, types, tests       make serve   serves the models in ./storage
 #   make test-slow  longer tests           make test-web  the page in Chromium
-#   make test-abuse  hostile requests      make audit   known weaknesses of the locked packages
+#   make test-abuse  hostile requests      make test-cluster  ray up on hosts in network namespaces
+#   make audit    known weaknesses of the locked packages
 PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv
+INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends
 
 .DEFAULT_GOAL := setup
-.PHONY: setup lock format lint test test-fast test-slow test-web test-abuse audit demo serve clean
+.PHONY: setup lock format lint test test-fast test-slow test-web test-abuse test-cluster audit demo serve clean
 
 setup: .venv/.installed
 	@echo "ready: . .venv/bin/activate, or see 'make demo' and README.md"
@@ -25,7 +27,7 @@ $(UV):
 
 # names, versions and hashes only: the registry is the user's own choice
 lock: | $(UV)
-	$(UV) pip compile -q --universal --python-version 3.11 --extra dev --extra export --extra openvino --extra quantize --extra tracking --extra tune --extra web --generate-hashes --no-emit-index-url --no-header --no-annotate $(LOCKFLAGS) \
+	$(UV) pip compile -q --universal --python-version 3.11 --extra aws --extra dev --extra export --extra openvino --extra quantize --extra tracking --extra tune --extra web --generate-hashes --no-emit-index-url --no-header --no-annotate $(LOCKFLAGS) \
 		pyproject.toml -o requirements.lock
 
 format: setup
@@ -42,7 +44,7 @@ test: lint
 
 # without the tests that start Ray
 test-fast: setup
-	$(BIN)/python -m pytest -m "not (ray or web or abuse or slow)"
+	$(BIN)/python -m pytest -m "not (ray or web or abuse or slow or cluster)"
 
 # what would take `make test` over its ten minutes
 test-slow: setup
@@ -51,12 +53,20 @@ test-slow: setup
 # the page in Chromium; a minute
 test-web: setup
 	@test -x /usr/bin/chromium || test "$$(id -u)" -ne 0 || ! command -v apt-get >/dev/null || \
-		{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; } || true
+		{ apt-get update -qq && $(INSTALL) chromium fonts-dejavu-core >/dev/null; } || true
 	$(BIN)/python -m pytest -m web tests/web
 
 # 20,000 hostile uploads to a real server, then schemathesis; some six minutes
 test-abuse: setup
 	$(BIN)/python -m pytest -s -m abuse tests/abuse
+
+# cluster.yaml on five hosts in network namespaces; as root, some minutes. An SSH server that is only there for this does not run on the machine.
+test-cluster: setup
+	@test "$$(id -u)" -ne 0 || ! command -v apt-get >/dev/null || test -x /usr/sbin/sshd || \
+		{ apt-get update -qq && $(INSTALL) openssh-server >/dev/null && systemctl disable --quiet --now ssh 2>/dev/null; } || true
+	@test "$$(id -u)" -ne 0 || ! command -v apt-get >/dev/null || { command -v ip && command -v rsync; } >/dev/null || \
+		{ apt-get update -qq && $(INSTALL) iproute2 rsync >/dev/null; } || true
+	$(BIN)/python -m pytest -s -m cluster tests/cluster
 
 # Known weaknesses of the locked versions. It asks a database on the internet, so it is no part of the tests; --strict fails where it cannot ask.
 audit: | $(UV)
