@@ -20,8 +20,9 @@ $(UV):
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check "$$(grep -m1 -o '^uv==[0-9.]*' requirements.lock)"
 
+# compiled here once, not in each of the processes that Ray starts: where nobody may write beside the packages, that would be for ever
 .venv/.installed: requirements.lock pyproject.toml | $(UV)
-	$(UV) pip install -q --python $(BIN)/python --require-hashes -r requirements.lock
+	$(UV) pip install -q --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
 	$(UV) pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
