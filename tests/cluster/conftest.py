@@ -69,7 +69,8 @@ def machines(folder: Path) -> Iterator[Machines]:
         # Provider `local` leaves out `resources` of a node type, which others hand on in this variable
         bashrc = (
             f"export PATH={sys.base_prefix}/bin:$PATH PYTHONPYCACHEPREFIX=/mnt/pycache\n"
-            f"export RAY_OVERRIDE_RESOURCES='{json.dumps({'CPU': cpus})}'\n"
+            # five hosts share the machine's cores: Ray's own half a minute may not be enough for its agents to start
+            f"export RAY_OVERRIDE_RESOURCES='{json.dumps({'CPU': cpus})}' RAY_agent_register_timeout_ms=300000\n"
             "export UV_OFFLINE=1 UV_LINK_MODE=symlink PIP_NO_INDEX=1 PIP_FIND_LINKS=/mnt/wheels PIP_CONFIG_FILE=/dev/null\n"
         )
         return Host(name, switch.addresses[name], folder / name, seen | python, hidden, bashrc)
