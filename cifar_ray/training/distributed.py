@@ -105,6 +105,8 @@ def _ask_to_stop(line: Line, progress: Progress) -> None:
 
 def _trainer(config: TrainConfig, plan: WorkerPlan, line: Line, run: Run, ingest: dict[str, Any]) -> TorchTrainer:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_INTERVAL_S)
+    if alive_nodes() == 1:  # nobody takes it away with a warning, as clouds do, and the process that listens for it takes seconds to start
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(config.worker_timeout_s)
     runs = FileTree(config.storage, "runs")
     return TorchTrainer(
@@ -214,8 +216,6 @@ def ray_cluster() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    # nobody takes this machine away with a warning, as clouds do, and the process that listens for it takes seconds to start
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
     try:
         yield

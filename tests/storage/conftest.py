@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
@@ -7,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from cifar_ray.storage import patience
 
 
 @pytest.fixture(params=["path", "s3"])
@@ -16,6 +19,13 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return str(tmp_path / "storage")
     uri: str = request.getfixturevalue("s3").uri("some/storage")
     return uri
+
+
+@pytest.fixture(autouse=True)
+def audible(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Warnings are heard, whatever libraries of other tests have switched off."""
+    logger = logging.getLogger(patience.__name__)
+    monkeypatch.setattr(logger, "disabled", False)
 
 
 @pytest.fixture

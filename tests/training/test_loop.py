@@ -52,10 +52,10 @@ SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.9, "clip_norm": 1.0}
     [
         ("fp32", ADAMW),
         ("bf16", ADAMW),
-        pytest.param("fp16", ADAMW, marks=pytest.mark.slow),  # CPUs only imitate it: a quarter of a minute, and the next line has it too
+        pytest.param("fp16", ADAMW, marks=pytest.mark.slow),  # CPUs only imitate it, in a quarter of a minute
         ("fp32", SGD),
         ("bf16", SGD),
-        ("fp16", SGD),
+        pytest.param("fp16", SGD, marks=pytest.mark.slow),
     ],
 )
 def test_training_learns_what_can_be_learned(stripes: DatasetSplits, precision: str, optimizer: dict) -> None:

@@ -229,7 +229,7 @@ def test_skip_leaves_out_the_step_and_nothing_else(
 
 def test_skip_gives_up_when_nothing_but_nan_comes(few_stripes: DatasetSplits, narrow_airnet: None, monkeypatch: pytest.MonkeyPatch) -> None:
     job = Job(poisoned(few_stripes, [2], monkeypatch, always=True), MUON | {"on_nan": "skip", "epochs": 9, "patience": None})
-    with pytest.raises(TrainingError, match="20 steps in a row up to step 2 of epoch 6 were not finite"):
+    with pytest.raises(TrainingError, match="20 steps in a row up to step 1 of epoch 6 were not finite"):
         job.run()
 
 

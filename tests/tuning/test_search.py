@@ -140,6 +140,7 @@ def test_an_interrupted_search_goes_on_where_it_was_and_a_crashed_trial_does_not
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_workers_of_a_stopped_trial_are_gone_within_seconds(ray_cluster: None, tmp_path: Path) -> None:
     import ray
 
