@@ -26,6 +26,9 @@ def audible(monkeypatch: pytest.MonkeyPatch) -> None:
     """Warnings are heard, whatever libraries of other tests have switched off."""
     logger = logging.getLogger(patience.__name__)
     monkeypatch.setattr(logger, "disabled", False)
+    monkeypatch.setattr(logger, "level", logging.WARNING)
+    monkeypatch.setattr(logging.root.manager, "_disable", logging.NOTSET)
+    logger.manager._clear_cache()  # type: ignore[attr-defined]
 
 
 @pytest.fixture
