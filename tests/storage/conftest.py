@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import logging
 import os
 import shutil
 import subprocess
@@ -21,14 +20,12 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return uri
 
 
-@pytest.fixture(autouse=True)
-def audible(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Warnings are heard, whatever libraries of other tests have switched off."""
-    logger = logging.getLogger(patience.__name__)
-    monkeypatch.setattr(logger, "disabled", False)
-    monkeypatch.setattr(logger, "level", logging.WARNING)
-    monkeypatch.setattr(logging.root.manager, "_disable", logging.NOTSET)
-    logger.manager._clear_cache()  # type: ignore[attr-defined]
+@pytest.fixture
+def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a user is told while a storage is tried again; libraries of other tests may have switched logging off."""
+    told: list[str] = []
+    monkeypatch.setattr(patience._logger, "warning", lambda text, *values: told.append(text % values))
+    return told
 
 
 @pytest.fixture
