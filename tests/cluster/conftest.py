@@ -124,12 +124,10 @@ def cluster(machines: Machines) -> Machines:
 @pytest.fixture(scope="session")
 def dashboard(cluster: Machines) -> Iterator[str]:
     """Where the operator finds the forwarded dashboard."""
-    tunnel = cluster.operator.start("exec ray dashboard ~/cluster.yaml")
     address = "http://localhost:8265"
-    wait_until(lambda: succeeds(cluster.operator, f"curl --silent --output /dev/null {address}"), 300)
-    yield address
-    tunnel.kill()
-    tunnel.communicate()
+    with cluster.operator.running("exec ray dashboard ~/cluster.yaml"):
+        wait_until(lambda: succeeds(cluster.operator, f"curl --silent --output /dev/null {address}"), 300)
+        yield address
 
 
 def alive(machines: Machines) -> list[dict[str, Any]]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 _PROGRAMS = ("ip", "make", "mount", "nsenter", "rsync", "setpriv", "ssh", "ssh-keygen", "sshd", "unshare")
@@ -151,9 +153,15 @@ class Host:
         assert done.returncode == 0, f"{self.name}: {line}\n{done.stdout[-_TOLD:]}"
         return done.stdout
 
-    def start(self, line: str) -> subprocess.Popen[str]:
-        """Starts a line and leaves it running; it ends with the host at the latest."""
-        return _start(self.command(line))
+    @contextmanager
+    def running(self, line: str) -> Iterator[None]:
+        """Starts a line, and ends it with all that it started."""
+        process = _start(self.command(line))
+        try:
+            yield
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)  # `nsenter` alone would leave its child, which holds the pipe
+            process.communicate()
 
 
 class Switch:

@@ -58,13 +58,9 @@ def test_serve_deploy_serves_the_model_to_whoever_has_a_tunnel(cluster: Machines
     picture = io.BytesIO()
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(picture, "PNG")
     (cluster.operator.root / "home/digit.png").write_bytes(picture.getvalue())
-    tunnel = cluster.operator.start("exec ray attach ~/cluster.yaml --port-forward 8000")
-    try:
+    with cluster.operator.running("exec ray attach ~/cluster.yaml --port-forward 8000"):
         wait_until(lambda: succeeds(cluster.operator, "curl --silent --fail http://localhost:8000/-/healthz"), 300)
         answer = json.loads(cluster.operator.run("curl --silent --fail -F image=@$HOME/digit.png http://localhost:8000/predict"))
-    finally:
-        tunnel.kill()
-        tunnel.communicate()
     assert answer["model"] == "digits", answer
     assert not succeeds(cluster.operator, f"curl --silent --max-time 5 http://{cluster.head.address}:8000/-/healthz")
 
