@@ -41,6 +41,7 @@ CASES: dict[str, dict[str, Any]] = {
     "+ noise": {"noise_std": 0.05},
     "+ erasing": {"erase": 0.5},
     "+ mixup": {"mixup": 1.0},
+    "+ cutmix": {"cutmix": 1.0},
     "+ all these": JITTER | {"rotate_deg": 15.0, "noise_std": 0.05, "erase": 0.5, "mixup": 1.0},
     "+ RandAugment": {"policy": "randaugment"},
     "+ AutoAugment": {"policy": "autoaugment"},
@@ -91,7 +92,15 @@ def torchvision(dataset: ImageDataset, config: AugmentationConfig) -> Iterable[A
     if config.erase:
         steps.append(v2.RandomErasing(config.erase))
     batches = DataLoader(PerImage(dataset, v2.Compose(steps)), batch_size=BATCH_SIZE, shuffle=True)
-    return (v2.MixUp(alpha=config.mixup, num_classes=10)(*batch) for batch in batches) if config.mixup else batches
+    return _mixed(batches, config)
+
+
+def _mixed(batches: Iterable[Any], config: AugmentationConfig) -> Iterable[Any]:
+    """Torchvision's mixup or cutmix, on the batch, as its manual shows it."""
+    if not (config.mixup or config.cutmix):
+        return batches
+    mix: Any = v2.MixUp(alpha=config.mixup, num_classes=10) if config.mixup else v2.CutMix(alpha=config.cutmix, num_classes=10)
+    return (mix(*batch) for batch in batches)
 
 
 def albumentations(dataset: ImageDataset, config: AugmentationConfig) -> Iterable[Any]:
@@ -116,7 +125,7 @@ def albumentations(dataset: ImageDataset, config: AugmentationConfig) -> Iterabl
     pipeline = albu.Compose([*steps, ToTensorV2()])
     data = PerImage(dataset, lambda image: pipeline(image=np.asarray(image))["image"])
     batches = DataLoader(data, batch_size=BATCH_SIZE, shuffle=True)
-    return (v2.MixUp(alpha=config.mixup, num_classes=10)(*batch) for batch in batches) if config.mixup else batches
+    return _mixed(batches, config)
 
 
 SIDES: dict[str, Callable[[ImageDataset, AugmentationConfig], Iterable[Any]]] = {

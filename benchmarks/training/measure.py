@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import statistics
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -135,18 +137,59 @@ def image_folder(job: Job) -> Iterator[Path]:
 
 
 def ceiling(job: Job) -> None:
-    """Prints what part of a training step is convolutions, and what else takes time."""
+    """Prints the rate of training beside that of the network's convolutions alone, and where the rest of the time goes."""
     prepare_process()
     trainer = Trainer(job.config, job.splits(), torch.device("cpu"), Shard())
     trainer.train_epoch(0, _unheard)
+    reached = job.images / timed(trainer.train_epoch, 1, _unheard)
+    alone, flops = convolutions_alone(trainer)
+    print(
+        f"{job.recipe}: {reached:,.0f} images/s; its convolutions alone {alone:,.0f}, {alone * flops / 1e12:.2f} TFLOP/s;"
+        f" {reached / alone:.0%} of that rate reached"
+    )
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
-        seconds = timed(trainer.train_epoch, 1, _unheard)
+        trainer.train_epoch(2, _unheard)
     rows = sorted(recorded.key_averages(), key=lambda row: -row.self_cpu_time_total)
     total_us = sum(row.self_cpu_time_total for row in rows)
     convolutions_us = sum(row.self_cpu_time_total for row in rows if any(part in row.key for part in CONVOLUTIONS))
-    print(f"{job.recipe}: {job.images / seconds:,.0f} images/s while profiled; convolutions {convolutions_us / total_us:.1%} of the time")
+    print(f"  {convolutions_us / total_us:6.1%}  convolutions, as the profiler sees them, of which and beside which")
     for row in rows[:20]:
         print(f"  {row.self_cpu_time_total / total_us:6.1%}  {row.count:7,} × {row.key}")
+
+
+def convolutions_alone(trainer: Trainer, repeats: int = 20) -> tuple[float, float]:
+    """What the machine gives, were a training nothing but its convolutions, forward and backward.
+
+    Returns:
+        Images a second, and floating-point operations an image.
+    """
+    size, side, dtype = trainer.loader.piece_sizes[0], trainer.loader.image_size_px, trainer.precision.dtype
+    shapes: list[tuple[nn.Conv2d, torch.Size]] = []
+    hooks = [
+        module.register_forward_hook(lambda module, inputs, _: shapes.append((module, inputs[0].shape)))
+        for module in trainer.model.modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    with torch.no_grad(), trainer.precision.autocast():
+        trainer.model(torch.zeros(size, 3, side, side, dtype=dtype).to(memory_format=torch.channels_last))
+    for hook in hooks:
+        hook.remove()
+    seconds = flops = 0.0
+    for place, (module, shape) in enumerate(shapes):
+        inputs = torch.randn(shape).to(dtype).to(memory_format=torch.channels_last).requires_grad_(place > 0)
+        layer = copy.deepcopy(module).to(dtype).requires_grad_(module.weight.requires_grad)
+        outputs = layer(inputs)
+        flops += 2 * outputs[0].numel() * layer.weight[0].numel() * (1 + (place > 0) + layer.weight.requires_grad)
+        gradient = torch.randn_like(outputs)
+
+        def step(layer: nn.Conv2d = layer, inputs: torch.Tensor = inputs, gradient: torch.Tensor = gradient) -> None:
+            result = layer(inputs)
+            if result.requires_grad:
+                result.backward(gradient)
+
+        step()
+        seconds += min(timed(step) for _ in range(repeats))
+    return size / seconds, flops
 
 
 def startup(rounds: int) -> None:
