@@ -32,6 +32,6 @@ if [ -n "${PEER:-}" ]; then
   check peer env -C "$out/peer" "$python" "$(realpath "$PEER")"
   check ours-again "$python" benchmarks/gpu.py time "$data" --seeds "${SEEDS:-10}" --compile max-autotune $cut
 fi
-check ray-train "$python" -m cifar_ray.train --data-dir "$data" --epochs "${EPOCHS:-8}" --storage "$out/storage"
+check ray-train "$python" -m cifar_ray.train --dataset folder --data-dir "$data" --epochs "${EPOCHS:-8}" --storage "$out/storage"
 echo
 cat "$table"

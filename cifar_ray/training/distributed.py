@@ -16,6 +16,7 @@ import torch
 from ray import train
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from cifar_ray.compute import prepare_children
 from cifar_ray.config import TrainConfig
 from cifar_ray.data import StreamedImages
 from cifar_ray.errors import CifarRayError, Interrupted, TrainingError
@@ -216,6 +217,7 @@ def ray_cluster() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    prepare_children()
     ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
     try:
         yield
