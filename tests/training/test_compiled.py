@@ -39,8 +39,10 @@ def losses(one: Trainer) -> list[float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["default", "max-autotune"])
 def test_a_compiled_network_learns_as_the_plain_one(few_stripes: DatasetSplits, mode: str) -> None:
-    fast, plain = trainer(few_stripes, compile=mode), trainer(few_stripes, compile="none")
-    assert losses(fast) == pytest.approx(losses(plain), rel=1e-3)
+    sgd = {"optimizer": {"name": "sgd", "lr": 0.05}}  # Muon makes weights of rounding, where a gradient is next to nothing
+    fast, plain = (losses(trainer(few_stripes, compile=one, **sgd)) for one in (mode, "none"))
+    assert fast == pytest.approx(plain, rel=1e-4)
+    assert plain[-1] < 0.99 * plain[0]
 
 
 @pytest.mark.slow  # tracing imports half of torch
