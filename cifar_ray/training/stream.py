@@ -63,7 +63,7 @@ def stream(images: StreamedImages, config: TrainConfig, plan: WorkerPlan, availa
     cpus, decoding_cpus = share_cpus(plan, available["CPU"])
     pictures = images.pictures
     # of an epoch: shares of a step differ by one at most
-    largest_share = len(images) // plan.num_workers + steps_per_epoch(len(images), config.batch_size)
+    largest_share = len(images) // plan.fewest + steps_per_epoch(len(images), config.batch_size)
     chunks = -(-largest_share // pictures.chunk)
     dataset = ray.data.range(chunks, override_num_blocks=chunks).map_batches(
         _Decode(pictures), batch_size=None, num_cpus=min(1.0, decoding_cpus)

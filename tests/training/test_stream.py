@@ -126,7 +126,7 @@ def test_workers_leave_cpus_to_decoding(free: float, workers: int, cpus: float, 
     assert share_cpus(WorkerPlan(workers, cpus, use_gpu), free) == (computes, decodes)
 
 
-def test_decoding_tasks_import_no_torch() -> None:
+def test_decoding_tasks_and_the_actor_of_the_line_import_no_torch() -> None:
     """It would take 300 MB in each of them."""
-    code = "import sys, cifar_ray.training.stream; sys.exit('torch' in sys.modules)"
+    code = "import sys, cifar_ray.training.line, cifar_ray.training.stream; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,73 @@
+"""A training in a process of its own, for tests that kill it."""
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+
+PATIENCE_S = 280
+
+
+class Command:
+    """A training in a process of its own, whose lines are read as they come."""
+
+    def __init__(self, storage: Path, *flags: str) -> None:
+        self.mark = uuid.uuid4().hex
+        command = [sys.executable, "-m", "cifar_ray.train", "--storage", str(storage), *flags]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | {"CIFAR_RAY_TEST": self.mark}
+        )
+        self.lines: list[str] = []
+        self._queue: queue.Queue[str | None] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self._queue.put(line.rstrip())
+        self._queue.put(None)
+
+    def wait_for(self, start: str) -> None:
+        """Until a line begins so."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not (self.lines and self.lines[-1].startswith(start)):
+            line = self._queue.get(timeout=max(0.1, deadline - time.monotonic()))
+            assert line is not None, self.lines
+            self.lines.append(line)
+
+    def wait(self) -> int:
+        """Until it ends; its exit code."""
+        code = self.process.wait(PATIENCE_S)
+        while (line := self._queue.get(timeout=PATIENCE_S)) is not None:
+            self.lines.append(line)
+        return code
+
+    def pids(self, title: str = "") -> list[int]:
+        """Processes that it started, workers of Ray included, whose title has `title`."""
+        found = []
+        for folder in Path("/proc").iterdir():
+            try:
+                marked = folder.name.isdigit() and self.mark.encode() in (folder / "environ").read_bytes()
+                if marked and title.encode() in (folder / "cmdline").read_bytes():
+                    found.append(int(folder.name))
+            except OSError:
+                continue
+        return found
+
+    def end(self) -> None:
+        """Leaves nothing behind, also where a test failed."""
+        for pid in [self.process.pid, *self.pids()]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        self.process.wait(PATIENCE_S)
+        self._reader.join()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
