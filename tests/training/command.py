@@ -1,7 +1,9 @@
 """A training in a process of its own, for tests that kill it."""
 
+import json
 import os
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -10,7 +12,10 @@ import time
 import uuid
 from pathlib import Path
 
+from cifar_ray.store import ModelStore
+
 PATIENCE_S = 280
+TIMELESS = ("seconds", "images_per_s")
 
 
 class Command:
@@ -60,6 +65,23 @@ class Command:
                 continue
         return found
 
+    def gone(self) -> bool:
+        """Whether all of them end by themselves."""
+        deadline = time.monotonic() + 60
+        while self.pids() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return not self.pids()
+
+    def shared_memory(self) -> set[Path]:
+        """Files in memory that they hold and that have a name."""
+        found: set[Path] = set()
+        for pid in self.pids():
+            try:
+                found |= set(map(Path, re.findall(r" (/dev/shm/\S+)$", Path(f"/proc/{pid}/maps").read_text(), re.MULTILINE)))
+            except OSError:
+                continue
+        return {path for path in found if path.exists()}
+
     def end(self) -> None:
         """Leaves nothing behind, also where a test failed."""
         for pid in [self.process.pid, *self.pids()]:
@@ -71,3 +93,10 @@ class Command:
         self._reader.join()
         assert self.process.stderr is not None
         self.process.stderr.close()
+
+
+def outcome(storage: Path, run: str) -> tuple[list[dict[str, object]], str]:
+    """History without times, and the sha256 of the weights that were kept."""
+    history = json.loads((storage / "runs" / run / "history.json").read_text())
+    weights = ModelStore(str(storage)).manifest(run).weights_sha256
+    return [{key: value for key, value in epoch.items() if key not in TIMELESS} for epoch in history], weights

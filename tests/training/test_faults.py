@@ -3,19 +3,16 @@
 import json
 import os
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cifar_ray.store import ModelStore
-from tests.training.command import Command
+from tests.training.command import Command, outcome
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 FLAGS = ["--dataset", "digits", "--epochs", "5", "--precision", "fp32", "--num-workers", "1", "--averaging.name", "ema"]
-TIMELESS = ("seconds", "images_per_s")
 
 
 @pytest.fixture
@@ -24,13 +21,6 @@ def commands() -> Iterator[list[Command]]:
     yield started
     for command in started:
         command.end()
-
-
-def outcome(storage: Path, run: str) -> tuple[list[dict[str, object]], str]:
-    """History without times, and the sha256 of the weights that were kept."""
-    history = json.loads((storage / "runs" / run / "history.json").read_text())
-    weights = ModelStore(str(storage)).manifest(run).weights_sha256
-    return [{key: value for key, value in epoch.items() if key not in TIMELESS} for epoch in history], weights
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +42,6 @@ def start(commands: list[Command], storage: Path, name: str, *more: str) -> Comm
     command = Command(storage, *FLAGS, "--name", name, "--save-as", name, *more)
     commands.append(command)
     return command
-
-
-def gone(command: Command) -> bool:
-    deadline = time.monotonic() + 30
-    while command.pids() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return not command.pids()
 
 
 def test_a_worker_that_is_killed_is_replaced_and_the_result_is_the_same(commands: list[Command], storage: Path, expected: object) -> None:
@@ -89,7 +72,7 @@ def test_the_same_command_goes_on_when_the_driver_was_killed(commands: list[Comm
     first.wait_for("epoch 2/5")
     first.process.kill()
     assert first.wait() == -signal.SIGKILL
-    assert gone(first)
+    assert first.gone()
     again = start(commands, storage, "driver")
     assert again.wait() == 0, again.lines
     assert outcome(storage, "driver") == expected
@@ -110,7 +93,7 @@ def test_a_signal_saves_says_how_to_go_on_and_leaves_no_process(
     assert command.wait() == 128 + number, command.lines
     assert command.lines[-1] == f"run {name} is saved; go on with: python -m cifar_ray.train --resume {name} --storage {storage}"
     assert "Traceback" not in "\n".join(command.lines)
-    assert gone(command)
+    assert command.gone()
     assert len(json.loads((storage / "runs" / name / "history.json").read_text())) >= 2
     again = Command(storage, "--resume", name)
     commands.append(again)
@@ -128,4 +111,4 @@ def test_a_second_signal_ends_at_once(commands: list[Command], storage: Path) ->
     command.process.send_signal(signal.SIGTERM)
     assert command.wait() == 128 + signal.SIGTERM, command.lines
     assert command.lines[-1].startswith("run twice ended at once; go on with: ")
-    assert gone(command)
+    assert command.gone()
