@@ -101,6 +101,20 @@ def test_a_signal_saves_says_how_to_go_on_and_leaves_no_process(
     assert outcome(storage, name) == expected
 
 
+def test_a_signal_to_all_processes_saves_as_one_to_the_command_does(commands: list[Command], storage: Path, expected: object) -> None:
+    command = start(commands, storage, "all")
+    command.wait_for("epoch 2/5")
+    for pid in command.pids():
+        os.kill(pid, signal.SIGTERM)
+    assert command.wait() == 128 + signal.SIGTERM, command.lines
+    assert command.lines[-1].startswith("run all is saved; go on with: ")
+    assert command.gone()
+    again = start(commands, storage, "all")
+    assert again.wait() == 0, again.lines
+    assert again.lines[2].startswith("goes on from step ")
+    assert outcome(storage, "all") == expected
+
+
 def test_a_second_signal_ends_at_once(commands: list[Command], storage: Path) -> None:
     command = start(commands, storage, "twice")
     command.wait_for("epoch 1/5")
