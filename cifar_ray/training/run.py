@@ -17,7 +17,7 @@ from cifar_ray.training.reports import EpochReport
 from cifar_ray.training.tracking import flat
 
 _CONFIG_FILE, _DATA_FILE, _END_FILE = "config.yaml", "data.sha256", "finished.json"
-_FREE = {"checkpoint_every", "max_failures", "worker_timeout_s", "storage"}  # what a run that goes on may change
+_FREE = {"checkpoint_every", "max_failures", "num_workers", "worker_timeout_s", "storage"}  # what a run that goes on may change
 
 
 class Run:

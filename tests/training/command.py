@@ -55,15 +55,7 @@ class Command:
 
     def pids(self, title: str = "") -> list[int]:
         """Processes that it started, workers of Ray included, whose title has `title`."""
-        found = []
-        for folder in Path("/proc").iterdir():
-            try:
-                marked = folder.name.isdigit() and self.mark.encode() in (folder / "environ").read_bytes()
-                if marked and title.encode() in (folder / "cmdline").read_bytes():
-                    found.append(int(folder.name))
-            except OSError:
-                continue
-        return found
+        return marked(self.mark, title)
 
     def gone(self) -> bool:
         """Whether all of them end by themselves."""
@@ -93,6 +85,18 @@ class Command:
         self._reader.join()
         assert self.process.stderr is not None
         self.process.stderr.close()
+
+
+def marked(mark: str, title: str = "") -> list[int]:
+    """Processes with `mark` in their environment and `title` in their title."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark.encode() in (folder / "environ").read_bytes() and title.encode() in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
 
 
 def outcome(storage: Path, run: str) -> tuple[list[dict[str, object]], str]:

@@ -84,6 +84,7 @@ def test_a_run_keeps_config_history_curves_and_its_last_two_checkpoints(two_work
     assert [report["epoch"] for report in json.loads((folder / "history.json").read_text())] == [1, 2]
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in folder.glob("epoch-*")} == {"epoch-0001-try-0001", "epoch-0002-try-0001"}
+    assert not list(folder.rglob("*snapshot*"))  # Ray's own, which it would go on from without asking
 
 
 @pytest.mark.ray

@@ -1,14 +1,22 @@
 """A number of workers that goes with the cluster, on raylets of this machine that pass for hosts: `make test-slow`."""
 
 import json
+import os
 import shutil
 import signal
+import socket
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
 from ray.cluster_utils import Cluster
 
 from cifar_ray.config import TrainConfig, parse_config, read_yaml
@@ -16,7 +24,7 @@ from cifar_ray.data import load_splits
 from cifar_ray.data.loader import Shard
 from cifar_ray.training.fit import fit
 from cifar_ray.training.reports import EpochReport
-from tests.training.command import Command
+from tests.training.command import Command, marked
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -41,6 +49,62 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture
+def growing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A head that computes nothing and Ray's autoscaler, which may start two hosts of one core."""
+    folder = Path(tempfile.mkdtemp(prefix="ray"))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    head, workers = {"max_workers": 0, "resources": {"CPU": 0}}, {"min_workers": 0, "max_workers": 2, "resources": {"CPU": 1}}
+    fake = {"use_node_id_as_ip": True, "disable_node_updaters": True, "disable_launch_config_check": True, "launch_multiple": True}
+    config = {
+        "cluster_name": "fake",
+        "max_workers": 2,
+        "provider": fake | {"type": "fake_multinode", "gcs_address": address, "head_node_id": FAKE_HEAD_NODE_ID},
+        "head_node_type": FAKE_HEAD_NODE_TYPE,
+        "available_node_types": {FAKE_HEAD_NODE_TYPE: head | {"node_config": {}}, "worker": workers | {"node_config": {}}},
+    }
+    (folder / "autoscaling.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    settings = {
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "RAY_FAKE_CLUSTER": "1",
+        "RAY_enable_autoscaler_v2": "1",
+        "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+        "RAY_NODE_TYPE_NAME": FAKE_HEAD_NODE_TYPE,
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+        "CIFAR_RAY_TEST": folder.name,
+    }
+    command = [*(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"), *("--node-ip-address", "127.0.0.1")]
+    flags = [*("--port", address.partition(":")[2]), "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={folder}"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, *flags, f"--autoscaling-config={folder}/autoscaling.yaml"], env=os.environ | settings, stdout=log, stderr=log
+        )
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    try:
+        wait_until_it_listens(address, process)
+        yield
+    finally:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for pid in marked(folder.name):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(10)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def wait_until_it_listens(address: str, process: subprocess.Popen[bytes]) -> None:
+    host, _, port = address.partition(":")
+    deadline = time.monotonic() + 90
+    while process.poll() is None and time.monotonic() < deadline:
+        with suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+            return
+        time.sleep(0.2)
+    raise AssertionError(process.poll())
+
+
 def alone(config: TrainConfig, epochs: int) -> list[EpochReport]:
     """The first epochs of the same training by one worker, without Ray."""
     reports: list[EpochReport] = []
@@ -56,6 +120,18 @@ def alone(config: TrainConfig, epochs: int) -> list[EpochReport]:
     with pytest.raises(Enough):
         fit(config, load_splits(config), device=torch.device("cpu"), shard=Shard(), on_step=lambda *_: None, on_epoch=on_epoch)
     return reports
+
+
+def test_hosts_that_an_autoscaler_may_start_are_waited_for_and_more_than_those_refused(growing: None, tmp_path: Path) -> None:
+    flags = ["--dataset", "digits", "--epochs", "2"]
+    for workers, code, last in (("2", 0, "epoch 2/2"), ("3", 2, "--num-workers 3: that is more than the autoscaler may start")):
+        command = Command(tmp_path, *flags, "--num-workers", workers, "--name", f"with-{workers}")
+        try:
+            assert command.wait() == code, command.lines
+        finally:
+            command.end()
+        assert any(line.startswith(f"{workers} workers need more than is there: waiting for the autoscaler") for line in command.lines)
+        assert last in command.lines[-1]
 
 
 def test_workers_become_fewer_and_more_with_the_cluster_and_train_as_one_does(cluster: Cluster, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def begun(tmp_path: Path) -> Path:
 
 def test_the_same_command_goes_on_with_an_unfinished_run(begun: Path) -> None:
     assert Run(config(begun)).goes_on
-    assert Run(config(begun, checkpoint_every="10m", max_failures=9)).goes_on
+    assert Run(config(begun, checkpoint_every="10m", max_failures=9, num_workers="2:8")).goes_on
     assert not Run(config(begun, name="other")).goes_on
 
 
