@@ -39,16 +39,17 @@ class Command:
         self._queue.put(None)
 
     def wait_for(self, start: str) -> None:
-        """Until a line begins so."""
+        """Until one of the lines to come begins so."""
         deadline = time.monotonic() + PATIENCE_S
-        while not (self.lines and self.lines[-1].startswith(start)):
+        line: str | None = ""
+        while not (line and line.startswith(start)):
             line = self._queue.get(timeout=max(0.1, deadline - time.monotonic()))
             assert line is not None, self.lines
             self.lines.append(line)
 
-    def wait(self) -> int:
+    def wait(self, patience_s: float = PATIENCE_S) -> int:
         """Until it ends; its exit code."""
-        code = self.process.wait(PATIENCE_S)
+        code = self.process.wait(patience_s)
         while (line := self._queue.get(timeout=PATIENCE_S)) is not None:
             self.lines.append(line)
         return code

@@ -7,6 +7,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tests.training.command import Command, outcome
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(2 * 3600)]
 
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
+WHOLE_S = 3600
 EPOCHS = 120  # more than thirty lives of some epochs come to
 FLAGS = [
     *("--dataset", "digits", "--precision", "fp32", "--num-workers", "1", "--epochs", str(EPOCHS), "--optimizer.name", "adamw"),
@@ -58,7 +60,8 @@ class Training:
 
     def __init__(self, storage: Path) -> None:
         self.storage, self.command = storage, Command(storage, *FLAGS)
-        self.starts, self.lines = 1, 0
+        self.starts = 1
+        self.said: list[str] = []
         self.memory: set[Path] = set()
 
     def harm(self, kind: str) -> None:
@@ -78,14 +81,15 @@ class Training:
             return
         number = {"SIGINT": signal.SIGINT, "SIGTERM": signal.SIGTERM, "SIGTERM to all processes": signal.SIGTERM}.get(kind, signal.SIGKILL)
         for pid in self.command.pids() if kind == "SIGTERM to all processes" else [self.command.process.pid]:
-            os.kill(pid, number)
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
         # before there is anything to save, Python itself ends by the signal
         assert self.command.wait() in {-number} | ({128 + number} if number != signal.SIGKILL else set()), self.command.lines
         self._type_again(kind)
 
     def _type_again(self, kind: str) -> None:
         assert self.command.gone(), self.command.pids()
-        self.lines += len(self.command.lines)
+        self.said += self.command.lines
         self.command.end()
         if kind in DAMAGE:
             folders = [self.storage / "runs" / "run" / place.folder for place in Checkpoints(str(self.storage), "run").places()]
@@ -106,7 +110,7 @@ def test_a_training_that_is_killed_thirty_times_ends_as_one_that_never_was(tmp_p
     random.seed(SEED)
     whole = Command(tmp_path / "whole", *FLAGS)
     try:
-        assert whole.wait() == 0, whole.lines
+        assert whole.wait(WHOLE_S) == 0, whole.lines
     finally:
         whole.end()
     kinds = [kind for kind, count in KINDS.items() for _ in range(count)]
@@ -116,11 +120,16 @@ def test_a_training_that_is_killed_thirty_times_ends_as_one_that_never_was(tmp_p
         for number, kind in enumerate(kinds, 1):
             training.harm(kind)
             print(f"{time.monotonic() - began:6.0f} s  {number:2}  {kind}", flush=True)
-        assert training.command.wait() == 0, training.command.lines
+        assert training.command.wait(WHOLE_S) == 0, training.command.lines
         assert training.command.gone()
     finally:
         training.command.end()
-    print(f"{time.monotonic() - began:.0f} s, {len(kinds)} times harmed, {training.starts} times typed: {dict(Counter(kinds))}")
+    said = [*training.said, *training.command.lines]
+    told = Counter(
+        what for what in ("workers were lost", "goes on", "checkpoint", "saving and stopping") for line in said if line.startswith(what)
+    )
+    print(f"{time.monotonic() - began:.0f} s, {len(kinds)} times harmed, {training.starts} times typed; told: {dict(told)}")
+    print(f"{len([line for line in said if line.startswith('epoch')])} epochs were told of, tracebacks: {'Traceback' in str(said)}")
     assert outcome(tmp_path / "chaos", "run") == outcome(tmp_path / "whole", "run")
     history, _ = outcome(tmp_path / "chaos", "run")
     assert [epoch["epoch"] for epoch in history] == list(range(1, EPOCHS + 1))
