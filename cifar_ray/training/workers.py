@@ -84,11 +84,6 @@ class WorkerPlan:
     waits: bool = False
     guessed: bool = False
 
-    @property
-    def fewest(self) -> int:
-        """Workers at any time."""
-        return self.bounds[0] if self.bounds else self.num_workers
-
     def resources(self) -> dict[str, float]:
         """Of one worker, as Ray names them."""
         return {"CPU": self.cpus} | ({"GPU": 1} if self.use_gpu else {})

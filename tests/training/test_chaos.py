@@ -125,9 +125,8 @@ def test_a_training_that_is_killed_thirty_times_ends_as_one_that_never_was(tmp_p
     finally:
         training.command.end()
     said = [*training.said, *training.command.lines]
-    told = Counter(
-        what for what in ("workers were lost", "goes on", "checkpoint", "saving and stopping") for line in said if line.startswith(what)
-    )
+    kinds_of_lines = ("workers were lost", "goes on", "checkpoint", "saving and stopping")
+    told = Counter(what for what in kinds_of_lines for line in said if line.startswith(what))
     print(f"{time.monotonic() - began:.0f} s, {len(kinds)} times harmed, {training.starts} times typed; told: {dict(told)}")
     print(f"{len([line for line in said if line.startswith('epoch')])} epochs were told of, tracebacks: {'Traceback' in str(said)}")
     assert outcome(tmp_path / "chaos", "run") == outcome(tmp_path / "whole", "run")

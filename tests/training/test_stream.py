@@ -16,7 +16,7 @@ from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data import StreamedSplits, load_splits, open_splits
 from cifar_ray.data.loader import Shard
 from cifar_ray.data.streamed import PictureFiles
-from cifar_ray.errors import DataError
+from cifar_ray.errors import ConfigError, DataError
 from cifar_ray.recipes import digits
 from cifar_ray.training.distributed import TrainedRun, train_on_ray
 from cifar_ray.training.fit import fit
@@ -109,6 +109,12 @@ def test_images_arrive_in_the_order_asked_for_and_a_picture_that_breaks_meanwhil
     other = dataclasses.replace(splits.train, fingerprint="of other pictures")
     with pytest.raises(DataError, match="the pictures differ between nodes"):
         fed_by_ray(StreamedSplits(splits.name, other, splits.val, splits.test))
+
+
+def test_streams_are_made_for_a_number_of_workers_that_stays(folder: Path, tmp_path: Path) -> None:
+    job = config(folder, tmp_path, num_workers="1:2", stream="always")
+    with pytest.raises(ConfigError, match="num_workers: 1:2 changes with the cluster"):
+        stream(open_splits(job).train, job, WorkerPlan(1, 2.0, False, bounds=(1, 2)), {"CPU": 2.0})
 
 
 @pytest.mark.parametrize(
