@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE, FakeMultiNodeProvider
+from ray.autoscaler._private.util import prepare_config
 from ray.cluster_utils import Cluster
 
 from cifar_ray.config import TrainConfig, parse_config, read_yaml
@@ -28,6 +29,7 @@ from tests.training.command import Command, marked
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
+CLUSTER = Path(__file__).parents[2] / "cluster.yaml"
 EPOCHS = 9999  # however fast this machine is, it ends when it is told to
 FLAGS = [
     *("--dataset", "digits", "--precision", "fp32", "--epochs", str(EPOCHS), "--num-workers", "1:3", "--checkpoint-every", "5s"),
@@ -55,17 +57,24 @@ def growing(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     folder = Path(tempfile.mkdtemp(prefix="ray"))
     with socket.create_server(("127.0.0.1", 0)) as probe:
         address = f"127.0.0.1:{probe.getsockname()[1]}"
-    head, workers = {"max_workers": 0, "resources": {"CPU": 0}}, {"min_workers": 0, "max_workers": 2, "resources": {"CPU": 1}}
-    fake = {"use_node_id_as_ip": True, "disable_node_updaters": True, "disable_launch_config_check": True, "launch_multiple": True}
-    config = {
-        "cluster_name": "fake",
-        "max_workers": 2,
-        "provider": fake | {"type": "fake_multinode", "gcs_address": address, "head_node_id": FAKE_HEAD_NODE_ID},
+    kinds = {FAKE_HEAD_NODE_TYPE: (0, 0), "worker": (2, 1)}  # hosts at most, and cores of each
+    config = prepare_config(yaml.safe_load(CLUSTER.read_text()) | {"file_mounts": {}}) | {
+        "provider": {
+            "type": "external",
+            "module": f"{FakeMultiNodeProvider.__module__}.FakeMultiNodeProvider",
+            "gcs_address": address,
+            "head_node_id": FAKE_HEAD_NODE_ID,
+            **dict.fromkeys(("use_node_id_as_ip", "disable_node_updaters", "disable_launch_config_check", "launch_multiple"), True),
+        },
         "head_node_type": FAKE_HEAD_NODE_TYPE,
-        "available_node_types": {FAKE_HEAD_NODE_TYPE: head | {"node_config": {}}, "worker": workers | {"node_config": {}}},
+        "available_node_types": {
+            kind: {"min_workers": 0, "max_workers": hosts, "resources": {"CPU": cores}, "node_config": {}}
+            for kind, (hosts, cores) in kinds.items()
+        },
     }
     (folder / "autoscaling.yaml").write_text(yaml.safe_dump(config))
     monkeypatch.setenv("RAY_TMPDIR", str(folder))
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     settings = {
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
         "RAY_FAKE_CLUSTER": "1",
