@@ -60,7 +60,7 @@ class Command:
 
     def gone(self) -> bool:
         """Whether all of them end by themselves."""
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180  # Ray's agents wait a minute for a head that is gone
         while self.pids() and time.monotonic() < deadline:
             time.sleep(0.2)
         return not self.pids()
