@@ -3,6 +3,7 @@
 #   make test     lint, types, tests       make serve   serves the models in ./storage
 #   make test-slow  longer tests           make test-web  the page in Chromium
 #   make test-abuse  hostile requests      make test-cluster  ray up on hosts in network namespaces
+#   make test-chaos  a training killed thirty times
 #   make audit    known weaknesses of the locked packages
 PYTHON ?= python3
 BIN := .venv/bin
@@ -10,7 +11,7 @@ UV := $(BIN)/uv
 INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends
 
 .DEFAULT_GOAL := setup
-.PHONY: setup lock format lint test test-fast test-slow test-web test-abuse test-cluster audit demo serve clean
+.PHONY: setup lock format lint test test-fast test-slow test-chaos test-web test-abuse test-cluster audit demo serve clean
 
 setup: .venv/.installed
 	@echo "ready: . .venv/bin/activate, or see 'make demo' and README.md"
@@ -45,11 +46,15 @@ test: lint
 
 # without the tests that start Ray
 test-fast: setup
-	$(BIN)/python -m pytest -m "not (ray or web or abuse or slow or cluster)"
+	$(BIN)/python -m pytest -m "not (ray or web or abuse or slow or cluster or chaos)"
 
 # what would take `make test` over its ten minutes
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+# one training that is killed thirty times; half an hour on two cores. CHAOS_SEED=1 kills it otherwise.
+test-chaos: setup
+	$(BIN)/python -m pytest -s -m chaos tests/training
 
 # the page in Chromium; a minute
 test-web: setup

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # decoding, and files that were skipped
     splits = open_splits(command)
     fitting = _fitting_batch_size(command, len(splits.train), arguments)
-    check_batch_size(fitting, len(splits.train), command.num_workers or 1)
+    check_batch_size(fitting, len(splits.train), command.most_workers)
     config = job.named(command.model_copy(update={"batch_size": fitting}), splits)
     print(_trained_share(config, parent, splits.train.class_names), file=sys.stderr)
     kept = job.run(config, splits, command.track, command.resume)

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # decoding, and files that were skipped
     splits = open_splits(command)
-    check_batch_size(command.batch_size, len(splits.train), command.num_workers or 1)
+    check_batch_size(command.batch_size, len(splits.train), command.most_workers)
     job.run(job.named(command, splits), splits, command.track, command.resume)
     return 0
 

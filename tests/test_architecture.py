@@ -36,6 +36,7 @@ DEPLOYMENTS_MAY_IMPORT = (
 )
 RAY_ALLOWED = (
     "cifar_ray.training.distributed",
+    "cifar_ray.training.controller",
     "cifar_ray.training.line",
     "cifar_ray.training.stream",
     "cifar_ray.training.worker",  # and workers

@@ -20,6 +20,9 @@ from cifar_ray.errors import ConfigError
         ({"label_smoothing": 1.0}, "label_smoothing"),
         ({"precision": "int8"}, "precision"),
         ({"num_workers": 0}, "num_workers"),
+        ({"num_workers": "2:"}, "num_workers: a number from 1 to 4096 is needed, or two as in 2:8"),
+        ({"num_workers": "8:2"}, "num_workers: the fewest come first"),
+        ({"num_workers": "2:8", "batch_size": 7}, "gives some of 8 workers"),
         ({"name": "../x"}, "name"),
         ({"save_as": "a/b"}, "save_as"),
         ({"seed": -1}, "seed"),
@@ -48,6 +51,16 @@ def test_a_config_survives_yaml(tmp_path: Path) -> None:
     config = parse_config(TrainConfig, {"epochs": 3, "optimizer": {"name": "adamw", "lr": 1e-3}, "storage": str(tmp_path)})
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     assert parse_config(TrainConfig, read_yaml(tmp_path / "config.yaml")) == config
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept", "bounds"), [(None, None, None), (3, 3, (3, 3)), ("3", 3, (3, 3)), ("2:8", "2:8", (2, 8)), ("4:4", 4, (4, 4))]
+)
+def test_a_number_of_workers_may_be_two(asked: object, kept: object, bounds: object, tmp_path: Path) -> None:
+    config = parse_config(TrainConfig, {"num_workers": asked})
+    assert (config.num_workers, config.worker_range) == (kept, bounds)
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert parse_config(TrainConfig, read_yaml(tmp_path / "config.yaml")).num_workers == kept
 
 
 def test_a_config_cannot_be_changed() -> None:

@@ -149,7 +149,9 @@ class TrainConfig(Config):
         description="torch.compile, for GPUs: default fuses operations, max-autotune also searches kernels and records CUDA graphs",
     )
     seed: int = Field(0, ge=0, le=2**31 - 1)
-    num_workers: int | None = Field(None, ge=1, le=4096, description="default: one a GPU, or one with all CPU cores")
+    num_workers: int | str | None = Field(
+        None, description="default: one a GPU, or one with all CPU cores; 2:8 goes with what the cluster has, from 2 to 8"
+    )
     patience: int | None = Field(None, ge=1, description="stop after this many epochs without a better validation accuracy")
     on_nan: Literal["stop", "skip", "rewind"] = Field(
         "stop", description="when a loss is not finite; skip: that step; rewind: to the last checkpoint, at half the learning rate"
@@ -169,6 +171,19 @@ class TrainConfig(Config):
     start: StartConfig | None = Field(None, description="set by python -m cifar_ray.finetune")
 
     @property
+    def worker_range(self) -> tuple[int, int] | None:
+        """Fewest and most workers; `None` where the cluster decides."""
+        if self.num_workers is None:
+            return None
+        fewest, _, most = str(self.num_workers).partition(":")
+        return int(fewest), int(most or fewest)
+
+    @property
+    def most_workers(self) -> int:
+        """As far as is known before a cluster is: 1 where that decides."""
+        return self.worker_range[1] if self.worker_range else 1
+
+    @property
     def data_memory_bytes(self) -> int | None:
         """The memory that decoded images may take; `None` for a share of the machine's."""
         return None if self.data_memory == "auto" else int(float(self.data_memory[:-2]) * {"MB": 1e6, "GB": 1e9}[self.data_memory[-2:]])
@@ -179,6 +194,18 @@ class TrainConfig(Config):
     @classmethod
     def _resolve_data_dir(cls, value: str | None) -> str | None:
         return None if value is None else resolve_storage(value)
+
+    @field_validator("num_workers")
+    @classmethod
+    def _check_workers(cls, value: int | str | None) -> int | str | None:
+        if value is None:
+            return None
+        numbers = str(value).split(":")
+        if not all(number.isdecimal() and 1 <= int(number) <= 4096 for number in numbers) or len(numbers) > 2:
+            raise ValueError("a number from 1 to 4096 is needed, or two as in 2:8")
+        if int(numbers[0]) > int(numbers[-1]):
+            raise ValueError("the fewest come first, as in 2:8")
+        return int(numbers[0]) if numbers[0] == numbers[-1] else str(value)
 
     @field_validator("groups")
     @classmethod
@@ -208,8 +235,8 @@ class TrainConfig(Config):
         size_px = self.image_size or 32
         if self.augmentation.translate_px >= size_px or self.augmentation.cutout_px > size_px:
             raise ValueError(f"augmentation.translate_px and cutout_px must fit an image of {size_px} px")
-        if self.num_workers is not None and self.batch_size < self.num_workers:
-            raise ValueError(f"batch_size ({self.batch_size}) gives some of {self.num_workers} workers no image; raise it")
+        if self.batch_size < self.most_workers:
+            raise ValueError(f"batch_size ({self.batch_size}) gives some of {self.most_workers} workers no image; raise it")
         return self
 
 

@@ -16,13 +16,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Event
 from types import TracebackType
 from typing import Any, Self
 
 from cifar_ray.errors import StoreError, TrainingError
 from cifar_ray.storage import FileTree
-from cifar_ray.training.watch import Wish
+from cifar_ray.training.wish import Wish
 
 STATE_FILE = "state.pt"
 COMMIT_FILE = "checkpoint.json"
@@ -128,37 +127,47 @@ class Checkpoints:
 
 
 class Cadence:
-    """Rank 0's wish: to save every so often, and to stop when told.
+    """Rank 0's wish: to save every so often, and to save or stop when told.
 
     Args:
         every: epochs, or a time as in `30s`, `10m` or `1h`.
-        stop: set once training is to end.
     """
 
-    def __init__(self, every: str, stop: Event) -> None:
-        self._stop = stop
+    def __init__(self, every: str) -> None:
+        self._asked = Wish.GO_ON
         self._epochs = int(every) if every.isdecimal() else 0
         self._seconds = 0.0 if self._epochs else float(every[:-1]) * _UNITS_S[every[-1]]
         self._saved_s = time.monotonic()
 
     def __call__(self, epoch: int, step: int) -> Wish:
         """As `fit` asks."""
-        if self._stop.is_set():
-            return Wish.STOP
+        if self._asked:
+            return self._asked
         late = self._seconds and time.monotonic() - self._saved_s >= self._seconds
         due = late or (self._epochs and step == 0 and epoch % self._epochs == 0)
         return Wish.SAVE if due else Wish.GO_ON
 
+    def ask(self, wish: Wish) -> None:
+        """From another thread: the next answer is this."""
+        self._asked = wish
+
     def saved(self) -> None:
         """Time counts from here."""
         self._saved_s = time.monotonic()
+        if self._asked == Wish.SAVE:
+            self._asked = Wish.GO_ON
 
 
 class BackgroundWriter:
-    """Writes beside the training, one checkpoint at a time; what fails is raised by the next call, or at the end."""
+    """Writes beside the training, one checkpoint at a time; what fails is raised by the next call, or at the end.
 
-    def __init__(self, checkpoints: Checkpoints) -> None:
-        self._checkpoints = checkpoints
+    Args:
+        checkpoints: of the run.
+        on_written: called after each, in another thread.
+    """
+
+    def __init__(self, checkpoints: Checkpoints, on_written: Callable[[], None] = lambda: None) -> None:
+        self._checkpoints, self._on_written = checkpoints, on_written
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._under_way: Future[None] | None = None
 
@@ -177,7 +186,11 @@ class BackgroundWriter:
     def write(self, place: Place, data: bytes, figures: dict[str, Any]) -> None:
         """As `Checkpoints.write`; waits for the one before."""
         self.wait()
-        self._under_way = self._pool.submit(self._checkpoints.write, place, data, figures)
+        self._under_way = self._pool.submit(self._write, place, data, figures)
+
+    def _write(self, place: Place, data: bytes, figures: dict[str, Any]) -> None:
+        self._checkpoints.write(place, data, figures)
+        self._on_written()
 
     def wait(self) -> None:
         """Until all is written."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
@@ -21,18 +22,21 @@ from cifar_ray.config import TrainConfig
 from cifar_ray.data import StreamedImages
 from cifar_ray.errors import CifarRayError, Interrupted, TrainingError
 from cifar_ray.storage import FileTree
+from cifar_ray.training.controller import Changes, UserErrors, own_error
 from cifar_ray.training.line import Line, listening
 from cifar_ray.training.loop import Weights
 from cifar_ray.training.progress import Progress
 from cifar_ray.training.reports import EpochReport, FitResult
 from cifar_ray.training.run import Run
+from cifar_ray.training.runlog import RunLog
 from cifar_ray.training.signals import Signals
 from cifar_ray.training.snapshot import Snapshot
 from cifar_ray.training.stream import stream
 from cifar_ray.training.worker import train_worker
-from cifar_ray.training.workers import WorkerPlan, plan_workers
+from cifar_ray.training.workers import WorkerPlan, plan_when_there
 
 POLL_INTERVAL_S = "0.2"  # Ray's default of 2 s would hold up short runs
+_START_S, _NEW_HOST_S = 60, 900  # until workers have started; as long as an autoscaler may take for a host that replaces a lost one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +51,7 @@ class TrainedRun:
         weights: of the best epoch, on the CPU.
         restarts: how often workers were lost and training went on with new ones.
         repeated_steps: how many were done again for it.
+        workers: epoch and step, counted from 1, at which workers began, and how many there were.
     """
 
     name: str
@@ -56,6 +61,7 @@ class TrainedRun:
     weights: Weights
     restarts: int = 0
     repeated_steps: int = 0
+    workers: Sequence[tuple[int, int, int]] = ()
 
 
 def train_on_ray(run: Run, progress: Progress, streamed: StreamedImages | None = None) -> TrainedRun:
@@ -69,14 +75,14 @@ def train_on_ray(run: Run, progress: Progress, streamed: StreamedImages | None =
         streamed: the training images, where they are not held in memory.
 
     Raises:
-        ResourceError: if the cluster cannot hold the workers.
+        ResourceError: if the cluster cannot hold the workers, and nothing adds hosts to it.
         TrainingError: if the run failed; the message holds the workers' reason.
         Interrupted: after Ctrl-C or SIGTERM, once the workers have saved their state and stopped.
     """
     config, log = run.config, RunLog(progress)
     with Signals() as signals, ray_cluster():
         signals.install()
-        plan = plan_workers(config.num_workers, alive_nodes(), ray.cluster_resources(), ray.available_resources())
+        plan = plan_when_there(config.worker_range, progress.on_message)
         ingest: dict[str, Any] = {}
         if streamed is not None:
             plan, ingest = stream(streamed, config, plan, ray.available_resources())
@@ -85,7 +91,7 @@ def train_on_ray(run: Run, progress: Progress, streamed: StreamedImages | None =
         run.begin()
         try:
             with listening(log.hear) as line:
-                signals.ask_with(partial(_ask_to_stop, line, progress))
+                signals.ask_with(partial(_ask_to_stop, line, progress, log))
                 result: FitResult | None = _fit(_trainer(config, plan, line, run, ingest)).return_value
         except Interrupted as stop:
             raise Interrupted(f"run {run.name} ended at once; go on with: {run.command()}", stop.signal_number) from None
@@ -96,18 +102,23 @@ def train_on_ray(run: Run, progress: Progress, streamed: StreamedImages | None =
         assert signals.received is not None, "nothing else stops workers early"  # noqa: S101
         raise Interrupted(f"run {run.name} is saved; go on with: {run.command()}", signals.received)
     weights = _best_weights(run, result.best_epoch)
-    return TrainedRun(run.name, run.files.path(), result, log.reports, weights, log.restarts, log.repeated_steps)
+    return TrainedRun(run.name, run.files.path(), result, log.reports, weights, log.restarts, log.repeated_steps, log.workers)
 
 
-def _ask_to_stop(line: Line, progress: Progress) -> None:
+def _ask_to_stop(line: Line, progress: Progress, log: RunLog, number: int) -> None:
+    if log.waits:
+        raise Interrupted("nothing to save", number)
     progress.on_message("saving and stopping; again to stop at once")
     line.ask_to_stop()
 
 
 def _trainer(config: TrainConfig, plan: WorkerPlan, line: Line, run: Run, ingest: dict[str, Any]) -> TorchTrainer:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_INTERVAL_S)
-    if alive_nodes() == 1:  # nobody takes it away with a warning, as clouds do, and the process that listens for it takes seconds to start
+    if len(ray.nodes()) == 1 and plan.bounds is None:
+        # nobody takes it away with a warning, as clouds do, and the process that listens for it takes seconds to start
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    start_s = _NEW_HOST_S if plan.grows and plan.bounds is None else _START_S
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(start_s)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(config.worker_timeout_s)
     runs = FileTree(config.storage, "runs")
     return TorchTrainer(
@@ -126,7 +137,7 @@ def _trainer(config: TrainConfig, plan: WorkerPlan, line: Line, run: Run, ingest
             storage_path=runs.path(),
             storage_filesystem=runs.file_system,
             failure_config=train.FailureConfig(max_failures=config.max_failures, controller_failure_limit=config.max_failures),
-            callbacks=[_UserErrors()],
+            callbacks=[UserErrors(), Changes(line, config.worker_timeout_s)],
         ),
     )
 
@@ -148,69 +159,6 @@ def _fit(trainer: TorchTrainer) -> train.Result:
         raise _reason(error) from None
 
 
-class _UserErrors(train.UserCallback):  # type: ignore[misc]
-    """Ends a run whose workers raise one of our own errors: trying again would not help, as it does where a worker is lost."""
-
-    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """As Ray asks; what is raised here ends the run."""
-        del run_context
-        for error in worker_exceptions.values():
-            if found := _own_error(error):
-                raise found
-
-
-class RunLog:
-    """What a driver hears of its run.
-
-    Args:
-        progress: told of it.
-
-    Attributes:
-        reports: of each epoch, those before this process began included.
-        restarts: how often workers began anew because some were lost.
-        repeated_steps: how many had been done, and were done again; a few more may have been, that were not heard of.
-    """
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._reached = self._steps = 0
-        self._tries = 0
-        self.reports: list[EpochReport] = []
-        self.repeated_steps = 0
-
-    @property
-    def restarts(self) -> int:
-        """See above."""
-        return max(0, self._tries - 1)
-
-    def hear(self, kind: str, content: Any) -> None:
-        """Takes a message of rank 0."""
-        if kind == "step":
-            epoch, done, self._steps = content
-            self._reached = (epoch - 1) * self._steps + done
-            self._progress.on_step(*content)
-        elif kind == "epoch":
-            self._keep([*self.reports[: content.epoch - 1], content])
-            self._progress.on_epoch(content)
-        elif kind == "start":
-            self._start(*content)
-        else:
-            self._progress.on_message(content)
-
-    def _start(self, epoch: int, step: int, history: list[dict[str, Any]]) -> None:
-        self._tries += 1
-        self._keep([EpochReport(**figures) for figures in history])
-        if self._tries > 1:
-            lost = max(0, self._reached - epoch * self._steps - step)
-            self.repeated_steps += lost
-            self._progress.on_message(f"workers were lost; new ones go on from step {step + 1} of epoch {epoch + 1}, {lost} steps back")
-        elif epoch or step:
-            self._progress.on_message(f"goes on from step {step + 1} of epoch {epoch + 1}" if step else f"goes on after epoch {epoch}")
-
-    def _keep(self, reports: list[EpochReport]) -> None:
-        self.reports = reports
-
-
 @contextmanager
 def ray_cluster() -> Iterator[None]:
     """A connection to a running cluster, or a cluster on this machine for the time of the run."""
@@ -218,16 +166,16 @@ def ray_cluster() -> Iterator[None]:
         yield
         return
     prepare_children()
-    ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+    # Who ends a job often tells all of its processes. Ray's own inherit that they do not hear of SIGTERM, so that workers can still save.
+    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
     try:
         yield
     finally:
         ray.shutdown()
-
-
-def alive_nodes() -> int:
-    """Hosts in the cluster."""
-    return sum(node["Alive"] for node in ray.nodes())
 
 
 def _best_weights(run: Run, epoch: int) -> Weights:
@@ -245,17 +193,7 @@ def _reason(error: train.TrainingFailedError) -> CifarRayError:
     """Our own error where a worker raised one, else one line about the first failure."""
     failures = [*getattr(error, "worker_failures", {}).values(), *filter(None, [getattr(error, "controller_failure", None)])]
     for failure in failures:
-        if found := _own_error(failure):
+        if found := own_error(failure):
             return found
     first = str(failures[0] if failures else error).strip().splitlines()
     return TrainingError(f"training failed: {first[-1] if first else type(error).__name__}")
-
-
-def _own_error(error: BaseException) -> CifarRayError | None:
-    """The error of ours that another one was raised for."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, CifarRayError):
-            return cause
-        cause = getattr(cause, "_base_exc", None) or getattr(cause, "controller_failure", None) or cause.__cause__
-    return None

@@ -18,7 +18,8 @@ from cifar_ray.store.gallery import Judged
 from cifar_ray.training.loop import OnStep, Trainer, Weights
 from cifar_ray.training.reports import Confusion, EpochReport, FitResult
 from cifar_ray.training.snapshot import Snapshot, state_of
-from cifar_ray.training.watch import NotFiniteError, StepWatch, Stopped, Wish
+from cifar_ray.training.watch import NotFiniteError, StepWatch, Stopped
+from cifar_ray.training.wish import Wish
 from cifar_ray.trust import Trust
 
 _MOST_REWINDS = 3

@@ -35,7 +35,7 @@ def run(config: TrainConfig, splits: TrainingSplits, track: str = "", resume: st
     """
     from cifar_ray.training.run import Run
 
-    job = Run(config, resume)
+    job = Run(config, resume, splits.fingerprint)
     print(_summary(config, splits), file=sys.stderr)
     if config.pretrained and not config.start:
         from cifar_ray.training.pretrained import imagenet_weights
@@ -55,8 +55,8 @@ def run(config: TrainConfig, splits: TrainingSplits, track: str = "", resume: st
         streamed = splits.train if isinstance(splits.train, StreamedImages) else None
         trained = train_on_ray(job, TrackedProgress(progress, tracker), streamed)
         progress.close()
-        kept = keep(trained, config, splits)
-        repeated = {"restarts": trained.restarts, "repeated_steps": trained.repeated_steps}
+        kept = keep(trained, config, splits, again=job.goes_on)
+        repeated = {"restarts": trained.restarts, "repeated_steps": trained.repeated_steps, "workers": trained.workers}
         job.finish(model=kept.bundle.reference, tries=job.checkpoints.tries(), **repeated)
         tracker.on_end(trained, kept)
         finished = True
@@ -66,6 +66,8 @@ def run(config: TrainConfig, splits: TrainingSplits, track: str = "", resume: st
     print(_report(trained.path, trained.result))
     if trained.restarts:
         print(f"losses {trained.restarts} of workers; {trained.repeated_steps} steps were done again")
+    if len({count for _, _, count in trained.workers}) > 1:
+        print("workers " + ", ".join(f"{count} from step {step} of epoch {epoch}" for epoch, step, count in trained.workers))
     verdict = "promoted to production" if kept.promoted else "kept, not promoted"
     print(f"model  {kept.bundle.reference}: {verdict} ({kept.reason})")
     print(f"serve  serve run deployments:app model={kept.bundle.name} storage={config.storage}")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import platform
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.streamed import TrainingSplits
-from cifar_ray.store.bundle import Bundle
+from cifar_ray.errors import BundleError
+from cifar_ray.store.bundle import MANIFEST_FILE, Bundle, decode_manifest, encode
 from cifar_ray.store.gallery import GALLERY_FILE, encode_gallery
 from cifar_ray.store.manifest import Manifest
 from cifar_ray.store.registry import ModelStore, should_promote
@@ -33,14 +35,22 @@ class Kept:
     reason: str
 
 
-def keep(run: TrainedRun, config: TrainConfig, splits: TrainingSplits) -> Kept:
+def keep(run: TrainedRun, config: TrainConfig, splits: TrainingSplits, again: bool = False) -> Kept:
     """Writes the best weights of a run to the model store as a new version, and promotes it if it earned that.
+
+    Args:
+        run: that has ended.
+        config: of the run.
+        splits: its data.
+        again: whether an earlier process may have been killed just after it did this; then its version is taken.
 
     Raises:
         StoreError: if the store cannot be written.
     """
-    store = ModelStore(config.storage)
-    bundle = store.save(config.save_as or splits.name, describe(run, config, splits), run.weights, _gallery(run, splits))
+    store, name = ModelStore(config.storage), config.save_as or splits.name
+    manifest = describe(run, config, splits)
+    kept = _find(store, name, manifest, run) if again else None
+    bundle = kept or store.save(name, manifest, run.weights, _gallery(run, splits))
     if config.promote == "auto":
         promoted, reason = should_promote(store, bundle)
     else:
@@ -48,6 +58,19 @@ def keep(run: TrainedRun, config: TrainConfig, splits: TrainingSplits) -> Kept:
     if promoted:
         store.promote(bundle.name, bundle.version)
     return Kept(bundle, promoted, reason)
+
+
+def _find(store: ModelStore, name: str, manifest: Manifest, run: TrainedRun) -> Bundle | None:
+    """The version that a run of this name and with these weights has left."""
+    if name not in store.names():
+        return None
+    signed = decode_manifest(encode(manifest, run.weights, {})[MANIFEST_FILE], name)
+    for number in reversed(store.versions(name)):
+        with suppress(BundleError):
+            found = store.manifest(f"{name}@{number}")
+            if found.weights_sha256 == signed.weights_sha256 and found.train_config.get("name") == run.name:
+                return store.load(f"{name}@{number}")
+    return None
 
 
 def _gallery(run: TrainedRun, splits: TrainingSplits) -> dict[str, bytes]:

@@ -1,26 +1,30 @@
-"""The line between a run's driver and its workers: rank 0 tells what happens, the driver tells when to stop."""
+"""The line between a run's driver, its controller and its workers: rank 0 tells what happens, the others when to save and to stop."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from cifar_ray.training.wish import Wish
 
 _WAIT_S = 0.2  # for messages, between two looks at whether the run is over
 
 
 class _Exchange:
-    """Holds messages until the driver takes them. Lives in an actor."""
+    """Holds messages until the driver takes them, and wishes until rank 0 does. Lives in an actor."""
 
     def __init__(self) -> None:
         self._messages: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
-        self._stop = asyncio.Event()
+        self._asked, self._saved = asyncio.Event(), asyncio.Event()
+        self._wish = Wish.SAVE
 
     async def put(self, kind: str, content: Any) -> None:
         self._messages.put_nowait((kind, content))
@@ -36,10 +40,26 @@ class _Exchange:
         return taken
 
     async def stop(self) -> None:
-        self._stop.set()
+        """Asks for it for good: workers that start later are told, too."""
+        self._wish = Wish.STOP
+        self._asked.set()
 
-    async def stopped(self) -> None:
-        await self._stop.wait()
+    async def save(self, patience_s: float) -> None:
+        """Asks the present workers, and waits until they have, or as long as that."""
+        asked, self._saved = self._asked, asyncio.Event()
+        if self._wish != Wish.STOP:
+            self._asked = asyncio.Event()
+        asked.set()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._saved.wait(), patience_s)
+
+    async def asked(self) -> Wish:
+        """The next wish, as soon as there is one."""
+        await self._asked.wait()
+        return self._wish
+
+    async def saved(self) -> None:
+        self._saved.set()
 
 
 @dataclass(frozen=True)
@@ -60,26 +80,32 @@ class Line:
         """Tells the workers to save and stop."""
         self.exchange.stop.remote()
 
-    def stop_event(self) -> threading.Event:
-        """In a worker: set once it is asked to stop."""
-        asked = self.exchange.stopped.remote()
-        event = threading.Event()
+    def ask_to_save(self, patience_s: float) -> None:
+        """Has the workers save what they have, and waits for that; goes on in silence where none can."""
+        with suppress(RayError):
+            ray.get(self.exchange.save.remote(patience_s))
+
+    def saved(self) -> None:
+        """In a worker: a checkpoint has been written."""
+        self.exchange.saved.remote()
+
+    def follow(self, hear: Callable[[Wish], None]) -> None:
+        """In a worker: each wish goes to `hear`, in a thread, until the last, which is to stop."""
 
         def wait() -> None:
-            try:
-                ray.get(asked)
-            except RayError:  # the driver is gone, and with it the line
-                return
-            event.set()
+            with suppress(RayError):  # the driver is gone, and with it the line
+                while (wish := ray.get(self.exchange.asked.remote())) != Wish.STOP:
+                    hear(wish)
+                hear(wish)
 
-        threading.Thread(target=wait, name="asked to stop", daemon=True).start()
-        return event
+        threading.Thread(target=wait, name="wishes", daemon=True).start()
 
 
 @contextmanager
 def listening(hear: Callable[[str, Any], None]) -> Iterator[Line]:
     """A line whose messages go to `hear`, in a thread, until the block ends and all have been heard."""
-    exchange = ray.remote(_Exchange).options(num_cpus=0).remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # other hosts may go while this is needed
+    exchange = ray.remote(_Exchange).options(num_cpus=0, scheduling_strategy=here).remote()
     finished = threading.Event()
 
     def listen() -> None:

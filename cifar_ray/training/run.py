@@ -9,15 +9,15 @@ from typing import Any
 import yaml
 
 from cifar_ray.config import TrainConfig, default_storage, parse_config, resolve_storage, to_yaml
-from cifar_ray.errors import ConfigError, StoreError
+from cifar_ray.errors import ConfigError, DataError, StoreError
 from cifar_ray.storage import FileTree
 from cifar_ray.training import history
 from cifar_ray.training.checkpoint import Checkpoints
 from cifar_ray.training.reports import EpochReport
 from cifar_ray.training.tracking import flat
 
-_CONFIG_FILE, _END_FILE = "config.yaml", "finished.json"
-_FREE = {"checkpoint_every", "max_failures", "worker_timeout_s", "storage"}  # what a run that goes on may change
+_CONFIG_FILE, _DATA_FILE, _END_FILE = "config.yaml", "data.sha256", "finished.json"
+_FREE = {"checkpoint_every", "max_failures", "num_workers", "worker_timeout_s", "storage"}  # what a run that goes on may change
 
 
 class Run:
@@ -26,6 +26,7 @@ class Run:
     Args:
         config: with a name.
         resume: `auto` or a name goes on with an unfinished run of the same config, `never` refuses any that exists.
+        fingerprint: of the data; a run that was begun with others is not gone on with.
 
     Attributes:
         files: of its folder.
@@ -34,12 +35,13 @@ class Run:
 
     Raises:
         ConfigError: if a run of that name exists and is finished, or has another config.
+        DataError: if its data have changed.
         StoreError: if the storage cannot be used.
     """
 
-    def __init__(self, config: TrainConfig, resume: str = "auto") -> None:
+    def __init__(self, config: TrainConfig, resume: str = "auto", fingerprint: str = "") -> None:
         assert config.name is not None  # noqa: S101
-        self.name, self.config = config.name, config
+        self.name, self.config, self._fingerprint = config.name, config, fingerprint
         self.files = FileTree(config.storage, f"runs/{config.name}")
         self.checkpoints = Checkpoints(config.storage, config.name)
         if resume not in ("auto", "never", config.name):
@@ -57,6 +59,8 @@ class Run:
             raise ConfigError(f"{where}{differs}; choose another --name, or leave out --resume never")
         if changes:
             raise ConfigError(f"{where} with another config{differs}; choose another --name, or go on with {self.command()}")
+        if fingerprint and (self.files.read(_DATA_FILE) or fingerprint.encode()) != fingerprint.encode():
+            raise DataError(f"{where}, and images or labels have changed since; bring back those it began with, or choose another --name")
 
     def is_finished(self) -> bool:
         """Whether its model was kept; runs of earlier releases, which cannot go on, count as well."""
@@ -64,8 +68,9 @@ class Run:
         return ended or (has_history and self.checkpoints.tries() == 0)
 
     def begin(self) -> None:
-        """Leaves the config, so that the same command goes on with this run."""
+        """Leaves the config, so that the same command goes on with this run, and what it takes to know the data again."""
         if not self.goes_on:
+            self.files.replace(_DATA_FILE, self._fingerprint.encode())
             self.files.replace(_CONFIG_FILE, to_yaml(self.config).encode())
 
     def write_history(self, reports: Sequence[EpochReport]) -> None:

@@ -22,7 +22,8 @@ class Signals:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._ask: Callable[[], None] | None = None
+        self._came = False
+        self._ask: Callable[[int], None] | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -40,13 +41,14 @@ class Signals:
         for number in self._previous:
             signal.signal(number, self._on_signal)
 
-    def ask_with(self, ask: Callable[[], None]) -> None:
-        """From now on the first signal calls `ask` instead of ending the block."""
+    def ask_with(self, ask: Callable[[int], None]) -> None:
+        """From now on the first signal calls `ask` with its number instead of ending the block."""
         self._ask = ask
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if self.received is not None or self._ask is None:
+        again, self._came = self._came, True  # no call lies between, in which a second signal could be handled as another first one
+        if again or self._ask is None:
             raise Interrupted("interrupted", number)
         self.received = signal.Signals(number)
-        self._ask()
+        self._ask(number)

@@ -19,7 +19,7 @@ from ray.exceptions import RayTaskError
 
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.streamed import PictureFiles, StreamedImages, StreamedSplits
-from cifar_ray.errors import DataError
+from cifar_ray.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from cifar_ray.training.workers import WorkerPlan
@@ -55,7 +55,13 @@ def stream(images: StreamedImages, config: TrainConfig, plan: WorkerPlan, availa
 
     Returns:
         The plan with half of the CPUs, or where there are GPUs with one a worker; and further arguments of the trainer.
+
+    Raises:
+        ConfigError: if the number of workers changes with the cluster.
     """
+    if plan.bounds:
+        # Ray Train would take the cores that are left to decoding for room for more workers
+        raise ConfigError(f"num_workers: {config.num_workers} changes with the cluster, and streamed images need a number that does not")
     from ray.data import ExecutionOptions, ExecutionResources
 
     from cifar_ray.data.loader import steps_per_epoch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from enum import IntEnum
 from typing import Any
 
 import torch
@@ -11,14 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from cifar_ray.errors import TrainingError
-
-
-class Wish(IntEnum):
-    """What rank 0 would have all workers do."""
-
-    GO_ON = 0
-    SAVE = 1
-    STOP = 2  # and save
+from cifar_ray.training.wish import Wish
 
 
 class Stopped(Exception):  # noqa: N818  no error: it was asked for

@@ -23,7 +23,8 @@ from cifar_ray.training.reports import EpochReport, FitResult
 from cifar_ray.training.snapshot import Snapshot
 from cifar_ray.training.start import load_parent
 from cifar_ray.training.stream import fed_by_ray
-from cifar_ray.training.watch import Stopped, Wish
+from cifar_ray.training.watch import Stopped
+from cifar_ray.training.wish import Wish
 
 _STEP_INTERVAL_S = 0.2  # between two messages about steps
 
@@ -42,8 +43,8 @@ def train_worker(job: dict[str, Any]) -> FitResult | None:
     checkpoints = chief.checkpoints if chief else Checkpoints(config.storage, config.name)
     place: Place | None = broadcast_from_rank_zero(chief.begin(shard) if chief else None)
     resume = _read(checkpoints, place) if place else None
-    with BackgroundWriter(checkpoints) as writer:
-        told = chief.listeners(writer, resume) if chief else _SILENT
+    with BackgroundWriter(checkpoints, on_written=job["line"].saved) as writer:
+        told = chief.listeners(writer, resume, shard) if chief else _SILENT
         try:
             return fit(config, splits, device=get_ray_device(), shard=shard, parent=load_parent(config), resume=resume, **told)
         except Stopped:
@@ -68,7 +69,8 @@ class _Chief:
         self._line = line
         self._attempt = 0
         self._told_s = 0.0
-        self._cadence = Cadence(config.checkpoint_every, line.stop_event())
+        self._cadence = Cadence(config.checkpoint_every)
+        line.follow(self._cadence.ask)
         self.checkpoints = Checkpoints(config.storage, config.name, lambda text: line.tell("message", text))
 
     def begin(self, shard: Shard) -> Place | None:
@@ -79,10 +81,10 @@ class _Chief:
         self.checkpoints.sweep()
         return newest[0] if newest else None
 
-    def listeners(self, writer: BackgroundWriter, resume: Snapshot | None) -> dict[str, Any]:
+    def listeners(self, writer: BackgroundWriter, resume: Snapshot | None, shard: Shard) -> dict[str, Any]:
         """Arguments of `fit`."""
         start = (resume.epoch, resume.step, resume.history) if resume else (0, 0, [])
-        self._line.tell_surely("start", start)
+        self._line.tell_surely("start", (*start, shard.world_size))
 
         def on_step(epoch: int, done: int, steps: int) -> None:
             if done == steps or time.monotonic() - self._told_s > _STEP_INTERVAL_S:

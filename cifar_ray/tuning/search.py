@@ -23,8 +23,8 @@ from ray.tune.search import Searcher
 from cifar_ray.config import TrainConfig
 from cifar_ray.errors import ResourceError
 from cifar_ray.storage import FileTree
-from cifar_ray.training.distributed import alive_nodes, ray_cluster
-from cifar_ray.training.workers import WorkerPlan, plan_workers
+from cifar_ray.training.distributed import ray_cluster
+from cifar_ray.training.workers import Cluster, WorkerPlan, plan_workers
 from cifar_ray.tuning.algorithms import create_repeater, create_scheduler, create_searcher
 from cifar_ray.tuning.config import SearchConfig
 from cifar_ray.tuning.record import Record, Trial
@@ -80,7 +80,7 @@ def run_search(
     writer = _Writer(record, files, listener)
     with ray_cluster(), _quiet_tune():
         free = ray.available_resources()
-        concurrent, plan = plan_trials(search, alive_nodes(), ray.cluster_resources(), free)
+        concurrent, plan = plan_trials(search, dataclasses.replace(Cluster.now(), grows=False))
         listener.on_message(_describe(concurrent, plan))
         resumed = {config_key(trial.config): trial.folder for trial in [*record.trials, *record.repeats] if trial.status == "interrupted"}
         job = TrialJob(fixed.model_dump(mode="json"), fixed.storage, f"{folder}/{TRIALS_FOLDER}", plan, resumed)
@@ -138,29 +138,25 @@ def run_search(
         raise KeyboardInterrupt
 
 
-def plan_trials(search: SearchConfig, nodes: int, total: dict[str, float], available: dict[str, float]) -> tuple[int, WorkerPlan]:
+def plan_trials(search: SearchConfig, cluster: Cluster) -> tuple[int, WorkerPlan]:
     """How many trials run at a time, and what the workers of one get, such that a trial never waits for its workers.
 
     Args:
         search: what was asked for.
-        nodes: hosts in the cluster.
-        total: resources of the cluster, as Ray names them.
-        available: those that nobody uses now.
+        cluster: as it is.
 
     Raises:
         ResourceError: if the cluster cannot hold that.
     """
     workers = search.workers_per_trial
-    units = int(available.get("GPU" if total.get("GPU", 0) >= 1 else "CPU", 0))
+    units = int(cluster.free("GPU" if cluster.has_gpus else "CPU"))
     most = max(1, units // workers) if search.max_concurrent == "auto" else search.max_concurrent
     most = min(most, search.num_samples)
     fewest = 1 if search.max_concurrent == "auto" else most
     for concurrent in range(most, fewest - 1, -1):
         drivers_cpus = _DRIVER_CPUS * concurrent if workers > 1 else 0
         try:
-            plan = plan_workers(
-                concurrent * workers, nodes, total, dict(available) | {"CPU": round(available.get("CPU", 0.0) - drivers_cpus, 4)}
-            )
+            plan = plan_workers((concurrent * workers, concurrent * workers), cluster.without(drivers_cpus))
         except ResourceError as error:
             if concurrent == fewest:
                 asked = f"{concurrent} trials at a time of {workers} workers"

@@ -79,24 +79,25 @@ class RealServer:
 
 
 @contextmanager
-def real_server(storage: Path) -> Iterator[RealServer]:
-    """Starts it with a model of random weights, and ends every process of it."""
-    keep_random(str(storage))
+def real_server(own: Path, storage: str | None = None) -> Iterator[RealServer]:
+    """Starts it with a model of random weights, in its own folder unless a storage is given, and ends every process of it."""
+    storage = storage or str(own)
+    keep_random(storage)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
-    key, keys = new_key(), storage / "api_keys.txt"
+    key, keys = new_key(), own / "api_keys.txt"
     write_keys(keys, [ApiKey("tests", sha256_of(key.encode()), UNLIMITED)])
-    arguments = {"storage": str(storage), "api_keys": str(keys)}
+    arguments = {"storage": storage, "api_keys": str(keys)}
     application = {"name": "default", "route_prefix": "/", "import_path": "deployments:app", "args": arguments}
     config = {"http_options": {"host": "127.0.0.1", "port": port}, "applications": [application]}
-    (storage / "serve.yaml").write_text(yaml.safe_dump({"proxy_location": "EveryNode"} | config))
+    (own / "serve.yaml").write_text(yaml.safe_dump({"proxy_location": "EveryNode"} | config))
     lines = (ROOT / "serve.env").read_text(encoding="utf-8").splitlines()
     settings = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
     with tempfile.TemporaryDirectory(prefix="abuse-", ignore_cleanup_errors=True) as folder:  # short: Ray's sockets are in it
         server = RealServer(port, Path(folder), uuid.uuid4().hex, key)
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         environment |= settings | {"RAY_TMPDIR": folder, "PYTHONPATH": str(ROOT), _MARK: server.mark}
-        command = [str(Path(sys.executable).parent / "serve"), "run", str(storage / "serve.yaml")]
+        command = [str(Path(sys.executable).parent / "serve"), "run", str(own / "serve.yaml")]
         with (server.folder / "terminal.log").open("wb") as log:
             process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
             try:

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from cifar_ray.inference.results import Results, classify_part
 from cifar_ray.inference.rows import SCHEMA, broken_row
 from cifar_ray.storage import FileTree
 from cifar_ray.store import ModelStore, load_model
+from cifar_ray.training.checkpoint import STATE_FILE, Checkpoints, Place
+from tests.abuse.server import real_server
 
 SMALL = ("--dataset", "digits", "--recipe", "digits", "--epochs", "2")
+
+
+def a_picture() -> bytes:
+    picture = io.BytesIO()
+    Image.new("RGB", (40, 30), (200, 30, 30)).save(picture, "PNG")
+    return picture.getvalue()
 
 
 def run(verb: str, *flags: str) -> str:
@@ -49,6 +61,30 @@ def test_a_model_is_trained_and_kept_on_an_object_store(s3: Any) -> None:
     store = ModelStore(storage)
     assert (store.aliases("digits"), store.load("digits").reference) == ({"production": 1}, "digits@1")
     assert load_model("first", storage).reference == "digits@1"
+
+
+@pytest.mark.slow
+def test_a_server_answers_with_a_model_of_an_object_store(s3: Any, tmp_path: Path) -> None:
+    with real_server(tmp_path, s3.uri("some/storage")) as server:
+        answer = httpx.post(f"http://127.0.0.1:{server.port}/predict", content=a_picture(), headers={"X-API-Key": server.key}, timeout=60)
+    assert answer.status_code == 200, answer.text
+    assert (answer.json()["model"], answer.json()["version"]) == ("cifar10", 1)
+
+
+def test_a_checkpoint_that_was_damaged_where_it_is_stored_is_told_of_and_the_one_before_taken(storage: str) -> None:
+    messages: list[str] = []
+    checkpoints = Checkpoints(storage, "run", messages.append)
+    attempt = checkpoints.begin_try({})
+    for epoch in (1, 2):
+        checkpoints.write(Place(attempt, epoch, 0), b"state %d" % epoch, {})
+    files = FileTree(storage, "runs/run")
+    newest = Place(attempt, 2, 0).folder
+    for data in (b"state", b"state 3", b""):
+        files.replace(f"{newest}/{STATE_FILE}", data)
+        assert checkpoints.newest() == (Place(attempt, 1, 0), b"state 1")
+    files.file_system.delete_file(files.path(f"{newest}/{STATE_FILE}"))
+    assert checkpoints.newest() == (Place(attempt, 1, 0), b"state 1")
+    assert messages == [f"checkpoint {newest}: state.pt is {how}; an older one is looked for" for how in (*["damaged"] * 3, "missing")]
 
 
 @pytest.mark.slow

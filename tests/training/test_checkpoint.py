@@ -1,6 +1,5 @@
 """Checkpoints on disk: which one is gone on from, whatever happened to the others."""
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import pytest
 
 from cifar_ray.errors import StoreError, TrainingError
 from cifar_ray.training.checkpoint import COMMIT_FILE, STATE_FILE, BackgroundWriter, Cadence, Checkpoints, Place
-from cifar_ray.training.watch import Wish
+from cifar_ray.training.wish import Wish
 
 
 class Written:
@@ -104,14 +103,14 @@ def test_a_storage_that_refuses_ends_in_one_line_and_harms_no_earlier_checkpoint
 
 
 def test_it_is_time_after_so_many_epochs() -> None:
-    cadence = Cadence("2", threading.Event())
+    cadence = Cadence("2")
     assert [cadence(epoch, step) for epoch, step in ((1, 0), (1, 5), (2, 0), (2, 3), (3, 0))] == [0, 0, Wish.SAVE, 0, 0]
 
 
 def test_it_is_time_after_so_many_seconds_also_within_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr("cifar_ray.training.checkpoint.time.monotonic", lambda: now)
-    cadence = Cadence("0.5m", threading.Event())
+    cadence = Cadence("0.5m")
     assert cadence(0, 1) == Wish.GO_ON
     now += 30
     assert cadence(0, 2) == Wish.SAVE
@@ -120,7 +119,15 @@ def test_it_is_time_after_so_many_seconds_also_within_an_epoch(monkeypatch: pyte
 
 
 def test_a_stop_comes_before_all_else() -> None:
-    stop = threading.Event()
-    cadence = Cadence("1", stop)
-    stop.set()
+    cadence = Cadence("1")
+    cadence.ask(Wish.STOP)
+    cadence.saved()
     assert cadence(0, 1) == Wish.STOP
+
+
+def test_who_asks_for_a_checkpoint_gets_one() -> None:
+    cadence = Cadence("9")
+    cadence.ask(Wish.SAVE)
+    assert cadence(0, 1) == Wish.SAVE
+    cadence.saved()
+    assert cadence(0, 2) == Wish.GO_ON

@@ -12,7 +12,7 @@ from cifar_ray import __main__ as console
 from cifar_ray.config import TrainConfig, parse_config, read_yaml
 from cifar_ray.data import load_splits
 from cifar_ray.data.loader import Shard
-from cifar_ray.errors import ConfigError, ResourceError, TrainingError
+from cifar_ray.errors import ConfigError, TrainingError
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.metrics import confusion_matrix
 from cifar_ray.recipes import digits
@@ -22,7 +22,6 @@ from cifar_ray.training.fit import fit
 from cifar_ray.training.keep import keep
 from cifar_ray.training.reports import EpochReport
 from cifar_ray.training.run import Run
-from cifar_ray.training.workers import plan_workers
 from cifar_ray.trust import Trust
 
 
@@ -85,6 +84,7 @@ def test_a_run_keeps_config_history_curves_and_its_last_two_checkpoints(two_work
     assert [report["epoch"] for report in json.loads((folder / "history.json").read_text())] == [1, 2]
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert {path.name for path in folder.glob("epoch-*")} == {"epoch-0001-try-0001", "epoch-0002-try-0001"}
+    assert not list(folder.rglob("*snapshot*"))  # Ray's own, which it would go on from without asking
 
 
 @pytest.mark.ray
@@ -167,36 +167,3 @@ def test_an_error_in_a_worker_reaches_the_user_as_itself_and_nothing_is_kept(ray
     with pytest.raises(TrainingError, match=r"the loss became .* in step . of epoch 1"):
         train_on_ray(Run(config(storage, name="diverging", optimizer=diverging)), Recorder())
     assert "diverging" not in ModelStore(str(storage)).names()
-
-
-@pytest.mark.parametrize(
-    ("asked", "nodes", "total", "free", "workers", "cpus", "use_gpu"),
-    [
-        (None, 1, {"CPU": 8.0}, {"CPU": 8.0}, 1, 8.0, False),
-        (2, 1, {"CPU": 8.0}, {"CPU": 8.0}, 2, 4.0, False),
-        (4, 1, {"CPU": 2.0}, {"CPU": 2.0}, 4, 0.5, False),
-        (None, 1, {"CPU": 2.0}, {"CPU": 0.7}, 1, 0.7, False),
-        (None, 1, {"CPU": 32.0, "GPU": 4.0}, {"CPU": 32.0, "GPU": 4.0}, 4, 8.0, True),
-        (6, 3, {"CPU": 12.0}, {"CPU": 12.0}, 6, 1.0, False),
-    ],
-)
-def test_workers_get_what_the_cluster_has(
-    asked: int | None, nodes: int, total: dict, free: dict, workers: int, cpus: float, use_gpu: bool
-) -> None:
-    plan = plan_workers(asked, nodes, total, free)
-    assert (plan.num_workers, plan.cpus, plan.use_gpu) == (workers, cpus, use_gpu)
-
-
-@pytest.mark.parametrize(
-    ("asked", "nodes", "total", "free"),
-    [
-        (9, 3, {"CPU": 8.0}, {"CPU": 8.0}),
-        (5, 2, {"CPU": 64.0, "GPU": 4.0}, {"CPU": 64.0, "GPU": 4.0}),
-        (2, 1, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 1.0}),
-        (1, 1, {"CPU": 2.0}, {}),
-        (200, 1, {"CPU": 2.0}, {"CPU": 2.0}),
-    ],
-)
-def test_more_than_the_cluster_holds_is_refused_at_once(asked: int, nodes: int, total: dict, free: dict) -> None:
-    with pytest.raises(ResourceError, match=f"--num-workers {asked}"):
-        plan_workers(asked, nodes, total, free)

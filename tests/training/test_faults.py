@@ -2,85 +2,17 @@
 
 import json
 import os
-import queue
 import signal
-import subprocess
-import sys
-import threading
-import time
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cifar_ray.store import ModelStore
+from tests.training.command import Command, outcome
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 FLAGS = ["--dataset", "digits", "--epochs", "5", "--precision", "fp32", "--num-workers", "1", "--averaging.name", "ema"]
-PATIENCE_S = 280
-TIMELESS = ("seconds", "images_per_s")
-
-
-class Command:
-    """A training in a process of its own, whose lines are read as they come."""
-
-    def __init__(self, storage: Path, *flags: str) -> None:
-        self.mark = uuid.uuid4().hex
-        command = [sys.executable, "-m", "cifar_ray.train", "--storage", str(storage), *flags]
-        self.process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=os.environ | {"CIFAR_RAY_TEST": self.mark}
-        )
-        self.lines: list[str] = []
-        self._queue: queue.Queue[str | None] = queue.Queue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self._queue.put(line.rstrip())
-        self._queue.put(None)
-
-    def wait_for(self, start: str) -> None:
-        """Until a line begins so."""
-        deadline = time.monotonic() + PATIENCE_S
-        while not (self.lines and self.lines[-1].startswith(start)):
-            line = self._queue.get(timeout=max(0.1, deadline - time.monotonic()))
-            assert line is not None, self.lines
-            self.lines.append(line)
-
-    def wait(self) -> int:
-        """Until it ends; its exit code."""
-        code = self.process.wait(PATIENCE_S)
-        while (line := self._queue.get(timeout=PATIENCE_S)) is not None:
-            self.lines.append(line)
-        return code
-
-    def pids(self, title: str = "") -> list[int]:
-        """Processes that it started, workers of Ray included, whose title has `title`."""
-        found = []
-        for folder in Path("/proc").iterdir():
-            try:
-                marked = folder.name.isdigit() and self.mark.encode() in (folder / "environ").read_bytes()
-                if marked and title.encode() in (folder / "cmdline").read_bytes():
-                    found.append(int(folder.name))
-            except OSError:
-                continue
-        return found
-
-    def end(self) -> None:
-        """Leaves nothing behind, also where a test failed."""
-        for pid in [self.process.pid, *self.pids()]:
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        self.process.wait(PATIENCE_S)
-        self._reader.join()
-        assert self.process.stderr is not None
-        self.process.stderr.close()
 
 
 @pytest.fixture
@@ -89,13 +21,6 @@ def commands() -> Iterator[list[Command]]:
     yield started
     for command in started:
         command.end()
-
-
-def outcome(storage: Path, run: str) -> tuple[list[dict[str, object]], str]:
-    """History without times, and the sha256 of the weights that were kept."""
-    history = json.loads((storage / "runs" / run / "history.json").read_text())
-    weights = ModelStore(str(storage)).manifest(run).weights_sha256
-    return [{key: value for key, value in epoch.items() if key not in TIMELESS} for epoch in history], weights
 
 
 @pytest.fixture(scope="module")
@@ -117,13 +42,6 @@ def start(commands: list[Command], storage: Path, name: str, *more: str) -> Comm
     command = Command(storage, *FLAGS, "--name", name, "--save-as", name, *more)
     commands.append(command)
     return command
-
-
-def gone(command: Command) -> bool:
-    deadline = time.monotonic() + 30
-    while command.pids() and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return not command.pids()
 
 
 def test_a_worker_that_is_killed_is_replaced_and_the_result_is_the_same(commands: list[Command], storage: Path, expected: object) -> None:
@@ -154,7 +72,7 @@ def test_the_same_command_goes_on_when_the_driver_was_killed(commands: list[Comm
     first.wait_for("epoch 2/5")
     first.process.kill()
     assert first.wait() == -signal.SIGKILL
-    assert gone(first)
+    assert first.gone()
     again = start(commands, storage, "driver")
     assert again.wait() == 0, again.lines
     assert outcome(storage, "driver") == expected
@@ -175,12 +93,26 @@ def test_a_signal_saves_says_how_to_go_on_and_leaves_no_process(
     assert command.wait() == 128 + number, command.lines
     assert command.lines[-1] == f"run {name} is saved; go on with: python -m cifar_ray.train --resume {name} --storage {storage}"
     assert "Traceback" not in "\n".join(command.lines)
-    assert gone(command)
+    assert command.gone()
     assert len(json.loads((storage / "runs" / name / "history.json").read_text())) >= 2
     again = Command(storage, "--resume", name)
     commands.append(again)
     assert again.wait() == 0, again.lines
     assert outcome(storage, name) == expected
+
+
+def test_a_signal_to_all_processes_saves_as_one_to_the_command_does(commands: list[Command], storage: Path, expected: object) -> None:
+    command = start(commands, storage, "all")
+    command.wait_for("epoch 2/5")
+    for pid in command.pids():
+        os.kill(pid, signal.SIGTERM)
+    assert command.wait() == 128 + signal.SIGTERM, command.lines
+    assert command.lines[-1].startswith("run all is saved; go on with: ")
+    assert command.gone()
+    again = start(commands, storage, "all")
+    assert again.wait() == 0, again.lines
+    assert again.lines[2].startswith("goes on from step ")
+    assert outcome(storage, "all") == expected
 
 
 def test_a_second_signal_ends_at_once(commands: list[Command], storage: Path) -> None:
@@ -193,4 +125,4 @@ def test_a_second_signal_ends_at_once(commands: list[Command], storage: Path) ->
     command.process.send_signal(signal.SIGTERM)
     assert command.wait() == 128 + signal.SIGTERM, command.lines
     assert command.lines[-1].startswith("run twice ended at once; go on with: ")
-    assert gone(command)
+    assert command.gone()

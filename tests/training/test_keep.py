@@ -1,5 +1,6 @@
 """From trained weights to a model in the store, without Ray."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -95,6 +96,17 @@ def test_a_worse_model_replaces_the_one_in_production_only_when_told_to(
     second = keep(train(stripes, bad), bad, stripes)
     assert second.promoted == second_is_promoted
     assert ModelStore(str(tmp_path)).aliases("stripes")["production"] == (2 if second_is_promoted else 1)
+
+
+def test_a_run_that_was_killed_after_it_kept_its_model_keeps_it_once(stripes: DatasetSplits, tmp_path: Path) -> None:
+    config = parse_config(TrainConfig, {"model": "small_cnn", "epochs": 1, "batch_size": 40, "storage": str(tmp_path), "name": "run"})
+    run = train(stripes, config)
+    first = keep(run, config, stripes, again=True)
+    again = keep(run, config, stripes, again=True)
+    assert (again.bundle.reference, again.promoted) == (first.bundle.reference, True)
+    other = config.model_copy(update={"name": "other"})
+    assert keep(dataclasses.replace(run, name="other"), other, stripes, again=True).bundle.version == 2
+    assert keep(run, config, stripes).bundle.version == 3
 
 
 def test_a_kept_model_brings_along_what_it_gets_wrong(stripes: DatasetSplits, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from cifar_ray.training.fit import fit
 from cifar_ray.training.loop import Trainer
 from cifar_ray.training.reports import EpochReport, FitResult
 from cifar_ray.training.snapshot import Snapshot
-from cifar_ray.training.watch import Stopped, Wish
+from cifar_ray.training.watch import Stopped
+from cifar_ray.training.wish import Wish
 from tests.conftest import make_stripes
 
 CPU = torch.device("cpu")
@@ -163,6 +165,45 @@ def _work(rank: int, folder: Path) -> None:
 def test_two_workers_go_on_within_an_epoch_as_if_never_stopped(tmp_path: Path) -> None:
     processes.spawn(_work, (tmp_path,), nprocs=2)
     assert {path.name for path in tmp_path.glob("same-*")} == {"same-0", "same-1"}
+
+
+SMALL = {"model": "small_cnn", "optimizer": {"name": "sgd", "lr": 0.02}, "augmentation": {"flip": "alternating", "mixup": 0.4}, "epochs": 3}
+
+
+def _take_turns(rank: int, folder: Path) -> None:
+    """Three workers that train until a kill within the second epoch, then two of them, then one."""
+    torch.set_num_threads(1)
+    splits = DatasetSplits("stripes", make_stripes(72), make_stripes(30, seed=1), None)
+    for workers, kill_at in ((3, 2), (2, 6), (1, None)):
+        if rank >= workers:
+            return
+        dist.init_process_group("gloo", init_method=f"file://{folder}/meet-{workers}", rank=rank, world_size=workers)
+        job = Job(splits, SMALL, Shard(rank, workers))
+        state = folder / "state"
+        job.saved = state.read_bytes() if state.exists() else None
+        with nullcontext() if kill_at is None else pytest.raises(Killed):
+            job.run(save_every=1, kill_at=kill_at)
+        dist.barrier()  # all have read the state
+        if rank == 0 and job.saved:
+            state.write_bytes(job.saved)
+        dist.barrier()
+        dist.destroy_process_group()
+    whole = Job(splits, SMALL)
+    whole.run(save_every=1)
+    (history, end), (expected, expected_end) = job.end(), whole.end()
+    assert [epoch["epoch"] for epoch in history] == [1, 2, 3]
+    for epoch, one in zip(history, expected, strict=True):
+        assert epoch["train_loss"] == pytest.approx(one["train_loss"], abs=1e-5)
+        assert (epoch["learning_rate"], epoch["train_accuracy"]) == (one["learning_rate"], one["train_accuracy"])
+    for name, weights in expected_end["model"].items():
+        torch.testing.assert_close(end["model"][name], weights, atol=1e-4, rtol=1e-3)
+    (folder / "same").touch()
+
+
+@pytest.mark.slow
+def test_three_workers_then_two_then_one_do_the_steps_that_one_would_have_done(tmp_path: Path) -> None:
+    processes.spawn(_take_turns, (tmp_path,), nprocs=3)
+    assert (tmp_path / "same").exists()
 
 
 def test_other_numbers_of_workers_take_over_within_an_epoch(few_stripes: DatasetSplits) -> None:

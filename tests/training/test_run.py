@@ -6,7 +6,7 @@ import pytest
 
 from cifar_ray import cli
 from cifar_ray.config import TrainConfig, parse_config
-from cifar_ray.errors import ConfigError
+from cifar_ray.errors import ConfigError, DataError
 from cifar_ray.training.reports import EpochReport
 from cifar_ray.training.run import Run
 
@@ -26,7 +26,7 @@ def begun(tmp_path: Path) -> Path:
 
 def test_the_same_command_goes_on_with_an_unfinished_run(begun: Path) -> None:
     assert Run(config(begun)).goes_on
-    assert Run(config(begun, checkpoint_every="10m", max_failures=9)).goes_on
+    assert Run(config(begun, checkpoint_every="10m", max_failures=9, num_workers="2:8")).goes_on
     assert not Run(config(begun, name="other")).goes_on
 
 
@@ -58,6 +58,15 @@ def test_a_run_of_an_earlier_release_counts_as_finished(tmp_path: Path) -> None:
     run.write_history([EpochReport(1, 1.0, 0.5, None, None, 0.1, 1.0, 10.0, improved=True)])
     with pytest.raises(ConfigError, match="is finished"):
         Run(config(tmp_path))
+
+
+def test_data_that_changed_meanwhile_are_noticed(tmp_path: Path) -> None:
+    Run(config(tmp_path), fingerprint="one").begin()
+    assert Run(config(tmp_path), fingerprint="one").goes_on
+    assert Run(config(tmp_path)).goes_on
+    with pytest.raises(DataError, match=r"images or labels have changed since; bring back .* or choose another --name") as refused:
+        Run(config(tmp_path), fingerprint="two")
+    assert "\n" not in str(refused.value)
 
 
 def test_resume_with_a_name_brings_the_settings_of_that_run(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data import StreamedSplits, load_splits, open_splits
 from cifar_ray.data.loader import Shard
 from cifar_ray.data.streamed import PictureFiles
-from cifar_ray.errors import DataError
+from cifar_ray.errors import ConfigError, DataError
 from cifar_ray.recipes import digits
 from cifar_ray.training.distributed import TrainedRun, train_on_ray
 from cifar_ray.training.fit import fit
@@ -111,6 +111,12 @@ def test_images_arrive_in_the_order_asked_for_and_a_picture_that_breaks_meanwhil
         fed_by_ray(StreamedSplits(splits.name, other, splits.val, splits.test))
 
 
+def test_streams_are_made_for_a_number_of_workers_that_stays(folder: Path, tmp_path: Path) -> None:
+    job = config(folder, tmp_path, num_workers="1:2", stream="always")
+    with pytest.raises(ConfigError, match="num_workers: 1:2 changes with the cluster"):
+        stream(open_splits(job).train, job, WorkerPlan(1, 2.0, False, bounds=(1, 2)), {"CPU": 2.0})
+
+
 @pytest.mark.parametrize(
     ("free", "workers", "cpus", "use_gpu", "computes", "decodes"),
     [
@@ -126,7 +132,7 @@ def test_workers_leave_cpus_to_decoding(free: float, workers: int, cpus: float, 
     assert share_cpus(WorkerPlan(workers, cpus, use_gpu), free) == (computes, decodes)
 
 
-def test_decoding_tasks_import_no_torch() -> None:
+def test_decoding_tasks_and_the_actor_of_the_line_import_no_torch() -> None:
     """It would take 300 MB in each of them."""
-    code = "import sys, cifar_ray.training.stream; sys.exit('torch' in sys.modules)"
+    code = "import sys, cifar_ray.training.line, cifar_ray.training.stream; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,6 +1,6 @@
 """What a worker does between the loop and the storage, with Ray's part of it replaced by the least that will do."""
 
-import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +14,7 @@ from cifar_ray.training import worker
 from cifar_ray.training.checkpoint import STATE_FILE, Checkpoints
 from cifar_ray.training.reports import FitResult
 from cifar_ray.training.snapshot import Snapshot
+from cifar_ray.training.wish import Wish
 from cifar_ray.training.worker import train_worker
 
 RECIPE = {
@@ -31,7 +32,7 @@ class FakeLine:
 
     def __init__(self, stop_after: int | None = None) -> None:
         self.heard: list[tuple[str, Any]] = []
-        self.stop = threading.Event()
+        self.ask: Callable[[Wish], None] = lambda _: None
         self._left = stop_after
 
     def tell(self, kind: str, content: Any) -> None:
@@ -39,12 +40,15 @@ class FakeLine:
         if kind == "step" and self._left is not None:
             self._left -= 1
             if self._left == 0:
-                self.stop.set()
+                self.ask(Wish.STOP)
 
     tell_surely = tell
 
-    def stop_event(self) -> threading.Event:
-        return self.stop
+    def follow(self, hear: Callable[[Wish], None]) -> None:
+        self.ask = hear
+
+    def saved(self) -> None:
+        self.heard.append(("saved", None))
 
     def of(self, kind: str) -> list[Any]:
         return [content for heard, content in self.heard if heard == kind]
@@ -81,8 +85,8 @@ def test_a_worker_that_is_asked_to_stop_saves_and_the_next_one_ends_with_the_sam
     assert result is not None
     assert again is not None
     assert (again.best_epoch, again.metrics) == (result.best_epoch, result.metrics)
-    ((epoch, step, history),) = second.of("start")
-    assert (epoch, step, len(history)) == (1, 3, 1)
+    ((epoch, step, history, workers),) = second.of("start")
+    assert (epoch, step, len(history), workers) == (1, 3, 1, 1)
     assert [report.epoch for report in second.of("epoch")] == [2, 3]
     weights, expected = final(tmp_path, "cut"), final(tmp_path, "whole")
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
@@ -96,6 +100,6 @@ def test_a_worker_falls_back_to_the_checkpoint_before_a_damaged_one_and_says_so(
     (tmp_path / "runs" / "run" / newest.folder / STATE_FILE).write_bytes(b"torn")
     expected_epoch = before.epoch
     run(tmp_path, "run", line)
-    assert [(epoch, step) for epoch, step, _ in line.of("start")] == [(expected_epoch, 0)]
+    assert [(epoch, step) for epoch, step, _, _ in line.of("start")] == [(expected_epoch, 0)]
     assert line.of("message") == [f"checkpoint {newest.folder}: state.pt is damaged; an older one is looked for"]
     assert [report.epoch for report in line.of("epoch")] == [3]

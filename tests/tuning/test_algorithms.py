@@ -8,6 +8,7 @@ from ray.tune.search import Searcher
 from cifar_ray.config import TrainConfig
 from cifar_ray.errors import ConfigError, ResourceError
 from cifar_ray.storage import FileTree
+from cifar_ray.training.workers import Cluster
 from cifar_ray.tuning.algorithms import create_scheduler, create_searcher, plan_points
 from cifar_ray.tuning.config import SearchConfig
 from cifar_ray.tuning.progress import LiveTable
@@ -112,11 +113,12 @@ def test_a_search_whose_trials_are_all_done_ends_at_once(fixed: TrainConfig, spa
 def test_trials_and_their_drivers_always_fit_the_cluster(
     options: dict, nodes: int, resources: dict, concurrent: int, workers: int, cpus: float
 ) -> None:
-    count, plan = plan_trials(SearchConfig(**options), nodes, resources, resources)
+    hosts = tuple({name: amount / nodes for name, amount in resources.items()} for _ in range(nodes))
+    count, plan = plan_trials(SearchConfig(**options), Cluster(hosts, resources))
     assert (count, plan.num_workers, plan.cpus) == (concurrent, workers, cpus)
     assert count * plan.num_workers * plan.cpus + (0.01 * count if workers > 1 else 0) <= resources["CPU"]
 
 
 def test_more_than_the_cluster_holds_is_refused() -> None:
     with pytest.raises(ResourceError, match="3 trials at a time of 2 workers: the cluster has 4 GPUs"):
-        plan_trials(SearchConfig(max_concurrent=3, workers_per_trial=2), 1, {"CPU": 8.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 4.0})
+        plan_trials(SearchConfig(max_concurrent=3, workers_per_trial=2), Cluster(({"CPU": 8.0, "GPU": 4.0},), {"CPU": 8.0, "GPU": 4.0}))

@@ -1,0 +1,38 @@
+"""The actor between driver, controller and workers, without Ray around it."""
+
+import asyncio
+
+from cifar_ray.training.line import _Exchange
+from cifar_ray.training.wish import Wish
+
+
+def test_a_wish_to_save_reaches_who_waits_for_it_once_and_ends_when_that_is_done() -> None:
+    async def talk() -> None:
+        exchange = _Exchange()
+        asked = asyncio.create_task(exchange.asked())
+        await asyncio.sleep(0)
+        save = asyncio.create_task(exchange.save(60))
+        assert await asked == Wish.SAVE
+        again = asyncio.create_task(exchange.asked())
+        await asyncio.sleep(0)
+        assert not again.done()
+        assert not save.done()
+        await exchange.saved()
+        await asyncio.wait_for(save, 5)
+        again.cancel()
+
+    asyncio.run(talk())
+
+
+def test_who_cannot_save_is_not_waited_for_without_end() -> None:
+    asyncio.run(asyncio.wait_for(_Exchange().save(0.01), 5))
+
+
+def test_a_wish_to_stop_reaches_workers_that_start_later() -> None:
+    async def talk() -> None:
+        exchange = _Exchange()
+        await exchange.stop()
+        await exchange.save(0.01)
+        assert await exchange.asked() == await exchange.asked() == Wish.STOP
+
+    asyncio.run(talk())
