@@ -44,8 +44,10 @@ def main() -> None:
     parts |= {recipe: partial(measure.steps, recipe, options.rounds) for recipe in measure.STEP_BATCHES}
     measured = json.loads(MEASURED.read_text()) if MEASURED.exists() else {}
     for name in [options.only] if options.only else parts:
-        measured[name] = parts[name]()
-        MEASURED.write_text(json.dumps(measured, indent=1) + "\n")
+        measured[name] = []
+        for row in parts[name]():
+            measured[name].append(row)
+            MEASURED.write_text(json.dumps(measured, indent=1) + "\n")
 
 
 if __name__ == "__main__":

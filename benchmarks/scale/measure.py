@@ -6,7 +6,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +40,9 @@ def all_reduce_alone() -> list[Figures]:
     return [row for workers in WORKERS[1:] for row in _on_workers(_all_reduces, workers, sizes)]
 
 
-def steps(recipe: str, rounds: int) -> list[Figures]:
+def steps(recipe: str, rounds: int) -> Iterator[Figures]:
     """Times of whole training steps, with gradients exchanged and without, in turn."""
-    return [_on_workers(_steps, workers, recipe, rounds) for workers in WORKERS]
+    return (_on_workers(_steps, workers, recipe, rounds) for workers in WORKERS)
 
 
 def _on_workers(task: Callable[..., Any], workers: int, *arguments: Any) -> Any:

@@ -14,7 +14,7 @@ from cifar_ray.recipes import list_recipes
 
 DOCS = Path(__file__).parents[2] / "docs"
 WORKERS = (8, 64, 512)
-STEPPED = ("small_cnn", "airbench94", "resnet9_onecycle")
+STEPPED = ("small_cnn",)
 STYLES = ("-", "--", ":")
 DRAWN = ("airbench94", "resnet18", "wide_resnet28_10", "resnet50_finetune")
 Measured = dict[str, list[dict[str, Any]]]
@@ -50,6 +50,7 @@ def tables(measured: Measured) -> dict[str, str]:
     return {
         "all-reduce": _all_reduce(measured["all_reduce"]),
         "fit": _fit(measured["all_reduce"]),
+        "steps": _steps([row for recipe in STEPPED for row in measured[recipe]], Loopback.fitted(measured["all_reduce"])),
         "networks": _networks(networks),
         "fixed": _fixed(networks),
         "grown": _grown(networks),
