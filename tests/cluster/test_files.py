@@ -2,9 +2,9 @@
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr as read_as_kuberay
@@ -13,8 +13,8 @@ from ray.serve.schema import ServeDeploySchema
 
 from cifar_ray.config import parse_config
 from deployments.config import ServeConfig
+from tests.cluster.crds import CRDS, MANIFESTS, REPOSITORY, manifest
 
-REPOSITORY = Path(__file__).parents[2]
 LAUNCHED = ("cluster.yaml", "cluster-onprem.yaml")
 
 
@@ -124,6 +124,24 @@ def test_rays_autoscaler_accepts_the_cluster_on_kubernetes(name: str) -> None:
     assert workers["min_workers"] == spec["workerGroupSpecs"][0]["replicas"]
 
 
+@pytest.mark.parametrize("kind", MANIFESTS)
+def test_kubernetes_accepts_what_kuberay_defines(kind: str) -> None:
+    jsonschema.Draft7Validator(json.loads(CRDS.read_text())[kind]).validate(manifest(kind))
+
+
+@pytest.mark.parametrize(
+    ("place", "value"), [("metdata", {}), ("spec.rayVersoin", "2.60.0"), ("spec.workerGroupSpecs.0.template.spec.containers.0.img", "x")]
+)
+def test_kubernetes_would_refuse_a_misspelt_name(place: str, value: Any) -> None:
+    changed = manifest("rayclusters")
+    *path, name = place.split(".")
+    part: Any = changed
+    for step in path:
+        part = part[int(step) if step.isdecimal() else step]
+    part[name] = value
+    assert not jsonschema.Draft7Validator(json.loads(CRDS.read_text())["rayclusters"]).is_valid(changed)
+
+
 def test_kubernetes_runs_one_image_of_the_locked_ray() -> None:
     locked = re.search(r"^ray==(\S+)", (REPOSITORY / "requirements.lock").read_text(), re.MULTILINE)
     assert locked
@@ -135,6 +153,9 @@ def test_the_job_goes_to_the_cluster_that_is_there() -> None:
     job, cluster = load("deploy/kuberay/rayjob.yaml"), load("deploy/kuberay/raycluster.yaml")
     assert job["spec"]["clusterSelector"] == {"ray.io/cluster": cluster["metadata"]["name"]}
     assert job["spec"]["entrypoint"].startswith("python -m cifar_ray.train ")
+    # KubeRay's rules for a job on a cluster that is there, which are in its code and not in the definition
+    assert not {"shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "suspend"} & set(job["spec"])
+    assert job["spec"]["backoffLimit"] == 0
 
 
 def test_the_service_s_memory_is_the_redis_beside_it() -> None:
