@@ -51,7 +51,7 @@ def digits() -> TrainConfig:
 @recipe(
     parameters=381_514,
     flops=79_056_896,
-    accuracy="84.1 % published",
+    accuracy="84.1 % published; 83.7 % here on JPEG copies, 84.6 % with views averaged",
     space=around(lr=3e-3, weight_decay=0.02) | AUGMENTATION_SPACE,
 )
 def cnn_steplr() -> TrainConfig:
