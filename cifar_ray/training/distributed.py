@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import platform
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -88,11 +89,11 @@ def train_on_ray(run: Run, progress: Progress, streamed: StreamedImages | None =
             plan, ingest = stream(streamed, config, plan, ray.available_resources())
         if plan.note:
             progress.on_message(plan.note)
-        run.begin()
+        mark = run.begin()
         try:
             with listening(log.hear) as line:
                 signals.ask_with(partial(_ask_to_stop, line, progress, log))
-                result: FitResult | None = _fit(_trainer(config, plan, line, run, ingest)).return_value
+                result: FitResult | None = _fit(_trainer(config, plan, line, run, mark, ingest)).return_value
         except Interrupted as stop:
             raise Interrupted(f"run {run.name} ended at once; go on with: {run.command()}", stop.signal_number) from None
         finally:
@@ -112,7 +113,7 @@ def _ask_to_stop(line: Line, progress: Progress, log: RunLog, number: int) -> No
     line.ask_to_stop()
 
 
-def _trainer(config: TrainConfig, plan: WorkerPlan, line: Line, run: Run, ingest: dict[str, Any]) -> TorchTrainer:
+def _trainer(config: TrainConfig, plan: WorkerPlan, line: Line, run: Run, mark: str, ingest: dict[str, Any]) -> TorchTrainer:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_INTERVAL_S)
     if len(ray.nodes()) == 1 and plan.bounds is None:
         # nobody takes it away with a warning, as clouds do, and the process that listens for it takes seconds to start
@@ -126,6 +127,7 @@ def _trainer(config: TrainConfig, plan: WorkerPlan, line: Line, run: Run, ingest
         train_loop_config={
             "config": config.model_dump(mode="json") | {"stream": "always" if ingest else "never"},  # not decided anew on each node
             "line": line,
+            "mark": (mark, platform.node()),
             "threads": max(1, int(plan.cpus)),
         },
         torch_config=TorchConfig(backend="nccl" if plan.use_gpu else "gloo"),

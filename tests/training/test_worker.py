@@ -13,6 +13,7 @@ from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.training import worker
 from cifar_ray.training.checkpoint import STATE_FILE, Checkpoints
 from cifar_ray.training.reports import FitResult
+from cifar_ray.training.run import Run
 from cifar_ray.training.snapshot import Snapshot
 from cifar_ray.training.wish import Wish
 from cifar_ray.training.worker import train_worker
@@ -66,7 +67,8 @@ def without_ray(monkeypatch: pytest.MonkeyPatch, few_stripes: DatasetSplits) -> 
 
 def run(storage: Path, name: str, line: FakeLine) -> FitResult | None:
     config = parse_config(TrainConfig, RECIPE | {"storage": str(storage), "name": name})
-    return train_worker({"config": config.model_dump(mode="json"), "line": line, "threads": 1})
+    mark = (Run(config).begin(), "here")
+    return train_worker({"config": config.model_dump(mode="json"), "line": line, "threads": 1, "mark": mark})
 
 
 def final(storage: Path, name: str) -> dict[str, torch.Tensor]:
