@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import http.server
 import pickle
 import socket
 import tarfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +97,38 @@ def test_the_archive_alone_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyP
         tar.add(files["folder"], arcname=source.base_folder)
     monkeypatch.setattr(source, "tgz_md5", hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest())
     assert len(load_splits(config(data_dir=str(archive.parent))).train) == 100
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["each for itself", "shared folder"])
+def test_a_node_s_workers_download_once_and_a_shared_folder_is_filled_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    files = write_cifar(tmp_path / "made", "cifar10", monkeypatch)
+    source, served = files["source"], tmp_path / "served"
+    served.mkdir()
+    with tarfile.open(served / source.filename, "w:gz") as tar:
+        tar.add(files["folder"], arcname=source.base_folder)
+    monkeypatch.setattr(source, "tgz_md5", hashlib.md5((served / source.filename).read_bytes(), usedforsecurity=False).hexdigest())
+    asked: list[str] = []
+
+    class Archive(http.server.SimpleHTTPRequestHandler):
+        def log_request(self, *_: object) -> None:
+            asked.append(self.path)
+
+        def copyfile(self, *files: Any) -> None:
+            with contextlib.suppress(BrokenPipeError):  # torchvision asks once before, for where it is sent on to, and hangs up
+                super().copyfile(*files)
+
+    settings = config(data_dir=str(tmp_path / "nfs")) if shared else config()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Archive, directory=served)) as server, ThreadPoolExecutor(4) as workers:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(source, "url", f"http://127.0.0.1:{server.server_port}/{source.filename}")
+        for node in ("one", "two"):
+            monkeypatch.setenv("CIFAR_RAY_CACHE", str(tmp_path / node))
+            # each opens the lock's file anew, so to the kernel they are as four processes
+            assert len({splits.fingerprint for splits in workers.map(load_splits, [settings] * 4)}) == 1
+        server.shutdown()
+    assert len(asked) / 2 == (1 if shared else 2)
 
 
 def test_the_unpacked_folder_itself_may_be_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
