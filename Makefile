@@ -66,7 +66,8 @@ test-web: setup
 test-abuse: setup
 	$(BIN)/python -m pytest -s -m abuse tests/abuse
 
-# cluster.yaml on five hosts in network namespaces; as root, some minutes. An SSH server that is only there for this does not run on the machine.
+# cluster.yaml on five hosts in network namespaces, and the loss of hosts; as root, half an hour. An SSH server that is only there for
+# this does not run on the machine.
 test-cluster: setup
 	@test "$$(id -u)" -ne 0 || ! command -v apt-get >/dev/null || test -x /usr/sbin/sshd || \
 		{ apt-get update -qq && $(INSTALL) openssh-server >/dev/null && systemctl disable --quiet --now ssh 2>/dev/null; } || true

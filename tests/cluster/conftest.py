@@ -7,6 +7,8 @@ What stands for the outside world: packages come from uv's cache, which `make se
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,8 +24,13 @@ import yaml
 
 from tests.cluster.hosts import Host, Switch, why_not
 
+# to see what our settings change: with this set Ray runs with its own, and tests wait longer
+RAY_DEFAULTS = bool(os.environ.get("RAY_DEFAULTS"))
+PATIENCE = 3.0 if RAY_DEFAULTS else 1.0
 REPOSITORY = Path(__file__).parents[2]
 STORAGE = "/mnt/cifar_ray"
+AUTOSCALER = "RAY_UP_enable_autoscaler_v2=0"  # as cluster-onprem.yaml says itself: on hosts of one's own v2 starts a worker too few
+_OURS = re.compile(r"RAY_health_check_\w+=\d+ ")
 _WORKERS = ("worker1", "worker2", "worker3")
 _BIN = Path(sys.prefix, "bin")
 
@@ -52,13 +59,20 @@ class Machines:
         """Every host."""
         return (self.operator, self.head, *self.workers)
 
+    def repair(self) -> None:
+        """Switches on what is off, and mends each cable."""
+        for host in self.all():
+            if not host.is_on:
+                host.power_on(self.switch)
+            self.switch.mend(host.name)
+
 
 @pytest.fixture(scope="session")
 def machines(folder: Path) -> Iterator[Machines]:
     """Five running hosts."""
     world = {place: folder / place for place in ("wheels", "pycache", "storage")}
     for path in world.values():
-        path.mkdir()
+        path.mkdir(exist_ok=True)
     _fetch_uv(world["wheels"])
     cache = Path(subprocess.run([_BIN / "uv", "cache", "dir"], check=True, capture_output=True, text=True).stdout.strip())
     seen = {"mnt/wheels": world["wheels"], "mnt/pycache": world["pycache"], "mnt/cifar_ray": world["storage"], "home/.cache/uv": cache}
@@ -91,7 +105,7 @@ def machines(folder: Path) -> Iterator[Machines]:
         switch.power_off()
 
 
-def up(machines: Machines, path: str, replaces: str = STORAGE, autoscaler: str = "") -> None:
+def up(machines: Machines, path: str, replaces: str = STORAGE, autoscaler: str = "", edit: Callable[[str], str] = str) -> None:
     """`ray up` with a file that has these hosts in it, until all of them have joined.
 
     Args:
@@ -99,7 +113,9 @@ def up(machines: Machines, path: str, replaces: str = STORAGE, autoscaler: str =
         path: of the file, in the repository; the operator has it changed in the home, under the same name.
         replaces: the storage that the file names, for which the folder that the hosts share is put.
         autoscaler: a setting for this `ray up`.
+        edit: makes of each command that starts Ray another one.
     """
+    machines.repair()
     config = yaml.safe_load((REPOSITORY / path).read_text())
     for key in ("available_node_types", "head_node_type", "max_workers"):
         config.pop(key, None)
@@ -107,21 +123,32 @@ def up(machines: Machines, path: str, replaces: str = STORAGE, autoscaler: str =
     config["auth"] = {"ssh_user": "root", "ssh_private_key": "~/.ssh/id_ed25519"}
     assert any(f'="{replaces}"' in command for command in config["setup_commands"])
     config["setup_commands"] = [command.replace(replaces, STORAGE) for command in config["setup_commands"]]
+    for commands in ("head_start_ray_commands", "worker_start_ray_commands"):
+        config[commands] = [edit(_OURS.sub("", command) if RAY_DEFAULTS else command) for command in config[commands]]
     (machines.operator.root / "home" / path).write_text(yaml.safe_dump(config))
     machines.operator.run("ray get-auth-token --generate")
+    up_again(machines, path, autoscaler)
+
+
+def up_again(machines: Machines, path: str, autoscaler: str = "") -> None:
+    """`ray up` with the file that the operator has, until all hosts have joined."""
     machines.operator.run(f"{autoscaler} ray up --yes ~/{path}", timeout_s=600)
     wait_until(lambda: len(alive(machines)) == 1 + len(machines.workers), 600, lambda: monitor_log(machines))
 
 
-@pytest.fixture(scope="session")
+def up_on_aws(machines: Machines, edit: Callable[[str], str] = str) -> None:
+    """`ray up` with cluster.yaml."""
+    up(machines, "cluster.yaml", "s3://CHANGE-ME/cifar_ray?region=us-west-2", AUTOSCALER, edit)
+
+
+@pytest.fixture(scope="module")
 def cluster(machines: Machines) -> Machines:
-    """The cluster of cluster.yaml, up."""
-    # v1, as cluster-onprem.yaml says itself: on hosts of one's own v2 starts a worker too few
-    up(machines, "cluster.yaml", "s3://CHANGE-ME/cifar_ray?region=us-west-2", "RAY_UP_enable_autoscaler_v2=0")
+    """The cluster of cluster.yaml, up anew for each module, whatever the one before has left of it."""
+    up_on_aws(machines)
     return machines
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def dashboard(cluster: Machines) -> Iterator[str]:
     """Where the operator finds the forwarded dashboard."""
     address = "http://localhost:8265"
@@ -153,8 +180,13 @@ def succeeds(host: Host, line: str) -> bool:
     return True
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float, report: Callable[[], str] = str) -> None:
-    """Asks every second until it is so.
+def runs(host: Host, title: str) -> bool:
+    """Whether a process with such a title runs on a host."""
+    return succeeds(host, f"pgrep -f '[{title[0]}]{title[1:]}'")  # so that it does not find the shell that asks
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float, report: Callable[[], str] = str, every_s: float = 1.0) -> None:
+    """Asks again until it is so.
 
     Raises:
         AssertionError: with what `report` tells, if it is not so in time.
@@ -162,7 +194,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float, report: Callable
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s, report()
-        time.sleep(1)
+        time.sleep(every_s)
 
 
 def _seen_at(path: Path) -> dict[str, Path]:

@@ -121,8 +121,13 @@ class Host:
         assert self._process
         return _child(self._process)
 
+    @property
+    def is_on(self) -> bool:
+        """Whether it was switched on, and not off since."""
+        return self._process is not None
+
     def power_off(self) -> None:
-        """At once, as if the plug was pulled."""
+        """At once: all that runs on it is killed. Its connections are closed by the kernel, as where a cloud ends a machine."""
         _end(self._process)
         self._process = None
 
@@ -194,6 +199,7 @@ class Switch:
 
     def plug_in(self, name: str, pid: int) -> None:
         """A cable to a host that has just been started."""
+        self._ip("link", "delete", f"to-{name}", check=False)  # that of the time before, where the kernel has not got so far
         self._ip("link", "add", f"to-{name}", "type", "veth", "peer", "name", "eth0", "netns", str(pid))
         self._ip("link", "set", f"to-{name}", "master", "bridge", "up")
 
@@ -211,10 +217,10 @@ class Switch:
             shutil.copy(self.root / key, root / place)
             (root / place).chmod(0o600)
 
-    def _ip(self, *words: str) -> None:
+    def _ip(self, *words: str, check: bool = True) -> None:
         assert self._process
         inside = ["nsenter", "--target", str(_child(self._process)), "--net", "ip"]
-        subprocess.run([*inside, *words], check=True, capture_output=True, text=True)
+        subprocess.run([*inside, *words], check=check, capture_output=True, text=True)
 
 
 def _start(command: Sequence[str]) -> subprocess.Popen[str]:

@@ -1,0 +1,73 @@
+"""Hosts lost in training: three that take workers, of which a run uses two. Times are printed; `make test-cluster` shows them."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.conftest import PATIENCE, Machines, alive, monitor_log, wait_until
+from tests.cluster.watched import Watched, hosts_of_workers, now, training
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
+
+# the settings of cluster.yaml give a host up after some 10 s; then workers start, which takes 10 s to 25 s with two cores for five hosts
+RESUMED_S = {"switched off": 60.0, "cable cut": 75.0}
+AN_EPOCH = 26  # steps
+SHORT_EPOCHS = "--model cnn3 --image-size 16 --batch-size 64 --epochs 2000 --checkpoint-every 1 --max-failures 9"
+
+
+def all_back(machines: Machines) -> None:
+    """Repairs, and waits until the autoscaler has started Ray again where it was lost."""
+    machines.repair()
+    start_s = time.monotonic()
+    wait_until(lambda: len(alive(machines)) == 1 + len(machines.workers), 300, lambda: monitor_log(machines))
+    print(f"all hosts back {time.monotonic() - start_s:.0f} s after the repair")
+
+
+def test_a_storage_that_hosts_do_not_share_is_told_within_seconds(cluster: Machines) -> None:
+    start_s = time.monotonic()
+    train = "python -m cifar_ray.train --dataset digits --epochs 1 --num-workers 2 --storage /tmp/own"
+    lines = cluster.head.run(f"{train} 2>&1; echo exit $?").splitlines()
+    took_s = time.monotonic() - start_s
+    assert lines[-1] == "exit 2"
+    assert lines[-2].startswith("error: --storage /tmp/own: host worker")
+    assert lines[-2].endswith(
+        "does not see what head wrote there; name a folder that all hosts share, such as NFS, or a URI, such as s3://bucket/path"
+    )
+    assert not any("Traceback" in line for line in lines)
+    assert took_s < 60
+    print(f"\nstorage not shared: told after {took_s:.1f} s, start of Python and of the workers included")
+
+
+@pytest.fixture(scope="module")
+def run(cluster: Machines) -> Iterator[Watched]:
+    """A training on two of the three hosts, which lives through all that is done to it."""
+    with training(cluster, "lost-hosts", f"{SHORT_EPOCHS} --num-workers 2") as watched:
+        watched.wait_for_checkpoint(1)
+        yield watched
+
+
+@pytest.mark.parametrize(
+    ("who", "how"),
+    [("worker", "cable cut"), ("rank 0", "switched off"), ("rank 0", "cable cut"), ("worker", "switched off")],
+)
+def test_training_goes_on_with_another_host_when_one_is_switched_off_or_its_cable_cut(
+    cluster: Machines, run: Watched, who: str, how: str
+) -> None:
+    attempt = len(run.tries())
+    chief, used = str(run.tries()[-1]["host"]), hosts_of_workers(cluster)
+    assert len(used) == 2
+    victim = next(host for host in cluster.workers if host.name in used and (host.name == chief) == (who == "rank 0"))
+    lost_at = now()
+    if how == "switched off":
+        victim.power_off()
+    else:
+        cluster.switch.cut(victim.name)
+    resumed_s = run.wait_for_try(attempt + 1, RESUMED_S[how] * PATIENCE) - lost_at
+    run.wait_for_checkpoint(attempt + 1)
+    going_s = now() - lost_at
+    assert run.steps_back() <= 2 * AN_EPOCH, run.log()
+    print(f"\n{who}, {how}: new workers after {resumed_s:.1f} s, an epoch later {going_s:.1f} s, {run.steps_back()} steps back")
+    all_back(cluster)
+    run.wait_for_checkpoint(attempt + 1, more=2)
+    assert len(run.tries()) == attempt + 1, "a host that comes back does not disturb the run"
