@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.cluster.conftest import PATIENCE, Machines, alive, monitor_log, wait_until
-from tests.cluster.watched import Watched, hosts_of_workers, now, training
+from tests.cluster.conftest import PATIENCE, Machines, alive, monitor_log, runs, wait_until
+from tests.cluster.watched import WORKER, Watched, hosts_of_workers, now, training
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
@@ -37,6 +37,30 @@ def test_a_storage_that_hosts_do_not_share_is_told_within_seconds(cluster: Machi
     assert not any("Traceback" in line for line in lines)
     assert took_s < 60
     print(f"\nstorage not shared: told after {took_s:.1f} s, start of Python and of the workers included")
+
+
+def test_a_worker_that_was_cut_off_and_goes_on_does_not_damage_the_run(cluster: Machines) -> None:
+    """Its host sees the storage all the time, as by another network; and a run of one worker waits for nobody."""
+    long_epochs = "--model vgg3 --image-size 96 --batch-size 4 --epochs 2 --checkpoint-every 1s --num-workers 1"
+    with training(cluster, "cut-off", long_epochs) as run:
+        run.wait_for_checkpoint(1)
+        (victim,) = (host for host in cluster.workers if host.name == run.tries()[0]["host"])
+        cluster.switch.cut(victim.name)
+        time.sleep(3)  # for what was under way
+        before = run.checkpoints()
+        wait_until(lambda: run.checkpoints()[-1] > before[-1], 30, run.log, every_s=0.1)  # it writes, though it is cut off
+        run.wait_for_try(2)
+        assert runs(victim, WORKER), "the test would prove nothing"
+        run.wait_for_checkpoint(2)
+        time.sleep(1)  # for what it wrote when the number was taken
+        of_old = {place for place in run.checkpoints() if place[0] == 1}
+        deadline_s = time.monotonic() + 10
+        while time.monotonic() < deadline_s:
+            assert {place for place in run.checkpoints() if place[0] == 1} <= of_old, "the old worker writes nothing more"
+            time.sleep(0.2)
+        all_back(cluster)
+        assert len(run.tries()) == 2
+        assert run.checkpoints()[-1][0] == 2
 
 
 @pytest.fixture(scope="module")
