@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 from typing import Self
 
@@ -19,6 +20,7 @@ from cifar_ray.errors import ResourceError
 RESIZE_INTERVAL_S = 15.0  # between two looks at whether there is room for more workers, or less
 _LEAST_CPUS = 0.05
 _LOOK_S = 2.0
+_GIVEN_BACK_S = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +159,15 @@ def plan_when_there(asked: tuple[int, int] | None, on_message: Callable[[str], N
             raise ResourceError(
                 f"--num-workers {plan.num_workers}: that is more than the autoscaler may start; `ray status` shows what it may"
             )
-        plan = plan_workers(asked, Cluster.now())
+        plan = _plan_once_free(asked)
+    return plan
+
+
+def _plan_once_free(asked: tuple[int, int] | None) -> WorkerPlan:
+    """A plan after a placement group was given back, which Ray's figures tell only some time later."""
+    deadline_s = time.monotonic() + _GIVEN_BACK_S
+    while (plan := plan_workers(asked, Cluster.now())).waits and time.monotonic() < deadline_s:
+        time.sleep(0.1)
     return plan
 
 

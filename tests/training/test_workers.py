@@ -3,7 +3,8 @@
 import pytest
 
 from cifar_ray.errors import ResourceError
-from cifar_ray.training.workers import Cluster, plan_workers
+from cifar_ray.training import workers
+from cifar_ray.training.workers import Cluster, plan_when_there, plan_workers
 
 CPUS, GPUS = {"CPU": 4.0}, {"CPU": 8.0, "GPU": 1.0}
 
@@ -88,3 +89,16 @@ def test_where_an_autoscaler_may_start_hosts_workers_wait_for_them(
     plan = plan_workers(asked, cluster(*hosts, grows=True))
     assert (plan.waits, plan.num_workers, plan.use_gpu) == (True, workers, use_gpu)
     assert not plan_workers((1, 1), cluster(GPUS, grows=True)).waits
+
+
+def test_hosts_that_an_autoscaler_has_started_are_waited_for_once_though_ray_tells_late_that_they_are_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    in_use = [cluster({"CPU": 0.0}, grows=True)] * 4
+    told, asked = [*in_use, cluster({"CPU": 2.0}, {"CPU": 2.0}, grows=True)], []
+    monkeypatch.setattr(Cluster, "now", classmethod(lambda _: told.pop(0)))
+    monkeypatch.setattr(workers, "_started", lambda plan: not asked.append(plan))
+    said: list[str] = []
+    plan = plan_when_there((2, 2), said.append)
+    assert (plan.num_workers, plan.cpus, plan.waits) == (2, 2.0, False)
+    assert len(asked) == len(said) == 1
