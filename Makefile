@@ -66,13 +66,15 @@ test-web: setup
 test-abuse: setup
 	$(BIN)/python -m pytest -s -m abuse tests/abuse
 
-# cluster.yaml on five hosts in network namespaces, and the loss of hosts; as root, half an hour. An SSH server that is only there for
-# this does not run on the machine.
+# cluster.yaml on five hosts in network namespaces, and the loss of hosts; as root, half an hour. An SSH server or a Redis that is only
+# there for this does not run on the machine.
 test-cluster: setup
 	@test "$$(id -u)" -ne 0 || ! command -v apt-get >/dev/null || test -x /usr/sbin/sshd || \
 		{ apt-get update -qq && $(INSTALL) openssh-server >/dev/null && systemctl disable --quiet --now ssh 2>/dev/null; } || true
 	@test "$$(id -u)" -ne 0 || ! command -v apt-get >/dev/null || { command -v ip && command -v rsync; } >/dev/null || \
 		{ apt-get update -qq && $(INSTALL) iproute2 rsync >/dev/null; } || true
+	@test "$$(id -u)" -ne 0 || ! command -v apt-get >/dev/null || command -v redis-server >/dev/null || \
+		{ apt-get update -qq && $(INSTALL) redis-server >/dev/null && systemctl disable --quiet --now redis-server 2>/dev/null; } || true
 	$(BIN)/python -m pytest -s -m cluster tests/cluster
 
 # Known weaknesses of the locked versions. It asks a database on the internet, so it is no part of the tests; --strict fails where it cannot ask.

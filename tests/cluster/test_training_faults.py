@@ -12,6 +12,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 # the settings of cluster.yaml give a host up after some 10 s; then workers start, which takes 10 s to 25 s with two cores for five hosts
 RESUMED_S = {"switched off": 60.0, "cable cut": 75.0}
+FEWER_S = 75.0
 AN_EPOCH = 26  # steps
 SHORT_EPOCHS = "--model cnn3 --image-size 16 --batch-size 64 --epochs 2000 --checkpoint-every 1 --max-failures 9"
 
@@ -61,6 +62,24 @@ def test_a_worker_that_was_cut_off_and_goes_on_does_not_damage_the_run(cluster: 
         all_back(cluster)
         assert len(run.tries()) == 2
         assert run.checkpoints()[-1][0] == 2
+
+
+def test_without_a_spare_host_training_goes_on_with_fewer_workers_until_it_is_back(cluster: Machines) -> None:
+    with training(cluster, "elastic", f"{SHORT_EPOCHS} --num-workers 2:3") as run:
+        run.wait_for_checkpoint(1)
+        assert run.tries()[0]["workers"] == 3
+        victim = next(host for host in cluster.workers if host.name != run.tries()[0]["host"])
+        lost_at = now()
+        victim.power_off()
+        fewer_s = run.wait_for_try(2, FEWER_S * PATIENCE) - lost_at
+        assert run.tries()[1]["workers"] == 2
+        run.wait_for_checkpoint(2)
+        print(f"\nno spare host, switched off: two workers after {fewer_s:.1f} s, {run.steps_back()} steps back")
+        all_back(cluster)
+        back_at = now()
+        more_s = run.wait_for_try(3) - back_at
+        assert run.tries()[2]["workers"] == 3
+        print(f"three workers {more_s:.1f} s after the host has joined again")
 
 
 @pytest.fixture(scope="module")
