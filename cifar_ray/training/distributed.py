@@ -37,7 +37,9 @@ from cifar_ray.training.worker import train_worker
 from cifar_ray.training.workers import WorkerPlan, plan_when_there
 
 POLL_INTERVAL_S = "0.2"  # Ray's default of 2 s would hold up short runs
-_START_S, _NEW_HOST_S = 60, 900  # until workers have started; as long as an autoscaler may take for a host that replaces a lost one
+_START_S, _NEW_HOST_S = 60, 900  # until workers have their places; as long as an autoscaler may take for a host that replaces a lost one
+# Where their number changes, Ray asks for as many as it thinks there are, and may count a lost host for half a minute more: it asks twice or thrice
+_FEWER_S, _STALE_COUNTS = 15, 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +120,7 @@ def _trainer(config: TrainConfig, plan: WorkerPlan, line: Line, run: Run, mark: 
     if len(ray.nodes()) == 1 and plan.bounds is None:
         # nobody takes it away with a warning, as clouds do, and the process that listens for it takes seconds to start
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    start_s = _NEW_HOST_S if plan.grows and plan.bounds is None else _START_S
+    start_s = _FEWER_S if plan.bounds else _NEW_HOST_S if plan.grows else _START_S
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(start_s)
     os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"] = str(config.worker_timeout_s)
     runs = FileTree(config.storage, "runs")
@@ -138,7 +140,10 @@ def _trainer(config: TrainConfig, plan: WorkerPlan, line: Line, run: Run, mark: 
             name=run.name,
             storage_path=runs.path(),
             storage_filesystem=runs.file_system,
-            failure_config=train.FailureConfig(max_failures=config.max_failures, controller_failure_limit=config.max_failures),
+            failure_config=train.FailureConfig(
+                max_failures=config.max_failures,
+                controller_failure_limit=config.max_failures * (_STALE_COUNTS if plan.bounds else 1),
+            ),
             callbacks=[UserErrors(), Changes(line, config.worker_timeout_s)],
         ),
     )

@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 # the settings of cluster.yaml give a host up after some 10 s; then workers start, which takes 10 s to 25 s with two cores for five hosts
 RESUMED_S = {"switched off": 60.0, "cable cut": 75.0}
-FEWER_S = 75.0
+FEWER_S = 75.0  # Ray counts the lost host for up to half a minute
 AN_EPOCH = 26  # steps
 SHORT_EPOCHS = "--model cnn3 --image-size 16 --batch-size 64 --epochs 2000 --checkpoint-every 1 --max-failures 9"
 
