@@ -25,9 +25,11 @@ def gather_over_workers(values: Tensor) -> Tensor:
 
 def average_buffers(model: nn.Module) -> None:
     """Gives all workers the mean of their batch-norm statistics, which each gathered on its own images."""
-    if not dist.is_initialized():
+    buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    if not buffers or not dist.is_initialized():
         return
-    for buffer in model.buffers():
-        if buffer.is_floating_point():
-            dist.all_reduce(buffer)
-            buffer.div_(dist.get_world_size())
+    mean = torch.cat([buffer.flatten() for buffer in buffers])  # one message for all: most of them are short
+    dist.all_reduce(mean)
+    mean /= dist.get_world_size()
+    for buffer, part in zip(buffers, mean.split([buffer.numel() for buffer in buffers]), strict=True):
+        buffer.copy_(part.view_as(buffer))

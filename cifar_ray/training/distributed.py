@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import platform
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from cifar_ray.config import TrainConfig
 from cifar_ray.data import StreamedImages
 from cifar_ray.errors import CifarRayError, Interrupted, TrainingError
 from cifar_ray.storage import FileTree
+from cifar_ray.storage.mark import Mark
 from cifar_ray.training.controller import Changes, UserErrors, own_error
 from cifar_ray.training.line import Line, listening
 from cifar_ray.training.loop import Weights
@@ -34,7 +34,7 @@ from cifar_ray.training.signals import Signals
 from cifar_ray.training.snapshot import Snapshot
 from cifar_ray.training.stream import stream
 from cifar_ray.training.worker import train_worker
-from cifar_ray.training.workers import WorkerPlan, plan_when_there
+from cifar_ray.training.workers import WorkerPlan, nodes_alive, plan_when_there
 
 POLL_INTERVAL_S = "0.2"  # Ray's default of 2 s would hold up short runs
 _START_S, _NEW_HOST_S = 60, 900  # until workers have their places; as long as an autoscaler may take for a host that replaces a lost one
@@ -115,9 +115,9 @@ def _ask_to_stop(line: Line, progress: Progress, log: RunLog, number: int) -> No
     line.ask_to_stop()
 
 
-def _trainer(config: TrainConfig, plan: WorkerPlan, line: Line, run: Run, mark: str, ingest: dict[str, Any]) -> TorchTrainer:
+def _trainer(config: TrainConfig, plan: WorkerPlan, line: Line, run: Run, mark: Mark, ingest: dict[str, Any]) -> TorchTrainer:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_INTERVAL_S)
-    if len(ray.nodes()) == 1 and plan.bounds is None:
+    if len(nodes_alive()) == 1 and plan.bounds is None:
         # nobody takes it away with a warning, as clouds do, and the process that listens for it takes seconds to start
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     start_s = _FEWER_S if plan.bounds else _NEW_HOST_S if plan.grows else _START_S
@@ -129,7 +129,7 @@ def _trainer(config: TrainConfig, plan: WorkerPlan, line: Line, run: Run, mark: 
         train_loop_config={
             "config": config.model_dump(mode="json") | {"stream": "always" if ingest else "never"},  # not decided anew on each node
             "line": line,
-            "mark": (mark, platform.node()),
+            "mark": mark,
             "threads": max(1, int(plan.cpus)),
         },
         torch_config=TorchConfig(backend="nccl" if plan.use_gpu else "gloo"),

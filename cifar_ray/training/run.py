@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
-import time
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,14 +11,13 @@ import yaml
 from cifar_ray.config import TrainConfig, default_storage, parse_config, resolve_storage, to_yaml
 from cifar_ray.errors import ConfigError, DataError, StoreError
 from cifar_ray.storage import FileTree
+from cifar_ray.storage.mark import Mark
 from cifar_ray.training import history
 from cifar_ray.training.checkpoint import Checkpoints
 from cifar_ray.training.reports import EpochReport
 from cifar_ray.training.tracking import flat
 
-_CONFIG_FILE, _DATA_FILE, _END_FILE, _MARK_FILE = "config.yaml", "data.sha256", "finished.json", "mark"
-SIGHT_S = 5.0  # for a new file to be seen by all hosts
-_LOOK_EVERY_S = 0.2
+_CONFIG_FILE, _DATA_FILE, _END_FILE = "config.yaml", "data.sha256", "finished.json"
 _FREE = {"checkpoint_every", "max_failures", "num_workers", "worker_timeout_s", "storage"}  # what a run that goes on may change
 
 
@@ -72,18 +68,16 @@ class Run:
         ended, has_history = self.files.have_files([_END_FILE, "history.json"])
         return ended or (has_history and self.checkpoints.tries() == 0)
 
-    def begin(self) -> str:
+    def begin(self) -> Mark:
         """Leaves the config, so that the same command goes on with this run, and what it takes to know the data again.
 
         Returns:
-            The run's mark, for `check_sight`.
+            What workers look for, to know that they see this folder.
         """
         if not self.goes_on:
             self.files.replace(_DATA_FILE, self._fingerprint.encode())
             self.files.replace(_CONFIG_FILE, to_yaml(self.config).encode())
-        mark = self.files.read(_MARK_FILE) or uuid.uuid4().hex.encode()
-        self.files.replace(_MARK_FILE, mark)
-        return mark.decode(errors="replace")
+        return Mark.leave(self.files)
 
     def write_history(self, reports: Sequence[EpochReport]) -> None:
         """Table, JSON and curves."""
@@ -113,28 +107,6 @@ def saved_settings(name: str, storage: str) -> dict[str, Any]:
     if saved is None:
         raise ConfigError(f"--resume {name}: there is no such run in {storage}/runs")
     return saved | {"name": name, "storage": storage}
-
-
-def check_sight(config: TrainConfig, mark: str, driver: str) -> None:
-    """Makes sure that this host sees the run's folder, and not one of the same name on a disk of its own.
-
-    Args:
-        config: with a name.
-        mark: what the driver found or left there.
-        driver: its host.
-
-    Raises:
-        StoreError: if it does not, some seconds later either: NFS may show a new file late.
-    """
-    files = FileTree(config.storage, f"runs/{config.name}")
-    deadline_s = time.monotonic() + SIGHT_S
-    while (files.read(_MARK_FILE) or b"").decode(errors="replace") != mark:
-        if time.monotonic() > deadline_s:
-            raise StoreError(
-                f"--storage {config.storage}: host {platform.node()} does not see what {driver} wrote there; "
-                "name a folder that all hosts share, such as NFS, or a URI, such as s3://bucket/path"
-            )
-        time.sleep(_LOOK_EVERY_S)
 
 
 def _read_config(files: FileTree) -> dict[str, Any] | None:

@@ -20,7 +20,6 @@ from cifar_ray.training.fit import fit
 from cifar_ray.training.line import Line
 from cifar_ray.training.loop import Weights
 from cifar_ray.training.reports import EpochReport, FitResult
-from cifar_ray.training.run import check_sight
 from cifar_ray.training.snapshot import Snapshot
 from cifar_ray.training.start import load_parent
 from cifar_ray.training.stream import fed_by_ray
@@ -36,7 +35,7 @@ def train_worker(job: dict[str, Any]) -> FitResult | None:
     context = train.get_context()
     shard = Shard(context.get_world_rank(), context.get_world_size())
     prepare_process(job["threads"])
-    check_sight(config, *job["mark"])
+    job["mark"].check(config.storage, f"runs/{config.name}")
     splits = open_splits(config)
     if isinstance(splits, StreamedSplits):
         splits = fed_by_ray(splits)

@@ -100,6 +100,11 @@ class WorkerPlan:
         )
 
 
+def nodes_alive() -> list[str]:
+    """Ray's ids of the hosts that are in the cluster now; Ray itself lists those it has lost as well."""
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+
+
 def plan_workers(asked: tuple[int, int] | None, cluster: Cluster) -> WorkerPlan:
     """Fits the workers into the cluster, or says at once that they do not fit.
 

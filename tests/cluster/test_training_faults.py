@@ -25,10 +25,11 @@ def all_back(machines: Machines) -> None:
     print(f"all hosts back {time.monotonic() - start_s:.0f} s after the repair")
 
 
-def test_a_storage_that_hosts_do_not_share_is_told_within_seconds(cluster: Machines) -> None:
+@pytest.mark.parametrize("command", ["train --num-workers 2", "tune --num-samples 2"])
+def test_a_storage_that_hosts_do_not_share_is_told_within_seconds(cluster: Machines, command: str) -> None:
     start_s = time.monotonic()
-    train = "python -m cifar_ray.train --dataset digits --epochs 1 --num-workers 2 --storage /tmp/own"
-    lines = cluster.head.run(f"{train} 2>&1; echo exit $?").splitlines()
+    line = f"python -m cifar_ray.{command} --dataset digits --epochs 1 --storage /tmp/own 2>&1; echo exit $?"
+    lines = cluster.head.run(line).splitlines()
     took_s = time.monotonic() - start_s
     assert lines[-1] == "exit 2"
     assert lines[-2].startswith("error: --storage /tmp/own: host worker")
@@ -37,7 +38,7 @@ def test_a_storage_that_hosts_do_not_share_is_told_within_seconds(cluster: Machi
     )
     assert not any("Traceback" in line for line in lines)
     assert took_s < 60
-    print(f"\nstorage not shared: told after {took_s:.1f} s, start of Python and of the workers included")
+    print(f"\n{command}: storage not shared, told after {took_s:.1f} s, start of Python and of the workers included")
 
 
 def test_a_worker_that_was_cut_off_and_goes_on_does_not_damage_the_run(cluster: Machines) -> None:

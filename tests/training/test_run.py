@@ -1,16 +1,14 @@
 """Whether a run begins, goes on, or is refused."""
 
-import threading
 from pathlib import Path
 
 import pytest
 
 from cifar_ray import cli
 from cifar_ray.config import TrainConfig, parse_config
-from cifar_ray.errors import ConfigError, DataError, StoreError
-from cifar_ray.training import run
+from cifar_ray.errors import ConfigError, DataError
 from cifar_ray.training.reports import EpochReport
-from cifar_ray.training.run import Run, check_sight
+from cifar_ray.training.run import Run
 
 
 def config(storage: Path, **changes: object) -> TrainConfig:
@@ -84,31 +82,3 @@ def test_resume_with_a_name_brings_the_settings_of_that_run(tmp_path: Path) -> N
 def test_resume_with_an_unknown_name_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--resume nothing: there is no such run in"):
         cli.parse_train_command(["--resume", "nothing", "--storage", str(tmp_path)], "train")
-
-
-def test_hosts_that_see_the_run_may_train_and_the_mark_stays_when_it_goes_on(tmp_path: Path) -> None:
-    mark = Run(config(tmp_path)).begin()
-    check_sight(config(tmp_path), mark, "head")
-    assert Run(config(tmp_path)).begin() == mark
-
-
-@pytest.mark.parametrize("own", ["nothing", "a run of the same name"])
-def test_a_host_that_sees_a_disk_of_its_own_says_so_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str) -> None:
-    monkeypatch.setattr(run, "SIGHT_S", 0.3)
-    mark, here = Run(config(tmp_path / "there")).begin(), config(tmp_path / "here")
-    if own != "nothing":
-        Run(here).begin()
-    before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(
-        StoreError, match=r"--storage .*here: host \S+ does not see what head wrote there; name a folder that all hosts share"
-    ):
-        check_sight(here, mark, "head")
-    assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_a_host_that_sees_a_new_file_late_waits_for_it(tmp_path: Path) -> None:
-    mark = Run(config(tmp_path)).begin()
-    file = tmp_path / "runs" / "run" / "mark"
-    hidden = file.rename(tmp_path / "mark")
-    threading.Timer(0.5, hidden.rename, [file]).start()
-    check_sight(config(tmp_path), mark, "head")
