@@ -117,7 +117,8 @@ def ordinary(job: Job) -> float:
 def on_ray(job: Job, num_workers: int) -> float:
     """Our loop inside Ray Train, on images in a folder of files that are decoded before it starts."""
     with image_folder(job) as folder, tempfile.TemporaryDirectory() as storage:
-        flags = ["--data-dir", str(folder), "--val-fraction", "0", "--test-fraction", "0.01", "--storage", storage, "--name", "speed"]
+        flags = ["--dataset", "folder", "--data-dir", str(folder), "--val-fraction", "0", "--test-fraction", "0.01"]
+        flags += ["--storage", storage, "--name", "speed"]
         flags += ["--recipe", job.recipe, "--epochs", str(job.epochs), "--stem-epochs", str(job.epochs), "--num-workers", str(num_workers)]
         subprocess.run([sys.executable, "-m", "cifar_ray.train", *flags], check=True, stdout=sys.stderr)
         history = np.genfromtxt(Path(storage, "runs/speed/history.csv"), delimiter=",", names=True)

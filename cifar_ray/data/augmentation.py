@@ -103,7 +103,8 @@ def _draw_more(config: AugmentationConfig, size: int, image_size_px: int, seed: 
         drawn["erased"] = torch.from_numpy(_erased_boxes(stream(4), config.erase, size, image_size_px))
     if config.mixes:
         kept, patch = _mixtures(stream(5), config, size, image_size_px)
-        drawn["kept"] = _float(kept)
+        if config.mixup:
+            drawn["kept"] = _float(kept)
         if config.cutmix:
             drawn["patch"] = torch.from_numpy(patch)
     return drawn
@@ -187,10 +188,10 @@ class Augmenter:
             erase(inputs, torch.cat((drawn.cutout_corner, drawn.cutout_corner + self.config.cutout_px), 1))
         if drawn.erased is not None:
             erase(inputs, drawn.erased)
-        if drawn.kept is None:
+        if not self.config.mixes:
             return inputs, labels[indices]
-        patch = drawn.patch[:-1] if drawn.patch is not None else None
-        return mix(inputs, F.one_hot(labels[indices], self.num_classes).float(), drawn.kept[:-1], patch)
+        kept, patch = (None if values is None else values[:-1] for values in (drawn.kept, drawn.patch))
+        return mix(inputs, F.one_hot(labels[indices], self.num_classes).float(), kept, patch)
 
     def _recolour(self, pixels: Tensor, drawn: Augmentation) -> Tensor:
         """Policy, colours and noise: `[N, H, W, 3]` again, uint8 or float32."""

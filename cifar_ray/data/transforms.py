@@ -124,23 +124,27 @@ def erase(images: Tensor, boxes: Tensor) -> Tensor:
     return images.masked_fill_(inside(boxes, *images.shape[2:]), 0)
 
 
-def mix(images: Tensor, labels: Tensor, kept: Tensor, patch: Tensor | None) -> tuple[Tensor, Tensor]:
+def mix(images: Tensor, labels: Tensor, kept: Tensor | None, patch: Tensor | None) -> tuple[Tensor, Tensor]:
     """Mixes each image but the last with the one after it, and their labels as much.
 
     Args:
         images: `[N + 1, 3, H, W]`.
         labels: shares of the classes, float32 `[N + 1, C]`.
-        kept: float32 `[N]`, weight of the image itself (mixup).
+        kept: float32 `[N]`, weight of the image itself (mixup), if any.
         patch: int64 `[N, 4]`, rectangle that shows the next image alone (cutmix), if any.
 
     Returns:
         Images `[N, 3, H, W]` and labels `[N, C]`; the label's share is the mean weight over the pixels.
     """
-    weight = kept.view(-1, 1, 1, 1)
-    if patch is not None:  # a weight for each pixel costs four times as much
-        weight = weight.masked_fill(inside(patch, *images.shape[2:]), 0)
-    share = weight.mean((1, 2, 3))[:, None]
-    mixed = torch.lerp(images[1:].float(), images[:-1].float(), weight).to(images.dtype)
+    mixed, following = images[:-1], images[1:]
+    share = torch.ones(len(mixed), 1, device=images.device)
+    if kept is not None:
+        mixed = torch.lerp(following.float(), mixed.float(), kept.view(-1, 1, 1, 1)).to(images.dtype)
+        share = kept[:, None]
+    if patch is not None:
+        shown = inside(patch, *images.shape[2:])
+        mixed = torch.where(shown, following, mixed)
+        share = share * (1 - shown.float().mean((2, 3)))
     return mixed, torch.lerp(labels[1:], labels[:-1], share)
 
 

@@ -31,5 +31,5 @@ def average_buffers(model: nn.Module) -> None:
     mean = torch.cat([buffer.flatten() for buffer in buffers])  # one message for all: most of them are short
     dist.all_reduce(mean)
     mean /= dist.get_world_size()
-    for buffer, part in zip(buffers, mean.split([buffer.numel() for buffer in buffers]), strict=True):
+    for buffer, part in zip(buffers, torch.split(mean, [buffer.numel() for buffer in buffers]), strict=True):
         buffer.copy_(part.view_as(buffer))

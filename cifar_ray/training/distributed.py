@@ -36,7 +36,7 @@ from cifar_ray.training.stream import stream
 from cifar_ray.training.worker import train_worker
 from cifar_ray.training.workers import WorkerPlan, nodes_alive, plan_when_there
 
-POLL_INTERVAL_S = "0.2"  # Ray's default of 2 s would hold up short runs
+POLL_INTERVAL_S = "0.5"  # Ray's default of 2 s would hold up short runs; each look takes a little of a core from the training
 _START_S, _NEW_HOST_S = 60, 900  # until workers have their places; as long as an autoscaler may take for a host that replaces a lost one
 # Where their number changes, Ray asks for as many as it thinks there are: with a lost host for half a minute more, so it asks up to thrice
 _FEWER_S, _STALE_COUNTS = 15, 3

@@ -26,7 +26,7 @@ from cifar_ray.training.stream import fed_by_ray
 from cifar_ray.training.watch import Stopped
 from cifar_ray.training.wish import Wish
 
-_STEP_INTERVAL_S = 0.2  # between two messages about steps
+_STEP_INTERVAL_S = 0.5  # between two messages about steps
 
 
 def train_worker(job: dict[str, Any]) -> FitResult | None:

@@ -25,7 +25,7 @@ def all_back(machines: Machines) -> None:
     print(f"all hosts back {time.monotonic() - start_s:.0f} s after the repair")
 
 
-@pytest.mark.parametrize("command", ["train --num-workers 2", "tune --num-samples 2"])
+@pytest.mark.parametrize("command", ["train --num-workers 2", "tune --num-samples 2 --grace-period 1"])
 def test_a_storage_that_hosts_do_not_share_is_told_within_seconds(cluster: Machines, command: str) -> None:
     start_s = time.monotonic()
     line = f"python -m cifar_ray.{command} --dataset digits --epochs 1 --storage /tmp/own 2>&1; echo exit $?"

@@ -71,8 +71,10 @@ def test_erase_sets_one_rectangle_to_zero_and_clips_it_at_the_border() -> None:
     assert images[2].sum() == 3 * 81
 
 
-@pytest.mark.parametrize(("transform", "kept", "box"), [(v2.MixUp, 0.3, (0, 0, 0, 0)), (v2.CutMix, 1.0, (1, 2, 5, 9))])
-def test_mix_equals_torchvision(transform: type, kept: float, box: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("transform", "kept", "box"), [(v2.MixUp, 0.3, (0, 0, 0, 0)), (v2.CutMix, None, (1, 2, 5, 9))])
+def test_mix_equals_torchvision(
+    transform: type, kept: float | None, box: tuple[int, int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Torchvision mixes with the image before, so the batch is turned round for it."""
     images, labels = torch.rand(6, 3, 9, 9), torch.nn.functional.one_hot(torch.arange(6) % 4, 4).float()
     top, left, bottom, right = box
@@ -81,7 +83,7 @@ def test_mix_equals_torchvision(transform: type, kept: float, box: tuple[int, in
     theirs = transform(num_classes=4)
     monkeypatch.setattr(theirs, "make_params", lambda _: drawn)
     expected_images, expected_labels = theirs(images.flip(0), labels.flip(0))
-    made, shares = mix(images, labels, torch.full((5,), kept), torch.tensor([box]).expand(5, 4))
+    made, shares = mix(images, labels, None if kept is None else torch.full((5,), kept), torch.tensor([box]).expand(5, 4))
     torch.testing.assert_close(made, expected_images.flip(0)[:5])
     torch.testing.assert_close(shares, expected_labels.flip(0)[:5])
 
