@@ -11,11 +11,11 @@ _ADAMW_SPACE: SearchSpace = around(lr=3e-3) | {"optimizer.weight_decay": {"logun
 @recipe(
     parameters=94_538,
     flops=20_646_400,
-    accuracy="not measured yet",
+    accuracy="68.8 % here on JPEG copies, 69.6 % with views averaged",
     space=_ADAMW_SPACE | {"augmentation.flip": {"choice": ["random", "alternating"]}} | AUGMENTATION_SPACE,
 )
 def small_cnn() -> TrainConfig:
-    """A small plain network with AdamW in 10 epochs: a minute an epoch on an old laptop."""
+    """A small plain network with AdamW in 10 epochs: under two minutes on two cores."""
     return TrainConfig(
         recipe="small_cnn",
         model="small_cnn",

@@ -1,4 +1,4 @@
-"""How many workers train, what each gets, and what Ray's autoscaler is asked for."""
+"""How many workers train, what each gets, what Ray's autoscaler is asked for, and whether hosts share a storage."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from ray import train
 from ray._private.state import available_resources_per_node
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+from ray.exceptions import RayError, RayTaskError
 from ray.experimental.internal_kv import internal_kv_get_gcs_client
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cifar_ray.errors import ResourceError
+from cifar_ray.storage.mark import Mark
 
 RESIZE_INTERVAL_S = 15.0  # between two looks at whether there is room for more workers, or less
 _LEAST_CPUS = 0.05
@@ -192,3 +195,31 @@ def _is_hopeless(group: PlacementGroup) -> bool:
     status = GetClusterStatusReply.FromString(internal_kv_get_gcs_client().get_cluster_status(timeout_s=10))
     infeasible = status.autoscaling_state.infeasible_gang_resource_requests
     return any(request.details.startswith(group.id.hex()) for request in infeasible)
+
+
+def check_hosts(mark: Mark, storage: str, folder: str) -> None:
+    """Makes sure that all hosts of the cluster see a folder, before work begins on one that does not.
+
+    Args:
+        mark: left there.
+        storage: as everybody names it.
+        folder: below.
+
+    Raises:
+        StoreError: naming a host that does not.
+    """
+    places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes_alive()]
+    if len(places) == 1:
+        return
+    look = ray.remote(num_cpus=0)(_look)
+    for answer in [look.options(scheduling_strategy=place).remote(mark, storage, folder) for place in places]:
+        try:
+            ray.get(answer)
+        except RayTaskError as error:
+            raise error.cause from None
+        except RayError:
+            continue  # a host that is lost now gets no trials
+
+
+def _look(mark: Mark, storage: str, folder: str) -> None:
+    mark.check(storage, folder)

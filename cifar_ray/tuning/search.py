@@ -16,18 +16,16 @@ from typing import Any, Protocol
 
 import ray
 from ray import tune
-from ray.exceptions import RayError, RayTaskError
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cifar_ray.config import TrainConfig
 from cifar_ray.errors import ResourceError
 from cifar_ray.storage import FileTree
 from cifar_ray.storage.mark import Mark
 from cifar_ray.training.distributed import ray_cluster
-from cifar_ray.training.workers import Cluster, WorkerPlan, nodes_alive, plan_workers
+from cifar_ray.training.workers import Cluster, WorkerPlan, check_hosts, plan_workers
 from cifar_ray.tuning.algorithms import create_repeater, create_scheduler, create_searcher
 from cifar_ray.tuning.config import SearchConfig
 from cifar_ray.tuning.record import Record, Trial
@@ -172,30 +170,6 @@ def plan_trials(search: SearchConfig, cluster: Cluster) -> tuple[int, WorkerPlan
     raise AssertionError("most ≥ fewest")
 
 
-def check_hosts(mark: Mark, storage: str, folder: str) -> None:
-    """Makes sure that all hosts of the cluster see a folder, before a trial begins on one that does not.
-
-    Args:
-        mark: left there.
-        storage: as everybody names it.
-        folder: below.
-
-    Raises:
-        StoreError: naming a host that does not.
-    """
-    places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes_alive()]
-    if len(places) == 1:
-        return
-    look = ray.remote(num_cpus=0)(_look)
-    for answer in [look.options(scheduling_strategy=place).remote(mark, storage, folder) for place in places]:
-        try:
-            ray.get(answer)
-        except RayTaskError as error:
-            raise error.cause from None
-        except RayError:
-            continue  # a host that is lost now gets no trials
-
-
 class _Writer(tune.Callback):  # type: ignore[misc]
     """Writes down what Tune tells."""
 
@@ -243,10 +217,6 @@ class _Writer(tune.Callback):  # type: ignore[misc]
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._listener.on_tick(self._record)
-
-
-def _look(mark: Mark, storage: str, folder: str) -> None:
-    mark.check(storage, folder)
 
 
 def _reason(traceback: str) -> str:

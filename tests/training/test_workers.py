@@ -1,10 +1,15 @@
 """How workers fit into a cluster, as numbers."""
 
-import pytest
+from pathlib import Path
 
-from cifar_ray.errors import ResourceError
+import pytest
+import ray
+
+from cifar_ray.errors import ResourceError, StoreError
+from cifar_ray.storage import FileTree
+from cifar_ray.storage.mark import Mark
 from cifar_ray.training import workers
-from cifar_ray.training.workers import Cluster, plan_when_there, plan_workers
+from cifar_ray.training.workers import Cluster, check_hosts, plan_when_there, plan_workers
 
 CPUS, GPUS = {"CPU": 4.0}, {"CPU": 8.0, "GPU": 1.0}
 
@@ -102,3 +107,12 @@ def test_hosts_that_an_autoscaler_has_started_are_waited_for_once_though_ray_tel
     plan = plan_when_there((2, 2), said.append)
     assert (plan.num_workers, plan.cpus, plan.waits) == (2, 2.0, False)
     assert len(asked) == len(said) == 1
+
+
+@pytest.mark.ray
+def test_hosts_that_do_not_share_a_storage_are_found(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = {"NodeID": ray.get_runtime_context().get_node_id(), "Alive": True}
+    monkeypatch.setattr(ray, "nodes", lambda: [here, here])
+    check_hosts(Mark.leave(FileTree(str(tmp_path), "folder")), str(tmp_path), "folder")
+    with pytest.raises(StoreError, match="does not see what head wrote there"):
+        check_hosts(Mark("another", "head"), str(tmp_path), "folder")

@@ -5,19 +5,16 @@ import time
 from pathlib import Path
 
 import pytest
-import ray
 import yaml
 
 from cifar_ray import __main__ as console
 from cifar_ray.config import TrainConfig, parse_config
-from cifar_ray.errors import StoreError
 from cifar_ray.recipes import digits
 from cifar_ray.storage import FileTree
-from cifar_ray.storage.mark import Mark
 from cifar_ray.store import ModelStore
 from cifar_ray.tuning.config import SearchConfig
 from cifar_ray.tuning.record import Record, Trial
-from cifar_ray.tuning.search import check_hosts, run_search
+from cifar_ray.tuning.search import run_search
 from cifar_ray.tuning.settings import SearchJob, prepare
 from tests.tuning.conftest import report
 
@@ -95,17 +92,6 @@ def test_asha_stops_trials_before_their_last_epoch_and_the_best_runs_to_its_end(
     assert finished.runs(best)[1].epochs[0]["train_loss"] != best.epochs[0]["train_loss"]
     left = {path.name for path in (storage / "tunings" / "one").iterdir()}
     assert left == {"search.yaml", "state.json", "trials.csv", "best.yaml", "report.html", "curves.png", "parallel.png"}
-
-
-@pytest.mark.ray
-def test_hosts_that_do_not_share_the_storage_end_a_search_before_its_first_trial(
-    ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    here = {"NodeID": ray.get_runtime_context().get_node_id(), "Alive": True}
-    monkeypatch.setattr(ray, "nodes", lambda: [here, here])
-    check_hosts(Mark.leave(FileTree(str(tmp_path), "folder")), str(tmp_path), "folder")
-    with pytest.raises(StoreError, match="does not see what head wrote there"):
-        check_hosts(Mark("another", "head"), str(tmp_path), "folder")
 
 
 @pytest.mark.ray
