@@ -30,7 +30,7 @@ def airbench94() -> TrainConfig:
 @recipe(
     parameters=9_918_776,
     flops=903_934_528,
-    accuracy="96.0 % published for its SGD form",
+    accuracy="96.0 % published for its SGD form; after 8 epochs 90.6 % here on JPEG copies, 91.3 % with views averaged",
     space=_MUON_SPACE | AUGMENTATION_SPACE,
 )
 def airbench96() -> TrainConfig:
