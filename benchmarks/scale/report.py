@@ -14,7 +14,7 @@ from cifar_ray.recipes import list_recipes
 
 DOCS = Path(__file__).parents[2] / "docs"
 WORKERS = (8, 64, 512)
-STEPPED = ("small_cnn",)
+STEPPED = ("small_cnn", "airbench94")
 STYLES = ("-", "--", ":")
 DRAWN = ("airbench94", "resnet18", "wide_resnet28_10", "resnet50_finetune")
 Measured = dict[str, list[dict[str, Any]]]

@@ -67,7 +67,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch, few_stripes: DatasetSplits) -> 
 
 def run(storage: Path, name: str, line: FakeLine) -> FitResult | None:
     config = parse_config(TrainConfig, RECIPE | {"storage": str(storage), "name": name})
-    mark = (Run(config).begin(), "here")
+    mark = Run(config).begin()
     return train_worker({"config": config.model_dump(mode="json"), "line": line, "threads": 1, "mark": mark})
 
 
