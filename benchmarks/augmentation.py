@@ -30,7 +30,7 @@ from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.loader import Normalization, Shard, TrainLoader
 
 BATCH_SIZE = 250
-IMAGES_A_ROUND = {"ours": 20_000, "torchvision": 2_500, "albumentations": 2_500}
+IMAGES_A_ROUND = {"ours": 40_000, "torchvision": 2_500, "albumentations": 2_500}
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.262)
 BASE: dict[str, Any] = {"flip": "random", "translate_px": 2}
 JITTER = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4}

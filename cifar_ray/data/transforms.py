@@ -98,18 +98,21 @@ def jitter(planes: Tensor, colour: Tensor) -> Tensor:
     return torch.baddbmm(lift, from_yiq @ in_yiq @ to_yiq * gain, planes.flatten(2)).view_as(planes)
 
 
-def inside(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Which pixels lie in each image's rectangle: bool `[N, 1, H, W]`.
+def inside(boxes: Tensor, channels: int, height: int, width: int) -> Tensor:
+    """Which values lie in each image's rectangle: bool `[N, C, H, W]`, channels last in memory, as what it is used with.
 
     Args:
         boxes: int64 `[N, 4]`, top, left, bottom and right; may reach outside.
+        channels: of the images.
         height: of the images.
         width: of the images.
     """
-    top, left, bottom, right = boxes.view(-1, 4, 1, 1, 1).unbind(1)
-    rows = torch.arange(height, device=boxes.device)[:, None]
-    columns = torch.arange(width, device=boxes.device)
-    return ((rows >= top) & (rows < bottom)) & ((columns >= left) & (columns < right))
+    top, left, bottom, right = boxes.view(-1, 4, 1).unbind(1)
+    rows = torch.arange(height, device=boxes.device)
+    columns = torch.arange(width, device=boxes.device).repeat_interleave(channels)
+    down, across = (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
+    mask = down.view(torch.uint8)[:, :, None] & across.view(torch.uint8)[:, None]  # eight times as fast as of booleans, on a CPU
+    return mask.view(torch.bool).view(-1, height, width, channels).permute(0, 3, 1, 2)
 
 
 def erase(images: Tensor, boxes: Tensor) -> Tensor:
@@ -121,7 +124,7 @@ def erase(images: Tensor, boxes: Tensor) -> Tensor:
         images: normalised, `[N, 3, H, W]`.
         boxes: int64 `[N, 4]`, as `inside` takes them.
     """
-    return images.masked_fill_(inside(boxes, *images.shape[2:]), 0)
+    return images.masked_fill_(inside(boxes, *images.shape[1:]), 0)
 
 
 def mix(images: Tensor, labels: Tensor, kept: Tensor | None, patch: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -131,7 +134,7 @@ def mix(images: Tensor, labels: Tensor, kept: Tensor | None, patch: Tensor | Non
         images: `[N + 1, 3, H, W]`.
         labels: shares of the classes, float32 `[N + 1, C]`.
         kept: float32 `[N]`, weight of the image itself (mixup), if any.
-        patch: int64 `[N, 4]`, rectangle that shows the next image alone (cutmix), if any.
+        patch: int64 `[N, 4]`, rectangle within the image that shows the next one alone (cutmix), if any.
 
     Returns:
         Images `[N, 3, H, W]` and labels `[N, C]`; the label's share is the mean weight over the pixels.
@@ -142,9 +145,9 @@ def mix(images: Tensor, labels: Tensor, kept: Tensor | None, patch: Tensor | Non
         mixed = torch.lerp(following.float(), mixed.float(), kept.view(-1, 1, 1, 1)).to(images.dtype)
         share = kept[:, None]
     if patch is not None:
-        shown = inside(patch, *images.shape[2:])
-        mixed = torch.where(shown, following, mixed)
-        share = share * (1 - shown.float().mean((2, 3)))
+        mixed = torch.where(inside(patch, *images.shape[1:]), following, mixed)
+        area = (patch[:, 2:] - patch[:, :2]).prod(1, keepdim=True)
+        share = share * (1 - area / images[0, 0].numel())
     return mixed, torch.lerp(labels[1:], labels[:-1], share)
 
 
@@ -160,6 +163,8 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float], dtype
     Returns:
         `dtype`, `[N, 3, H, W]`, channels last in memory.
     """
-    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device)
-    offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device)
-    return torch.addcmul(offset, images.float(), scale).to(dtype).permute(0, 3, 1, 2)
+    width = images.shape[2]  # whole rows at once: three channels are too short a loop for a CPU's vectors
+    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).repeat(width)
+    offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).repeat(width)
+    rows = images.flatten(2).to(torch.float32, copy=True)
+    return torch.addcmul(offset, rows, scale, out=rows).to(dtype).view(images.shape).permute(0, 3, 1, 2)
