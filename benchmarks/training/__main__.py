@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -32,8 +33,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--epochs", type=int, default=3, help="the first one is not counted")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--cpus", type=int, default=os.cpu_count(), help="cores that each side uses, all by default")
     options = parser.parse_args()
-    job = measure.Job(RECIPES[options.model], options.images, options.epochs)
+    job = measure.Job(RECIPES[options.model], options.images, options.epochs, options.cpus)
     if options.what in measure.CONTENDERS:
         print(json.dumps(measure.CONTENDERS[options.what](job)))
     elif options.what == "startup":
@@ -61,7 +63,7 @@ def compare(options: argparse.Namespace) -> None:
 
 def run_alone(name: str, options: argparse.Namespace) -> float:
     """Images a second of one contender."""
-    flags = ["--model", options.model, "--images", str(options.images), "--epochs", str(options.epochs)]
+    flags = ["--model", options.model, "--images", str(options.images), "--epochs", str(options.epochs), "--cpus", str(options.cpus)]
     command = [sys.executable, str(Path(__file__).parent), name, *flags]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return float(done.stdout.splitlines()[-1])

@@ -34,15 +34,24 @@ from cifar_ray.training.optim import create_optimizers, learning_rate_factor, se
 
 SIZE_PX, NUM_CLASSES = 32, 10
 CONVOLUTIONS = ("conv", "mkldnn")
+# The command, in a cluster that takes the machine for one with so many cores
+_TRAIN_WITH_CPUS = """
+import sys, ray
+from cifar_ray import cli, compute, train
+compute.prepare_children()
+ray.init(num_cpus=int(sys.argv.pop(1)), include_dashboard=False, log_to_driver=False, logging_level="error")
+sys.exit(cli.run(train.main))
+"""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained: a recipe on so many made-up images for so many epochs, of which the first is not counted."""
+    """What is trained, with how many cores: a recipe on so many made-up images for so many epochs, of which the first is not counted."""
 
     recipe: str
     images: int
     epochs: int
+    cpus: int
 
     @property
     def config(self) -> TrainConfig:
@@ -63,7 +72,7 @@ class Job:
 
 def ours(job: Job) -> float:
     """Our loop, without Ray."""
-    prepare_process()
+    prepare_process(job.cpus)
     trainer = Trainer(job.config, job.splits(), torch.device("cpu"), Shard())
     return job.rate([timed(trainer.train_epoch, epoch, _unheard) for epoch in range(job.epochs)])
 
@@ -120,7 +129,7 @@ def on_ray(job: Job, num_workers: int) -> float:
         flags = ["--dataset", "folder", "--data-dir", str(folder), "--val-fraction", "0", "--test-fraction", "0.01"]
         flags += ["--storage", storage, "--name", "speed"]
         flags += ["--recipe", job.recipe, "--epochs", str(job.epochs), "--stem-epochs", str(job.epochs), "--num-workers", str(num_workers)]
-        subprocess.run([sys.executable, "-m", "cifar_ray.train", *flags], check=True, stdout=sys.stderr)
+        subprocess.run([sys.executable, "-c", _TRAIN_WITH_CPUS, str(job.cpus), *flags], check=True, stdout=sys.stderr)
         history = np.genfromtxt(Path(storage, "runs/speed/history.csv"), delimiter=",", names=True)
     return float(statistics.mean(history["images_per_s"][1:]))
 
