@@ -9,10 +9,14 @@ _SMALL_IMAGE_PX = 64
 
 
 def resnet18(num_classes: int, image_size: int) -> nn.Module:
-    """ResNet-18; up to 64 px with the stem for small images (section 4.2 of the paper): 3×3, stride 1, no pooling."""
+    """ResNet-18; up to 64 px with the stem for small images (section 4.2 of the paper): 3×3, stride 1, no pooling.
+
+    Blocks begin as identities, their last norms at zero, which bears higher rates in the first steps (Goyal et al. 2017,
+    arXiv 1706.02677, section 5.1).
+    """
     from torchvision.models import resnet  # seconds that other architectures do without
 
-    model: nn.Module = resnet.resnet18(weights=None, num_classes=num_classes)
+    model: nn.Module = resnet.resnet18(weights=None, num_classes=num_classes, zero_init_residual=True)
     if image_size <= _SMALL_IMAGE_PX:
         model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         model.maxpool = nn.Identity()

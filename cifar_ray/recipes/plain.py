@@ -74,7 +74,7 @@ def cnn_steplr() -> TrainConfig:
 @recipe(
     parameters=1_137_194,
     flops=266_031_104,
-    accuracy="not measured yet",
+    accuracy="88.1 % here on JPEG copies, 89.0 % with views averaged",
     space=around(lr=3e-3, weight_decay=0.05) | AUGMENTATION_SPACE,
 )
 def cnn6() -> TrainConfig:
