@@ -62,7 +62,11 @@ class PredictCommand(Config):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Predicts as the flags say; the command line's own where `argv` is `None`."""
+    """Predicts as the flags say; the command line's own where `argv` is `None`.
+
+    Returns:
+        0, or 2 if not one picture could be read.
+    """
     command: PredictCommand = cli.parse(PredictCommand, argv, PROG)
     if command.asks_a_server and (command.num_workers or command.explain):
         raise ConfigError("--num-workers and --explain need the model here; a server only answers")
@@ -70,22 +74,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError("--num-workers: say with --out where the rows go, to a place that all workers see")
     names = list_pictures(command.pictures, sys.stdin)
     with tqdm(total=len(names), unit="img", unit_scale=True, file=sys.stderr, disable=None, dynamic_ncols=True) as bar:
-        summary = _to_file(command, names, bar) if command.out else _in_memory(command, names, bar)
-    print(summary)
-    return 0
+        report = _to_file(command, names, bar) if command.out else _in_memory(command, names, bar)
+    print(report.summary())
+    if command.out:
+        print(f"wrote {command.out}")
+    return 0 if report.named else cli.EXIT_USER_ERROR
 
 
-def _in_memory(command: PredictCommand, names: Sequence[str], bar: Bar) -> str:
+def _in_memory(command: PredictCommand, names: Sequence[str], bar: Bar) -> Report:
     classifier = _classifier(command)
-    report = Report()
+    report = Report(computed=len(names))
     for start in range(0, len(names), command.part_size):
         table = classifier(names[start : start + command.part_size])
         bar.update(len(table))
         report.add(table)
-    return report.summary(computed=len(names))
+    return report
 
 
-def _to_file(command: PredictCommand, names: Sequence[str], bar: Bar) -> str:
+def _to_file(command: PredictCommand, names: Sequence[str], bar: Bar) -> Report:
     from cifar_ray.inference.results import Results
 
     command, identity = _pinned(command)
@@ -97,14 +103,14 @@ def _to_file(command: PredictCommand, names: Sequence[str], bar: Bar) -> str:
         tqdm.write(f"{len(names) - left:,} of {len(names):,} pictures were done before", file=sys.stderr)
         bar.update(len(names) - left)
     with _parts_done(command, missing, results.folder) as done:
-        report = Report()
+        report = Report(computed=left)
         for part in done:
             bar.update(part["pictures"])
     report.stop()
     for table in results.tables():
         report.add(table)
     results.finish()
-    return f"{report.summary(computed=left)}\nwrote {command.out}"
+    return report
 
 
 @contextlib.contextmanager
@@ -156,9 +162,14 @@ def _pinned(command: PredictCommand) -> tuple[PredictCommand, dict[str, Any]]:
 
 
 class Report:
-    """What was predicted, as a short table, and how fast. The clock runs from its making to `stop`, or to the summary."""
+    """What was predicted, as a short table, and how fast. The clock runs from its making to `stop`, or to the summary.
 
-    def __init__(self) -> None:
+    Args:
+        computed: pictures that the time is spent on.
+    """
+
+    def __init__(self, computed: int) -> None:
+        self._computed = computed
         self._started_s = time.perf_counter()
         self._seconds: float | None = None
         self._rows: list[dict[str, Any]] = []
@@ -177,18 +188,19 @@ class Report:
                 self._counts[name] += 1
                 self._confidence[name] += confidence
 
+    @property
+    def named(self) -> int:
+        """Pictures that could be read."""
+        return self._counts.total()
+
     def stop(self) -> None:
         """Ends the time that counts for speed."""
         self._seconds = time.perf_counter() - self._started_s
 
-    def summary(self, computed: int) -> str:
-        """A line a picture where they are few, else a line a class; then speed.
-
-        Args:
-            computed: pictures that the time was spent on.
-        """
+    def summary(self) -> str:
+        """A line a picture where they are few, else a line a class; then speed."""
         seconds = self._seconds or time.perf_counter() - self._started_s
-        total = self._broken + sum(self._counts.values())
+        total = self._broken + self.named
         if total <= _SHOWN:
             width = max(len(row["file"]) for row in self._rows)
             lines = [f"{row['file']:{width}}  {_what(row)}" for row in self._rows]
@@ -200,7 +212,8 @@ class Report:
             ]
             if len(self._counts) > _SHOWN:
                 lines.append(f"and {len(self._counts) - _SHOWN} more classes")
-        speed = f"{computed:,} pictures in {seconds:.1f} s: {computed / seconds:,.0f} images/s" if computed else f"{total:,} pictures"
+        rate = f" in {seconds:.1f} s: {self._computed / seconds:,.0f} images/s"
+        speed = f"{self._computed:,} pictures{rate}" if self._computed else f"{total:,} pictures"
         unsure = f", not sure of {self._abstained:,}" if self._abstained else ""
         return "\n".join([*lines, f"{speed}; {self._broken:,} broken{unsure}"])
 

@@ -91,6 +91,15 @@ def test_a_few_pictures_are_a_line_each_and_a_broken_one_stops_nothing(store: Mo
     assert "images/s; 1 broken" in speed
 
 
+def test_pictures_of_which_not_one_can_be_read_are_the_users_mistake(
+    store: ModelStore, pictures: Path, tmp_path: Path, capsys: Shown
+) -> None:
+    for flags in ([], ["--out", tmp_path / "rows.csv"]):
+        assert run(store, pictures / "more/05.png", *flags) == 2
+        assert "; 1 broken" in capsys.readouterr().out
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 2
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".json", ".parquet"])
 def test_every_format_holds_the_same_rows_in_order(store: ModelStore, pictures: Path, tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"rows{suffix}"
