@@ -166,5 +166,4 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float], dtype
     width = images.shape[2]  # whole rows at once: three channels are too short a loop for a CPU's vectors
     scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).repeat(width)
     offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).repeat(width)
-    rows = images.flatten(2).to(torch.float32, copy=True)
-    return torch.addcmul(offset, rows, scale, out=rows).to(dtype).view(images.shape).permute(0, 3, 1, 2)
+    return torch.addcmul(offset, images.flatten(2).float(), scale).to(dtype).view(images.shape).permute(0, 3, 1, 2)
