@@ -218,7 +218,7 @@ def check_hosts(mark: Mark, storage: str, folder: str) -> None:
         except RayTaskError as error:
             raise error.cause from None
         except RayError:
-            continue  # a host that is lost now gets no trials
+            continue  # a host that is lost now gets no work
 
 
 def _look(mark: Mark, storage: str, folder: str) -> None:
