@@ -26,8 +26,8 @@ from torchvision.transforms import v2
 from cifar_ray import cli
 from cifar_ray.config import AugmentationConfig, TrainConfig, parse_config
 from cifar_ray.data import load_splits
+from cifar_ray.data.batches.loader import Normalization, Shard, TrainLoader
 from cifar_ray.data.dataset import ImageDataset
-from cifar_ray.data.loader import Normalization, Shard, TrainLoader
 
 BATCH_SIZE = 250
 IMAGES_A_ROUND = {"ours": 40_000, "torchvision": 2_500, "albumentations": 2_500}

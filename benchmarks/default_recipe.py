@@ -22,17 +22,17 @@ import tyro
 from torch import Tensor
 
 from cifar_ray import cli
-from cifar_ray.compute import prepare_process
+from cifar_ray.cluster.process import prepare_process
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data import load_splits
+from cifar_ray.data.batches.loader import Shard
 from cifar_ray.data.dataset import DatasetSplits
-from cifar_ray.data.loader import Shard
 from cifar_ray.models import create_model
-from cifar_ray.training.distributed import train_on_ray
-from cifar_ray.training.loop import Trainer
-from cifar_ray.training.optim import create_optimizers, set_learning_rate
-from cifar_ray.training.progress import ConsoleProgress
-from cifar_ray.training.run import Run
+from cifar_ray.training.loop.optimizers import create_optimizers, set_learning_rate
+from cifar_ray.training.loop.trainer import Trainer
+from cifar_ray.training.on_ray.ray_trainer import train_on_ray
+from cifar_ray.training.records.progress import ConsoleProgress
+from cifar_ray.training.records.run_folder import Run
 
 BATCH_SIZE = 2000
 STEPS_A_ROUND = 4

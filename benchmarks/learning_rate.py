@@ -20,12 +20,12 @@ import tyro
 from cifar_ray import cli
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data import load_splits
+from cifar_ray.data.batches.loader import Shard
 from cifar_ray.data.dataset import DatasetSplits
-from cifar_ray.data.loader import Shard
 from cifar_ray.errors import TrainingError
 from cifar_ray.recipes import get_recipe
-from cifar_ray.training.fit import fit
-from cifar_ray.training.lr_range import run_range_test
+from cifar_ray.training.loop.fit import fit
+from cifar_ray.tuning.lr_range import run_range_test
 
 CPU = torch.device("cpu")
 

@@ -23,13 +23,13 @@ from sklearn.metrics import roc_auc_score
 
 from cifar_ray.config import TrainConfig, default_storage
 from cifar_ray.data import load_splits
-from cifar_ray.data.transforms import normalize
+from cifar_ray.data.batches.transforms import normalize
 from cifar_ray.evaluation.selection import DataChoice, select
 from cifar_ray.inference.explain import explain
 from cifar_ray.inference.predictor import Predictor
-from cifar_ray.metrics import evaluate_logits
+from cifar_ray.metrics.accuracy import evaluate_logits
+from cifar_ray.metrics.trust import Trust, familiarity, softmax
 from cifar_ray.store import load_model
-from cifar_ray.trust import Trust, familiarity, softmax
 
 Images = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]

@@ -104,8 +104,8 @@ def compare(work: Path, seed: int) -> None:
 
     from cifar_ray.cli import parse_train_command
     from cifar_ray.data import load_splits
-    from cifar_ray.data.loader import Shard
-    from cifar_ray.training.fit import fit
+    from cifar_ray.data.batches.loader import Shard
+    from cifar_ray.training.loop.fit import fit
 
     recipes = {
         "wrong": [*fixed_flags(work, "repair"), *WRONG["airbench94"], *NO_AUGMENTATION],

@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: CompareCommand = cli.parse(CompareCommand, argv, PROG)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    from cifar_ray.evaluation.compare import Contender, compare_models, summarize, to_files, to_json  # torch: seconds
-    from cifar_ray.evaluation.progress import Bars
+    from cifar_ray.cli.bars import Bars
+    from cifar_ray.evaluation.comparison import Contender, compare_models, summarize, to_files, to_json  # torch: seconds
     from cifar_ray.evaluation.scoring import device_here
     from cifar_ray.inference.predictor import Predictor
     from cifar_ray.store import load_model

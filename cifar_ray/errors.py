@@ -16,7 +16,7 @@ CifarRayError
 `Interrupted` stands beside the tree: nothing failed, and it must pass where errors are handled.
 
 Every message is one line that says what, where and what to do. These classes know nothing of HTTP or of
-exit codes: `deployments.ingress` and `cifar_ray.cli` hold those tables.
+exit codes: `deployments.http.routes` and `cifar_ray.cli` hold those tables.
 """
 
 

@@ -41,14 +41,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: EvaluateCommand = cli.parse(EvaluateCommand, argv, PROG)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    from cifar_ray.evaluation.attach import with_gallery
-    from cifar_ray.evaluation.evaluate import evaluate_model, score_here, spoil_every  # torch: seconds that --help does without
+    from cifar_ray.cli.bars import Bars
     from cifar_ray.evaluation.figures import summarize, to_json
-    from cifar_ray.evaluation.progress import Bars
-    from cifar_ray.evaluation.report import to_files
+    from cifar_ray.evaluation.gallery_version import with_gallery
+    from cifar_ray.evaluation.model_evaluation import evaluate_model, score_here, spoil_every  # torch: seconds that --help does without
     from cifar_ray.evaluation.scoring import device_here
     from cifar_ray.evaluation.selection import select
     from cifar_ray.inference.predictor import Predictor
+    from cifar_ray.reports.evaluation_report import to_files
     from cifar_ray.store import ModelStore, load_model
 
     bundle = load_model(command.model, command.storage)
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command.num_workers is None:
             scores = score_here(predictor, data.images, every)
         else:
-            from cifar_ray.evaluation.distributed import score_on_ray
+            from cifar_ray.evaluation.scoring_on_ray import score_on_ray
 
             workers, precision, engine = command.num_workers, command.precision, command.engine
             scores = score_on_ray(bundle, data, every, num_workers=workers, precision=precision, engine=engine)

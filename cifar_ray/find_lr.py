@@ -13,17 +13,17 @@ from pydantic import Field
 from tqdm import tqdm
 
 from cifar_ray import cli
-from cifar_ray.compute import prepare_process
+from cifar_ray.cluster.process import prepare_process
 from cifar_ray.config import Positive, StartConfig, TrainConfig
 from cifar_ray.data import load_splits
+from cifar_ray.data.batches.loader import check_batch_size
 from cifar_ray.data.dataset import DatasetSplits
-from cifar_ray.data.loader import check_batch_size
-from cifar_ray.evaluation.page import Picture, Section, Table, render
+from cifar_ray.reports.renderer import Picture, Section, Table, render
 from cifar_ray.storage import FileTree
 from cifar_ray.training import job
 
 if TYPE_CHECKING:
-    from cifar_ray.training.lr_range import RangeTest
+    from cifar_ray.tuning.lr_range import RangeTest
 
 PROG = "python -m cifar_ray.find_lr"
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import torch  # with what follows, seconds: mistakes are told before
 
-    from cifar_ray.training.lr_range import run_range_test
+    from cifar_ray.tuning.lr_range import run_range_test
 
     rate = config.optimizer.lr
     with tqdm(total=command.steps, unit="step", file=sys.stderr, disable=None, dynamic_ncols=True) as bar:
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _write(config: TrainConfig, splits: DatasetSplits, test: RangeTest, readings: dict[str, float]) -> str:
     """JSON, picture and page in `<storage>/find_lr/<name>`; returns where the page is."""
-    from cifar_ray.training.lr_range import to_png
+    from cifar_ray.tuning.lr_range import to_png
 
     title = f"{splits.name}, {config.model}, {config.optimizer.name}"
     curve = to_png(test, title, config.optimizer.lr)

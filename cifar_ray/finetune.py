@@ -25,7 +25,7 @@ from cifar_ray.config import (
     resolve_storage,
 )
 from cifar_ray.data import open_splits
-from cifar_ray.data.loader import check_batch_size
+from cifar_ray.data.batches.loader import check_batch_size
 from cifar_ray.errors import ConfigError
 from cifar_ray.recipes import default_recipe, get_recipe
 from cifar_ray.store import Bundle, load_model
@@ -138,7 +138,7 @@ def _trained_share(config: TrainConfig, parent: Bundle, class_names: tuple[str, 
     """How many weights training changes, from the network that it will build."""
     from cifar_ray.models import count_parameters
     from cifar_ray.models.stages import stages
-    from cifar_ray.training.start import create_from, freeze
+    from cifar_ray.training.weights.initial_network import create_from, freeze
 
     assert config.start is not None  # noqa: S101
     model = create_from(parent, class_names, config.image_size or parent.manifest.image_size_px, parse_groups(config.groups))

@@ -14,8 +14,8 @@ from pydantic import Field
 from tyro.conf import Positional, subcommand
 
 from cifar_ray import cli
-from cifar_ray.api_keys import KEYS_VARIABLE, REVOKED, UNLIMITED, ApiKey, new_key, read_keys, sha256_of, write_keys
 from cifar_ray.config import NAME_PATTERN, Config
+from cifar_ray.config.api_keys import KEYS_VARIABLE, REVOKED, UNLIMITED, ApiKey, new_key, read_keys, sha256_of, write_keys
 from cifar_ray.errors import ConfigError
 
 PROG = "python -m cifar_ray.keys"

@@ -19,12 +19,12 @@ from cifar_ray import cli
 from cifar_ray.client import Client
 from cifar_ray.config import STORAGE_VARIABLE, Config, EngineName, PrecisionName, default_storage, resolve_storage
 from cifar_ray.errors import ConfigError
-from cifar_ray.inference.pictures import list_pictures
+from cifar_ray.inference.batch.pictures import list_pictures
 
 if TYPE_CHECKING:
-    from cifar_ray.inference.classify import ModelJob
-    from cifar_ray.inference.results import Part
-    from cifar_ray.inference.rows import Classifier
+    from cifar_ray.inference.batch.classify import ModelJob
+    from cifar_ray.inference.batch.rows import Classifier
+    from cifar_ray.inference.batch.table import Part
 
     Bar = tqdm[NoReturn]
 
@@ -92,7 +92,7 @@ def _in_memory(command: PredictCommand, names: Sequence[str], bar: Bar) -> Repor
 
 
 def _to_file(command: PredictCommand, names: Sequence[str], bar: Bar) -> Report:
-    from cifar_ray.inference.results import Results
+    from cifar_ray.inference.batch.table import Results
 
     command, identity = _pinned(command)
     assert command.out is not None  # noqa: S101
@@ -117,13 +117,13 @@ def _to_file(command: PredictCommand, names: Sequence[str], bar: Bar) -> Report:
 def _parts_done(command: PredictCommand, missing: Sequence[Part], folder: str) -> Iterator[Iterator[dict[str, int]]]:
     """Computes parts, here or on Ray, while the caller iterates; the model is loaded, or Ray connected, before that."""
     if missing and command.num_workers:
-        from cifar_ray.inference.batch import classify_on_ray
-        from cifar_ray.training.distributed import ray_cluster
+        from cifar_ray.inference.batch.classify_on_ray import classify_on_ray
+        from cifar_ray.training.on_ray.ray_trainer import ray_cluster
 
         with ray_cluster():
             yield classify_on_ray(_job(command), missing, folder, command.num_workers)
     elif missing:
-        from cifar_ray.inference.results import classify_part
+        from cifar_ray.inference.batch.table import classify_part
 
         classifier = _classifier(command)
         yield (classify_part(classifier, part, folder) for part in missing)
@@ -133,16 +133,16 @@ def _parts_done(command: PredictCommand, missing: Sequence[Part], folder: str) -
 
 def _classifier(command: PredictCommand) -> Classifier:
     if command.asks_a_server:
-        from cifar_ray.inference.served import ServerClassifier
+        from cifar_ray.inference.batch.served import ServerClassifier
 
         return ServerClassifier(command.model, command.top_k, command.abstain)
-    from cifar_ray.inference.classify import BundleClassifier  # brings torch, which asking a server does without
+    from cifar_ray.inference.batch.classify import BundleClassifier  # brings torch, which asking a server does without
 
     return BundleClassifier(_job(command))
 
 
 def _job(command: PredictCommand) -> ModelJob:
-    from cifar_ray.inference.classify import ModelJob
+    from cifar_ray.inference.batch.classify import ModelJob
 
     model = resolve_storage(command.model) if "/" in command.model else command.model
     explain_dir = None if command.explain is None else resolve_storage(command.explain)

@@ -11,6 +11,7 @@ from typing import Annotated
 from pydantic import Field
 
 from cifar_ray import cli
+from cifar_ray.cli.bars import Bars
 from cifar_ray.config import (
     STORAGE_VARIABLE,
     AugmentationConfig,
@@ -24,7 +25,6 @@ from cifar_ray.config import (
 from cifar_ray.data import DatasetSplits, load_splits
 from cifar_ray.data.folder import Listing, list_folder
 from cifar_ray.errors import DataError
-from cifar_ray.evaluation.progress import Bars
 from cifar_ray.recipes import default_recipe, get_recipe
 
 PROG = "python -m cifar_ray.stats"
@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: StatsCommand = cli.parse(StatsCommand, argv, PROG, StatsCommand(augmentation=recipe.augmentation))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
-    from cifar_ray.evaluation.dataset_figures import examine, summarize, to_json  # torch: seconds that --help does without
-    from cifar_ray.evaluation.dataset_report import to_files
+    from cifar_ray.evaluation.dataset_examination import examine, summarize, to_json  # torch: seconds that --help does without
+    from cifar_ray.reports.dataset_report import to_files
 
     values = command.model_dump(exclude=_NOT_OF_THE_DATA)
     values["dataset"] = command.dataset or ("folder" if command.data_dir is not None else "cifar10")
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _load(config: TrainConfig, listing: Listing | None, bars: Bars) -> DatasetSplits:
     """The splits; where training would refuse the folder, every broken file is told first."""
-    from cifar_ray.evaluation.dataset_figures import list_broken
+    from cifar_ray.evaluation.dataset_examination import list_broken
 
     try:
         return load_splits(config)

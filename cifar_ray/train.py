@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     command = cli.parse_train_command(argv, PROG)
 
-    from cifar_ray.data.loader import check_batch_size  # brings torch, seconds that the list of recipes does without
+    from cifar_ray.data.batches.loader import check_batch_size  # brings torch, seconds that the list of recipes does without
     from cifar_ray.models import list_models
 
     if command.list_models:

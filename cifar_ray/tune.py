@@ -12,13 +12,13 @@ import tyro
 from pydantic import Field
 
 from cifar_ray import cli
+from cifar_ray.cli.search_table import LiveTable, describe_figure
 from cifar_ray.config import NAME_PATTERN, StartConfig, TrainConfig, default_storage, resolve_storage
+from cifar_ray.config.search_config import SearchConfig
 from cifar_ray.data import load_splits
-from cifar_ray.data.loader import check_batch_size
+from cifar_ray.data.batches.loader import check_batch_size
 from cifar_ray.training import job as training
-from cifar_ray.tuning import settings
-from cifar_ray.tuning.config import SearchConfig
-from cifar_ray.tuning.progress import LiveTable, describe_figure
+from cifar_ray.tuning import search_job as settings
 from cifar_ray.tuning.record import Record, format_parameters
 
 PROG = "python -m cifar_ray.tune"
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if record.trials:
         print(f"going on: {len(record.settled())} trials are done, {len(record.interrupted())} were interrupted", file=sys.stderr)
 
-    from cifar_ray.tuning.report import write_results
+    from cifar_ray.reports.search_report import write_results
     from cifar_ray.tuning.search import run_search  # Ray takes a second to import: mistakes are told before
 
     table, best = LiveTable(job.search.time_budget_s), None

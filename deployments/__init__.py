@@ -25,13 +25,13 @@ def app(arguments: dict[str, Any]) -> Application:
         Refusal: for an unknown key or an impossible value.
     """
     # imported here, so that the ingress replicas, which import this package, do without torch
-    from deployments.config import ServeConfig
+    from cifar_ray.config.serve_config import ServeConfig
 
     try:
         config = parse_config(ServeConfig, arguments)
     except ConfigError as error:
         raise Refusal(f"{error}; the keys are {', '.join(ServeConfig.model_fields)}") from None
 
-    from deployments.graph import build
+    from deployments.application import build
 
     return build(config)

@@ -14,12 +14,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from cifar_ray import client as client_module
-from cifar_ray.api_keys import ApiKey, new_key, sha256_of, write_keys
 from cifar_ray.client import KEY_VARIABLE, Client, Prediction
+from cifar_ray.config.api_keys import ApiKey, new_key, sha256_of, write_keys
+from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.errors import ConfigError, ImageError, ImageTooLargeError, ServerError
-from deployments.config import ServeConfig
-from deployments.contract import Status
-from deployments.ingress import create_app
+from deployments.http.routes import create_app
+from deployments.predicting.contract import Status
 from tests.deployments.conftest import Served, make_picture
 from tests.deployments.test_explain_route import Seer
 from tests.deployments.test_ingress import FakeClassifier, Notes

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from cifar_ray.compute import prepare_children
+from cifar_ray.cluster.process import prepare_children
 
 FAULTS = """
 import resource, threading
-from cifar_ray.compute import prepare_process
+from cifar_ray.cluster.process import prepare_process
 
 def step():
     blocks = [b"x" * (1 << 23) for _ in range(16)]

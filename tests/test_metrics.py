@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cifar_ray.metrics import (
+from cifar_ray.metrics.accuracy import (
     Evaluation,
     PairedComparison,
     accuracy_interval,

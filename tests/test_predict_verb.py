@@ -21,12 +21,12 @@ from cifar_ray import __main__ as console
 from cifar_ray.client import Client
 from cifar_ray.data.decode import decode_image, fit
 from cifar_ray.errors import CifarRayError, ConfigError, DataError, ServerError
-from cifar_ray.inference import results as writing
-from cifar_ray.inference.pictures import list_pictures
+from cifar_ray.inference.batch import table as writing
+from cifar_ray.inference.batch.pictures import list_pictures
 from cifar_ray.inference.predictor import Prediction, Predictor
+from cifar_ray.metrics.trust import familiarity
 from cifar_ray.models import create_model
 from cifar_ray.store import Architecture, Bundle, Manifest, ModelStore
-from cifar_ray.trust import familiarity
 
 Shown = pytest.CaptureFixture[str]
 
@@ -216,7 +216,7 @@ def test_a_server_that_is_not_there_is_one_line(pictures: Path, capsys: Shown) -
 
 
 def test_asking_a_server_needs_neither_torch_nor_ray() -> None:
-    modules = "cifar_ray.predict, cifar_ray.inference.served, cifar_ray.inference.results"
+    modules = "cifar_ray.predict, cifar_ray.inference.batch.served, cifar_ray.inference.batch.table"
     program = f"import sys, {modules}; print({{'torch', 'ray'}} & sys.modules.keys())"
     assert subprocess.check_output([sys.executable, "-c", program], text=True) == "set()\n"
 
@@ -235,9 +235,9 @@ def test_workers_of_ray_data_write_the_same_rows_as_one_process(
 
 @pytest.mark.ray
 def test_an_error_in_a_worker_reaches_the_user_as_itself(ray_cluster: None, store: ModelStore, pictures: Path, tmp_path: Path) -> None:
-    from cifar_ray.inference.batch import classify_on_ray
-    from cifar_ray.inference.classify import ModelJob
-    from cifar_ray.inference.results import Part
+    from cifar_ray.inference.batch.classify import ModelJob
+    from cifar_ray.inference.batch.classify_on_ray import classify_on_ray
+    from cifar_ray.inference.batch.table import Part
 
     parts = [Part(0, (str(pictures / "00.png"),))]
     with pytest.raises(CifarRayError, match="no model fish in"):

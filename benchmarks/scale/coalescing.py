@@ -7,8 +7,8 @@ import random
 
 import numpy as np
 
-from deployments.batcher import Batcher
-from deployments.contract import Classified, Pixels, Status
+from deployments.predicting.batcher import Batcher
+from deployments.predicting.contract import Classified, Pixels, Status
 
 _CALLS_PER_REPLICA, _MAX_BATCH_SIZE = 2, 64  # deployments/pipeline.py and config.py
 _SECONDS = 4.0

@@ -16,11 +16,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch.profiler import ProfilerActivity, profile
 
-from cifar_ray.compute import prepare_process
+from cifar_ray.cluster.process import prepare_process
+from cifar_ray.data.batches.loader import Shard, Step
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
-from cifar_ray.data.loader import Shard, Step
 from cifar_ray.recipes import get_recipe, list_recipes
-from cifar_ray.training.loop import Trainer
+from cifar_ray.training.loop.trainer import Trainer
 
 Figures = dict[str, Any]
 

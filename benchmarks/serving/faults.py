@@ -30,8 +30,8 @@ import load
 from contenders import PORT, ROOT, URL, Running, bin_of, contenders, started
 from random_model import keep_random
 
+from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.store import ModelStore
-from deployments.config import ServeConfig
 
 BODY = load.multipart()
 REQUEST = (

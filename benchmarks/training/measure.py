@@ -23,14 +23,14 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from cifar_ray.compute import prepare_process
+from cifar_ray.cluster.process import prepare_process
 from cifar_ray.config import TrainConfig
+from cifar_ray.data.batches.loader import Shard
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
-from cifar_ray.data.loader import Shard
 from cifar_ray.models import create_model
 from cifar_ray.recipes import get_recipe
-from cifar_ray.training.loop import Trainer
-from cifar_ray.training.optim import create_optimizers, learning_rate_factor, set_learning_rate
+from cifar_ray.training.loop.optimizers import create_optimizers, learning_rate_factor, set_learning_rate
+from cifar_ray.training.loop.trainer import Trainer
 
 SIZE_PX, NUM_CLASSES = 32, 10
 CONVOLUTIONS = ("conv", "mkldnn")

@@ -7,9 +7,9 @@ from dataclasses import asdict
 from typing import Any
 
 from cifar_ray.evaluation.corruptions import CORRUPTIONS
-from cifar_ray.evaluation.evaluate import ModelEvaluation, without_duplicates
 from cifar_ray.evaluation.leakage import describe_duplicate
-from cifar_ray.metrics import Evaluation, accuracy_interval, count_top_k
+from cifar_ray.evaluation.model_evaluation import ModelEvaluation, without_duplicates
+from cifar_ray.metrics.accuracy import Evaluation, accuracy_interval, count_top_k
 
 FORMAT_VERSION = 1
 

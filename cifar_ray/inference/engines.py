@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar_ray.config import EngineName
-from cifar_ray.data.transforms import normalize
+from cifar_ray.data.batches.transforms import normalize
 from cifar_ray.errors import CifarRayError, ConfigError, MissingDependencyError
 from cifar_ray.models.precision import Precision
 from cifar_ray.store import Manifest

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifar_ray.data.transforms import normalize
+from cifar_ray.data.batches.transforms import normalize
 from cifar_ray.errors import ConfigError
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.models.ensemble import Ensemble

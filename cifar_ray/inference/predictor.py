@@ -11,10 +11,10 @@ import torch
 from cifar_ray.config import EngineName, PrecisionName
 from cifar_ray.errors import BundleError, ConfigError
 from cifar_ray.inference.engines import Engine, TorchEngine, choose
+from cifar_ray.metrics.trust import Trust
 from cifar_ray.models import create_model
 from cifar_ray.models.precision import Precision
 from cifar_ray.store import Bundle
-from cifar_ray.trust import Trust
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cifar_ray.errors import ConfigError
 from cifar_ray.models.airnet import AirNet
 from cifar_ray.models.ensemble import Ensemble
-from cifar_ray.models.plain import PlainCNN
+from cifar_ray.models.plain_cnn import PlainCNN
 from cifar_ray.models.resnet import resnet18, resnet50
 from cifar_ray.models.resnet9 import ResNet9
 from cifar_ray.models.small_cnn import SmallCNN

@@ -21,7 +21,7 @@ from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 from cifar_ray.errors import StoreError
 from cifar_ray.storage import local
 from cifar_ray.storage.objects import CLAIMS, ObjectWriter
-from cifar_ray.storage.patience import Patience, reporting
+from cifar_ray.storage.retry import Patience, reporting
 
 NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pyarrow.fs import FileSelector, FileSystem
 
-from cifar_ray.storage.patience import Patience
+from cifar_ray.storage.retry import Patience
 
 CLAIMS = ".claims"
 

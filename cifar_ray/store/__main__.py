@@ -18,7 +18,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, subcommand
 from cifar_ray import cli
 from cifar_ray.config import STORAGE_VARIABLE, Config, ResizePolicy, default_storage
 from cifar_ray.errors import BundleError
-from cifar_ray.store.ensemble import save_ensemble
+from cifar_ray.store.ensembling import save_ensemble
 from cifar_ray.store.locate import load_model
 from cifar_ray.store.registry import PREVIOUS, PRODUCTION, TEST_ACCURACY, ModelStore
 

@@ -60,7 +60,7 @@ def encode_gallery(
         split: what the images are called, e.g. `test`.
 
     Returns:
-        JSON as `deployments.schemas.Gallery` describes it, less than 2 MB.
+        JSON as `deployments.predicting.schemas.Gallery` describes it, less than 2 MB.
     """
     wrong = np.flatnonzero(judged.predicted != judged.labels)
     cells = Counter(zip(judged.labels[wrong].tolist(), judged.predicted[wrong].tolist(), strict=True))

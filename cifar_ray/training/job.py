@@ -10,8 +10,8 @@ from cifar_ray.config import TrainConfig
 from cifar_ray.data.streamed import StreamedImages, TrainingSplits
 
 if TYPE_CHECKING:
-    from cifar_ray.training.keep import Kept
-    from cifar_ray.training.reports import FitResult
+    from cifar_ray.training.records.results import FitResult
+    from cifar_ray.training.save_model import Kept
 
 
 def named(config: TrainConfig, splits: TrainingSplits) -> TrainConfig:
@@ -33,19 +33,19 @@ def run(config: TrainConfig, splits: TrainingSplits, track: str = "", resume: st
     Raises:
         CifarRayError: see `Run`, `create_tracker`, `train_on_ray` and `keep`.
     """
-    from cifar_ray.training.run import Run
+    from cifar_ray.training.records.run_folder import Run
 
     job = Run(config, resume, splits.fingerprint)
     print(_summary(config, splits), file=sys.stderr)
     if config.pretrained and not config.start:
-        from cifar_ray.training.pretrained import imagenet_weights
+        from cifar_ray.training.weights.pretrained import imagenet_weights
 
         imagenet_weights(config.model)  # what cannot be had is told before Ray starts, and one download serves all workers of a host
 
-    from cifar_ray.training.distributed import train_on_ray  # Ray takes a second to import: mistakes are told before
-    from cifar_ray.training.keep import keep
-    from cifar_ray.training.progress import ConsoleProgress
-    from cifar_ray.training.tracking import TrackedProgress, create_tracker
+    from cifar_ray.training.on_ray.ray_trainer import train_on_ray  # Ray takes a second to import: mistakes are told before
+    from cifar_ray.training.records.progress import ConsoleProgress
+    from cifar_ray.training.records.tracking import TrackedProgress, create_tracker
+    from cifar_ray.training.save_model import keep
 
     progress = ConsoleProgress(config.epochs, len(splits.train))
     tracker = create_tracker(track, config.storage)
@@ -82,7 +82,7 @@ def _summary(config: TrainConfig, splits: TrainingSplits) -> str:
 
 
 def _describe_rate(config: TrainConfig) -> str:
-    from cifar_ray.training.optim import peak_learning_rate
+    from cifar_ray.training.loop.optimizers import peak_learning_rate
 
     optimizer = config.optimizer
     rate = peak_learning_rate(optimizer, config.batch_size)

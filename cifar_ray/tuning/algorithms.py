@@ -13,8 +13,8 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, TrialSch
 from ray.tune.search import Searcher
 
 from cifar_ray.config import TrainConfig
+from cifar_ray.config.search_config import SearchConfig
 from cifar_ray.errors import ConfigError, MissingDependencyError
-from cifar_ray.tuning.config import SearchConfig
 from cifar_ray.tuning.record import AGAIN, Record, Trial
 from cifar_ray.tuning.space import Parameter, SearchSpace, Value, present_values
 from cifar_ray.tuning.trial import config_key

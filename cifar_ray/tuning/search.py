@@ -20,14 +20,14 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from cifar_ray.cluster.plan import Cluster, WorkerPlan, check_hosts, plan_workers
 from cifar_ray.config import TrainConfig
+from cifar_ray.config.search_config import SearchConfig
 from cifar_ray.errors import ResourceError
 from cifar_ray.storage import FileTree
-from cifar_ray.storage.mark import Mark
-from cifar_ray.training.distributed import ray_cluster
-from cifar_ray.training.workers import Cluster, WorkerPlan, check_hosts, plan_workers
+from cifar_ray.storage.probe import Mark
+from cifar_ray.training.on_ray.ray_trainer import ray_cluster
 from cifar_ray.tuning.algorithms import create_repeater, create_scheduler, create_searcher
-from cifar_ray.tuning.config import SearchConfig
 from cifar_ray.tuning.record import Record, Trial
 from cifar_ray.tuning.space import SearchSpace
 from cifar_ray.tuning.trial import DIVERGED, REPORT_FIELDS, TrialJob, config_key, release_workers, run_trial

@@ -22,20 +22,20 @@ from ray.train.torch import get_device as get_ray_device
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.util.placement_group import PlacementGroup, get_current_placement_group, remove_placement_group
 
-from cifar_ray.compute import prepare_process
+from cifar_ray.cluster.plan import WorkerPlan
+from cifar_ray.cluster.process import prepare_process
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data import load_splits
+from cifar_ray.data.batches.loader import Shard
 from cifar_ray.data.dataset import DatasetSplits
-from cifar_ray.data.loader import Shard
 from cifar_ray.errors import TrainingError
 from cifar_ray.storage import FileTree
-from cifar_ray.training.distributed import POLL_INTERVAL_S
-from cifar_ray.training.fit import fit
-from cifar_ray.training.loop import Weights
-from cifar_ray.training.reports import EpochReport
-from cifar_ray.training.snapshot import Snapshot
-from cifar_ray.training.start import load_parent
-from cifar_ray.training.workers import WorkerPlan
+from cifar_ray.training.loop.fit import fit
+from cifar_ray.training.loop.snapshot import Snapshot
+from cifar_ray.training.loop.trainer import Weights
+from cifar_ray.training.on_ray.ray_trainer import POLL_INTERVAL_S
+from cifar_ray.training.records.results import EpochReport
+from cifar_ray.training.weights.initial_network import load_parent
 from cifar_ray.tuning.record import AGAIN
 from cifar_ray.tuning.space import trial_config
 

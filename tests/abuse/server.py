@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 import yaml
 
-from cifar_ray.api_keys import UNLIMITED, ApiKey, new_key, sha256_of, write_keys
+from cifar_ray.config.api_keys import UNLIMITED, ApiKey, new_key, sha256_of, write_keys
 from cifar_ray.models import create_model
 from cifar_ray.store import Architecture, Manifest, ModelStore
 

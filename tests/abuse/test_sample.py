@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.data.decode import FORMATS, decode_image
 from cifar_ray.errors import ImageError, ImageTooLargeError
 from cifar_ray.inference.preprocess import MAX_IMAGE_BYTES
-from deployments.config import ServeConfig
-from deployments.ingress import create_app
-from deployments.uploads import MAX_BATCH_BYTES
+from deployments.http.routes import create_app
+from deployments.http.uploads import MAX_BATCH_BYTES
 from tests.abuse import corpus
 from tests.abuse.sender import bombard, endless, send
 from tests.abuse.uploads import ANSWERED, FORM, KINDS, Upload, part, uploads

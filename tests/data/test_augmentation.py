@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from cifar_ray.config import AugmentationConfig
-from cifar_ray.data.augmentation import Augmentation
+from cifar_ray.data.batches.augmentation import Augmentation
+from cifar_ray.data.batches.loader import Normalization, Shard, TrainLoader
 from cifar_ray.data.dataset import ImageDataset
-from cifar_ray.data.loader import Normalization, Shard, TrainLoader
 
 EVERYTHING = {
     "flip": "random",

@@ -4,7 +4,7 @@ import torch
 from torchvision.transforms.v2 import AutoAugment, AutoAugmentPolicy, RandAugment
 
 from cifar_ray.config import AugmentationConfig
-from cifar_ray.data.policy import (
+from cifar_ray.data.batches.policy import (
     AUTOAUGMENT_CIFAR,
     AUTOAUGMENT_LEVELS,
     OPERATIONS,

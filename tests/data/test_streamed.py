@@ -13,7 +13,7 @@ import torch
 
 from cifar_ray.config import AugmentationConfig, TrainConfig, parse_config
 from cifar_ray.data import DatasetSplits, StreamedSplits, channel_mean_std, folder, load_splits, open_splits, sources, streamed
-from cifar_ray.data.loader import Normalization, Shard, TrainLoader
+from cifar_ray.data.batches.loader import Normalization, Shard, TrainLoader
 from cifar_ray.errors import ConfigError, DataError
 
 PLAIN = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), torch.float32)

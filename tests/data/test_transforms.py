@@ -6,7 +6,7 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as torchvision
 
-from cifar_ray.data.transforms import erase, jitter, mix, normalize, shift_and_mirror, turn
+from cifar_ray.data.batches.transforms import erase, jitter, mix, normalize, shift_and_mirror, turn
 
 IMAGES = torch.randint(0, 256, (5, 9, 9, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 INDICES = torch.randint(0, 5, (64,), generator=torch.Generator().manual_seed(1))

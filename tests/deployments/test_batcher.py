@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from deployments.batcher import Batcher
-from deployments.contract import Classified, ModelInfo, Pixels, ReplicaLostError, Status
+from deployments.predicting.batcher import Batcher
+from deployments.predicting.contract import Classified, ModelInfo, Pixels, ReplicaLostError, Status
 
 PETS = ModelInfo("pets", 1, ("cat", "dog"), 1, "pad")
 

@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 
-from deployments.metrics import IngressMetrics, ModelMetrics
+from deployments.replicas.request_metrics import IngressMetrics, ModelMetrics
 
 DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana-serving.json"
 _SERIES = re.compile(r"(ray_cifar_ray_\w+?)(_bucket|_count)?\{(.*?)\}")

@@ -12,9 +12,9 @@ from PIL import Image
 
 from cifar_ray.errors import ImageError, ImageTooLargeError
 from cifar_ray.inference import preprocess as preprocessing
-from deployments import decoder
-from deployments.contract import Pixels
-from deployments.decoder import Decoder
+from deployments.predicting import decoder
+from deployments.predicting.contract import Pixels
+from deployments.predicting.decoder import Decoder
 
 
 def png(width: int, height: int) -> bytes:

@@ -14,13 +14,13 @@ import pytest
 from starlette.applications import Starlette
 
 from cifar_ray import keys
-from cifar_ray.api_keys import KEYS_VARIABLE, ApiKey, new_key, sha256_of, write_keys
 from cifar_ray.config import parse_config
+from cifar_ray.config.api_keys import KEYS_VARIABLE, ApiKey, new_key, sha256_of, write_keys
+from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.errors import ConfigError
-from deployments import door
-from deployments.config import ServeConfig
-from deployments.door import KeyRing, page_policy
-from deployments.ingress import create_app
+from deployments.http import access as door
+from deployments.http.access import KeyRing, page_policy
+from deployments.http.routes import create_app
 from tests.deployments.test_ingress import FakeClassifier, Notes, problem
 
 Shown = pytest.CaptureFixture[str]

@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter
 
+from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.inference.preprocess import preprocess
-from deployments import schemas
-from deployments.answers import explanation_png
-from deployments.config import ServeConfig
-from deployments.contract import Explained, ModelInfo, ReplicaLostError, Status
-from deployments.ingress import create_app
+from deployments.http.responses import explanation_png
+from deployments.http.routes import create_app
+from deployments.predicting import schemas
+from deployments.predicting.contract import Explained, ModelInfo, ReplicaLostError, Status
 from tests.deployments.test_ingress import PETS, FakeClassifier, Notes, problem
 
 Send = Callable[..., httpx.Response]

@@ -16,10 +16,13 @@ import pytest
 from pydantic import TypeAdapter
 
 from cifar_ray.config import ResizePolicy
+from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.inference.preprocess import MAX_IMAGE_BYTES, preprocess
-from deployments import answers, schemas, uploads
-from deployments.config import ServeConfig
-from deployments.contract import (
+from deployments.http import responses as answers
+from deployments.http import uploads
+from deployments.http.routes import create_app
+from deployments.predicting import schemas
+from deployments.predicting.contract import (
     Classified,
     Classifier,
     LoadedVersion,
@@ -30,7 +33,6 @@ from deployments.contract import (
     StoredModel,
     UnavailableError,
 )
-from deployments.ingress import create_app
 
 BIRDS = ModelInfo("birds", 1, ("jay", "tit"), 8, "crop")
 PETS = ModelInfo("pets", 3, ("cat", "dog", "eel"), 16, "pad")

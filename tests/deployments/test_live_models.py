@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.errors import BundleError, UnknownModelError
 from cifar_ray.store import Bundle, ModelStore
 from cifar_ray.store.gallery import GALLERY_FILE
-from deployments import live_models
-from deployments.config import ServeConfig
-from deployments.contract import LoadedVersion, StoredGallery, StoredModel
-from deployments.live_models import LiveModels
+from deployments.predicting.contract import LoadedVersion, StoredGallery, StoredModel
+from deployments.replicas import live_models
+from deployments.replicas.live_models import LiveModels
 
 SaveTiny = Callable[..., Bundle]
 

@@ -10,7 +10,7 @@ import pytest
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartParser
 
-from deployments.multipart import MAX_PARTS, MultipartError, Part, parse
+from deployments.http.multipart import MAX_PARTS, MultipartError, Part, parse
 
 CONTENT_TYPE = "multipart/form-data; boundary=xyz"
 

@@ -9,12 +9,14 @@ import jsonschema
 from pydantic import TypeAdapter
 from starlette.routing import Route
 
+from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.inference.preprocess import decode_base64, preprocess
-from deployments import docs_page, examples, openapi, schemas
-from deployments.config import ServeConfig
-from deployments.contract import Classifier, Observer
-from deployments.door import OPEN_PATHS
-from deployments.ingress import create_app
+from deployments.http import docs_page, openapi
+from deployments.http import openapi_examples as examples
+from deployments.http.access import OPEN_PATHS
+from deployments.http.routes import create_app
+from deployments.predicting import schemas
+from deployments.predicting.contract import Classifier, Observer
 
 
 class NoClassifier(Classifier):

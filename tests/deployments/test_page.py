@@ -13,8 +13,8 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.types import ASGIApp
 
-from deployments.config import ServeConfig
-from deployments.ingress import create_app
+from cifar_ray.config.serve_config import ServeConfig
+from deployments.http.routes import create_app
 from tests.deployments.test_ingress import FakeClassifier, Notes
 
 LINK = re.compile(r'(?:src|href)="([^"]+)"')

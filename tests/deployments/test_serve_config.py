@@ -13,10 +13,10 @@ from ray.serve.scripts import cli
 
 import deployments
 from cifar_ray.config import parse_config
+from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.errors import ConfigError
-from deployments.classifier import compute_threads
-from deployments.config import ServeConfig
-from deployments.graph import gpus_per_replica
+from deployments.application import gpus_per_replica
+from deployments.replicas.classifier_replica import compute_threads
 
 
 def test_text_from_the_command_line_becomes_typed_settings() -> None:
@@ -113,7 +113,9 @@ def test_gpus_are_shared_evenly_and_never_overbooked(monkeypatch: pytest.MonkeyP
 
 def test_the_ingress_process_does_without_torch() -> None:
     found = subprocess.run(
-        [sys.executable, "-c", "import sys, deployments.remote; print('torch' in sys.modules)"], capture_output=True, check=True
+        [sys.executable, "-c", "import sys, deployments.replicas.ingress_replica; print('torch' in sys.modules)"],
+        capture_output=True,
+        check=True,
     )
     assert found.stdout.strip() == b"False"
 

@@ -30,7 +30,7 @@ from cifar_ray.inference.predictor import Predictor
 from cifar_ray.inference.preprocess import preprocess
 from cifar_ray.store import Bundle, ModelStore
 from deployments import app
-from deployments.contract import Classified
+from deployments.predicting.contract import Classified
 
 pytestmark = pytest.mark.ray
 

@@ -17,11 +17,11 @@ from cifar_ray import __main__ as console
 from cifar_ray.config import TrainConfig
 from cifar_ray.data import load_splits
 from cifar_ray.errors import DataError
-from cifar_ray.evaluation.distributed import score_on_ray
+from cifar_ray.evaluation.scoring_on_ray import score_on_ray
 from cifar_ray.evaluation.selection import DataChoice, select
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import Bundle, ModelStore
-from cifar_ray.store.ensemble import save_ensemble
+from cifar_ray.store.ensembling import save_ensemble
 from cifar_ray.store.gallery import GALLERY_FILE
 
 Models = tuple[Path, Callable[..., Bundle]]

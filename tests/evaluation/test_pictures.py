@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_ray.evaluation import plots
-from cifar_ray.evaluation.gallery import Cell, sheet
-from cifar_ray.evaluation.page import Picture, Section, Table, render
-from cifar_ray.metrics import evaluate_logits, prediction_bias
+from cifar_ray.metrics.accuracy import evaluate_logits, prediction_bias
+from cifar_ray.reports import plots
+from cifar_ray.reports.contact_sheet import Cell, sheet
+from cifar_ray.reports.renderer import Picture, Section, Table, render
 
 STRANGE = ("猫", "$5$ and \\frac", "x" * 200)
 

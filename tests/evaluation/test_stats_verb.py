@@ -13,7 +13,7 @@ from PIL import Image
 from cifar_ray import __main__ as console
 from cifar_ray.config import AugmentationConfig, TrainConfig
 from cifar_ray.data import channel_mean_std, folder, load_splits
-from cifar_ray.evaluation.dataset_report import augmented
+from cifar_ray.reports.dataset_report import augmented
 
 
 @pytest.fixture

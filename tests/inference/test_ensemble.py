@@ -11,10 +11,10 @@ import pytest
 from cifar_ray.config import EngineName
 from cifar_ray.errors import StoreError
 from cifar_ray.inference.predictor import Predictor
+from cifar_ray.metrics.trust import familiarity
 from cifar_ray.store import ModelStore
 from cifar_ray.store.__main__ import main
-from cifar_ray.store.ensemble import save_ensemble
-from cifar_ray.trust import familiarity
+from cifar_ray.store.ensembling import save_ensemble
 from tests.inference.conftest import MakeBundle
 
 

@@ -99,7 +99,7 @@ def test_a_file_that_computes_something_else_is_not_written(
 
 
 def test_an_ensemble_is_exported_too(tmp_path: Path, kept: Bundle) -> None:
-    from cifar_ray.store.ensemble import save_ensemble
+    from cifar_ray.store.ensembling import save_ensemble
 
     both = save_ensemble(ModelStore(str(tmp_path)), "both", ["pets@1", "pets@1"])
     assert export(both, "torchscript", str(tmp_path / "both.pt")).deviation < 1e-3

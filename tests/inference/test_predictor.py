@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from cifar_ray.config import EngineName, PrecisionName
-from cifar_ray.data.transforms import normalize
+from cifar_ray.data.batches.transforms import normalize
 from cifar_ray.errors import BundleError
 from cifar_ray.inference.predictor import Predictor
+from cifar_ray.metrics.trust import familiarity
 from cifar_ray.models import create_model
 from cifar_ray.models.precision import Precision
 from cifar_ray.store import Architecture, Bundle
-from cifar_ray.trust import familiarity
 
 MakeBundle = Callable[..., Bundle]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cifar_ray.storage import patience
+from cifar_ray.storage import retry as patience
 
 
 @pytest.fixture(params=["path", "s3"])

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from cifar_ray.errors import StoreError
-from cifar_ray.storage import FileTree, mark
-from cifar_ray.storage.mark import Mark
+from cifar_ray.storage import FileTree
+from cifar_ray.storage import probe as mark
+from cifar_ray.storage.probe import Mark
 
 
 def left_in(storage: Path) -> Mark:

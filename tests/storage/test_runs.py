@@ -14,11 +14,11 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from cifar_ray.inference.results import Results, classify_part
-from cifar_ray.inference.rows import SCHEMA, broken_row
+from cifar_ray.inference.batch.rows import SCHEMA, broken_row
+from cifar_ray.inference.batch.table import Results, classify_part
 from cifar_ray.storage import FileTree
 from cifar_ray.store import ModelStore, load_model
-from cifar_ray.training.checkpoint import STATE_FILE, Checkpoints, Place
+from cifar_ray.training.records.checkpoint import STATE_FILE, Checkpoints, Place
 from tests.abuse.server import real_server
 
 SMALL = ("--dataset", "digits", "--recipe", "digits", "--epochs", "2")

@@ -13,7 +13,7 @@ from PIL import Image
 from pydantic import TypeAdapter
 
 from cifar_ray.store.gallery import Judged, encode_gallery
-from deployments import schemas
+from deployments.predicting import schemas
 
 
 def gallery(count: int, classes: int, *, side_px: int = 32, wrong: float = 0.3, seed: int = 0) -> tuple[dict[str, Any], Judged]:

@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from cifar_ray.config import AveragingConfig, TrainConfig, parse_config
+from cifar_ray.data.batches.loader import Shard
 from cifar_ray.data.dataset import DatasetSplits
-from cifar_ray.data.loader import Shard
-from cifar_ray.training.averaging import WeightAverage
-from cifar_ray.training.fit import fit
-from cifar_ray.training.loop import Trainer, Weights
+from cifar_ray.training.loop.averaging import WeightAverage
+from cifar_ray.training.loop.fit import fit
+from cifar_ray.training.loop.trainer import Trainer, Weights
 
 CPU = torch.device("cpu")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cifar_ray.training.checkpoint import COMMIT_FILE, STATE_FILE, Checkpoints
+from cifar_ray.training.records.checkpoint import COMMIT_FILE, STATE_FILE, Checkpoints
 from tests.training.command import Command, outcome
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(2 * 3600)]

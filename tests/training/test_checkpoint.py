@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from cifar_ray.errors import StoreError, TrainingError
-from cifar_ray.training.checkpoint import COMMIT_FILE, STATE_FILE, BackgroundWriter, Cadence, Checkpoints, Place
-from cifar_ray.training.wish import Wish
+from cifar_ray.training.loop.command import Wish
+from cifar_ray.training.records.checkpoint import COMMIT_FILE, STATE_FILE, BackgroundWriter, Cadence, Checkpoints, Place
 
 
 class Written:
@@ -109,7 +109,7 @@ def test_it_is_time_after_so_many_epochs() -> None:
 
 def test_it_is_time_after_so_many_seconds_also_within_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("cifar_ray.training.checkpoint.time.monotonic", lambda: now)
+    monkeypatch.setattr("cifar_ray.training.records.checkpoint.time.monotonic", lambda: now)
     cadence = Cadence("0.5m")
     assert cadence(0, 1) == Wish.GO_ON
     now += 30

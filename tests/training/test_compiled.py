@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from cifar_ray.config import TrainConfig, parse_config
+from cifar_ray.data.batches.loader import Shard
 from cifar_ray.data.dataset import DatasetSplits
-from cifar_ray.data.loader import Shard
 from cifar_ray.errors import ConfigError
-from cifar_ray.training import compiled, loop
-from cifar_ray.training.loop import Trainer
+from cifar_ray.training.loop import compiled
+from cifar_ray.training.loop import trainer as loop
+from cifar_ray.training.loop.trainer import Trainer
 
 SETTINGS = {
     "model": "airnet",

@@ -11,18 +11,18 @@ import torch
 from cifar_ray import __main__ as console
 from cifar_ray.config import TrainConfig, parse_config, read_yaml
 from cifar_ray.data import load_splits
-from cifar_ray.data.loader import Shard
+from cifar_ray.data.batches.loader import Shard
 from cifar_ray.errors import ConfigError, TrainingError
 from cifar_ray.inference.predictor import Predictor
-from cifar_ray.metrics import confusion_matrix
+from cifar_ray.metrics.accuracy import confusion_matrix
+from cifar_ray.metrics.trust import Trust
 from cifar_ray.recipes import digits
 from cifar_ray.store import ModelStore
-from cifar_ray.training.distributed import TrainedRun, train_on_ray
-from cifar_ray.training.fit import fit
-from cifar_ray.training.keep import keep
-from cifar_ray.training.reports import EpochReport
-from cifar_ray.training.run import Run
-from cifar_ray.trust import Trust
+from cifar_ray.training.loop.fit import fit
+from cifar_ray.training.on_ray.ray_trainer import TrainedRun, train_on_ray
+from cifar_ray.training.records.results import EpochReport
+from cifar_ray.training.records.run_folder import Run
+from cifar_ray.training.save_model import keep
 
 
 class Recorder:

@@ -22,9 +22,9 @@ from ray.cluster_utils import Cluster
 
 from cifar_ray.config import TrainConfig, parse_config, read_yaml
 from cifar_ray.data import load_splits
-from cifar_ray.data.loader import Shard
-from cifar_ray.training.fit import fit
-from cifar_ray.training.reports import EpochReport
+from cifar_ray.data.batches.loader import Shard
+from cifar_ray.training.loop.fit import fit
+from cifar_ray.training.records.results import EpochReport
 from tests.training.command import Command, marked
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -9,18 +9,18 @@ import pytest
 import torch
 
 from cifar_ray.config import TrainConfig, parse_config
+from cifar_ray.data.batches.loader import EvaluationLoader, Shard
 from cifar_ray.data.dataset import DatasetSplits
-from cifar_ray.data.loader import EvaluationLoader, Shard
 from cifar_ray.inference.predictor import Predictor
-from cifar_ray.metrics import calibrate
+from cifar_ray.metrics.accuracy import calibrate
+from cifar_ray.metrics.trust import Trust
 from cifar_ray.store import ModelStore
 from cifar_ray.store.gallery import GALLERY_FILE
-from cifar_ray.training.distributed import TrainedRun
-from cifar_ray.training.fit import fit
-from cifar_ray.training.keep import keep
-from cifar_ray.training.loop import Trainer, Weights
-from cifar_ray.training.reports import EpochReport, FitResult
-from cifar_ray.trust import Trust
+from cifar_ray.training.loop.fit import fit
+from cifar_ray.training.loop.trainer import Trainer, Weights
+from cifar_ray.training.on_ray.ray_trainer import TrainedRun
+from cifar_ray.training.records.results import EpochReport, FitResult
+from cifar_ray.training.save_model import keep
 
 CPU = torch.device("cpu")
 

@@ -2,8 +2,8 @@
 
 import asyncio
 
-from cifar_ray.training.line import _Exchange
-from cifar_ray.training.wish import Wish
+from cifar_ray.training.loop.command import Wish
+from cifar_ray.training.on_ray.channel import _Exchange
 
 
 def test_a_wish_to_save_reaches_who_waits_for_it_once_and_ends_when_that_is_done() -> None:

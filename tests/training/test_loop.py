@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from cifar_ray.config import TrainConfig, parse_config
+from cifar_ray.data.batches.loader import EvaluationLoader, Shard, Step
 from cifar_ray.data.dataset import DatasetSplits
-from cifar_ray.data.loader import EvaluationLoader, Shard, Step
 from cifar_ray.errors import DataError, TrainingError
-from cifar_ray.training.evaluate import gather_logits, views
-from cifar_ray.training.fit import fit
-from cifar_ray.training.loop import Trainer, Weights
-from cifar_ray.training.reports import EpochReport, FitResult
-from cifar_ray.trust import Trust
+from cifar_ray.metrics.trust import Trust
+from cifar_ray.training.loop.fit import fit
+from cifar_ray.training.loop.trainer import Trainer, Weights
+from cifar_ray.training.loop.validation import gather_logits, views
+from cifar_ray.training.records.results import EpochReport, FitResult
 
 CPU = torch.device("cpu")
 SMALL = {

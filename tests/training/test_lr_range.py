@@ -13,7 +13,7 @@ from cifar_ray import __main__ as console
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.errors import ConfigError
-from cifar_ray.training.lr_range import RangeTest, longest_fall, run_range_test
+from cifar_ray.tuning.lr_range import RangeTest, longest_fall, run_range_test
 
 CPU = torch.device("cpu")
 

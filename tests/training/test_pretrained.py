@@ -12,12 +12,12 @@ from torchvision.models import ResNet50_Weights
 
 from cifar_ray import __main__ as console
 from cifar_ray.config import TrainConfig, parse_config
+from cifar_ray.data.batches.loader import Shard
 from cifar_ray.data.dataset import DatasetSplits
-from cifar_ray.data.loader import Shard
 from cifar_ray.errors import ConfigError, DataError
 from cifar_ray.models import create_model
-from cifar_ray.training.loop import Trainer
-from cifar_ray.training.pretrained import IMAGENET_STATISTICS, imagenet_weights
+from cifar_ray.training.loop.trainer import Trainer
+from cifar_ray.training.weights.pretrained import IMAGENET_STATISTICS, imagenet_weights
 
 CPU = torch.device("cpu")
 

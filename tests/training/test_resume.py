@@ -12,15 +12,15 @@ import torch.distributed as dist
 import torch.multiprocessing as processes
 
 from cifar_ray.config import TrainConfig, parse_config
+from cifar_ray.data.batches.loader import Shard
 from cifar_ray.data.dataset import DatasetSplits
-from cifar_ray.data.loader import Shard
 from cifar_ray.errors import TrainingError
-from cifar_ray.training.fit import fit
-from cifar_ray.training.loop import Trainer
-from cifar_ray.training.reports import EpochReport, FitResult
-from cifar_ray.training.snapshot import Snapshot
-from cifar_ray.training.watch import Stopped
-from cifar_ray.training.wish import Wish
+from cifar_ray.training.loop.command import Wish
+from cifar_ray.training.loop.fit import fit
+from cifar_ray.training.loop.snapshot import Snapshot
+from cifar_ray.training.loop.step_monitor import Stopped
+from cifar_ray.training.loop.trainer import Trainer
+from cifar_ray.training.records.results import EpochReport, FitResult
 from tests.conftest import make_stripes
 
 CPU = torch.device("cpu")

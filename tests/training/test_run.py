@@ -7,8 +7,8 @@ import pytest
 from cifar_ray import cli
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.errors import ConfigError, DataError
-from cifar_ray.training.reports import EpochReport
-from cifar_ray.training.run import Run
+from cifar_ray.training.records.results import EpochReport
+from cifar_ray.training.records.run_folder import Run
 
 
 def config(storage: Path, **changes: object) -> TrainConfig:

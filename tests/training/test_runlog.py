@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from cifar_ray.training.runlog import RunLog
+from cifar_ray.training.records.run_log import RunLog
 
 
 class Lines:

@@ -4,8 +4,8 @@ import signal
 
 import pytest
 
+from cifar_ray.cluster.signals import Signals
 from cifar_ray.errors import Interrupted
-from cifar_ray.training.signals import Signals
 
 
 def test_the_first_signal_asks_and_the_second_ends() -> None:

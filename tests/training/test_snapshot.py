@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from cifar_ray.config import TrainConfig, parse_config
+from cifar_ray.data.batches.loader import Shard
 from cifar_ray.data.dataset import DatasetSplits
-from cifar_ray.data.loader import Shard
-from cifar_ray.training.fit import fit
-from cifar_ray.training.loop import Weights
-from cifar_ray.training.reports import EpochReport, FitResult
-from cifar_ray.training.snapshot import Snapshot
+from cifar_ray.training.loop.fit import fit
+from cifar_ray.training.loop.snapshot import Snapshot
+from cifar_ray.training.loop.trainer import Weights
+from cifar_ray.training.records.results import EpochReport, FitResult
 
 CPU = torch.device("cpu")
 COMMON = {"epochs": 3, "batch_size": 24, "test_time_augmentation": "none"}

@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from cifar_ray.config import OptimizerConfig, StartConfig, TrainConfig, parse_config
+from cifar_ray.data.batches.loader import Shard
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.data.labels import regroup
-from cifar_ray.data.loader import Shard
 from cifar_ray.errors import BundleError, ConfigError
 from cifar_ray.models import count_parameters, create_model, list_models
 from cifar_ray.models.stages import head_name, stages
 from cifar_ray.store import Architecture, Bundle, Manifest
-from cifar_ray.training.fit import fit
-from cifar_ray.training.loop import Trainer
-from cifar_ray.training.optim import create_optimizers, scale_rates
-from cifar_ray.training.start import create_from, freeze, rate_factors
+from cifar_ray.training.loop.fit import fit
+from cifar_ray.training.loop.optimizers import create_optimizers, scale_rates
+from cifar_ray.training.loop.trainer import Trainer
+from cifar_ray.training.weights.initial_network import create_from, freeze, rate_factors
 
 CPU = torch.device("cpu")
 GROUPS = {"striped": ("horizontal", "vertical"), "plain": ("plain",)}

@@ -12,18 +12,18 @@ import torch
 from PIL import Image
 from ray import train
 
+from cifar_ray.cluster.plan import WorkerPlan
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data import StreamedSplits, load_splits, open_splits
-from cifar_ray.data.loader import Shard
+from cifar_ray.data.batches.loader import Shard
 from cifar_ray.data.streamed import PictureFiles
 from cifar_ray.errors import ConfigError, DataError
 from cifar_ray.recipes import digits
-from cifar_ray.training.distributed import TrainedRun, train_on_ray
-from cifar_ray.training.fit import fit
-from cifar_ray.training.reports import EpochReport
-from cifar_ray.training.run import Run
-from cifar_ray.training.stream import fed_by_ray, share_cpus, stream
-from cifar_ray.training.workers import WorkerPlan
+from cifar_ray.training.loop.fit import fit
+from cifar_ray.training.on_ray.ingest import fed_by_ray, share_cpus, stream
+from cifar_ray.training.on_ray.ray_trainer import TrainedRun, train_on_ray
+from cifar_ray.training.records.results import EpochReport
+from cifar_ray.training.records.run_folder import Run
 from tests.conftest import make_stripes
 from tests.training.test_distributed import Recorder
 
@@ -134,5 +134,5 @@ def test_workers_leave_cpus_to_decoding(free: float, workers: int, cpus: float, 
 
 def test_decoding_tasks_and_the_actor_of_the_line_import_no_torch() -> None:
     """It would take 300 MB in each of them."""
-    code = "import sys, cifar_ray.training.line, cifar_ray.training.stream; sys.exit('torch' in sys.modules)"
+    code = "import sys, cifar_ray.training.on_ray.channel, cifar_ray.training.on_ray.ingest; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -16,16 +16,16 @@ import pytest
 import torch
 
 from cifar_ray.config import TrainConfig, parse_config
+from cifar_ray.data.batches.loader import Shard
 from cifar_ray.data.dataset import DatasetSplits
-from cifar_ray.data.loader import Shard
 from cifar_ray.errors import ConfigError
 from cifar_ray.store import load_model
-from cifar_ray.training.distributed import TrainedRun
-from cifar_ray.training.fit import fit
-from cifar_ray.training.keep import keep
-from cifar_ray.training.loop import Weights
-from cifar_ray.training.reports import EpochReport
-from cifar_ray.training.tracking import NullTracker, Several, create_tracker, epoch_metrics, flat
+from cifar_ray.training.loop.fit import fit
+from cifar_ray.training.loop.trainer import Weights
+from cifar_ray.training.on_ray.ray_trainer import TrainedRun
+from cifar_ray.training.records.results import EpochReport
+from cifar_ray.training.records.tracking import NullTracker, Several, create_tracker, epoch_metrics, flat
+from cifar_ray.training.save_model import keep
 
 # its job runners are five more processes, which tracking does without
 SERVER_ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

@@ -10,13 +10,13 @@ import torch
 
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data.dataset import DatasetSplits
-from cifar_ray.training import worker
-from cifar_ray.training.checkpoint import STATE_FILE, Checkpoints
-from cifar_ray.training.reports import FitResult
-from cifar_ray.training.run import Run
-from cifar_ray.training.snapshot import Snapshot
-from cifar_ray.training.wish import Wish
-from cifar_ray.training.worker import train_worker
+from cifar_ray.training.loop.command import Wish
+from cifar_ray.training.loop.snapshot import Snapshot
+from cifar_ray.training.on_ray import worker_function as worker
+from cifar_ray.training.on_ray.worker_function import train_worker
+from cifar_ray.training.records.checkpoint import STATE_FILE, Checkpoints
+from cifar_ray.training.records.results import FitResult
+from cifar_ray.training.records.run_folder import Run
 
 RECIPE = {
     "dataset": "digits",

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import ray
 
+from cifar_ray.cluster import plan as workers
+from cifar_ray.cluster.plan import Cluster, check_hosts, plan_when_there, plan_workers
 from cifar_ray.errors import ResourceError, StoreError
 from cifar_ray.storage import FileTree
-from cifar_ray.storage.mark import Mark
-from cifar_ray.training import workers
-from cifar_ray.training.workers import Cluster, check_hosts, plan_when_there, plan_workers
+from cifar_ray.storage.probe import Mark
 
 CPUS, GPUS = {"CPU": 4.0}, {"CPU": 8.0, "GPU": 1.0}
 

@@ -5,13 +5,13 @@ from types import SimpleNamespace
 import pytest
 from ray.tune.search import Searcher
 
+from cifar_ray.cli.search_table import LiveTable
+from cifar_ray.cluster.plan import Cluster
 from cifar_ray.config import TrainConfig
+from cifar_ray.config.search_config import SearchConfig
 from cifar_ray.errors import ConfigError, ResourceError
 from cifar_ray.storage import FileTree
-from cifar_ray.training.workers import Cluster
 from cifar_ray.tuning.algorithms import create_scheduler, create_searcher, plan_points
-from cifar_ray.tuning.config import SearchConfig
-from cifar_ray.tuning.progress import LiveTable
 from cifar_ray.tuning.record import Record
 from cifar_ray.tuning.search import plan_trials, run_search
 from cifar_ray.tuning.space import SearchSpace

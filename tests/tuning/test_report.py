@@ -6,11 +6,11 @@ import re
 import pytest
 
 from cifar_ray.cli import parse_train_command
+from cifar_ray.cli.search_table import LiveTable, table
 from cifar_ray.config import TrainConfig
+from cifar_ray.reports.search_report import parameter_importance, write_results
 from cifar_ray.storage import FileTree
-from cifar_ray.tuning.progress import LiveTable, table
 from cifar_ray.tuning.record import Record
-from cifar_ray.tuning.report import parameter_importance, write_results
 from cifar_ray.tuning.space import SearchSpace
 
 

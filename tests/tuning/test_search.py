@@ -9,13 +9,13 @@ import yaml
 
 from cifar_ray import __main__ as console
 from cifar_ray.config import TrainConfig, parse_config
+from cifar_ray.config.search_config import SearchConfig
 from cifar_ray.recipes import digits
 from cifar_ray.storage import FileTree
 from cifar_ray.store import ModelStore
-from cifar_ray.tuning.config import SearchConfig
 from cifar_ray.tuning.record import Record, Trial
 from cifar_ray.tuning.search import run_search
-from cifar_ray.tuning.settings import SearchJob, prepare
+from cifar_ray.tuning.search_job import SearchJob, prepare
 from tests.tuning.conftest import report
 
 TINY = {"image_size": 8, "epochs": 6, "precision": "fp32", "augmentation": {"flip": "none", "translate_px": 0}}

@@ -21,16 +21,16 @@ import torch
 from PIL import Image, ImageDraw
 
 from cifar_ray.config import ResizePolicy
+from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.errors import CifarRayError, UnknownModelError
 from cifar_ray.inference.explain import explain
 from cifar_ray.models import create_model
 from cifar_ray.store import Architecture, Manifest, ModelStore
 from cifar_ray.store.gallery import GALLERY_FILE, Judged, encode_gallery
-from deployments import schemas
-from deployments.config import ServeConfig
-from deployments.contract import Classified, Classifier, Explained, ModelInfo, Observer, Status, StoredGallery, StoredModel
-from deployments.ingress import create_app
-from deployments.live_models import LiveModels
+from deployments.http.routes import create_app
+from deployments.predicting import schemas
+from deployments.predicting.contract import Classified, Classifier, Explained, ModelInfo, Observer, Status, StoredGallery, StoredModel
+from deployments.replicas.live_models import LiveModels
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"

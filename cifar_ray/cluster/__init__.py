@@ -1,0 +1,1 @@
+"""Ray as a cluster: connecting to it, planning its resources, its errors and its private parts."""

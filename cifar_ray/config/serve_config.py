@@ -1,0 +1,138 @@
+"""`ServeConfig`: what `serve run deployments:app key=value …` accepts."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from cifar_ray.config import NAME_PATTERN, STORAGE_VARIABLE, Config, EngineName, Positive, PrecisionName, default_storage, resolve_storage
+from cifar_ray.config.api_keys import KEYS_VARIABLE, read_keys
+from cifar_ray.errors import ConfigError
+
+_REFERENCE_PATTERN = NAME_PATTERN.removesuffix("$") + "(@[A-Za-z0-9._-]+)?$"
+_PENDING_BATCHES = 4
+_ONGOING_BATCHES = 2
+_QUEUED_BATCHES = 2
+_ORIGIN = re.compile(r"\*|https?://([A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\])(:[0-9]{1,5})?")
+_BUILT_IN = ("cifar10", "cifar100", "digits")
+
+
+class ServeConfig(Config):
+    """One server. The CPU requests are shares for Ray's scheduler, small enough that everything fits on one core."""
+
+    model: str | None = Field(
+        None, pattern=_REFERENCE_PATTERN, description="name@version or name; default: cifar10, else the oldest that can be loaded"
+    )
+    storage: str = Field(
+        default_factory=default_storage,
+        validate_default=True,
+        description=f"where the models are; default ${STORAGE_VARIABLE} or ./storage",
+    )
+    top_k: int = Field(5, ge=1, description="most likely classes an answer lists, unless the request says ?top_k=")
+    abstain: bool = Field(True, description='say "abstain": true of pictures unlike those that the model was validated on')
+    precision: PrecisionName = Field("auto", description="auto: bf16 where the hardware has it, else fp16 on a GPU, else fp32")
+    engine: EngineName = Field("auto", description="auto: the fastest for this processor whose answers are those of plain torch")
+
+    num_replicas: int = Field(1, ge=1, description="copies of the model")
+    max_replicas: int | None = Field(None, ge=1, description="start more copies while requests queue, up to this many; default: no more")
+    downscale_delay_s: Positive = Field(60.0, description="how long copies stay after the load went")
+    max_batch_size: int = Field(64, ge=1, le=4096, description="most images in one forward pass")
+    model_memory_bytes: int = Field(
+        2_000_000_000, ge=0, description="weights a copy keeps of models that requests name; its own model is kept in any case"
+    )
+    cpus_per_replica: Positive = Field(0.5, description="cores Ray sets aside for each copy of the model")
+    gpus_per_replica: Annotated[float, Field(ge=0)] | None = Field(
+        None, description="default: one GPU each, or an even share; 0 stays on the CPU"
+    )
+    torch_threads: int | None = Field(None, ge=1, description="threads a copy computes with; default: the node's cores, shared evenly")
+
+    num_ingress_replicas: int = Field(1, ge=1, description="processes that read requests and decode pictures")
+    cpus_per_ingress: Positive = Field(0.25, description="cores Ray sets aside for each of them")
+    request_timeout_s: Positive = Field(30.0, description="longest time to send a request, and again to answer it")
+    max_pending_images: int | None = Field(
+        None, ge=1, description="pictures each of them holds at once; more are refused; default: four batches for each copy of the model"
+    )
+    api_keys: Path | None = Field(
+        default_factory=lambda: Path(os.environ[KEYS_VARIABLE]) if os.environ.get(KEYS_VARIABLE) else None,
+        validate_default=True,
+        description=f"file of python -m cifar_ray.keys; who has none of its keys is refused; default ${KEYS_VARIABLE}, else all are let in",
+    )
+    cors_origins: tuple[str, ...] = Field(
+        (), description="pages of other sites that may use the server from a browser: https://a.example,https://b.example; default: none"
+    )
+    gallery: bool = Field(True, description="show whoever asks which test pictures a model gets wrong")
+    access_log: bool = Field(False, description="a line of log for each request")
+    json_logs: bool = Field(False, description="logs as lines of JSON, each with the id of its request")
+
+    _resolve_storage = field_validator("storage")(staticmethod(resolve_storage))
+
+    @field_validator("api_keys")
+    @classmethod
+    def _readable_keys(cls, path: Path | None) -> Path | None:
+        if path is None:
+            return None
+        try:
+            read_keys(path)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return path.absolute()
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: Any) -> Any:
+        return tuple(origin.strip() for origin in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError("an origin is scheme, host and port, as in https://a.example or http://localhost:3000, or * for all")
+        return origins
+
+    @model_validator(mode="after")
+    def _more_means_more(self) -> Self:
+        if self.max_replicas is not None and self.max_replicas < self.num_replicas:
+            raise ValueError(f"max_replicas ({self.max_replicas}) is below num_replicas ({self.num_replicas})")
+        return self
+
+    @property
+    def most_replicas(self) -> int:
+        """There may be as many copies at times."""
+        return self.max_replicas or self.num_replicas
+
+    @property
+    def most_pending_images(self) -> int:
+        """For one ingress replica. All together wait about as long as four batches take, whatever the model."""
+        return self.max_pending_images or max(int(_PENDING_BATCHES * self._share), self.max_batch_size)
+
+    @property
+    def most_ongoing_requests(self) -> int:
+        """For one ingress replica: a batch in each copy of the model, and the next one. With fewer it forms late: a fifth slower."""
+        return min(self.most_pending_images, max(int(_ONGOING_BATCHES * self._share), 1))
+
+    @property
+    def most_queued_requests(self) -> int:
+        """For one ingress replica, beside the ongoing ones. A burst queues before it is let in, so this must hold one."""
+        return min(self.most_pending_images, max(int(_QUEUED_BATCHES * self._share), 1))
+
+    @property
+    def _share(self) -> float:
+        """Images of one batch in each copy of the model, shared among the ingress replicas."""
+        return self.max_batch_size * self.most_replicas / self.num_ingress_replicas
+
+    @property
+    def train_command(self) -> str:
+        """What to type so that there is a model to serve."""
+        words = ["python -m cifar_ray.train"]
+        name = (self.model or "").partition("@")[0]
+        if name in _BUILT_IN:
+            words.append(f"--dataset {name}")
+        elif name:
+            words.append(f"--dataset folder --data-dir DIR --save-as {shlex.quote(name)}")
+        return " ".join([*words, f"--storage {shlex.quote(self.storage)}"])

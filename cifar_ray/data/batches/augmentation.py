@@ -1,0 +1,206 @@
+"""What a recipe does to training images at random: drawn first, for a whole batch, and applied later, in pieces and on the device.
+
+So what happens to an image depends on the seed, the epoch, the step and its place in the global batch, and never on the number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cifar_ray.config import AugmentationConfig
+from cifar_ray.data.batches.policy import apply_operations, draw_operations
+from cifar_ray.data.batches.transforms import erase, jitter, mix, shift_and_mirror, turn
+
+_ERASED_AREA, _ERASED_RATIO = (0.02, 0.33), (0.3, 1 / 0.3)  # Zhong et al. 2017 (arXiv 1708.04896), as torchvision takes them
+_NOISE_WINDOWS = 1 << 20
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What was drawn for each image of a batch; `None` for what is off.
+
+    Attributes:
+        mirrored: bool `[N]`.
+        shift: int64 `[N, 2]`, px down and right.
+        cutout_corner: int64 `[N, 2]`, top and left of the square set to the mean colour, may lie outside.
+        angle: float32 `[N]`, radians, against the clock.
+        codes: int64 `[N, K]`, the policy's operations.
+        values: float32 `[N, K]`, what they are given.
+        colour: float32 `[N, 4]`, factors of brightness, contrast and saturation; turn of hue in radians.
+        noise: int64 `[N]`, where in the table of noise the image's begins.
+        erased: int64 `[N, 4]`, top, left, bottom and right of the rectangle set to the mean colour.
+        kept: float32 `[N]`, share of the image in its blend with the next.
+        patch: int64 `[N, 4]`, the rectangle that shows the next image alone.
+    """
+
+    mirrored: Tensor
+    shift: Tensor
+    cutout_corner: Tensor
+    angle: Tensor | None = None
+    codes: Tensor | None = None
+    values: Tensor | None = None
+    colour: Tensor | None = None
+    noise: Tensor | None = None
+    erased: Tensor | None = None
+    kept: Tensor | None = None
+    patch: Tensor | None = None
+
+    @classmethod
+    def draw(cls, config: AugmentationConfig, size: int, image_size_px: int, generator: torch.Generator) -> Self:
+        """Draws for `size` images; `mirrored` is a fair coin unless flipping is off.
+
+        Args:
+            config: which changes, and how strong.
+            size: number of images.
+            image_size_px: side of the images.
+            generator: the only source of randomness, on the CPU.
+        """
+        coins = torch.randint(0, 2, (size,), generator=generator, dtype=torch.bool)
+        reach = config.translate_px
+        shift = torch.randint(-reach, reach + 1, (size, 2), generator=generator)
+        half = config.cutout_px // 2
+        corner = torch.randint(-half, image_size_px - half, (size, 2), generator=generator)
+        more = _draw_more(config, size, image_size_px, int(torch.randint(1 << 62, (), generator=generator)))
+        return cls(coins if config.flip != "none" else torch.zeros_like(coins), shift, corner, **more)
+
+    def __getitem__(self, part: slice | Tensor) -> Self:
+        return self._each(lambda drawn: drawn[part])
+
+    def to(self, device: torch.device) -> Self:
+        """The same draws on another device."""
+        return self._each(lambda drawn: drawn.to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
+        drawn = (getattr(self, field.name) for field in fields(self))
+        return type(self)(*(None if one is None else change(one) for one in drawn))  # type: ignore[arg-type]
+
+
+def _draw_more(config: AugmentationConfig, size: int, image_size_px: int, seed: int) -> dict[str, Tensor]:
+    """Draws each change from a stream of its own, so that none depends on which others are on."""
+
+    def stream(number: int) -> np.random.Generator:
+        return np.random.default_rng((seed, number))
+
+    drawn: dict[str, Tensor] = {}
+    if config.rotate_deg:
+        drawn["angle"] = _float(np.radians(stream(0).uniform(-config.rotate_deg, config.rotate_deg, size)))
+    if config.policy != "none":
+        drawn["codes"], drawn["values"] = draw_operations(config, size, image_size_px, stream(1))
+    reach = np.array((config.brightness, config.contrast, config.saturation, config.hue))
+    if reach.any():
+        drawn["colour"] = _float((1, 1, 1, 0) + stream(2).uniform(-1, 1, (size, 4)) * reach * (1, 1, 1, 2 * np.pi))
+    if config.noise_std:
+        drawn["noise"] = torch.from_numpy(stream(3).integers(0, _NOISE_WINDOWS, size))
+    if config.erase:
+        drawn["erased"] = torch.from_numpy(_erased_boxes(stream(4), config.erase, size, image_size_px))
+    if config.mixes:
+        kept, patch = _mixtures(stream(5), config, size, image_size_px)
+        if config.mixup:
+            drawn["kept"] = _float(kept)
+        if config.cutmix:
+            drawn["patch"] = torch.from_numpy(patch)
+    return drawn
+
+
+def _float(values: npt.NDArray[np.float64]) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def _erased_boxes(rng: np.random.Generator, probability: float, size: int, side_px: int) -> npt.NDArray[np.int64]:
+    """Rectangles of random area, shape and place, `[N, 4]`; empty ones for images that stay whole."""
+    area = rng.uniform(*_ERASED_AREA, size)
+    flattest, steepest = np.log(_ERASED_RATIO)
+    ratio = np.exp(rng.uniform(flattest, steepest, size))
+    extent = np.sqrt(np.stack((area * ratio, area / ratio), 1)) * side_px
+    extent = np.minimum(extent.round().astype(np.int64), side_px) * (rng.random((size, 1)) < probability)
+    corner = rng.integers(0, side_px - extent + 1)
+    return np.concatenate((corner, corner + extent), 1)
+
+
+def _mixtures(
+    rng: np.random.Generator, config: AugmentationConfig, size: int, side_px: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Shares kept by mixup (Zhang et al. 2018, arXiv 1710.09412) and rectangles given away by cutmix (Yun et al. 2019, arXiv 1905.04899).
+
+    Each image has its own; where both are on a coin decides, and the other one does nothing: share 1, or an empty rectangle.
+    """
+    cuts = rng.random(size) < (0.5 if config.mixup and config.cutmix else float(config.cutmix > 0))
+    kept = np.where(cuts, 1.0, rng.beta(config.mixup or 1, config.mixup or 1, size))
+    given = np.where(cuts, 1 - rng.beta(config.cutmix or 1, config.cutmix or 1, size), 0.0)
+    half = (0.5 * np.sqrt(given) * side_px).astype(np.int64)[:, None]
+    centre = rng.integers(0, side_px, (size, 2))
+    return kept, np.concatenate((centre - half, centre + half), 1).clip(0, side_px)
+
+
+class Augmenter:
+    """Turns drawn changes into what the network is given.
+
+    Args:
+        config: what the draws were made with.
+        normalize: uint8 or float32 `[N, H, W, 3]` in 0…255 → inputs `[N, 3, H, W]`.
+        num_classes: of the labels of mixed images.
+        image_size_px: side of the images.
+        generator: of the table of noise, on the CPU; the same for all workers.
+        device: where the images are.
+    """
+
+    def __init__(
+        self,
+        config: AugmentationConfig,
+        normalize: Callable[[Tensor], Tensor],
+        *,
+        num_classes: int,
+        image_size_px: int,
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> None:
+        self.config, self.normalize, self.num_classes = config, normalize, num_classes
+        if config.noise_std:
+            # Windows of one table: to draw each pixel's noise anew would take longer than all else together
+            pixels = 3 * image_size_px**2
+            table = torch.randn(_NOISE_WINDOWS + pixels, generator=generator) * (255 * config.noise_std)
+            self._noise = table.to(device).unfold(0, pixels, 1)
+
+    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, drawn: Augmentation) -> tuple[Tensor, Tensor]:
+        """Gathers and changes images.
+
+        Args:
+            images: uint8 `[M, H, W, 3]`.
+            labels: int64 `[M]`.
+            indices: int64 `[N]`, which images; with mixing `[N + 1]`: each is mixed with the one after it.
+            drawn: for these.
+
+        Returns:
+            Inputs, `[N, 3, H, W]`, channels last in memory; labels, int64 `[N]`, or with mixing the share of each class, float32 `[N, C]`.
+        """
+        place = (images, indices, drawn.shift, drawn.mirrored)
+        pixels = shift_and_mirror(*place, self.config.translate_px) if drawn.angle is None else turn(*place, drawn.angle)
+        inputs = self.normalize(self._recolour(pixels, drawn))
+        if self.config.cutout_px:
+            erase(inputs, torch.cat((drawn.cutout_corner, drawn.cutout_corner + self.config.cutout_px), 1))
+        if drawn.erased is not None:
+            erase(inputs, drawn.erased)
+        if not self.config.mixes:
+            return inputs, labels[indices]
+        kept, patch = (None if values is None else values[:-1] for values in (drawn.kept, drawn.patch))
+        return mix(inputs, F.one_hot(labels[indices], self.num_classes).float(), kept, patch)
+
+    def _recolour(self, pixels: Tensor, drawn: Augmentation) -> Tensor:
+        """Policy, colours and noise: `[N, H, W, 3]` again, uint8 or float32."""
+        planes = pixels.permute(0, 3, 1, 2)  # contiguous planes are several times as fast as interleaved channels
+        if drawn.codes is not None and drawn.values is not None:
+            planes = apply_operations(planes.contiguous(), drawn.codes, drawn.values)
+        if drawn.colour is not None:
+            planes = jitter(planes.contiguous().float(), drawn.colour)
+        pixels = planes.permute(0, 2, 3, 1).contiguous()
+        if drawn.noise is not None:
+            pixels = self._noise.index_select(0, drawn.noise).view(pixels.shape).add_(pixels)
+        return pixels.clamp_(0, 255) if pixels.is_floating_point() else pixels

@@ -1,0 +1,296 @@
+"""Batches from a data set that lies whole in memory, on the worker's device, as uint8, or arrives in the order it is asked for.
+
+Every worker draws the same permutation and the same augmentation of each global batch and takes its own slice:
+the images a step sees are the same for any number of workers, and a step can be repeated from (seed, epoch, step) alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cifar_ray.config import AugmentationConfig
+from cifar_ray.data.batches.augmentation import Augmentation, Augmenter
+from cifar_ray.data.batches.transforms import normalize
+from cifar_ray.data.dataset import ImageDataset
+from cifar_ray.data.statistics import ChannelValues
+from cifar_ray.data.streamed import StreamedImages, TrainingImages
+from cifar_ray.errors import DataError
+
+_WHOLE_SAMPLE_PX = 32  # a sample of larger images has fewer of them, and as many pixels
+_FLIP_STREAM, _ORDER_STREAM, _AUGMENT_STREAM, _NOISE_STREAM = range(4)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Which part of each batch is this worker's.
+
+    Attributes:
+        rank: in `0…world_size-1`.
+        world_size: number of workers.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+
+    def slice(self, size: int) -> slice:
+        """This worker's part of `size` items; the parts of all workers cover each item once and differ by at most one."""
+        return slice(size * self.rank // self.world_size, size * (self.rank + 1) // self.world_size)
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Mean and standard deviation of each channel, in 0…1, and the dtype that the network takes."""
+
+    mean: ChannelValues
+    std: ChannelValues
+    dtype: torch.dtype
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """uint8, or float32 in 0…255, `[N, H, W, 3]` → `dtype` `[N, 3, H, W]`."""
+        return normalize(images, self.mean, self.std, self.dtype)
+
+
+@dataclass(frozen=True)
+class Step:
+    """This worker's share of one global batch.
+
+    Attributes:
+        global_size: images of the batch over all workers; the loss is divided by it.
+        num_pieces: micro-batches of this worker, at least 1.
+        pieces: (inputs `[n, 3, H, W]`, labels int64 `[n]`) of each, made as they are asked for; labels of mixed images are the shares of
+            classes, float32 `[n, C]`.
+    """
+
+    global_size: int
+    num_pieces: int
+    pieces: Iterator[tuple[Tensor, Tensor]]
+
+
+class TrainLoader:
+    """Shuffled, augmented training batches.
+
+    An epoch is cut into `ceil(N / batch_size)` batches whose sizes differ by at most one: each image comes once, and
+    no batch is a small remainder.
+
+    Args:
+        dataset: all training images; each worker holds them whole, or has its own share of each batch sent in time.
+        batch_size: largest global batch.
+        micro_batch_size: largest piece handed to the network; `None` for the whole share.
+        augmentation: random changes.
+        normalization: applied last.
+        shard: this worker's.
+        seed: of order and augmentation; the same on all workers.
+        device: where images lie and are changed.
+
+    Raises:
+        DataError: if a batch is larger than the data set, or too small to give each worker an image.
+    """
+
+    def __init__(
+        self,
+        dataset: TrainingImages,
+        *,
+        batch_size: int,
+        micro_batch_size: int | None,
+        augmentation: AugmentationConfig,
+        normalization: Normalization,
+        shard: Shard,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        check_batch_size(batch_size, len(dataset), shard.world_size)
+        self._source: _Held | _Arriving
+        if isinstance(dataset, StreamedImages):
+            self.labels = torch.from_numpy(dataset.labels).to(device)
+            self._source = _Arriving(dataset, self.labels)
+        else:
+            images, self.labels = resident(dataset, device)
+            self._source = _Held(images, self.labels)
+        self.image_size_px = dataset.image_size_px
+        self.steps_per_epoch = steps_per_epoch(len(dataset), batch_size)
+        self.micro_batch_size = micro_batch_size
+        self.augmentation = augmentation
+        self.shard = shard
+        self.seed = seed
+        self.device = device
+        self.augment = Augmenter(
+            augmentation,
+            normalization,
+            num_classes=dataset.num_classes,
+            image_size_px=dataset.image_size_px,
+            generator=self._generator(_NOISE_STREAM),
+            device=device,
+        )
+        self._first_flip = torch.randint(0, 2, (len(dataset),), generator=self._generator(_FLIP_STREAM), dtype=torch.bool)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def pieces_per_step(self) -> int:
+        """Micro-batches in a worker's share of a batch, at most."""
+        share = -(-len(self) // (self.steps_per_epoch * self.shard.world_size))
+        return self._count_pieces(share)
+
+    @property
+    def piece_sizes(self) -> list[int]:
+        """How many images this worker's micro-batches have: all numbers that occur, the largest first."""
+        batches = {len(range(len(self))[Shard(step, self.steps_per_epoch).slice(len(self))]) for step in range(self.steps_per_epoch)}
+        sizes = set()
+        for share in (len(range(size)[self.shard.slice(size)]) for size in batches):
+            count = self._count_pieces(share)
+            sizes |= {len(range(share)[Shard(number, count).slice(share)]) for number in range(count)}
+        return sorted(sizes, reverse=True)
+
+    def sample(self, count: int) -> Tensor:
+        """Some training images, uint8 `[N, H, W, 3]` on the device: the first `count` of those in memory.
+
+        Of streamed ones, `count` from all over the data set, or fewer where they are larger than 32 px.
+        """
+        return self._source.sample(count)
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Step]:
+        """The steps of an epoch, counted from 0, beginning at `first_step`."""
+        order = torch.randperm(len(self), generator=self._generator(_ORDER_STREAM, epoch))
+        batches = [order[Shard(step, self.steps_per_epoch).slice(len(self))] for step in range(self.steps_per_epoch)]
+        self._source.expect(batch[self._rows(len(batch))] for batch in batches[first_step:])
+        for step, batch in enumerate(batches[first_step:], first_step):
+            drawn = Augmentation.draw(
+                self.augmentation, len(batch), self.image_size_px, self._generator(_AUGMENT_STREAM, epoch * self.steps_per_epoch + step)
+            )
+            if self.augmentation.flip == "alternating":
+                drawn.mirrored.copy_(self._first_flip[batch] ^ bool(epoch % 2))
+            rows = self._rows(len(batch))
+            share = len(rows) - self.augmentation.mixes
+            count = self._count_pieces(share)
+            yield Step(len(batch), count, self._pieces(batch[rows].to(self.device), drawn[rows].to(self.device), share, count))
+
+    def _rows(self, size: int) -> Tensor:
+        """Where in a batch of `size` this worker's images are; mixing needs the next one besides, after the batch's last its first."""
+        mine = self.shard.slice(size)
+        return torch.arange(mine.start, mine.stop + self.augmentation.mixes) % size
+
+    def _count_pieces(self, share: int) -> int:
+        return -(-share // (self.micro_batch_size or share))
+
+    def _pieces(self, indices: Tensor, drawn: Augmentation, share: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+        images, labels, rows = self._source.take(indices)
+        for number in range(count):
+            part = Shard(number, count).slice(share)
+            part = slice(part.start, part.stop + self.augmentation.mixes)
+            yield self.augment(images, labels, rows[part], drawn[part])
+
+    def _generator(self, stream: int, position: int = 0) -> torch.Generator:
+        """A generator of its own for each purpose and position, so that nothing depends on what was drawn before."""
+        words = np.random.SeedSequence((self.seed, stream, position)).generate_state(2, np.uint32)
+        return torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
+
+
+class _Held:
+    """Images in memory: any can be taken at any time."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self._images, self._labels = images, labels
+
+    def sample(self, count: int) -> Tensor:
+        """As `TrainLoader.sample`."""
+        return self._images[:count]
+
+    def expect(self, shares: Iterable[Tensor]) -> None:
+        """Nothing needs to be done."""
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, uint8 `[M, H, W, 3]`, and labels, int64 `[M]`, and where in them those at `indices`, int64 `[n]`, are."""
+        return self._images, self._labels, indices
+
+
+class _Arriving:
+    """Images that are streamed: what is expected is taken once, in this order."""
+
+    def __init__(self, dataset: StreamedImages, labels: Tensor) -> None:
+        self._dataset, self._labels = dataset, labels
+        self._blocks: Iterator[npt.NDArray[np.uint8]] = iter(())
+        self._rest = np.empty((0, dataset.image_size_px, dataset.image_size_px, 3), np.uint8)
+
+    def sample(self, count: int) -> Tensor:
+        """As `TrainLoader.sample`."""
+        size_px = max(_WHOLE_SAMPLE_PX, self._dataset.image_size_px)
+        count = min(len(self._dataset), max(1, count * _WHOLE_SAMPLE_PX**2 // size_px**2))
+        rows = np.arange(count) * len(self._dataset) // count
+        return torch.from_numpy(self._dataset.pictures.read(rows)).to(self._labels.device)
+
+    def expect(self, shares: Iterable[Tensor]) -> None:
+        """Asks for a whole epoch, int64 `[n]` a step, which `take` will be given."""
+        self._rest = self._rest[:0]
+        self._blocks = self._dataset.feed(torch.cat(list(shares)).numpy())
+
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `_Held.take`; only these images are there."""
+        images = np.empty((len(indices), *self._rest.shape[1:]), np.uint8)
+        done = 0
+        while done < len(images):
+            if not len(self._rest):
+                self._rest = next(self._blocks)
+            count = min(len(images) - done, len(self._rest))
+            images[done : done + count], self._rest = self._rest[:count], self._rest[count:]
+            done += count
+        device = self._labels.device
+        return torch.from_numpy(images).to(device), self._labels[indices], torch.arange(len(images), device=device)
+
+
+class EvaluationLoader:
+    """This worker's part of a split, in order, unchanged: over all workers each image comes exactly once.
+
+    Args:
+        dataset: the whole split.
+        batch_size: largest batch of this worker.
+        normalization: applied to each batch.
+        shard: this worker's.
+        device: where the images lie.
+    """
+
+    def __init__(self, dataset: ImageDataset, *, batch_size: int, normalization: Normalization, shard: Shard, device: torch.device) -> None:
+        mine = shard.slice(len(dataset))
+        self.images, self.labels = resident(ImageDataset(dataset.images[mine], dataset.labels[mine], dataset.class_names), device)
+        self.batch_size = batch_size
+        self.normalization = normalization
+        self.num_classes = dataset.num_classes
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in zip(torch.split(self.images, self.batch_size), torch.split(self.labels, self.batch_size), strict=True):
+            if len(labels):
+                yield self.normalization(images), labels
+
+
+def steps_per_epoch(images: int, batch_size: int) -> int:
+    """Batches of at most `batch_size` that hold all images."""
+    return -(-images // batch_size)
+
+
+def check_batch_size(batch_size: int, images: int, num_workers: int) -> None:
+    """Refuses a batch that is larger than the training split, or that leaves a worker without an image.
+
+    Raises:
+        DataError: saying what fits.
+    """
+    if batch_size > images:
+        advice = 2 ** int(np.log2(max(1, images // 8)))
+        raise DataError(f"batch_size: {batch_size} is more than the {images} training images; pass --batch-size {advice} or another recipe")
+    smallest = images // steps_per_epoch(images, batch_size)
+    if smallest < num_workers:
+        raise DataError(
+            f"batch_size: batches of {smallest} images leave some of {num_workers} workers without one; pass a larger --batch-size"
+        )
+
+
+def resident(dataset: ImageDataset, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Images, uint8 `[N, H, W, 3]`, and labels, int64 `[N]`, on the device; on a CPU without a copy where memory is writable."""
+    arrays = (dataset.images, dataset.labels)
+    images, labels = (torch.from_numpy(array if array.flags.writeable else array.copy()).to(device) for array in arrays)
+    return images, labels

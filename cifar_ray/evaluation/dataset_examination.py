@@ -1,0 +1,189 @@
+"""What a data set holds: counts, balance, files, channel statistics and duplicates, as plain figures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from cifar_ray.data import DatasetSplits, channel_mean_std
+from cifar_ray.data.folder import Listing
+from cifar_ray.data.survey import BrokenFile, FileFacts, count_by, find_broken, read_headers
+from cifar_ray.evaluation.leakage import Duplicate, describe_duplicate, find_duplicates
+from cifar_ray.evaluation.model_evaluation import Progress
+
+# A class with so many times the images of another one pulls predictions to itself.
+_UNEVEN = 2.0
+
+
+@dataclass(frozen=True)
+class FoundDuplicates:
+    """Images that show the same, of one split or of two.
+
+    Attributes:
+        split: where the images are.
+        searched: where the others are; the same name where they are looked for within one split.
+        pairs: rows of both.
+    """
+
+    split: str
+    searched: str
+    pairs: list[Duplicate]
+
+
+@dataclass(frozen=True, eq=False)
+class DatasetExamination:
+    """All that is known of a data set.
+
+    Attributes:
+        splits: the images, as training gets them.
+        files: of all splits; `None` where the data set does not come as files.
+        broken: files that training leaves out.
+        duplicates: `None` where they were not looked for.
+    """
+
+    splits: DatasetSplits
+    files: list[FileFacts] | None
+    broken: list[BrokenFile]
+    duplicates: list[FoundDuplicates] | None
+
+
+def examine(splits: DatasetSplits, listing: Listing | None, progress: Progress, *, look_for_duplicates: bool = True) -> DatasetExamination:
+    """Reads the headers of files, finds out why some were left out, and compares all images with each other.
+
+    Args:
+        splits: as `load_splits` gives them.
+        listing: the files that they were made of; `None` where there are none.
+        progress: told what goes on.
+        look_for_duplicates: takes minutes for 50,000 images.
+    """
+    files, broken = None, []
+    if listing is not None:
+        paths = [path for pairs in listing.files.values() for path, _ in pairs]
+        files = read_headers(paths, progress("reading headers", len(paths)))
+        used = {os.fsdecode(name) for _, part in splits if part.files is not None for name in part.files}
+        broken = find_broken(path for path in paths if str(path.relative_to(listing.root)) not in used)
+    return DatasetExamination(splits, files, broken, _all_duplicates(splits, progress) if look_for_duplicates else None)
+
+
+def to_json(examination: DatasetExamination) -> dict[str, Any]:
+    """Every figure, by name."""
+    splits, train = examination.splits, examination.splits.train
+    mean, std = channel_mean_std(train)
+    counts = {name: part.class_counts().tolist() for name, part in splits}
+    return {
+        "format_version": 1,
+        "name": splits.name,
+        "fingerprint": splits.fingerprint,
+        "image_size_px": train.image_size_px,
+        "images": {name: len(part) for name, part in splits},
+        "classes": [{"name": name, **{split: row[label] for split, row in counts.items()}} for label, name in enumerate(train.class_names)],
+        "imbalance": max(counts["train"]) / max(1, min(counts["train"])),
+        "channel_mean": mean,
+        "channel_std": std,
+        "files": None if examination.files is None else _files(examination.files),
+        "broken": [{"file": str(one.path), "reason": one.reason} for one in examination.broken],
+        "duplicates": None if examination.duplicates is None else [_duplicates(splits, found) for found in examination.duplicates],
+    }
+
+
+def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    """The short table, from what `to_json` gave."""
+    rows = [
+        (
+            "data",
+            f"{figures['name']}: {', '.join(f'{count:,} {split}' for split, count in figures['images'].items())}, "
+            f"{len(figures['classes'])} classes, {figures['image_size_px']} px",
+        ),
+        ("balance", _balance(figures)),
+        ("mean", " ".join(f"{value:.4f}" for value in figures["channel_mean"])),
+        ("std", " ".join(f"{value:.4f}" for value in figures["channel_std"])),
+    ]
+    if (files := figures["files"]) is not None:
+        sides = files["shorter_side_px"]
+        rows += [
+            ("files", f"{files['count']:,}, {files['bytes'] / 1e6:,.1f} MB; {_counts(files['formats'])}; {_counts(files['modes'])}"),
+            (
+                "sizes",
+                f"shorter side {sides['smallest']}…{sides['largest']} px, median {sides['median']:g} px; "
+                f"{files['sizes']:,} different sizes",
+            ),
+            (
+                "broken",
+                f"{len(figures['broken']):,}" + "".join(f"\n{'':12} {one['file']}: {one['reason']}" for one in figures["broken"][:5]),
+            ),
+        ]
+    return [*rows, *_duplicate_rows(figures["duplicates"] or [])]
+
+
+def list_broken(listing: Listing, progress: Progress) -> list[BrokenFile]:
+    """Decodes all files: for a folder that training refuses."""
+    paths = [path for pairs in listing.files.values() for path, _ in pairs]
+    return find_broken(paths, progress("decoding", len(paths)))
+
+
+def _all_duplicates(splits: DatasetSplits, progress: Progress) -> list[FoundDuplicates]:
+    parts = dict(splits)
+    found = []
+    for name, part in parts.items():
+        found.append(FoundDuplicates(name, name, find_duplicates(part.images, on_progress=progress(f"within {name}", len(part)))))
+    for searched, name in combinations(parts, 2):
+        advance = progress(f"{name} in {searched}", len(parts[name]))
+        found.append(FoundDuplicates(name, searched, find_duplicates(parts[name].images, parts[searched].images, on_progress=advance)))
+    return found
+
+
+def _duplicates(splits: DatasetSplits, found: FoundDuplicates) -> dict[str, Any]:
+    parts = dict(splits)
+    ours, theirs = parts[found.split], parts[found.searched]
+    return {
+        "split": found.split,
+        "searched": found.searched,
+        "count": len(found.pairs),
+        "share": len(found.pairs) / len(ours),
+        "identical": sum(pair.identical for pair in found.pairs),
+        "pairs": [describe_duplicate(pair, ours, theirs) for pair in found.pairs],
+    }
+
+
+def _duplicate_rows(duplicates: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
+    rows, clean = [], []
+    for found in duplicates:
+        where = f"within {found['split']}" if found["split"] == found["searched"] else f"of {found['split']} in {found['searched']}"
+        if found["count"]:
+            rows.append(("duplicates", f"{where}: {found['count']:,} ({found['share']:.2%}), {found['identical']:,} of them identical"))
+        else:
+            clean.append(where)
+    return [*rows, ("duplicates", f"none {', '.join(clean)}")] if clean else rows
+
+
+def _files(files: Sequence[FileFacts]) -> dict[str, Any]:
+    readable = [one for one in files if one.format]
+    sides = np.array([min(one.width_px, one.height_px) for one in readable] or [0])
+    return {
+        "count": len(files),
+        "bytes": sum(one.num_bytes for one in files),
+        "formats": count_by(one.format or "unreadable" for one in files),
+        "modes": count_by(one.mode for one in readable),
+        "sizes": len({(one.width_px, one.height_px) for one in readable}),
+        "shorter_side_px": {"smallest": int(sides.min()), "median": float(np.median(sides)), "largest": int(sides.max())},
+    }
+
+
+def _balance(figures: dict[str, Any]) -> str:
+    counts = {one["name"]: one["train"] for one in figures["classes"]}
+    least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+    if counts[least] == counts[most]:
+        return f"even: {counts[most]:,} training images a class"
+    kind = "uneven" if figures["imbalance"] >= _UNEVEN else "nearly even"
+    return (
+        f"{kind}: {counts[least]:,} ({least}) … {counts[most]:,} ({most}) training images a class, {figures['imbalance']:.2f} times as many"
+    )
+
+
+def _counts(values: dict[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in values.items())

@@ -1,0 +1,206 @@
+"""One model on one split: all figures, from one pass over clean images, one over spoilt ones and one look at the training images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cifar_ray.data import ImageDataset
+from cifar_ray.evaluation.corruptions import CORRUPTIONS, LEVELS
+from cifar_ray.evaluation.cost import Cost, measure_cost
+from cifar_ray.evaluation.leakage import Duplicate, find_duplicates
+from cifar_ray.evaluation.scoring import BLOCK, BlockScores, count_blocks, embed_all, score_block
+from cifar_ray.evaluation.selection import Selected
+from cifar_ray.evaluation.slices import Slice, properties, slice_by
+from cifar_ray.inference.predictor import Predictor
+from cifar_ray.metrics.accuracy import Calibration, ClassBias, Evaluation, calibrate, evaluate_logits, prediction_bias
+from cifar_ray.metrics.trust import Trust, softmax
+from cifar_ray.store import Manifest
+
+# Opens a bar for so many images: (what, images) → called with the images done.
+Progress = Callable[[str, int], Callable[[int], None]]
+
+
+@dataclass(frozen=True, eq=False)
+class Robustness:
+    """Accuracy on spoilt images.
+
+    Attributes:
+        count: images spoilt, the same for each kind and level.
+        clean_correct: of them, those right before they were spoilt.
+        correct: int64 `[kinds, 5]`, right ones by kind and level of `CORRUPTIONS`.
+    """
+
+    count: int
+    clean_correct: int
+    correct: npt.NDArray[np.int64]
+
+    @property
+    def mean_accuracy(self) -> float:
+        """Over all kinds and levels, 0…1."""
+        return float(self.correct.mean() / max(1, self.count))
+
+
+@dataclass(frozen=True, eq=False)
+class Leakage:
+    """Images that show what the network learnt from.
+
+    Attributes:
+        searched: training images looked through.
+        duplicates: at most one for each image, the most alike first.
+        seconds: what the search took.
+        kept: bool `[N]`, images that are no duplicates.
+    """
+
+    searched: int
+    duplicates: list[Duplicate]
+    seconds: float
+    kept: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class ModelEvaluation:
+    """All that is known of a model on a split of N images.
+
+    Attributes:
+        reference: `name@version`.
+        manifest: the model's.
+        data: the images.
+        probabilities: float32 `[N, C]`.
+        logits: float32 `[N, C]`.
+        figures: loss and confusion matrix, at the manifest's temperature.
+        calibration: confidence against accuracy, at the manifest's temperature.
+        uncalibrated: the same without it.
+        abstains: bool `[N]`, images that the model had rather not name.
+        bias: of each class.
+        slices: by property.
+        cost: on this machine.
+        robustness: `None` where it was not asked for.
+        leakage: `None` where it was not asked for, or there were no training images to look through.
+    """
+
+    reference: str
+    manifest: Manifest
+    data: Selected
+    probabilities: npt.NDArray[np.float32]
+    logits: npt.NDArray[np.float32]
+    figures: Evaluation
+    calibration: Calibration
+    uncalibrated: Calibration
+    abstains: npt.NDArray[np.bool_]
+    bias: list[ClassBias]
+    slices: dict[str, list[Slice]]
+    cost: Cost
+    robustness: Robustness | None
+    leakage: Leakage | None
+
+    @property
+    def predicted(self) -> npt.NDArray[np.int64]:
+        """The most probable class of each image, int64 `[N]`."""
+        predicted: npt.NDArray[np.int64] = self.logits.argmax(axis=1)
+        return predicted
+
+    @property
+    def correct(self) -> npt.NDArray[np.bool_]:
+        """Whether it is the true one, bool `[N]`."""
+        correct: npt.NDArray[np.bool_] = self.predicted == self.data.images.labels
+        return correct
+
+
+def score_here(predictor: Predictor, dataset: ImageDataset, spoil_every: int | None) -> Iterator[tuple[int, BlockScores]]:
+    """Scores all blocks in this process, in order."""
+    for block in range(count_blocks(len(dataset))):
+        yield block, score_block(predictor, dataset.images, block, spoil_every)
+
+
+def spoil_every(images: int, wanted: int) -> int | None:
+    """Which images are spoilt so that at most `wanted` are, evenly over the split; `None` for none."""
+    return max(1, -(-images // wanted)) if wanted else None
+
+
+def evaluate_model(
+    predictor: Predictor,
+    reference: str,
+    data: Selected,
+    scores: Iterable[tuple[int, BlockScores]],
+    progress: Progress,
+    *,
+    look_for_leakage: bool = True,
+) -> ModelEvaluation:
+    """Gathers the scores of all blocks, in any order, and all that follows from them.
+
+    Args:
+        predictor: the model, for what is measured here: cost and embeddings.
+        reference: `name@version`.
+        data: the images.
+        scores: of each block, as `score_here` or workers give them.
+        progress: told what goes on.
+        look_for_leakage: search the training images for duplicates.
+    """
+    images = data.images
+    on_scored = progress("evaluating", len(images))
+    by_block: dict[int, BlockScores] = {}
+    for block, result in scores:
+        by_block[block] = result
+        on_scored(len(result.logits))
+    blocks = [by_block[block] for block in sorted(by_block)]
+    logits = np.concatenate([block.logits for block in blocks])
+    correct: npt.NDArray[np.bool_] = logits.argmax(axis=1) == images.labels
+    trust = Trust(predictor.manifest.temperature, predictor.manifest.abstain_threshold)
+    probabilities = softmax(logits, trust.temperature)
+    figures = evaluate_logits(logits, images.labels, trust.temperature)
+    return ModelEvaluation(
+        reference=reference,
+        manifest=predictor.manifest,
+        data=data,
+        probabilities=probabilities,
+        logits=logits,
+        figures=figures,
+        calibration=calibrate(probabilities, images.labels),
+        uncalibrated=calibrate(softmax(logits), images.labels),
+        abstains=trust.abstains(logits),
+        bias=prediction_bias(figures.confusion),
+        slices={name: slice_by(values, correct) for name, values in properties(images, data.root).items()},
+        cost=measure_cost(predictor),
+        robustness=_robustness(images, correct, blocks),
+        leakage=_leakage(predictor, images, data.train, progress) if look_for_leakage and data.train is not None else None,
+    )
+
+
+def _robustness(images: ImageDataset, correct: npt.NDArray[np.bool_], blocks: list[BlockScores]) -> Robustness | None:
+    rows = np.concatenate([number * BLOCK + block.rows for number, block in enumerate(blocks)])
+    if not len(rows):
+        return None
+    spoilt = np.concatenate([block.spoilt for block in blocks], axis=2)
+    assert spoilt.shape == (len(CORRUPTIONS), LEVELS, len(rows))  # noqa: S101
+    return Robustness(len(rows), int(correct[rows].sum()), (spoilt == images.labels[rows]).sum(axis=2).astype(np.int64))
+
+
+def _leakage(predictor: Predictor, images: ImageDataset, train: ImageDataset, progress: Progress) -> Leakage:
+    started_s = time.perf_counter()
+    on_embedded = progress("embedding", len(images) + len(train))
+    embeddings = embed_all(predictor, images.images, on_embedded), embed_all(predictor, train.images, on_embedded)
+    on_compared = progress("looking for duplicates", len(images))
+    duplicates = find_duplicates(images.images, train.images, embeddings, on_compared)
+    kept = np.ones(len(images), np.bool_)
+    kept[[duplicate.query for duplicate in duplicates]] = False
+    return Leakage(len(train), duplicates, time.perf_counter() - started_s, kept)
+
+
+def without_duplicates(evaluation: ModelEvaluation) -> Evaluation | None:
+    """The figures over the images that are no duplicates; `None` where none were looked for."""
+    if evaluation.leakage is None:
+        return None
+    kept = evaluation.leakage.kept
+    return evaluate_logits(evaluation.logits[kept], evaluation.data.images.labels[kept], evaluation.manifest.temperature)
+
+
+def most_confident_mistakes(evaluation: ModelEvaluation, count: int) -> npt.NDArray[np.int64]:
+    """Rows of wrong predictions, the surest first, int64 `[≤ count]`."""
+    wrong = np.flatnonzero(~evaluation.correct)
+    confidence = evaluation.probabilities[wrong].max(axis=1)
+    return wrong[np.argsort(-confidence, kind="stable")[:count]]

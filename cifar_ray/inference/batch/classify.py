@@ -1,0 +1,122 @@
+"""From names of pictures to rows, by a bundle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+
+from cifar_ray.config import EngineName, PrecisionName
+from cifar_ray.data.decode import decode_image, fit
+from cifar_ray.errors import ImageError
+from cifar_ray.inference.batch.pictures import read_picture
+from cifar_ray.inference.batch.rows import SCHEMA, Row, broken_row, sound_row
+from cifar_ray.inference.explain import grad_cam
+from cifar_ray.inference.overlay import overlay
+from cifar_ray.inference.predictor import Predictor
+from cifar_ray.store import Manifest, load_model
+
+BATCH_SIZE = 256
+_MOST_THREADS = 16
+
+
+@dataclass(frozen=True)
+class ModelJob:
+    """What a worker needs to know to classify pictures; small, so that it can be sent anywhere.
+
+    Attributes:
+        model: reference, run or path.
+        storage: where to look it up.
+        top_k: classes a row.
+        precision: of the arithmetic.
+        engine: what computes.
+        explain_dir: folder for a Grad-CAM overlay of each picture; `None` for none.
+        abstain: false says of no picture that the model abstains.
+    """
+
+    model: str
+    storage: str
+    top_k: int
+    precision: PrecisionName = "auto"
+    engine: EngineName = "auto"
+    explain_dir: str | None = None
+    abstain: bool = True
+
+
+class BundleClassifier:
+    """Decodes in threads while the network computes the batch before, on a GPU where there is one.
+
+    Raises:
+        StoreError: if there is no such model.
+        BundleError: if it is damaged.
+    """
+
+    def __init__(self, job: ModelJob) -> None:
+        self.job = job
+        self.bundle = load_model(job.model, job.storage)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.predictor = Predictor(self.bundle, device, job.precision, job.engine)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._threads = min(cores, _MOST_THREADS)
+
+    def __call__(self, names: Sequence[str]) -> pa.Table:
+        """As the protocol says."""
+        rows: list[Row] = []
+        with ThreadPool(self._threads) as pool:
+            decoded = pool.imap(self._decode, names, chunksize=16)
+            for start in range(0, len(names), BATCH_SIZE):
+                batch = names[start : start + BATCH_SIZE]
+                rows += self._predict(batch, [next(decoded) for _ in batch])
+        return pa.Table.from_pylist(rows, SCHEMA)
+
+    def _decode(self, name: str) -> npt.NDArray[np.uint8] | ImageError:
+        manifest = self.bundle.manifest
+        try:
+            return fit(decode_image(read_picture(name)), manifest.image_size_px, manifest.resize_policy)
+        except ImageError as error:
+            return error
+
+    def _predict(self, names: Sequence[str], decoded: Sequence[npt.NDArray[np.uint8] | ImageError]) -> list[Row]:
+        sound = [image for image in decoded if not isinstance(image, ImageError)]
+        answers: Iterator[tuple[list[Row], bool]] = iter(())
+        if sound:
+            images = np.stack(sound)
+            prediction = self.predictor.predict(images)
+            abstains = prediction.abstains & self.job.abstain
+            answers = zip(_rank(prediction.probabilities, self.job.top_k, self.bundle.manifest), abstains.tolist(), strict=True)
+            if self.job.explain_dir:
+                good = [name for name, image in zip(names, decoded, strict=True) if not isinstance(image, ImageError)]
+                self._explain(Path(self.job.explain_dir), good, images, prediction.probabilities)
+        return [
+            broken_row(name, image) if isinstance(image, ImageError) else sound_row(name, *next(answers))
+            for name, image in zip(names, decoded, strict=True)
+        ]
+
+    def _explain(self, folder: Path, names: Sequence[str], images: npt.NDArray[np.uint8], probabilities: npt.NDArray[np.float32]) -> None:
+        predicted = probabilities.argmax(1)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, image, heat, label in zip(
+            names, images, grad_cam(self.predictor.network, self.bundle.manifest, images, predicted), predicted, strict=True
+        ):
+            class_name = self.bundle.manifest.class_names[label].replace("/", "_")
+            overlay(image, heat).save(folder / f"{overlay_name(name)}-{class_name}.png")
+
+
+def overlay_name(name: str) -> str:
+    """A file name that tells a picture's whole path, so that no two overlays collide."""
+    return name.removeprefix(f"{Path.cwd()}/").strip("/").replace("://", "_").replace("/", "_")
+
+
+def _rank(probabilities: npt.NDArray[np.float32], top_k: int, manifest: Manifest) -> list[list[Row]]:
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+    return [
+        [{"class_id": int(i), "class_name": manifest.class_names[i], "probability": float(row[i])} for i in best]
+        for row, best in zip(probabilities, order, strict=True)
+    ]

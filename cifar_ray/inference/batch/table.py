@@ -1,0 +1,163 @@
+"""Predictions on their way to one file: finished parts outlive a crash, and are not computed again."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cifar_ray.config import resolve_storage
+from cifar_ray.errors import ConfigError, StoreError
+from cifar_ray.inference.batch.rows import SCHEMA, Classifier
+from cifar_ray.storage import FileTree
+
+FORMATS = (".csv", ".json", ".parquet")
+_JOB_FILE = "job.json"
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of a job's pictures, whose rows are written at once.
+
+    Attributes:
+        number: from 0, in the order of the job.
+        names: of the pictures.
+    """
+
+    number: int
+    names: tuple[str, ...]
+
+
+class Results:
+    """A file of predictions, and beside it, while it is incomplete, the folder `<file>.parts`.
+
+    Args:
+        target: path or URI ending in one of `FORMATS`; on a cluster, one that all nodes share.
+        names: all pictures.
+        part_size: pictures a part.
+        about: the rest of what the rows depend on, e.g. model and top-k. A folder of parts is only taken up again for the same.
+
+    Raises:
+        ConfigError: if the format is unknown, or there are parts of another job.
+        StoreError: if the target cannot be written.
+    """
+
+    def __init__(self, target: str, names: Sequence[str], part_size: int, about: dict[str, Any]) -> None:
+        self.target = resolve_storage(target)
+        path, mark, query = self.target.partition("?") if "://" in target else (self.target, "", "")
+        self.suffix = PurePosixPath(path).suffix.lower()
+        if self.suffix not in FORMATS:
+            raise ConfigError(f"--out {target}: the name must end in {', '.join(FORMATS)}")
+        self._names, self._part_size = names, part_size
+        digest = hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()
+        job = json.dumps({"pictures": len(names), "names_sha256": digest, "part_size": part_size} | about, indent=1).encode()
+        self.folder = f"{path}.parts{mark}{query}"
+        self._tree = FileTree(self.folder, "")
+        present = self._tree.read(_JOB_FILE)
+        if present is not None and present != job:
+            raise ConfigError(
+                f"--out {target}: {self.folder} holds what is done of another job (other pictures, model or top-k); "
+                "repeat that one to finish it, remove the folder, or choose another --out"
+            )
+        if present is None:
+            self._tree.replace(_JOB_FILE, job)
+
+    def missing(self) -> list[Part]:
+        """The parts that are not yet written."""
+        starts = range(0, len(self._names), self._part_size)
+        parts = [Part(number, tuple(self._names[start : start + self._part_size])) for number, start in enumerate(starts)]
+        done = self._tree.have_files([part_file(part.number) for part in parts])
+        return [part for part, is_done in zip(parts, done, strict=True) if not is_done]
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The rows of all parts, in order.
+
+        Raises:
+            StoreError: if one is missing.
+        """
+        for number in range(-(-len(self._names) // self._part_size)):
+            data = self._tree.read(part_file(number))
+            if data is None:
+                raise StoreError(f"{self.folder}/{part_file(number)} is gone; run the same command again")
+            yield pq.read_table(io.BytesIO(data))
+
+    def finish(self) -> None:
+        """Joins the parts to the one file, which appears whole, and removes them.
+
+        Raises:
+            StoreError: if the file cannot be written.
+        """
+        files, name = FileTree.of_file(self.target)
+        with files.writing(name) as file:
+            _WRITERS[self.suffix](self.tables(), file)
+        self._tree.remove()
+
+
+def classify_part(classifier: Classifier, part: Part, folder: str) -> dict[str, int]:
+    """Computes a part and writes it, whole or not at all; runs anywhere that sees the folder.
+
+    Returns:
+        `pictures`, and how many of them were `broken`.
+    """
+    table = classifier(part.names)
+    data = io.BytesIO()
+    pq.write_table(table, data)
+    FileTree(folder, "").replace(part_file(part.number), data.getvalue())
+    return {"pictures": len(part.names), "broken": len(part.names) - table["error"].null_count}
+
+
+def part_file(number: int) -> str:
+    """Name of a part's file in the folder."""
+    return f"{number:06d}.parquet"
+
+
+def _write_parquet(tables: Iterator[pa.Table], file: IO[bytes]) -> None:
+    with pq.ParquetWriter(file, SCHEMA) as writer:
+        for table in tables:
+            writer.write_table(table)
+
+
+def _write_json(tables: Iterator[pa.Table], file: IO[bytes]) -> None:
+    """One list of objects, a line each."""
+    separator = b"[\n"
+    for table in tables:
+        for row in table.to_pylist():
+            file.write(separator + json.dumps(row, ensure_ascii=False).encode(errors="surrogateescape"))
+            separator = b",\n"
+    file.write(b"\n]\n")
+
+
+def _write_csv(tables: Iterator[pa.Table], file: IO[bytes]) -> None:
+    """Flat: the classes after the first are columns `class_2`, `probability_2` and so on."""
+    text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="", write_through=True)
+    writer: Any = None
+    for table in tables:
+        rows = table.to_pylist()
+        if writer is None:
+            width = max((len(row["top_k"] or ()) for row in rows), default=1)
+            ranks = [f"{column}_{rank}" for rank in range(2, width + 1) for column in ("class", "probability")]
+            writer = csv.DictWriter(text, ["file", "class_id", "class_name", "confidence", "abstain", *ranks, "error"], lineterminator="\n")
+            writer.writeheader()
+        for row in rows:
+            lower = {
+                f"{column}_{rank}": ranked[key]
+                for rank, ranked in enumerate((row.pop("top_k") or ())[1:], start=2)
+                for column, key in (("class", "class_name"), ("probability", "probability"))
+            }
+            writer.writerow(row | lower)
+    text.detach()
+
+
+_WRITERS: dict[str, Callable[[Iterator[pa.Table], IO[bytes]], None]] = {
+    ".csv": _write_csv,
+    ".json": _write_json,
+    ".parquet": _write_parquet,
+}

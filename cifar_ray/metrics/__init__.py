@@ -1,0 +1,1 @@
+"""Figures of how well predictions fit labels: numpy only."""

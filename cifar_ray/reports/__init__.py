@@ -1,0 +1,1 @@
+"""Reports as HTML pages that open offline, and the figures in them."""

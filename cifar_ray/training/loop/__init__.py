@@ -1,0 +1,1 @@
+"""The training loop: steps, optimizers, averages of weights, snapshots. No Ray."""

@@ -1,0 +1,260 @@
+"""A whole training, from fresh weights or a snapshot to the last test: no Ray, no files."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from cifar_ray.config import TrainConfig
+from cifar_ray.data.batches.loader import Shard
+from cifar_ray.data.dataset import ImageDataset
+from cifar_ray.data.streamed import TrainingImages, TrainingSplits
+from cifar_ray.errors import TrainingError
+from cifar_ray.metrics.accuracy import Evaluation, evaluate_logits
+from cifar_ray.metrics.trust import Trust
+from cifar_ray.store import Architecture, Bundle
+from cifar_ray.store.gallery import Judged
+from cifar_ray.training.loop.command import Wish
+from cifar_ray.training.loop.snapshot import Snapshot, state_of
+from cifar_ray.training.loop.step_monitor import NotFiniteError, StepWatch, Stopped
+from cifar_ray.training.loop.trainer import OnStep, Trainer, Weights
+from cifar_ray.training.records.results import Confusion, EpochReport, FitResult
+
+_MOST_REWINDS = 3
+_MOST_SKIPPED = 20  # in a row
+_ADVICE = "lower the learning rate, or pass --precision fp32, --on-nan skip or --on-nan rewind"
+
+
+def after_each_epoch(epoch: int, step: int) -> Wish:
+    """The usual wish: a snapshot after each epoch."""
+    return Wish.GO_ON if step else Wish.SAVE
+
+
+def fit(
+    config: TrainConfig,
+    splits: TrainingSplits,
+    *,
+    device: torch.device,
+    shard: Shard,
+    on_step: OnStep,
+    on_epoch: Callable[[EpochReport, Weights], None],
+    parent: Bundle | None = None,
+    on_snapshot: Callable[[Snapshot], None] | None = None,
+    wish: Callable[[int, int], Wish] = after_each_epoch,
+    resume: Snapshot | None = None,
+    on_message: Callable[[str], None] = lambda _: None,
+) -> FitResult:
+    """Trains to the end, then evaluates the kept weights once on test.
+
+    Args:
+        config: the whole job.
+        splits: the data; every worker passes the same.
+        device: where this worker computes.
+        shard: this worker's part.
+        on_step: called after each step.
+        on_epoch: called after each epoch with its report and the present weights (on the device, not copied).
+        parent: the bundle that `config.start` names.
+        on_snapshot: given all that it takes to go on, when asked for and after the last epoch, before `on_epoch`.
+        wish: asked after each step with the number of finished epochs and of steps done since; that of rank 0 counts.
+        resume: goes on from there instead of starting.
+        on_message: told what is worth a line.
+
+    Raises:
+        DataError: if a batch is larger than the training split.
+        ConfigError: if model, image size and precision do not go together.
+        TrainingError: if the loss is no longer finite, and `config.on_nan` knows no more help.
+        Stopped: if that was the wish.
+    """
+    trainer = Trainer(config, splits, device, shard, parent)
+    course = _Course(trainer, splits, on_step, on_epoch, on_snapshot, wish, on_message)
+    if resume is not None:
+        course.take_up(resume)
+    course.run()
+    return course.result()
+
+
+class _Course:
+    """Where a training is, and what it found so far."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        splits: TrainingSplits,
+        on_step: OnStep,
+        on_epoch: Callable[[EpochReport, Weights], None],
+        on_snapshot: Callable[[Snapshot], None] | None,
+        wish: Callable[[int, int], Wish],
+        on_message: Callable[[str], None],
+    ) -> None:
+        self.trainer, self.config, self.splits = trainer, trainer.config, splits
+        self.on_step, self.on_epoch, self.on_snapshot, self.wish, self.on_message = on_step, on_epoch, on_snapshot, wish, on_message
+        self.watch = StepWatch(trainer.device)
+        self.epoch = self.step = self.rewinds = 0
+        self.history: list[EpochReport] = []
+        self.best: EpochReport | None = None
+        self.kept: Weights = {}
+        self.asked = Wish.GO_ON
+        self.started = self.epoch_started = time.perf_counter()
+        self.good: bytes | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether no epoch is left, or none that patience would wait for."""
+        waited = self.epoch - self.best.epoch if self.best else 0
+        return self.epoch >= self.config.epochs or (self.config.patience is not None and waited >= self.config.patience)
+
+    def run(self) -> None:
+        """All epochs that are left."""
+        if self.config.on_nan == "rewind":
+            self.good = self._snapshot().to_bytes()
+        while not self.finished:
+            try:
+                self._run_epoch()
+            except NotFiniteError as error:
+                if self.good is None:
+                    raise TrainingError(f"{error}; {_ADVICE}") from None
+                if self.rewinds == _MOST_REWINDS:
+                    raise TrainingError(f"{error}, also after going back {self.rewinds} times; lower the learning rate") from None
+                self._rewind(str(error), self.good)
+
+    def take_up(self, snapshot: Snapshot) -> None:
+        """Goes on from a snapshot."""
+        snapshot.restore(self.trainer)
+        self.trainer.rate_share = 0.5**snapshot.rewinds
+        self.epoch, self.step, self.rewinds = snapshot.epoch, snapshot.step, snapshot.rewinds
+        self.history = [EpochReport(**figures) for figures in snapshot.history]
+        self.best = self.history[snapshot.best_epoch - 1] if snapshot.best_epoch else None
+        self.kept = snapshot.state["kept"]
+        now = time.perf_counter()
+        self.started, self.epoch_started = (now - spent for spent in snapshot.seconds)
+
+    def _rewind(self, why: str, good: bytes) -> None:
+        rewinds = self.rewinds + 1
+        self.watch = StepWatch(self.trainer.device)
+        # a fresh one, because the stem may have been frozen since
+        self.trainer = Trainer(self.config, self.splits, self.trainer.device, self.trainer.shard, self.trainer.parent)
+        self.take_up(Snapshot.from_bytes(good, self.trainer.device))
+        self.rewinds, self.trainer.rate_share = rewinds, 0.5**rewinds
+        self.on_message(f"{why}: back to epoch {self.epoch + 1}, step {self.step + 1}, at {self.trainer.rate_share:g} of the learning rate")
+
+    def _run_epoch(self) -> None:
+        trainer = self.trainer
+        if self.step == 0:
+            self.epoch_started = time.perf_counter()
+        loss, accuracy = trainer.train_epoch(self.epoch, self._after_step, self.step)
+        trained_s = time.perf_counter() - self.epoch_started
+        val = trainer.evaluate(self.splits.val) if self.splits.val is not None else None
+        report = EpochReport(
+            epoch=self.epoch + 1,
+            train_loss=loss,
+            train_accuracy=accuracy,
+            val_loss=val.loss if val else None,
+            val_accuracy=val.accuracy if val else None,
+            learning_rate=trainer.optimizers[0].param_groups[0]["lr"],
+            seconds=time.perf_counter() - self.epoch_started,
+            images_per_s=trainer.images_seen / trained_s,
+            improved=val is None or self.best is None or val.accuracy > (self.best.val_accuracy or 0),
+            val_confusion=_plain(val),
+        )
+        if report.improved:
+            self.best = report
+            self.kept = {name: tensor.detach().clone() for name, tensor in trainer.network.state_dict().items()}
+        self.history.append(report)
+        self.epoch, self.step = self.epoch + 1, 0
+        asked = max(self.asked, self.watch.agree(self.wish(self.epoch, 0)))
+        self.asked = Wish.GO_ON
+        if asked or self.finished:
+            self._save()
+        self.on_epoch(report, trainer.network.state_dict())
+        if asked == Wish.STOP and not self.finished:
+            raise Stopped
+
+    def _after_step(self, epoch: int, done: int, steps: int) -> None:
+        self.step = done
+        self.on_step(epoch, done, steps)
+        skipped = self.trainer.skipped_in_a_row
+        if skipped:
+            self.on_message(f"skipped step {done} of epoch {epoch}, whose loss or gradients are not finite")
+        if skipped == _MOST_SKIPPED:
+            raise TrainingError(f"{skipped} steps in a row up to step {done} of epoch {epoch} were not finite; lower the learning rate")
+        where = f"step {done} of epoch {epoch}"
+        asked = self.watch.after_step(where, self.wish(self.epoch, done), self.trainer.step_sums[0])
+        if done == steps or asked:
+            asked = max(asked, self.watch.settle())
+        if done == steps:
+            self.asked = asked  # the epoch's end saves as well, and more
+        elif asked:
+            self._save()
+            if asked == Wish.STOP:
+                raise Stopped
+
+    def _save(self) -> None:
+        if self.on_snapshot is None and self.good is None:
+            return
+        if not all(bool(torch.isfinite(weight).all()) for weight in self.trainer.model.parameters()):
+            raise NotFiniteError(f"weights are no longer finite after {self._where()}")
+        snapshot = self._snapshot()
+        if self.good is not None:
+            self.good = snapshot.to_bytes()
+        if self.on_snapshot is not None:
+            self.on_snapshot(snapshot)
+
+    def _where(self) -> str:
+        return f"step {self.step} of epoch {self.epoch + 1}" if self.step else f"epoch {self.epoch}"
+
+    def _snapshot(self) -> Snapshot:
+        now = time.perf_counter()
+        return Snapshot(
+            epoch=self.epoch,
+            step=self.step,
+            history=[report.figures() for report in self.history],
+            best_epoch=self.best.epoch if self.best else 0,
+            seconds=(now - self.started, now - self.epoch_started),
+            rewinds=self.rewinds,
+            state=state_of(self.trainer, self.kept, within_epoch=self.step > 0),
+        )
+
+    def result(self) -> FitResult:
+        """Of the kept weights, when all epochs are done."""
+        trainer, splits, best = self.trainer, self.splits, self.best
+        assert best is not None, "epochs ≥ 1"  # noqa: S101
+        train_seconds = time.perf_counter() - self.started
+        trainer.network.load_state_dict(self.kept)
+        trust = Trust.fit(trainer.logits(splits.val), splits.val.labels) if splits.val is not None else Trust()
+        metrics, test, judged = _judge_on_test(trainer, splits.test, trust)
+        if best.val_accuracy is not None:
+            metrics = {"val_accuracy": best.val_accuracy} | metrics
+        return FitResult(
+            best_epoch=best.epoch,
+            normalization=trainer.normalization,
+            metrics=metrics,
+            trust=trust,
+            precision=trainer.precision.name,
+            train_seconds=train_seconds,
+            architecture=_architecture(self.config, splits.train, trainer.parent),
+            parent_weights_sha256=trainer.parent.manifest.weights_sha256 if trainer.parent else None,
+            test_confusion=_plain(test),
+            test_judged=judged,
+        )
+
+
+def _architecture(config: TrainConfig, train: TrainingImages, parent: Bundle | None) -> Architecture:
+    inherited = parent.manifest.architecture.arguments if parent else {}
+    return Architecture(name=config.model, arguments=inherited | {"num_classes": train.num_classes, "image_size": train.image_size_px})
+
+
+def _judge_on_test(trainer: Trainer, test: ImageDataset | None, trust: Trust) -> tuple[dict[str, float], Evaluation | None, Judged | None]:
+    if test is None:
+        return {}, None, None
+    logits = trainer.logits(test)
+    evaluation = evaluate_logits(logits, test.labels, trust.temperature)
+    metrics = {"test_accuracy": evaluation.accuracy} | trust.metrics(logits, test.labels)
+    if trainer.config.test_time_augmentation != "none":
+        metrics["test_accuracy_tta"] = trainer.evaluate(test, trainer.config.test_time_augmentation).accuracy
+    return metrics, evaluation, Judged.of(logits, test.labels, trust.temperature)
+
+
+def _plain(evaluation: Evaluation | None) -> Confusion | None:
+    return None if evaluation is None else tuple(map(tuple, evaluation.confusion.tolist()))

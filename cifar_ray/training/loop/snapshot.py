@@ -1,0 +1,115 @@
+"""The whole state of a training between two steps, so that it can go on in another process as if it had never stopped.
+
+Order, augmentation and dropout follow from (seed, epoch, step, rank), so no generator needs to be kept.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+
+from cifar_ray.training.loop.collective import gather_over_workers
+
+if TYPE_CHECKING:
+    from cifar_ray.training.loop.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """State after a step.
+
+    Attributes:
+        epoch: how many are finished.
+        step: how many are done of the next.
+        history: a mapping for each finished epoch, as `EpochReport.figures`.
+        best_epoch: counted from 1; 0 before the first has ended.
+        seconds: spent on it all; and on the epoch that is under way.
+        rewinds: how often training went back.
+        state: weights and their average, optimizers and scaler, under `kept` the best weights, and under `workers` what differs
+            between workers within an epoch.
+    """
+
+    epoch: int
+    step: int
+    history: list[dict[str, Any]]
+    best_epoch: int
+    seconds: tuple[float, float]
+    rewinds: int
+    state: dict[str, Any]
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The report of the last finished epoch."""
+        return self.history[-1]
+
+    def restore(self, trainer: Trainer) -> None:
+        """Puts a trainer of the same config, which has not trained yet, into this state."""
+        trainer.model.load_state_dict(self.state["model"])
+        for optimizer, state in zip(trainer.optimizers, self.state["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        trainer.scaler.load_state_dict(self.state["scaler"])
+        if trainer.average is not None:
+            trainer.average.load_state_dict(self.state["average"])
+        if self.step:
+            _restore_worker(trainer, **self.state["workers"])
+
+    def to_bytes(self) -> bytes:
+        """For a file."""
+        file = io.BytesIO()
+        torch.save(vars(self), file)
+        return file.getvalue()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, device: torch.device) -> Self:
+        """Reads what `to_bytes` gave; executes nothing in it.
+
+        Raises:
+            RuntimeError, pickle.UnpicklingError, EOFError: if the data are damaged.
+        """
+        return cls(**torch.load(io.BytesIO(data), map_location=device, weights_only=True))
+
+
+def state_of(trainer: Trainer, kept: dict[str, Tensor], within_epoch: bool) -> dict[str, Any]:
+    """`Snapshot.state` of a trainer, on all workers at once; tensors are shared with it, so write it out before training goes on."""
+    workers = {
+        "sums": gather_over_workers(trainer.sums),
+        "images_seen": trainer.images_seen,
+        "buffers": gather_over_workers(_statistics(trainer)),
+    }
+    return {
+        "model": trainer.model.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
+        "scaler": trainer.scaler.state_dict(),
+        "average": trainer.average.state_dict() if trainer.average else None,
+        "kept": kept,
+        "workers": workers if within_epoch else None,
+    }
+
+
+def _buffers(trainer: Trainer) -> list[Tensor]:
+    """Batch-norm statistics, which each worker gathers on its own images until the epoch ends."""
+    networks = [trainer.model] if trainer.average is None else [trainer.model, trainer.average.network]
+    return [buffer for network in networks for buffer in network.buffers() if buffer.is_floating_point()]
+
+
+def _statistics(trainer: Trainer) -> Tensor:
+    parts = [buffer.flatten().float() for buffer in _buffers(trainer)]
+    return torch.cat(parts) if parts else torch.zeros(0, device=trainer.device)
+
+
+def _restore_worker(trainer: Trainer, sums: Tensor, images_seen: int, buffers: Tensor) -> None:
+    """Of as many workers as before, each goes on with its own; of more or fewer, all with the means, and the first with the sums."""
+    rank, same = trainer.shard.rank, len(sums) == trainer.shard.world_size
+    if same:
+        trainer.sums = sums[rank].clone()
+    else:
+        trainer.sums = sums.sum(0) if rank == 0 else torch.zeros_like(trainer.sums)
+    trainer.images_seen = images_seen
+    places = _buffers(trainer)
+    parts = torch.split(buffers[rank] if same else buffers.mean(0), [place.numel() for place in places])
+    for place, part in zip(places, parts, strict=True):
+        place.copy_(part.view_as(place))

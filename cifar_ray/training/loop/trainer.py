@@ -1,0 +1,235 @@
+"""Epochs and steps of training: no Ray, no files. Runs alone, or as one of several workers once `torch.distributed` is set up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cifar_ray.config import TestTimeAugmentation, TrainConfig
+from cifar_ray.data.batches.loader import EvaluationLoader, Normalization, Shard, Step, TrainLoader
+from cifar_ray.data.dataset import ImageDataset
+from cifar_ray.data.streamed import TrainingImages, TrainingSplits
+from cifar_ray.metrics.accuracy import Evaluation
+from cifar_ray.metrics.trust import Logits
+from cifar_ray.models import DataInitialized
+from cifar_ray.models.precision import Precision
+from cifar_ray.store import Bundle
+from cifar_ray.training.loop.averaging import WeightAverage
+from cifar_ray.training.loop.collective import average_buffers, sum_over_workers
+from cifar_ray.training.loop.compiled import compiled, warm_up
+from cifar_ray.training.loop.optimizers import create_optimizers, learning_rate_factor, scale_rates, set_learning_rate
+from cifar_ray.training.loop.validation import evaluate, gather_logits
+from cifar_ray.training.weights.initial_network import freeze, initial_network, input_statistics, rate_factors
+
+Weights = dict[str, Tensor]
+OnStep = Callable[[int, int, int], None]  # epoch, counted from 1; steps done in it; steps an epoch
+
+_WHITENING_IMAGES = 5000
+_CPU_MICRO_BATCH_PX = (
+    250 * 32 * 32
+)  # activations of a piece this large stay in a core's cache: about 1.7 times as fast as 2,000 images at once
+
+
+class Trainer:
+    """A network with all that trains it on one worker.
+
+    Args:
+        config: the whole job.
+        splits: the data, the same on all workers.
+        device: where this worker computes.
+        shard: which part of each batch is this worker's.
+        parent: the bundle to begin with, as `config.start` says; `None` for fresh weights.
+
+    Attributes:
+        sums: summed loss and number of right answers of this worker in this epoch so far, float64 `[2]`.
+        step_sums: the same of the last step.
+        images_seen: by all workers in this epoch so far.
+        skipped_in_a_row: last steps whose gradients were not finite and that changed nothing, with `--on-nan skip`.
+        rate_share: what is left of the learning rate after rewinds.
+    """
+
+    def __init__(
+        self, config: TrainConfig, splits: TrainingSplits, device: torch.device, shard: Shard, parent: Bundle | None = None
+    ) -> None:
+        self.config, self.device, self.shard, self.parent = config, device, shard, parent
+        self.precision = Precision.resolve(config.precision, device)
+        statistics = input_statistics(config, splits.train, parent)
+        self.normalization = Normalization(*statistics, self.precision.dtype)
+        self.loader = TrainLoader(
+            splits.train,
+            batch_size=config.batch_size,
+            micro_batch_size=config.micro_batch_size or _auto_micro_batch_size(device, splits.train.image_size_px),
+            augmentation=config.augmentation,
+            normalization=self.normalization,
+            shard=shard,
+            seed=config.seed,
+            device=device,
+        )
+        torch.manual_seed(config.seed)
+        self.model = self._create_model(splits.train)
+        self.frozen = freeze(self.model, config.start) if config.start else []
+        self.optimizers = create_optimizers(self.model, config.optimizer, config.batch_size)
+        if config.start:
+            scale_rates(self.optimizers, rate_factors(self.model, config.start.stage_decay))
+        self.average = WeightAverage(self.model, config.averaging) if config.averaging.name != "none" else None
+        self.scaler = self.precision.grad_scaler()
+        self._compiled = compiled(self.model, config.compile)
+        self.parallel = self._wrap()
+        self._stem_frozen = False
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)
+        self.step_sums = self.sums
+        self.images_seen = self.skipped_in_a_row = 0
+        self.rate_share = 1.0
+        self._warm_up()
+
+    @property
+    def network(self) -> nn.Module:
+        """The network that is evaluated and kept: that which learns, or its average."""
+        return self.model if self.average is None else self.average.network
+
+    def _create_model(self, train: TrainingImages) -> nn.Module:
+        model = initial_network(self.config, train, self.parent)
+        model = model.to(self.device).to(memory_format=torch.channels_last)
+        if isinstance(model, DataInitialized) and not self.parent:
+            model.initialize_from(self.normalization(self.loader.sample(_WHITENING_IMAGES)))
+        for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
+            if norm.momentum is not None:  # as much forgetting a step, however many pieces it has
+                norm.momentum = 1 - (1 - norm.momentum) ** (1 / self.loader.pieces_per_step)
+        return model
+
+    def _wrap(self) -> nn.Module:
+        """The network as DDP sees it; made anew when the set of trained weights changes."""
+        if self.shard.world_size == 1:
+            return self._compiled
+        return DistributedDataParallel(self._compiled, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def _warm_up(self) -> None:
+        """Compiles the network, where it is to be, so that no epoch waits for that.
+
+        Raises:
+            ConfigError: if it cannot be compiled here.
+        """
+        if self.config.compile != "none":
+            sizes, side = self.loader.piece_sizes, self.loader.image_size_px
+            pieces = (torch.zeros(size, side, side, 3, dtype=torch.uint8, device=self.device) for size in sizes)
+            warm_up(self._compiled, self.model, map(self.normalization, pieces), self.precision)
+
+    def train_epoch(self, epoch: int, on_step: OnStep, first_step: int = 0) -> tuple[float, float]:
+        """Trains on every image once.
+
+        Args:
+            epoch: counted from 0.
+            on_step: called after each step; what it raises ends the epoch.
+            first_step: where to go on in an epoch that was begun, with its `sums` and `images_seen` put back.
+
+        Returns:
+            Mean loss and accuracy over all workers' images; those of steps that were skipped do not count.
+        """
+        if epoch >= self.config.stem_epochs and not self._stem_frozen and isinstance(self.model, DataInitialized):
+            self.model.freeze_stem()
+            self.parallel = self._wrap()
+            self._stem_frozen = True
+        if first_step == 0:
+            self.sums, self.images_seen = torch.zeros_like(self.sums), 0
+        self.parallel.train()
+        for module in (module for stage in self.frozen for module in stage.modules):
+            module.eval()
+        for number, step in enumerate(self.loader.epoch(epoch, first_step), first_step):
+            torch.manual_seed(_dropout_seed(self.config.seed, epoch, number, self.shard.rank))
+            done = epoch + number / self.loader.steps_per_epoch
+            factor = learning_rate_factor(self.config.schedule, done, self.config.epochs)
+            set_learning_rate(self.optimizers, factor * self.rate_share)
+            self.step_sums = self.train_step(step)
+            self.sums += self.step_sums
+            self.images_seen += 0 if self.skipped_in_a_row else step.global_size
+            on_step(epoch + 1, number + 1, self.loader.steps_per_epoch)
+        loss, accuracy = (sum_over_workers(self.sums.clone()) / max(1, self.images_seen)).tolist()
+        average_buffers(self.model)
+        if self.average is not None:
+            average_buffers(self.average.network)
+        return loss, accuracy
+
+    def train_step(self, step: Step) -> Tensor:
+        """Accumulates the gradients of this worker's pieces, then updates the weights once.
+
+        Returns:
+            float64 `[2]`: summed loss and number of right answers of this worker; zeros for a step that was skipped.
+        """
+        buffers = [buffer.clone() for buffer in self.model.buffers()] if self.config.on_nan == "skip" else []
+        sums = torch.zeros(2, dtype=torch.float64, device=self.device)
+        for number, (inputs, labels) in enumerate(step.pieces):
+            with _communicating(self.parallel, last=number + 1 == step.num_pieces):
+                with self.precision.autocast():
+                    logits = self.parallel(inputs).float()
+                loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing, reduction="sum")
+                # DDP averages over workers; times world_size makes it the mean over the global batch, whatever the shares
+                self.scaler.scale(loss * (self.shard.world_size / step.global_size)).backward()  # type: ignore[no-untyped-call]
+            main_labels = labels.argmax(1) if labels.is_floating_point() else labels  # of mixed images that of the larger share
+            sums += torch.stack((loss.detach().double(), (logits.argmax(1) == main_labels).sum().double()))
+        if self.config.on_nan == "skip" and not self._is_finite(sums[0]):
+            for buffer, before in zip(self.model.buffers(), buffers, strict=True):
+                buffer.copy_(before)
+            self.parallel.zero_grad(set_to_none=True)
+            self.skipped_in_a_row += 1
+            return torch.zeros_like(sums)
+        self.skipped_in_a_row = 0
+        self._update()
+        return sums
+
+    def _is_finite(self, loss: Tensor) -> bool:
+        """Whether loss and gradients of a step are, on all workers; fp16 has a scaler that looks after gradients."""
+        health = loss.clone()
+        if not self.scaler.is_enabled():
+            health += nn.utils.get_total_norm([weight.grad for weight in self.model.parameters() if weight.grad is not None])
+        return bool(torch.isfinite(sum_over_workers(health)))
+
+    def _update(self) -> None:
+        if self.config.optimizer.clip_norm is not None:
+            for optimizer in self.optimizers:
+                self.scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm)
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+        self.scaler.update()
+        self.parallel.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.after_step(self.model)
+
+    def evaluate(self, dataset: ImageDataset, augmentation: TestTimeAugmentation = "none") -> Evaluation:
+        """Evaluates the present weights on a split, each image once over all workers."""
+        return evaluate(self.network, self._part_of(dataset), self.precision, augmentation)
+
+    def logits(self, dataset: ImageDataset) -> Logits:
+        """Logits of the present weights, `[N, C]` in the order of the split, equal on all workers."""
+        return gather_logits(self.network, self._part_of(dataset), self.precision, self.shard.slice(len(dataset)), len(dataset))
+
+    def _part_of(self, dataset: ImageDataset) -> EvaluationLoader:
+        return EvaluationLoader(
+            dataset,
+            batch_size=self.config.micro_batch_size or _auto_micro_batch_size(self.device, dataset.image_size_px) or 2000,
+            normalization=self.normalization,
+            shard=self.shard,
+            device=self.device,
+        )
+
+
+def _dropout_seed(seed: int, epoch: int, step: int, rank: int) -> int:
+    """Dropout, too, follows from the step, and differs between workers."""
+    return int(np.random.SeedSequence((seed, epoch, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _communicating(parallel: nn.Module, last: bool) -> Any:
+    """Lets DDP exchange gradients after a worker's last piece only."""
+    if isinstance(parallel, DistributedDataParallel) and not last:
+        return parallel.no_sync()
+    return torch.enable_grad()
+
+
+def _auto_micro_batch_size(device: torch.device, image_size_px: int) -> int | None:
+    return None if device.type == "cuda" else max(1, _CPU_MICRO_BATCH_PX // image_size_px**2)

@@ -1,0 +1,79 @@
+"""Evaluates weights while they are in training, over all workers."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cifar_ray.config import TestTimeAugmentation
+from cifar_ray.data.batches.loader import EvaluationLoader
+from cifar_ray.metrics.accuracy import Evaluation
+from cifar_ray.metrics.trust import Logits
+from cifar_ray.models.precision import Precision
+from cifar_ray.training.loop.collective import sum_over_workers
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, loader: EvaluationLoader, precision: Precision, augmentation: TestTimeAugmentation = "none") -> Evaluation:
+    """Loss and confusion matrix over the parts of all workers.
+
+    Args:
+        model: put into evaluation mode.
+        loader: this worker's part.
+        precision: of the forward pass.
+        augmentation: views whose logits are averaged.
+    """
+    model.eval()
+    classes = loader.num_classes
+    confusion = torch.zeros(classes * classes, dtype=torch.float64, device=precision.device)
+    loss = torch.zeros(1, dtype=torch.float64, device=precision.device)
+    for inputs, labels in loader:
+        with precision.autocast():
+            logits = sum(weight * model(view).float() for weight, view in views(inputs, augmentation))
+        assert isinstance(logits, Tensor)  # noqa: S101
+        loss += F.cross_entropy(logits, labels, reduction="sum").double()
+        confusion += torch.bincount(labels * classes + logits.argmax(1), minlength=classes * classes)
+    total = sum_over_workers(torch.cat((loss, confusion))).cpu()
+    counts = total[1:].long().view(classes, classes).numpy()
+    return Evaluation(float(total[0]) / max(1, int(counts.sum())), counts)
+
+
+@torch.inference_mode()
+def gather_logits(model: nn.Module, loader: EvaluationLoader, precision: Precision, rows: slice, count: int) -> Logits:
+    """Logits of a whole split, `[count, C]`, in its order and equal on all workers.
+
+    Args:
+        model: put into evaluation mode.
+        loader: this worker's part.
+        precision: of the forward pass.
+        rows: where this part is in the split.
+        count: images in the split.
+    """
+    model.eval()
+    gathered = torch.zeros(count, loader.num_classes, device=precision.device)
+    mine, done = gathered[rows], 0
+    for inputs, _ in loader:
+        with precision.autocast():
+            mine[done : done + len(inputs)] = model(inputs)
+        done += len(inputs)
+    logits: Logits = sum_over_workers(gathered).cpu().numpy()
+    return logits
+
+
+def views(inputs: Tensor, augmentation: TestTimeAugmentation) -> list[tuple[float, Tensor]]:
+    """Views of a batch and their weights for test-time augmentation (airbench, arXiv 2404.00498, section 3.5).
+
+    Args:
+        inputs: normalised, `[N, 3, H, W]`.
+        augmentation: `mirror` adds the mirror image; `mirror_shift` adds both of them moved by a pixel up-left and down-right.
+    """
+    if augmentation == "none":
+        return [(1.0, inputs)]
+    if augmentation == "mirror":
+        return [(0.5, inputs), (0.5, inputs.flip(3))]
+    height, width = inputs.shape[2:]
+    padded = F.pad(inputs, (1, 1, 1, 1), "reflect")
+    moved = [padded[:, :, top : top + height, top : top + width] for top in (0, 2)]
+    weighted = [(0.5, inputs), *((0.25, view) for view in moved)]
+    return [(weight / 2, side) for weight, view in weighted for side in (view, view.flip(3))]

@@ -1,0 +1,131 @@
+"""A run's folder, `<storage>/runs/<name>`: its config, history, and whether it may begin or go on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from cifar_ray.config import TrainConfig, default_storage, parse_config, resolve_storage, to_yaml
+from cifar_ray.errors import ConfigError, DataError, StoreError
+from cifar_ray.storage import FileTree
+from cifar_ray.storage.probe import Mark
+from cifar_ray.training.records import history
+from cifar_ray.training.records.checkpoint import Checkpoints
+from cifar_ray.training.records.results import EpochReport
+from cifar_ray.training.records.tracking import flat
+
+_CONFIG_FILE, _DATA_FILE, _END_FILE = "config.yaml", "data.sha256", "finished.json"
+_FREE = {"checkpoint_every", "max_failures", "num_workers", "worker_timeout_s", "storage"}  # what a run that goes on may change
+
+
+class Run:
+    """One run, new or unfinished.
+
+    Args:
+        config: with a name.
+        resume: `auto` or a name goes on with an unfinished run of the same config, `never` refuses any that exists.
+        fingerprint: of the data; a run that was begun with others is not gone on with.
+
+    Attributes:
+        files: of its folder.
+        checkpoints: in it.
+        goes_on: whether it was begun before.
+
+    Raises:
+        ConfigError: if a run of that name exists and is finished, or has another config.
+        DataError: if its data have changed.
+        StoreError: if the storage cannot be used.
+    """
+
+    def __init__(self, config: TrainConfig, resume: str = "auto", fingerprint: str = "") -> None:
+        assert config.name is not None  # noqa: S101
+        self.name, self.config, self._fingerprint = config.name, config, fingerprint
+        self.files = FileTree(config.storage, f"runs/{config.name}")
+        self.checkpoints = Checkpoints(config.storage, config.name)
+        if resume not in ("auto", "never", config.name):
+            raise ConfigError(f"--resume {resume}: auto or never here; python -m cifar_ray.train --resume {resume} goes on with a run")
+        saved = _read_config(self.files)
+        self.goes_on = saved is not None
+        if saved is None:
+            return
+        where = f"name: run {self.name!r} exists in {config.storage}/runs"
+        changes = _differences(saved, config)
+        differs = f"; it has {', '.join(changes)}" if changes else ""
+        if self.is_finished():
+            raise ConfigError(f"{where} and is finished{differs}; choose another --name")
+        if resume == "never":
+            raise ConfigError(f"{where}{differs}; choose another --name, or leave out --resume never")
+        if changes:
+            raise ConfigError(f"{where} with another config{differs}; choose another --name, or go on with {self.command()}")
+        if fingerprint and (self.files.read(_DATA_FILE) or fingerprint.encode()) != fingerprint.encode():
+            raise DataError(f"{where}, and images or labels have changed since; bring back those it began with, or choose another --name")
+
+    def is_finished(self) -> bool:
+        """Whether its model was kept; runs of earlier releases, which cannot go on, count as well."""
+        ended, has_history = self.files.have_files([_END_FILE, "history.json"])
+        return ended or (has_history and self.checkpoints.tries() == 0)
+
+    def begin(self) -> Mark:
+        """Leaves the config, so that the same command goes on with this run, and what it takes to know the data again.
+
+        Returns:
+            What workers look for, to know that they see this folder.
+        """
+        if not self.goes_on:
+            self.files.replace(_DATA_FILE, self._fingerprint.encode())
+            self.files.replace(_CONFIG_FILE, to_yaml(self.config).encode())
+        return Mark.leave(self.files)
+
+    def write_history(self, reports: Sequence[EpochReport]) -> None:
+        """Table, JSON and curves."""
+        self.files.replace("history.csv", history.to_csv(reports))
+        self.files.replace("history.json", history.to_json(reports))
+        self.files.replace("curves.png", history.to_png(reports, self.name))
+
+    def finish(self, **about: Any) -> None:
+        """Says that nothing is left to do, and keeps only the last checkpoint."""
+        self.files.replace(_END_FILE, json.dumps(about, indent=1).encode())
+        self.checkpoints.sweep(keep=1)
+
+    def command(self) -> str:
+        """What goes on with it."""
+        storage = self.config.storage
+        elsewhere = "" if storage == resolve_storage(default_storage()) else f" --storage {storage}"
+        return f"python -m cifar_ray.train --resume {self.name}{elsewhere}"
+
+
+def saved_settings(name: str, storage: str) -> dict[str, Any]:
+    """The settings that a run was begun with, for one that goes on.
+
+    Raises:
+        ConfigError: if there is no such run.
+    """
+    saved = _read_config(FileTree(storage, f"runs/{name}"))
+    if saved is None:
+        raise ConfigError(f"--resume {name}: there is no such run in {storage}/runs")
+    return saved | {"name": name, "storage": storage}
+
+
+def _read_config(files: FileTree) -> dict[str, Any] | None:
+    data = files.read(_CONFIG_FILE)
+    if data is None:
+        return None
+    try:
+        saved = yaml.safe_load(data)
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise StoreError(f"{files.path(_CONFIG_FILE)}: {' '.join(str(error).split())}") from None
+    if not isinstance(saved, dict):
+        raise StoreError(f"{files.path(_CONFIG_FILE)} is damaged; choose another --name")
+    return saved
+
+
+def _differences(saved: dict[str, Any], config: TrainConfig) -> list[str]:
+    """What the saved config has instead, as `field: theirs (now ours)`."""
+    known = {key: value for key, value in saved.items() if key in TrainConfig.model_fields}
+    theirs = flat(parse_config(TrainConfig, known | {"storage": config.storage}).model_dump(mode="json"))
+    ours = flat(config.model_dump(mode="json"))
+    keys = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key) and key.partition(".")[0] not in _FREE]
+    return [f"{key} {theirs.get(key, 'None')} (now {ours.get(key, 'None')})" for key in keys]

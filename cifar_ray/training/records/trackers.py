@@ -1,0 +1,201 @@
+"""TensorBoard and MLflow as trackers; each through its own package, imported when it is asked for."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cifar_ray.config import TrainConfig, to_yaml
+from cifar_ray.data.streamed import TrainingSplits
+from cifar_ray.errors import ConfigError, MissingDependencyError
+from cifar_ray.storage import FileTree
+from cifar_ray.store.bundle import encode
+from cifar_ray.training.records import history
+from cifar_ray.training.records.results import EpochReport
+from cifar_ray.training.records.tracking import epoch_metrics, flat
+
+if TYPE_CHECKING:
+    from cifar_ray.training.on_ray.ray_trainer import TrainedRun
+    from cifar_ray.training.save_model import Kept
+
+_ADDRESS_VARIABLE = "MLFLOW_TRACKING_URI"
+_CONNECT_TIMEOUT_S = 5
+_LONGEST_PARAM = 6000  # MLflow's own limit
+
+
+class TensorBoardTracker:
+    """Event files in `<storage>/tensorboard/<run>`, for `tensorboard --logdir <storage>/tensorboard`.
+
+    Raises:
+        MissingDependencyError: if TensorBoard is not installed.
+        ConfigError: if the storage is not a local path: event files are appended to, which an object store cannot.
+    """
+
+    def __init__(self, storage: str) -> None:
+        try:
+            import tensorboard
+        except ImportError:
+            raise MissingDependencyError("tensorboard is not installed: pip install 'cifar-ray[tracking]'") from None
+        del tensorboard
+        if "://" in storage:
+            raise ConfigError(f"--track tensorboard needs a storage on a local path, not {storage}; --track mlflow does without")
+        self._root = Path(storage, "tensorboard")
+        self._class_names: Sequence[str] = ()
+        self._title = ""
+        self._writer: Any = None
+
+    def on_start(self, config: TrainConfig, splits: TrainingSplits) -> None:
+        """As the protocol says."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        assert config.name is not None  # noqa: S101
+        self._class_names, self._title = splits.train.class_names, config.name
+        self._writer = SummaryWriter(str(self._root / config.name))
+        self._writer.add_text("config", f"```yaml\n{to_yaml(config)}```")
+
+    def on_epoch(self, report: EpochReport) -> None:
+        """As the protocol says."""
+        for name, value in epoch_metrics(report, self._class_names).items():
+            self._writer.add_scalar(name, value, report.epoch)
+        self._writer.flush()
+
+    def on_end(self, run: TrainedRun, kept: Kept) -> None:
+        """As the protocol says; the bundle itself stays in the store, and is named."""
+        for name, value in run.result.metrics.items():
+            self._writer.add_scalar(f"final/{name}", value, run.result.best_epoch)
+        for name, picture in _pictures(run, self._class_names, self._title).items():
+            self._writer.add_image(name.removesuffix(".png"), _pixels(picture), run.result.best_epoch, dataformats="HWC")
+        self._writer.add_text("model", f"{kept.bundle.reference}, promoted: {kept.promoted} ({kept.reason})")
+
+    def close(self, *, finished: bool) -> None:
+        """As the protocol says."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+class MlflowTracker:
+    """A run in the experiment named like the model, at `$MLFLOW_TRACKING_URI`, else in `<storage>/mlflow.db`.
+
+    Raises:
+        MissingDependencyError: if MLflow is not installed.
+        ConfigError: if no address is set and the storage is not a local path.
+    """
+
+    def __init__(self, storage: str) -> None:
+        # MLflow would otherwise try for minutes; a run in progress must not wait for it
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would report its use to its makers
+        try:
+            import mlflow
+        except ImportError:
+            raise MissingDependencyError("mlflow is not installed: pip install 'cifar-ray[tracking]'") from None
+        self._artifacts: str | None = None
+        self._address = os.environ.get(_ADDRESS_VARIABLE, "")
+        if not self._address:
+            if "://" in storage:
+                raise ConfigError(f"--track mlflow: set ${_ADDRESS_VARIABLE}, since {storage} cannot hold a database")
+            Path(storage).mkdir(parents=True, exist_ok=True)
+            self._address, self._artifacts = f"sqlite:///{storage}/mlflow.db", Path(storage, "mlflow").as_uri()
+        _check_reachable(self._address)
+        self._client = mlflow.MlflowClient(self._address)
+        self._class_names: Sequence[str] = ()
+        self._config: TrainConfig | None = None
+        self._run_id = ""
+
+    def on_start(self, config: TrainConfig, splits: TrainingSplits) -> None:
+        """Creates the run.
+
+        Raises:
+            ConfigError: if the server refuses.
+        """
+        from mlflow.entities import Param
+        from mlflow.exceptions import MlflowException
+
+        self._class_names, self._config = splits.train.class_names, config
+        params = [Param(key, value[:_LONGEST_PARAM]) for key, value in flat(config.model_dump(mode="json")).items()]
+        try:
+            experiment = self._experiment(config.save_as or splits.name)
+            self._run_id = self._client.create_run(experiment, run_name=config.name).info.run_id
+            for start in range(0, len(params), 100):
+                self._client.log_batch(self._run_id, params=params[start : start + 100])
+        except MlflowException as error:
+            raise ConfigError(f"--track mlflow: {self._address} refuses: {' '.join(str(error).split())[:200]}") from None
+
+    def _experiment(self, name: str) -> str:
+        found = self._client.get_experiment_by_name(name)
+        if found is not None:
+            return str(found.experiment_id)
+        return str(self._client.create_experiment(name, artifact_location=self._artifacts))
+
+    def on_epoch(self, report: EpochReport) -> None:
+        """As the protocol says."""
+        self._log(epoch_metrics(report, self._class_names), report.epoch)
+
+    def on_end(self, run: TrainedRun, kept: Kept) -> None:
+        """Adds final figures, pictures, config and the bundle itself."""
+        assert self._config is not None  # noqa: S101
+        self._log({f"final/{name}": value for name, value in run.result.metrics.items()}, run.result.best_epoch)
+        self._client.set_tag(self._run_id, "model", kept.bundle.reference)
+        self._client.set_tag(self._run_id, "promoted", str(kept.promoted))
+        with tempfile.TemporaryDirectory() as folder:
+            files = FileTree(folder, "")
+            for name, data in _pictures(run, self._class_names, run.name).items():
+                files.replace(name, data)
+            files.replace("config.yaml", to_yaml(self._config).encode())
+            files.replace("history.csv", history.to_csv(run.history))
+            for name, data in encode(kept.bundle.manifest, kept.bundle.weights, kept.bundle.attachments).items():
+                files.replace(f"model/{name}", data)
+            self._client.log_artifacts(self._run_id, folder)
+
+    def close(self, *, finished: bool) -> None:
+        """As the protocol says."""
+        if self._run_id:
+            self._client.set_terminated(self._run_id, "FINISHED" if finished else "FAILED")
+
+    def _log(self, values: dict[str, float], step: int) -> None:
+        from mlflow.entities import Metric
+
+        now_ms = int(time.time() * 1000)
+        metrics = [Metric(re.sub(r"[^\w\-. /]", "_", name), value, now_ms, step) for name, value in values.items()]
+        self._client.log_batch(self._run_id, metrics=metrics)
+
+
+def _check_reachable(address: str) -> None:
+    """Says at once that nobody listens."""
+    if not address.startswith(("http://", "https://")):
+        return
+    try:
+        urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=_CONNECT_TIMEOUT_S).close()  # noqa: S310  (checked above)
+    except urllib.error.HTTPError:
+        return  # somebody listens; what he thinks of us comes out when the run is created
+    except OSError as error:
+        reason = " ".join(str(getattr(error, "reason", error)).split())
+        raise ConfigError(f"--track mlflow: no answer from {address} ({reason}); start it, or set ${_ADDRESS_VARIABLE}") from None
+
+
+def _pictures(run: TrainedRun, class_names: Sequence[str], title: str) -> dict[str, bytes]:
+    """Curves, and the confusion matrix on test, else of the kept epoch on validation."""
+    pictures = {"curves.png": history.to_png(run.history, title)}
+    kept = next((report.val_confusion for report in run.history if report.epoch == run.result.best_epoch), None)
+    confusion, split = (run.result.test_confusion, "test") if run.result.test_confusion else (kept, "validation")
+    if confusion:
+        pictures["confusion.png"] = history.confusion_to_png(confusion, class_names, f"{title}, {split}")
+    return pictures
+
+
+def _pixels(picture: bytes) -> Any:
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    with Image.open(io.BytesIO(picture)) as image:
+        return np.asarray(image.convert("RGB"))

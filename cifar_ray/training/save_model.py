@@ -1,0 +1,105 @@
+"""From a finished run to a model in the store."""
+
+from __future__ import annotations
+
+import platform
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+from cifar_ray.config import TrainConfig
+from cifar_ray.data.streamed import TrainingSplits
+from cifar_ray.errors import BundleError
+from cifar_ray.store.bundle import MANIFEST_FILE, Bundle, decode_manifest, encode
+from cifar_ray.store.gallery import GALLERY_FILE, encode_gallery
+from cifar_ray.store.manifest import Manifest
+from cifar_ray.store.registry import ModelStore, should_promote
+from cifar_ray.training.on_ray.ray_trainer import TrainedRun
+
+_LIBRARIES = ("cifar-ray", "torch", "torchvision", "ray", "numpy")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A model that is now in the store.
+
+    Attributes:
+        bundle: with its name and version.
+        promoted: whether it is `production` now.
+        reason: why, or why not.
+    """
+
+    bundle: Bundle
+    promoted: bool
+    reason: str
+
+
+def keep(run: TrainedRun, config: TrainConfig, splits: TrainingSplits, again: bool = False) -> Kept:
+    """Writes the best weights of a run to the model store as a new version, and promotes it if it earned that.
+
+    Args:
+        run: that has ended.
+        config: of the run.
+        splits: its data.
+        again: whether an earlier process may have been killed just after it did this; then its version is taken.
+
+    Raises:
+        StoreError: if the store cannot be written.
+    """
+    store, name = ModelStore(config.storage), config.save_as or splits.name
+    manifest = describe(run, config, splits)
+    kept = _find(store, name, manifest, run) if again else None
+    bundle = kept or store.save(name, manifest, run.weights, _gallery(run, splits))
+    if config.promote == "auto":
+        promoted, reason = should_promote(store, bundle)
+    else:
+        promoted, reason = config.promote == "always", f"--promote {config.promote}"
+    if promoted:
+        store.promote(bundle.name, bundle.version)
+    return Kept(bundle, promoted, reason)
+
+
+def _find(store: ModelStore, name: str, manifest: Manifest, run: TrainedRun) -> Bundle | None:
+    """The version that a run of this name and with these weights has left."""
+    if name not in store.names():
+        return None
+    signed = decode_manifest(encode(manifest, run.weights, {})[MANIFEST_FILE], name)
+    for number in reversed(store.versions(name)):
+        with suppress(BundleError):
+            found = store.manifest(f"{name}@{number}")
+            if found.weights_sha256 == signed.weights_sha256 and found.train_config.get("name") == run.name:
+                return store.load(f"{name}@{number}")
+    return None
+
+
+def _gallery(run: TrainedRun, splits: TrainingSplits) -> dict[str, bytes]:
+    """What the model gets wrong, for the server's page; nothing without test images."""
+    test, judged = splits.test, run.result.test_judged
+    if test is None or judged is None:
+        return {}
+    return {GALLERY_FILE: encode_gallery(judged, test.images, test.class_names, test.name_of, "test")}
+
+
+def describe(run: TrainedRun, config: TrainConfig, splits: TrainingSplits) -> Manifest:
+    """The manifest of a run's best weights."""
+    train = splits.train
+    return Manifest(
+        architecture=run.result.architecture,
+        class_names=train.class_names,
+        image_size_px=train.image_size_px,
+        channel_mean=run.result.normalization.mean,
+        channel_std=run.result.normalization.std,
+        resize_policy=config.resize_policy,
+        temperature=run.result.trust.temperature,
+        abstain_threshold=run.result.trust.abstain_threshold,
+        metrics=run.result.metrics,
+        dataset_name=splits.name,
+        dataset_fingerprint=splits.fingerprint,
+        test_fingerprint=splits.test.fingerprint if splits.test is not None else "",
+        parent=config.start.model if config.start else None,
+        parent_weights_sha256=run.result.parent_weights_sha256,
+        train_config=config.model_dump(mode="json"),
+        library_versions={"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
+        created_at=datetime.now(UTC),
+    )

@@ -1,0 +1,1 @@
+"""The weights that training starts from: fresh, pretrained, or those of a saved model."""

@@ -1,0 +1,89 @@
+"""What requests and answers look like, for the OpenAPI document; tests hold them against their shapes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from deployments.predicting import schemas
+
+# 1 × 1 px, PNG
+PICTURE_BASE64 = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGOoWBAFAAMGAXOppMqEAAAAAElFTkSuQmCC"
+_THUMBNAIL = f"data:image/png;base64,{PICTURE_BASE64}"
+
+_CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+_PROBABILITIES = [0.002104, 0.001533, 0.012907, 0.031877, 0.014218, 0.008112, 0.912204, 0.009874, 0.004021, 0.00315]
+_MODEL: dict[str, Any] = {"model": "cifar10", "version": 1}
+_TIMINGS: schemas.Timings = {"decode": 0.92, "queue": 6.65, "inference": 4.33, "total": 11.98}
+_FROG: schemas.Prediction = {
+    "class_id": 6,
+    "class_name": "frog",
+    "confidence": 0.912204,
+    "abstain": False,
+    "top_k": [
+        {"class_id": 6, "class_name": "frog", "probability": 0.912204},
+        {"class_id": 3, "class_name": "cat", "probability": 0.031877},
+    ],
+    "probabilities": dict(zip(_CLASSES, _PROBABILITIES, strict=True)),
+}
+_BROKEN: schemas.Problem = {
+    "type": "about:blank",
+    "title": "Unprocessable Entity",
+    "status": 422,
+    "detail": "picture: empty, or not a JPEG, PNG, WebP, BMP, GIF or TIFF picture",
+}
+
+ANSWERS: dict[type, Any] = {
+    schemas.PredictAnswer: _MODEL | _FROG | {"timings_ms": _TIMINGS},
+    schemas.BatchAnswer: _MODEL
+    | {
+        "predictions": [{"index": 0, "filename": "frog.jpg", **_FROG}, {"index": 1, "filename": "broken.png", "error": _BROKEN}],
+        "num_failed": 1,
+        "timings_ms": _TIMINGS,
+    },
+    schemas.Explanation: _MODEL | {"class_id": 6, "class_name": "frog", "heatmap": [[0.0, 0.25], [0.5, 1.0]]},
+    schemas.GalleryAnswer: _MODEL
+    | {
+        "gallery": {
+            "split": "test",
+            "class_names": _CLASSES,
+            "images": [1000] * 10,
+            "correct": [904, 946, 846, 784, 889, 837, 925, 921, 948, 941],
+            "confusions": [{"true": 3, "predicted": 5, "count": 107}],
+            "mistakes": [{"true": 3, "predicted": 5, "confidence": 0.9921, "name": "test/cat/0012.jpg", "picture": _THUMBNAIL}],
+        }
+    },
+    schemas.Health: {"status": "ok"},
+    schemas.Ready: {"status": "ready", **_MODEL},
+    schemas.Classes: _MODEL | {"classes": _CLASSES},
+    schemas.Models: {
+        "default": "cifar10@1",
+        "models": [
+            {
+                "name": "cifar10",
+                "versions": [1],
+                "aliases": {"production": 1},
+                "classes": _CLASSES,
+                "test_accuracy": 0.8941,
+                "loaded": [{"version": 1, "engine": "openvino", "precision": "bf16"}],
+                "problem": None,
+            }
+        ],
+        "problem": None,
+    },
+}
+
+DETAILS = {
+    400: "no picture: send a file in the field 'image' (fields sent: 'photo')",
+    401: "this server asks for a key: Authorization: Bearer KEY, or X-API-Key: KEY",
+    403: "the key of laptop is revoked; ask for a new one",
+    404: "there is no model 'fish'; there is: cifar10@1",
+    408: "the request was not sent within 30 s; try again",
+    413: "the picture has 12,345,678 bytes; at most 10,000,000 are accepted",
+    415: "content type 'text/plain' is not accepted; send multipart/form-data with a field 'image', "
+    "the picture itself as image/* or application/octet-stream, or application/json",
+    422: _BROKEN["detail"],
+    429: "laptop may send 600 requests a minute; try again in 1 s",
+    500: "the server failed; its log says why",
+    503: "256 pictures are waiting already; try again soon",
+    504: "no answer within 30 s; try again",
+}

@@ -1,0 +1,228 @@
+"""The HTTP side, as a plain Starlette app over a `Classifier`: it knows nothing of Ray."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+
+from cifar_ray.config.serve_config import ServeConfig
+from cifar_ray.errors import ImageError
+from deployments.http import docs_page, openapi, uploads
+from deployments.http import home_page as page
+from deployments.http.access import KeyGuard, KeyRing, SecurityHeaders
+from deployments.http.responses import STATUS_TABLE, Json, LastJson, explanation, explanation_png, prediction, problem, revalidated
+from deployments.predicting import schemas
+from deployments.predicting.contract import Classifier, DeadlineError, Observer, Status, UnavailableError
+from deployments.predicting.pipeline import Deadline, OverloadedError, Pipeline
+
+RETRY_AFTER_S = 2
+EXPLANATION_FORMATS = ("png", "json")
+
+Sent = TypeVar("Sent")
+
+
+class Api:
+    """The routes.
+
+    Args:
+        classifier: answers for the models.
+        config: defaults and limits.
+        observer: told of what happens to requests.
+    """
+
+    def __init__(self, classifier: Classifier, config: ServeConfig, observer: Observer) -> None:
+        self._classifier = classifier
+        self._config = config
+        self._observer = observer
+        self._pipeline = Pipeline(classifier, config, observer)
+
+    async def predict(self, request: Request) -> Response:
+        """`POST /predict` and `POST /predict_base64`, whose clients send text."""
+        top_k = self._top_k(request)
+        sent = await self._read(request, uploads.read_picture)
+        outcome = await self._pipeline.run([sent.data], sent.model)
+        [row] = outcome.rows
+        if isinstance(row, ImageError):
+            raise row
+        answer: schemas.PredictAnswer = {
+            "model": outcome.model.name,
+            "version": outcome.model.version,
+            **prediction(outcome.model, row, top_k),
+            "timings_ms": outcome.timings_ms,
+        }
+        return Json(answer)
+
+    async def predict_batch(self, request: Request) -> Response:
+        """`POST /predict_batch`."""
+        top_k = self._top_k(request)
+        sent = await self._read(request, uploads.read_pictures)
+        outcome = await self._pipeline.run([picture.data for picture in sent.pictures], sent.model)
+        predictions: list[schemas.BatchPrediction | schemas.BatchFailure] = []
+        for index, (picture, row) in enumerate(zip(sent.pictures, outcome.rows, strict=True)):
+            if isinstance(row, ImageError):
+                predictions.append({"index": index, "filename": picture.filename, "error": problem(row)})
+            else:
+                predictions.append({"index": index, "filename": picture.filename, **prediction(outcome.model, row, top_k)})
+        answer: schemas.BatchAnswer = {
+            "model": outcome.model.name,
+            "version": outcome.model.version,
+            "predictions": predictions,
+            "num_failed": sum(isinstance(row, ImageError) for row in outcome.rows),
+            "timings_ms": outcome.timings_ms,
+        }
+        return Json(answer)
+
+    async def explain(self, request: Request) -> Response:
+        """`POST /explain`."""
+        wanted = request.query_params.get("format", "png")
+        if wanted not in EXPLANATION_FORMATS:
+            raise HTTPException(400, f"format must be {' or '.join(EXPLANATION_FORMATS)}, got {wanted[:20]!r}")
+        sent = await self._read(request, uploads.read_picture)
+        pixels, explained = await self._pipeline.explain(sent.data, sent.model, request.query_params.get("class") or None)
+        if wanted == "json":
+            return Json(explanation(explained))
+        return await asyncio.to_thread(explanation_png, pixels, explained)
+
+    async def health(self, _: Request) -> Response:
+        """`GET /health`: this process lives."""
+        answer: schemas.Health = {"status": "ok"}
+        return Json(answer)
+
+    async def ready(self, _: Request) -> Response:
+        """`GET /ready`: a model answers."""
+        model = await self._pipeline.model(None)
+        answer: schemas.Ready = {"status": "ready", "model": model.name, "version": model.version}
+        return Json(answer)
+
+    async def classes(self, request: Request) -> Response:
+        """`GET /classes`."""
+        model = await self._pipeline.model(uploads.model_in_query(request))
+        answer: schemas.Classes = {"model": model.name, "version": model.version, "classes": list(model.class_names)}
+        return Json(answer)
+
+    async def models(self, _: Request) -> Response:
+        """`GET /models`."""
+        stored, status = await asyncio.gather(self._classifier.models(), self._classifier.status())
+        entries: list[schemas.ModelEntry] = [
+            {
+                "name": model.name,
+                "versions": list(model.versions),
+                "aliases": model.aliases,
+                "classes": list(model.class_names),
+                "test_accuracy": model.test_accuracy,
+                "loaded": [{"version": loaded.version, "engine": loaded.engine, "precision": loaded.precision} for loaded in model.loaded],
+                "problem": model.problem or None,
+            }
+            for model in stored
+        ]
+        answer: schemas.Models = {
+            "default": status.model.reference if status.model else None,
+            "models": entries,
+            "problem": status.problem or None,
+        }
+        return Json(answer)
+
+    async def gallery(self, request: Request) -> Response:
+        """`GET /gallery`: where the model is wrong."""
+        if not self._config.gallery:
+            raise HTTPException(403, "this server shows no gallery; it was started with gallery=false")
+        found = await self._classifier.gallery(uploads.model_in_query(request))
+        if isinstance(found, Status):
+            found.require()
+            raise UnavailableError(found.problem)
+        # the attachment goes out as it lies in the bundle, which was checked
+        head = Json({"model": found.name, "version": found.version}).body
+        content = b'%s,"gallery":%s}' % (bytes(head)[:-1], found.content or b"null")
+        return revalidated(request, Response(content, media_type="application/json"))
+
+    async def refuse(self, request: Request, error: Exception) -> Response:
+        """Answers a request with an error."""
+        content = problem(error)
+        headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+        if content["status"] == 404 and isinstance(error, HTTPException):
+            content["detail"] = f"there is nothing at {request.url.path}; /docs lists what there is"
+        elif content["status"] == 405:
+            content["detail"] = f"{request.method} is not possible here; allowed: {headers.get('Allow', 'nothing')}"
+        elif content["status"] == 503:
+            headers["Retry-After"] = str(RETRY_AFTER_S)
+        self._observer.refused("Overloaded" if isinstance(error, OverloadedError) else content["title"])
+        kind = LastJson if isinstance(error, uploads.BodyTooLargeError) else Json
+        return kind(content, content["status"], headers, media_type="application/problem+json")
+
+    async def _read(self, request: Request, read: Callable[[Request], Awaitable[Sent]]) -> Sent:
+        self._pipeline.check_room()
+        try:
+            async with Deadline(self._config.request_timeout_s, "the request was not sent"):
+                return await read(request)
+        except DeadlineError as error:
+            raise HTTPException(408, str(error)) from None
+
+    def _top_k(self, request: Request) -> int:
+        text = request.query_params.get("top_k")
+        if text is None:
+            return self._config.top_k
+        if not (text.isascii() and text.isdecimal() and int(text[:9]) >= 1):
+            raise HTTPException(400, f"top_k must be a whole number of at least 1, got {text[:20]!r}")
+        return int(text[:9])
+
+
+def create_app(classifier: Classifier, config: ServeConfig, observer: Observer) -> Starlette:
+    """The app with all routes; every refusal is `application/problem+json` (RFC 9457)."""
+    api, document = Api(classifier, config, observer), openapi.document()
+    docs, front = docs_page.render(document), page.render()
+
+    async def answer_document(_: Request) -> Response:
+        return Json(document)
+
+    async def answer_docs(_: Request) -> Response:
+        return HTMLResponse(docs)
+
+    routes = [
+        Route("/predict", api.predict, methods=["POST"]),
+        Route("/predict_base64", api.predict, methods=["POST"]),
+        Route("/predict_batch", api.predict_batch, methods=["POST"]),
+        Route("/explain", api.explain, methods=["POST"]),
+        Route("/health", api.health),
+        Route("/ready", api.ready),
+        Route("/classes", api.classes),
+        Route("/models", api.models),
+        Route("/gallery", api.gallery),
+        Route("/openapi.json", answer_document),
+        Route("/docs", answer_docs),
+        *page.routes(front),
+    ]
+    app = Starlette(
+        routes=routes,
+        middleware=_door(api, config),
+        exception_handlers=dict.fromkeys((HTTPException, *(row[0] for row in STATUS_TABLE)), api.refuse),
+    )
+    # around all that Starlette puts around the routes: what nobody foresaw is answered with these headers too
+    app.middleware_stack = SecurityHeaders(app.build_middleware_stack(), {"/": front, "/docs": docs})
+    return app
+
+
+def _door(api: Api, config: ServeConfig) -> list[Middleware]:
+    """What a request passes before the routes, outermost first; nothing unless the server was asked to."""
+    door = []
+    if config.cors_origins:  # before the keys: a browser asks first, without one
+        door.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=config.cors_origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["Authorization", "Content-Type", "X-API-Key"],
+                expose_headers=["Retry-After", "X-Class-Id", "X-Class-Name", "X-Model", "X-Request-Id"],
+            )
+        )
+    if config.api_keys:
+        door.append(Middleware(KeyGuard, keys=KeyRing(config.api_keys, 1 / config.num_ingress_replicas), refuse=api.refuse))
+    return door

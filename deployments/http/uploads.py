@@ -1,0 +1,215 @@
+"""Pictures out of request bodies. The limits hold while reading: more than allowed is never kept, whatever the headers promise."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Collection
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from urllib.parse import parse_qs
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from cifar_ray.errors import ImageTooLargeError
+from cifar_ray.inference.preprocess import MAX_IMAGE_BYTES, decode_base64
+from deployments.http import multipart
+from deployments.predicting import schemas
+
+MAX_BATCH_IMAGES = 256
+MAX_BATCH_BYTES = 100_000_000
+
+_MAX_BASE64_BYTES = -(-MAX_IMAGE_BYTES // 3) * 4
+# boundaries, part headers, field names and JSON around the picture
+_WRAPPING_BYTES = 65_536
+# "+", "/" and "=" take three bytes each; there are few of them in base64
+_MAX_URLENCODED_BYTES = _MAX_BASE64_BYTES * 9 // 8
+_MAX_URLENCODED_FIELDS = 32
+_SINGLE_FIELDS = ("image", "file")
+_BATCH_FIELDS = ("images", "images[]", "image", "file")
+_BASE64_FIELD = "image_base64"
+_PATH_FIELDS = frozenset({"image_path", "model_path"})
+_JSON_BODY = TypeAdapter(schemas.PictureInJson)
+
+
+class BodyTooLargeError(ImageTooLargeError):
+    """The rest of the body was left unread."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture as sent.
+
+    Attributes:
+        data: an image file, unchecked.
+        filename: what the client calls it; only ever shown back.
+        model: the one asked for, unchecked; `None` for the server's own.
+    """
+
+    data: bytes
+    filename: str | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Several pictures for one model."""
+
+    pictures: list[Picture]
+    model: str | None = None
+
+
+def model_in_query(request: Request) -> str | None:
+    """The model asked for in the address, which wins over the body.
+
+    Raises:
+        HTTPException: 400 where the address names a path.
+    """
+    if not request.scope["query_string"]:
+        return None
+    _refuse_paths(request.query_params)
+    return _model(request.query_params.get)
+
+
+async def read_picture(request: Request) -> Picture:
+    """The one picture of a request: a form's file or base64, the raw body, or JSON.
+
+    Raises:
+        HTTPException: 400 for a malformed body, a missing field or a path, 415 for another content type.
+        BodyTooLargeError: over 10 MB.
+        ImageError: for text that is not base64.
+    """
+    content_type = _content_type(request)
+    asked_for = model_in_query(request)
+    if content_type == "multipart/form-data":
+        sent = await _read_form(request, _SINGLE_FIELDS, _MAX_BASE64_BYTES + _WRAPPING_BYTES)
+        if len(sent.pictures) > 1:
+            raise HTTPException(400, f"{len(sent.pictures)} pictures in one request; send them to /predict_batch")
+        return replace(sent.pictures[0], model=sent.model)
+    if content_type.startswith("image/") or content_type in ("", "application/octet-stream"):
+        return Picture(await _read_body(request, MAX_IMAGE_BYTES), model=asked_for)
+    if content_type == "application/json":
+        body = await _read_body(request, _MAX_BASE64_BYTES + _WRAPPING_BYTES)
+        data, model = await asyncio.to_thread(_parse_json, body)
+        return Picture(data, model=asked_for or model)
+    if content_type == "application/x-www-form-urlencoded":
+        body = await _read_body(request, _MAX_URLENCODED_BYTES + _WRAPPING_BYTES)
+        data, model = await asyncio.to_thread(_parse_urlencoded, body)
+        return Picture(data, model=asked_for or model)
+    raise HTTPException(
+        415,
+        f"content type {content_type[:100]!r} is not accepted; send multipart/form-data with a field 'image', "
+        "the picture itself as image/* or application/octet-stream, or application/json",
+    )
+
+
+async def read_pictures(request: Request) -> Pictures:
+    """All pictures of a multipart request, in the order sent.
+
+    Raises:
+        HTTPException: 400 for a malformed body, a path, no picture or too many, 415 for another content type.
+        BodyTooLargeError: over 100 MB altogether.
+    """
+    if _content_type(request) != "multipart/form-data":
+        raise HTTPException(415, "send multipart/form-data with one field 'images' for each picture")
+    return await _read_form(request, _BATCH_FIELDS, max_bytes=MAX_BATCH_BYTES)
+
+
+async def _read_form(request: Request, fields: tuple[str, ...], max_bytes: int) -> Pictures:
+    asked_for = model_in_query(request)
+    body = await _read_body(request, max_bytes)
+    try:
+        parts = multipart.parse(request.headers["content-type"], body)
+    except multipart.MultipartError as error:
+        raise HTTPException(400, str(error)) from None
+    sent = {part.name: part for part in parts if part.filename is None}
+    _refuse_paths({part.name for part in parts})
+    in_text = _BASE64_FIELD in sent  # megabytes of it take a while
+    pictures = await asyncio.to_thread(_pictures, parts, fields) if in_text else _pictures(parts, fields)
+    return Pictures(pictures, asked_for or _model(lambda name: sent[name].content.decode(errors="replace") if name in sent else None))
+
+
+def _pictures(parts: list[multipart.Part], fields: tuple[str, ...]) -> list[Picture]:
+    pictures = []
+    for part in parts:
+        if part.name == _BASE64_FIELD:
+            pictures.append(Picture(decode_base64(part.content.decode(errors="replace").strip())))
+        elif part.name in fields:
+            if part.filename is None:
+                raise HTTPException(400, f"field {part.name!r} holds text, not a file; with curl: -F {part.name}=@picture.jpg")
+            pictures.append(Picture(part.content, part.filename))
+    if not pictures:
+        sent = ", ".join(repr(part.name) for part in parts) or "none"
+        raise HTTPException(400, f"no picture: send a file in the field {fields[0]!r} (fields sent: {sent[:200]})")
+    if len(pictures) > MAX_BATCH_IMAGES:
+        raise HTTPException(400, f"{len(pictures)} pictures in one request; at most {MAX_BATCH_IMAGES} are accepted")
+    return pictures
+
+
+async def _read_body(request: Request, max_bytes: int) -> bytes:
+    async with aclosing(_limited(request, max_bytes)) as stream:
+        return b"".join([chunk async for chunk in stream])
+
+
+def _model(get: Callable[[str], str | None]) -> str | None:
+    return get("model") or get("model_type")
+
+
+def _refuse_paths(names: Collection[str]) -> None:
+    """Clients of other servers may name files that lie there; this one reads none for anybody."""
+    for name in sorted(_PATH_FIELDS.intersection(names)):
+        raise HTTPException(400, f"{name}: this server reads no file that a client names; send the picture, and name a model with 'model'")
+
+
+def _parse_json(body: bytes) -> tuple[bytes, str | None]:
+    """The picture in `{"image": "<base64 or data URI>"}`, and the model."""
+    try:
+        fields = from_json(body)
+    except ValueError as error:
+        raise HTTPException(400, f"the body is not JSON: {error}") from None
+    if isinstance(fields, dict):
+        _refuse_paths(fields)
+    try:
+        sent = _JSON_BODY.validate_python(fields)
+    except ValidationError as error:
+        mistake = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in mistake["loc"])
+        raise HTTPException(400, f"{field}: {mistake['msg']}" if field else "the body must be a JSON object") from None
+    return decode_base64(sent["image"]), sent.get("model") or sent.get("model_type")
+
+
+def _parse_urlencoded(body: bytes) -> tuple[bytes, str | None]:
+    """The picture in `image_base64=…`, and the model."""
+    try:
+        fields = parse_qs(body.decode("ascii"), keep_blank_values=True, max_num_fields=_MAX_URLENCODED_FIELDS)
+    except ValueError:  # most often a picture that curl's --data-binary declares as a form
+        fields = {}
+    _refuse_paths(fields)
+    if _BASE64_FIELD not in fields:
+        raise HTTPException(
+            415,
+            f"content type 'application/x-www-form-urlencoded' must hold {_BASE64_FIELD}=…; "
+            "to send a picture itself with curl --data-binary, add -H 'Content-Type: image/jpeg'",
+        )
+    # a space is a "+" that the client did not escape: base64 has no spaces
+    return decode_base64(fields[_BASE64_FIELD][0].replace(" ", "+")), _model(lambda name: fields[name][0] if name in fields else None)
+
+
+async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+    too_large = BodyTooLargeError(f"the request has more than {max_bytes:,} bytes; a picture may have {MAX_IMAGE_BYTES:,}")
+    promised = request.headers.get("content-length", "")
+    if promised.isdecimal() and int(promised[:19]) > max_bytes:
+        raise too_large
+    received = 0
+    async with aclosing(request.stream()) as stream:
+        async for chunk in stream:
+            received += len(chunk)
+            if received > max_bytes:
+                raise too_large
+            yield chunk
+
+
+def _content_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()

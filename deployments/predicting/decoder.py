@@ -1,0 +1,76 @@
+"""Turns pictures into pixels beside the event loop. Knows nothing of Ray or HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+from cifar_ray.config import ResizePolicy
+from cifar_ray.errors import ImageError, ImageTooLargeError
+from cifar_ray.inference.preprocess import MAX_IMAGE_PIXELS, preprocess
+from deployments.predicting.contract import Pixels
+
+# A picture of 50 megapixels takes 150 MB and more while it is decoded.
+_THREADS = min(8, os.cpu_count() or 1)
+_M_MMAP_THRESHOLD = -3  # malloc.h
+_MAPPED_BYTES = 1 << 20
+# Up to here decoding takes a fraction of a millisecond, no longer than the way to a thread and back.
+_THUMBNAIL_BYTES = 16_384
+_THUMBNAIL_PIXELS = 96 * 96
+
+
+class Decoder:
+    """Decodes photos in as many threads as there are cores, and a thumbnail where it stands."""
+
+    def __init__(self) -> None:
+        _give_memory_back()
+        self._executor = ThreadPoolExecutor(_THREADS, "decode")
+
+    async def decode(self, pictures: Sequence[bytes], image_size_px: int, resize_policy: ResizePolicy) -> list[Pixels | ImageError]:
+        """Decodes pictures, each on its own: a broken one leaves its error in its place.
+
+        Args:
+            pictures: image files, unchecked.
+            image_size_px: side of the results.
+            resize_policy: how they become square.
+
+        Returns:
+            uint8 `[image_size_px, image_size_px, 3]` for each.
+        """
+        if len(pictures) == 1 and len(pictures[0]) <= _THUMBNAIL_BYTES:
+            with suppress(ImageTooLargeError):  # few bytes can hold many pixels
+                return [_decode(pictures[0], image_size_px, resize_policy, _THUMBNAIL_PIXELS)]
+        loop = asyncio.get_running_loop()
+        return await asyncio.gather(
+            *(loop.run_in_executor(self._executor, _decode_photo, data, image_size_px, resize_policy) for data in pictures)
+        )
+
+
+def _give_memory_back() -> None:
+    """Has the C library return a photo's memory when it is freed, by mapping each large block on its own.
+
+    Its own way is to keep what is like blocks that were freed before: some pictures of 50 megapixels left a gigabyte behind.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
+
+
+def _decode(data: bytes, image_size_px: int, resize_policy: ResizePolicy, max_pixels: int) -> Pixels | ImageError:
+    try:
+        return preprocess(data, image_size_px, resize_policy, max_pixels)
+    except ImageTooLargeError:
+        raise
+    except ImageError as error:
+        return error
+
+
+def _decode_photo(data: bytes, image_size_px: int, resize_policy: ResizePolicy) -> Pixels | ImageError:
+    try:
+        return _decode(data, image_size_px, resize_policy, MAX_IMAGE_PIXELS)
+    except ImageTooLargeError as error:
+        return error

@@ -1,0 +1,1 @@
+"""The Ray Serve replicas: models in memory, the classifier, and the ingress."""

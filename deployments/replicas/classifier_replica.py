@@ -1,0 +1,121 @@
+"""The model's side: keeps models ready and runs batches on one thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import ray
+import torch
+
+from cifar_ray.config import ResizePolicy
+from cifar_ray.config.serve_config import ServeConfig
+from cifar_ray.errors import CifarRayError, UnknownModelError
+from cifar_ray.inference.explain import explain
+from deployments.predicting.batcher import Batcher
+from deployments.predicting.contract import Classified, Explained, ModelInfo, Pixels, Status, StoredGallery, StoredModel, UnavailableError
+from deployments.replicas.live_models import LiveModels, LoadedModel
+from deployments.replicas.request_metrics import ModelMetrics
+
+POLL_S = 2.0
+
+
+class ClassifierReplica:
+    """A copy of the models as a Serve deployment; the other side of `contract.Classifier`."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        threads = compute_threads(config, _node_cores())
+        self._models = LiveModels(config, "cuda" if ray.get_gpu_ids() else "cpu")
+        self._metrics = ModelMetrics()
+        # one thread: forward passes side by side would only share the same cores
+        self._compute = ThreadPoolExecutor(1, "compute", initializer=torch.set_num_threads, initargs=(threads,))
+        # another one, so that a model is loaded and warmed up beside the one that answers
+        self._loader = ThreadPoolExecutor(1, "load", initializer=torch.set_num_threads, initargs=(threads,))
+        # merges what several ingress replicas send while a batch runs
+        self._batcher = Batcher(self._run, config.max_batch_size, max_calls=1)
+        # loaded before the replica counts as ready, so that no request meets one that is still empty
+        self._loader.submit(self._models.refresh).result()
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+
+    async def status(self, reference: str | None = None) -> Status:
+        """As the contract says."""
+        if reference is None:
+            return self._models.status
+        found = await self._load(reference)
+        return found if isinstance(found, Status) else Status(found.info)
+
+    async def models(self) -> list[StoredModel]:
+        """As the contract says."""
+        try:
+            return await asyncio.to_thread(self._models.stored)
+        except CifarRayError as error:
+            raise UnavailableError(str(error)) from None
+
+    async def gallery(self, reference: str | None) -> StoredGallery | Status:
+        """As the contract says."""
+        try:
+            return await asyncio.to_thread(self._models.gallery, reference)
+        except CifarRayError as error:
+            return Status(None, str(error), is_known=not isinstance(error, UnknownModelError))
+
+    async def classify(self, images: Pixels, reference: str | None, resize_policy: ResizePolicy) -> Classified | Status:
+        """As the contract says."""
+        loaded = await self._find(reference)
+        if isinstance(loaded, Status):
+            return loaded
+        if (loaded.info.image_size_px, loaded.info.resize_policy) != (images.shape[1], resize_policy):
+            return Status(loaded.info)
+        return await self._batcher.classify(loaded, images)
+
+    async def explain(self, image: Pixels, reference: str | None, expected: ModelInfo, class_id: int | None) -> Explained | Status:
+        """As the contract says."""
+        loaded = await self._find(reference)
+        if isinstance(loaded, Status):
+            return loaded
+        if loaded.info != expected:
+            return Status(loaded.info)
+        # on the thread of the batches, in its turn: beside them it would take their cores
+        found = await asyncio.get_running_loop().run_in_executor(self._compute, explain, loaded.predictor, image, class_id)
+        return Explained(loaded.info, *found)
+
+    async def _find(self, reference: str | None) -> LoadedModel | Status:
+        return self._models.find(reference) or (self._models.status if reference is None else await self._load(reference))
+
+    async def _load(self, reference: str) -> LoadedModel | Status:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._loader, self._models.load, reference)
+        except CifarRayError as error:  # returned, because Serve logs a traceback of what is raised
+            return Status(None, str(error), is_known=not isinstance(error, UnknownModelError))
+
+    async def _run(self, loaded: LoadedModel, images: Pixels) -> Classified:
+        started = time.perf_counter()
+        prediction = await asyncio.get_running_loop().run_in_executor(self._compute, loaded.predictor.predict, images)
+        seconds = time.perf_counter() - started
+        classified = Classified(loaded.info, prediction.probabilities, prediction.abstains, len(images), seconds)
+        self._metrics.ran(classified)
+        return classified
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(POLL_S)
+            self._loader.submit(self._models.refresh).result()
+
+
+def compute_threads(config: ServeConfig, node_cores: int) -> int:
+    """Threads for one forward pass: as asked, else the whole cores set aside, else an even share of the node's.
+
+    A request of less than a core only lets everything fit on a small machine; it does not mean that the rest lies idle.
+    """
+    if config.torch_threads:
+        return config.torch_threads
+    if config.cpus_per_replica >= 1:
+        return int(config.cpus_per_replica)
+    return max(1, node_cores // config.most_replicas)
+
+
+def _node_cores() -> int:
+    nodes = ray.nodes()
+    here = ray.get_runtime_context().get_node_id()
+    return int(sum(node["Resources"].get("CPU", 0) for node in nodes if node["NodeID"] == here))

@@ -1,0 +1,94 @@
+"""The ingress as a Serve deployment, with the classifier behind a Serve handle. Light: its process needs no torch."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.serve.exceptions import RayServeException, ReplicaUnavailableError
+from ray.serve.handle import DeploymentHandle
+from starlette.applications import Starlette
+
+from cifar_ray.config import ResizePolicy
+from cifar_ray.config.serve_config import ServeConfig
+from deployments.http.routes import create_app
+from deployments.predicting.contract import (
+    Classified,
+    Classifier,
+    DeadlineError,
+    Explained,
+    ModelInfo,
+    Pixels,
+    ReplicaLostError,
+    Status,
+    StoredGallery,
+    StoredModel,
+    UnavailableError,
+)
+from deployments.replicas.request_metrics import IngressMetrics
+
+
+class RemoteClassifier(Classifier):
+    """Calls a classifier replica, and turns Ray's failures into the contract's errors.
+
+    Args:
+        handle: of the classifier deployment.
+        timeout_s: longest wait for an answer.
+    """
+
+    def __init__(self, handle: DeploymentHandle[Any], timeout_s: float) -> None:
+        self._handle = handle
+        self._timeout_s = timeout_s
+
+    async def status(self, reference: str | None = None) -> Status:
+        """As the contract says."""
+        status: Status = await self._answer(self._handle.status.remote(reference))
+        return status
+
+    async def models(self) -> list[StoredModel]:
+        """As the contract says."""
+        models: list[StoredModel] = await self._answer(self._handle.models.remote())
+        return models
+
+    async def gallery(self, reference: str | None) -> StoredGallery | Status:
+        """As the contract says."""
+        gallery: StoredGallery | Status = await self._answer(self._handle.gallery.remote(reference))
+        return gallery
+
+    async def classify(self, images: Pixels, reference: str | None, resize_policy: ResizePolicy) -> Classified | Status:
+        """As the contract says."""
+        result: Classified | Status = await self._answer(self._handle.classify.remote(images, reference, resize_policy))
+        return result
+
+    async def explain(self, image: Pixels, reference: str | None, expected: ModelInfo, class_id: int | None) -> Explained | Status:
+        """As the contract says."""
+        result: Explained | Status = await self._answer(self._handle.explain.remote(image, reference, expected, class_id))
+        return result
+
+    async def _answer(self, response: Any) -> Any:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await response
+        except TimeoutError:
+            raise DeadlineError(f"the model did not answer within {self._timeout_s:g} s; try again, or add replicas") from None
+        except RayTaskError as error:  # the replica raised: our own error travels inside, anything else is a bug
+            if isinstance(error.cause, UnavailableError):
+                raise error.cause from None
+            raise
+        except (RayActorError, ReplicaUnavailableError):
+            raise ReplicaLostError("the replica that had the picture is gone; try again") from None
+        except (RayError, RayServeException) as error:
+            raise UnavailableError(f"no replica of the model can answer now ({type(error).__name__}); try again") from None
+
+
+class IngressReplica:
+    """The HTTP side; Serve runs the app that `__serve_build_asgi_app__` returns."""
+
+    def __init__(self, classifier: DeploymentHandle[Any], config: ServeConfig) -> None:
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)  # else it logs every malformed upload
+        self._app = create_app(RemoteClassifier(classifier, config.request_timeout_s), config, IngressMetrics())
+
+    def __serve_build_asgi_app__(self) -> Starlette:
+        return self._app

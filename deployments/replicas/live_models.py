@@ -1,0 +1,247 @@
+"""The models in memory: found in the store, kept as new as it is, and dropped when others need the room."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property, partial
+
+from cifar_ray.config.serve_config import ServeConfig
+from cifar_ray.errors import BundleError, CifarRayError, UnknownModelError
+from cifar_ray.inference.predictor import Predictor
+from cifar_ray.store import ModelStore
+from cifar_ray.store.gallery import GALLERY_FILE
+from cifar_ray.store.registry import PREVIOUS, PRODUCTION, TEST_ACCURACY
+from deployments.predicting.contract import LoadedVersion, ModelInfo, Status, StoredGallery, StoredModel, UnavailableError
+
+DEFAULT_MODEL = "cifar10"
+RETRY_DAMAGED_S = 30.0
+
+# Serve's own logger: it writes to the replica's log file and to the terminal of `serve run`
+logger = logging.getLogger("ray.serve")
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A predictor that has been checked and warmed up, and what the ingress must know of it."""
+
+    predictor: Predictor
+    info: ModelInfo
+    weights_bytes: int
+
+
+class LiveModels:
+    """The models that answer, by reference; `None` refers to the server's own model, which is never dropped.
+
+    A version is loaded, checked and warmed up beside the one that answers, and only then put in its place, as one object: who holds
+    the old one keeps it. What fails replaces nothing. `find` may be called from anywhere, the other methods by one thread at a time.
+
+    Args:
+        config: which model is the server's own, where models are, in which precision, and how much memory they may take.
+        device: where they run.
+    """
+
+    def __init__(self, config: ServeConfig, device: str) -> None:
+        self._config = config
+        self._device = device
+        self._answering: dict[str | None, LoadedModel] = {}
+        self._used_at: dict[str | None, float] = {}
+        self._failed: dict[tuple[str, int], tuple[float, str]] = {}
+        self._problems: dict[str | None, str] = {}
+
+    @cached_property
+    def _store(self) -> ModelStore:
+        """Without patience: a refresh is repeated anyway, and who asks for a model waits for the answer."""
+        return ModelStore(self._config.storage, patience_s=0)
+
+    @property
+    def status(self) -> Status:
+        """The server's own model, and what is wrong with it."""
+        own = self._answering.get(None)
+        return Status(own.info if own else None, self._problems.get(None, ""))
+
+    def find(self, reference: str | None) -> LoadedModel | None:
+        """What answers now, if it is in memory. Touches no disk."""
+        if reference in self._answering:
+            self._used_at[reference] = time.monotonic()
+            return self._answering[reference]
+        return next((loaded for loaded in list(self._answering.values()) if loaded.info.reference == reference), None)
+
+    def load(self, reference: str) -> LoadedModel:
+        """What answers now, loaded if need be. Drops what was not used for longest where memory runs short.
+
+        Raises:
+            UnknownModelError: if there is no such model, listing those there are.
+            StoreError: if the storage cannot be read.
+            BundleError: if the model cannot be loaded.
+        """
+        if loaded := self.find(reference):
+            return loaded
+        store = self._store
+        with _told_to_clients(store, reference):
+            loaded = self._load(store, reference)
+        self._used_at[reference] = time.monotonic()
+        self._answering[reference] = loaded
+        self._make_room(keep=reference)
+        return loaded
+
+    def refresh(self) -> None:
+        """Brings what is in memory up to date with the store. Never raises: the server stays up to say what is wrong."""
+        for reference in {None: None} | self._answering:
+            unforeseen: Exception | None = None
+            try:
+                self._answering[reference], problem = self._newest(reference)
+            except UnknownModelError as error:
+                problem = str(error)
+                if reference is not None:  # deleted: from now on it is unknown
+                    del self._answering[reference], self._used_at[reference]
+            except CifarRayError as error:
+                problem = str(error)
+            except Exception as error:
+                problem, unforeseen = f"loading a model failed: {type(error).__name__}: {' '.join(str(error).split())}", error
+            if problem and problem != self._problems.get(reference):
+                present = self._answering.get(reference)
+                instead = f"{present.info.reference} answers" if present else "no model to serve"
+                logger.warning("%s: %s", instead, problem, exc_info=unforeseen)
+            self._problems[reference] = problem
+        self._make_room()
+
+    def stored(self) -> list[StoredModel]:
+        """All names in the store.
+
+        Raises:
+            StoreError: if the storage cannot be read.
+        """
+        return [self._describe(self._store, name) for name in self._store.names()]
+
+    def gallery(self, reference: str | None) -> StoredGallery:
+        """Where a model is wrong, read from the store: the model itself is not loaded.
+
+        Raises:
+            UnavailableError: if it is the server's own and there is none.
+            UnknownModelError: if there is no such model, listing those there are.
+            StoreError: if the storage cannot be read.
+            BundleError: if the bundle is damaged.
+        """
+        store = self._store
+        with _told_to_clients(store, reference):
+            name, version = store.resolve(reference or self.status.require().reference)
+        return StoredGallery(name, version, store.attachment(f"{name}@{version}", GALLERY_FILE))
+
+    def _describe(self, store: ModelStore, name: str) -> StoredModel:
+        versions = tuple(store.versions(name))
+        in_memory = {
+            LoadedVersion(loaded.info.version, loaded.predictor.engine, loaded.predictor.precision.name)
+            for loaded in list(self._answering.values())
+            if loaded.info.name == name
+        }
+        problems = [failure for (failed, version), (_, failure) in list(self._failed.items()) if failed == name and version in versions]
+        class_names: tuple[str, ...] = ()
+        test_accuracy = None
+        try:
+            manifest = store.manifest(name)
+            class_names, test_accuracy = manifest.class_names, manifest.metrics.get(TEST_ACCURACY)
+        except CifarRayError as error:
+            problems.append(str(error))
+        problem = "; ".join(dict.fromkeys(problems))
+        return StoredModel(name, versions, store.aliases(name), tuple(sorted(in_memory)), class_names, test_accuracy, problem)
+
+    def _newest(self, reference: str | None) -> tuple[LoadedModel, str]:
+        """What a reference means now, and what is wrong with those that were meant to answer instead.
+
+        Raises:
+            CifarRayError: if nothing that it may mean can be loaded.
+        """
+        store = self._store
+        if reference is not None:
+            return self._load(store, reference), ""
+        present = self._answering.get(None)
+        problems: list[str] = []
+        for candidate in self._candidates(store):
+            try:
+                return self._load(store, candidate), "; ".join(problems)
+            except CifarRayError as error:
+                problems.append(str(error))
+                if present and candidate.partition("@")[0] == present.info.name:  # it is better than any second choice
+                    break
+        raise BundleError("; ".join(problems))
+
+    def _candidates(self, store: ModelStore) -> Iterator[str]:
+        """References to the server's own model, best first. All replicas find the same, whenever they started."""
+        names, wanted = store.names(), self._config.model
+        if not names or (wanted and wanted.partition("@")[0] not in names):
+            missing = f"no model {wanted}" if wanted else "no model yet"
+            there_is = f" (there is: {', '.join(names)})" if names else ""
+            raise UnavailableError(f"{missing} in {self._config.storage}{there_is}; train one: {self._config.train_command}")
+        for name in [wanted] if wanted else [DEFAULT_MODEL] if DEFAULT_MODEL in names else sorted(names, key=partial(_age, store)):
+            yield name
+            if "@" in name:
+                continue
+            aliases = store.aliases(name)
+            if PREVIOUS in aliases:
+                yield f"{name}@{PREVIOUS}"
+            elif PRODUCTION not in aliases:  # the newest was meant, so the one before is next best
+                yield from (f"{name}@{version}" for version in reversed(store.versions(name)[:-1]))
+
+    def _load(self, store: ModelStore, reference: str) -> LoadedModel:
+        started = time.monotonic()
+        name, version = store.resolve(reference)
+        for loaded in self._answering.values():
+            if (loaded.info.name, loaded.info.version) == (name, version):
+                return loaded
+        failed_at, failure = self._failed.get((name, version), (0.0, ""))
+        # a version is immutable, so a damaged one is only read again in case somebody restores it
+        if failure and started - failed_at < RETRY_DAMAGED_S:
+            raise BundleError(failure)
+        try:
+            bundle = store.load(f"{name}@{version}")
+            predictor = Predictor(bundle, self._device, self._config.precision, self._config.engine)
+            predictor.warm_up(self._config.max_batch_size)
+        except CifarRayError as error:
+            self._failed[name, version] = (started, str(error))
+            raise
+        self._failed.pop((name, version), None)
+        logger.info(
+            "serving %s on %s in %s with %s (%s), loaded in %.1f s",
+            bundle.reference,
+            self._device,
+            predictor.precision.name,
+            predictor.engine,
+            predictor.engine_reason,
+            time.monotonic() - started,
+        )
+        manifest = bundle.manifest
+        info = ModelInfo(bundle.name, bundle.version, manifest.class_names, manifest.image_size_px, manifest.resize_policy)
+        return LoadedModel(predictor, info, sum(tensor.nbytes for tensor in bundle.weights.values()))
+
+    def _make_room(self, keep: str | None = None) -> None:
+        """Drops what was not used for longest until the rest fits; the server's own model and `keep` stay in any case."""
+        while sum({id(loaded): loaded.weights_bytes for loaded in self._answering.values()}.values()) > self._config.model_memory_bytes:
+            droppable = [reference for reference in self._answering if reference not in (None, keep)]
+            if not droppable:
+                return
+            oldest = min(droppable, key=lambda reference: self._used_at[reference])
+            logger.info("dropped %s: its place in memory is needed", self._answering[oldest].info.reference)
+            del self._answering[oldest], self._used_at[oldest]
+
+
+@contextmanager
+def _told_to_clients(store: ModelStore, reference: str | None) -> Iterator[None]:
+    """The store's message about an unknown model says where it lies, which is not for a client to know."""
+    try:
+        yield
+    except UnknownModelError:
+        there_is = ", ".join(f"{name}@{version}" for name in store.names() for version in store.versions(name))
+        raise UnknownModelError(f"there is no model {(reference or '')[:100]!r}; there is: {there_is or 'none yet'}") from None
+
+
+def _age(store: ModelStore, name: str) -> datetime:
+    """When a name came into the store: unlike the alphabet, this does not change when others come."""
+    try:
+        return store.manifest(f"{name}@{store.versions(name)[0]}").created_at
+    except BundleError:
+        return datetime.max.replace(tzinfo=UTC)

@@ -1,0 +1,71 @@
+"""What Prometheus sees, through Ray: each name below with `ray_` before it, on the metrics port of every node."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Literal
+
+import numpy as np
+from ray.serve.metrics import Counter, Gauge, Histogram
+
+from deployments.predicting.contract import Classified, Observer
+from deployments.predicting.schemas import Timings
+
+_STAGES: tuple[Literal["decode", "queue", "inference", "total"], ...] = ("decode", "queue", "inference", "total")
+_STAGE_BOUNDARIES_MS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000]
+_GAUGE_DELAY_S = 0.5
+_BATCH_BOUNDARIES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
+
+
+class IngressMetrics(Observer):
+    """Counted in each ingress replica."""
+
+    def __init__(self) -> None:
+        self._stage = Histogram(
+            "cifar_ray_stage_ms", "Time of an answered request by stage, as in its timings_ms", _STAGE_BOUNDARIES_MS, ("stage",)
+        )
+        self._refused = Counter("cifar_ray_refused_total", "Requests that were not answered, by reason", ("reason",))
+        self._gauge = Gauge("cifar_ray_pending_images", "Pictures being decoded, waiting or with a model")
+        self._pending_images = 0
+        self._is_due = False
+
+    def answered(self, timings_ms: Timings) -> None:
+        """As the contract says."""
+        for stage in _STAGES:
+            self._stage.observe(timings_ms[stage], {"stage": stage})
+
+    def refused(self, reason: str) -> None:
+        """As the contract says."""
+        self._refused.inc(1, {"reason": reason})
+
+    def pending(self, images: int) -> None:
+        """As the contract says. The gauge follows within half a second: setting it takes as long as parsing the request."""
+        self._pending_images = images
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_later(_GAUGE_DELAY_S, self._set_gauge)
+
+    def _set_gauge(self) -> None:
+        self._is_due = False
+        self._gauge.set(self._pending_images)
+
+
+class ModelMetrics:
+    """Counted in each replica of the classifier, once a forward pass."""
+
+    def __init__(self) -> None:
+        self._batch_size = Histogram("cifar_ray_batch_size", "Images in a forward pass", _BATCH_BOUNDARIES, ("model", "version"))
+        self._forward = Histogram("cifar_ray_forward_ms", "Time of a forward pass", _STAGE_BOUNDARIES_MS, ("model", "version"))
+        self._predicted = Counter("cifar_ray_predicted_total", "Images by most likely class", ("model", "version", "class_name"))
+        self._abstained = Counter("cifar_ray_abstained_total", "Images unlike those that the model knows", ("model", "version"))
+
+    def ran(self, classified: Classified) -> None:
+        """Counts a forward pass, and what it saw in its images."""
+        model = {"model": classified.model.name, "version": str(classified.model.version)}
+        self._batch_size.observe(classified.batch_size, model)
+        self._forward.observe(classified.inference_s * 1000, model)
+        classes, counts = np.unique(classified.probabilities.argmax(axis=1), return_counts=True)
+        for class_id, count in zip(classes.tolist(), counts.tolist(), strict=True):
+            self._predicted.inc(count, model | {"class_name": classified.model.class_names[class_id]})
+        if classified.abstains.any():
+            self._abstained.inc(int(classified.abstains.sum()), model)
