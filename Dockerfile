@@ -7,7 +7,7 @@ RUN apt-get update && apt-get install -y --no-install-recommends make wget && rm
     && useradd --create-home --uid 1000 ray
 USER ray
 WORKDIR /home/ray/cifar_ray
-COPY --chown=ray:ray Makefile README.md pyproject.toml requirements.lock ./
+COPY --chown=ray:ray LICENSE Makefile README.md pyproject.toml requirements.lock ./
 COPY --chown=ray:ray cifar_ray cifar_ray
 COPY --chown=ray:ray deployments deployments
 RUN UV_NO_CACHE=1 make setup

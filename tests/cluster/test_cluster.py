@@ -23,7 +23,7 @@ def test_ray_up_installs_the_project_on_every_host_and_starts_ray(cluster: Machi
 
 
 def test_the_project_travels_without_data_runs_and_history(cluster: Machines) -> None:
-    sent = {"cifar_ray", "deployments", "Makefile", "README.md", "pyproject.toml", "requirements.lock"}
+    sent = {"cifar_ray", "deployments", "LICENSE", "Makefile", "README.md", "pyproject.toml", "requirements.lock"}
     for host in (cluster.head, *cluster.workers):
         assert set(host.run("ls -A ~/cifar_ray").split()) == sent | {".venv", "environment"}
 

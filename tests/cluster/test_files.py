@@ -12,7 +12,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.serve.schema import ServeDeploySchema
 
 from cifar_ray.config import parse_config
-from deployments.config import ServeConfig
+from cifar_ray.config.serve_config import ServeConfig
 from tests.cluster.crds import CRDS, MANIFESTS, REPOSITORY, manifest
 
 LAUNCHED = ("cluster.yaml", "cluster-onprem.yaml")
@@ -57,7 +57,8 @@ def test_aws_accepts_the_machines() -> None:
 @pytest.mark.parametrize("path", LAUNCHED)
 def test_only_what_runs_the_project_is_sent(path: str) -> None:
     sources = set(load(path)["file_mounts"].values())
-    assert sources == {"cifar_ray", "deployments", "Makefile", "README.md", "pyproject.toml", "requirements.lock", "~/.ray/auth_token"}
+    files = {"LICENSE", "Makefile", "README.md", "pyproject.toml", "requirements.lock"}
+    assert sources == {"cifar_ray", "deployments", "~/.ray/auth_token"} | files
     assert all((REPOSITORY / source).exists() for source in sources - {"~/.ray/auth_token"})
     copied = re.findall(r"^COPY --chown=\S+ (.+) \S+$", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE)
     assert {source for line in copied for source in line.split()} == sources - {"~/.ray/auth_token"}
