@@ -15,12 +15,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from cifar_ray.config import ResizePolicy
 from cifar_ray.data import cache
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.data.decode import DECODER_VERSION, SUFFIXES, decode_image, fit
+from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.errors import DataError, ImageError
 
 LARGEST_BROKEN_SHARE = 0.01
@@ -65,7 +65,7 @@ class Listing:
         return digest.hexdigest()
 
 
-def load_folder(root: Path, size_px: int, policy: ResizePolicy) -> DatasetSplits:
+def load_folder(root: Path, size_px: int, policy: ResizePolicy, progress: StartTask = no_progress) -> DatasetSplits:
     """Loads `root/train/<class>/…` with optional `val/` and `test/`, or `root/<class>/…`, decoding it the first time.
 
     Pictures may lie at any depth below their class folder. Hidden files and other kinds of files are not looked at.
@@ -76,7 +76,7 @@ def load_folder(root: Path, size_px: int, policy: ResizePolicy) -> DatasetSplits
     """
     listing = list_folder(root)
     entry = f"{listing.name}-{size_px}px-{policy}-v{DECODER_VERSION}-{listing.fingerprint()[:16]}"
-    return cache.load_or_build(entry, lambda allocate: _decode(listing, size_px, policy, allocate))
+    return cache.load_or_build(entry, lambda allocate: _decode(listing, size_px, policy, allocate, progress))
 
 
 def list_folder(root: Path) -> Listing:
@@ -156,7 +156,7 @@ def _check_files(folders: dict[str, Path], class_names: tuple[str, ...], files: 
             raise DataError(f"{folders['train'] / name}: no pictures ({kinds}); add some or remove the folder")
 
 
-def _decode(listing: Listing, size_px: int, policy: ResizePolicy, allocate: cache.Allocate) -> DatasetSplits:
+def _decode(listing: Listing, size_px: int, policy: ResizePolicy, allocate: cache.Allocate, progress: StartTask) -> DatasetSplits:
     """Decodes all splits, in threads: Pillow works outside Python's lock."""
     total = sum(map(len, listing.files.values()))
     threads = decoding_threads()
@@ -164,13 +164,13 @@ def _decode(listing: Listing, size_px: int, policy: ResizePolicy, allocate: cach
     start_s = time.perf_counter()
     broken: list[str] = []
     parts: dict[str, ImageDataset] = {}
-    # disable=None: no bar where there is no terminal
-    with ThreadPool(threads) as pool, tqdm(total=total, desc="decoding", unit=" pictures", unit_scale=True, disable=None) as bar:
+    on_decoded = progress("decoding", total)
+    with ThreadPool(threads) as pool:
         for split, files in listing.files.items():
             images = allocate(split, len(files), size_px)
             sound = np.ones(len(files), np.bool_)
             for row, error in enumerate(pool.imap(decoder(files, images, size_px, policy), range(len(files)), chunksize=16)):
-                bar.update()
+                on_decoded(1)
                 if error is not None:
                     sound[row] = False
                     broken.append(error)

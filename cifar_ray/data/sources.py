@@ -24,6 +24,7 @@ from cifar_ray.data.folder import list_folder, load_folder
 from cifar_ray.data.labels import regroup
 from cifar_ray.data.splits import complete
 from cifar_ray.data.streamed import TrainingSplits, load_streamed
+from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.errors import DataError
 
 _DEFAULT_IMAGE_SIZE_PX = 32
@@ -32,7 +33,7 @@ _NETWORK_TIMEOUT_S = 10.0
 _logger = logging.getLogger(__name__)
 
 
-def load_splits(config: TrainConfig) -> DatasetSplits:
+def load_splits(config: TrainConfig, progress: StartTask = no_progress) -> DatasetSplits:
     """Loads the data set that a config names, with the validation and test images and the groups that it asks for.
 
     Equal configs give equal splits in every process. They are prepared once a node and then memory-mapped.
@@ -45,13 +46,13 @@ def load_splits(config: TrainConfig) -> DatasetSplits:
     if config.dataset == "digits":
         found = load_digits(size_px)
     elif config.dataset == "folder":
-        found = load_folder(_folder(config), size_px, config.resize_policy)
+        found = load_folder(_folder(config), size_px, config.resize_policy, progress)
     else:
         found = load_cifar(config.dataset, data_dir, size_px)
     return _divide(config, found)
 
 
-def open_splits(config: TrainConfig) -> TrainingSplits:
+def open_splits(config: TrainConfig, progress: StartTask = no_progress) -> TrainingSplits:
     """As `load_splits`, but where decoded pictures of a folder need more than the memory allowed, training images stay in their files.
 
     The splits, their labels and statistics are the same either way. Says so where it streams.
@@ -60,18 +61,18 @@ def open_splits(config: TrainConfig) -> TrainingSplits:
         DataError: as `load_splits`.
     """
     if config.dataset != "folder" or config.stream == "never":
-        return load_splits(config)
+        return load_splits(config, progress)
     size_px = config.image_size or _DEFAULT_IMAGE_SIZE_PX
     listing = list_folder(_folder(config))
     count = sum(map(len, listing.files.values()))
     needed = count * 3 * size_px**2 * config.most_workers
     allowed = config.data_memory_bytes or memory_bytes() // 4
     if config.stream == "auto" and needed <= allowed:
-        return load_splits(config)
+        return load_splits(config, progress)
     reason = "as asked" if config.stream == "always" else f"more than the {allowed / 1e9:,.1f} GB of data_memory"
     _logger.info("streaming: %s pictures of %d px are %.1f GB decoded for all workers, %s", f"{count:,}", size_px, needed / 1e9, reason)
     division = repr((config.val_fraction, config.test_fraction, config.seed, config.groups))
-    return load_streamed(listing, size_px, config.resize_policy, lambda found: _divide(config, found), division)
+    return load_streamed(listing, size_px, config.resize_policy, lambda found: _divide(config, found), division, progress)
 
 
 def _divide(config: TrainConfig, found: DatasetSplits) -> DatasetSplits:

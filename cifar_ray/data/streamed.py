@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from cifar_ray.config import ResizePolicy
 from cifar_ray.data import cache
@@ -26,6 +25,7 @@ from cifar_ray.data.dataset import DatasetSplits, ImageDataset, Splits
 from cifar_ray.data.decode import DECODER_VERSION, decode_image, fit
 from cifar_ray.data.folder import Listing, check_broken, check_present, decoder, decoding_threads
 from cifar_ray.data.statistics import ChannelHistogram, ChannelValues, channel_mean_std
+from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.errors import DataError, ImageError
 
 _CHUNK_BYTES = 8 << 20
@@ -125,7 +125,12 @@ def training_mean_std(images: TrainingImages) -> tuple[ChannelValues, ChannelVal
 
 
 def load_streamed(
-    listing: Listing, size_px: int, policy: ResizePolicy, divide: Callable[[DatasetSplits], DatasetSplits], division: str
+    listing: Listing,
+    size_px: int,
+    policy: ResizePolicy,
+    divide: Callable[[DatasetSplits], DatasetSplits],
+    division: str,
+    progress: StartTask = no_progress,
 ) -> StreamedSplits:
     """Prepares a folder for streaming, once a node.
 
@@ -135,6 +140,7 @@ def load_streamed(
         policy: how they are made square.
         divide: draws the splits and puts classes together; it is given labels and names without pixels.
         division: names what `divide` does; equal if and only if that is.
+        progress: of the decoding.
 
     Raises:
         DataError: as for `load_folder`, or from `divide`.
@@ -144,7 +150,7 @@ def load_streamed(
     return cache.load_or_write(
         entry,
         lambda folder: _read(folder, PictureFiles(listing.root, np.empty(0, "S1"), size_px, policy)),
-        lambda folder: _prepare(folder, listing, size_px, policy, divide),
+        lambda folder: _prepare(folder, listing, size_px, policy, divide, progress),
     )
 
 
@@ -158,14 +164,21 @@ def _read(folder: Path, empty: PictureFiles) -> StreamedSplits:
     return StreamedSplits(about["name"], train, held.get("val"), held.get("test"))
 
 
-def _prepare(folder: Path, listing: Listing, size_px: int, policy: ResizePolicy, divide: Callable[[DatasetSplits], DatasetSplits]) -> None:
+def _prepare(
+    folder: Path,
+    listing: Listing,
+    size_px: int,
+    policy: ResizePolicy,
+    divide: Callable[[DatasetSplits], DatasetSplits],
+    progress: StartTask,
+) -> None:
     """Decodes all pictures and writes an entry; does so again without the broken ones where it finds some, since they change the draw."""
     files = [file for pairs in listing.files.values() for file in pairs]
     broken: dict[int, str] = {}
     while True:
         splits = divide(_without_pixels(listing, broken))
         work = _Pass(folder, listing, splits, size_px, policy)
-        newly_broken = work.run(files, broken)
+        newly_broken = work.run(files, broken, progress)
         if not newly_broken:
             break
         broken |= newly_broken
@@ -199,11 +212,12 @@ class _Pass:
         self._digest = hashlib.sha256("\0".join(splits.train.class_names).encode())
         self._digest.update(np.ascontiguousarray(splits.train.labels).data)
 
-    def run(self, files: list[tuple[Path, int]], known_broken: dict[int, str]) -> dict[int, str]:
+    def run(self, files: list[tuple[Path, int]], known_broken: dict[int, str], progress: StartTask) -> dict[int, str]:
         """Decodes; returns what is wrong with pictures that were thought sound, by number."""
         broken: dict[int, str] = {}
         chunk = max(1, _CHUNK_BYTES // (3 * self._size_px**2))
-        with ThreadPool(decoding_threads()) as pool, tqdm(total=len(files), desc="decoding", unit=" pictures", disable=None) as bar:
+        on_decoded = progress("decoding", len(files))
+        with ThreadPool(decoding_threads()) as pool:
             for start in range(0, len(files), chunk):
                 numbers = np.array([n for n in range(start, min(start + chunk, len(files))) if n not in known_broken], np.int64)
                 images = np.empty((len(numbers), self._size_px, self._size_px, 3), np.uint8)
@@ -211,7 +225,7 @@ class _Pass:
                 broken |= {int(n): error for n, error in zip(numbers, errors, strict=True) if error is not None}
                 check_broken(self._listing, [*known_broken.values(), *broken.values()])
                 self._sort(numbers, images)
-                bar.update(chunk)
+                on_decoded(min(chunk, len(files) - start))
         return broken
 
     def _sort(self, numbers: _Indices, images: npt.NDArray[np.uint8]) -> None:
