@@ -29,6 +29,7 @@ import torch
 from PIL import Image
 from ray.train.torch import TorchTrainer
 
+from cifar_ray.cluster.connection import ray_cluster
 from cifar_ray.cluster.plan import WorkerPlan
 from cifar_ray.config import TrainConfig
 from cifar_ray.data import StreamedImages, StreamedSplits, load_splits, open_splits
@@ -37,7 +38,6 @@ from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.recipes import small_cnn
 from cifar_ray.training.loop.trainer import Trainer
 from cifar_ray.training.on_ray.ingest import fed_by_ray, stream
-from cifar_ray.training.on_ray.ray_trainer import ray_cluster
 
 _CLASSES = 4
 _DISTINCT = 64  # pictures; the others are these with other bytes after their end

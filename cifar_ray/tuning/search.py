@@ -20,13 +20,13 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from cifar_ray.cluster.connection import ray_cluster
 from cifar_ray.cluster.plan import Cluster, WorkerPlan, check_hosts, plan_workers
 from cifar_ray.config import TrainConfig
 from cifar_ray.config.search_config import SearchConfig
 from cifar_ray.errors import ResourceError
 from cifar_ray.storage import FileTree
 from cifar_ray.storage.probe import Mark
-from cifar_ray.training.on_ray.ray_trainer import ray_cluster
 from cifar_ray.tuning.algorithms import create_repeater, create_scheduler, create_searcher
 from cifar_ray.tuning.record import Record, Trial
 from cifar_ray.tuning.space import SearchSpace

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -17,8 +15,8 @@ import torch
 from ray import train
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from cifar_ray.cluster.connection import ray_cluster
 from cifar_ray.cluster.plan import WorkerPlan, nodes_alive, plan_when_there
-from cifar_ray.cluster.process import prepare_children
 from cifar_ray.cluster.signals import Signals
 from cifar_ray.config import TrainConfig
 from cifar_ray.data import StreamedImages
@@ -164,25 +162,6 @@ def _fit(trainer: TorchTrainer) -> train.Result:
         return outcome.result()
     except train.TrainingFailedError as error:
         raise _reason(error) from None
-
-
-@contextmanager
-def ray_cluster() -> Iterator[None]:
-    """A connection to a running cluster, or a cluster on this machine for the time of the run."""
-    if ray.is_initialized():
-        yield
-        return
-    prepare_children()
-    # Who ends a job often tells all of its processes. Ray's own inherit that they do not hear of SIGTERM, so that workers can still save.
-    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    try:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _best_weights(run: Run, epoch: int) -> Weights:
