@@ -22,6 +22,7 @@ import tyro
 from torch import Tensor
 
 from cifar_ray import cli
+from cifar_ray.cli.training_progress import ConsoleProgress
 from cifar_ray.cluster.process import prepare_process
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data import load_splits
@@ -31,7 +32,6 @@ from cifar_ray.models import create_model
 from cifar_ray.training.loop.optimizers import create_optimizers, set_learning_rate
 from cifar_ray.training.loop.trainer import Trainer
 from cifar_ray.training.on_ray.ray_trainer import train_on_ray
-from cifar_ray.training.records.progress import ConsoleProgress
 from cifar_ray.training.records.run_folder import Run
 
 BATCH_SIZE = 2000

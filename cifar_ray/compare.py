@@ -1,61 +1,39 @@
-"""`python -m cifar_ray.compare A B`: whether one of two models is better, and on which pictures they differ."""
+"""`python -m cifar_ray.compare A B`: tests whether one of two models is better, and shows the pictures on which they differ."""
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
-from typing import Annotated
-
-import tyro
-from pydantic import Field
-from tyro.conf import Positional
 
 from cifar_ray import cli
-from cifar_ray.config import STORAGE_VARIABLE, EngineName, PrecisionName, default_storage
-from cifar_ray.evaluation.selection import DataChoice, load_selected, select
+from cifar_ray.cli.model_flags import CompareCommand
 
 PROG = "python -m cifar_ray.compare"
 
 
-class CompareCommand(DataChoice):
-    """Runs two models over the same images, by default those that the first one's training set aside for the test."""
-
-    first: Annotated[Positional[str], tyro.conf.arg(metavar="A")] = Field(
-        description="NAME, NAME@3, the name of a run, or the path of a bundle or a run"
-    )
-    second: Annotated[Positional[str], tyro.conf.arg(metavar="B")] = Field(description="the model to hold against it, named likewise")
-    storage: str = Field(default_factory=default_storage, description=f"path or URI; default ${STORAGE_VARIABLE} or ./storage")
-    out: str | None = Field(None, description="folder for comparison.html, comparison.json and pictures; default <storage>/comparisons/…")
-    engine: EngineName = Field("torch", description="what computes; auto is what a server would take")
-    precision: PrecisionName = "auto"
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compares as the flags say; the command line's own where `argv` is `None`."""
+    """Compares two models; `argv` is the flags, or `None` for those of this process."""
     command: CompareCommand = cli.parse(CompareCommand, argv, PROG)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    cli.show_log()
 
-    from cifar_ray.cli.bars import Bars
-    from cifar_ray.evaluation.comparison import Contender, compare_models, summarize, to_files, to_json  # torch: seconds
-    from cifar_ray.evaluation.scoring import device_here
-    from cifar_ray.inference.predictor import Predictor
-    from cifar_ray.store import load_model
+    from cifar_ray.cli.report_folder import print_figures, save_report
+    from cifar_ray.cli.terminal import ProgressDisplay
+    from cifar_ray.evaluation.comparison import summarize, to_files, to_json
+    from cifar_ray.evaluation.stored_models import compare_stored  # imports torch, seconds that --help does without
 
-    bundles = [load_model(reference, command.storage) for reference in (command.first, command.second)]
-    data = select(bundles[0].manifest, command)
-    selected = (data, load_selected(bundles[1].manifest, data.config, command.split))
-    a, b = (
-        Contender(bundle.reference, Predictor(bundle, device_here(), command.precision, command.engine), images)
-        for bundle, images in zip(bundles, selected, strict=True)
-    )
-    with Bars() as bars:
-        comparison = compare_models(a, b, bars.start)
-    folder = cli.output_folder(command.out, command.storage, f"comparisons/{a.reference}-{b.reference}/{data.name}-{command.split}")
-    for name, content in to_files(comparison).items():
-        folder.replace(name, content)
-    print("\n".join(f"{name:12} {text}" for name, text in summarize(to_json(comparison))))
-    print(f"{'report':12} {folder.path('comparison.html')}")
+    with ProgressDisplay() as display:
+        comparison = compare_stored(
+            (command.first, command.second),
+            command.storage,
+            command,
+            display.start,
+            precision=command.precision,
+            engine=command.engine,
+        )
+    a, b = comparison.a, comparison.b
+    default = f"comparisons/{a.reference}-{b.reference}/{a.data.name}-{command.split}"
+    folder = save_report(to_files(comparison), command.out, command.storage, default)
+    print_figures([*summarize(to_json(comparison)), ("report", folder.path("comparison.html"))])
     return 0
 
 

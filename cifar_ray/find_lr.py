@@ -1,115 +1,49 @@
-"""`python -m cifar_ray.find_lr`: suggests a peak learning rate, by a range test on the real training loop."""
+"""`python -m cifar_ray.find_lr`: suggests a peak learning rate, with a learning-rate range test on the real training loop."""
 
 from __future__ import annotations
 
-import json
-import logging
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-import tyro
-from pydantic import Field
-from tqdm import tqdm
 
 from cifar_ray import cli
-from cifar_ray.cluster.process import prepare_process
-from cifar_ray.config import Positive, StartConfig, TrainConfig
 from cifar_ray.data import load_splits
-from cifar_ray.data.batches.loader import check_batch_size
-from cifar_ray.data.dataset import DatasetSplits
-from cifar_ray.reports.renderer import Picture, Section, Table, render
-from cifar_ray.storage import FileTree
 from cifar_ray.training import job
-
-if TYPE_CHECKING:
-    from cifar_ray.tuning.lr_range import RangeTest
 
 PROG = "python -m cifar_ray.find_lr"
 
-_MEANS = {
-    "edge": "up to here the loss falls: the suggestion for a peak rate",
-    "steepest": "where the loss falls fastest, more cautious",
-    "valley": "the middle of the longest fall, for a rate that stays constant",
-    "configured": "of the recipe, the file or the flags",
-}
-_DECADES_BELOW, _DECADES_ABOVE = 1e-3, 1e2
-
-
-class FindLrCommand(TrainConfig):
-    """Suggests a peak learning rate for your data, network and optimizer, by a range test (Smith 2017) on the real training loop.
-
-    Takes the flags of train. One process trains for some steps while all rates rise together; nothing is kept but the curve.
-    """
-
-    start: tyro.conf.Suppress[StartConfig | None] = None
-    config: str | None = Field(None, description="YAML of settings, e.g. <storage>/runs/<name>/config.yaml")
-    steps: int = Field(100, ge=20, le=10_000, description="of training; more give a smoother curve")
-    lowest: Positive | None = Field(None, description="optimizer.lr of the first step; default: a thousandth of the recipe's")
-    highest: Positive | None = Field(None, description="optimizer.lr of the last step; default: a hundred times the recipe's")
-
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the test as the flags say; the command line's own where `argv` is `None`."""
-    command = cli.parse_over_recipe(FindLrCommand, argv, PROG)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # decoding, and files that were skipped
-    splits = load_splits(command)
+    """Runs the range test; `argv` is the flags, or `None` for those of this process."""
+    command = cli.parse_over_recipe(cli.FindLrCommand, argv, PROG)
+
+    from cifar_ray.cli.terminal import ProgressDisplay
+    from cifar_ray.data.batches.loader import check_batch_size  # imports torch, seconds that --help does without
+    from cifar_ray.reports.lr_report import write_report
+    from cifar_ray.tuning.lr_suggestion import MEANINGS, ended_falling, rate_flags, read_rates, run_test_around_rate
+
+    cli.show_log()
+    with ProgressDisplay() as display:
+        splits = load_splits(command, display.start)
     check_batch_size(command.batch_size, len(splits.train), 1)
     config = job.named(command, splits)
-
-    import torch  # with what follows, seconds: mistakes are told before
-
-    from cifar_ray.tuning.lr_range import run_range_test
-
-    rate = config.optimizer.lr
-    with tqdm(total=command.steps, unit="step", file=sys.stderr, disable=None, dynamic_ncols=True) as bar:
-
-        def on_step(number: int, rate: float, loss: float) -> None:
-            bar.set_description(f"lr {rate:.2g} loss {loss:.3f}", refresh=False)
-            bar.update(number - bar.n)
-
-        prepare_process()
-        test = run_range_test(
+    with ProgressDisplay("steps") as display:
+        display.start("learning rate", command.steps)
+        test = run_test_around_rate(
             config,
             splits,
-            device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
-            lowest=command.lowest or rate * _DECADES_BELOW,
-            highest=command.highest or rate * _DECADES_ABOVE,
+            lowest=command.lowest,
+            highest=command.highest,
             steps=command.steps,
-            on_step=on_step,
+            on_step=lambda number, rate, loss: display.update(f"lr {rate:.2g} loss {loss:.3f}", number),
         )
-    readings = {"edge": test.edge, "steepest": test.steepest, "valley": test.valley, "configured": rate}
+    readings = read_rates(test, config)
     for name, value in readings.items():
-        print(f"{name:10} {value:<8.3g} {_MEANS[name]}")
-    if test.edge > test.rates[-1] / 2 and not test.diverged:
+        print(f"{name:10} {value:<8.3g} {MEANINGS[name]}")
+    if ended_falling(test):
         print(f"the loss still fell at {test.rates[-1]:.3g}: pass a higher --highest")
-    print(f"report     {_write(config, splits, test, readings)}")
-    print(f"use        python -m cifar_ray.train {_flags(config, test.edge)} …")
+    print(f"report     {write_report(config, splits, test, readings, MEANINGS)}")
+    print(f"use        python -m cifar_ray.train {rate_flags(config, test.edge)} …")
     return 0
-
-
-def _write(config: TrainConfig, splits: DatasetSplits, test: RangeTest, readings: dict[str, float]) -> str:
-    """JSON, picture and page in `<storage>/find_lr/<name>`; returns where the page is."""
-    from cifar_ray.tuning.lr_range import to_png
-
-    title = f"{splits.name}, {config.model}, {config.optimizer.name}"
-    curve = to_png(test, title, config.optimizer.lr)
-    about = {"suggestion": test.edge, **readings, "diverged": test.diverged, "rates": test.rates.tolist(), "losses": test.losses.tolist()}
-    rows = [(name, f"{value:.3g}", _MEANS[name]) for name, value in readings.items()]
-    section = Section("Range test", [Table(("", "optimizer.lr", ""), rows), Picture(curve, "training loss while all rates rise together")])
-    lead = f"{len(test.rates)} steps of up to {config.batch_size} images, {config.precision} precision; use {_flags(config, test.edge)}"
-    files = FileTree(config.storage, f"find_lr/{config.name}")
-    files.replace("find_lr.json", json.dumps(about | {"config": config.model_dump(mode="json")}, indent=1).encode())
-    files.replace("find_lr.png", curve)
-    files.replace("find_lr.html", render(f"Learning rate: {title}", lead, [section]))
-    return files.path("find_lr.html")
-
-
-def _flags(config: TrainConfig, rate: float) -> str:
-    """The flags that set what was tested: with muon, all its rates rose together."""
-    names = ("lr", "head_lr", "bias_lr") if config.optimizer.name == "muon" else ("lr",)
-    factor = rate / config.optimizer.lr
-    return " ".join(f"--optimizer.{name.replace('_', '-')} {factor * getattr(config.optimizer, name):.2g}" for name in names)
 
 
 if __name__ == "__main__":

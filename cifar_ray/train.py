@@ -1,8 +1,7 @@
-"""`python -m cifar_ray.train`: trains through Ray Train, keeps the model, promotes it if it earned that."""
+"""`python -m cifar_ray.train`: trains a model with Ray Train, saves it to the store and promotes it if it is good enough."""
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
 
@@ -15,22 +14,25 @@ PROG = "python -m cifar_ray.train"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Trains as the flags say; the command line's own where `argv` is `None`."""
+    """Trains a model; `argv` is the flags, or `None` for those of this process."""
     if "--list-recipes" in (sys.argv[1:] if argv is None else argv):
         print(describe_recipes())
         return 0
     command = cli.parse_train_command(argv, PROG)
 
-    from cifar_ray.data.batches.loader import check_batch_size  # brings torch, seconds that the list of recipes does without
+    from cifar_ray.cli.terminal import ProgressDisplay
+    from cifar_ray.cli.training_progress import train_with_progress  # imports torch, seconds that --help and --list-recipes do without
+    from cifar_ray.data.batches.loader import check_batch_size
     from cifar_ray.models import list_models
 
     if command.list_models:
         print("\n".join(list_models()))
         return 0
-    logging.basicConfig(level=logging.INFO, format="%(message)s")  # decoding, and files that were skipped
-    splits = open_splits(command)
+    cli.show_log()
+    with ProgressDisplay() as display:
+        splits = open_splits(command, display.start)
     check_batch_size(command.batch_size, len(splits.train), command.most_workers)
-    job.run(job.named(command, splits), splits, command.track, command.resume)
+    print(train_with_progress(job.named(command, splits), splits, command.track, command.resume).summary())
     return 0
 
 

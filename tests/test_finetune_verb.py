@@ -13,13 +13,16 @@ import torch
 from cifar_ray import __main__ as console
 from cifar_ray import cli
 from cifar_ray.config import StartConfig, TrainConfig, to_yaml
-from cifar_ray.finetune import parse_command
 from cifar_ray.models import create_model
 from cifar_ray.recipes import digits
-from cifar_ray.store import Architecture, Manifest, ModelStore
+from cifar_ray.store import Architecture, Bundle, Manifest, ModelStore
 
 EVEN_ODD = ["--groups", "even=0,2,4,6,8", "odd=1,3,5,7,9"]
 Shown = pytest.CaptureFixture[str]
+
+
+def parse(argv: list[str]) -> tuple[cli.FinetuneCommand, Bundle]:
+    return cli.parse_finetune_command(argv, "finetune")
 
 
 @pytest.fixture
@@ -47,12 +50,12 @@ def store(tmp_path: Path) -> ModelStore:
 
 
 def test_the_parents_settings_hold_at_a_tenth_of_its_rate_and_flags_change_them(store: ModelStore) -> None:
-    command, parent = parse_command(["digits", "--storage", store.storage])
+    command, parent = parse(["digits", "--storage", store.storage])
     assert parent.reference == "digits@1"
     assert (command.dataset, command.seed, command.storage, command.image_size) == ("digits", 3, store.storage, 32)
     assert (command.optimizer.lr, command.epochs, command.patience, command.name) == (pytest.approx(3e-4), 3, None, None)
     assert (command.start.model, command.start.freeze, command.save_as) == ("digits@1", "none", "digits")
-    command, _ = parse_command(
+    command, _ = parse(
         ["digits", "--storage", store.storage, "--rate-factor", "0.5", "--epochs", "7", "--freeze", "2", "--stage-decay", "0.3", *EVEN_ODD]
     )
     assert (command.optimizer.lr, command.epochs, command.save_as) == (pytest.approx(1.5e-3), 7, "digits-even-odd")
@@ -60,7 +63,7 @@ def test_the_parents_settings_hold_at_a_tenth_of_its_rate_and_flags_change_them(
 
 
 def test_train_repeats_a_fine_tuning_from_its_config(store: ModelStore, tmp_path: Path) -> None:
-    command, _ = parse_command(["digits", "--storage", store.storage, "--freeze", "backbone", *EVEN_ODD])
+    command, _ = parse(["digits", "--storage", store.storage, "--freeze", "backbone", *EVEN_ODD])
     config = TrainConfig.model_validate(command.model_dump(include=set(TrainConfig.model_fields)))
     (tmp_path / "config.yaml").write_text(to_yaml(config))
     again = cli.parse_train_command(["--config", str(tmp_path / "config.yaml")], "train")
@@ -69,15 +72,15 @@ def test_train_repeats_a_fine_tuning_from_its_config(store: ModelStore, tmp_path
 
 
 def test_other_images_give_a_model_of_their_own_name(store: ModelStore, tmp_path: Path) -> None:
-    command, _ = parse_command(["foreign@1", "--storage", store.storage, "--dataset", "folder", "--data-dir", str(tmp_path)])
+    command, _ = parse(["foreign@1", "--storage", store.storage, "--dataset", "folder", "--data-dir", str(tmp_path)])
     assert (command.dataset, command.save_as, command.start.model) == ("folder", None, "foreign@1")
 
 
 @pytest.mark.parametrize(
     ("argv", "reason"),
     [
-        ([], "say first which model"),
-        (["--epochs", "2"], "say first which model"),
+        ([], "the first argument must be the model"),
+        (["--epochs", "2"], "the first argument must be the model"),
         (["fish"], "no model fish in .* there is: digits, foreign"),
         (["foreign"], "does not say what it was trained on; pass --dataset"),
         (["digits", "--freeze", "all"], "freeze: "),
@@ -124,7 +127,7 @@ def test_groups_of_a_model_become_a_model_beside_it_that_names_its_parent(ray_cl
     assert (
         f"trains {trained:,} of {sum(tensor.numel() for tensor in child.weights.values()):,} parameters: convolutions.2, head" in shown.err
     )
-    assert "parent digits@1 is as it was" in shown.out
+    assert "parent digits@1 is unchanged" in shown.out
     assert store.versions("digits") == [1]
     curves, pictures = tracked(Path(store.storage) / "tensorboard" / "run")
     assert curves["val_accuracy"] == curves["val_accuracy/odd"] == [1, 2, 3], "once, though there were two workers"

@@ -132,7 +132,7 @@ def test_a_picture_that_the_model_does_not_know_is_said_to_be_one_unless_that_is
     for flags, told in ([], True), (["--no-abstain"], False):
         assert run(store, pictures / "00.png", *flags) == 0
         line, speed = capsys.readouterr().out.splitlines()
-        assert ("not sure: unlike what the model knows" in line) == ("not sure of 1" in speed) == told
+        assert ("not sure: the picture is unlike" in line) == ("not sure of 1" in speed) == told
 
 
 def test_an_interrupted_job_goes_on_where_it_stopped(
@@ -195,7 +195,7 @@ def test_uris_are_read_like_paths(store: ModelStore, pictures: Path, tmp_path: P
     ("argv", "reason"),
     [
         (["--out", "rows.xlsx"], "must end in .csv, .json, .parquet"),
-        (["--num-workers", "2"], "say with --out where"),
+        (["--num-workers", "2"], "--num-workers needs --out"),
         (["--top-k", "0"], "top-k"),
     ],
 )

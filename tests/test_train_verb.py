@@ -42,4 +42,4 @@ def test_a_batch_larger_than_the_data_is_refused_before_ray_starts(capsys: pytes
 
 def test_an_unknown_architecture_is_refused_before_data_is_read(capsys: pytest.CaptureFixture[str]) -> None:
     assert console.main(["train", "--model", "resnet19"]) == 2
-    assert "there are airnet, airnet96, " in capsys.readouterr().err
+    assert "Available: airnet, airnet96, " in capsys.readouterr().err

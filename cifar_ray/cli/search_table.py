@@ -1,20 +1,25 @@
-"""What a person sees while a search goes on."""
+"""Shows the progress of a search: a live table on a terminal, a line per epoch elsewhere."""
 
 from __future__ import annotations
 
-import shutil
 import sys
 import time
 from typing import TextIO
 
-from cifar_ray.tuning.record import Record, Trial, format_parameters, images_per_s
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
+
+from cifar_ray.cli.terminal import Justify, create_console, create_table, is_terminal
+from cifar_ray.tuning import standings
+from cifar_ray.tuning.record import Record, Trial, format_parameters
 
 _REDRAW_INTERVAL_S = 0.5
-_MOST_ROWS = 16
+_JUSTIFY: tuple[Justify, ...] = ("right", "left", "right", "right", "right", "right", "left")
 
 
 class LiveTable:
-    """A table that stays in place on a terminal; a line for each epoch and each end of a trial elsewhere.
+    """A table of the trials that stays in place on a terminal; elsewhere a line for each epoch and each end of a trial.
 
     Args:
         time_budget_s: of the search, if it has one.
@@ -23,133 +28,68 @@ class LiveTable:
 
     def __init__(self, time_budget_s: float | None = None, stream: TextIO | None = None) -> None:
         self._time_budget_s = time_budget_s
-        self._stream = stream or sys.stderr
-        self._is_terminal = self._stream.isatty()
-        self._started = time.monotonic()
-        self._began_epochs: int | None = None
-        self._drawn_at = 0.0
-        self._height = 0
+        self._stream = stream
+        self._live: Live | None = None
+        self._started_s = time.monotonic()
+        self._epochs_before: int | None = None
+        self._drawn_s = 0.0
 
     def on_message(self, text: str) -> None:
-        """Writes a line; the table moves below it."""
-        self._erase()
-        self._stream.write(f"{text}\n")
+        """Writes a line above the table."""
+        if self._live is not None:
+            self._live.console.print(text, soft_wrap=True)
+        else:
+            print(text, file=self._stream or sys.stderr, flush=True)
 
     def on_trial(self, record: Record, trial: Trial) -> None:
-        """Shows a trial's new state."""
-        if self._began_epochs is None:
-            self._began_epochs = record.epochs_run
-        if self._is_terminal:
+        """Shows the new state of a trial."""
+        if self._epochs_before is None:
+            self._epochs_before = record.epochs_run
+        if is_terminal(self._stream or sys.stderr):
             self._draw(record)
         elif trial.status == "running" and not trial.epochs:
             self.on_message(f"trial {trial.number:>3}  {format_parameters(trial.parameters)}")
         else:
-            self.on_message(f"{self._row(record, trial)}  {self.time_left(record)}")
+            self.on_message(f"{_line(record, trial)}  {self.time_left(record)}")
 
     def on_tick(self, record: Record) -> None:
-        """Redraws now and then."""
-        if self._is_terminal and time.monotonic() - self._drawn_at > _REDRAW_INTERVAL_S:
+        """Draws the table again after a while, for the time that is left."""
+        if self._live is not None and time.monotonic() - self._drawn_s > _REDRAW_INTERVAL_S:
             self._draw(record)
 
     def close(self, record: Record) -> None:
-        """Leaves the last table standing."""
-        if self._is_terminal:
+        """Draws the table a last time and leaves it on the terminal; closing it again changes nothing."""
+        if self._live is not None:
             self._draw(record)
-            self._height = 0
+            self._live.stop()
+            self._live = None
 
     def time_left(self, record: Record) -> str:
-        """What is left of the budget, or an estimate from the epochs that settled trials took on average."""
-        now_s = time.monotonic() - self._started
-        settled, done = record.settled(), record.epochs_run - (self._began_epochs or 0)
-        guesses = []
+        """What is left of the time budget, or an estimate from the epochs that settled trials took on average."""
+        elapsed_s = time.monotonic() - self._started_s
+        done = record.epochs_run - (self._epochs_before or 0)
+        estimates_s = []
         if self._time_budget_s is not None:
-            guesses.append(max(0.0, self._time_budget_s - record.elapsed_s))
-        if settled and done:
-            guesses.append(_epochs_to_come(record) * now_s / done)
-        return f"{_duration(min(guesses))} left" if guesses else "time left unknown"
+            estimates_s.append(max(0.0, self._time_budget_s - record.elapsed_s))
+        if record.settled() and done:
+            estimates_s.append(standings.epochs_left(record) * elapsed_s / done)
+        return f"{standings.format_duration(min(estimates_s))} left" if estimates_s else "time left unknown"
 
     def _draw(self, record: Record) -> None:
-        width = shutil.get_terminal_size().columns
-        lines = [line[: width - 1] for line in table(record)]
-        lines.append(f"{self.time_left(record)}"[: width - 1])
-        self._erase()
-        self._stream.write("".join(f"{line}\n" for line in lines))
-        self._stream.flush()
-        self._height, self._drawn_at = len(lines), time.monotonic()
-
-    def _erase(self) -> None:
-        if self._height:
-            self._stream.write(f"\x1b[{self._height}A\x1b[J")
-            self._height = 0
-
-    def _row(self, record: Record, trial: Trial) -> str:
-        cells = row(record, trial)
-        figures = f"epoch {cells[2]:>5}  {cells[3]:>7}  best {cells[4]:>7}  {cells[5]:>7} img/s"
-        return f"trial {cells[0]:>3}  {cells[1]:11} {figures}  {trial.reason}".rstrip()
+        if self._live is None:
+            console = create_console(self._stream or sys.stderr)
+            self._live = Live(console=console, auto_refresh=False, redirect_stdout=sys.stdout.isatty())
+            self._live.start()
+        rows = standings.table(record)
+        best = record.ranked()[:1]
+        styles = ["green" if best and cells[0] == str(best[0].number) else "" for cells in rows]
+        lines = f"{standings.summarize(record)}\n{self.time_left(record)}"
+        table = create_table(rows, standings.headings(record), _JUSTIFY, styles, cut_last=True)
+        self._live.update(Group(table, Text(lines, no_wrap=True, overflow="ellipsis")), refresh=True)
+        self._drawn_s = time.monotonic()
 
 
-def row(record: Record, trial: Trial) -> list[str]:
-    """Cells of a trial: number, status, epoch, the metric now, its best of each run, images a second, parameters."""
-    runs = [trial] if trial.again else record.runs(trial)
-    best = [format_metric(epoch[record.metric], record.metric) for run in runs if (epoch := run.best(record.metric))]
-    return [
-        f"{trial.number}{' again' * trial.again}",
-        trial.status,
-        f"{trial.epochs_done}/{record.max_epochs}",
-        format_metric(trial.epochs[-1][record.metric], record.metric) if trial.epochs else "",
-        " and ".join(best),
-        f"{images_per_s(trial):,.0f}" if trial.epochs else "",
-        format_parameters(trial.parameters),
-    ]
-
-
-def table(record: Record) -> list[str]:
-    """Lines: a heading, the best trials and all that run, and a summary."""
-    ranked = record.ranked()
-    running = record.running()
-    shown = running + [trial for trial in ranked if trial not in running]
-    rows = [row(record, trial) for trial in sorted(shown[:_MOST_ROWS], key=lambda trial: trial.number)]
-    heading = ["trial", "status", "epoch", record.metric.removeprefix("val_"), "best", "img/s", "parameters"]
-    widths = [max(len(line[column]) for line in [heading, *rows]) for column in range(len(heading))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if column in (1, 6) else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in [heading, *rows]
-    ]
-    counts = ", ".join(
-        f"{number} {status}"
-        for status in ("running", "finished", "stopped", "diverged", "failed", "interrupted")
-        if (number := sum(trial.status == status for trial in record.trials))
-    )
-    lead = f"; best: trial {ranked[0].number}, {describe_figure(record, ranked[0])}" if ranked else ""
-    return [*lines, f"{len(record.trials)} of {record.num_samples} trials: {counts or 'none yet'}{lead}; {record.epochs_run} epochs run"]
-
-
-def describe_figure(record: Record, trial: Trial) -> str:
-    """The figure that ranks a trial, and what it is the mean of."""
-    runs = len(record.runs(trial))
-    return format_metric(record.figure(trial), record.metric) + (f" (mean of {runs} seeds)" if runs > 1 else "")
-
-
-def format_metric(value: float | None, metric: str) -> str:
-    """Per cent for accuracies, nats for losses."""
-    if value is None:
-        return ""
-    return f"{value:.2%}" if metric.endswith("accuracy") else f"{value:.4f}"
-
-
-def _epochs_to_come(record: Record) -> float:
-    """Epochs until the end, if trials to come are like those that ended, and one that outlived them runs to its end."""
-    settled = record.settled()
-    usual = max(1.0, sum(trial.epochs_done for trial in settled) / len(settled))
-    open_trials = [trial.epochs_done for trial in record.trials if trial not in settled]
-    begun = sum((usual if done < usual else record.max_epochs) - done for done in open_trials)
-    repeated = sum(record.max_epochs - repeat.epochs_done for repeat in record.repeats if repeat.status == "running")
-    return begun + repeated + usual * (record.num_samples - len(record.trials))
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes}:{rest:02} min"
+def _line(record: Record, trial: Trial) -> str:
+    cells = standings.row(record, trial)
+    figures = f"epoch {cells[2]:>5}  {cells[3]:>7}  best {cells[4]:>7}  {cells[5]:>7} img/s"
+    return f"trial {cells[0]:>3}  {cells[1]:11} {figures}  {trial.reason}".rstrip()

@@ -1,34 +1,172 @@
-"""What a person sees while a model or a data set is examined."""
+"""Progress bars and tables, drawn by rich on a terminal; plain lines in pipes and logs.
+
+Importing this module imports rich, so verbs import it after they have parsed their flags.
+"""
 
 from __future__ import annotations
 
+import io
+import os
 import sys
-from collections.abc import Callable
-from typing import NoReturn, Self
+from collections.abc import Callable, Sequence
+from typing import Literal, Self, TextIO
 
-from tqdm import tqdm
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+Justify = Literal["left", "right"]
+
+_REFRESHES_PER_S = 4  # each takes a millisecond of a core that could train
+_SPEED_PERIOD_S = 60.0
+_UNLIMITED_WIDTH = 1_000_000  # a program that reads the lines expects one line per row
 
 
-class Bars:
-    """One bar after the other, on stderr; nothing where that is no terminal. A context: it leaves the terminal clean."""
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a person sees `stream` on a terminal that can move its cursor."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
-    def __init__(self) -> None:
-        self._bar: tqdm[NoReturn] | None = None
+
+def create_console(stream: TextIO) -> Console:
+    """A console that prints names as they are, without looking for markup, emoji or numbers in them."""
+    return Console(file=stream, force_terminal=True, markup=False, emoji=False, highlight=False)
+
+
+def create_table(
+    rows: Sequence[Sequence[str]],
+    headings: Sequence[str] | None = None,
+    justify: Sequence[Justify] | None = None,
+    styles: Sequence[str] | None = None,
+    *,
+    cut_last: bool = False,
+) -> Table:
+    """A table without lines, its columns two spaces apart.
+
+    Args:
+        rows: cells by column.
+        headings: of the columns; `None` shows none.
+        justify: alignment of each column; default left.
+        styles: of each row, as rich names them; default none.
+        cut_last: on a narrow terminal cut the last column, instead of wrapping the widest ones.
+    """
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=headings is not None, header_style="bold")
+    names = headings or [""] * len(rows[0] if rows else ())
+    for column, name in enumerate(names):
+        is_cut = cut_last and column == len(names) - 1
+        # rich narrows only columns that may wrap, and cuts a text that must not wrap
+        table.add_column(
+            _cut_to_width(name) if is_cut else name,
+            justify=justify[column] if justify else "left",
+            no_wrap=cut_last and not is_cut,
+            overflow="fold",
+        )
+    for number, row in enumerate(rows):
+        table.add_row(*row[:-1], _cut_to_width(row[-1]) if cut_last else row[-1], style=styles[number] if styles else None)
+    return table
+
+
+def _cut_to_width(cell: str) -> Text:
+    return Text(cell, no_wrap=True, overflow="ellipsis")
+
+
+def print_table(
+    rows: Sequence[Sequence[str]],
+    headings: Sequence[str] | None = None,
+    justify: Sequence[Justify] | None = None,
+    styles: Sequence[str] | None = None,
+) -> None:
+    """Prints a table on stdout: in colour on a terminal, elsewhere as aligned plain lines of any length. See `create_table`."""
+    if not rows:
+        return
+    table = create_table(rows, headings, justify, styles)
+    if is_terminal(sys.stdout):
+        create_console(sys.stdout).print(table)
+        return
+    plain = Console(file=io.StringIO(), width=_UNLIMITED_WIDTH, color_system=None, force_terminal=False, markup=False, emoji=False)
+    with plain.capture() as captured:
+        plain.print(table)
+    for line in captured.get().splitlines():
+        print(line.rstrip())
+
+
+class ProgressDisplay:
+    """Progress bars on stderr with messages above them; without a terminal, the messages only.
+
+    A context manager: at its end the last state of the bars stays on the terminal.
+
+    Args:
+        unit: what is counted.
+    """
+
+    def __init__(self, unit: str = "images") -> None:
+        self._unit = unit
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        self.close()
 
-    def start(self, what: str, images: int) -> Callable[[int], None]:
-        """Ends the bar before and starts one for so many images; the answer is told how many more are done."""
-        if self._bar is not None:
-            self._bar.close()
-        bar = self._bar = tqdm(desc=what, total=images, unit=" images", unit_scale=True, file=sys.stderr, disable=None, dynamic_ncols=True)
+    def start(self, name: str, total: int) -> Callable[[int], None]:
+        """Ends the current bar and starts another one.
 
-        def advance(count: int) -> None:
-            bar.update(count)
+        Args:
+            name: shown before the bar.
+            total: number of units.
 
-        return advance
+        Returns:
+            A function that takes how many more units are done.
+        """
+        if self._progress is None and is_terminal(sys.stderr):
+            self._progress = Progress(
+                TextColumn("{task.description}", markup=False),
+                BarColumn(),
+                TextColumn(f"{{task.completed:,.0f}}/{{task.total:,.0f}} {self._unit}", markup=False),
+                _SpeedColumn(self._unit),
+                TimeRemainingColumn(),
+                console=create_console(sys.stderr),
+                refresh_per_second=_REFRESHES_PER_S,
+                speed_estimate_period=_SPEED_PERIOD_S,
+                redirect_stdout=sys.stdout.isatty(),  # lines on stdout go above the bars on a terminal, and into a pipe else
+            )
+            self._progress.start()
+        progress = self._progress
+        if progress is None:
+            return lambda count: None
+        if self._task is not None:
+            progress.stop_task(self._task)
+        task = self._task = progress.add_task(name, total=total)
+        return lambda count: progress.advance(task, count)
+
+    def update(self, name: str, done: int) -> None:
+        """Sets the name and the number of units done of the current bar."""
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, description=name, completed=done)
+
+    def write(self, text: str) -> None:
+        """Prints a message above the bars."""
+        if self._progress is not None:
+            self._progress.console.print(text, soft_wrap=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Ends the display; closing it again changes nothing."""
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = self._task = None
+
+
+class _SpeedColumn(ProgressColumn):
+    """Units per second; empty before it can be measured."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f} {self._unit}/s", style="progress.data.speed")

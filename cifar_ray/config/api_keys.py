@@ -1,4 +1,4 @@
-"""Keys that let programs use a server: a text file of names, hashes and limits. The keys themselves are kept nowhere."""
+"""API keys of a server: a text file of names, hashes and rate limits. The keys themselves are not stored."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import re
 import secrets
 import tempfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -30,12 +30,12 @@ _LIMIT = re.compile(rf"[1-9][0-9]{{0,8}}|{UNLIMITED}|{REVOKED}")
 
 @dataclass(frozen=True)
 class ApiKey:
-    """What a server knows of a key.
+    """What a server knows about a key.
 
     Attributes:
-        name: of whoever holds it; for people and logs.
+        name: of its holder, for people and logs.
         sha256: of the key, in hex. A key has 256 random bits, so neither salt nor a slow hash would add anything.
-        limit: requests a minute, `unlimited`, or `revoked`.
+        limit: requests per minute, `unlimited`, or `revoked`.
     """
 
     name: str
@@ -44,30 +44,69 @@ class ApiKey:
 
     @property
     def requests_per_minute(self) -> int | None:
-        """`None` for as many as it likes."""
+        """The rate limit; `None` if there is none, or if the key is revoked."""
         return int(self.limit) if self.limit.isdecimal() else None
+
+    @property
+    def is_revoked(self) -> bool:
+        """Whether servers reject the key."""
+        return self.limit == REVOKED
+
+
+def add_key(path: Path, name: str, requests_per_minute: int | None) -> str:
+    """Adds a key to a file, which is created if there is none.
+
+    Args:
+        path: of the file.
+        name: of the key's holder.
+        requests_per_minute: rate limit; `None` for none.
+
+    Returns:
+        The key, which cannot be read again.
+
+    Raises:
+        ConfigError: if the name is in the file already, or the file cannot be read or written.
+    """
+    keys = read_keys(path) if path.exists() else []
+    if any(key.name == name for key in keys):
+        raise ConfigError(f"{path} has a key of {name} already. Choose another name: the name of a revoked key cannot be used again")
+    key = new_key()
+    write_keys(path, [*keys, ApiKey(name, sha256_of(key.encode()), str(requests_per_minute or UNLIMITED))])
+    return key
+
+
+def revoke_key(path: Path, name: str) -> None:
+    """Revokes the key of a holder.
+
+    Raises:
+        ConfigError: if the holder has no key, or the file cannot be read or written.
+    """
+    keys = read_keys(path)
+    if all(key.name != name for key in keys):
+        raise ConfigError(f"{path} has no key of {name}. Available: {', '.join(key.name for key in keys) or 'none'}")
+    write_keys(path, [replace(key, limit=REVOKED) if key.name == name else key for key in keys])
 
 
 def new_key() -> str:
-    """A key that nobody can guess."""
+    """A random key."""
     return _PREFIX + secrets.token_urlsafe(_KEY_BYTES)
 
 
 def sha256_of(key: bytes) -> str:
-    """What is kept of a key."""
+    """The hash of a key, in hex; the file holds it instead of the key."""
     return hashlib.sha256(key).hexdigest()
 
 
 def read_keys(path: Path) -> list[ApiKey]:
-    """Reads a file of keys: a line each, `name sha256 limit`; `#` begins a comment.
+    """Reads a file of keys: one per line, `name sha256 limit`; `#` starts a comment.
 
     Raises:
-        ConfigError: naming the file and the first line that is wrong, without showing it.
+        ConfigError: naming the file and the number of the first wrong line, without showing the line.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read ({type(error).__name__}); python -m cifar_ray.keys add NAME makes it") from None
+        raise ConfigError(f"{path} cannot be read ({type(error).__name__}). Create it with: python -m cifar_ray.keys add NAME") from None
     keys: dict[str, ApiKey] = {}
     for number, line in enumerate(lines, 1):
         fields = line.partition("#")[0].split()
@@ -76,14 +115,14 @@ def read_keys(path: Path) -> list[ApiKey]:
         matches = (
             len(fields) == 3 and re.fullmatch(NAME_PATTERN, fields[0]) and _SHA256.fullmatch(fields[1]) and _LIMIT.fullmatch(fields[2])
         )
-        if not matches or fields[0] in keys:  # the line may hold a key by mistake, so it is not shown
+        if not matches or fields[0] in keys:  # the line may contain a key by mistake, so it is not shown
             raise ConfigError(f"{path}, line {number}: expected a new name, a sha256 in hex, and a number, {UNLIMITED} or {REVOKED}")
         keys[fields[0]] = ApiKey(*fields)
     return list(keys.values())
 
 
 def write_keys(path: Path, keys: Iterable[ApiKey]) -> None:
-    """Writes a file of keys, for its owner alone; a server sees the old one or the new, never a part.
+    """Writes a file of keys that only its owner can read; a server sees the old file or the new file, never a part of one.
 
     Raises:
         ConfigError: if it cannot be written.

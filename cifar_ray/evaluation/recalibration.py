@@ -10,6 +10,7 @@ import numpy as np
 
 from cifar_ray.config import DatasetName
 from cifar_ray.data import ImageDataset, load_splits
+from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.evaluation.scoring import BLOCK, device_here
 from cifar_ray.evaluation.selection import DataChoice, relabel, select
 from cifar_ray.inference.predictor import Predictor
@@ -17,13 +18,16 @@ from cifar_ray.metrics.trust import Logits, Trust
 from cifar_ray.store import Bundle
 
 
-def calibrated(bundle: Bundle, dataset: DatasetName | None = None, data_dir: str | None = None) -> tuple[Bundle, Trust, dict[str, float]]:
+def calibrated(
+    bundle: Bundle, dataset: DatasetName | None = None, data_dir: str | None = None, progress: StartTask = no_progress
+) -> tuple[Bundle, Trust, dict[str, float]]:
     """The same weights with a temperature and a threshold fitted on validation images, and figures from test images.
 
     Args:
         bundle: stays as it is.
         dataset: other data than it was trained on.
         data_dir: where the data lie.
+        progress: of the decoding.
 
     Returns:
         The bundle, not kept anywhere yet, what was fitted, and how that fits test images: `Trust.metrics`, empty where there are none.
@@ -34,7 +38,7 @@ def calibrated(bundle: Bundle, dataset: DatasetName | None = None, data_dir: str
         BundleError: if it is damaged.
     """
     manifest = bundle.manifest
-    data = select(manifest, DataChoice(dataset=dataset, data_dir=data_dir, split="val"))
+    data = select(manifest, DataChoice(dataset=dataset, data_dir=data_dir, split="val"), progress)
     test = load_splits(data.config).test
     predictor = Predictor(bundle, device_here(), engine="torch")
     trust = Trust.fit(_logits(predictor, data.images), data.images.labels)

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from cifar_ray.config import Config, DatasetName, TrainConfig, parse_config
 from cifar_ray.data import DatasetSplits, ImageDataset, load_splits
+from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.errors import ConfigError, DataError
 from cifar_ray.store import Manifest
 
@@ -53,24 +54,24 @@ class Selected:
     as_trained: bool | None
 
 
-def select(manifest: Manifest, choice: DataChoice) -> Selected:
+def select(manifest: Manifest, choice: DataChoice, progress: StartTask = no_progress) -> Selected:
     """Loads what was chosen, prepared as the model takes it.
 
     Raises:
         ConfigError: if the bundle does not say what it was trained on and nothing was chosen.
         DataError: if the data are missing, have no such split, or have classes that the model does not know.
     """
-    return load_selected(manifest, _data_config(manifest, choice), choice.split)
+    return load_selected(manifest, _data_config(manifest, choice), choice.split, progress)
 
 
-def load_selected(manifest: Manifest, config: TrainConfig, split: SplitName) -> Selected:
+def load_selected(manifest: Manifest, config: TrainConfig, split: SplitName, progress: StartTask = no_progress) -> Selected:
     """The images that a config names, at the size that a model takes.
 
     Raises:
         DataError: see `select`.
     """
     config = config.model_copy(update={"image_size": manifest.image_size_px, "resize_policy": manifest.resize_policy})
-    splits = load_splits(config)
+    splits = load_splits(config, progress)
     chosen = pick(splits, split)
     images = relabel(chosen, manifest.class_names, splits.name)
     held_against = splits.train if split in ("test", "val") else None

@@ -1,4 +1,4 @@
-"""The int8 form of a network: NNCF's post-training quantization, kept beside the weights if it costs no more accuracy than allowed.
+"""The int8 form of a network: NNCF's post-training quantization, saved beside the weights if the loss of accuracy is small enough.
 
 Ranges come from calibration pictures, per channel for weights and per tensor for activations (Jacob et al. 2018, arXiv:1712.05877).
 """
@@ -16,15 +16,69 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cifar_ray.config import TrainConfig, parse_config
+from cifar_ray.data import DatasetSplits, load_splits
 from cifar_ray.data.dataset import ImageDataset
+from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.errors import ConfigError, MissingDependencyError
 from cifar_ray.inference.engines import INT8_FILES, Engine, OpenVinoEngine, TorchEngine, convert, deviation, import_openvino
 from cifar_ray.inference.predictor import Predictor
-from cifar_ray.store import Bundle, Quantization
+from cifar_ray.store import Bundle, ModelStore, Quantization
 
 Pixels = npt.NDArray[np.uint8]
 
 _BATCH = 250
+
+
+def quantize_stored(
+    store: ModelStore,
+    reference: str,
+    *,
+    data_dir: str | None,
+    calibration_images: int,
+    seed: int,
+    tolerance: float,
+    progress: StartTask = no_progress,
+) -> tuple[Bundle, Bundle]:
+    """Saves a new version of a model, with the int8 form of its network.
+
+    Args:
+        store: holds the model.
+        reference: `name`, `name@3` or `name@production`.
+        data_dir: where the images of its training are now; `None`: where they were then.
+        calibration_images: number of training images that set the quantization ranges.
+        seed: of the choice of these images.
+        tolerance: largest loss of accuracy, 0–1.
+        progress: of the decoding.
+
+    Returns:
+        The model as it was, and the new version.
+
+    Raises:
+        ConfigError: if the images are not those of the training, or as in `with_int8`.
+        DataError: if there are no images.
+        MissingDependencyError: if NNCF or OpenVINO is not installed.
+        StoreError: if there is no such model.
+    """
+    bundle = store.load(reference)
+    moved = {"data_dir": data_dir} if data_dir else {}
+    splits = load_splits(parse_config(TrainConfig, bundle.manifest.train_config | moved), progress)
+    if splits.fingerprint != bundle.manifest.dataset_fingerprint:
+        raise ConfigError(
+            f"the images of {splits.name} are not those that {bundle.reference} was trained on; pass their folder with --data-dir"
+        )
+    held_out = {name: part for name, part in splits if name != "train"}
+    if not held_out:
+        raise ConfigError(f"{splits.name} has neither validation nor test images to measure the accuracy on")
+    made = with_int8(bundle, _choose(splits, calibration_images, seed), held_out, tolerance)
+    return bundle, store.save(bundle.name, made.manifest, made.weights, made.attachments)
+
+
+def _choose(splits: DatasetSplits, count: int, seed: int) -> Pixels:
+    """Training images drawn at random, in their order."""
+    total = len(splits.train)
+    rows = np.sort(np.random.default_rng(seed).choice(total, min(count, total), replace=False))
+    return splits.train.images[rows]
 
 
 def with_int8(bundle: Bundle, calibration: Pixels, held_out: dict[str, ImageDataset], tolerance: float) -> Bundle:

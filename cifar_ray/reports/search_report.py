@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cifar_ray.cli.search_table import describe_figure, format_metric, row
 from cifar_ray.config import TrainConfig, to_yaml
 from cifar_ray.storage import FileTree
 from cifar_ray.tuning.record import Record, Trial, score
 from cifar_ray.tuning.space import Parameter, SearchSpace, trial_config
+from cifar_ray.tuning.standings import describe_figure, format_metric, row
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

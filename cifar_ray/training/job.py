@@ -1,8 +1,8 @@
-"""A whole training job as the verbs run it: names the run, trains on Ray, keeps the model, and says how good it is."""
+"""A training job: names the run, trains on Ray, and saves the model."""
 
 from __future__ import annotations
 
-import sys
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +10,8 @@ from cifar_ray.config import TrainConfig
 from cifar_ray.data.streamed import StreamedImages, TrainingSplits
 
 if TYPE_CHECKING:
+    from cifar_ray.training.on_ray.ray_trainer import TrainedRun
+    from cifar_ray.training.records.progress import Progress
     from cifar_ray.training.records.results import FitResult
     from cifar_ray.training.save_model import Kept
 
@@ -21,14 +23,43 @@ def named(config: TrainConfig, splits: TrainingSplits) -> TrainConfig:
     return TrainConfig.model_validate(values)
 
 
-def run(config: TrainConfig, splits: TrainingSplits, track: str = "", resume: str = "auto") -> Kept:
-    """Trains, keeps, promotes and reports; progress goes to stderr, results to stdout.
+@dataclass(frozen=True)
+class JobResult:
+    """A finished job.
+
+    Attributes:
+        run: the trained run.
+        saved: the model that is now in the store.
+        storage: where that is, as the user named it.
+    """
+
+    run: TrainedRun
+    saved: Kept
+    storage: str
+
+    def summary(self) -> str:
+        """The lines for the terminal."""
+        run, saved = self.run, self.saved
+        lines = [_report(run.path, run.result)]
+        if run.restarts:
+            lines.append(f"losses {run.restarts} of workers; {run.repeated_steps} steps were done again")
+        if len({count for _, _, count in run.workers}) > 1:
+            lines.append("workers " + ", ".join(f"{count} from step {step} of epoch {epoch}" for epoch, step, count in run.workers))
+        verdict = "promoted to production" if saved.promoted else "kept, not promoted"
+        lines.append(f"model  {saved.bundle.reference}: {verdict} ({saved.reason})")
+        lines.append(f"serve  serve run deployments:app model={saved.bundle.name} storage={self.storage}")
+        return "\n".join(lines)
+
+
+def run(config: TrainConfig, splits: TrainingSplits, progress: Progress, track: str = "", resume: str = "auto") -> JobResult:
+    """Trains a model, saves it to the store and promotes it if it earned that.
 
     Args:
         config: as `named` gives it.
         splits: the data that it names.
+        progress: receives the progress, and is closed at the end.
         track: where else the run is logged, as `--track` says.
-        resume: whether an unfinished run goes on, as `--resume` says.
+        resume: whether an unfinished run is resumed, as `--resume` says.
 
     Raises:
         CifarRayError: see `Run`, `create_tracker`, `train_on_ray` and `keep`.
@@ -36,18 +67,16 @@ def run(config: TrainConfig, splits: TrainingSplits, track: str = "", resume: st
     from cifar_ray.training.records.run_folder import Run
 
     job = Run(config, resume, splits.fingerprint)
-    print(_summary(config, splits), file=sys.stderr)
+    progress.on_message(_summary(config, splits))
     if config.pretrained and not config.start:
         from cifar_ray.training.weights.pretrained import imagenet_weights
 
         imagenet_weights(config.model)  # what cannot be had is told before Ray starts, and one download serves all workers of a host
 
     from cifar_ray.training.on_ray.ray_trainer import train_on_ray  # Ray takes a second to import: mistakes are told before
-    from cifar_ray.training.records.progress import ConsoleProgress
     from cifar_ray.training.records.tracking import TrackedProgress, create_tracker
     from cifar_ray.training.save_model import keep
 
-    progress = ConsoleProgress(config.epochs, len(splits.train))
     tracker = create_tracker(track, config.storage)
     finished = False
     try:
@@ -63,15 +92,7 @@ def run(config: TrainConfig, splits: TrainingSplits, track: str = "", resume: st
     finally:
         progress.close()
         tracker.close(finished=finished)
-    print(_report(trained.path, trained.result))
-    if trained.restarts:
-        print(f"losses {trained.restarts} of workers; {trained.repeated_steps} steps were done again")
-    if len({count for _, _, count in trained.workers}) > 1:
-        print("workers " + ", ".join(f"{count} from step {step} of epoch {epoch}" for epoch, step, count in trained.workers))
-    verdict = "promoted to production" if kept.promoted else "kept, not promoted"
-    print(f"model  {kept.bundle.reference}: {verdict} ({kept.reason})")
-    print(f"serve  serve run deployments:app model={kept.bundle.name} storage={config.storage}")
-    return kept
+    return JobResult(trained, kept, config.storage)
 
 
 def _summary(config: TrainConfig, splits: TrainingSplits) -> str:

@@ -1,12 +1,8 @@
 """Pictures, report and best recipe."""
 
-import io
 import re
 
-import pytest
-
 from cifar_ray.cli import parse_train_command
-from cifar_ray.cli.search_table import LiveTable, table
 from cifar_ray.config import TrainConfig
 from cifar_ray.reports.search_report import parameter_importance, write_results
 from cifar_ray.storage import FileTree
@@ -49,33 +45,3 @@ def test_importance_finds_the_parameter_that_matters_and_says_how_it_compared(re
 def test_importance_is_not_guessed_from_few_trials(record: Record, space: SearchSpace) -> None:
     record.trials = record.trials[:7]
     assert parameter_importance(record, space) is None
-
-
-def test_the_table_names_the_best_trial_and_counts_all(record: Record) -> None:
-    lines = table(record)
-    best = record.ranked()[0]
-    assert f"best: trial {best.number}, {best.epochs[-1]['val_accuracy']:.2%}" in lines[-1]
-    assert "4 finished, 8 stopped, 1 diverged, 1 failed" in lines[-1]
-
-
-def test_without_a_terminal_each_epoch_is_a_line(record: Record, capsys: pytest.CaptureFixture[str]) -> None:
-    LiveTable().on_trial(record, record.trials[2])
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("trial   3  finished    epoch   6/6")
-    assert "500 img/s" in line
-
-
-def test_on_a_terminal_the_table_stays_in_place_and_messages_go_above_it(record: Record) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    terminal = Terminal()
-    live = LiveTable(time_budget_s=600, stream=terminal)
-    live.on_trial(record, record.trials[0])
-    height = terminal.getvalue().count("\n")
-    live.on_message("a message")
-    live.on_trial(record, record.trials[1])
-    assert terminal.getvalue().count(f"\x1b[{height}A\x1b[J") == 1, "one table was drawn over"
-    assert "10:00 min left" in terminal.getvalue()
-    assert all(len(line) < 80 for line in terminal.getvalue().splitlines())

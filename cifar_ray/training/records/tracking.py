@@ -131,6 +131,10 @@ class TrackedProgress:
         self.shown.on_epoch(report)
         self.tracker.on_epoch(report)
 
+    def close(self) -> None:
+        """For the terminal; a tracker is closed by whoever made it."""
+        self.shown.close()
+
 
 def epoch_metrics(report: EpochReport, class_names: Sequence[str]) -> dict[str, float]:
     """What is worth a curve: figures of the epoch, accuracy of each class, and the state of the driver's machine."""

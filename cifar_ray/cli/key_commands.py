@@ -1,0 +1,70 @@
+"""The subcommands of `keys`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from abc import abstractmethod
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from tyro.conf import Positional, subcommand
+
+from cifar_ray.config import NAME_PATTERN, Config
+from cifar_ray.config.api_keys import KEYS_VARIABLE, add_key, read_keys, revoke_key
+
+
+class KeyCommand(Config):
+    """A subcommand on a file of API keys."""
+
+    file: Path = Field(
+        default_factory=lambda: Path(os.environ.get(KEYS_VARIABLE) or "api_keys.txt"),
+        description=f"file of names and hashes; default: ${KEYS_VARIABLE} or ./api_keys.txt",
+    )
+
+    @abstractmethod
+    def run(self) -> None:
+        """Runs the subcommand and prints its result."""
+
+
+class Add(KeyCommand):
+    """Create a key and print it. It is shown only now, because the file holds its hash. Servers accept it within two seconds."""
+
+    name: Positional[Annotated[str, Field(pattern=NAME_PATTERN)]] = Field(description="name of the key's holder")
+    requests_per_minute: int | None = Field(
+        None, ge=1, le=999_999_999, description="rate limit; the server answers further requests with 429; default: unlimited"
+    )
+
+    def run(self) -> None:
+        """Prints the key alone on stdout, and the rest on stderr."""
+        key = add_key(self.file, self.name, self.requests_per_minute)
+        use = f"serve run deployments:app api_keys={self.file.absolute()}"
+        print(f"the key of {self.name}, shown only now; to use it: {use}", file=sys.stderr)
+        print(key)
+
+
+class List(KeyCommand):
+    """List the holders of keys with their rate limits."""
+
+    def run(self) -> None:
+        """Prints a line per key."""
+        from cifar_ray.cli.terminal import print_table
+
+        keys = read_keys(self.file)
+        rows = [(key.name, f"{key.limit} requests/min" if key.requests_per_minute else key.limit) for key in keys]
+        print_table(rows, styles=["dim" if key.is_revoked else "" for key in keys])
+
+
+class Revoke(KeyCommand):
+    """Revoke a key. Servers reject it within two seconds."""
+
+    name: Positional[str] = Field(description="name of the key's holder")
+
+    def run(self) -> None:
+        """Prints what was done."""
+        revoke_key(self.file, self.name)
+        print(f"the key of {self.name} is revoked")
+
+
+KeyCommands = Annotated[Add, subcommand("add")] | Annotated[List, subcommand("list")] | Annotated[Revoke, subcommand("revoke")]

@@ -1,0 +1,69 @@
+"""Sums up predictions for the terminal: a line per picture where there are few, else a line per class."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cifar_ray.inference.batch.prediction_job import PredictionTime
+
+_MAX_LINES = 20
+
+
+class PredictionSummary:
+    """Counts rows as they come, see `rows.SCHEMA`, and keeps only the first of them."""
+
+    def __init__(self) -> None:
+        self._first_rows: list[dict[str, Any]] = []
+        self._counts: Counter[str] = Counter()
+        self._confidence_sums: Counter[str] = Counter()
+        self._broken = self._abstained = 0
+
+    def add(self, table: pa.Table) -> None:
+        """Counts the rows of a table."""
+        self._abstained += pc.sum(table["abstain"]).as_py() or 0
+        self._first_rows += table.slice(0, max(0, _MAX_LINES + 1 - len(self._first_rows))).to_pylist()
+        for name, confidence in zip(table["class_name"].to_pylist(), table["confidence"].to_pylist(), strict=True):
+            if name is None:
+                self._broken += 1
+            else:
+                self._counts[name] += 1
+                self._confidence_sums[name] += confidence
+
+    @property
+    def sound(self) -> int:
+        """Number of pictures that could be read."""
+        return self._counts.total()
+
+    def text(self, time: PredictionTime) -> str:
+        """The lines to print, the last one with the speed."""
+        total = self._broken + self.sound
+        lines = self._picture_lines() if total <= _MAX_LINES else self._class_lines(total)
+        rate = f" in {time.seconds:.1f} s: {time.pictures / max(time.seconds, 1e-9):,.0f} images/s"
+        speed = f"{time.pictures:,} pictures{rate}" if time.pictures else f"{total:,} pictures"
+        abstained = f", not sure of {self._abstained:,}" if self._abstained else ""
+        return "\n".join([*lines, f"{speed}; {self._broken:,} broken{abstained}"])
+
+    def _picture_lines(self) -> list[str]:
+        width = max(len(row["file"]) for row in self._first_rows)
+        return [f"{row['file']:{width}}  {_describe(row)}" for row in self._first_rows]
+
+    def _class_lines(self, total: int) -> list[str]:
+        width = max(map(len, self._counts), default=0)
+        lines = [
+            f"{name:{width}}  {count:>9,}  {count / total:7.2%}  mean confidence {self._confidence_sums[name] / count:.3f}"
+            for name, count in self._counts.most_common(_MAX_LINES)
+        ]
+        if len(self._counts) > _MAX_LINES:
+            lines.append(f"and {len(self._counts) - _MAX_LINES} more classes")
+        return lines
+
+
+def _describe(row: dict[str, Any]) -> str:
+    if row["error"] is not None:
+        return f"error: {row['error']}"
+    abstain = ", but not sure: the picture is unlike the model's validation images" if row["abstain"] else ""
+    return f"{row['class_name']} {row['confidence']:.1%}{abstain}"

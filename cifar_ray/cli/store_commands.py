@@ -1,0 +1,241 @@
+"""The subcommands of `store`."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from datetime import UTC
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+import yaml
+from pydantic import Field
+from tyro.conf import FlagCreatePairsOff, Positional, subcommand
+
+from cifar_ray.config import STORAGE_VARIABLE, Config, ResizePolicy, default_storage
+from cifar_ray.errors import BundleError
+from cifar_ray.store.ensembling import save_ensemble
+from cifar_ray.store.locate import load_model
+from cifar_ray.store.registry import PREVIOUS, PRODUCTION, TEST_ACCURACY, ModelStore
+
+_ABSENT = "–"
+_HEADINGS = ("name", "version", "aliases", "architecture", "test accuracy", "data set", "created")
+
+
+class StoreCommand(Config):
+    """A subcommand on the model store."""
+
+    storage: str = Field(default_factory=default_storage, description=f"path or URI; default: ${STORAGE_VARIABLE} or ./storage")
+
+    @abstractmethod
+    def run(self, store: ModelStore) -> None:
+        """Runs the subcommand and prints its result."""
+
+
+class List(StoreCommand):
+    """List all models and versions. This reads manifests and not weights; `show` checks the weights."""
+
+    as_json: Annotated[FlagCreatePairsOff[bool], tyro.conf.arg(name="json")] = Field(False, description="print JSON")
+
+    def run(self, store: ModelStore) -> None:
+        """Prints the table."""
+        rows = [row for name in store.names() for row in _describe_versions(store, name)]
+        if self.as_json:
+            print(json.dumps(rows, indent=2))
+        elif rows:
+            _print_rows(rows)
+        else:
+            print(f"no model in {store.location} yet; train one with: python -m cifar_ray.train")
+
+
+class Show(StoreCommand):
+    """Check a model, weights included, and print its manifest."""
+
+    reference: Positional[str] = Field(description="NAME, NAME@3 or NAME@production")
+    as_json: Annotated[FlagCreatePairsOff[bool], tyro.conf.arg(name="json")] = Field(False, description="print JSON")
+
+    def run(self, store: ModelStore) -> None:
+        """Prints the manifest."""
+        name, version = store.resolve(self.reference)
+        about = {
+            "name": name,
+            "version": version,
+            "aliases": _aliases_of(store, name, version),
+            "location": f"{store.location}/{name}/{version}",
+            "manifest": store.check(f"{name}@{version}").model_dump(mode="json"),
+        }
+        if self.as_json:
+            print(json.dumps(about, indent=2))
+        else:
+            print(yaml.safe_dump(about, sort_keys=False, default_flow_style=None, allow_unicode=True, width=120), end="")
+
+
+class Promote(StoreCommand):
+    """Make a version the production version; running servers load it by themselves."""
+
+    reference: Positional[str] = Field(description="NAME@3 or NAME@latest")
+
+    def run(self, store: ModelStore) -> None:
+        """Prints the production version."""
+        name, version = store.resolve_exact(self.reference)
+        _print_production(name, store.promote(name, version))
+
+
+class Rollback(StoreCommand):
+    """Return to the previous production version; a second rollback undoes the first."""
+
+    name: Positional[str] = Field(description="name of the model")
+
+    def run(self, store: ModelStore) -> None:
+        """Prints the production version."""
+        _print_production(self.name, store.rollback(self.name))
+
+
+class Ensemble(StoreCommand):
+    """Save a model that averages the probabilities of other models. It is not promoted if a version of it is in production."""
+
+    name: Positional[str] = Field(description="name of the new model")
+    members: Positional[tuple[str, ...]] = Field(description="NAME, NAME@3 …, at least two")
+
+    def run(self, store: ModelStore) -> None:
+        """Prints what was saved."""
+        bundle = save_ensemble(store, self.name, self.members)
+        print(f"saved {bundle.reference}: the mean of {', '.join(self.members)}")
+        print(f"serve  serve run deployments:app model={bundle.reference} storage={self.storage}")
+
+
+class Delete(StoreCommand):
+    """Delete a version. This cannot be undone."""
+
+    reference: Positional[str] = Field(description="NAME@3")
+    force: FlagCreatePairsOff[bool] = Field(False, description="delete it even if an alias points to it")
+
+    def run(self, store: ModelStore) -> None:
+        """Prints what was deleted."""
+        name, version = store.delete(self.reference, force=self.force)
+        print(f"deleted {name}@{version}")
+
+
+class Export(StoreCommand):
+    """Write a model as one file for other programs, and check that the file gives the same logits."""
+
+    reference: Positional[str] = Field(description="NAME, NAME@3, a run or a path")
+    format: Literal["onnx", "torchscript", "pt2", "safetensors"] = Field(
+        "onnx", description="all but safetensors take uint8 [N, S, S, 3] pixels and normalize them inside"
+    )
+    output: str | None = Field(None, description="path or URI of the file; default: NAME-VERSION with the suffix of the format, here")
+
+    def run(self, store: ModelStore) -> None:
+        """Prints what was written and how it was checked."""
+        from cifar_ray.inference.export import SUFFIXES, export  # imports torch, which the other subcommands do without
+
+        bundle = load_model(self.reference, self.storage)
+        target = self.output or f"{bundle.name}-{bundle.version}{SUFFIXES[self.format]}"
+        written = export(bundle, self.format, target)
+        print(f"wrote  {written.target}: {bundle.reference} as {self.format}, {written.size_bytes:,} bytes")
+        print(f"check  logits differ from the model's by at most {written.deviation:.5%} of the largest ({written.checked_by})")
+
+
+class Import(StoreCommand):
+    """Save weights that were trained elsewhere as a model; their shapes decide the architecture."""
+
+    file: Positional[Path] = Field(
+        description="torch state dict (.pt, .pth) or .safetensors; a .safetensors file from `export` needs no further flags"
+    )
+    name: Positional[str] = Field(description="name of the model")
+    like: str | None = Field(None, description="model with the same classes, normalization and image size")
+    classes: str | None = Field(None, description="class names in the order of the logits, separated by commas")
+    mean: tuple[float, float, float] | None = Field(
+        None, description="mean of the channels R G B, 0–1, that training subtracted; default: 0.5 0.5 0.5"
+    )
+    std: tuple[float, float, float] | None = Field(
+        None, description="standard deviation of the channels that training divided by; default: 0.5 0.5 0.5"
+    )
+    image_size: int | None = Field(
+        None, ge=8, le=1024, description="side of the square images, px; default: 32, or 224 for a ResNet with the large stem"
+    )
+    resize_policy: ResizePolicy | None = Field(None, description="how other images are made square; default: pad")
+
+    def run(self, store: ModelStore) -> None:
+        """Prints what was saved."""
+        from cifar_ray.inference.import_weights import Meaning, import_weights
+
+        meaning = Meaning(
+            class_names=tuple(name.strip() for name in self.classes.split(",")) if self.classes else None,
+            channel_mean=self.mean,
+            channel_std=self.std,
+            image_size_px=self.image_size,
+            resize_policy=self.resize_policy,
+            like=load_model(self.like, self.storage).manifest if self.like else None,
+        )
+        bundle = import_weights(store, self.file, self.name, meaning)
+        manifest = bundle.manifest
+        print(f"kept   {bundle.reference}: {manifest.architecture.name}, {len(manifest.class_names)} classes, {manifest.image_size_px} px")
+        print(f"serve  serve run deployments:app model={bundle.reference} storage={store.storage}")
+
+
+StoreCommands = (
+    Annotated[List, subcommand("list")]
+    | Annotated[Show, subcommand("show")]
+    | Annotated[Promote, subcommand("promote")]
+    | Annotated[Rollback, subcommand("rollback")]
+    | Annotated[Ensemble, subcommand("ensemble")]
+    | Annotated[Delete, subcommand("delete")]
+    | Annotated[Export, subcommand("export")]
+    | Annotated[Import, subcommand("import")]
+)
+
+
+def _aliases_of(store: ModelStore, name: str, version: int) -> list[str]:
+    return [alias for alias, target in store.aliases(name).items() if target == version]
+
+
+def _describe_versions(store: ModelStore, name: str) -> list[dict[str, Any]]:
+    """A row per version, for the table and for programs; the row of a damaged bundle says so."""
+    return [
+        {"name": name, "version": version, "aliases": _aliases_of(store, name, version)} | _describe(store, f"{name}@{version}")
+        for version in store.versions(name)
+    ]
+
+
+def _describe(store: ModelStore, reference: str) -> dict[str, Any]:
+    try:
+        manifest = store.manifest(reference)
+    except BundleError as error:
+        return {"architecture": None, "test_accuracy": None, "dataset": None, "created_at": None, "damaged": str(error)}
+    return {
+        "architecture": manifest.architecture.name,
+        "test_accuracy": manifest.metrics.get(TEST_ACCURACY),
+        "dataset": manifest.dataset_name,
+        "created_at": manifest.created_at.astimezone(UTC).isoformat(timespec="seconds"),
+        "damaged": None,
+    }
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    """Aligned columns, then a line for each damaged bundle."""
+    from cifar_ray.cli.terminal import print_table  # imports rich
+
+    styles = ["red" if row["damaged"] else "green" if PRODUCTION in row["aliases"] else "" for row in rows]
+    print_table([_cells(row) for row in rows], _HEADINGS, styles=styles)
+    for row in rows:
+        if row["damaged"]:
+            print(f"damaged: {row['damaged']}")
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    return (
+        row["name"],
+        str(row["version"]),
+        ", ".join(row["aliases"]) or _ABSENT,
+        "damaged" if row["damaged"] else row["architecture"],
+        _ABSENT if row["test_accuracy"] is None else f"{row['test_accuracy']:.2%}",
+        row["dataset"] or _ABSENT,
+        row["created_at"] or _ABSENT,
+    )
+
+
+def _print_production(name: str, aliases: dict[str, int]) -> None:
+    previous = f"; before it {name}@{aliases[PREVIOUS]}" if PREVIOUS in aliases else ""
+    print(f"{name}@{aliases[PRODUCTION]} is in production{previous}")

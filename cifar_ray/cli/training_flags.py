@@ -1,0 +1,204 @@
+"""Flags of the verbs that train: `train`, `finetune`, `tune` and `find_lr`. A recipe and files supply their defaults."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, TypeVar
+
+import tyro
+from pydantic import Field
+
+from cifar_ray.cli.parsing import parse, peek
+from cifar_ray.config import (
+    NAME_PATTERN,
+    Config,
+    FrozenPart,
+    Positive,
+    ShareOfRate,
+    StartConfig,
+    TrainConfig,
+    default_storage,
+    parse_config,
+    read_yaml,
+    resolve_storage,
+)
+from cifar_ray.config.merging import merge_settings
+from cifar_ray.config.search_config import SearchConfig
+from cifar_ray.errors import ConfigError
+from cifar_ray.recipes import default_recipe, get_recipe
+from cifar_ray.store import Bundle, load_model
+from cifar_ray.training.finetuning import child_name, inherited_settings
+
+CommandType = TypeVar("CommandType", bound=TrainConfig)
+
+
+class TrackingFlags(Config):
+    """The flag of all verbs that train a model."""
+
+    track: str = Field("", description="also log the run to tensorboard, to mlflow ($MLFLOW_TRACKING_URI), or to both: tensorboard,mlflow")
+
+
+class ResumeFlags(TrackingFlags):
+    """The flags of the verbs that train one model."""
+
+    resume: str = Field(
+        "auto",
+        description="auto: resume an unfinished run of the same --name and settings; never: do not resume; NAME: resume that run",
+    )
+
+
+class TrainCommand(TrainConfig, ResumeFlags):
+    """Train an image classifier on all GPUs or CPU cores, save the model to the store, and report its accuracy.
+
+    A recipe supplies the defaults. The settings in --config FILE.yaml override the recipe, and flags override both.
+    """
+
+    start: tyro.conf.Suppress[StartConfig | None] = None
+    config: str | None = Field(None, description="YAML file of settings; <storage>/runs/NAME/config.yaml repeats the run NAME")
+    list_recipes: Annotated[bool, tyro.conf.FlagCreatePairsOff] = Field(False, description="list all recipes and exit")
+    list_models: Annotated[bool, tyro.conf.FlagCreatePairsOff] = Field(False, description="list all architectures and exit")
+
+
+class FinetuneCommand(TrainConfig, ResumeFlags):
+    """Fine-tune a model on other classes or images, and save the result as a new model that names its parent.
+
+    Data, optimizer and seed are those of the parent's training, and learning rates are a fraction of the parent's. Flags override them.
+    """
+
+    recipe: tyro.conf.Suppress[tyro.conf.Fixed[str]] = ""
+    model: tyro.conf.Suppress[tyro.conf.Fixed[str]] = ""
+    start: tyro.conf.Suppress[StartConfig | None] = None
+    parent: tyro.conf.Positional[str] = Field(description="model to start from: NAME, NAME@3, a run, or a path")
+    freeze: FrozenPart = Field("none", description="layers to freeze: none, backbone (all but the head), or the first N stages")
+    stage_decay: ShareOfRate = Field(1.0, description="learning rate of a stage, as a fraction of the rate of the stage above it")
+    rate_factor: Positive = Field(0.1, description="factor for the parent's peak learning rates; --optimizer.… sets the rates themselves")
+
+
+class TuneCommand(TrainConfig, SearchConfig, TrackingFlags):
+    """Search for a better recipe for your images. The result is best.yaml, which train --config runs.
+
+    The training flags hold for all trials; the search space, from the recipe or from --space FILE.yaml, is what varies.
+    The same command, or --resume NAME, resumes an interrupted search.
+    """
+
+    name: str | None = Field(
+        None, pattern=NAME_PATTERN, description="name of the search; default: derived from the settings, so that the same command resumes"
+    )
+    start: tyro.conf.Suppress[StartConfig | None] = None
+    config: str | None = Field(None, description="YAML file of training settings: the start of the search, and what all trials share")
+    resume: str | None = Field(None, description="name of the search to resume; also pass --storage if it is not the default")
+    show_space: Annotated[bool, tyro.conf.FlagCreatePairsOff] = Field(False, description="print the search space as YAML and exit")
+    train_best: Annotated[bool, tyro.conf.FlagCreatePairsOff] = Field(
+        False, description="then train the best recipe for all epochs, save the model to the store and promote it according to --promote"
+    )
+
+    def train_config(self) -> TrainConfig:
+        """The settings of training, the same for all trials."""
+        return TrainConfig.model_validate(self.model_dump(include=set(TrainConfig.model_fields)))
+
+    def search_config(self) -> SearchConfig:
+        """The settings of the search."""
+        return SearchConfig.model_validate(self.model_dump(include=set(SearchConfig.model_fields)))
+
+
+class FindLrCommand(TrainConfig):
+    """Suggest a peak learning rate for your data, network and optimizer with a learning-rate range test (Smith 2017).
+
+    One process runs the real training loop for some steps while all learning rates rise together. It saves the curve but no model.
+    The training flags are those of train.
+    """
+
+    start: tyro.conf.Suppress[StartConfig | None] = None
+    config: str | None = Field(None, description="YAML file of settings, for example <storage>/runs/NAME/config.yaml")
+    steps: int = Field(100, ge=20, le=10_000, description="training steps; more steps give a smoother curve")
+    lowest: Positive | None = Field(None, description="optimizer.lr of the first step; default: 0.001 times the configured rate")
+    highest: Positive | None = Field(None, description="optimizer.lr of the last step; default: 100 times the configured rate")
+
+
+def parse_train_command(argv: Sequence[str] | None, prog: str) -> TrainCommand:
+    """Parses the flags of `train`; `--resume NAME` brings the settings of that run.
+
+    Raises:
+        ConfigError: as `parse_over_recipe`, or if there is no such run.
+    """
+    flags = peek(argv, ("--resume", "--storage"))
+    run = flags.get("resume", "auto")
+    if run in ("auto", "never"):
+        return parse_over_recipe(TrainCommand, argv, prog)
+    from cifar_ray.training.records.run_folder import saved_settings  # imports torch
+
+    saved = saved_settings(run, resolve_storage(flags.get("storage") or default_storage()))
+    return parse_over_recipe(TrainCommand, argv, prog, saved)
+
+
+def parse_tune_command(argv: Sequence[str] | None, prog: str) -> TuneCommand:
+    """Parses the flags of `tune`; `--resume NAME` brings the settings of that search.
+
+    Raises:
+        ConfigError: as `parse_over_recipe`, or if there is no such search.
+    """
+    flags = peek(argv, ("--resume", "--storage"))
+    saved: dict[str, Any] = {}
+    if "resume" in flags:
+        from cifar_ray.tuning.search_job import saved_settings
+
+        settings = saved_settings(resolve_storage(flags.get("storage", default_storage())), flags["resume"])
+        saved = settings["fixed"] | settings["search"] | {"resume": flags["resume"]}
+    return parse_over_recipe(TuneCommand, argv, prog, saved)
+
+
+def parse_finetune_command(argv: Sequence[str] | None, prog: str) -> tuple[FinetuneCommand, Bundle]:
+    """Parses the flags of `finetune` over the settings of the parent's training.
+
+    Returns:
+        The command, and the parent.
+
+    Raises:
+        ConfigError: one line that names the field that is unknown or impossible.
+        StoreError: if there is no such parent.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0].startswith("-"):
+        if {"-h", "--help"} & set(arguments):
+            parse(FinetuneCommand, ["--help"], prog)
+        raise ConfigError(f"the first argument must be the model to start from: {prog} MODEL …")
+    reference = arguments[0]
+    flags = peek(arguments[1:], ("--storage", "--dataset", "--data-dir", "--rate-factor"))
+    storage = resolve_storage(flags.get("storage") or default_storage())
+    parent = load_model(reference, storage)
+    given = {"parent": reference, "storage": storage} | {name: value for name, value in flags.items() if name == "rate_factor"}
+    rate_factor = parse_config(FinetuneCommand, given).rate_factor
+    data = {name: value for name, value in flags.items() if name in ("dataset", "data_dir")}
+    defaults = parse_config(FinetuneCommand, inherited_settings(parent, data, rate_factor) | given)
+    command: FinetuneCommand = parse(FinetuneCommand, arguments, prog, defaults)
+    path = resolve_storage(reference) if "/" in reference else None
+    start = StartConfig(model=path or parent.reference, freeze=command.freeze, stage_decay=command.stage_decay)
+    changes = {"start": start, "model": parent.manifest.architecture.name, "save_as": command.save_as or child_name(parent, command)}
+    return command.model_copy(update=changes), parent
+
+
+def parse_over_recipe(
+    command_type: type[CommandType], argv: Sequence[str] | None, prog: str, saved: dict[str, Any] | None = None
+) -> CommandType:
+    """Parses flags over the settings of a file, over those of a recipe.
+
+    Args:
+        command_type: training settings with the flags of a verb; its field `config` is the file.
+        argv: flags; `None` reads the command line of this process.
+        prog: name of the program in the help text.
+        saved: settings that override the recipe and that the file overrides.
+
+    Raises:
+        ConfigError: one line that names the field that is unknown or impossible.
+    """
+    flags = peek(argv, ("--recipe", "--config", "--dataset", "--data-dir", "--model"))
+    chosen = (saved or {}) | (read_yaml(flags["config"]) if "config" in flags else {}) | flags
+    recipe = get_recipe(chosen.get("recipe") or default_recipe(chosen.get("dataset"), chosen.get("model")))
+    defaults = parse_config(command_type, merge_settings(recipe.model_dump(), chosen))
+    command: CommandType = parse(command_type, argv, prog, defaults)
+    from cifar_ray.models import list_models  # imports torch, which --help does without
+
+    if command.model not in list_models():
+        raise ConfigError(f"model: unknown architecture {command.model!r}. Available: {', '.join(list_models())}")
+    return command

@@ -1,0 +1,129 @@
+"""Evaluates, compares and calibrates models that a user names: loads model and images, and examines them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cifar_ray.config import DatasetName, EngineName, PrecisionName
+from cifar_ray.data.task_progress import StartTask
+from cifar_ray.evaluation.comparison import Contender, ModelComparison, compare_models
+from cifar_ray.evaluation.gallery_version import with_gallery
+from cifar_ray.evaluation.model_evaluation import ModelEvaluation, evaluate_model, score_here, spoil_every
+from cifar_ray.evaluation.recalibration import calibrated
+from cifar_ray.evaluation.scoring import device_here
+from cifar_ray.evaluation.selection import DataChoice, load_selected, select
+from cifar_ray.inference.predictor import Predictor
+from cifar_ray.store import Bundle, ModelStore, load_model
+
+
+@dataclass(frozen=True, eq=False)
+class ExaminedModel:
+    """A model and its evaluation.
+
+    Attributes:
+        bundle: the model.
+        predictor: the loaded model.
+        evaluation: all figures.
+    """
+
+    bundle: Bundle
+    predictor: Predictor
+    evaluation: ModelEvaluation
+
+
+def evaluate_stored(
+    reference: str,
+    storage: str,
+    choice: DataChoice,
+    progress: StartTask,
+    *,
+    precision: PrecisionName = "auto",
+    engine: EngineName = "torch",
+    robustness_images: int = 2000,
+    look_for_leakage: bool = True,
+    num_workers: int | None = None,
+) -> ExaminedModel:
+    """Evaluates a model, in this process or on workers of a Ray cluster.
+
+    Args:
+        reference: see `load_model`.
+        storage: where it is looked up.
+        choice: which images.
+        progress: starts a bar for each task.
+        precision: see `Predictor`.
+        engine: see `Predictor`.
+        robustness_images: images to corrupt; 0 for none.
+        look_for_leakage: search the training images for near-duplicates.
+        num_workers: on Ray; `None` for this process.
+
+    Raises:
+        ConfigError: if the model does not say what it was trained on and no data was chosen.
+        DataError: if the data are missing or have other classes than the model.
+        StoreError: if there is no such model.
+        ResourceError: if the cluster cannot hold the workers.
+    """
+    bundle = load_model(reference, storage)
+    data = select(bundle.manifest, choice, progress)
+    predictor = Predictor(bundle, device_here(), precision, engine)
+    every = spoil_every(len(data.images), robustness_images)
+    if num_workers is None:
+        scores = score_here(predictor, data.images, every)
+    else:
+        from cifar_ray.evaluation.scoring_on_ray import score_on_ray  # imports Ray
+
+        scores = score_on_ray(bundle, data, every, num_workers=num_workers, precision=precision, engine=engine)
+    evaluation = evaluate_model(predictor, bundle.reference, data, scores, progress, look_for_leakage=look_for_leakage)
+    return ExaminedModel(bundle, predictor, evaluation)
+
+
+def save_with_gallery(examined: ExaminedModel, storage: str) -> Bundle:
+    """Saves a new version of a model whose mistakes and confusion matrix the server's page shows.
+
+    Raises:
+        StoreError: if the store cannot be written.
+    """
+    made = with_gallery(examined.bundle, examined.evaluation)
+    return ModelStore(storage).save(made.name, made.manifest, made.weights, made.attachments)
+
+
+def compare_stored(
+    references: tuple[str, str],
+    storage: str,
+    choice: DataChoice,
+    progress: StartTask,
+    *,
+    precision: PrecisionName = "auto",
+    engine: EngineName = "torch",
+) -> ModelComparison:
+    """Compares two models on the same images. Arguments and errors are those of `evaluate_stored`; the first model chooses the data."""
+    bundles = [load_model(reference, storage) for reference in references]
+    data = select(bundles[0].manifest, choice, progress)
+    selected = (data, load_selected(bundles[1].manifest, data.config, choice.split, progress))
+    first, second = (
+        Contender(bundle.reference, Predictor(bundle, device_here(), precision, engine), images)
+        for bundle, images in zip(bundles, selected, strict=True)
+    )
+    return compare_models(first, second, progress)
+
+
+def calibrate_stored(
+    store: ModelStore, reference: str, progress: StartTask, dataset: DatasetName | None = None, data_dir: str | None = None
+) -> tuple[Bundle, Bundle, str]:
+    """Saves a new version of a model, with temperature and abstain threshold fitted on validation images.
+
+    Args:
+        store: holds the model.
+        reference: `name`, `name@3` or `name@production`.
+        progress: starts a bar for each task.
+        dataset: other data than those of the training.
+        data_dir: where the data are.
+
+    Returns:
+        The model as it was, the new version, and a line about what was fitted.
+
+    Raises:
+        ConfigError, DataError, StoreError, BundleError: see `calibrated`.
+    """
+    bundle = store.load(reference)
+    made, trust, figures = calibrated(bundle, dataset, data_dir, progress)
+    return bundle, store.save(bundle.name, made.manifest, made.weights, made.attachments), trust.describe(figures)

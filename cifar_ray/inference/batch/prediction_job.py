@@ -1,0 +1,182 @@
+"""A prediction job: the classes of many pictures, by a model here, on Ray, or behind a server; in memory or to a file."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pyarrow as pa
+
+from cifar_ray.client import Client
+from cifar_ray.config import EngineName, PrecisionName, resolve_storage
+
+if TYPE_CHECKING:
+    from cifar_ray.inference.batch.classify import ModelJob
+    from cifar_ray.inference.batch.rows import Classifier
+    from cifar_ray.inference.batch.table import Part
+
+
+class PredictionProgress(Protocol):
+    """Receives the progress of a job."""
+
+    def start(self, name: str, total: int) -> Callable[[int], None]:
+        """A job of `total` pictures starts; returns a function that takes how many more are done."""
+
+    def write(self, text: str) -> None:
+        """Shows a line of text."""
+
+
+@dataclass(frozen=True)
+class PredictionJob:
+    """What to predict with, and where the rows go.
+
+    Attributes:
+        model: reference, run or path; or the address of a server.
+        storage: path or URI where a reference or run is looked up.
+        out: path or URI of the table; `None` keeps the rows in memory.
+        top_k: classes per row.
+        abstain: whether the model may abstain.
+        explain_dir: folder for a Grad-CAM overlay of each picture; `None` for none.
+        num_workers: Ray Data workers; `None` for this process.
+        part_size: pictures per part; parts that are written outlive an interruption.
+        precision: of the arithmetic.
+        engine: what computes.
+    """
+
+    model: str
+    storage: str
+    out: str | None = None
+    top_k: int = 5
+    abstain: bool = True
+    explain_dir: str | None = None
+    num_workers: int | None = None
+    part_size: int = 2000
+    precision: PrecisionName = "auto"
+    engine: EngineName = "auto"
+
+    @property
+    def uses_server(self) -> bool:
+        """Whether `model` is the address of a server."""
+        return self.model.startswith(("http://", "https://"))
+
+
+@dataclass(frozen=True)
+class PredictionTime:
+    """How long a job computed.
+
+    Attributes:
+        pictures: computed now, without those that an interrupted job had finished.
+        seconds: spent on them, without loading the model.
+    """
+
+    pictures: int
+    seconds: float
+
+
+def predict_pictures(
+    job: PredictionJob, names: Sequence[str], progress: PredictionProgress, on_rows: Callable[[pa.Table], None]
+) -> PredictionTime:
+    """Predicts pictures; writes the rows to the job's file if it has one, and finishes there what an interrupted job has left.
+
+    Args:
+        job: what to do.
+        names: paths or URIs of the pictures.
+        progress: receives the progress.
+        on_rows: takes the rows of all pictures, in order, some at a time; see `rows.SCHEMA`.
+
+    Raises:
+        ConfigError: if the file's format is unknown, or it was begun by another job.
+        StoreError: if there is no such model, or the file cannot be written.
+        BundleError: if the model is damaged.
+        ServerError: if the server cannot be reached or refuses.
+        ResourceError: if the cluster cannot hold the workers.
+    """
+    return _to_file(job, job.out, names, progress, on_rows) if job.out else _in_memory(job, names, progress, on_rows)
+
+
+def _in_memory(
+    job: PredictionJob, names: Sequence[str], progress: PredictionProgress, on_rows: Callable[[pa.Table], None]
+) -> PredictionTime:
+    classifier = _load_classifier(job)
+    on_done = progress.start("predicting", len(names))
+    started_s = time.perf_counter()
+    for first in range(0, len(names), job.part_size):
+        table = classifier(names[first : first + job.part_size])
+        on_done(len(table))
+        on_rows(table)
+    return PredictionTime(len(names), time.perf_counter() - started_s)
+
+
+def _to_file(
+    job: PredictionJob, out: str, names: Sequence[str], progress: PredictionProgress, on_rows: Callable[[pa.Table], None]
+) -> PredictionTime:
+    from cifar_ray.inference.batch.table import Results
+
+    job, identity = _pin_version(job)
+    results = Results(out, names, job.part_size, identity | {"top_k": job.top_k, "abstain": job.abstain})
+    missing = results.missing()
+    left = sum(len(part.names) for part in missing)
+    if left < len(names):
+        progress.write(f"{len(names) - left:,} of {len(names):,} pictures were done before")
+    with _computed_parts(job, missing, results.folder) as parts:
+        on_done = progress.start("predicting", len(names))
+        on_done(len(names) - left)
+        started_s = time.perf_counter()
+        for part in parts:
+            on_done(part["pictures"])
+    seconds = time.perf_counter() - started_s
+    for table in results.tables():
+        on_rows(table)
+    results.finish()
+    return PredictionTime(left, seconds)
+
+
+@contextlib.contextmanager
+def _computed_parts(job: PredictionJob, missing: Sequence[Part], folder: str) -> Iterator[Iterator[dict[str, int]]]:
+    """Computes parts, here or on Ray, while the caller iterates; the model is loaded, or Ray connected, before that."""
+    if missing and job.num_workers:
+        from cifar_ray.cluster.connection import ray_cluster
+        from cifar_ray.inference.batch.classify_on_ray import classify_on_ray
+
+        with ray_cluster():
+            yield classify_on_ray(_model_job(job), missing, folder, job.num_workers)
+    elif missing:
+        from cifar_ray.inference.batch.table import classify_part
+
+        classifier = _load_classifier(job)
+        yield (classify_part(classifier, part, folder) for part in missing)
+    else:
+        yield iter(())
+
+
+def _load_classifier(job: PredictionJob) -> Classifier:
+    if job.uses_server:
+        from cifar_ray.inference.batch.served import ServerClassifier
+
+        return ServerClassifier(job.model, job.top_k, job.abstain)
+    from cifar_ray.inference.batch.classify import BundleClassifier  # imports torch, which a server's client does without
+
+    return BundleClassifier(_model_job(job))
+
+
+def _model_job(job: PredictionJob) -> ModelJob:
+    from cifar_ray.inference.batch.classify import ModelJob
+
+    model = resolve_storage(job.model) if "/" in job.model else job.model
+    return ModelJob(model, job.storage, job.top_k, job.precision, job.engine, job.explain_dir, job.abstain)
+
+
+def _pin_version(job: PredictionJob) -> tuple[PredictionJob, dict[str, Any]]:
+    """The job with the model version that answers now, and what identifies it: no other version may finish the job's file."""
+    if job.uses_server:
+        answer = Client(job.model).classes()
+        return job, {"model": f"{answer.model}@{answer.version} of {job.model}"}
+    from cifar_ray.store import load_model
+
+    bundle = load_model(job.model, job.storage)
+    model = job.model if "/" in job.model else bundle.reference
+    return dataclasses.replace(job, model=model), {"model": bundle.reference, "weights_sha256": bundle.manifest.weights_sha256}

@@ -1,0 +1,71 @@
+"""Suggests a learning rate: a range test around the configured rate, and how to read its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from cifar_ray.cluster.process import prepare_process
+from cifar_ray.config import TrainConfig
+from cifar_ray.data import DatasetSplits
+from cifar_ray.tuning.lr_range import RangeTest, run_range_test
+
+MEANINGS = {
+    "edge": "the loss falls up to this rate: the suggested peak rate",
+    "steepest": "the loss falls fastest at this rate: a more cautious choice",
+    "valley": "middle of the longest fall: for a rate that stays constant",
+    "configured": "rate of the recipe, the file or the flags",
+}
+_LOWEST_FACTOR, _HIGHEST_FACTOR = 1e-3, 1e2
+
+
+def run_test_around_rate(
+    config: TrainConfig,
+    splits: DatasetSplits,
+    *,
+    lowest: float | None,
+    highest: float | None,
+    steps: int,
+    on_step: Callable[[int, float, float], None],
+) -> RangeTest:
+    """Runs a range test in this process, on a GPU if there is one.
+
+    Args:
+        config: the job whose rate is wanted.
+        splits: the data.
+        lowest: `optimizer.lr` of the first step; `None` takes a thousandth of the configured rate.
+        highest: `optimizer.lr` of the last step; `None` takes a hundred times the configured rate.
+        steps: training steps.
+        on_step: called after each step, see `run_range_test`.
+
+    Raises:
+        ConfigError: if the range is empty, or the loss was not finite from the start.
+    """
+    prepare_process()
+    return run_range_test(
+        config,
+        splits,
+        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+        lowest=lowest or config.optimizer.lr * _LOWEST_FACTOR,
+        highest=highest or config.optimizer.lr * _HIGHEST_FACTOR,
+        steps=steps,
+        on_step=on_step,
+    )
+
+
+def read_rates(test: RangeTest, config: TrainConfig) -> dict[str, float]:
+    """The rates that `MEANINGS` explains."""
+    return {"edge": test.edge, "steepest": test.steepest, "valley": test.valley, "configured": config.optimizer.lr}
+
+
+def ended_falling(test: RangeTest) -> bool:
+    """Whether the loss still fell at the highest rate, so that the edge is beyond it."""
+    return not test.diverged and test.edge > float(test.rates[-1]) / 2
+
+
+def rate_flags(config: TrainConfig, rate: float) -> str:
+    """The flags that set the rate; with muon they set all its rates, which rose together in the test."""
+    names = ("lr", "head_lr", "bias_lr") if config.optimizer.name == "muon" else ("lr",)
+    factor = rate / config.optimizer.lr
+    return " ".join(f"--optimizer.{name.replace('_', '-')} {factor * getattr(config.optimizer, name):.2g}" for name in names)
