@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.show_log()
 
     from cifar_ray.cli.terminal import ProgressDisplay
-    from cifar_ray.evaluation.stored_models import calibrate_stored  # imports torch, seconds that --help does without
+    from cifar_ray.evaluation.examinations import calibrate_stored  # imports torch, seconds that --help does without
 
     store = ModelStore(command.storage)
     with ProgressDisplay() as display:

@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cifar_ray.cli.report_folder import print_figures, save_report
     from cifar_ray.cli.terminal import ProgressDisplay
     from cifar_ray.evaluation.comparison import summarize, to_files, to_json
-    from cifar_ray.evaluation.stored_models import compare_stored  # imports torch, seconds that --help does without
+    from cifar_ray.evaluation.examinations import compare_stored  # imports torch, seconds that --help does without
 
     with ProgressDisplay() as display:
         comparison = compare_stored(

@@ -19,7 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cifar_ray.cli.terminal import ProgressDisplay
     from cifar_ray.data.batches.loader import check_batch_size  # imports torch, seconds that --help does without
     from cifar_ray.reports.lr_report import write_report
-    from cifar_ray.tuning.lr_suggestion import MEANINGS, ended_falling, rate_flags, read_rates, run_test_around_rate
+    from cifar_ray.tuning.lr_range import learning_rate_flags
+    from cifar_ray.tuning.lr_suggestion import MEANINGS, ended_falling, read_rates, run_test_around_rate
 
     cli.show_log()
     with ProgressDisplay() as display:
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if ended_falling(test):
         print(f"the loss still fell at {test.rates[-1]:.3g}: pass a higher --highest")
     print(f"report     {write_report(config, splits, test, readings, MEANINGS)}")
-    print(f"use        python -m cifar_ray.train {rate_flags(config, test.edge)} …")
+    print(f"use        python -m cifar_ray.train {learning_rate_flags(config, test.edge)} …")
     return 0
 
 

@@ -19,11 +19,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cifar_ray.cli.report_folder import print_figures, save_report
     from cifar_ray.cli.terminal import ProgressDisplay
     from cifar_ray.evaluation.dataset_examination import summarize, to_json
-    from cifar_ray.evaluation.stored_images import examine_stored  # imports torch, seconds that --help does without
+    from cifar_ray.evaluation.examinations import examine_dataset  # imports torch, seconds that --help does without
     from cifar_ray.reports.dataset_report import to_files
 
     with ProgressDisplay() as display:
-        examination = examine_stored(
+        examination = examine_dataset(
             command.train_config(),
             display.start,
             look_for_duplicates=command.duplicates,

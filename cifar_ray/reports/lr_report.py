@@ -12,8 +12,7 @@ from cifar_ray.config import TrainConfig
 from cifar_ray.data import DatasetSplits
 from cifar_ray.reports.renderer import Picture, Section, Table, render
 from cifar_ray.storage import FileTree
-from cifar_ray.tuning.lr_range import RangeTest
-from cifar_ray.tuning.lr_suggestion import rate_flags
+from cifar_ray.tuning.lr_range import RangeTest, learning_rate_flags
 
 
 def write_report(
@@ -39,7 +38,7 @@ def write_report(
     about = {"suggestion": test.edge, **readings, "diverged": test.diverged, "rates": test.rates.tolist(), "losses": test.losses.tolist()}
     rows = [(name, f"{value:.3g}", meanings[name]) for name, value in readings.items()]
     section = Section("Range test", [Table(("", "optimizer.lr", ""), rows), Picture(curve, "training loss while all rates rise together")])
-    lead = f"{len(test.rates)} steps of up to {config.batch_size} images, {config.precision} precision; use {rate_flags(config, test.edge)}"
+    lead = f"{len(test.rates)} steps of up to {config.batch_size} images, {config.precision} precision; use {learning_rate_flags(config, test.edge)}"
     files = FileTree(config.storage, f"find_lr/{config.name}")
     files.replace("find_lr.json", json.dumps(about | {"config": config.model_dump(mode="json")}, indent=1).encode())
     files.replace("find_lr.png", curve)

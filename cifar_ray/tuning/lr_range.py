@@ -130,3 +130,10 @@ def run_range_test(
         losses.append(loss)
         on_step(number, float(rate), mean)
     return RangeTest(rates[: len(losses)], np.array(losses), diverged)
+
+
+def learning_rate_flags(config: TrainConfig, rate: float) -> str:
+    """The flags that set `optimizer.lr` to `rate`; muon's other rates change in proportion, as they did in the test."""
+    names = ("lr", "head_lr", "bias_lr") if config.optimizer.name == "muon" else ("lr",)
+    factor = rate / config.optimizer.lr
+    return " ".join(f"--optimizer.{name.replace('_', '-')} {factor * getattr(config.optimizer, name):.2g}" for name in names)

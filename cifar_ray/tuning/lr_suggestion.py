@@ -62,10 +62,3 @@ def read_rates(test: RangeTest, config: TrainConfig) -> dict[str, float]:
 def ended_falling(test: RangeTest) -> bool:
     """Whether the loss still fell at the highest rate, so that the edge is beyond it."""
     return not test.diverged and test.edge > float(test.rates[-1]) / 2
-
-
-def rate_flags(config: TrainConfig, rate: float) -> str:
-    """The flags that set the rate; with muon they set all its rates, which rose together in the test."""
-    names = ("lr", "head_lr", "bias_lr") if config.optimizer.name == "muon" else ("lr",)
-    factor = rate / config.optimizer.lr
-    return " ".join(f"--optimizer.{name.replace('_', '-')} {factor * getattr(config.optimizer, name):.2g}" for name in names)

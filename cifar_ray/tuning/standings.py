@@ -16,7 +16,7 @@ def headings(record: Record) -> list[str]:
 
 
 def row(record: Record, trial: Trial) -> list[str]:
-    """Cells of a trial: number, status, epoch, the metric now, its best of each run, images/s, parameters."""
+    """Cells of a trial: number, status, epoch, latest metric, best metric of each run, images per second, parameters."""
     runs = [trial] if trial.again else record.runs(trial)
     best = [format_metric(epoch[record.metric], record.metric) for run in runs if (epoch := run.best(record.metric))]
     return [
@@ -46,13 +46,13 @@ def summarize(record: Record) -> str:
 
 
 def describe_figure(record: Record, trial: Trial) -> str:
-    """The figure that ranks a trial, and how many seeds it is the mean of."""
+    """The metric by which a trial is ranked, and the number of seeds if it is a mean."""
     runs = len(record.runs(trial))
     return format_metric(record.figure(trial), record.metric) + (f" (mean of {runs} seeds)" if runs > 1 else "")
 
 
 def format_metric(value: float | None, metric: str) -> str:
-    """Percent for accuracies, nats for losses."""
+    """An accuracy as a percentage, a loss in nats; empty for `None`."""
     if value is None:
         return ""
     return f"{value:.2%}" if metric.endswith("accuracy") else f"{value:.4f}"

@@ -1,12 +1,19 @@
-"""Evaluates, compares and calibrates models that a user names: loads model and images, and examines them."""
+"""Loads the models and images that a user names, and examines them: the work of evaluate, compare, calibrate and stats."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
-from cifar_ray.config import DatasetName, EngineName, PrecisionName
+from cifar_ray.config import DatasetName, EngineName, PrecisionName, TrainConfig
+from cifar_ray.data import load_splits
+from cifar_ray.data.folder import list_folder
+from cifar_ray.data.survey import BrokenFile
 from cifar_ray.data.task_progress import StartTask
+from cifar_ray.errors import DataError
 from cifar_ray.evaluation.comparison import Contender, ModelComparison, compare_models
+from cifar_ray.evaluation.dataset_examination import DatasetExamination, examine, list_broken
 from cifar_ray.evaluation.gallery_version import with_gallery
 from cifar_ray.evaluation.model_evaluation import ModelEvaluation, evaluate_model, score_here, spoil_every
 from cifar_ray.evaluation.recalibration import calibrated
@@ -127,3 +134,28 @@ def calibrate_stored(
     bundle = store.load(reference)
     made, trust, figures = calibrated(bundle, dataset, data_dir, progress)
     return bundle, store.save(bundle.name, made.manifest, made.weights, made.attachments), trust.describe(figures)
+
+
+def examine_dataset(
+    config: TrainConfig, progress: StartTask, *, look_for_duplicates: bool, on_broken: Callable[[BrokenFile], None]
+) -> DatasetExamination:
+    """Loads and examines a data set.
+
+    Args:
+        config: of a training on it.
+        progress: starts a bar for each task.
+        look_for_duplicates: takes minutes for 50,000 images.
+        on_broken: takes each broken file of a folder that training rejects, before the error is raised.
+
+    Raises:
+        DataError: if the data are missing, or training rejects them.
+    """
+    is_local_folder = config.dataset == "folder" and config.data_dir is not None and "://" not in config.data_dir
+    listing = list_folder(Path(config.data_dir)) if is_local_folder and config.data_dir is not None else None
+    try:
+        splits = load_splits(config, progress)
+    except DataError:
+        for file in list_broken(listing, progress) if listing is not None else ():
+            on_broken(file)
+        raise
+    return examine(splits, listing, progress, look_for_duplicates=look_for_duplicates)
