@@ -38,7 +38,8 @@ def write_report(
     about = {"suggestion": test.edge, **readings, "diverged": test.diverged, "rates": test.rates.tolist(), "losses": test.losses.tolist()}
     rows = [(name, f"{value:.3g}", meanings[name]) for name, value in readings.items()]
     section = Section("Range test", [Table(("", "optimizer.lr", ""), rows), Picture(curve, "training loss while all rates rise together")])
-    lead = f"{len(test.rates)} steps of up to {config.batch_size} images, {config.precision} precision; use {learning_rate_flags(config, test.edge)}"
+    suggestion = learning_rate_flags(config, test.edge)
+    lead = f"{len(test.rates)} steps, batch size {config.batch_size}, precision {config.precision}. Suggestion: {suggestion}"
     files = FileTree(config.storage, f"find_lr/{config.name}")
     files.replace("find_lr.json", json.dumps(about | {"config": config.model_dump(mode="json")}, indent=1).encode())
     files.replace("find_lr.png", curve)
