@@ -10,8 +10,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from cifar_ray.config import NAME_PATTERN, STORAGE_VARIABLE, Config, EngineName, Positive, PrecisionName, default_storage, resolve_storage
 from cifar_ray.config.api_keys import KEYS_VARIABLE, read_keys
+from cifar_ray.config.base import NAME_PATTERN, Config, EngineName, Positive, PrecisionName
+from cifar_ray.config.locations import STORAGE_VARIABLE, default_storage, resolve_storage
 from cifar_ray.errors import ConfigError
 
 _REFERENCE_PATTERN = NAME_PATTERN.removesuffix("$") + "(@[A-Za-z0-9._-]+)?$"
