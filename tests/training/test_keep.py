@@ -12,7 +12,7 @@ from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data.batches.loader import EvaluationLoader, Shard
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.inference.predictor import Predictor
-from cifar_ray.metrics.accuracy import calibrate
+from cifar_ray.metrics.calibration import calibrate
 from cifar_ray.metrics.trust import Trust
 from cifar_ray.store import ModelStore
 from cifar_ray.store.gallery import GALLERY_FILE

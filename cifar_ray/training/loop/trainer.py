@@ -15,8 +15,7 @@ from cifar_ray.config import TestTimeAugmentation, TrainConfig
 from cifar_ray.data.batches.loader import EvaluationLoader, Normalization, Shard, Step, TrainLoader
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.streamed import TrainingImages, TrainingSplits
-from cifar_ray.metrics.accuracy import Evaluation
-from cifar_ray.metrics.trust import Logits
+from cifar_ray.metrics.accuracy import Evaluation, Logits
 from cifar_ray.models import DataInitialized
 from cifar_ray.models.precision import Precision
 from cifar_ray.store import Bundle
