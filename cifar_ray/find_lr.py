@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # decoding, and files that were skipped
     splits = load_splits(command)
     check_batch_size(command.batch_size, len(splits.train), 1)
-    config = job.named(command, splits)
+    config = job.with_name(command, splits)
 
     import torch  # with what follows, seconds: mistakes are told before
 

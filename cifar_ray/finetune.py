@@ -60,11 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # decoding, and files that were skipped
     splits = open_splits(command)
     fitting = _fitting_batch_size(command, len(splits.train), arguments)
-    check_batch_size(fitting, len(splits.train), command.most_workers)
-    config = job.named(command.model_copy(update={"batch_size": fitting}), splits)
+    check_batch_size(fitting, len(splits.train), command.max_workers)
+    config = job.with_name(command.model_copy(update={"batch_size": fitting}), splits)
     print(_trained_share(config, parent, splits.train.class_names), file=sys.stderr)
-    kept = job.run(config, splits, command.track, command.resume)
-    print(f"parent {parent.reference} is as it was; {kept.bundle.reference} can be served beside it")
+    from cifar_ray.training.records.progress import ConsoleProgress
+
+    result = job.run(config, splits, ConsoleProgress(config.epochs, len(splits.train)), command.track, command.resume)
+    print(result.summary())
+    print(f"parent {parent.reference} is as it was; {result.saved.bundle.reference} can be served beside it")
     return 0
 
 

@@ -117,8 +117,8 @@ def _to_file(command: PredictCommand, names: Sequence[str], bar: Bar) -> Report:
 def _parts_done(command: PredictCommand, missing: Sequence[Part], folder: str) -> Iterator[Iterator[dict[str, int]]]:
     """Computes parts, here or on Ray, while the caller iterates; the model is loaded, or Ray connected, before that."""
     if missing and command.num_workers:
+        from cifar_ray.cluster.connection import ray_cluster
         from cifar_ray.inference.batch.classify_on_ray import classify_on_ray
-        from cifar_ray.training.on_ray.ray_trainer import ray_cluster
 
         with ray_cluster():
             yield classify_on_ray(_job(command), missing, folder, command.num_workers)

@@ -29,8 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # decoding, and files that were skipped
     splits = open_splits(command)
-    check_batch_size(command.batch_size, len(splits.train), command.most_workers)
-    job.run(job.named(command, splits), splits, command.track, command.resume)
+    check_batch_size(command.batch_size, len(splits.train), command.max_workers)
+    from cifar_ray.training.records.progress import ConsoleProgress
+
+    progress = ConsoleProgress(command.epochs, len(splits.train))
+    print(job.run(job.with_name(command, splits), splits, progress, command.track, command.resume).summary())
     return 0
 
 

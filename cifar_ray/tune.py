@@ -82,7 +82,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return cli.EXIT_FAILED
     if command.train_best:
         config = best.model_copy(update={"name": f"{job.name}-best-{datetime.now():%Y%m%d-%H%M%S}"})
-        training.run(config, load_splits(config), command.track)
+        from cifar_ray.training.records.progress import ConsoleProgress
+
+        again = load_splits(config)
+        print(training.run(config, again, ConsoleProgress(config.epochs, len(again.train)), command.track).summary())
     return 0
 
 

@@ -11,6 +11,9 @@ from pydantic import ValidationError
 from cifar_ray.config.base import Config
 from cifar_ray.errors import ConfigError
 
+FORMAT_VERSION = 1  # of the YAML files that hold a config
+_FORMAT_KEY = "format_version"
+
 ConfigType = TypeVar("ConfigType", bound=Config)
 
 
@@ -40,7 +43,7 @@ def parse_config(config_type: type[ConfigType], values: dict[str, Any]) -> Confi
 
 def to_yaml(config: Config) -> str:
     """The full config as YAML; `read_yaml` and `parse_config` give it back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return yaml.safe_dump({_FORMAT_KEY: FORMAT_VERSION} | config.model_dump(mode="json"), sort_keys=False)
 
 
 def read_yaml(path: str | Path, flag: str = "--config") -> dict[str, Any]:
@@ -55,4 +58,29 @@ def read_yaml(path: str | Path, flag: str = "--config") -> dict[str, Any]:
         raise ConfigError(f"{flag} {path}: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{flag} {path}: expected a mapping of settings, got {type(values).__name__}")
-    return values
+    return without_format(values, f"{flag} {path}")
+
+
+def without_format(values: dict[str, Any], where: str, newest: int = FORMAT_VERSION) -> dict[str, Any]:
+    """What a file holds besides its format version, once this release is known to read that; files of release 0.1 have none.
+
+    Args:
+        values: content of the file.
+        where: the file, for the message.
+        newest: the newest version that this release reads.
+
+    Raises:
+        ConfigError: if a newer release wrote the file.
+    """
+    version = values.get(_FORMAT_KEY, newest)
+    if not isinstance(version, int) or version > newest:
+        raise ConfigError(f"{where}: format_version {version} is not one that this release reads (up to {newest}); upgrade cifar-ray")
+    return {key: value for key, value in values.items() if key != _FORMAT_KEY}
+
+
+def flatten(values: dict[str, object], prefix: str = "") -> dict[str, str]:
+    """Nested settings as one level of `a.b: text`."""
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        found |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)}
+    return found

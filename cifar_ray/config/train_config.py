@@ -111,7 +111,7 @@ class TrainConfig(Config):
         return int(fewest), int(most or fewest)
 
     @property
-    def most_workers(self) -> int:
+    def max_workers(self) -> int:
         """As far as is known before a cluster is: 1 where that decides."""
         return self.worker_range[1] if self.worker_range else 1
 
@@ -167,8 +167,8 @@ class TrainConfig(Config):
         size_px = self.image_size or 32
         if self.augmentation.translate_px >= size_px or self.augmentation.cutout_px > size_px:
             raise ValueError(f"augmentation.translate_px and cutout_px must fit an image of {size_px} px")
-        if self.batch_size < self.most_workers:
-            raise ValueError(f"batch_size ({self.batch_size}) gives some of {self.most_workers} workers no image; raise it")
+        if self.batch_size < self.max_workers:
+            raise ValueError(f"batch_size ({self.batch_size}) gives some of {self.max_workers} workers no image; raise it")
         return self
 
 

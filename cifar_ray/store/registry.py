@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, TypeAdapter, ValidationError
 
 from cifar_ray.config import NAME_PATTERN, resolve_storage
+from cifar_ray.config.documents import without_format
 from cifar_ray.errors import BundleError, StoreError, UnknownModelError
 from cifar_ray.storage import NUMBER, FileTree
 from cifar_ray.store.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, check, decode, decode_manifest, decode_weights, encode
@@ -24,6 +25,7 @@ LATEST = "latest"
 TEST_ACCURACY = "test_accuracy"
 
 _ALIASES_FILE = "aliases.json"
+_ALIASES_FORMAT_VERSION = 1
 _ALIASES = TypeAdapter(dict[str, Annotated[int, Field(ge=1)]])
 
 
@@ -35,7 +37,7 @@ class ModelStore:
 
     Args:
         storage: path or URI; nothing is created there before the first `save`.
-        patience_s: as `FileTree` says.
+        timeout_s: as `FileTree` says.
 
     Attributes:
         storage: the same, absolute.
@@ -45,9 +47,9 @@ class ModelStore:
         StoreError: from every method, when the storage refuses or cannot be reached.
     """
 
-    def __init__(self, storage: str, patience_s: float | None = None) -> None:
+    def __init__(self, storage: str, timeout_s: float | None = None) -> None:
         self.storage = resolve_storage(storage)
-        self._files = FileTree(self.storage, "models", patience_s)
+        self._files = FileTree(self.storage, "models", timeout_s)
         self.location = self._files.path()
 
     def save(
@@ -248,15 +250,15 @@ class ModelStore:
         return self._files.read(f"{name}/{version}/{file}")
 
     def _read_aliases(self, name: str) -> dict[str, int]:
-        data = self._files.read(f"{name}/{_ALIASES_FILE}")
+        data, where = self._files.read(f"{name}/{_ALIASES_FILE}"), self._files.path(f"{name}/{_ALIASES_FILE}")
         try:
-            return {} if data is None else _ALIASES.validate_json(data)
+            values = {} if data is None else _ALIASES.validate_json(data)
         except ValidationError:
-            where = self._files.path(f"{name}/{_ALIASES_FILE}")
             raise StoreError(f"{where} is damaged; remove it, then promote a version of {name}") from None
+        return without_format(values, where, _ALIASES_FORMAT_VERSION)
 
     def _write_aliases(self, name: str, aliases: dict[str, int]) -> dict[str, int]:
-        self._files.replace(f"{name}/{_ALIASES_FILE}", _ALIASES.dump_json(aliases, indent=2))
+        self._files.replace(f"{name}/{_ALIASES_FILE}", _ALIASES.dump_json({"format_version": _ALIASES_FORMAT_VERSION} | aliases, indent=2))
         return aliases
 
     def _where(self, name: str, version: int) -> str:

@@ -21,8 +21,8 @@ from cifar_ray.errors import ConfigError, DataError
 from cifar_ray.recipes import digits
 from cifar_ray.training.loop.fit import fit
 from cifar_ray.training.on_ray.ingest import fed_by_ray, share_cpus, stream
-from cifar_ray.training.on_ray.ray_trainer import TrainedRun, train_on_ray
-from cifar_ray.training.records.results import EpochReport
+from cifar_ray.training.on_ray.ray_trainer import train_on_ray
+from cifar_ray.training.records.results import EpochReport, TrainedRun
 from cifar_ray.training.records.run_folder import Run
 from tests.conftest import make_stripes
 from tests.training.test_distributed import Recorder

@@ -26,7 +26,6 @@ from cifar_ray.training.loop.optimizers import create_optimizers, learning_rate_
 from cifar_ray.training.loop.validation import evaluate, gather_logits
 from cifar_ray.training.weights.initial_network import freeze, initial_network, input_statistics, rate_factors
 
-Weights = dict[str, Tensor]
 OnStep = Callable[[int, int, int], None]  # epoch, counted from 1; steps done in it; steps an epoch
 
 _WHITENING_IMAGES = 5000

@@ -22,6 +22,9 @@ class Progress(Protocol):
     def on_epoch(self, report: EpochReport) -> None:
         """An epoch ended."""
 
+    def close(self) -> None:
+        """Nothing more comes; may be called twice."""
+
 
 class ConsoleProgress:
     """A bar by step with images/s and time left, and a line an epoch; only the lines where stderr is no terminal.
