@@ -1,7 +1,7 @@
 """The private parts of Ray and torch that the project needs: nothing else imports them.
 
 Each function says what the part is for, and what happens where it has moved: a fallback, or a clear error.
-`tests/clusters/test_private.py` fails as soon as one of them has moved.
+`tests/test_private.py` fails as soon as one of them has moved.
 """
 
 from __future__ import annotations

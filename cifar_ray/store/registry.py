@@ -11,7 +11,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from cifar_ray.config import NAME_PATTERN, resolve_storage
 from cifar_ray.config.documents import without_format
-from cifar_ray.errors import BundleError, StoreError, UnknownModelError
+from cifar_ray.errors import StoreError, UnknownModelError
 from cifar_ray.storage import NUMBER, FileTree
 from cifar_ray.store.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, check, decode, decode_manifest, decode_weights, encode
 from cifar_ray.store.manifest import Manifest
@@ -32,8 +32,8 @@ _ALIASES = TypeAdapter(dict[str, Annotated[int, Field(ge=1)]])
 class ModelStore:
     """Bundles at `<storage>/models/<name>/<version>/`, on a local path or any URI that pyarrow knows.
 
-    A reference is `name` (production, else the newest), `name@3`, `name@latest` or `name@` and an alias. A version is
-    immutable and its number is never given twice, so while `resolve` answers the same, nothing has changed.
+    A reference is `name` (production, else the newest), `name@3`, `name@latest` or `name@ALIAS`. A version never changes, and its number
+    is never reused, so while `resolve` returns the same, nothing has changed.
 
     Args:
         storage: path or URI; nothing is created there before the first `save`.
@@ -263,35 +263,6 @@ class ModelStore:
 
     def _where(self, name: str, version: int) -> str:
         return f"bundle {name}@{version} in {self.location}"
-
-
-def should_promote(store: ModelStore, bundle: Bundle) -> tuple[bool, str]:
-    """The `auto` rule: promote what is at least as accurate on the same test images as the present production model.
-
-    A model tested on other images is never promoted by itself: its figure does not compare, and replacing a model
-    by one for other data is for the user to say. The first model, or one in place of a damaged one, always is.
-
-    Returns:
-        Whether to promote, and why, as a clause to print.
-
-    Raises:
-        StoreError: if the store cannot be read.
-    """
-    production = store.aliases(bundle.name).get(PRODUCTION)
-    if production is None or production not in store.versions(bundle.name):
-        return True, f"{bundle.name} has no production version yet"
-    reference = f"{bundle.name}@{production}"
-    try:
-        present = store.manifest(reference)
-    except BundleError as error:
-        return True, f"the present production version is damaged ({error})"
-    if bundle.manifest.tested_on != present.tested_on:
-        return False, f"{reference}, in production, was tested on other images ({present.dataset_name}), so accuracies do not compare"
-    ours, theirs = (manifest.metrics.get(TEST_ACCURACY) for manifest in (bundle.manifest, present))
-    if ours is None or theirs is None:
-        return False, f"without test accuracies it does not compare with {reference}, in production"
-    verdict = "at least" if ours >= theirs else "below"
-    return ours >= theirs, f"test accuracy {ours:.2%} is {verdict} the {theirs:.2%} of {reference}, in production"
 
 
 def _check_name(name: str) -> None:

@@ -13,7 +13,8 @@ from cifar_ray.errors import BundleError
 from cifar_ray.store.bundle import MANIFEST_FILE, Bundle, decode_manifest, encode
 from cifar_ray.store.gallery import GALLERY_FILE, encode_gallery
 from cifar_ray.store.manifest import Manifest
-from cifar_ray.store.registry import ModelStore, should_promote
+from cifar_ray.store.promotion import should_promote
+from cifar_ray.store.registry import ModelStore
 from cifar_ray.training.records.results import SavedModel, TrainedRun
 
 _LIBRARIES = ("cifar-ray", "torch", "torchvision", "ray", "numpy")

@@ -8,7 +8,6 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-import ray
 import torch
 from ray import train
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -16,7 +15,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from cifar_ray.cluster.connection import ray_cluster
 from cifar_ray.cluster.failures import unwrap
 from cifar_ray.cluster.hosts import alive_hosts
-from cifar_ray.cluster.plan import WorkerPlan, plan_when_there
+from cifar_ray.cluster.plan import Cluster, WorkerPlan, plan_when_there
 from cifar_ray.cluster.signals import Signals
 from cifar_ray.config import TrainConfig
 from cifar_ray.data import StreamedImages
@@ -60,7 +59,7 @@ def train_on_ray(run: Run, progress: Progress, streamed: StreamedImages | None =
         plan = plan_when_there(config.worker_range, progress.on_message)
         ingest: dict[str, Any] = {}
         if streamed is not None:
-            plan, ingest = stream(streamed, config, plan, ray.available_resources())
+            plan, ingest = stream(streamed, config, plan, Cluster.now().free("CPU"))
         if plan.note:
             progress.on_message(plan.note)
         probe = run.begin()
