@@ -27,8 +27,8 @@ from cifar_ray.data.batches.transforms import normalize
 from cifar_ray.evaluation.selection import DataChoice, select
 from cifar_ray.inference.explain import explain
 from cifar_ray.inference.predictor import Predictor
-from cifar_ray.metrics.accuracy import evaluate_logits
-from cifar_ray.metrics.trust import Trust, familiarity, softmax
+from cifar_ray.metrics.accuracy import evaluate_logits, softmax
+from cifar_ray.metrics.trust import Trust, familiarity
 from cifar_ray.store import load_model
 
 Images = npt.NDArray[np.uint8]

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with ProgressDisplay() as display:
         splits = load_splits(command, display.start)
     check_batch_size(command.batch_size, len(splits.train), 1)
-    config = job.named(command, splits)
+    config = job.with_name(command, splits)
     with ProgressDisplay("steps") as display:
         display.start("learning rate", command.steps)
         test = run_test_around_rate(

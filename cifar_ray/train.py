@@ -31,8 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.show_log()
     with ProgressDisplay() as display:
         splits = open_splits(command, display.start)
-    check_batch_size(command.batch_size, len(splits.train), command.most_workers)
-    print(train_with_progress(job.named(command, splits), splits, command.track, command.resume).summary())
+    check_batch_size(command.batch_size, len(splits.train), command.max_workers)
+    print(train_with_progress(job.with_name(command, splits), splits, command.track, command.resume).summary())
     return 0
 
 

@@ -44,8 +44,8 @@ def build(config: ServeConfig) -> Application:
         num_replicas=config.num_ingress_replicas,
         ray_actor_options={"num_cpus": config.cpus_per_ingress},
         # Serve's own door: it refuses a request before our code sees it, for a third of the processor time
-        max_ongoing_requests=config.most_ongoing_requests,
-        max_queued_requests=config.most_queued_requests,
+        max_ongoing_requests=config.ongoing_request_limit,
+        max_queued_requests=config.queued_request_limit,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=RETRY_AFTER_S),
         health_check_period_s=_HEALTH_CHECK_PERIOD_S,
         logging_config=quiet,
@@ -76,4 +76,4 @@ def gpus_per_replica(config: ServeConfig) -> float:
     resources: dict[str, float] = ray.cluster_resources() if ray.is_initialized() else {"GPU": torch.cuda.device_count()}
     available = resources.get("GPU", 0.0)
     # Ray counts in ten-thousandths, and shares must not add up to more than there is
-    return min(1.0, math.floor(available / config.most_replicas * 10_000) / 10_000)
+    return min(1.0, math.floor(available / config.replica_limit * 10_000) / 10_000)

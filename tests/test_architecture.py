@@ -1,115 +1,143 @@
-"""Holds the floors of docs/design.md by reading the imports."""
+"""Holds the rooms and floors of docs/design.md by reading the imports; docs/rooms.py prints them."""
 
 import ast
-from pathlib import Path
+import re
+from collections import Counter
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-FLOORS: dict[str, int] = {
-    "cifar_ray.errors": 0,
-    "cifar_ray.cluster.process": 1,
-    "cifar_ray.config": 1,
-    "cifar_ray.metrics.accuracy": 1,
-    "cifar_ray.storage": 1,
-    "cifar_ray.client": 1,
-    "cifar_ray.config.api_keys": 2,
-    "cifar_ray.data": 2,
-    "cifar_ray.models": 2,
-    "cifar_ray.store": 2,
-    "cifar_ray.recipes": 2,
-    "cifar_ray.metrics.trust": 2,
-    "cifar_ray.training": 3,
-    "cifar_ray.inference": 3,
-    "cifar_ray.evaluation": 4,
-    "cifar_ray.tuning": 4,
-}
-VERB_FLOOR = 5
-VERBS_IN_PACKAGES = {"cifar_ray.store.__main__"}
-DEPLOYMENTS_MAY_IMPORT = (
-    "deployments",
-    "cifar_ray.errors",
-    "cifar_ray.config",
-    "cifar_ray.config.api_keys",
-    "cifar_ray.store",
-    "cifar_ray.inference",
-)
+from docs import rooms
+from docs.rooms import FLOOR_OF, ROOT, VERBS, find_circles, import_graph, read_imports, room_graph, room_of
+
+MODULES = rooms.read_modules()
+GRAPH = import_graph(MODULES)
+
+MAX_LINES, MAX_VERB_LINES, MAX_FILES = 300, 60, 14
+SEVERAL_OF_ONE_NAME = {"__init__", "__main__"}
 RAY_ALLOWED = (
-    "cifar_ray.training.on_ray.ray_trainer",
-    "cifar_ray.training.on_ray.controller_callbacks",
-    "cifar_ray.training.on_ray.channel",
-    "cifar_ray.training.on_ray.ingest",
-    "cifar_ray.training.on_ray.worker_function",  # and workers
+    "cifar_ray.cluster",
+    "cifar_ray.training.on_ray",
     "cifar_ray.evaluation.scoring_on_ray",
     "cifar_ray.inference.batch.classify_on_ray",
     "cifar_ray.tuning.algorithms",
     "cifar_ray.tuning.search",
     "cifar_ray.tuning.trial",
-    "deployments",
+    "deployments.__init__",
+    "deployments.application",
+    "deployments.replicas",
 )
-MAX_LINES = 300
+# What starts Ray, or asks it for resources
+STARTS_RAY = re.compile(r"\bray\.(init|shutdown|cluster_resources|available_resources|nodes)\b")
+MAY_START_RAY = ("cifar_ray.cluster",)
+PRIVATE = re.compile(r"\b(ray|torch)(\.[a-z0-9_]+)*\._[a-z]\w*|\bray\.core\.generated|\bray\.autoscaler\.v2|\binternal_kv\b|\b_base_exc\b")
+PRIVATE_MODULE = "cifar_ray.cluster.private"
+DEPLOYMENTS_MAY_IMPORT = (
+    "deployments",
+    "cifar_ray.errors",
+    "cifar_ray.config",
+    "cifar_ray.metrics",
+    "cifar_ray.store",
+    "cifar_ray.inference",
+)
 
 
-def modules() -> dict[str, Path]:
-    found = {}
-    for path in [*ROOT.glob("cifar_ray/**/*.py"), *ROOT.glob("deployments/**/*.py")]:
-        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        found[name.removesuffix(".__init__")] = path
-    return found
+def name_in_list(module: str) -> str:
+    return f"{module}.__init__" if MODULES[module].name == "__init__.py" else module
 
 
-MODULES = modules()
+def test_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    with capsys.disabled():
+        print(f"\n{rooms.describe(MODULES)}")
+    assert {room_of(module, MODULES) for module in MODULES} == set(FLOOR_OF), "a room is missing in docs/rooms.py, or empty there"
 
 
-def imports(path: Path) -> set[str]:
-    """All imported modules, those inside functions too; `from package import module` counts as the module."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            assert node.level == 0, f"{path}: relative import"
-            names.update(sub if (sub := f"{node.module}.{alias.name}") in MODULES else node.module for alias in node.names)
-    return names
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_are_absolute(module: str) -> None:
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level]
 
 
-def floor(module: str) -> int:
-    if module in VERBS_IN_PACKAGES:
-        return VERB_FLOOR
-    package = ".".join(module.split(".")[:2])
-    return FLOORS.get(package, VERB_FLOOR)
+def test_no_circle_of_files() -> None:
+    assert find_circles(GRAPH) == []
 
 
-def same_room(a: str, b: str) -> bool:
-    return a.split(".")[:2] == b.split(".")[:2]
+def test_no_circle_of_rooms() -> None:
+    assert find_circles(room_graph(MODULES)) == []
 
 
-@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("cifar_ray.")])
-def test_a_module_imports_only_from_its_own_package_and_lower_floors(module: str) -> None:
-    for imported in imports(MODULES[module]):
-        if not imported.startswith("cifar_ray.") or imported == "cifar_ray.cli":
-            assert imported != "cifar_ray.cli" or floor(module) == VERB_FLOOR, f"{module} imports cli"
-            continue
-        assert not imported.startswith("deployments"), f"{module} imports {imported}"
-        allowed = same_room(module, imported) or floor(imported) < floor(module)
-        assert allowed, f"{module} (floor {floor(module)}) imports {imported} (floor {floor(imported)})"
-        if module.startswith("cifar_ray.evaluation"):
-            assert not imported.startswith("cifar_ray.training"), f"{module} imports {imported}"
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_imports_only_from_its_own_room_and_lower_floors(module: str) -> None:
+    room = room_of(module, MODULES)
+    for imported in GRAPH[module]:
+        other = room_of(imported, MODULES)
+        assert other == room or FLOOR_OF[other] < FLOOR_OF[room], f"{module} in {room} imports {imported} in {other}"
+
+
+def test_a_circle_and_an_arrow_upwards_would_be_found() -> None:
+    assert find_circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [{"a", "b", "c"}]
+    assert FLOOR_OF["cifar_ray.cli"] > FLOOR_OF["cifar_ray.store"]
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if room_of(name, MODULES) == VERBS and name != "cifar_ray"])
+def test_verbs_do_not_import_each_other(module: str) -> None:
+    assert not [name for name in GRAPH[module] if room_of(name, MODULES) == VERBS]
 
 
 @pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("deployments")])
-def test_deployments_see_only_the_store_and_inference(module: str) -> None:
-    for imported in imports(MODULES[module]):
-        if imported.startswith(("cifar_ray", "deployments")):
-            assert imported.startswith(DEPLOYMENTS_MAY_IMPORT), f"{module} imports {imported}"
+def test_deployments_see_only_what_serving_needs(module: str) -> None:
+    for imported in GRAPH[module]:
+        assert imported.startswith(DEPLOYMENTS_MAY_IMPORT), f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("cifar_ray")])
+def test_the_package_does_not_import_the_server(module: str) -> None:
+    assert not [name for name in GRAPH[module] if name.startswith("deployments")]
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_ray_is_imported_only_where_the_design_allows_it(module: str) -> None:
-    uses_ray = any(imported.split(".")[0] == "ray" for imported in imports(MODULES[module]))
-    assert not uses_ray or module.startswith(RAY_ALLOWED), f"{module} imports ray"
+    uses_ray = any(imported.split(".")[0] == "ray" for imported in read_imports(MODULES[module], MODULES))
+    assert not uses_ray or name_in_list(module).startswith(RAY_ALLOWED), f"{module} imports ray"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith("cifar_ray")])
+def test_only_the_cluster_room_starts_ray_or_asks_it_for_resources(module: str) -> None:
+    found = STARTS_RAY.search(code_of(module))
+    assert not found or module.startswith(MAY_START_RAY), f"{module}: {found[0]}"
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name != PRIVATE_MODULE])
+def test_private_parts_of_ray_and_torch_are_used_in_one_module(module: str) -> None:
+    found = PRIVATE.search(code_of(module))
+    assert not found, f"{module}: {found[0]}"
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_file_stays_under_300_lines(module: str) -> None:
-    assert len(MODULES[module].read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+def test_a_file_stays_short(module: str) -> None:
+    lines = len(MODULES[module].read_text(encoding="utf-8").splitlines())
+    verb = room_of(module, MODULES) == VERBS
+    assert lines <= (MAX_VERB_LINES if verb else MAX_LINES)
+
+
+def test_a_room_has_few_files() -> None:
+    too_full = {room: len(paths) for room, paths in rooms.files_by_room(MODULES).items() if room != VERBS and len(paths) > MAX_FILES}
+    assert too_full == {}
+
+
+def test_one_name_stands_for_one_thing() -> None:
+    count = Counter(path.stem for path in MODULES.values() if path.stem not in SEVERAL_OF_ONE_NAME)
+    assert [name for name, times in count.items() if times > 1] == []
+
+
+def test_the_drawing_is_current() -> None:
+    drawn = (ROOT / "docs/rooms.svg").read_text(encoding="utf-8")
+    assert drawn == rooms.draw(MODULES), "run: python docs/rooms.py"
+
+
+def code_of(module: str) -> str:
+    """The code of a module without comments and docstrings."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)

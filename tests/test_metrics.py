@@ -3,17 +3,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cifar_ray.metrics.accuracy import (
-    Evaluation,
-    PairedComparison,
-    accuracy_interval,
-    calibrate,
-    count_top_k,
-    evaluate_logits,
-    holm,
-    prediction_bias,
-    sign_test,
-)
+from cifar_ray.metrics.accuracy import Evaluation, count_top_k, evaluate_logits
+from cifar_ray.metrics.calibration import calibrate
+from cifar_ray.metrics.intervals import PairedComparison, accuracy_interval, holm, prediction_bias, sign_test
 
 
 def test_accuracy_is_the_share_on_the_diagonal() -> None:

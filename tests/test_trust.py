@@ -4,8 +4,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cifar_ray.metrics.accuracy import calibrate, evaluate_logits
-from cifar_ray.metrics.trust import Trust, fit_temperature, softmax
+from cifar_ray.metrics.accuracy import evaluate_logits, softmax
+from cifar_ray.metrics.calibration import calibrate, fit_temperature
+from cifar_ray.metrics.trust import Trust
 
 Logits = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]

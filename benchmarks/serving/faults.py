@@ -215,7 +215,7 @@ def stopped(storage: str) -> None:
 def overload(storage: str) -> None:
     """Four times what it can answer, offered at a fixed rate, beside what it can: with as many clients as it lets in."""
     with server(storage) as running:
-        full = ServeConfig().most_ongoing_requests + ServeConfig().most_queued_requests
+        full = ServeConfig().ongoing_request_limit + ServeConfig().queued_request_limit
         for clients in (full // 2, full):
             capacity = _hey(clients, None, 8)
             print(f"| capacity, {clients} clients | {_describe(capacity)} | | | memory {_memory_mb(running)} |", flush=True)

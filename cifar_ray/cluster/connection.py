@@ -1,4 +1,4 @@
-"""Connects to a Ray cluster, or starts one on this machine."""
+"""The connection to a Ray cluster: one that runs, or one on this machine for the time of a job."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from cifar_ray.cluster.process import prepare_children
 
 @contextmanager
 def ray_cluster() -> Iterator[None]:
-    """A connection to a running cluster, or a cluster on this machine for the time of the run."""
+    """Connects to a running cluster, or starts one on this machine and stops it at the end of the block."""
     if ray.is_initialized():
         yield
         return
     prepare_children()
-    # Who ends a job often tells all of its processes. Ray's own inherit that they do not hear of SIGTERM, so that workers can still save.
-    heard = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    # A job scheduler often sends SIGTERM to all processes of a job. Ray's own inherit that it is blocked, so that workers can still save.
+    blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, heard)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked_before)
     try:
         yield
     finally:

@@ -1,29 +1,25 @@
-"""How many workers train, what each gets, what Ray's autoscaler is asked for, and whether hosts share a storage."""
+"""How many workers a job gets, and what each of them gets: for training, searching, evaluating and predicting alike."""
 
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 import ray
-from ray import train
-from ray._private.state import available_resources_per_node
-from ray.autoscaler.v2.utils import is_autoscaler_v2
-from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
-from ray.exceptions import RayError, RayTaskError
-from ray.experimental.internal_kv import internal_kv_get_gcs_client
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+import tenacity
+from ray.util.placement_group import placement_group, remove_placement_group
 
+from cifar_ray.cluster import private
 from cifar_ray.errors import ResourceError
-from cifar_ray.storage.probe import Mark
+
+if TYPE_CHECKING:
+    from ray.train import ScalingConfig
 
 RESIZE_INTERVAL_S = 15.0  # between two looks at whether there is room for more workers, or less
-_LEAST_CPUS = 0.05
-_LOOK_S = 2.0
-_GIVEN_BACK_S = 10.0
+_MIN_CPUS = 0.05
+_POLL_S = 2.0
+_RELEASE_TIMEOUT_S = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +39,7 @@ class Cluster:
     @classmethod
     def now(cls) -> Self:
         """The cluster that this process is connected to."""
-        return cls(tuple(available_resources_per_node().values()), ray.cluster_resources(), is_autoscaler_v2(fetch_from_server=True))
+        return cls(tuple(private.free_resources_by_host()), ray.cluster_resources(), private.autoscaler_is_on())
 
     @property
     def has_gpus(self) -> bool:
@@ -93,19 +89,25 @@ class WorkerPlan:
         """Of one worker, as Ray names them."""
         return {"CPU": self.cpus} | ({"GPU": 1} if self.use_gpu else {})
 
-    def scaling_config(self) -> train.ScalingConfig:
-        """The same in Ray's words."""
-        return train.ScalingConfig(
+    def actor_options(self) -> dict[str, Any]:
+        """The same as options of a Ray actor."""
+        return {"num_cpus": self.cpus} | ({"num_gpus": 1} if self.use_gpu else {})
+
+    @property
+    def threads(self) -> int:
+        """For torch in one worker."""
+        return max(1, int(self.cpus))
+
+    def scaling_config(self) -> ScalingConfig:
+        """The same for Ray Train."""
+        from ray.train import ScalingConfig  # takes more than a second, and only training needs it
+
+        return ScalingConfig(
             num_workers=self.bounds or self.num_workers,
             use_gpu=self.use_gpu,
             resources_per_worker=self.resources(),
             elastic_resize_monitor_interval_s=RESIZE_INTERVAL_S,
         )
-
-
-def nodes_alive() -> list[str]:
-    """Ray's ids of the hosts that are in the cluster now; Ray itself lists those it has lost as well."""
-    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
 
 
 def plan_workers(asked: tuple[int, int] | None, cluster: Cluster) -> WorkerPlan:
@@ -141,12 +143,37 @@ def _share_of_a_core(workers: int, bounds: tuple[int, int] | None, cluster: Clus
         raise ResourceError(f"{asked}: the cluster has {cluster.total['GPU']:g} GPUs, {gpus} of them free")
     share = int(cpus / workers * 100) / 100
     hosts = f"cluster of {len(cluster.hosts)} hosts" if len(cluster.hosts) > 1 else "cluster"
-    if share < _LEAST_CPUS or len(cluster.hosts) > 1 or bounds:
-        each = "; workers whose number changes, or on several hosts, need a whole one each" if share >= _LEAST_CPUS else ""
+    if share < _MIN_CPUS or len(cluster.hosts) > 1 or bounds:
+        each = "; workers whose number changes, or on several hosts, need a whole one each" if share >= _MIN_CPUS else ""
         have = f"the {hosts} has {cluster.total.get('CPU', 0):g} CPUs, {cpus:g} of them free"
         raise ResourceError(f"{asked}: {have}{each}; stop other jobs or ask for less")
     note = f"{workers} workers share {cpus:g} CPU cores: {share:g} of a core each, so expect no speed-up"
     return WorkerPlan(workers, share, cluster.has_gpus, note)
+
+
+def plan_fixed_workers(num_workers: int) -> WorkerPlan:
+    """Fits a fixed number of workers into the cluster as it is; waits for a moment where an earlier job still gives its resources back.
+
+    Args:
+        num_workers: as `--num-workers` says.
+
+    Raises:
+        ResourceError: as `plan_workers`; an autoscaler is not asked for more.
+    """
+
+    def attempt() -> WorkerPlan:
+        return plan_workers((num_workers, num_workers), dataclasses.replace(Cluster.now(), grows=False))
+
+    def others_use_it(error: BaseException) -> bool:
+        cluster = Cluster.now()
+        return isinstance(error, ResourceError) and any(cluster.free(name) < cluster.total.get(name, 0.0) for name in ("CPU", "GPU"))
+
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception(others_use_it),
+        stop=tenacity.stop_after_delay(_RELEASE_TIMEOUT_S),
+        wait=tenacity.wait_fixed(0.2),
+        reraise=True,
+    )(attempt)
 
 
 def plan_when_there(asked: tuple[int, int] | None, on_message: Callable[[str], None]) -> WorkerPlan:
@@ -172,10 +199,14 @@ def plan_when_there(asked: tuple[int, int] | None, on_message: Callable[[str], N
 
 
 def _plan_once_free(asked: tuple[int, int] | None) -> WorkerPlan:
-    """A plan after a placement group was given back, which Ray's figures tell only some time later."""
-    deadline_s = time.monotonic() + _GIVEN_BACK_S
-    while (plan := plan_workers(asked, Cluster.now())).waits and time.monotonic() < deadline_s:
-        time.sleep(0.1)
+    """A plan after a placement group was removed, which Ray's figures show only some time later."""
+    poll: tenacity.Retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_result(lambda plan: plan.waits),
+        stop=tenacity.stop_after_delay(_RELEASE_TIMEOUT_S),
+        wait=tenacity.wait_fixed(0.1),
+        retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
+    )
+    plan: WorkerPlan = poll(lambda: plan_workers(asked, Cluster.now()))
     return plan
 
 
@@ -183,43 +214,9 @@ def _started(plan: WorkerPlan) -> bool:
     """Waits until there is room for all workers at once; `False` if there never will be."""
     group = placement_group([plan.resources()] * plan.num_workers)  # which is what makes an autoscaler start hosts
     try:
-        while not group.wait(_LOOK_S):
-            if _is_hopeless(group):
+        while not group.wait(_POLL_S):
+            if private.is_infeasible(group):
                 return False
         return True
     finally:
         remove_placement_group(group)
-
-
-def _is_hopeless(group: PlacementGroup) -> bool:
-    status = GetClusterStatusReply.FromString(internal_kv_get_gcs_client().get_cluster_status(timeout_s=10))
-    infeasible = status.autoscaling_state.infeasible_gang_resource_requests
-    return any(request.details.startswith(group.id.hex()) for request in infeasible)
-
-
-def check_hosts(mark: Mark, storage: str, folder: str) -> None:
-    """Makes sure that all hosts of the cluster see a folder, before work begins on one that does not.
-
-    Args:
-        mark: left there.
-        storage: as everybody names it.
-        folder: below.
-
-    Raises:
-        StoreError: naming a host that does not.
-    """
-    places = [NodeAffinitySchedulingStrategy(node, soft=False) for node in nodes_alive()]
-    if len(places) == 1:
-        return
-    look = ray.remote(num_cpus=0)(_look)
-    for answer in [look.options(scheduling_strategy=place).remote(mark, storage, folder) for place in places]:
-        try:
-            ray.get(answer)
-        except RayTaskError as error:
-            raise error.cause from None
-        except RayError:
-            continue  # a host that is lost now gets no work
-
-
-def _look(mark: Mark, storage: str, folder: str) -> None:
-    mark.check(storage, folder)

@@ -1,289 +1,51 @@
-"""Frozen, validated settings. One class a topic; `TrainConfig` is a whole training job.
+"""Frozen, validated settings: one place for all of them.
 
-A config is complete and self-contained: what a run writes to `config.yaml` repeats it.
+`TrainConfig` is a training job, with a class for each topic in `topics`. `search_config` and `serve_config` hold those of a search and of a
+server, `api_keys` the keys that a server accepts.
 """
 
-from __future__ import annotations
+from cifar_ray.config.base import (
+    NAME_PATTERN,
+    CompileMode,
+    Config,
+    DatasetName,
+    EngineName,
+    FrozenPart,
+    Positive,
+    PrecisionName,
+    ResizePolicy,
+    ShareOfRate,
+    TestTimeAugmentation,
+)
+from cifar_ray.config.documents import describe, parse_config, read_yaml, to_yaml
+from cifar_ray.config.locations import STORAGE_VARIABLE, default_storage, resolve_storage
+from cifar_ray.config.topics import AugmentationConfig, AveragingConfig, OptimizerConfig, ScheduleConfig, StartConfig
+from cifar_ray.config.train_config import TrainConfig, parse_groups
 
-import os
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
-
-import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
-
-from cifar_ray.config.base import Config, Fraction, Positive, UpToOne
-from cifar_ray.config.optimization import AveragingConfig, OptimizerConfig, ScheduleConfig
-from cifar_ray.errors import ConfigError
-
-__all__ = ["AveragingConfig", "Config", "OptimizerConfig", "Positive", "ScheduleConfig"]  # and all that is defined here
-
-DatasetName = Literal["cifar10", "cifar100", "digits", "folder"]
-ResizePolicy = Literal["pad", "crop"]
-PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
-CompileMode = Literal["none", "default", "max-autotune"]
-EngineName = Literal["auto", "torch", "openvino", "openvino-int8"]
-TestTimeAugmentation = Literal["none", "mirror", "mirror_shift"]
-
-FrozenPart = Annotated[str, Field(pattern=r"^(none|backbone|[0-9]{1,3})$")]
-ShareOfRate = Annotated[float, Field(gt=0, le=1)]
-
-STORAGE_VARIABLE = "CIFAR_RAY_STORAGE"
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
-
-
-def default_storage() -> str:
-    """`$CIFAR_RAY_STORAGE`, else `./storage`; not yet resolved."""
-    return os.environ.get(STORAGE_VARIABLE) or "./storage"
-
-
-def resolve_storage(storage: str) -> str:
-    """Makes a storage location safe to hand to other processes.
-
-    Ray workers change directory, so a relative path is resolved here, where the user typed it; a URI
-    (`s3://bucket/path`) is returned unchanged.
-    """
-    return storage.rstrip("/") if "://" in storage else str(Path(storage).expanduser().absolute())
-
-
-ConfigType = TypeVar("ConfigType", bound=Config)
-
-
-class AugmentationConfig(Config):
-    """Random changes of training images, drawn anew each epoch."""
-
-    flip: Literal["none", "random", "alternating"] = Field(
-        "alternating", description="alternating: random in the first epoch, then each image turns every epoch"
-    )
-    translate_px: int = Field(2, ge=0, description="largest shift along each axis, border filled by reflection")
-    cutout_px: int = Field(0, ge=0, description="side of the square set to the mean colour")
-    rotate_deg: float = Field(0, ge=0, le=180, description="largest angle to either side, border filled by reflection")
-    brightness: UpToOne = Field(0, description="colours are multiplied by a factor drawn from 1 ± this")
-    contrast: UpToOne = Field(0, description="the same for the distance of colours from the image's mean grey")
-    saturation: UpToOne = Field(0, description="the same for the distance of colours from their grey")
-    hue: float = Field(0, ge=0, le=0.5, description="largest turn of colours around the grey axis, as a share of a full one")
-    noise_std: UpToOne = Field(0, description="Gaussian noise, of values in 0…1")
-    erase: UpToOne = Field(0, description="probability that a rectangle is set to the mean colour (random erasing)")
-    mixup: float = Field(0, ge=0, le=100, description="alpha of the Beta that two images and their labels are blended with; 0: off")
-    cutmix: float = Field(
-        0, ge=0, le=100, description="the same for a rectangle of another image; with mixup a coin decides for each image"
-    )
-    policy: Literal["none", "randaugment", "autoaugment"] = Field("none", description="autoaugment: the policy found for CIFAR-10")
-    policy_ops: int = Field(2, ge=1, le=10, description="randaugment: changes one after the other")
-    policy_magnitude: int = Field(9, ge=0, le=30, description="randaugment: strength of all changes")
-
-    @property
-    def mixes(self) -> bool:
-        """Whether images are mixed with others; labels are then shares of classes."""
-        return self.mixup > 0 or self.cutmix > 0
-
-
-class StartConfig(Config):
-    """The model that fine-tuning begins with, and what of it may change."""
-
-    model: str = Field(description="reference or path of a bundle")
-    freeze: FrozenPart = Field("none", description="what stays as it is: none, backbone (all but the head), or the first N stages")
-    stage_decay: ShareOfRate = Field(
-        1.0, description="learning rate of each stage as a share of that of the stage above it; 1 treats all alike"
-    )
-
-
-class TrainConfig(Config):
-    """One training job. The defaults are those of the recipe; `--recipe NAME` takes another."""
-
-    recipe: str = Field("airbench94", description="where the defaults come from; `--list-recipes` shows all")
-    name: str | None = Field(None, pattern=NAME_PATTERN, description="name of the run; default: data set and time")
-    save_as: str | None = Field(None, pattern=NAME_PATTERN, description="name of the model in the store; default: the data set's")
-    storage: str = Field(
-        default_factory=default_storage,
-        validate_default=True,
-        description=f"path or URI of runs and models; default ${STORAGE_VARIABLE} or ./storage",
-    )
-    promote: Literal["auto", "always", "never"] = Field(
-        "auto", description="auto: to production when test accuracy is at least that of the present model on the same data"
-    )
-
-    dataset: DatasetName = Field("cifar10", description="folder reads --data-dir")
-    data_dir: str | None = Field(
-        None, description="folder: DIR/train/<class>/… with optional val/ and test/, or DIR/<class>/…; cifar: where the files lie"
-    )
-    image_size: int | None = Field(None, ge=8, le=1024, description="side of the square images, px; default 32")
-    resize_policy: ResizePolicy = Field("pad", description="keep the aspect ratio by padding or by cropping")
-    stream: Literal["auto", "always", "never"] = Field(
-        "auto", description="folder: decode training images anew each epoch instead of holding them; auto: if they exceed data_memory"
-    )
-    data_memory: str = Field(
-        "auto",
-        pattern=r"^(auto|\d+(\.\d+)?[MG]B)$",
-        description="how much the workers of a machine may hold decoded, as in 4GB; auto: a quarter of its memory",
-    )
-    val_fraction: Annotated[float, Field(ge=0, le=0.9)] = Field(
-        0.1, description="share of training images kept for validation; 0 trains on all and takes the last weights"
-    )
-    test_fraction: Annotated[float, Field(ge=0, le=0.9)] = Field(
-        0.1, description="share of all images kept for test where the data set has no test split"
-    )
-
-    groups: tuple[str, ...] = Field(
-        (), description="NAME=CLASS,CLASS … puts classes together under new names; images of classes in none are left out"
-    )
-
-    model: str = Field("airnet", description="architecture; --list-models shows all")
-    pretrained: bool = Field(False, description="begin with weights learnt on ImageNet, downloaded by torchvision (resnet50)")
-    epochs: int = Field(8, ge=1, le=10_000)
-    batch_size: int = Field(2000, ge=1, description="images a step, all workers together")
-    micro_batch_size: int | None = Field(
-        None,
-        ge=1,
-        description="images a forward pass on a worker; their gradients are summed; default 250 on a CPU, all on a GPU",
-    )
-    label_smoothing: Fraction = 0.2
-    stem_epochs: int = Field(3, ge=1, description="epochs after which a stem that was set from data stops learning (airnet)")
-    test_time_augmentation: TestTimeAugmentation = Field(
-        "mirror_shift", description="views averaged for the second test figure; none leaves it out"
-    )
-    precision: PrecisionName = Field("auto", description="auto: bf16 where the hardware has it, else fp16 on a GPU, else fp32")
-    compile: CompileMode = Field(
-        "none",
-        description="torch.compile, for GPUs: default fuses operations, max-autotune also searches kernels and records CUDA graphs",
-    )
-    seed: int = Field(0, ge=0, le=2**31 - 1)
-    num_workers: int | str | None = Field(
-        None, description="default: one a GPU, or one with all CPU cores; 2:8 goes with what the cluster has, from 2 to 8"
-    )
-    patience: int | None = Field(None, ge=1, description="stop after this many epochs without a better validation accuracy")
-    on_nan: Literal["stop", "skip", "rewind"] = Field(
-        "stop", description="when a loss is not finite; skip: that step; rewind: to the last checkpoint, at half the learning rate"
-    )
-    checkpoint_every: str = Field(
-        "1", pattern=r"^([1-9]\d*|\d+(\.\d+)?[smh])$", description="epochs, or a time as in 30s, 10m or 1h, also within an epoch"
-    )
-    max_failures: int = Field(
-        3, ge=0, le=1000, description="workers may be lost this often; training then goes on from the last checkpoint"
-    )
-    worker_timeout_s: float = Field(60, ge=1, description="a worker that is silent for so long is taken for dead")
-
-    optimizer: OptimizerConfig = OptimizerConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
-    augmentation: AugmentationConfig = AugmentationConfig()
-    averaging: AveragingConfig = AveragingConfig()
-    start: StartConfig | None = Field(None, description="set by python -m cifar_ray.finetune")
-
-    @property
-    def worker_range(self) -> tuple[int, int] | None:
-        """Fewest and most workers; `None` where the cluster decides."""
-        if self.num_workers is None:
-            return None
-        fewest, _, most = str(self.num_workers).partition(":")
-        return int(fewest), int(most or fewest)
-
-    @property
-    def most_workers(self) -> int:
-        """As far as is known before a cluster is: 1 where that decides."""
-        return self.worker_range[1] if self.worker_range else 1
-
-    @property
-    def data_memory_bytes(self) -> int | None:
-        """The memory that decoded images may take; `None` for a share of the machine's."""
-        return None if self.data_memory == "auto" else int(float(self.data_memory[:-2]) * {"MB": 1e6, "GB": 1e9}[self.data_memory[-2:]])
-
-    _resolve_storage = field_validator("storage")(staticmethod(resolve_storage))
-
-    @field_validator("data_dir")
-    @classmethod
-    def _resolve_data_dir(cls, value: str | None) -> str | None:
-        return None if value is None else resolve_storage(value)
-
-    @field_validator("num_workers")
-    @classmethod
-    def _check_workers(cls, value: int | str | None) -> int | str | None:
-        if value is None:
-            return None
-        numbers = str(value).split(":")
-        if not all(number.isdecimal() and 1 <= int(number) <= 4096 for number in numbers) or len(numbers) > 2:
-            raise ValueError("a number from 1 to 4096 is needed, or two as in 2:8")
-        if int(numbers[0]) > int(numbers[-1]):
-            raise ValueError("the fewest come first, as in 2:8")
-        return int(numbers[0]) if numbers[0] == numbers[-1] else str(value)
-
-    @field_validator("groups")
-    @classmethod
-    def _check_groups(cls, values: tuple[str, ...]) -> tuple[str, ...]:
-        groups = parse_groups(values)
-        members = [member for group in groups.values() for member in group]
-        if len(groups) < len(values) or len(set(members)) < len(members):
-            raise ValueError("a name or a class comes twice")
-        if values and (len(groups) < 2 or not all(all(group) and name for name, group in groups.items())):
-            raise ValueError("at least two are needed, each as NAME=CLASS,CLASS…")
-        return values
-
-    @model_validator(mode="after")
-    def _combinations(self) -> Self:
-        if self.dataset == "folder" and self.data_dir is None:
-            raise ValueError("--dataset folder needs --data-dir DIR")
-        if self.dataset != "folder" and self.stream == "always":
-            raise ValueError(f"stream: {self.dataset} is small and held in memory; only --dataset folder can be streamed")
-        if self.dataset == "digits" and self.data_dir is not None:
-            raise ValueError("data_dir is not used by --dataset digits; leave it out or pass --dataset folder")
-        if self.patience is not None and self.val_fraction == 0:
-            raise ValueError("patience looks at validation accuracy, but val_fraction is 0; leave one of them out")
-        if self.schedule.warmup_epochs >= self.epochs:
-            raise ValueError(f"schedule.warmup_epochs ({self.schedule.warmup_epochs:g}) must be less than epochs ({self.epochs})")
-        if self.test_time_augmentation != "none" and self.augmentation.flip == "none":
-            raise ValueError("test_time_augmentation mirrors images, but augmentation.flip is none; pass --test-time-augmentation none")
-        size_px = self.image_size or 32
-        if self.augmentation.translate_px >= size_px or self.augmentation.cutout_px > size_px:
-            raise ValueError(f"augmentation.translate_px and cutout_px must fit an image of {size_px} px")
-        if self.batch_size < self.most_workers:
-            raise ValueError(f"batch_size ({self.batch_size}) gives some of {self.most_workers} workers no image; raise it")
-        return self
-
-
-def parse_groups(groups: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Classes by the new name, from `NAME=CLASS,CLASS`."""
-    return {name: tuple(members.split(",")) for name, _, members in (group.partition("=") for group in groups)}
-
-
-def describe(error: ValidationError) -> str:
-    """The first mistake in a validation error as one line: `field: what is wrong (got value)`."""
-    first = error.errors(include_url=False)[0]
-    field = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        return f"{field}: unknown key"
-    if not field:
-        return message
-    return f"{field}: {message} (got {first['input']!r})"
-
-
-def parse_config(config_type: type[ConfigType], values: dict[str, Any]) -> ConfigType:
-    """Validates plain values into a config.
-
-    Raises:
-        ConfigError: naming the first field that is unknown or impossible.
-    """
-    try:
-        return config_type.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(describe(error)) from None
-
-
-def to_yaml(config: Config) -> str:
-    """The full config as YAML; `read_yaml` and `parse_config` give it back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-
-
-def read_yaml(path: str | Path, flag: str = "--config") -> dict[str, Any]:
-    """Reads a YAML mapping; `flag` is what the user gave the path with.
-
-    Raises:
-        ConfigError: if the file cannot be read or is not a mapping.
-    """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{flag} {path}: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{flag} {path}: expected a mapping of settings, got {type(values).__name__}")
-    return values
+__all__ = [
+    "NAME_PATTERN",
+    "STORAGE_VARIABLE",
+    "AugmentationConfig",
+    "AveragingConfig",
+    "CompileMode",
+    "Config",
+    "DatasetName",
+    "EngineName",
+    "FrozenPart",
+    "OptimizerConfig",
+    "Positive",
+    "PrecisionName",
+    "ResizePolicy",
+    "ScheduleConfig",
+    "ShareOfRate",
+    "StartConfig",
+    "TestTimeAugmentation",
+    "TrainConfig",
+    "default_storage",
+    "describe",
+    "parse_config",
+    "parse_groups",
+    "read_yaml",
+    "resolve_storage",
+    "to_yaml",
+]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from cifar_ray.config import NAME_PATTERN
+from cifar_ray.config.base import NAME_PATTERN
 from cifar_ray.errors import ConfigError
 
 KEYS_VARIABLE = "CIFAR_RAY_API_KEYS"

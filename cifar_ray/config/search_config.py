@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from cifar_ray.config import Config
+from cifar_ray.config.base import Config
 
 
 class SearchConfig(Config):

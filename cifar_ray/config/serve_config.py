@@ -10,8 +10,9 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from cifar_ray.config import NAME_PATTERN, STORAGE_VARIABLE, Config, EngineName, Positive, PrecisionName, default_storage, resolve_storage
 from cifar_ray.config.api_keys import KEYS_VARIABLE, read_keys
+from cifar_ray.config.base import NAME_PATTERN, Config, EngineName, Positive, PrecisionName
+from cifar_ray.config.locations import STORAGE_VARIABLE, default_storage, resolve_storage
 from cifar_ray.errors import ConfigError
 
 _REFERENCE_PATTERN = NAME_PATTERN.removesuffix("$") + "(@[A-Za-z0-9._-]+)?$"
@@ -102,29 +103,29 @@ class ServeConfig(Config):
         return self
 
     @property
-    def most_replicas(self) -> int:
+    def replica_limit(self) -> int:
         """There may be as many copies at times."""
         return self.max_replicas or self.num_replicas
 
     @property
-    def most_pending_images(self) -> int:
+    def pending_image_limit(self) -> int:
         """For one ingress replica. All together wait about as long as four batches take, whatever the model."""
         return self.max_pending_images or max(int(_PENDING_BATCHES * self._share), self.max_batch_size)
 
     @property
-    def most_ongoing_requests(self) -> int:
+    def ongoing_request_limit(self) -> int:
         """For one ingress replica: a batch in each copy of the model, and the next one. With fewer it forms late: a fifth slower."""
-        return min(self.most_pending_images, max(int(_ONGOING_BATCHES * self._share), 1))
+        return min(self.pending_image_limit, max(int(_ONGOING_BATCHES * self._share), 1))
 
     @property
-    def most_queued_requests(self) -> int:
+    def queued_request_limit(self) -> int:
         """For one ingress replica, beside the ongoing ones. A burst queues before it is let in, so this must hold one."""
-        return min(self.most_pending_images, max(int(_QUEUED_BATCHES * self._share), 1))
+        return min(self.pending_image_limit, max(int(_QUEUED_BATCHES * self._share), 1))
 
     @property
     def _share(self) -> float:
         """Images of one batch in each copy of the model, shared among the ingress replicas."""
-        return self.max_batch_size * self.most_replicas / self.num_ingress_replicas
+        return self.max_batch_size * self.replica_limit / self.num_ingress_replicas
 
     @property
     def train_command(self) -> str:

@@ -65,7 +65,7 @@ def open_splits(config: TrainConfig, progress: StartTask = no_progress) -> Train
     size_px = config.image_size or _DEFAULT_IMAGE_SIZE_PX
     listing = list_folder(_folder(config))
     count = sum(map(len, listing.files.values()))
-    needed = count * 3 * size_px**2 * config.most_workers
+    needed = count * 3 * size_px**2 * config.max_workers
     allowed = config.data_memory_bytes or memory_bytes() // 4
     if config.stream == "auto" and needed <= allowed:
         return load_splits(config, progress)

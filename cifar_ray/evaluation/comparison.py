@@ -13,8 +13,8 @@ from cifar_ray.errors import ConfigError, DataError
 from cifar_ray.evaluation.model_evaluation import Progress, score_here
 from cifar_ray.evaluation.selection import Selected
 from cifar_ray.inference.predictor import Predictor
-from cifar_ray.metrics.accuracy import SIGNIFICANT, PairedComparison, accuracy_interval, holm
-from cifar_ray.metrics.trust import softmax
+from cifar_ray.metrics.accuracy import softmax
+from cifar_ray.metrics.intervals import SIGNIFICANT, PairedComparison, accuracy_interval, holm
 from cifar_ray.reports import plots
 from cifar_ray.reports.contact_sheet import Cell, sheet
 from cifar_ray.reports.renderer import Picture, Section, Table, render

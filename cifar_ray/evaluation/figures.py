@@ -9,7 +9,8 @@ from typing import Any
 from cifar_ray.evaluation.corruptions import CORRUPTIONS
 from cifar_ray.evaluation.leakage import describe_duplicate
 from cifar_ray.evaluation.model_evaluation import ModelEvaluation, without_duplicates
-from cifar_ray.metrics.accuracy import Evaluation, accuracy_interval, count_top_k
+from cifar_ray.metrics.accuracy import Evaluation, count_top_k
+from cifar_ray.metrics.intervals import accuracy_interval
 
 FORMAT_VERSION = 1
 

@@ -17,8 +17,10 @@ from cifar_ray.evaluation.scoring import BLOCK, BlockScores, count_blocks, embed
 from cifar_ray.evaluation.selection import Selected
 from cifar_ray.evaluation.slices import Slice, properties, slice_by
 from cifar_ray.inference.predictor import Predictor
-from cifar_ray.metrics.accuracy import Calibration, ClassBias, Evaluation, calibrate, evaluate_logits, prediction_bias
-from cifar_ray.metrics.trust import Trust, softmax
+from cifar_ray.metrics.accuracy import Evaluation, evaluate_logits, softmax
+from cifar_ray.metrics.calibration import Calibration, calibrate
+from cifar_ray.metrics.intervals import ClassBias, prediction_bias
+from cifar_ray.metrics.trust import Trust
 from cifar_ray.store import Manifest
 
 # Opens a bar for so many images: (what, images) → called with the images done.

@@ -14,7 +14,8 @@ from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.evaluation.scoring import BLOCK, device_here
 from cifar_ray.evaluation.selection import DataChoice, relabel, select
 from cifar_ray.inference.predictor import Predictor
-from cifar_ray.metrics.trust import Logits, Trust
+from cifar_ray.metrics.accuracy import Logits
+from cifar_ray.metrics.trust import Trust
 from cifar_ray.store import Bundle
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cifar_ray.data.dataset import ImageDataset
-from cifar_ray.metrics.accuracy import accuracy_interval
+from cifar_ray.metrics.intervals import accuracy_interval
 
 _PARTS = 5
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)

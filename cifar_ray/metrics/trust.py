@@ -1,4 +1,4 @@
-"""What a model's logits are worth: the temperature that makes its probabilities honest, and which pictures it had rather not name."""
+"""How to read a model's logits: the temperature for its probabilities, and the threshold below which it abstains."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from cifar_ray.metrics.accuracy import Integers, calibrate, evaluate_logits
-
-Logits = npt.NDArray[np.float32]
-Floats = npt.NDArray[np.float64]
+from cifar_ray.metrics.accuracy import Floats, Integers, Logits, evaluate_logits, softmax
+from cifar_ray.metrics.calibration import calibrate, fit_temperature
 
 SHARE_KEPT = 0.95
-_COLDEST, _HOTTEST = 0.01, 100.0
 
 
 @dataclass(frozen=True)
@@ -69,39 +66,6 @@ class Trust:
         )
 
 
-def fit_temperature(logits: Logits, labels: Integers) -> float:
-    """Temperature scaling (Guo et al. 2017, arXiv 1706.04599, section 4.2): the one divisor that minimises the cross-entropy.
-
-    That is convex in the divisor's inverse, so its slope has one root, which Brent's method finds, in float64. One label in N + 2 is
-    taken for wrong (as Platt 1999, section 2.2): else a network without a mistake on these few images would become infinitely sure.
-
-    Args:
-        logits: `[N, C]` of images not trained on.
-        labels: `[N]`.
-
-    Returns:
-        0.01…100.
-    """
-    from scipy.optimize import brentq  # tenths of a second that serving does without
-
-    scaled = logits.astype(np.float64)
-    scaled -= scaled.max(axis=1, keepdims=True)
-    doubt = 1 / (len(labels) + 2)
-    wanted = (1 - doubt) * np.take_along_axis(scaled, labels[:, None], axis=1)[:, 0] + doubt * scaled.mean(axis=1)
-
-    def slope(log_temperature: float) -> float:
-        weights = np.exp(scaled / np.exp(log_temperature))
-        expected = (weights * scaled).sum(axis=1) / weights.sum(axis=1)
-        return float((expected - wanted).mean())
-
-    coldest, hottest = np.log(_COLDEST), np.log(_HOTTEST)
-    if slope(coldest) <= 0:
-        return _COLDEST
-    if slope(hottest) >= 0:
-        return _HOTTEST
-    return float(np.exp(brentq(slope, coldest, hottest)))
-
-
 def familiarity(logits: Logits) -> Floats:
     """How much each image is like those that the model knows: its negative energy (Liu et al. 2020, arXiv 2010.03759, section 3.1).
 
@@ -110,10 +74,3 @@ def familiarity(logits: Logits) -> Floats:
     largest = logits.max(axis=1, keepdims=True).astype(np.float64)
     energies: Floats = (largest + np.log(np.exp(logits - largest).sum(axis=1, keepdims=True)))[:, 0]
     return energies
-
-
-def softmax(logits: Logits, temperature: float = 1.0) -> Logits:
-    """Probabilities of logits ÷ temperature, float32 `[N, C]`."""
-    exponentials = np.exp((logits - logits.max(axis=1, keepdims=True)) / np.float32(temperature))
-    probabilities: Logits = exponentials / exponentials.sum(axis=1, keepdims=True)
-    return probabilities

@@ -8,6 +8,7 @@ from typing import Self
 
 import torch
 
+from cifar_ray.cluster.private import cpu_computes_bf16
 from cifar_ray.config import PrecisionName
 from cifar_ray.errors import ConfigError
 
@@ -43,7 +44,7 @@ class Precision:
                 raise ConfigError("precision: this GPU has no bf16; pass --precision fp16 or auto")
             fallback = "fp16"
         else:
-            has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+            has_bf16 = cpu_computes_bf16()
             fallback = "fp32"
         if name == "auto":
             return cls("bf16" if has_bf16 else fallback, device)

@@ -12,7 +12,9 @@ import numpy.typing as npt
 
 from cifar_ray.evaluation.corruptions import CORRUPTIONS, LEVELS
 from cifar_ray.evaluation.slices import Slice
-from cifar_ray.metrics.accuracy import Calibration, ClassBias, Evaluation
+from cifar_ray.metrics.accuracy import Evaluation
+from cifar_ray.metrics.calibration import Calibration
+from cifar_ray.metrics.intervals import ClassBias
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pyarrow.fs import FileSelector, FileSystem
 
-from cifar_ray.storage.retry import Patience
+from cifar_ray.storage.retry import Retry
 
 CLAIMS = ".claims"
 
@@ -26,16 +26,16 @@ class ObjectWriter:
     Attributes:
         file_system: of an object store.
         path: how it names a file of the tree.
-        patience: with failures.
+        retry: of what fails for a moment.
     """
 
     file_system: FileSystem
     path: Callable[[str], str]
-    patience: Patience
+    retry: Retry
 
     def put(self, path: str, content: bytes | mmap.mmap) -> None:
         """Writes a file whole, or not at all."""
-        self.patience.attempt(f"write {self.path(path)}", lambda: self._put(path, content))
+        self.retry.attempt(f"write {self.path(path)}", lambda: self._put(path, content))
 
     def claim(self, parent: str, number: int) -> int:
         """Takes a number that nobody else gets, without anything but puts and lists.
@@ -60,11 +60,11 @@ class ObjectWriter:
         self.put(f"{claims}/{token}", b"")
         deadline = time.monotonic() + _GIVE_UP_S
         while True:
-            present = self.patience.attempt(f"list {self.path(claims)}", lambda: self._names(claims))
+            present = self.retry.attempt(f"list {self.path(claims)}", lambda: self._names(claims))
             if present == {token}:
                 return True
             if min(present, default=token) < token or time.monotonic() > deadline:
-                self.patience.attempt(f"take back a claim in {self.path(claims)}", lambda: self._delete(f"{claims}/{token}"))
+                self.retry.attempt(f"take back a claim in {self.path(claims)}", lambda: self._delete(f"{claims}/{token}"))
                 return False
             time.sleep(_POLL_S)
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import platform
-import time
 import uuid
 from dataclasses import dataclass
 from typing import Self
 
-from cifar_ray.errors import StoreError
-from cifar_ray.storage import FileTree
+import tenacity
 
-_FILE = "mark"
-SIGHT_S = 5.0  # for a new file to be seen by all hosts
-_LOOK_EVERY_S = 0.2
+from cifar_ray.errors import StoreError
+from cifar_ray.storage.tree import FileTree
+
+_FILE = "mark"  # the name that runs of all releases have
+VISIBLE_WITHIN_S = 5.0  # NFS may show a new file late
+_POLL_S = 0.2
 
 
 @dataclass(frozen=True)
-class Mark:
+class StorageProbe:
     """What one host left in a folder of the storage, for others to find.
 
     Attributes:
@@ -29,7 +30,7 @@ class Mark:
     host: str
 
     @classmethod
-    def leave(cls, files: FileTree) -> Self:
+    def place(cls, files: FileTree) -> Self:
         """Writes it into a folder; where there is one already, that stays.
 
         Raises:
@@ -50,11 +51,15 @@ class Mark:
             StoreError: if it does not, some seconds later either: NFS may show a new file late.
         """
         files = FileTree(storage, folder)
-        deadline_s = time.monotonic() + SIGHT_S
-        while (files.read(_FILE) or b"").decode(errors="replace") != self.text:
-            if time.monotonic() > deadline_s:
-                raise StoreError(
-                    f"--storage {storage}: host {platform.node()} does not see what {self.host} wrote there; "
-                    "name a folder that all hosts share, such as NFS, or a URI, such as s3://bucket/path"
-                )
-            time.sleep(_LOOK_EVERY_S)
+        look = tenacity.Retrying(
+            retry=tenacity.retry_if_result(lambda text: text != self.text),
+            stop=tenacity.stop_after_delay(VISIBLE_WITHIN_S),
+            wait=tenacity.wait_fixed(_POLL_S),
+        )
+        try:
+            look(lambda: (files.read(_FILE) or b"").decode(errors="replace"))
+        except tenacity.RetryError:
+            raise StoreError(
+                f"--storage {storage}: host {platform.node()} does not see what {self.host} wrote there; "
+                "name a folder that all hosts share, such as NFS, or a URI, such as s3://bucket/path"
+            ) from None

@@ -1,4 +1,4 @@
-"""A storage that cannot be reached for a while is asked again; one that refuses is believed at once."""
+"""Retries transient errors of a storage, and fails fast on permanent ones."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+import tenacity
 from pyarrow import ArrowException
 
 from cifar_ray.errors import ConfigError, StoreError
 
-PATIENCE_VARIABLE = "CIFAR_RAY_STORAGE_PATIENCE_S"
+TIMEOUT_VARIABLE = "CIFAR_RAY_STORAGE_PATIENCE_S"
 
-_PATIENCE_S = 60.0
-_FIRST_PAUSE_S = 0.2
-_LONGEST_PAUSE_S = 5.0
+_TIMEOUT_S = 60.0
+_PAUSES = tenacity.wait_exponential(multiplier=0.2, max=5.0)  # 0.2 s, 0.4 s, …
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_MAY_PASS = (
+_TRANSIENT = (
     *_FULL,  # somebody may make room: a model of hours of training is worth the wait
     *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.EREMOTEIO),  # a network file system whose server is away
     *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ENOTCONN),
     *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE),
 )
 # pyarrow gives S3's errors as text only
-_S3_MAY_PASS = re.compile(
+_S3_TRANSIENT = re.compile(
     r"AWS Error (NETWORK_CONNECTION|SLOW_DOWN|THROTTLING|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT"
     r"|[A-Z_]+ \(HTTP status (429|5[0-9][0-9])\))"
 )
@@ -38,21 +38,21 @@ _logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
 
-class Patience:
+class Retry:
     """Repeats what fails for a reason that may pass, with growing pauses, until it succeeds or the time is over.
 
     Args:
-        limit_s: for one operation, not counting its last attempt; `None` takes `$CIFAR_RAY_STORAGE_PATIENCE_S`, else 60 s.
+        timeout_s: for one operation, not counting its last attempt; `None` takes `$CIFAR_RAY_STORAGE_PATIENCE_S`, else 60 s.
 
     Raises:
         ConfigError: if the variable is not a number of seconds.
     """
 
-    def __init__(self, limit_s: float | None = None) -> None:
-        self.limit_s = _chosen_limit() if limit_s is None else limit_s
+    def __init__(self, timeout_s: float | None = None) -> None:
+        self.timeout_s = _timeout_from_environment() if timeout_s is None else timeout_s
 
     def attempt(self, action: str, operation: Callable[[], Result]) -> Result:
-        """What `operation` returns; it may be called many times.
+        """Returns what `operation` returns; it may be called many times.
 
         Args:
             action: completes "cannot …" in messages.
@@ -61,42 +61,61 @@ class Patience:
         Raises:
             StoreError: if the storage refuses, or failed for all of the time.
         """
-        started = time.monotonic()
-        pause_s = _FIRST_PAUSE_S
-        while True:
-            try:
-                return operation()
-            except (OSError, ArrowException) as error:
-                waited_s = time.monotonic() - started
-                if not _may_pass(error) or waited_s >= self.limit_s:
-                    tried = f" (tried for {waited_s:.0f} s)" if waited_s >= 1 else ""
-                    raise StoreError(f"cannot {action}: {_reason(error)}{tried}") from error
-                if pause_s == _FIRST_PAUSE_S:
-                    _logger.warning("cannot %s: %s; trying again for %g s", action, _reason(error), self.limit_s)
-            time.sleep(min(pause_s * random.uniform(0.5, 1), self.limit_s - waited_s))  # noqa: S311  (many clients must not come back at once)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+        def warn_once(state: tenacity.RetryCallState) -> None:
+            if state.attempt_number == 1:
+                _logger.warning("cannot %s: %s; retrying for %g s", action, _reason(_error_of(state)), self.timeout_s)
+
+        started_s = time.monotonic()
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_is_transient),
+            stop=lambda _: time.monotonic() - started_s >= self.timeout_s,
+            wait=lambda state: max(0.0, min(_pause_s(state), self.timeout_s - (time.monotonic() - started_s))),
+            before_sleep=warn_once,
+            sleep=time.sleep,
+            reraise=True,
+        )
+        try:
+            return retrying(operation)
+        except (OSError, ArrowException) as error:
+            waited_s = time.monotonic() - started_s
+            tried = f" (tried for {waited_s:.0f} s)" if waited_s >= 1 else ""
+            raise StoreError(f"cannot {action}: {_reason(error)}{tried}") from error
 
 
 @contextmanager
-def reporting(action: str) -> Iterator[None]:
-    """Errors of the file system as one line, for what cannot be repeated."""
+def as_store_error(action: str) -> Iterator[None]:
+    """Turns errors of the file system into one line, for what cannot be repeated."""
     try:
         yield
     except (OSError, ArrowException) as error:
         raise StoreError(f"cannot {action}: {_reason(error)}") from error
 
 
-def _chosen_limit() -> float:
-    chosen = os.environ.get(PATIENCE_VARIABLE, "")
+def _timeout_from_environment() -> float:
+    chosen = os.environ.get(TIMEOUT_VARIABLE, "")
     if not re.fullmatch(r"[0-9]*\.?[0-9]*", chosen) or chosen == ".":
-        raise ConfigError(f"{PATIENCE_VARIABLE}: {chosen!r} is not a number of seconds")
-    return float(chosen) if chosen else _PATIENCE_S
+        raise ConfigError(f"{TIMEOUT_VARIABLE}: {chosen!r} is not a number of seconds")
+    return float(chosen) if chosen else _TIMEOUT_S
 
 
-def _may_pass(error: Exception) -> bool:
-    return getattr(error, "errno", None) in _MAY_PASS or _S3_MAY_PASS.search(str(error)) is not None
+def _is_transient(error: BaseException) -> bool:
+    if not isinstance(error, (OSError, ArrowException)):
+        return False
+    return getattr(error, "errno", None) in _TRANSIENT or _S3_TRANSIENT.search(str(error)) is not None
 
 
-def _reason(error: Exception) -> str:
+def _pause_s(state: tenacity.RetryCallState) -> float:
+    """With jitter, so that many clients do not come back at the same moment."""
+    return _PAUSES(state) * random.uniform(0.5, 1)  # noqa: S311
+
+
+def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return f"{text}; make room there, then try again" if getattr(error, "errno", None) in _FULL else text
+
+
+def _error_of(state: tenacity.RetryCallState) -> BaseException:
+    error = state.outcome.exception() if state.outcome else None
+    assert error is not None, "only failures are retried"  # noqa: S101
+    return error

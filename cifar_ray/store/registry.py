@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field, TypeAdapter, ValidationError
 
 from cifar_ray.config import NAME_PATTERN, resolve_storage
-from cifar_ray.errors import BundleError, StoreError, UnknownModelError
+from cifar_ray.config.documents import without_format
+from cifar_ray.errors import StoreError, UnknownModelError
 from cifar_ray.storage import NUMBER, FileTree
 from cifar_ray.store.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, check, decode, decode_manifest, decode_weights, encode
 from cifar_ray.store.manifest import Manifest
@@ -24,18 +25,19 @@ LATEST = "latest"
 TEST_ACCURACY = "test_accuracy"
 
 _ALIASES_FILE = "aliases.json"
+_ALIASES_FORMAT_VERSION = 1
 _ALIASES = TypeAdapter(dict[str, Annotated[int, Field(ge=1)]])
 
 
 class ModelStore:
     """Bundles at `<storage>/models/<name>/<version>/`, on a local path or any URI that pyarrow knows.
 
-    A reference is `name` (production, else the newest), `name@3`, `name@latest` or `name@` and an alias. A version is
-    immutable and its number is never given twice, so while `resolve` answers the same, nothing has changed.
+    A reference is `name` (production, else the newest), `name@3`, `name@latest` or `name@ALIAS`. A version never changes, and its number
+    is never reused, so while `resolve` returns the same, nothing has changed.
 
     Args:
         storage: path or URI; nothing is created there before the first `save`.
-        patience_s: as `FileTree` says.
+        timeout_s: as `FileTree` says.
 
     Attributes:
         storage: the same, absolute.
@@ -45,9 +47,9 @@ class ModelStore:
         StoreError: from every method, when the storage refuses or cannot be reached.
     """
 
-    def __init__(self, storage: str, patience_s: float | None = None) -> None:
+    def __init__(self, storage: str, timeout_s: float | None = None) -> None:
         self.storage = resolve_storage(storage)
-        self._files = FileTree(self.storage, "models", patience_s)
+        self._files = FileTree(self.storage, "models", timeout_s)
         self.location = self._files.path()
 
     def save(
@@ -248,48 +250,19 @@ class ModelStore:
         return self._files.read(f"{name}/{version}/{file}")
 
     def _read_aliases(self, name: str) -> dict[str, int]:
-        data = self._files.read(f"{name}/{_ALIASES_FILE}")
+        data, where = self._files.read(f"{name}/{_ALIASES_FILE}"), self._files.path(f"{name}/{_ALIASES_FILE}")
         try:
-            return {} if data is None else _ALIASES.validate_json(data)
+            values = {} if data is None else _ALIASES.validate_json(data)
         except ValidationError:
-            where = self._files.path(f"{name}/{_ALIASES_FILE}")
             raise StoreError(f"{where} is damaged; remove it, then promote a version of {name}") from None
+        return without_format(values, where, _ALIASES_FORMAT_VERSION)
 
     def _write_aliases(self, name: str, aliases: dict[str, int]) -> dict[str, int]:
-        self._files.replace(f"{name}/{_ALIASES_FILE}", _ALIASES.dump_json(aliases, indent=2))
+        self._files.replace(f"{name}/{_ALIASES_FILE}", _ALIASES.dump_json({"format_version": _ALIASES_FORMAT_VERSION} | aliases, indent=2))
         return aliases
 
     def _where(self, name: str, version: int) -> str:
         return f"bundle {name}@{version} in {self.location}"
-
-
-def should_promote(store: ModelStore, bundle: Bundle) -> tuple[bool, str]:
-    """The `auto` rule: promote what is at least as accurate on the same test images as the present production model.
-
-    A model tested on other images is never promoted by itself: its figure does not compare, and replacing a model
-    by one for other data is for the user to say. The first model, or one in place of a damaged one, always is.
-
-    Returns:
-        Whether to promote, and why, as a clause to print.
-
-    Raises:
-        StoreError: if the store cannot be read.
-    """
-    production = store.aliases(bundle.name).get(PRODUCTION)
-    if production is None or production not in store.versions(bundle.name):
-        return True, f"{bundle.name} has no production version yet"
-    reference = f"{bundle.name}@{production}"
-    try:
-        present = store.manifest(reference)
-    except BundleError as error:
-        return True, f"the present production version is damaged ({error})"
-    if bundle.manifest.tested_on != present.tested_on:
-        return False, f"{reference}, in production, was tested on other images ({present.dataset_name}), so accuracies do not compare"
-    ours, theirs = (manifest.metrics.get(TEST_ACCURACY) for manifest in (bundle.manifest, present))
-    if ours is None or theirs is None:
-        return False, f"without test accuracies it does not compare with {reference}, in production"
-    verdict = "at least" if ours >= theirs else "below"
-    return ours >= theirs, f"test accuracy {ours:.2%} is {verdict} the {theirs:.2%} of {reference}, in production"
 
 
 def _check_name(name: str) -> None:

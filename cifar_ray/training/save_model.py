@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -14,50 +13,36 @@ from cifar_ray.errors import BundleError
 from cifar_ray.store.bundle import MANIFEST_FILE, Bundle, decode_manifest, encode
 from cifar_ray.store.gallery import GALLERY_FILE, encode_gallery
 from cifar_ray.store.manifest import Manifest
-from cifar_ray.store.registry import ModelStore, should_promote
-from cifar_ray.training.on_ray.ray_trainer import TrainedRun
+from cifar_ray.store.promotion import should_promote
+from cifar_ray.store.registry import ModelStore
+from cifar_ray.training.records.results import SavedModel, TrainedRun
 
 _LIBRARIES = ("cifar-ray", "torch", "torchvision", "ray", "numpy")
 
 
-@dataclass(frozen=True)
-class Kept:
-    """A model that is now in the store.
-
-    Attributes:
-        bundle: with its name and version.
-        promoted: whether it is `production` now.
-        reason: why, or why not.
-    """
-
-    bundle: Bundle
-    promoted: bool
-    reason: str
-
-
-def keep(run: TrainedRun, config: TrainConfig, splits: TrainingSplits, again: bool = False) -> Kept:
-    """Writes the best weights of a run to the model store as a new version, and promotes it if it earned that.
+def save_model(run: TrainedRun, config: TrainConfig, splits: TrainingSplits, resumed: bool = False) -> SavedModel:
+    """Saves the best weights of a run as a new version in the model store, and promotes it if it is good enough.
 
     Args:
-        run: that has ended.
+        run: the finished run.
         config: of the run.
         splits: its data.
-        again: whether an earlier process may have been killed just after it did this; then its version is taken.
+        resumed: whether an earlier process may have been killed just after it had saved the model; its version is then reused.
 
     Raises:
         StoreError: if the store cannot be written.
     """
     store, name = ModelStore(config.storage), config.save_as or splits.name
     manifest = describe(run, config, splits)
-    kept = _find(store, name, manifest, run) if again else None
-    bundle = kept or store.save(name, manifest, run.weights, _gallery(run, splits))
+    found = _find(store, name, manifest, run) if resumed else None
+    bundle = found or store.save(name, manifest, run.weights, _gallery(run, splits))
     if config.promote == "auto":
         promoted, reason = should_promote(store, bundle)
     else:
         promoted, reason = config.promote == "always", f"--promote {config.promote}"
     if promoted:
         store.promote(bundle.name, bundle.version)
-    return Kept(bundle, promoted, reason)
+    return SavedModel(bundle, promoted, reason)
 
 
 def _find(store: ModelStore, name: str, manifest: Manifest, run: TrainedRun) -> Bundle | None:

@@ -21,12 +21,13 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from cifar_ray.cluster.connection import ray_cluster
-from cifar_ray.cluster.plan import Cluster, WorkerPlan, check_hosts, plan_workers
+from cifar_ray.cluster.hosts import check_shared_storage
+from cifar_ray.cluster.plan import Cluster, WorkerPlan, plan_workers
 from cifar_ray.config import TrainConfig
 from cifar_ray.config.search_config import SearchConfig
 from cifar_ray.errors import ResourceError
 from cifar_ray.storage import FileTree
-from cifar_ray.storage.probe import Mark
+from cifar_ray.storage.probe import StorageProbe
 from cifar_ray.tuning.algorithms import create_repeater, create_scheduler, create_searcher
 from cifar_ray.tuning.record import Record, Trial
 from cifar_ray.tuning.space import SearchSpace
@@ -85,7 +86,7 @@ def run_search(
         concurrent, plan = plan_trials(search, dataclasses.replace(Cluster.now(), grows=False))
         listener.on_message(_describe(concurrent, plan))
         trials = f"{folder}/{TRIALS_FOLDER}"
-        check_hosts(Mark.leave(FileTree(fixed.storage, trials)), fixed.storage, trials)
+        check_shared_storage(StorageProbe.place(FileTree(fixed.storage, trials)), fixed.storage, trials)
         resumed = {config_key(trial.config): trial.folder for trial in [*record.trials, *record.repeats] if trial.status == "interrupted"}
         job = TrialJob(fixed.model_dump(mode="json"), fixed.storage, trials, plan, resumed)
 

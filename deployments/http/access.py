@@ -135,7 +135,7 @@ class KeyGuard:
     """Lets in who has a key; `OPEN_PATHS`, and what lies in `OPEN_FOLDER`, need none.
 
     Args:
-        app: all behind the door.
+        app: what needs a key.
         keys: that open it.
         refuse: answers the others.
     """

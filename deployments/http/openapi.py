@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
 from cifar_ray.inference.preprocess import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
-from deployments.http import openapi_examples as examples
+from deployments.http import openapi_examples
 from deployments.http.access import OPEN_PATHS
 from deployments.http.uploads import MAX_BATCH_BYTES, MAX_BATCH_IMAGES
 from deployments.predicting import schemas
@@ -23,16 +23,16 @@ _REF = "#/components/schemas/{model}"
 
 _PICTURE = {"type": "string", "format": "binary", "description": "JPEG, PNG, WebP, BMP, GIF or TIFF, of any size and mode"}
 _MODEL = {"type": "string", "description": "as ?model=", "examples": ["cifar10@1"]}
-_BASE64 = {"type": "string", "description": "base64, or a data URI: data:image/png;base64,…", "examples": [examples.PICTURE_BASE64]}
+_BASE64 = {"type": "string", "description": "base64, or a data URI: data:image/png;base64,…", "examples": [openapi_examples.PICTURE_BASE64]}
 _FORM_TEXT = {"image_base64": _BASE64, "model": _MODEL, "model_type": _MODEL | {"description": "the same, for clients that call it so"}}
 _BASE64_BODY = {
     "application/json": {
         "schema": {"$ref": _REF.format(model="PictureInJson")},
-        "example": {"image": f"data:image/png;base64,{examples.PICTURE_BASE64}"},
+        "example": {"image": f"data:image/png;base64,{openapi_examples.PICTURE_BASE64}"},
     },
     "application/x-www-form-urlencoded": {
         "schema": {"type": "object", "properties": _FORM_TEXT, "required": ["image_base64"]},
-        "example": {"image_base64": examples.PICTURE_BASE64},
+        "example": {"image_base64": openapi_examples.PICTURE_BASE64},
     },
 }
 _PICTURE_BODY = {
@@ -240,7 +240,7 @@ def _describe(operation: Operation) -> Json:
         "summary": operation.summary,
         "operationId": operation.path.strip("/"),
         "x-codeSamples": [{"lang": "shell", "source": f"curl {operation.curl.format(_SERVER + operation.path)}"}],
-        "responses": {"200": _response("the answer", operation.answer, "application/json", examples.ANSWERS[operation.answer])}
+        "responses": {"200": _response("the answer", operation.answer, "application/json", openapi_examples.ANSWERS[operation.answer])}
         | {str(status): _refusal(status, why) for status, why in sorted(errors.items())},
     }
     if operation.picture_headers:
@@ -261,7 +261,7 @@ def _refusal(status: int, why: str) -> Json:
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
-        "detail": examples.DETAILS[status],
+        "detail": openapi_examples.DETAILS[status],
     }
     headers = {"headers": _ERROR_HEADERS[status]} if status in _ERROR_HEADERS else {}
     return _response(why, schemas.Problem, "application/problem+json", example) | headers

@@ -16,8 +16,7 @@ from starlette.routing import Route
 
 from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.errors import ImageError
-from deployments.http import docs_page, openapi, uploads
-from deployments.http import home_page as page
+from deployments.http import docs_page, home_page, openapi, uploads
 from deployments.http.access import KeyGuard, KeyRing, SecurityHeaders
 from deployments.http.responses import STATUS_TABLE, Json, LastJson, explanation, explanation_png, prediction, problem, revalidated
 from deployments.predicting import schemas
@@ -178,7 +177,7 @@ class Api:
 def create_app(classifier: Classifier, config: ServeConfig, observer: Observer) -> Starlette:
     """The app with all routes; every refusal is `application/problem+json` (RFC 9457)."""
     api, document = Api(classifier, config, observer), openapi.document()
-    docs, front = docs_page.render(document), page.render()
+    docs, front = docs_page.render(document), home_page.render()
 
     async def answer_document(_: Request) -> Response:
         return Json(document)
@@ -198,11 +197,11 @@ def create_app(classifier: Classifier, config: ServeConfig, observer: Observer) 
         Route("/gallery", api.gallery),
         Route("/openapi.json", answer_document),
         Route("/docs", answer_docs),
-        *page.routes(front),
+        *home_page.routes(front),
     ]
     app = Starlette(
         routes=routes,
-        middleware=_door(api, config),
+        middleware=_access_middleware(api, config),
         exception_handlers=dict.fromkeys((HTTPException, *(row[0] for row in STATUS_TABLE)), api.refuse),
     )
     # around all that Starlette puts around the routes: what nobody foresaw is answered with these headers too
@@ -210,11 +209,11 @@ def create_app(classifier: Classifier, config: ServeConfig, observer: Observer) 
     return app
 
 
-def _door(api: Api, config: ServeConfig) -> list[Middleware]:
+def _access_middleware(api: Api, config: ServeConfig) -> list[Middleware]:
     """What a request passes before the routes, outermost first; nothing unless the server was asked to."""
-    door = []
+    middleware = []
     if config.cors_origins:  # before the keys: a browser asks first, without one
-        door.append(
+        middleware.append(
             Middleware(
                 CORSMiddleware,
                 allow_origins=config.cors_origins,
@@ -224,5 +223,5 @@ def _door(api: Api, config: ServeConfig) -> list[Middleware]:
             )
         )
     if config.api_keys:
-        door.append(Middleware(KeyGuard, keys=KeyRing(config.api_keys, 1 / config.num_ingress_replicas), refuse=api.refuse))
-    return door
+        middleware.append(Middleware(KeyGuard, keys=KeyRing(config.api_keys, 1 / config.num_ingress_replicas), refuse=api.refuse))
+    return middleware

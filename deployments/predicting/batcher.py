@@ -27,7 +27,7 @@ class _Waiting:
 
 
 @dataclass(eq=False)
-class _Line:
+class _KeyQueue:
     """What waits under one key, and how many batches of it are under way."""
 
     queue: deque[_Waiting] = field(default_factory=deque)
@@ -50,7 +50,7 @@ class Batcher(Generic[Key]):
         self._send = send
         self._max_batch_size = max_batch_size
         self._max_calls = max_calls
-        self._lines: dict[Key, _Line] = {}
+        self._queues: dict[Key, _KeyQueue] = {}
         self._tasks: set[asyncio.Task[None]] = set()  # the event loop itself keeps no task alive
 
     async def classify(self, key: Key, images: Pixels) -> Classified | Status:
@@ -65,21 +65,21 @@ class Batcher(Generic[Key]):
         """
         loop = asyncio.get_running_loop()
         waiting = _Waiting(images, loop.create_future())
-        line = self._lines.setdefault(key, _Line())
-        line.queue.append(waiting)
+        queued = self._queues.setdefault(key, _KeyQueue())
+        queued.queue.append(waiting)
         # not at once: what else becomes ready in this turn of the loop goes along
-        loop.call_soon(self._depart, key, line)
+        loop.call_soon(self._depart, key, queued)
         return await waiting.answer
 
-    def _depart(self, key: Key, line: _Line) -> None:
-        while line.calls < self._max_calls and (batch := self._gather(line.queue)):
-            line.calls += 1
+    def _depart(self, key: Key, queued: _KeyQueue) -> None:
+        while queued.calls < self._max_calls and (batch := self._gather(queued.queue)):
+            queued.calls += 1
             # A batch belongs to no single request. In the context of one, Serve would cancel the call when that client hangs up.
-            task = asyncio.get_running_loop().create_task(self._call(key, line, batch), context=Context())
+            task = asyncio.get_running_loop().create_task(self._call(key, queued, batch), context=Context())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        if not line.calls and self._lines.get(key) is line:
-            del self._lines[key]
+        if not queued.calls and self._queues.get(key) is queued:
+            del self._queues[key]
 
     def _gather(self, queue: deque[_Waiting]) -> list[_Waiting]:
         batch: list[_Waiting] = []
@@ -91,21 +91,21 @@ class Batcher(Generic[Key]):
                 room -= len(waiting.images)
         return batch
 
-    async def _call(self, key: Key, line: _Line, batch: list[_Waiting]) -> None:
+    async def _call(self, key: Key, queued: _KeyQueue, batch: list[_Waiting]) -> None:
         try:
             answer = await self._send(key, np.concatenate([waiting.images for waiting in batch]) if len(batch) > 1 else batch[0].images)
         except ReplicaLostError as error:
             _fail([waiting for waiting in batch if waiting.resends == _RESENDS], error)
             for waiting in reversed(batch):
                 waiting.resends += 1
-                line.queue.appendleft(waiting)
+                queued.queue.appendleft(waiting)
         except Exception as error:
             _fail(batch, error)
         else:
             _hand_out(batch, answer)
         finally:
-            line.calls -= 1
-            self._depart(key, line)
+            queued.calls -= 1
+            self._depart(key, queued)
 
 
 def _fail(batch: list[_Waiting], error: Exception) -> None:

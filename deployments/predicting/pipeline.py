@@ -90,7 +90,7 @@ class Pipeline:
         self._batcher: Batcher[_Key] = Batcher(
             lambda key, images: classifier.classify(images, key.reference, key.resize_policy),
             config.max_batch_size,
-            max_calls=_CALLS_PER_REPLICA * config.most_replicas,
+            max_calls=_CALLS_PER_REPLICA * config.replica_limit,
         )
         # The last model heard of, by reference; an answer by another one replaces it, so nothing needs to be polled.
         self._models: dict[str | None, ModelInfo] = {}
@@ -131,7 +131,7 @@ class Pipeline:
         Raises:
             OverloadedError: if no picture can be taken now.
         """
-        if self._pending_images >= self._config.most_pending_images:
+        if self._pending_images >= self._config.pending_image_limit:
             raise OverloadedError(f"{self._pending_images} pictures are waiting already; try again soon")
 
     async def run(self, pictures: Sequence[bytes], reference: str | None) -> Outcome:

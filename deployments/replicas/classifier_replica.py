@@ -112,7 +112,7 @@ def compute_threads(config: ServeConfig, node_cores: int) -> int:
         return config.torch_threads
     if config.cpus_per_replica >= 1:
         return int(config.cpus_per_replica)
-    return max(1, node_cores // config.most_replicas)
+    return max(1, node_cores // config.replica_limit)
 
 
 def _node_cores() -> int:

@@ -56,7 +56,7 @@ class LiveModels:
     @cached_property
     def _store(self) -> ModelStore:
         """Without patience: a refresh is repeated anyway, and who asks for a model waits for the answer."""
-        return ModelStore(self._config.storage, patience_s=0)
+        return ModelStore(self._config.storage, timeout_s=0)
 
     @property
     def status(self) -> Status:
@@ -82,7 +82,7 @@ class LiveModels:
         if loaded := self.find(reference):
             return loaded
         store = self._store
-        with _told_to_clients(store, reference):
+        with _without_location(store, reference):
             loaded = self._load(store, reference)
         self._used_at[reference] = time.monotonic()
         self._answering[reference] = loaded
@@ -128,7 +128,7 @@ class LiveModels:
             BundleError: if the bundle is damaged.
         """
         store = self._store
-        with _told_to_clients(store, reference):
+        with _without_location(store, reference):
             name, version = store.resolve(reference or self.status.require().reference)
         return StoredGallery(name, version, store.attachment(f"{name}@{version}", GALLERY_FILE))
 
@@ -230,7 +230,7 @@ class LiveModels:
 
 
 @contextmanager
-def _told_to_clients(store: ModelStore, reference: str | None) -> Iterator[None]:
+def _without_location(store: ModelStore, reference: str | None) -> Iterator[None]:
     """The store's message about an unknown model says where it lies, which is not for a client to know."""
     try:
         yield

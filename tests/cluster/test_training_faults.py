@@ -46,7 +46,7 @@ def test_a_worker_that_was_cut_off_and_goes_on_does_not_damage_the_run(cluster: 
     long_epochs = "--model vgg3 --image-size 96 --batch-size 4 --epochs 2 --checkpoint-every 1s --num-workers 1"
     with training(cluster, "cut-off", long_epochs) as run:
         run.wait_for_checkpoint(1)
-        (victim,) = (host for host in cluster.workers if host.name == run.tries()[0]["host"])
+        (victim,) = (host for host in cluster.workers if host.name == run.attempts()[0]["host"])
         cluster.switch.cut(victim.name)
         time.sleep(3)  # for what was under way
         before = run.checkpoints()
@@ -61,25 +61,25 @@ def test_a_worker_that_was_cut_off_and_goes_on_does_not_damage_the_run(cluster: 
             assert {place for place in run.checkpoints() if place[0] == 1} <= of_old, "the old worker writes nothing more"
             time.sleep(0.2)
         all_back(cluster)
-        assert len(run.tries()) == 2
+        assert len(run.attempts()) == 2
         assert run.checkpoints()[-1][0] == 2
 
 
 def test_without_a_spare_host_training_goes_on_with_fewer_workers_until_it_is_back(cluster: Machines) -> None:
     with training(cluster, "elastic", f"{SHORT_EPOCHS} --num-workers 2:3") as run:
         run.wait_for_checkpoint(1)
-        assert run.tries()[0]["workers"] == 3
-        victim = next(host for host in cluster.workers if host.name != run.tries()[0]["host"])
+        assert run.attempts()[0]["workers"] == 3
+        victim = next(host for host in cluster.workers if host.name != run.attempts()[0]["host"])
         lost_at = now()
         victim.power_off()
         fewer_s = run.wait_for_try(2, FEWER_S * PATIENCE) - lost_at
-        assert run.tries()[1]["workers"] == 2
+        assert run.attempts()[1]["workers"] == 2
         run.wait_for_checkpoint(2)
         print(f"\nno spare host, switched off: two workers after {fewer_s:.1f} s, {run.steps_back()} steps back")
         all_back(cluster)
         back_at = now()
         more_s = run.wait_for_try(3) - back_at
-        assert run.tries()[2]["workers"] == 3
+        assert run.attempts()[2]["workers"] == 3
         print(f"three workers {more_s:.1f} s after the host has joined again")
 
 
@@ -98,8 +98,8 @@ def run(cluster: Machines) -> Iterator[Watched]:
 def test_training_goes_on_with_another_host_when_one_is_switched_off_or_its_cable_cut(
     cluster: Machines, run: Watched, who: str, how: str
 ) -> None:
-    attempt = len(run.tries())
-    chief, used = str(run.tries()[-1]["host"]), hosts_of_workers(cluster)
+    attempt = len(run.attempts())
+    chief, used = str(run.attempts()[-1]["host"]), hosts_of_workers(cluster)
     assert len(used) == 2
     victim = next(host for host in cluster.workers if host.name in used and (host.name == chief) == (who == "rank 0"))
     lost_at = now()
@@ -114,4 +114,4 @@ def test_training_goes_on_with_another_host_when_one_is_switched_off_or_its_cabl
     print(f"\n{who}, {how}: new workers after {resumed_s:.1f} s, an epoch later {going_s:.1f} s, {run.steps_back()} steps back")
     all_back(cluster)
     run.wait_for_checkpoint(attempt + 1, more=2)
-    assert len(run.tries()) == attempt + 1, "a host that comes back does not disturb the run"
+    assert len(run.attempts()) == attempt + 1, "a host that comes back does not disturb the run"

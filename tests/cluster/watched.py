@@ -44,8 +44,8 @@ class Watched:
         Returns:
             When they did, as `time.time()` counts.
         """
-        wait_until(lambda: len(self.tries()) >= number, timeout_s, self.log, every_s=0.1)
-        return float(self.tries()[number - 1]["began_at"])
+        wait_until(lambda: len(self.attempts()) >= number, timeout_s, self.log, every_s=0.1)
+        return float(self.attempts()[number - 1]["began_at"])
 
     def wait_for_checkpoint(self, attempt: int, more: int = 1, timeout_s: float = START_S) -> None:
         """Until a try has committed so many checkpoints of ends of epochs, or, within one, any."""

@@ -18,8 +18,7 @@ from pydantic import TypeAdapter
 from cifar_ray.config import ResizePolicy
 from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.inference.preprocess import MAX_IMAGE_BYTES, preprocess
-from deployments.http import responses as answers
-from deployments.http import uploads
+from deployments.http import responses, uploads
 from deployments.http.routes import create_app
 from deployments.predicting import schemas
 from deployments.predicting.contract import (
@@ -248,7 +247,7 @@ def test_a_picture_of_more_than_10_mb_is_refused(send: Send, request_of: Callabl
 def test_the_limit_holds_while_reading_a_body_without_a_length(
     send: Send, monkeypatch: pytest.MonkeyPatch, path: str, content_type: str, limit: int
 ) -> None:
-    monkeypatch.setattr(answers, "_LINGER_S", 0.01)
+    monkeypatch.setattr(responses, "_LINGER_S", 0.01)
     taken = 0
 
     async def unfinished() -> AsyncIterator[bytes]:

@@ -11,8 +11,7 @@ from starlette.routing import Route
 
 from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.inference.preprocess import decode_base64, preprocess
-from deployments.http import docs_page, openapi
-from deployments.http import openapi_examples as examples
+from deployments.http import docs_page, openapi, openapi_examples
 from deployments.http.access import OPEN_PATHS
 from deployments.http.routes import create_app
 from deployments.predicting import schemas
@@ -97,4 +96,4 @@ def test_what_is_behind_the_door_says_so_and_what_is_open_does_not() -> None:
 
 
 def test_the_picture_in_the_examples_is_one() -> None:
-    assert preprocess(decode_base64(examples.PICTURE_BASE64), 16, "pad").shape == (16, 16, 3)
+    assert preprocess(decode_base64(openapi_examples.PICTURE_BASE64), 16, "pad").shape == (16, 16, 3)

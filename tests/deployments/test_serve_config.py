@@ -100,7 +100,7 @@ def test_threads_follow_the_cores_given(settings: dict[str, Any], threads: int) 
     ],
 )
 def test_four_batches_for_each_copy_may_be_pending_shared_by_the_ingress_replicas(settings: dict[str, Any], images: int) -> None:
-    assert ServeConfig(**settings).most_pending_images == images
+    assert ServeConfig(**settings).pending_image_limit == images
 
 
 @pytest.mark.parametrize(("num_gpus", "share"), [(0, 0.0), (1, 0.3333), (2, 0.6666), (3, 1.0), (8, 1.0)])
@@ -122,13 +122,13 @@ def test_the_ingress_process_does_without_torch() -> None:
 
 def test_serves_own_door_lets_in_two_batches_for_each_copy_and_two_more_wait() -> None:
     config = ServeConfig(max_batch_size=8, num_replicas=2)
-    assert (config.most_ongoing_requests, config.most_queued_requests) == (32, 32)
+    assert (config.ongoing_request_limit, config.queued_request_limit) == (32, 32)
     config = ServeConfig(max_batch_size=8, max_pending_images=5)
-    assert (config.most_ongoing_requests, config.most_queued_requests) == (5, 5)
+    assert (config.ongoing_request_limit, config.queued_request_limit) == (5, 5)
 
 
 def test_copies_may_come_and_go_between_two_bounds() -> None:
-    assert ServeConfig(num_replicas=2).most_replicas == 2
-    assert ServeConfig(num_replicas=1, max_replicas=3).most_replicas == 3
+    assert ServeConfig(num_replicas=2).replica_limit == 2
+    assert ServeConfig(num_replicas=1, max_replicas=3).replica_limit == 3
     with pytest.raises(ConfigError, match=r"max_replicas \(1\) is below num_replicas \(2\)"):
         parse_config(ServeConfig, {"num_replicas": 2, "max_replicas": 1})

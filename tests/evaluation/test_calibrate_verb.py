@@ -14,8 +14,9 @@ from cifar_ray import __main__ as console
 from cifar_ray.config import TrainConfig
 from cifar_ray.data import load_splits
 from cifar_ray.inference.predictor import Predictor
-from cifar_ray.metrics.accuracy import calibrate
-from cifar_ray.metrics.trust import Trust, softmax
+from cifar_ray.metrics.accuracy import softmax
+from cifar_ray.metrics.calibration import calibrate
+from cifar_ray.metrics.trust import Trust
 from cifar_ray.store import Bundle, ModelStore
 from cifar_ray.store.ensembling import save_ensemble
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_ray.metrics.accuracy import evaluate_logits, prediction_bias
+from cifar_ray.metrics.accuracy import evaluate_logits
+from cifar_ray.metrics.intervals import prediction_bias
 from cifar_ray.reports import plots
 from cifar_ray.reports.contact_sheet import Cell, sheet
 from cifar_ray.reports.renderer import Picture, Section, Table, render

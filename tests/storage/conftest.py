@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cifar_ray.storage import retry as patience
+from cifar_ray.storage import retry
 
 
 @pytest.fixture(params=["path", "s3"])
@@ -24,7 +24,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def warnings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What a user is told while a storage is tried again; libraries of other tests may have switched logging off."""
     told: list[str] = []
-    monkeypatch.setattr(patience._logger, "warning", lambda text, *values: told.append(text % values))
+    monkeypatch.setattr(retry._logger, "warning", lambda text, *values: told.append(text % values))
     return told
 
 

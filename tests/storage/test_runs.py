@@ -74,7 +74,7 @@ def test_a_server_answers_with_a_model_of_an_object_store(s3: Any, tmp_path: Pat
 def test_a_checkpoint_that_was_damaged_where_it_is_stored_is_told_of_and_the_one_before_taken(storage: str) -> None:
     messages: list[str] = []
     checkpoints = Checkpoints(storage, "run", messages.append)
-    attempt = checkpoints.begin_try({})
+    attempt = checkpoints.begin_attempt({})
     for epoch in (1, 2):
         checkpoints.write(Place(attempt, epoch, 0), b"state %d" % epoch, {})
     files = FileTree(storage, "runs/run")

@@ -117,7 +117,7 @@ def test_a_version_of_which_the_deletion_was_cut_off_is_swept_after_a_day(tmp_pa
 @pytest.mark.parametrize("state", ["away", "busy"])
 def test_a_server_that_comes_back_loses_nothing(s3: Any, state: str) -> None:
     """So short an absence pyarrow itself bears: it tries for 6 s."""
-    tree = FileTree(s3.uri("storage"), "root", patience_s=0)
+    tree = FileTree(s3.uri("storage"), "root", timeout_s=0)
     tree.add_numbered("pets", FILES)
     s3.become(state)
     back = threading.Timer(1.0, s3.become, ["back"])
@@ -170,7 +170,7 @@ class Failing:
 
 @pytest.mark.parametrize("use", USES)
 def test_every_use_is_tried_again_and_ends_in_one_line_after_a_stated_time(tmp_path: Path, use: str, warnings: list[str]) -> None:
-    tree = FileTree(str(tmp_path), "root", patience_s=0.3)
+    tree = FileTree(str(tmp_path), "root", timeout_s=0.3)
     tree.add_numbered("pets", FILES)
     real = tree.file_system
     tree.file_system = Failing(real, 10**9, BUSY)
@@ -179,7 +179,7 @@ def test_every_use_is_tried_again_and_ends_in_one_line_after_a_stated_time(tmp_p
         USES[use](tree)
     assert 0.3 <= time.monotonic() - started < 10
     (line,) = warnings
-    assert re.search(r"SLOW_DOWN.*; trying again for 0.3 s", line)
+    assert re.search(r"SLOW_DOWN.*; retrying for 0.3 s", line)
     assert FileTree(str(tmp_path), "root").read("pets/1/weights") == FILES["weights"]
     tree.file_system = Failing(real, 1, BUSY)
     USES[use](tree)
@@ -187,7 +187,7 @@ def test_every_use_is_tried_again_and_ends_in_one_line_after_a_stated_time(tmp_p
 
 @pytest.mark.parametrize("reason", ["ACCESS_DENIED during", "NO_SUCH_BUCKET during", "UNKNOWN (HTTP status 400) during"])
 def test_a_server_that_refuses_is_believed_at_once(tmp_path: Path, reason: str) -> None:
-    tree = FileTree(str(tmp_path), "root", patience_s=60)
+    tree = FileTree(str(tmp_path), "root", timeout_s=60)
     tree.file_system = Failing(tree.file_system, 1, f"AWS Error {reason} ListObjectsV2 operation")
     with pytest.raises(StoreError, match=r"cannot list .*AWS Error"):
         tree.folders()
@@ -214,7 +214,7 @@ def test_a_file_system_that_recovers_loses_nothing(tmp_path: Path, code: int, mo
 
 
 def test_what_will_not_pass_is_not_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tree = FileTree(str(tmp_path), "root", patience_s=60)
+    tree = FileTree(str(tmp_path), "root", timeout_s=60)
     monkeypatch.setattr(os, "fsync", failing(1, errno.EACCES))
     with pytest.raises(StoreError, match=r"cannot write .*Permission denied$"):
         tree.replace("file", b"")
@@ -233,7 +233,7 @@ def test_one_version_is_saved_though_its_last_step_fails_once(tmp_path: Path, mo
 
 
 def test_a_full_disk_is_named_and_costs_nothing_that_was_saved(small_disk: Path) -> None:
-    tree = FileTree(str(small_disk), "root", patience_s=0.3)
+    tree = FileTree(str(small_disk), "root", timeout_s=0.3)
     tree.add_numbered("pets", FILES)
     tree.replace("aliases", b"production: 1")
     too_much = {"weights": bytes(4 << 20), "manifest": b"m"}
@@ -246,7 +246,7 @@ def test_a_full_disk_is_named_and_costs_nothing_that_was_saved(small_disk: Path)
 
 
 def test_room_made_while_it_tries_again_is_enough(small_disk: Path) -> None:
-    tree = FileTree(str(small_disk), "root", patience_s=60)
+    tree = FileTree(str(small_disk), "root", timeout_s=60)
     (small_disk / "ballast").write_bytes(bytes(1_900_000))
     room = threading.Timer(0.5, (small_disk / "ballast").unlink)
     room.start()

@@ -11,7 +11,8 @@ from cifar_ray.data.batches.loader import Shard
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.training.loop.averaging import WeightAverage
 from cifar_ray.training.loop.fit import fit
-from cifar_ray.training.loop.trainer import Trainer, Weights
+from cifar_ray.training.loop.trainer import Trainer
+from cifar_ray.training.records.results import Weights
 
 CPU = torch.device("cpu")
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from cifar_ray.errors import StoreError, TrainingError
-from cifar_ray.training.loop.command import Wish
-from cifar_ray.training.records.checkpoint import COMMIT_FILE, STATE_FILE, BackgroundWriter, Cadence, Checkpoints, Place
+from cifar_ray.training.loop.command import CheckpointSchedule, Command
+from cifar_ray.training.records.checkpoint import COMMIT_FILE, STATE_FILE, BackgroundWriter, Checkpoints, Place
 
 
 class Written:
@@ -17,7 +17,7 @@ class Written:
         self.folder = storage / "runs" / "run"
         self.messages: list[str] = []
         self.checkpoints = Checkpoints(str(storage), "run", self.messages.append)
-        self.attempt = self.checkpoints.begin_try({})
+        self.attempt = self.checkpoints.begin_attempt({})
         self.places = [Place(self.attempt, epoch, step) for epoch, step in ((1, 0), (2, 0), (2, 2))]
         for place in self.places:
             self.checkpoints.write(place, str(place).encode(), {})
@@ -73,7 +73,7 @@ def test_one_that_was_never_committed_is_passed_over_in_silence_and_swept_at_the
 
 
 def test_a_writer_that_was_cut_off_writes_nothing_once_a_later_try_began(run: Written) -> None:
-    later = run.checkpoints.begin_try({})
+    later = run.checkpoints.begin_attempt({})
     with pytest.raises(TrainingError, match="taken over"):
         run.checkpoints.write(Place(run.attempt, 9, 0), b"stale", {})
     assert run.checkpoints.newest() == (run.places[2], b"step 2 of epoch 3")
@@ -82,7 +82,7 @@ def test_a_writer_that_was_cut_off_writes_nothing_once_a_later_try_began(run: Wr
 
 
 def test_what_fails_in_the_background_is_raised_by_the_next_write_or_at_the_end(run: Written) -> None:
-    run.checkpoints.begin_try({})
+    run.checkpoints.begin_attempt({})
     stale = Place(run.attempt, 9, 0)
     with pytest.raises(TrainingError, match="taken over"), BackgroundWriter(run.checkpoints) as writer:
         writer.write(stale, b"stale", {})
@@ -103,31 +103,31 @@ def test_a_storage_that_refuses_ends_in_one_line_and_harms_no_earlier_checkpoint
 
 
 def test_it_is_time_after_so_many_epochs() -> None:
-    cadence = Cadence("2")
-    assert [cadence(epoch, step) for epoch, step in ((1, 0), (1, 5), (2, 0), (2, 3), (3, 0))] == [0, 0, Wish.SAVE, 0, 0]
+    schedule = CheckpointSchedule("2")
+    assert [schedule(epoch, step) for epoch, step in ((1, 0), (1, 5), (2, 0), (2, 3), (3, 0))] == [0, 0, Command.SAVE, 0, 0]
 
 
 def test_it_is_time_after_so_many_seconds_also_within_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr("cifar_ray.training.records.checkpoint.time.monotonic", lambda: now)
-    cadence = Cadence("0.5m")
-    assert cadence(0, 1) == Wish.GO_ON
+    monkeypatch.setattr("cifar_ray.training.loop.command.time.monotonic", lambda: now)
+    schedule = CheckpointSchedule("0.5m")
+    assert schedule(0, 1) == Command.CONTINUE
     now += 30
-    assert cadence(0, 2) == Wish.SAVE
-    cadence.saved()
-    assert cadence(0, 3) == Wish.GO_ON
+    assert schedule(0, 2) == Command.SAVE
+    schedule.saved()
+    assert schedule(0, 3) == Command.CONTINUE
 
 
 def test_a_stop_comes_before_all_else() -> None:
-    cadence = Cadence("1")
-    cadence.ask(Wish.STOP)
-    cadence.saved()
-    assert cadence(0, 1) == Wish.STOP
+    schedule = CheckpointSchedule("1")
+    schedule.request(Command.STOP)
+    schedule.saved()
+    assert schedule(0, 1) == Command.STOP
 
 
 def test_who_asks_for_a_checkpoint_gets_one() -> None:
-    cadence = Cadence("9")
-    cadence.ask(Wish.SAVE)
-    assert cadence(0, 1) == Wish.SAVE
-    cadence.saved()
-    assert cadence(0, 2) == Wish.GO_ON
+    schedule = CheckpointSchedule("9")
+    schedule.request(Command.SAVE)
+    assert schedule(0, 1) == Command.SAVE
+    schedule.saved()
+    assert schedule(0, 2) == Command.CONTINUE

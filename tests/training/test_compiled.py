@@ -8,7 +8,7 @@ from cifar_ray.data.batches.loader import Shard
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.errors import ConfigError
 from cifar_ray.training.loop import compiled
-from cifar_ray.training.loop import trainer as loop
+from cifar_ray.training.loop import trainer as trainer_module
 from cifar_ray.training.loop.trainer import Trainer
 
 SETTINGS = {
@@ -25,7 +25,7 @@ SETTINGS = {
 @pytest.fixture
 def eager_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     """Traces a network as any backend would be given it, and generates no code: that would take a minute."""
-    monkeypatch.setattr(loop, "compiled", lambda network, mode: torch.compile(network, backend="eager"))
+    monkeypatch.setattr(trainer_module, "compiled", lambda network, mode: torch.compile(network, backend="eager"))
 
 
 def trainer(splits: DatasetSplits, **changes: object) -> Trainer:

@@ -19,10 +19,10 @@ from cifar_ray.metrics.trust import Trust
 from cifar_ray.recipes import digits
 from cifar_ray.store import ModelStore
 from cifar_ray.training.loop.fit import fit
-from cifar_ray.training.on_ray.ray_trainer import TrainedRun, train_on_ray
-from cifar_ray.training.records.results import EpochReport
+from cifar_ray.training.on_ray.ray_trainer import train_on_ray
+from cifar_ray.training.records.results import EpochReport, TrainedRun
 from cifar_ray.training.records.run_folder import Run
-from cifar_ray.training.save_model import keep
+from cifar_ray.training.save_model import save_model
 
 
 class Recorder:
@@ -114,7 +114,7 @@ def test_a_kept_model_predicts_as_training_evaluated_and_is_promoted(two_workers
     judged = run.result.test_judged
     assert judged is not None
     np.testing.assert_array_equal(confusion_matrix(judged.labels, judged.predicted, 10), run.result.test_confusion)
-    first = keep(run, job, splits)
+    first = save_model(run, job, splits)
     store = ModelStore(str(storage))
     assert first.promoted
     assert store.aliases("digits") == {"production": 1}
@@ -125,10 +125,10 @@ def test_a_kept_model_predicts_as_training_evaluated_and_is_promoted(two_workers
     assert (predictor.manifest.temperature, predictor.manifest.abstain_threshold) == pytest.approx(
         (alone.temperature, alone.abstain_threshold), rel=1e-3
     )
-    again = keep(run, job, splits)
+    again = save_model(run, job, splits)
     assert again.promoted, again.reason
     assert store.aliases("digits") == {"production": 2, "previous": 1}
-    never = keep(run, job.model_copy(update={"promote": "never"}), splits)
+    never = save_model(run, job.model_copy(update={"promote": "never"}), splits)
     assert not never.promoted
 
 

@@ -11,9 +11,9 @@ from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.errors import DataError, TrainingError
 from cifar_ray.metrics.trust import Trust
 from cifar_ray.training.loop.fit import fit
-from cifar_ray.training.loop.trainer import Trainer, Weights
+from cifar_ray.training.loop.trainer import Trainer
 from cifar_ray.training.loop.validation import gather_logits, views
-from cifar_ray.training.records.results import EpochReport, FitResult
+from cifar_ray.training.records.results import EpochReport, FitResult, Weights
 
 CPU = torch.device("cpu")
 SMALL = {

@@ -72,6 +72,6 @@ def test_a_user_hears_of_it_before_ray_starts(monkeypatch: pytest.MonkeyPatch, t
     assert console.main(["train", *flags]) == 2
     first, rate, *_, error = capsys.readouterr().err.splitlines()
     assert first.endswith("model resnet50")
-    assert rate == "sgd with a peak rate of 0.02 for batches of 128 images: 0.02 for 128 images, scaled by the linear rule"
+    assert rate == "sgd, peak learning rate 0.02 (0.02 for batch size 128, linear scaling to 128)"
     assert error.startswith("error: pretrained: ")
     assert not (tmp_path / "runs").exists()

@@ -15,7 +15,7 @@ from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data.batches.loader import Shard
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.errors import TrainingError
-from cifar_ray.training.loop.command import Wish
+from cifar_ray.training.loop.command import Command
 from cifar_ray.training.loop.fit import fit
 from cifar_ray.training.loop.snapshot import Snapshot
 from cifar_ray.training.loop.step_monitor import Stopped
@@ -60,11 +60,11 @@ class Job:
             if done == kill_at:
                 raise Killed
 
-        def wish(epoch: int, step: int) -> Wish:
+        def next_command(epoch: int, step: int) -> Command:
             del epoch
             if stop_at is not None and done >= stop_at:
-                return Wish.STOP
-            return Wish.SAVE if step == 0 or (save_every and done % save_every == 0) else Wish.GO_ON
+                return Command.STOP
+            return Command.SAVE if step == 0 or (save_every and done % save_every == 0) else Command.CONTINUE
 
         def on_snapshot(snapshot: Snapshot) -> None:
             self.saved = snapshot.to_bytes()
@@ -77,7 +77,7 @@ class Job:
             on_step=on_step,
             on_epoch=lambda report, _: self.reports.append(report),
             on_snapshot=on_snapshot,
-            wish=wish,
+            next_command=next_command,
             resume=start,
             on_message=self.messages.append,
         )

@@ -20,14 +20,14 @@ def begun(tmp_path: Path) -> Path:
     """A storage with an unfinished run."""
     run = Run(config(tmp_path))
     run.begin()
-    run.checkpoints.begin_try({})
+    run.checkpoints.begin_attempt({})
     return tmp_path
 
 
 def test_the_same_command_goes_on_with_an_unfinished_run(begun: Path) -> None:
-    assert Run(config(begun)).goes_on
-    assert Run(config(begun, checkpoint_every="10m", max_failures=9, num_workers="2:8")).goes_on
-    assert not Run(config(begun, name="other")).goes_on
+    assert Run(config(begun)).is_resumed
+    assert Run(config(begun, checkpoint_every="10m", max_failures=9, num_workers="2:8")).is_resumed
+    assert not Run(config(begun, name="other")).is_resumed
 
 
 def test_another_config_under_the_same_name_is_refused_with_what_differs(begun: Path) -> None:
@@ -42,7 +42,7 @@ def test_another_config_under_the_same_name_is_refused_with_what_differs(begun: 
 def test_never_refuses_any_run_that_exists(begun: Path) -> None:
     with pytest.raises(ConfigError, match=r"exists .* choose another --name"):
         Run(config(begun), "never")
-    assert not Run(config(begun, name="other"), "never").goes_on
+    assert not Run(config(begun, name="other"), "never").is_resumed
 
 
 def test_a_finished_run_is_refused(begun: Path) -> None:
@@ -62,8 +62,8 @@ def test_a_run_of_an_earlier_release_counts_as_finished(tmp_path: Path) -> None:
 
 def test_data_that_changed_meanwhile_are_noticed(tmp_path: Path) -> None:
     Run(config(tmp_path), fingerprint="one").begin()
-    assert Run(config(tmp_path), fingerprint="one").goes_on
-    assert Run(config(tmp_path)).goes_on
+    assert Run(config(tmp_path), fingerprint="one").is_resumed
+    assert Run(config(tmp_path)).is_resumed
     with pytest.raises(DataError, match=r"images or labels have changed since; bring back .* or choose another --name") as refused:
         Run(config(tmp_path), fingerprint="two")
     assert "\n" not in str(refused.value)
@@ -75,7 +75,7 @@ def test_resume_with_a_name_brings_the_settings_of_that_run(tmp_path: Path) -> N
     command = cli.parse_train_command(["--resume", "run", "--storage", str(tmp_path)], "train")
     values = command.model_dump(include=set(TrainConfig.model_fields))
     assert parse_config(TrainConfig, values) == run.config
-    assert Run(parse_config(TrainConfig, values), command.resume).goes_on
+    assert Run(parse_config(TrainConfig, values), command.resume).is_resumed
     assert run.command() == f"python -m cifar_ray.train --resume run --storage {tmp_path}"
 
 

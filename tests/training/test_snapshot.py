@@ -10,8 +10,7 @@ from cifar_ray.data.batches.loader import Shard
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.training.loop.fit import fit
 from cifar_ray.training.loop.snapshot import Snapshot
-from cifar_ray.training.loop.trainer import Weights
-from cifar_ray.training.records.results import EpochReport, FitResult
+from cifar_ray.training.records.results import EpochReport, FitResult, Weights
 
 CPU = torch.device("cpu")
 COMMON = {"epochs": 3, "batch_size": 24, "test_time_augmentation": "none"}

@@ -21,8 +21,8 @@ from cifar_ray.errors import ConfigError, DataError
 from cifar_ray.recipes import digits
 from cifar_ray.training.loop.fit import fit
 from cifar_ray.training.on_ray.ingest import fed_by_ray, share_cpus, stream
-from cifar_ray.training.on_ray.ray_trainer import TrainedRun, train_on_ray
-from cifar_ray.training.records.results import EpochReport
+from cifar_ray.training.on_ray.ray_trainer import train_on_ray
+from cifar_ray.training.records.results import EpochReport, TrainedRun
 from cifar_ray.training.records.run_folder import Run
 from tests.conftest import make_stripes
 from tests.training.test_distributed import Recorder
@@ -87,7 +87,7 @@ def test_images_arrive_in_the_order_asked_for_and_a_picture_that_breaks_meanwhil
     splits = open_splits(job)
     assert isinstance(splits, StreamedSplits)
     monkeypatch.setattr(PictureFiles, "chunk", 70)
-    _, ingest = stream(splits.train, job, WorkerPlan(1, 2.0, False), {"CPU": 2.0})
+    _, ingest = stream(splits.train, job, WorkerPlan(1, 2.0, False), 2.0)
     (shards,) = ingest["dataset_config"].configure(ingest["datasets"], 1, None, None)
     monkeypatch.setattr(train, "get_dataset_shard", lambda name: shards[name])
     fed = fed_by_ray(splits).train
@@ -114,7 +114,7 @@ def test_images_arrive_in_the_order_asked_for_and_a_picture_that_breaks_meanwhil
 def test_streams_are_made_for_a_number_of_workers_that_stays(folder: Path, tmp_path: Path) -> None:
     job = config(folder, tmp_path, num_workers="1:2", stream="always")
     with pytest.raises(ConfigError, match="num_workers: 1:2 changes with the cluster"):
-        stream(open_splits(job).train, job, WorkerPlan(1, 2.0, False, bounds=(1, 2)), {"CPU": 2.0})
+        stream(open_splits(job).train, job, WorkerPlan(1, 2.0, False, bounds=(1, 2)), 2.0)
 
 
 @pytest.mark.parametrize(

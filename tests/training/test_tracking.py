@@ -16,16 +16,16 @@ import pytest
 import torch
 
 from cifar_ray.config import TrainConfig, parse_config
+from cifar_ray.config.documents import flatten
 from cifar_ray.data.batches.loader import Shard
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.errors import ConfigError
 from cifar_ray.store import load_model
 from cifar_ray.training.loop.fit import fit
-from cifar_ray.training.loop.trainer import Weights
-from cifar_ray.training.on_ray.ray_trainer import TrainedRun
-from cifar_ray.training.records.results import EpochReport
-from cifar_ray.training.records.tracking import NullTracker, Several, create_tracker, epoch_metrics, flat
-from cifar_ray.training.save_model import keep
+from cifar_ray.training.records.results import EpochReport, TrainedRun, Weights
+from cifar_ray.training.records.trackers import epoch_metrics
+from cifar_ray.training.records.tracking import NullTracker, Several, create_tracker
+from cifar_ray.training.save_model import save_model
 
 # its job runners are five more processes, which tracking does without
 SERVER_ENVIRONMENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
@@ -88,7 +88,7 @@ def test_an_unknown_tracker_and_a_silent_server_are_refused_before_training(tmp_
 
 
 def test_nested_settings_become_one_level() -> None:
-    parameters = flat(TrainConfig().model_dump(mode="json"))
+    parameters = flatten(TrainConfig().model_dump(mode="json"))
     assert (parameters["optimizer.lr"], parameters["epochs"], parameters["start"]) == ("0.24", "8", "None")
 
 
@@ -144,7 +144,7 @@ def test_mlflow_gets_settings_curves_pictures_and_the_model(mlflow_server: str, 
 
     result = fit(config, stripes, device=torch.device("cpu"), shard=Shard(), on_step=lambda *_: None, on_epoch=on_epoch)
     run = TrainedRun("tracked", "runs/tracked", result, reports, weights)
-    kept = keep(run, config, stripes)
+    kept = save_model(run, config, stripes)
     tracker.on_end(run, kept)
     tracker.close(finished=True)
 

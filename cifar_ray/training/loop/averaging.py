@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from cifar_ray.cluster.private import copy_each, lerp_each
 from cifar_ray.config import AveragingConfig
 
 Tensors = tuple[Tensor, ...] | list[Tensor]
@@ -62,9 +63,9 @@ class WeightAverage:
 
     def _blend(self, averages: Tensors, present: Tensors, _count: Tensor | int) -> None:
         if not averages[0].is_floating_point():  # the batches that norms counted
-            torch._foreach_copy_(averages, present)
+            copy_each(averages, present)
             return
         decay, updates = self._config.decay, int(self._averaged.n_averaged)  # on the CPU, so a GPU need not be waited for
         if self._config.name == "ema":
             decay = min(decay, (1 + updates) / (10 + updates))
-        torch._foreach_lerp_(averages, present, 1 - decay)
+        lerp_each(averages, present, 1 - decay)

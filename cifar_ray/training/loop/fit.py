@@ -16,20 +16,20 @@ from cifar_ray.metrics.accuracy import Evaluation, evaluate_logits
 from cifar_ray.metrics.trust import Trust
 from cifar_ray.store import Architecture, Bundle
 from cifar_ray.store.gallery import Judged
-from cifar_ray.training.loop.command import Wish
+from cifar_ray.training.loop.command import Command
 from cifar_ray.training.loop.snapshot import Snapshot, state_of
-from cifar_ray.training.loop.step_monitor import NotFiniteError, StepWatch, Stopped
-from cifar_ray.training.loop.trainer import OnStep, Trainer, Weights
-from cifar_ray.training.records.results import Confusion, EpochReport, FitResult
+from cifar_ray.training.loop.step_monitor import NotFiniteError, StepMonitor, Stopped
+from cifar_ray.training.loop.trainer import OnStep, Trainer
+from cifar_ray.training.records.results import Confusion, EpochReport, FitResult, Weights
 
 _MOST_REWINDS = 3
 _MOST_SKIPPED = 20  # in a row
 _ADVICE = "lower the learning rate, or pass --precision fp32, --on-nan skip or --on-nan rewind"
 
 
-def after_each_epoch(epoch: int, step: int) -> Wish:
-    """The usual wish: a snapshot after each epoch."""
-    return Wish.GO_ON if step else Wish.SAVE
+def after_each_epoch(epoch: int, step: int) -> Command:
+    """The usual next_command: a snapshot after each epoch."""
+    return Command.CONTINUE if step else Command.SAVE
 
 
 def fit(
@@ -42,7 +42,7 @@ def fit(
     on_epoch: Callable[[EpochReport, Weights], None],
     parent: Bundle | None = None,
     on_snapshot: Callable[[Snapshot], None] | None = None,
-    wish: Callable[[int, int], Wish] = after_each_epoch,
+    next_command: Callable[[int, int], Command] = after_each_epoch,
     resume: Snapshot | None = None,
     on_message: Callable[[str], None] = lambda _: None,
 ) -> FitResult:
@@ -57,7 +57,7 @@ def fit(
         on_epoch: called after each epoch with its report and the present weights (on the device, not copied).
         parent: the bundle that `config.start` names.
         on_snapshot: given all that it takes to go on, when asked for and after the last epoch, before `on_epoch`.
-        wish: asked after each step with the number of finished epochs and of steps done since; that of rank 0 counts.
+        next_command: called after each step with the number of finished epochs and of steps since; the result on rank 0 counts.
         resume: goes on from there instead of starting.
         on_message: told what is worth a line.
 
@@ -65,18 +65,18 @@ def fit(
         DataError: if a batch is larger than the training split.
         ConfigError: if model, image size and precision do not go together.
         TrainingError: if the loss is no longer finite, and `config.on_nan` knows no more help.
-        Stopped: if that was the wish.
+        Stopped: on command.
     """
     trainer = Trainer(config, splits, device, shard, parent)
-    course = _Course(trainer, splits, on_step, on_epoch, on_snapshot, wish, on_message)
+    state = _FitState(trainer, splits, on_step, on_epoch, on_snapshot, next_command, on_message)
     if resume is not None:
-        course.take_up(resume)
-    course.run()
-    return course.result()
+        state.resume_from(resume)
+    state.run()
+    return state.result()
 
 
-class _Course:
-    """Where a training is, and what it found so far."""
+class _FitState:
+    """The position of a training, and its results so far."""
 
     def __init__(
         self,
@@ -85,17 +85,23 @@ class _Course:
         on_step: OnStep,
         on_epoch: Callable[[EpochReport, Weights], None],
         on_snapshot: Callable[[Snapshot], None] | None,
-        wish: Callable[[int, int], Wish],
+        next_command: Callable[[int, int], Command],
         on_message: Callable[[str], None],
     ) -> None:
         self.trainer, self.config, self.splits = trainer, trainer.config, splits
-        self.on_step, self.on_epoch, self.on_snapshot, self.wish, self.on_message = on_step, on_epoch, on_snapshot, wish, on_message
-        self.watch = StepWatch(trainer.device)
+        self.on_step, self.on_epoch, self.on_snapshot, self.next_command, self.on_message = (
+            on_step,
+            on_epoch,
+            on_snapshot,
+            next_command,
+            on_message,
+        )
+        self.monitor = StepMonitor(trainer.device)
         self.epoch = self.step = self.rewinds = 0
         self.history: list[EpochReport] = []
         self.best: EpochReport | None = None
         self.kept: Weights = {}
-        self.asked = Wish.GO_ON
+        self.command = Command.CONTINUE
         self.started = self.epoch_started = time.perf_counter()
         self.good: bytes | None = None
 
@@ -119,7 +125,7 @@ class _Course:
                     raise TrainingError(f"{error}, also after going back {self.rewinds} times; lower the learning rate") from None
                 self._rewind(str(error), self.good)
 
-    def take_up(self, snapshot: Snapshot) -> None:
+    def resume_from(self, snapshot: Snapshot) -> None:
         """Goes on from a snapshot."""
         snapshot.restore(self.trainer)
         self.trainer.rate_share = 0.5**snapshot.rewinds
@@ -132,10 +138,10 @@ class _Course:
 
     def _rewind(self, why: str, good: bytes) -> None:
         rewinds = self.rewinds + 1
-        self.watch = StepWatch(self.trainer.device)
+        self.monitor = StepMonitor(self.trainer.device)
         # a fresh one, because the stem may have been frozen since
         self.trainer = Trainer(self.config, self.splits, self.trainer.device, self.trainer.shard, self.trainer.parent)
-        self.take_up(Snapshot.from_bytes(good, self.trainer.device))
+        self.resume_from(Snapshot.from_bytes(good, self.trainer.device))
         self.rewinds, self.trainer.rate_share = rewinds, 0.5**rewinds
         self.on_message(f"{why}: back to epoch {self.epoch + 1}, step {self.step + 1}, at {self.trainer.rate_share:g} of the learning rate")
 
@@ -163,12 +169,12 @@ class _Course:
             self.kept = {name: tensor.detach().clone() for name, tensor in trainer.network.state_dict().items()}
         self.history.append(report)
         self.epoch, self.step = self.epoch + 1, 0
-        asked = max(self.asked, self.watch.agree(self.wish(self.epoch, 0)))
-        self.asked = Wish.GO_ON
-        if asked or self.finished:
+        command = max(self.command, self.monitor.agree(self.next_command(self.epoch, 0)))
+        self.command = Command.CONTINUE
+        if command or self.finished:
             self._save()
         self.on_epoch(report, trainer.network.state_dict())
-        if asked == Wish.STOP and not self.finished:
+        if command == Command.STOP and not self.finished:
             raise Stopped
 
     def _after_step(self, epoch: int, done: int, steps: int) -> None:
@@ -180,14 +186,14 @@ class _Course:
         if skipped == _MOST_SKIPPED:
             raise TrainingError(f"{skipped} steps in a row up to step {done} of epoch {epoch} were not finite; lower the learning rate")
         where = f"step {done} of epoch {epoch}"
-        asked = self.watch.after_step(where, self.wish(self.epoch, done), self.trainer.step_sums[0])
-        if done == steps or asked:
-            asked = max(asked, self.watch.settle())
+        command = self.monitor.after_step(where, self.next_command(self.epoch, done), self.trainer.step_sums[0])
+        if done == steps or command:
+            command = max(command, self.monitor.settle())
         if done == steps:
-            self.asked = asked  # the epoch's end saves as well, and more
-        elif asked:
+            self.command = command  # the epoch's end saves as well, and more
+        elif command:
             self._save()
-            if asked == Wish.STOP:
+            if command == Command.STOP:
                 raise Stopped
 
     def _save(self) -> None:

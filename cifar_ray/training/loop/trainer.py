@@ -15,8 +15,7 @@ from cifar_ray.config import TestTimeAugmentation, TrainConfig
 from cifar_ray.data.batches.loader import EvaluationLoader, Normalization, Shard, Step, TrainLoader
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.streamed import TrainingImages, TrainingSplits
-from cifar_ray.metrics.accuracy import Evaluation
-from cifar_ray.metrics.trust import Logits
+from cifar_ray.metrics.accuracy import Evaluation, Logits
 from cifar_ray.models import DataInitialized
 from cifar_ray.models.precision import Precision
 from cifar_ray.store import Bundle
@@ -27,7 +26,6 @@ from cifar_ray.training.loop.optimizers import create_optimizers, learning_rate_
 from cifar_ray.training.loop.validation import evaluate, gather_logits
 from cifar_ray.training.weights.initial_network import freeze, initial_network, input_statistics, rate_factors
 
-Weights = dict[str, Tensor]
 OnStep = Callable[[int, int, int], None]  # epoch, counted from 1; steps done in it; steps an epoch
 
 _WHITENING_IMAGES = 5000

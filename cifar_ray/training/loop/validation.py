@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from cifar_ray.config import TestTimeAugmentation
 from cifar_ray.data.batches.loader import EvaluationLoader
-from cifar_ray.metrics.accuracy import Evaluation
-from cifar_ray.metrics.trust import Logits
+from cifar_ray.metrics.accuracy import Evaluation, Logits
 from cifar_ray.models.precision import Precision
 from cifar_ray.training.loop.collective import sum_over_workers
 

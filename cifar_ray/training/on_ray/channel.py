@@ -1,4 +1,4 @@
-"""The line between a run's driver, its controller and its workers: rank 0 tells what happens, the others when to save and to stop."""
+"""The channel between a run's driver, its controller and rank 0: events go to the driver, commands to the workers."""
 
 from __future__ import annotations
 
@@ -13,98 +13,98 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cifar_ray.training.loop.command import Wish
+from cifar_ray.training.loop.command import Command
 
-_WAIT_S = 0.2  # for messages, between two looks at whether the run is over
+_POLL_S = 0.2  # how long the driver waits for events before it looks whether the run is over
 
 
 class _Exchange:
-    """Holds messages until the driver takes them, and wishes until rank 0 does. Lives in an actor."""
+    """Holds events until the driver takes them, and the command until rank 0 does. Lives in an actor."""
 
     def __init__(self) -> None:
-        self._messages: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
+        self._events: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
         self._asked, self._saved = asyncio.Event(), asyncio.Event()
-        self._wish = Wish.SAVE
+        self._command = Command.SAVE
 
     async def put(self, kind: str, content: Any) -> None:
-        self._messages.put_nowait((kind, content))
+        self._events.put_nowait((kind, content))
 
     async def take(self, timeout_s: float) -> list[tuple[str, Any]]:
-        """All messages that wait; at least one, unless none comes in time."""
+        """All events that wait; at least one, unless none comes in time."""
         try:
-            taken = [await asyncio.wait_for(self._messages.get(), timeout_s)]
+            taken = [await asyncio.wait_for(self._events.get(), timeout_s)]
         except TimeoutError:
             return []
-        while not self._messages.empty():
-            taken.append(self._messages.get_nowait())
+        while not self._events.empty():
+            taken.append(self._events.get_nowait())
         return taken
 
     async def stop(self) -> None:
-        """Asks for it for good: workers that start later are told, too."""
-        self._wish = Wish.STOP
+        """Commands the workers to stop, also those that start later."""
+        self._command = Command.STOP
         self._asked.set()
 
-    async def save(self, patience_s: float) -> None:
-        """Asks the present workers, and waits until they have, or as long as that."""
+    async def save(self, timeout_s: float) -> None:
+        """Commands the present workers to save, and waits until they have."""
         asked, self._saved = self._asked, asyncio.Event()
-        if self._wish != Wish.STOP:
+        if self._command != Command.STOP:
             self._asked = asyncio.Event()
         asked.set()
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._saved.wait(), patience_s)
+            await asyncio.wait_for(self._saved.wait(), timeout_s)
 
-    async def asked(self) -> Wish:
-        """The next wish, as soon as there is one."""
+    async def next_command(self) -> Command:
+        """The next command, as soon as there is one."""
         await self._asked.wait()
-        return self._wish
+        return self._command
 
     async def saved(self) -> None:
         self._saved.set()
 
 
 @dataclass(frozen=True)
-class Line:
-    """Either end; may be sent to workers."""
+class Channel:
+    """Either end of the channel; may be sent to workers."""
 
     exchange: Any
 
-    def tell(self, kind: str, content: Any) -> None:
-        """Sends a message and does not wait."""
+    def send(self, kind: str, content: Any) -> None:
+        """Sends an event and does not wait."""
         self.exchange.put.remote(kind, content)
 
-    def tell_surely(self, kind: str, content: Any) -> None:
-        """Sends a message and waits until it has arrived, as that of a process that may end does."""
+    def send_and_wait(self, kind: str, content: Any) -> None:
+        """Sends an event and waits until it has arrived, because this process may end soon."""
         ray.get(self.exchange.put.remote(kind, content))
 
-    def ask_to_stop(self) -> None:
-        """Tells the workers to save and stop."""
+    def request_stop(self) -> None:
+        """Commands the workers to save and stop."""
         self.exchange.stop.remote()
 
-    def ask_to_save(self, patience_s: float) -> None:
-        """Has the workers save what they have, and waits for that; goes on in silence where none can."""
+    def request_save(self, timeout_s: float) -> None:
+        """Commands the workers to save, and waits for the checkpoint; returns silently where no worker can save."""
         with suppress(RayError):
-            ray.get(self.exchange.save.remote(patience_s))
+            ray.get(self.exchange.save.remote(timeout_s))
 
-    def saved(self) -> None:
-        """In a worker: a checkpoint has been written."""
+    def confirm_saved(self) -> None:
+        """In a worker: says that a checkpoint has been written."""
         self.exchange.saved.remote()
 
-    def follow(self, hear: Callable[[Wish], None]) -> None:
-        """In a worker: each wish goes to `hear`, in a thread, until the last, which is to stop."""
+    def on_command(self, handle: Callable[[Command], None]) -> None:
+        """In a worker: passes each command to `handle`, in a thread, up to and including the one to stop."""
 
         def wait() -> None:
-            with suppress(RayError):  # the driver is gone, and with it the line
-                while (wish := ray.get(self.exchange.asked.remote())) != Wish.STOP:
-                    hear(wish)
-                hear(wish)
+            with suppress(RayError):  # the driver is gone, and the channel with it
+                while (command := ray.get(self.exchange.next_command.remote())) != Command.STOP:
+                    handle(command)
+                handle(command)
 
-        threading.Thread(target=wait, name="wishes", daemon=True).start()
+        threading.Thread(target=wait, name="commands", daemon=True).start()
 
 
 @contextmanager
-def listening(hear: Callable[[str, Any], None]) -> Iterator[Line]:
-    """A line whose messages go to `hear`, in a thread, until the block ends and all have been heard."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # other hosts may go while this is needed
+def open_channel(on_event: Callable[[str, Any], None]) -> Iterator[Channel]:
+    """A channel whose events go to `on_event`, in a thread, until the block has ended and all events are handled."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # other hosts may go away meanwhile
     exchange = ray.remote(_Exchange).options(num_cpus=0, scheduling_strategy=here).remote()
     finished = threading.Event()
 
@@ -112,18 +112,18 @@ def listening(hear: Callable[[str, Any], None]) -> Iterator[Line]:
         while True:
             over = finished.is_set()
             try:
-                taken = ray.get(exchange.take.remote(_WAIT_S))
+                taken = ray.get(exchange.take.remote(_POLL_S))
             except RayError:
                 return
             for kind, content in taken:
-                hear(kind, content)
+                on_event(kind, content)
             if over and not taken:
                 return
 
     thread = threading.Thread(target=listen, name="training progress", daemon=True)
     thread.start()
     try:
-        yield Line(exchange)
+        yield Channel(exchange)
     finally:
         finished.set()
         thread.join()

@@ -44,14 +44,14 @@ class _Decode:
         return {"images": self._pictures.read(np.concatenate(parts))}
 
 
-def stream(images: StreamedImages, config: TrainConfig, plan: WorkerPlan, available: dict[str, float]) -> tuple[WorkerPlan, dict[str, Any]]:
+def stream(images: StreamedImages, config: TrainConfig, plan: WorkerPlan, free_cpus: float) -> tuple[WorkerPlan, dict[str, Any]]:
     """Gives workers room beside them for decoding, and a stream each, which they reach with `fed_by_ray`.
 
     Args:
         images: to train on.
         config: the job.
         plan: with all CPUs for the workers, beside which Ray Data would wait for ever.
-        available: resources of the cluster that nobody uses now.
+        free_cpus: of the cluster, that nobody uses now.
 
     Returns:
         The plan with half of the CPUs, or where there are GPUs with one a worker; and further arguments of the trainer.
@@ -66,7 +66,7 @@ def stream(images: StreamedImages, config: TrainConfig, plan: WorkerPlan, availa
 
     from cifar_ray.data.batches.loader import steps_per_epoch
 
-    cpus, decoding_cpus = share_cpus(plan, available["CPU"])
+    cpus, decoding_cpus = share_cpus(plan, free_cpus)
     pictures = images.pictures
     # of an epoch: shares of a step differ by one at most
     largest_share = len(images) // plan.num_workers + steps_per_epoch(len(images), config.batch_size)

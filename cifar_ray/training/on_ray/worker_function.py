@@ -1,4 +1,4 @@
-"""What each worker of a run does on Ray Train: data, loop, checkpoints, and from rank 0 messages to the driver."""
+"""What each worker of a run does on Ray Train: data, loop, checkpoints, and from rank 0 events for the driver."""
 
 from __future__ import annotations
 
@@ -15,44 +15,43 @@ from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data import StreamedSplits, open_splits
 from cifar_ray.data.batches.loader import Shard
 from cifar_ray.errors import TrainingError
-from cifar_ray.training.loop.command import Wish
+from cifar_ray.training.loop.command import CheckpointSchedule
 from cifar_ray.training.loop.fit import fit
 from cifar_ray.training.loop.snapshot import Snapshot
 from cifar_ray.training.loop.step_monitor import Stopped
-from cifar_ray.training.loop.trainer import Weights
-from cifar_ray.training.on_ray.channel import Line
+from cifar_ray.training.on_ray.channel import Channel
 from cifar_ray.training.on_ray.ingest import fed_by_ray
-from cifar_ray.training.records.checkpoint import BackgroundWriter, Cadence, Checkpoints, Place
-from cifar_ray.training.records.results import EpochReport, FitResult
+from cifar_ray.training.records.checkpoint import BackgroundWriter, Checkpoints, Place
+from cifar_ray.training.records.results import EpochReport, FitResult, Weights
 from cifar_ray.training.weights.initial_network import load_parent
 
-_STEP_INTERVAL_S = 0.5  # between two messages about steps
+_STEP_INTERVAL_S = 0.5  # between two events about steps
 
 
 def train_worker(job: dict[str, Any]) -> FitResult | None:
-    """Trains, from the newest checkpoint if there is one; `None` if the driver asked to stop."""
+    """Trains, from the newest checkpoint if there is one; `None` if the driver commanded to stop."""
     config = parse_config(TrainConfig, job["config"])
     context = train.get_context()
     shard = Shard(context.get_world_rank(), context.get_world_size())
     prepare_process(job["threads"])
-    job["mark"].check(config.storage, f"runs/{config.name}")
+    job["probe"].check(config.storage, f"runs/{config.name}")
     splits = open_splits(config)
     if isinstance(splits, StreamedSplits):
         splits = fed_by_ray(splits)
     assert config.name is not None  # noqa: S101
-    chief = _Chief(config, job["line"]) if shard.rank == 0 else None
-    checkpoints = chief.checkpoints if chief else Checkpoints(config.storage, config.name)
-    place: Place | None = broadcast_from_rank_zero(chief.begin(shard) if chief else None)
+    rank_zero = _RankZero(config, job["channel"]) if shard.rank == 0 else None
+    checkpoints = rank_zero.checkpoints if rank_zero else Checkpoints(config.storage, config.name)
+    place: Place | None = broadcast_from_rank_zero(rank_zero.begin(shard) if rank_zero else None)
     resume = _read(checkpoints, place) if place else None
-    with BackgroundWriter(checkpoints, on_written=job["line"].saved) as writer:
-        told = chief.listeners(writer, resume, shard) if chief else _SILENT
+    with BackgroundWriter(checkpoints, on_written=job["channel"].confirm_saved) as writer:
+        listeners = rank_zero.listeners(writer, resume, shard) if rank_zero else _NO_LISTENERS
         try:
-            return fit(config, splits, device=get_ray_device(), shard=shard, parent=load_parent(config), resume=resume, **told)
+            return fit(config, splits, device=get_ray_device(), shard=shard, parent=load_parent(config), resume=resume, **listeners)
         except Stopped:
             return None
 
 
-_SILENT: dict[str, Any] = {"on_step": lambda *_: None, "on_epoch": lambda *_: None, "on_snapshot": lambda _: None}
+_NO_LISTENERS: dict[str, Any] = {"on_step": lambda *_: None, "on_epoch": lambda *_: None, "on_snapshot": lambda _: None}
 
 
 def _read(checkpoints: Checkpoints, place: Place) -> Snapshot:
@@ -62,22 +61,22 @@ def _read(checkpoints: Checkpoints, place: Place) -> Snapshot:
     return Snapshot.from_bytes(data, get_ray_device())
 
 
-class _Chief:
-    """Rank 0, who writes checkpoints and talks with the driver."""
+class _RankZero:
+    """The worker that writes checkpoints and talks with the driver."""
 
-    def __init__(self, config: TrainConfig, line: Line) -> None:
+    def __init__(self, config: TrainConfig, channel: Channel) -> None:
         assert config.name is not None  # noqa: S101
-        self._line = line
+        self._channel = channel
         self._attempt = 0
-        self._told_s = 0.0
-        self._cadence = Cadence(config.checkpoint_every)
-        line.follow(self._cadence.ask)
-        self.checkpoints = Checkpoints(config.storage, config.name, lambda text: line.tell("message", text))
+        self._step_sent_s = 0.0
+        self._schedule = CheckpointSchedule(config.checkpoint_every)
+        channel.on_command(self._schedule.request)
+        self.checkpoints = Checkpoints(config.storage, config.name, lambda text: channel.send("message", text))
 
     def begin(self, shard: Shard) -> Place | None:
-        """Takes a number for this try, then looks where to go on: from then on earlier tries write no more."""
+        """Claims the number of this attempt, then finds the checkpoint to resume from: from then on earlier attempts write no more."""
         about = {"began_at": time.time(), "workers": shard.world_size, "host": platform.node()}
-        self._attempt = self.checkpoints.begin_try(about)
+        self._attempt = self.checkpoints.begin_attempt(about)
         newest = self.checkpoints.newest()
         self.checkpoints.sweep()
         return newest[0] if newest else None
@@ -85,26 +84,29 @@ class _Chief:
     def listeners(self, writer: BackgroundWriter, resume: Snapshot | None, shard: Shard) -> dict[str, Any]:
         """Arguments of `fit`."""
         start = (resume.epoch, resume.step, resume.history) if resume else (0, 0, [])
-        self._line.tell_surely("start", (*start, shard.world_size))
+        self._channel.send_and_wait("start", (*start, shard.world_size))
 
         def on_step(epoch: int, done: int, steps: int) -> None:
-            if done == steps or time.monotonic() - self._told_s > _STEP_INTERVAL_S:
-                self._told_s = time.monotonic()
-                self._line.tell("step", (epoch, done, steps))
+            if done == steps or time.monotonic() - self._step_sent_s > _STEP_INTERVAL_S:
+                self._step_sent_s = time.monotonic()
+                self._channel.send("step", (epoch, done, steps))
 
         def on_epoch(report: EpochReport, weights: Weights) -> None:
             del weights
-            self._line.tell_surely("epoch", report)
+            self._channel.send_and_wait("epoch", report)
 
         def on_snapshot(snapshot: Snapshot) -> None:
             place = Place(self._attempt, snapshot.epoch, snapshot.step)
             writer.write(place, snapshot.to_bytes(), snapshot.history[-1] if snapshot.history else {})
-            self._cadence.saved()
-
-        def wish(epoch: int, step: int) -> Wish:
-            return self._cadence(epoch, step)
+            self._schedule.saved()
 
         def on_message(text: str) -> None:
-            self._line.tell("message", text)
+            self._channel.send("message", text)
 
-        return {"on_step": on_step, "on_epoch": on_epoch, "on_snapshot": on_snapshot, "wish": wish, "on_message": on_message}
+        return {
+            "on_step": on_step,
+            "on_epoch": on_epoch,
+            "on_snapshot": on_snapshot,
+            "next_command": self._schedule,
+            "on_message": on_message,
+        }

@@ -12,24 +12,23 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from cifar_ray.config.documents import without_format
 from cifar_ray.errors import StoreError, TrainingError
 from cifar_ray.storage import FileTree
-from cifar_ray.training.loop.command import Wish
 
 STATE_FILE = "state.pt"
 COMMIT_FILE = "checkpoint.json"
-TRIES = "tries"
+FORMAT_VERSION = 1
+ATTEMPTS = "tries"  # the name on disk since the first release
 KEPT = 2  # the newest, and one to go back to should it be damaged
 
 _NAME = re.compile(r"epoch-(\d{4,})(?:-step-(\d{5,}))?-try-(\d{4,})")
-_UNITS_S = {"s": 1, "m": 60, "h": 3600}
 
 
 @dataclass(frozen=True, order=True)
@@ -64,13 +63,13 @@ class Checkpoints:
         self._files = FileTree(storage, self._folder)
         self._on_message = on_message
 
-    def begin_try(self, about: dict[str, Any]) -> int:
+    def begin_attempt(self, about: dict[str, Any]) -> int:
         """Takes the next number, and leaves what is known of the try under it."""
-        return self._files.add_numbered(TRIES, {"try.json": json.dumps(about).encode()})
+        return self._files.add_numbered(ATTEMPTS, {"try.json": json.dumps(about).encode()})
 
-    def tries(self) -> int:
+    def attempts(self) -> int:
         """How often the run's workers were started."""
-        return max(self._files.numbers(TRIES), default=0)
+        return max(self._files.numbers(ATTEMPTS), default=0)
 
     def places(self) -> list[Place]:
         """Of all folders, newest first; some may lack their commit."""
@@ -93,9 +92,12 @@ class Checkpoints:
             return None
         data = self._files.read(f"{place.folder}/{STATE_FILE}")
         try:
-            expected = json.loads(commit)["sha256"]
+            values = dict(json.loads(commit))
+            expected = str(values["sha256"])
         except (ValueError, KeyError, TypeError):
             expected = ""
+        else:
+            without_format(values, self._files.path(f"{place.folder}/{COMMIT_FILE}"), FORMAT_VERSION)
         if data is not None and hashlib.sha256(data).hexdigest() == expected:
             return data
         wrong = "is missing" if data is None else "is damaged"
@@ -109,9 +111,13 @@ class Checkpoints:
             StoreError: if the storage does not take it.
             TrainingError: if another process has taken the run over.
         """
-        if self.tries() > place.attempt:
+        if self.attempts() > place.attempt:
             raise TrainingError(f"{self._files.path()} was taken over by another process, which goes on; this one ends")
-        commit = figures | {"epoch": place.epoch, "step": place.step, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        commit = (
+            {"format_version": FORMAT_VERSION}
+            | figures
+            | {"epoch": place.epoch, "step": place.step, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+        )
         self._files.replace(f"{place.folder}/{STATE_FILE}", data)
         self._files.replace(f"{place.folder}/{COMMIT_FILE}", json.dumps(commit, indent=1).encode())
         self.sweep()
@@ -124,38 +130,6 @@ class Checkpoints:
         for place in places:
             if place not in committed[:keep]:
                 FileTree(self._storage, f"{self._folder}/{place.folder}").remove()
-
-
-class Cadence:
-    """Rank 0's wish: to save every so often, and to save or stop when told.
-
-    Args:
-        every: epochs, or a time as in `30s`, `10m` or `1h`.
-    """
-
-    def __init__(self, every: str) -> None:
-        self._asked = Wish.GO_ON
-        self._epochs = int(every) if every.isdecimal() else 0
-        self._seconds = 0.0 if self._epochs else float(every[:-1]) * _UNITS_S[every[-1]]
-        self._saved_s = time.monotonic()
-
-    def __call__(self, epoch: int, step: int) -> Wish:
-        """As `fit` asks."""
-        if self._asked:
-            return self._asked
-        late = self._seconds and time.monotonic() - self._saved_s >= self._seconds
-        due = late or (self._epochs and step == 0 and epoch % self._epochs == 0)
-        return Wish.SAVE if due else Wish.GO_ON
-
-    def ask(self, wish: Wish) -> None:
-        """From another thread: the next answer is this."""
-        self._asked = wish
-
-    def saved(self) -> None:
-        """Time counts from here."""
-        self._saved_s = time.monotonic()
-        if self._asked == Wish.SAVE:
-            self._asked = Wish.GO_ON
 
 
 class BackgroundWriter:

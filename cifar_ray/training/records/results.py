@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from cifar_ray.data.batches.loader import Normalization
 from cifar_ray.metrics.trust import Trust
-from cifar_ray.store import Architecture
+from cifar_ray.store import Architecture, Bundle
 from cifar_ray.store.gallery import Judged
 
+Weights = dict[str, Tensor]
 Confusion = tuple[tuple[int, ...], ...]
 
 
@@ -74,3 +78,43 @@ class FitResult:
     parent_weights_sha256: str | None = None
     test_confusion: Confusion | None = None
     test_judged: Judged | None = None
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A finished run.
+
+    Attributes:
+        name: of the run.
+        path: of its folder, in the file system of the storage.
+        result: what the workers found.
+        history: a report an epoch.
+        weights: of the best epoch, on the CPU.
+        restarts: how often workers were lost and training went on with new ones.
+        repeated_steps: how many were done again for it.
+        workers: epoch and step, counted from 1, at which workers began, and how many there were.
+    """
+
+    name: str
+    path: str
+    result: FitResult
+    history: list[EpochReport]
+    weights: Weights
+    restarts: int = 0
+    repeated_steps: int = 0
+    workers: Sequence[tuple[int, int, int]] = ()
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """A model that is now in the store.
+
+    Attributes:
+        bundle: with its name and version.
+        promoted: whether it is `production` now.
+        reason: why, or why not.
+    """
+
+    bundle: Bundle
+    promoted: bool
+    reason: str

@@ -9,13 +9,13 @@ from typing import Any
 import yaml
 
 from cifar_ray.config import TrainConfig, default_storage, parse_config, resolve_storage, to_yaml
+from cifar_ray.config.documents import flatten, without_format
 from cifar_ray.errors import ConfigError, DataError, StoreError
 from cifar_ray.storage import FileTree
-from cifar_ray.storage.probe import Mark
-from cifar_ray.training.records import history
+from cifar_ray.storage.probe import StorageProbe
+from cifar_ray.training.records import curves, history
 from cifar_ray.training.records.checkpoint import Checkpoints
 from cifar_ray.training.records.results import EpochReport
-from cifar_ray.training.records.tracking import flat
 
 _CONFIG_FILE, _DATA_FILE, _END_FILE = "config.yaml", "data.sha256", "finished.json"
 _FREE = {"checkpoint_every", "max_failures", "num_workers", "worker_timeout_s", "storage"}  # what a run that goes on may change
@@ -48,7 +48,7 @@ class Run:
         if resume not in ("auto", "never", config.name):
             raise ConfigError(f"--resume {resume}: auto or never here; python -m cifar_ray.train --resume {resume} goes on with a run")
         saved = _read_config(self.files)
-        self.goes_on = saved is not None
+        self.is_resumed = saved is not None
         if saved is None:
             return
         where = f"name: run {self.name!r} exists in {config.storage}/runs"
@@ -66,24 +66,24 @@ class Run:
     def is_finished(self) -> bool:
         """Whether its model was kept; runs of earlier releases, which cannot go on, count as well."""
         ended, has_history = self.files.have_files([_END_FILE, "history.json"])
-        return ended or (has_history and self.checkpoints.tries() == 0)
+        return ended or (has_history and self.checkpoints.attempts() == 0)
 
-    def begin(self) -> Mark:
+    def begin(self) -> StorageProbe:
         """Leaves the config, so that the same command goes on with this run, and what it takes to know the data again.
 
         Returns:
             What workers look for, to know that they see this folder.
         """
-        if not self.goes_on:
+        if not self.is_resumed:
             self.files.replace(_DATA_FILE, self._fingerprint.encode())
             self.files.replace(_CONFIG_FILE, to_yaml(self.config).encode())
-        return Mark.leave(self.files)
+        return StorageProbe.place(self.files)
 
     def write_history(self, reports: Sequence[EpochReport]) -> None:
         """Table, JSON and curves."""
         self.files.replace("history.csv", history.to_csv(reports))
         self.files.replace("history.json", history.to_json(reports))
-        self.files.replace("curves.png", history.to_png(reports, self.name))
+        self.files.replace("curves.png", curves.draw_curves(reports, self.name))
 
     def finish(self, **about: Any) -> None:
         """Says that nothing is left to do, and keeps only the last checkpoint."""
@@ -119,13 +119,13 @@ def _read_config(files: FileTree) -> dict[str, Any] | None:
         raise StoreError(f"{files.path(_CONFIG_FILE)}: {' '.join(str(error).split())}") from None
     if not isinstance(saved, dict):
         raise StoreError(f"{files.path(_CONFIG_FILE)} is damaged; choose another --name")
-    return saved
+    return without_format(saved, files.path(_CONFIG_FILE))
 
 
 def _differences(saved: dict[str, Any], config: TrainConfig) -> list[str]:
     """What the saved config has instead, as `field: theirs (now ours)`."""
     known = {key: value for key, value in saved.items() if key in TrainConfig.model_fields}
-    theirs = flat(parse_config(TrainConfig, known | {"storage": config.storage}).model_dump(mode="json"))
-    ours = flat(config.model_dump(mode="json"))
+    theirs = flatten(parse_config(TrainConfig, known | {"storage": config.storage}).model_dump(mode="json"))
+    ours = flatten(config.model_dump(mode="json"))
     keys = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key) and key.partition(".")[0] not in _FREE]
     return [f"{key} {theirs.get(key, 'None')} (now {ours.get(key, 'None')})" for key in keys]

@@ -35,7 +35,7 @@ class RunLog:
         """How often workers began anew because some were lost."""
         return max(0, len(self.workers) - 1 - self._resizes)
 
-    def hear(self, kind: str, content: Any) -> None:
+    def handle(self, kind: str, content: Any) -> None:
         """Takes a message."""
         if kind == "step":
             epoch, done, self._steps = content

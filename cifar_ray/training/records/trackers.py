@@ -10,20 +10,17 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cifar_ray.config import TrainConfig, to_yaml
+from cifar_ray.config.documents import flatten
 from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.errors import ConfigError, MissingDependencyError
+from cifar_ray.metrics.accuracy import Evaluation
 from cifar_ray.storage import FileTree
 from cifar_ray.store.bundle import encode
-from cifar_ray.training.records import history
-from cifar_ray.training.records.results import EpochReport
-from cifar_ray.training.records.tracking import epoch_metrics, flat
-
-if TYPE_CHECKING:
-    from cifar_ray.training.on_ray.ray_trainer import TrainedRun
-    from cifar_ray.training.save_model import Kept
+from cifar_ray.training.records import curves, history
+from cifar_ray.training.records.results import Confusion, EpochReport, SavedModel, TrainedRun
 
 _ADDRESS_VARIABLE = "MLFLOW_TRACKING_URI"
 _CONNECT_TIMEOUT_S = 5
@@ -66,7 +63,7 @@ class TensorBoardTracker:
             self._writer.add_scalar(name, value, report.epoch)
         self._writer.flush()
 
-    def on_end(self, run: TrainedRun, kept: Kept) -> None:
+    def on_end(self, run: TrainedRun, kept: SavedModel) -> None:
         """As the protocol says; the bundle itself stays in the store, and is named."""
         for name, value in run.result.metrics.items():
             self._writer.add_scalar(f"final/{name}", value, run.result.best_epoch)
@@ -120,7 +117,7 @@ class MlflowTracker:
         from mlflow.exceptions import MlflowException
 
         self._class_names, self._config = splits.train.class_names, config
-        params = [Param(key, value[:_LONGEST_PARAM]) for key, value in flat(config.model_dump(mode="json")).items()]
+        params = [Param(key, value[:_LONGEST_PARAM]) for key, value in flatten(config.model_dump(mode="json")).items()]
         try:
             experiment = self._experiment(config.save_as or splits.name)
             self._run_id = self._client.create_run(experiment, run_name=config.name).info.run_id
@@ -139,7 +136,7 @@ class MlflowTracker:
         """As the protocol says."""
         self._log(epoch_metrics(report, self._class_names), report.epoch)
 
-    def on_end(self, run: TrainedRun, kept: Kept) -> None:
+    def on_end(self, run: TrainedRun, kept: SavedModel) -> None:
         """Adds final figures, pictures, config and the bundle itself."""
         assert self._config is not None  # noqa: S101
         self._log({f"final/{name}": value for name, value in run.result.metrics.items()}, run.result.best_epoch)
@@ -183,11 +180,11 @@ def _check_reachable(address: str) -> None:
 
 def _pictures(run: TrainedRun, class_names: Sequence[str], title: str) -> dict[str, bytes]:
     """Curves, and the confusion matrix on test, else of the kept epoch on validation."""
-    pictures = {"curves.png": history.to_png(run.history, title)}
+    pictures = {"curves.png": curves.draw_curves(run.history, title)}
     kept = next((report.val_confusion for report in run.history if report.epoch == run.result.best_epoch), None)
     confusion, split = (run.result.test_confusion, "test") if run.result.test_confusion else (kept, "validation")
     if confusion:
-        pictures["confusion.png"] = history.confusion_to_png(confusion, class_names, f"{title}, {split}")
+        pictures["confusion.png"] = curves.draw_confusion(confusion, class_names, f"{title}, {split}")
     return pictures
 
 
@@ -199,3 +196,31 @@ def _pixels(picture: bytes) -> Any:
 
     with Image.open(io.BytesIO(picture)) as image:
         return np.asarray(image.convert("RGB"))
+
+
+def epoch_metrics(report: EpochReport, class_names: Sequence[str]) -> dict[str, float]:
+    """What is worth a curve: figures of the epoch, accuracy of each class, and the state of the driver's machine."""
+    figures = {name: float(value) for name, value in report.figures().items() if value is not None and name not in ("epoch", "improved")}
+    return figures | _per_class(report.val_confusion, class_names) | system_metrics()
+
+
+def system_metrics() -> dict[str, float]:
+    """Load and memory of this machine: processes that want to run (1-minute mean), and bytes in use."""
+    page_bytes = os.sysconf("SC_PAGE_SIZE")
+    used_bytes = (os.sysconf("SC_PHYS_PAGES") - os.sysconf("SC_AVPHYS_PAGES")) * page_bytes
+    found = {"system/load_1m": os.getloadavg()[0], "system/memory_used_bytes": float(used_bytes)}
+    import torch
+
+    for number in range(torch.cuda.device_count()):
+        free_bytes, total_bytes = torch.cuda.mem_get_info(number)
+        found[f"system/gpu{number}_memory_used_bytes"] = float(total_bytes - free_bytes)
+    return found
+
+
+def _per_class(confusion: Confusion | None, class_names: Sequence[str]) -> dict[str, float]:
+    if confusion is None:
+        return {}
+    import numpy as np
+
+    shares = Evaluation(0.0, np.array(confusion)).per_class_accuracy()
+    return {f"val_accuracy/{name}": float(share) for name, share in zip(class_names, shares, strict=True) if not np.isnan(share)}

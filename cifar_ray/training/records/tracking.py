@@ -5,24 +5,16 @@ All of it happens on the driver, which hears of each epoch once, so a run is log
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
-
-import torch
+from typing import Protocol
 
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.errors import ConfigError
-from cifar_ray.metrics.accuracy import Evaluation
 from cifar_ray.training.records.progress import Progress
-from cifar_ray.training.records.results import Confusion, EpochReport
-
-if TYPE_CHECKING:
-    from cifar_ray.training.on_ray.ray_trainer import TrainedRun
-    from cifar_ray.training.save_model import Kept
+from cifar_ray.training.records.results import EpochReport, SavedModel, TrainedRun
 
 
 class Tracker(Protocol):
@@ -34,7 +26,7 @@ class Tracker(Protocol):
     def on_epoch(self, report: EpochReport) -> None:
         """An epoch ended."""
 
-    def on_end(self, run: TrainedRun, kept: Kept) -> None:
+    def on_end(self, run: TrainedRun, kept: SavedModel) -> None:
         """The model is in the store."""
 
     def close(self, *, finished: bool) -> None:
@@ -50,7 +42,7 @@ class NullTracker:
     def on_epoch(self, report: EpochReport) -> None:
         """Nothing."""
 
-    def on_end(self, run: TrainedRun, kept: Kept) -> None:
+    def on_end(self, run: TrainedRun, kept: SavedModel) -> None:
         """Nothing."""
 
     def close(self, *, finished: bool) -> None:
@@ -72,7 +64,7 @@ class Several:
         """As the protocol says."""
         self._tell(lambda tracker: tracker.on_epoch(report))
 
-    def on_end(self, run: TrainedRun, kept: Kept) -> None:
+    def on_end(self, run: TrainedRun, kept: SavedModel) -> None:
         """As the protocol says."""
         self._tell(lambda tracker: tracker.on_end(run, kept))
 
@@ -132,39 +124,5 @@ class TrackedProgress:
         self.tracker.on_epoch(report)
 
     def close(self) -> None:
-        """For the terminal; a tracker is closed by whoever made it."""
+        """For the terminal; the tracker is closed when the model is saved."""
         self.shown.close()
-
-
-def epoch_metrics(report: EpochReport, class_names: Sequence[str]) -> dict[str, float]:
-    """What is worth a curve: figures of the epoch, accuracy of each class, and the state of the driver's machine."""
-    figures = {name: float(value) for name, value in report.figures().items() if value is not None and name not in ("epoch", "improved")}
-    return figures | _per_class(report.val_confusion, class_names) | system_metrics()
-
-
-def system_metrics() -> dict[str, float]:
-    """Load and memory of this machine: processes that want to run (1-minute mean), and bytes in use."""
-    page_bytes = os.sysconf("SC_PAGE_SIZE")
-    used_bytes = (os.sysconf("SC_PHYS_PAGES") - os.sysconf("SC_AVPHYS_PAGES")) * page_bytes
-    found = {"system/load_1m": os.getloadavg()[0], "system/memory_used_bytes": float(used_bytes)}
-    for number in range(torch.cuda.device_count()):
-        free_bytes, total_bytes = torch.cuda.mem_get_info(number)
-        found[f"system/gpu{number}_memory_used_bytes"] = float(total_bytes - free_bytes)
-    return found
-
-
-def _per_class(confusion: Confusion | None, class_names: Sequence[str]) -> dict[str, float]:
-    if confusion is None:
-        return {}
-    import numpy as np
-
-    shares = Evaluation(0.0, np.array(confusion)).per_class_accuracy()
-    return {f"val_accuracy/{name}": float(share) for name, share in zip(class_names, shares, strict=True) if not np.isnan(share)}
-
-
-def flat(values: dict[str, object], prefix: str = "") -> dict[str, str]:
-    """Nested settings as one level of `a.b: text`."""
-    found: dict[str, str] = {}
-    for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)}
-    return found

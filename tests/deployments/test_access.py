@@ -18,7 +18,7 @@ from cifar_ray.config import parse_config
 from cifar_ray.config.api_keys import KEYS_VARIABLE, ApiKey, new_key, sha256_of, write_keys
 from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.errors import ConfigError
-from deployments.http import access as door
+from deployments.http import access
 from deployments.http.access import KeyRing, page_policy
 from deployments.http.routes import create_app
 from tests.deployments.test_ingress import FakeClassifier, Notes, problem
@@ -93,7 +93,7 @@ def test_without_a_valid_key_nothing_is_done(
     assert len(observer.reasons) == 1
 
 
-@pytest.mark.parametrize("path", sorted(door.OPEN_PATHS))
+@pytest.mark.parametrize("path", sorted(access.OPEN_PATHS))
 def test_what_needs_no_key(file: Path, path: str) -> None:
     assert send(app_with(api_keys=file), "GET", path).status_code < 400
 
@@ -143,7 +143,7 @@ def test_a_key_that_is_added_or_revoked_counts_without_a_restart(file: Path, cap
 def test_a_file_that_is_damaged_later_changes_nothing_and_is_logged_once(
     file: Path, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(door.logger, "propagate", True)
+    monkeypatch.setattr(access.logger, "propagate", True)
     clock = Clock()
     ring = KeyRing(file, clock=clock)
     damage(file)

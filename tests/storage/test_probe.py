@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 
 from cifar_ray.errors import StoreError
-from cifar_ray.storage import FileTree
-from cifar_ray.storage import probe as mark
-from cifar_ray.storage.probe import Mark
+from cifar_ray.storage import FileTree, probe
+from cifar_ray.storage.probe import StorageProbe
 
 
-def left_in(storage: Path) -> Mark:
-    return Mark.leave(FileTree(str(storage), "runs/run"))
+def left_in(storage: Path) -> StorageProbe:
+    return StorageProbe.place(FileTree(str(storage), "runs/run"))
 
 
 def test_hosts_that_see_it_go_on_and_it_stays_when_left_again(tmp_path: Path) -> None:
@@ -23,7 +22,7 @@ def test_hosts_that_see_it_go_on_and_it_stays_when_left_again(tmp_path: Path) ->
 
 @pytest.mark.parametrize("own", ["nothing", "a folder of the same name"])
 def test_a_host_that_sees_a_disk_of_its_own_says_so_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str) -> None:
-    monkeypatch.setattr(mark, "SIGHT_S", 0.3)
+    monkeypatch.setattr(probe, "VISIBLE_WITHIN_S", 0.3)
     there, here = left_in(tmp_path / "there"), tmp_path / "here"
     if own != "nothing":
         left_in(here)

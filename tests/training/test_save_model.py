@@ -12,15 +12,14 @@ from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data.batches.loader import EvaluationLoader, Shard
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.inference.predictor import Predictor
-from cifar_ray.metrics.accuracy import calibrate
+from cifar_ray.metrics.calibration import calibrate
 from cifar_ray.metrics.trust import Trust
 from cifar_ray.store import ModelStore
 from cifar_ray.store.gallery import GALLERY_FILE
 from cifar_ray.training.loop.fit import fit
-from cifar_ray.training.loop.trainer import Trainer, Weights
-from cifar_ray.training.on_ray.ray_trainer import TrainedRun
-from cifar_ray.training.records.results import EpochReport, FitResult
-from cifar_ray.training.save_model import keep
+from cifar_ray.training.loop.trainer import Trainer
+from cifar_ray.training.records.results import EpochReport, FitResult, TrainedRun, Weights
+from cifar_ray.training.save_model import save_model
 
 CPU = torch.device("cpu")
 
@@ -42,7 +41,7 @@ def test_predictor_and_training_agree_on_every_test_image(stripes: DatasetSplits
     values = {"model": model, "epochs": 1, "batch_size": 40, "precision": precision, "storage": str(tmp_path), "micro_batch_size": 20}
     config = parse_config(TrainConfig, values)
     run = train(stripes, config)
-    kept = keep(run, config, stripes)
+    kept = save_model(run, config, stripes)
 
     trainer = Trainer(config, stripes, CPU, Shard())
     trainer.model.load_state_dict(run.weights)
@@ -61,7 +60,7 @@ def test_predictor_and_training_agree_on_every_test_image(stripes: DatasetSplits
 def test_a_manifest_says_how_the_model_came_to_be(stripes: DatasetSplits, tmp_path: Path) -> None:
     values = {"model": "small_cnn", "epochs": 1, "batch_size": 40, "storage": str(tmp_path), "save_as": "mine", "seed": 3}
     config = parse_config(TrainConfig, values)
-    manifest = keep(train(stripes, config), config, stripes).bundle.manifest
+    manifest = save_model(train(stripes, config), config, stripes).bundle.manifest
     assert manifest.class_names == ("horizontal", "vertical", "plain")
     assert parse_config(TrainConfig, manifest.train_config) == config
     assert manifest.dataset_fingerprint == stripes.fingerprint
@@ -74,7 +73,7 @@ def test_a_manifest_says_how_the_model_came_to_be(stripes: DatasetSplits, tmp_pa
 def test_a_kept_model_is_calibrated_on_validation_and_abstains_from_few_of_its_images(stripes: DatasetSplits, tmp_path: Path) -> None:
     values = {"model": "small_cnn", "epochs": 4, "batch_size": 40, "storage": str(tmp_path), "label_smoothing": 0.3, "precision": "fp32"}
     config = parse_config(TrainConfig, values | {"optimizer": {"name": "adamw", "lr": 0.01}})
-    manifest = keep(train(stripes, config), config, stripes).bundle.manifest
+    manifest = save_model(train(stripes, config), config, stripes).bundle.manifest
     predictor = Predictor(ModelStore(str(tmp_path)).load("stripes"), precision="fp32", engine="torch")
     val, test = (predictor.predict(part.images) for part in (stripes.val, stripes.test))
     fitted = Trust.fit(val.logits, stripes.val.labels)
@@ -92,8 +91,8 @@ def test_a_worse_model_replaces_the_one_in_production_only_when_told_to(
 ) -> None:
     values = {"model": "small_cnn", "batch_size": 40, "storage": str(tmp_path), "optimizer": {"name": "adamw", "lr": 0.01}}
     good, bad = (parse_config(TrainConfig, values | changes) for changes in ({"epochs": 4}, {"epochs": 1, "promote": promote}))
-    assert keep(train(stripes, good), good, stripes).promoted
-    second = keep(train(stripes, bad), bad, stripes)
+    assert save_model(train(stripes, good), good, stripes).promoted
+    second = save_model(train(stripes, bad), bad, stripes)
     assert second.promoted == second_is_promoted
     assert ModelStore(str(tmp_path)).aliases("stripes")["production"] == (2 if second_is_promoted else 1)
 
@@ -101,19 +100,19 @@ def test_a_worse_model_replaces_the_one_in_production_only_when_told_to(
 def test_a_run_that_was_killed_after_it_kept_its_model_keeps_it_once(stripes: DatasetSplits, tmp_path: Path) -> None:
     config = parse_config(TrainConfig, {"model": "small_cnn", "epochs": 1, "batch_size": 40, "storage": str(tmp_path), "name": "run"})
     run = train(stripes, config)
-    first = keep(run, config, stripes, again=True)
-    again = keep(run, config, stripes, again=True)
+    first = save_model(run, config, stripes, resumed=True)
+    again = save_model(run, config, stripes, resumed=True)
     assert (again.bundle.reference, again.promoted) == (first.bundle.reference, True)
     other = config.model_copy(update={"name": "other"})
-    assert keep(dataclasses.replace(run, name="other"), other, stripes, again=True).bundle.version == 2
-    assert keep(run, config, stripes).bundle.version == 3
+    assert save_model(dataclasses.replace(run, name="other"), other, stripes, resumed=True).bundle.version == 2
+    assert save_model(run, config, stripes).bundle.version == 3
 
 
 def test_a_kept_model_brings_along_what_it_gets_wrong(stripes: DatasetSplits, tmp_path: Path) -> None:
     values = {"model": "small_cnn", "epochs": 1, "batch_size": 40, "storage": str(tmp_path), "micro_batch_size": 20}
     config = parse_config(TrainConfig, values)
     run = train(stripes, config)
-    bundle = keep(run, config, stripes).bundle
+    bundle = save_model(run, config, stripes).bundle
     gallery = json.loads(bundle.attachments[GALLERY_FILE])
     matrix = np.diag(gallery["correct"])
     for one in gallery["confusions"]:

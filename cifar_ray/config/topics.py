@@ -1,4 +1,4 @@
-"""Settings of how weights move: optimizer, schedule, averages."""
+"""One class for each topic of a training job."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from cifar_ray.config.base import Config, Fraction, NonNegative, Positive
+from cifar_ray.config.base import Config, Fraction, FrozenPart, NonNegative, Positive, ShareOfRate, UpToOne
 
 
 class OptimizerConfig(Config):
@@ -57,3 +57,42 @@ class AveragingConfig(Config):
     name: Literal["none", "ema", "lookahead"] = Field("none", description="lookahead: training goes on from the average, too")
     decay: Fraction = Field(0.998, description="share that an update keeps of the average; for lookahead 0.5 is usual")
     every_steps: int = Field(1, ge=1, description="steps between updates; for lookahead 5 is usual")
+
+
+class AugmentationConfig(Config):
+    """Random changes of training images, drawn anew each epoch."""
+
+    flip: Literal["none", "random", "alternating"] = Field(
+        "alternating", description="alternating: random in the first epoch, then each image turns every epoch"
+    )
+    translate_px: int = Field(2, ge=0, description="largest shift along each axis, border filled by reflection")
+    cutout_px: int = Field(0, ge=0, description="side of the square set to the mean colour")
+    rotate_deg: float = Field(0, ge=0, le=180, description="largest angle to either side, border filled by reflection")
+    brightness: UpToOne = Field(0, description="colours are multiplied by a factor drawn from 1 ± this")
+    contrast: UpToOne = Field(0, description="the same for the distance of colours from the image's mean grey")
+    saturation: UpToOne = Field(0, description="the same for the distance of colours from their grey")
+    hue: float = Field(0, ge=0, le=0.5, description="largest turn of colours around the grey axis, as a share of a full one")
+    noise_std: UpToOne = Field(0, description="Gaussian noise, of values in 0…1")
+    erase: UpToOne = Field(0, description="probability that a rectangle is set to the mean colour (random erasing)")
+    mixup: float = Field(0, ge=0, le=100, description="alpha of the Beta that two images and their labels are blended with; 0: off")
+    cutmix: float = Field(
+        0, ge=0, le=100, description="the same for a rectangle of another image; with mixup a coin decides for each image"
+    )
+    policy: Literal["none", "randaugment", "autoaugment"] = Field("none", description="autoaugment: the policy found for CIFAR-10")
+    policy_ops: int = Field(2, ge=1, le=10, description="randaugment: changes one after the other")
+    policy_magnitude: int = Field(9, ge=0, le=30, description="randaugment: strength of all changes")
+
+    @property
+    def mixes(self) -> bool:
+        """Whether images are mixed with others; labels are then shares of classes."""
+        return self.mixup > 0 or self.cutmix > 0
+
+
+class StartConfig(Config):
+    """The model that fine-tuning begins with, and what of it may change."""
+
+    model: str = Field(description="reference or path of a bundle")
+    freeze: FrozenPart = Field("none", description="what stays as it is: none, backbone (all but the head), or the first N stages")
+    stage_decay: ShareOfRate = Field(
+        1.0, description="learning rate of each stage as a share of that of the stage above it; 1 treats all alike"
+    )

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import ray
 
-from cifar_ray.cluster import plan as workers
-from cifar_ray.cluster.plan import Cluster, check_hosts, plan_when_there, plan_workers
+from cifar_ray.cluster import plan as planner
+from cifar_ray.cluster.hosts import check_shared_storage
+from cifar_ray.cluster.plan import Cluster, plan_when_there, plan_workers
 from cifar_ray.errors import ResourceError, StoreError
 from cifar_ray.storage import FileTree
-from cifar_ray.storage.probe import Mark
+from cifar_ray.storage.probe import StorageProbe
 
 CPUS, GPUS = {"CPU": 4.0}, {"CPU": 8.0, "GPU": 1.0}
 
@@ -102,7 +103,7 @@ def test_hosts_that_an_autoscaler_has_started_are_waited_for_once_though_ray_tel
     in_use = [cluster({"CPU": 0.0}, grows=True)] * 4
     told, asked = [*in_use, cluster({"CPU": 2.0}, {"CPU": 2.0}, grows=True)], []
     monkeypatch.setattr(Cluster, "now", classmethod(lambda _: told.pop(0)))
-    monkeypatch.setattr(workers, "_started", lambda plan: not asked.append(plan))
+    monkeypatch.setattr(planner, "_started", lambda plan: not asked.append(plan))
     said: list[str] = []
     plan = plan_when_there((2, 2), said.append)
     assert (plan.num_workers, plan.cpus, plan.waits) == (2, 2.0, False)
@@ -113,6 +114,6 @@ def test_hosts_that_an_autoscaler_has_started_are_waited_for_once_though_ray_tel
 def test_hosts_that_do_not_share_a_storage_are_found(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = {"NodeID": ray.get_runtime_context().get_node_id(), "Alive": True}
     monkeypatch.setattr(ray, "nodes", lambda: [here, here])
-    check_hosts(Mark.leave(FileTree(str(tmp_path), "folder")), str(tmp_path), "folder")
+    check_shared_storage(StorageProbe.place(FileTree(str(tmp_path), "folder")), str(tmp_path), "folder")
     with pytest.raises(StoreError, match="does not see what head wrote there"):
-        check_hosts(Mark("another", "head"), str(tmp_path), "folder")
+        check_shared_storage(StorageProbe("another", "head"), str(tmp_path), "folder")

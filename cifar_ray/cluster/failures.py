@@ -1,0 +1,46 @@
+"""What went wrong on Ray, as one error of ours: Ray wraps what a worker raises several times over."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from cifar_ray.cluster.private import causes_of
+from cifar_ray.errors import CifarRayError
+
+_CLASS = re.compile(r"^(ray\.exceptions\.|cifar_ray\.errors\.)?\w*(Error|Exception): ")
+
+
+def find_our_error(error: BaseException) -> CifarRayError | None:
+    """The first `CifarRayError` among an error and all that it was raised for; `None` if there is none."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        current = waiting.pop(0)
+        if isinstance(current, CifarRayError):
+            return current
+        if id(current) not in seen:
+            seen.add(id(current))
+            waiting += causes_of(current)
+    return None
+
+
+def unwrap(error: BaseException, otherwise: Callable[[str], CifarRayError]) -> CifarRayError:
+    """The error to show to the user.
+
+    Args:
+        error: what Ray raised.
+        otherwise: makes an error from one line about the failure, where no worker raised one of ours.
+    """
+    found = find_our_error(error)
+    if found is not None:
+        return found
+    first = next(iter(causes_of(error)), error)
+    return otherwise(last_line(str(first)) or type(first).__name__)
+
+
+def last_line(text: str, with_class: bool = True) -> str:
+    """What a traceback ends with; `with_class` keeps the name of the error's class."""
+    lines = text.strip().splitlines()
+    last = lines[-1].strip() if lines else ""
+    return last if with_class else _CLASS.sub("", last)

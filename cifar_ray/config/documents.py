@@ -1,0 +1,86 @@
+"""Settings as plain values and as YAML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from cifar_ray.config.base import Config
+from cifar_ray.errors import ConfigError
+
+FORMAT_VERSION = 1  # of the YAML files that hold a config
+_FORMAT_KEY = "format_version"
+
+ConfigType = TypeVar("ConfigType", bound=Config)
+
+
+def describe(error: ValidationError) -> str:
+    """The first mistake in a validation error as one line: `field: what is wrong (got value)`."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        return f"{field}: unknown key"
+    if not field:
+        return message
+    return f"{field}: {message} (got {first['input']!r})"
+
+
+def parse_config(config_type: type[ConfigType], values: dict[str, Any]) -> ConfigType:
+    """Validates plain values into a config.
+
+    Raises:
+        ConfigError: naming the first field that is unknown or impossible.
+    """
+    try:
+        return config_type.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(describe(error)) from None
+
+
+def to_yaml(config: Config) -> str:
+    """The full config as YAML; `read_yaml` and `parse_config` give it back."""
+    return yaml.safe_dump({_FORMAT_KEY: FORMAT_VERSION} | config.model_dump(mode="json"), sort_keys=False)
+
+
+def read_yaml(path: str | Path, flag: str = "--config") -> dict[str, Any]:
+    """Reads a YAML mapping; `flag` is what the user gave the path with.
+
+    Raises:
+        ConfigError: if the file cannot be read or is not a mapping.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{flag} {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{flag} {path}: expected a mapping of settings, got {type(values).__name__}")
+    return without_format(values, f"{flag} {path}")
+
+
+def without_format(values: dict[str, Any], where: str, newest: int = FORMAT_VERSION) -> dict[str, Any]:
+    """What a file holds besides its format version, once this release is known to read that; files of release 0.1 have none.
+
+    Args:
+        values: content of the file.
+        where: the file, for the message.
+        newest: the newest version that this release reads.
+
+    Raises:
+        ConfigError: if a newer release wrote the file.
+    """
+    version = values.get(_FORMAT_KEY, newest)
+    if not isinstance(version, int) or version > newest:
+        raise ConfigError(f"{where}: format_version {version} is not one that this release reads (up to {newest}); upgrade cifar-ray")
+    return {key: value for key, value in values.items() if key != _FORMAT_KEY}
+
+
+def flatten(values: dict[str, object], prefix: str = "") -> dict[str, str]:
+    """Nested settings as one level of `a.b: text`."""
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        found |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)}
+    return found

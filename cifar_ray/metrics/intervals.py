@@ -1,0 +1,109 @@
+"""How sure one may be of a figure: intervals, and tests that tell a difference from chance."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+from cifar_ray.metrics.accuracy import Integers
+
+SIGNIFICANT = 0.05
+_Z95 = NormalDist().inv_cdf(0.975)
+
+
+@dataclass(frozen=True)
+class ClassBias:
+    """Whether one class is predicted as often as it occurs.
+
+    Attributes:
+        occurs: images of the class.
+        predicted: images taken for it.
+        p_value: of an exact sign test between images wrongly taken for it and its images that were missed, adjusted for the
+            number of classes (Holm 1979).
+    """
+
+    occurs: int
+    predicted: int
+    p_value: float
+
+    @property
+    def significant(self) -> bool:
+        """Chance does not explain the difference."""
+        return self.p_value < SIGNIFICANT
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """Two models on the same images (McNemar 1947).
+
+    Attributes:
+        count: images.
+        only_a: images that only the first has right.
+        only_b: images that only the second has right.
+    """
+
+    count: int
+    only_a: int
+    only_b: int
+
+    @property
+    def difference(self) -> float:
+        """Accuracy of the second less that of the first."""
+        return (self.only_b - self.only_a) / max(1, self.count)
+
+    @property
+    def p_value(self) -> float:
+        """How often a difference this large comes by chance where the models are equally good; exact."""
+        return sign_test(self.only_a, self.only_b)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the difference (Agresti & Min 2005, Statistics in Medicine 24)."""
+        only_a, only_b, count = self.only_a + 0.5, self.only_b + 0.5, self.count + 2
+        centre = (only_b - only_a) / count
+        reach = _Z95 * math.sqrt(only_a + only_b - (only_b - only_a) ** 2 / count) / count
+        return max(-1.0, centre - reach), min(1.0, centre + reach)
+
+
+def accuracy_interval(correct: int, count: int) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927), within 0…1; all of it where nothing was counted."""
+    if count == 0:
+        return 0.0, 1.0
+    share, spread = correct / count, _Z95**2 / count
+    centre = (share + spread / 2) / (1 + spread)
+    reach = _Z95 * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
+    return max(0.0, centre - reach), min(1.0, centre + reach)
+
+
+def prediction_bias(confusion: Integers) -> list[ClassBias]:
+    """Tests for each class whether it is predicted more or less often than it occurs.
+
+    Images are paired with themselves: were both equally frequent, those wrongly taken for the class would be as many as its
+    missed ones.
+    """
+    wrongly, missed = (confusion.sum(axis=axis) - np.diag(confusion) for axis in (0, 1))
+    p_values = holm([sign_test(int(a), int(b)) for a, b in zip(wrongly, missed, strict=True)])
+    occurs, predicted = confusion.sum(axis=1).tolist(), confusion.sum(axis=0).tolist()
+    return [ClassBias(*values) for values in zip(occurs, predicted, p_values, strict=True)]
+
+
+def sign_test(a: int, b: int) -> float:
+    """Two-sided p-value of `a` heads and `b` tails of a fair coin, exact but for rounding."""
+    tosses, fewer = a + b, min(a, b)
+    if tosses == 0 or 2 * fewer == tosses:
+        return 1.0
+    taken = np.arange(fewer)
+    log_ways = np.concatenate(([0.0], np.cumsum(np.log(tosses - taken) - np.log(taken + 1))))
+    return min(1.0, 2 * float(np.exp(log_ways - tosses * math.log(2)).sum()))
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Adjusts p-values of several tests so that one false alarm among all is as rare as in a single test (Holm 1979)."""
+    adjusted, largest = [1.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, p_values[index] * (len(p_values) - rank)))
+        adjusted[index] = largest
+    return adjusted

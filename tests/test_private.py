@@ -1,0 +1,134 @@
+"""The private parts of Ray and torch that cluster/private.py uses are where it expects them, and it works without them."""
+
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+import ray
+import torch
+from ray.util.placement_group import placement_group, remove_placement_group
+
+from cifar_ray.cluster import private
+from cifar_ray.cluster.failures import find_our_error, last_line, unwrap
+from cifar_ray.errors import DataError, ResourceError, TrainingError
+
+MOVED = [
+    "ray._private.state",
+    "ray.autoscaler.v2.utils",
+    "ray.core.generated.autoscaler_pb2",
+    "ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator",
+    "ray.train.v2._internal.execution.callback",
+]
+
+
+@pytest.fixture
+def moved(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As if Ray and torch had moved all of them."""
+    for module in MOVED:
+        monkeypatch.setitem(sys.modules, module, None)
+    for owner, name in (
+        (torch.cpu, "_is_avx512_bf16_supported"),
+        (torch.cpu, "_is_amx_tile_supported"),
+        (torch, "_foreach_copy_"),
+        (torch, "_foreach_lerp_"),
+    ):
+        monkeypatch.delattr(owner, name)
+    return
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_the_private_modules_of_ray_are_still_there(name: str) -> None:
+    __import__(name)
+
+
+def test_the_states_of_ray_trains_controller_are_still_there() -> None:
+    states = private.controller_states()
+    assert states is not None
+    assert hasattr(states.callback, "after_controller_state_update")
+    assert "scaling_decision" in states.resizes.__init__.__annotations__ | {"scaling_decision": None}
+
+
+@pytest.mark.parametrize("name", ["_foreach_copy_", "_foreach_lerp_"])
+def test_torchs_operations_on_many_tensors_are_still_there(name: str) -> None:
+    assert hasattr(torch, name)
+
+
+@pytest.mark.parametrize("name", ["_is_avx512_bf16_supported", "_is_amx_tile_supported"])
+def test_torchs_questions_about_the_processor_are_still_there(name: str) -> None:
+    assert isinstance(getattr(torch.cpu, name)(), bool)
+
+
+@pytest.mark.ray
+def test_ray_still_answers_what_is_asked_of_it(ray_cluster: None) -> None:
+    (host,) = private.free_resources_by_host()
+    assert 0 < host["CPU"] <= 2
+    assert private.autoscaler_is_on() is False
+    private.refresh_hosts()
+    group = placement_group([{"CPU": 1000}])
+    assert private.is_infeasible(group) is False  # only an autoscaler says so
+    remove_placement_group(group)
+
+
+@pytest.mark.ray
+def test_without_them_one_host_is_still_counted_and_nothing_else_is_lost(ray_cluster: None, moved: None) -> None:
+    (host,) = private.free_resources_by_host()
+    assert 0 < host["CPU"] <= 2
+    assert private.autoscaler_is_on() is False
+    private.refresh_hosts()
+    assert private.controller_states() is None
+    assert private.is_infeasible(None) is False
+
+
+def test_without_them_several_hosts_cannot_be_counted_and_the_error_says_so(moved: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}, {"Alive": True}])
+    with pytest.raises(ResourceError, match="does not tell what is free on each host; install a Ray version that"):
+        private.free_resources_by_host()
+
+
+def test_averages_are_the_same_bits_with_and_without_torchs_operations_on_many_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    def averaged() -> list[torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        averages, present = ([torch.randn(n, generator=generator) for n in (1, 7, 1000)] for _ in range(2))
+        private.lerp_each(averages, present, 0.1)
+        copies = [torch.zeros_like(tensor) for tensor in averages]
+        private.copy_each(copies, averages)
+        return copies
+
+    together = averaged()
+    monkeypatch.delattr(torch, "_foreach_copy_")
+    monkeypatch.delattr(torch, "_foreach_lerp_")
+    assert all(torch.equal(one, other) for one, other in zip(together, averaged(), strict=True))
+
+
+def test_a_processor_that_cannot_be_asked_computes_in_fp32(moved: None) -> None:
+    assert private.cpu_computes_bf16() is False
+
+
+@pytest.mark.parametrize("name", ["cause", "_base_exc", "controller_failure"])
+def test_our_error_is_found_however_ray_wraps_it(name: str) -> None:
+    ours, outer = DataError("no pictures"), RuntimeError("outer")
+    setattr(outer, name, RuntimeError("between"))
+    getattr(outer, name).__cause__ = ours
+    assert find_our_error(outer) is ours
+    assert unwrap(outer, TrainingError) is ours
+
+
+def test_our_error_is_found_among_those_of_several_workers() -> None:
+    error = RuntimeError("workers failed")
+    error.worker_failures = {0: RuntimeError("lost"), 1: DataError("no pictures")}  # type: ignore[attr-defined]
+    assert str(find_our_error(error)) == "no pictures"
+
+
+def test_an_error_that_is_not_ours_becomes_one_line() -> None:
+    error = RuntimeError("workers failed")
+    error.worker_failures = {0: RuntimeError("Traceback:\n  line\nValueError: too small")}  # type: ignore[attr-defined]
+    assert str(unwrap(error, lambda reason: TrainingError(f"training failed: {reason}"))) == "training failed: ValueError: too small"
+    assert last_line("a\nray.exceptions.RayTaskError: b", with_class=False) == "b"
+
+
+def test_errors_that_refer_to_each_other_are_searched_once() -> None:
+    one, other = RuntimeError("one"), RuntimeError("other")
+    one.__cause__, other.__cause__ = other, one
+    assert find_our_error(one) is None
+    assert find_our_error(SimpleNamespace(__cause__=None)) is None  # type: ignore[arg-type]
