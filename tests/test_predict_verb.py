@@ -20,7 +20,7 @@ from PIL import Image
 from cifar_ray import __main__ as console
 from cifar_ray.client import Client
 from cifar_ray.data.decode import decode_image, fit
-from cifar_ray.errors import CifarRayError, ConfigError, DataError, ServerError
+from cifar_ray.errors import ConfigError, DataError, ServerError, UnknownModelError
 from cifar_ray.inference.batch import table as writing
 from cifar_ray.inference.batch.pictures import list_pictures
 from cifar_ray.inference.predictor import Prediction, Predictor
@@ -240,5 +240,5 @@ def test_an_error_in_a_worker_reaches_the_user_as_itself(ray_cluster: None, stor
     from cifar_ray.inference.batch.table import Part
 
     parts = [Part(0, (str(pictures / "00.png"),))]
-    with pytest.raises(CifarRayError, match="no model fish in"):
+    with pytest.raises(UnknownModelError, match="no model fish in"):
         list(classify_on_ray(ModelJob("fish", store.storage, 1), parts, str(tmp_path), 1))
