@@ -169,4 +169,4 @@ class _SpeedColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:,.0f} {self._unit}/s", style="progress.data.speed")
+        return Text("" if speed is None else f"{speed:,.0f} {self._unit}/s")
