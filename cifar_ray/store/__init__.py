@@ -3,7 +3,8 @@
 from cifar_ray.store.bundle import Bundle
 from cifar_ray.store.locate import load_model
 from cifar_ray.store.manifest import Architecture, Manifest, Quantization
-from cifar_ray.store.registry import LATEST, PREVIOUS, PRODUCTION, ModelStore, should_promote
+from cifar_ray.store.promotion import should_promote
+from cifar_ray.store.registry import LATEST, PREVIOUS, PRODUCTION, ModelStore
 
 __all__ = [
     "LATEST",
