@@ -61,6 +61,10 @@ def surroundings(place: Path) -> dict[str, str]:
     return kept | {"CIFAR_RAY_STORAGE": str(place / "storage"), "CIFAR_RAY_CACHE": str(place / "cache")}
 
 
+def run(command: list[Path | str], folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+
+
 def test_the_wheel_holds_the_licence_and_all_files_that_are_not_python(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     tracked = subprocess.run(["git", "ls-files", "cifar_ray", "deployments"], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -77,7 +81,7 @@ def test_commands_run_without_the_checkout(installed: Path, place: Path, surroun
 
 
 def test_the_demo_runs_and_leaves_a_model(installed: Path, place: Path, surroundings: dict[str, str]) -> None:
-    shown = subprocess.run([installed / "cifar-ray", "demo"], cwd=place, env=surroundings, capture_output=True, text=True, check=False)
+    shown = run([installed / "cifar-ray", "demo"], place, surroundings)
     assert shown.returncode == 0, shown.stderr
     assert "which is right" in shown.stdout
     listed = subprocess.run(

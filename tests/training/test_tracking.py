@@ -108,7 +108,7 @@ def mlflow_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[s
         deadline_s = time.monotonic() + 120
         while True:
             try:
-                urllib.request.urlopen(f"{address}/health", timeout=2).close()  # noqa: S310
+                urllib.request.urlopen(f"{address}/health", timeout=2).close()
                 break
             except OSError:
                 assert server.poll() is None, (tmp_path / "server.log").read_text()
