@@ -74,9 +74,7 @@ def test_the_wheel_holds_the_licence_and_all_files_that_are_not_python(wheel: Pa
 
 def test_commands_run_without_the_checkout(installed: Path, place: Path, surroundings: dict[str, str]) -> None:
     for arguments, expected in ((["--help"], "serve"), (["store", "list"], "no model"), (["train", "--list-recipes"], "airbench94")):
-        shown = subprocess.run(
-            [installed / "cifar-ray", *arguments], cwd=place, env=surroundings, capture_output=True, text=True, check=True
-        )
+        shown = run([installed / "cifar-ray", *arguments], place, surroundings)
         assert expected in shown.stdout
 
 
@@ -84,10 +82,7 @@ def test_the_demo_runs_and_leaves_a_model(installed: Path, place: Path, surround
     shown = run([installed / "cifar-ray", "demo"], place, surroundings)
     assert shown.returncode == 0, shown.stderr
     assert "which is right" in shown.stdout
-    listed = subprocess.run(
-        [installed / "cifar-ray", "store", "list"], cwd=place, env=surroundings, capture_output=True, text=True, check=True
-    )
-    assert "digits" in listed.stdout
+    assert "digits" in run([installed / "cifar-ray", "store", "list"], place, surroundings).stdout
 
 
 @pytest.fixture

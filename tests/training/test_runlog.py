@@ -42,8 +42,8 @@ def test_workers_that_were_lost_count_as_a_fault(log: RunLog, lines: Lines) -> N
     log.hear("step", (2, 3, 10))
     log.hear("start", (1, 2, [], 1))
     assert lines.lines == [
-        "workers were lost; new ones go on from step 1 of epoch 2, 6 steps back",
-        "workers were lost; 1 instead of 2 go on from step 3 of epoch 2, 1 steps back",
+        "worker failure: resuming with new workers from step 1 of epoch 2, 6 steps repeated",
+        "worker failure: resuming with 1 instead of 2 workers from step 3 of epoch 2, 1 step repeated",
     ]
     assert (log.restarts, log.repeated_steps) == (2, 7)
     assert log.workers == [(1, 1, 2), (2, 1, 2), (2, 3, 1)]
@@ -52,7 +52,7 @@ def test_workers_that_were_lost_count_as_a_fault(log: RunLog, lines: Lines) -> N
 def test_a_change_of_their_number_does_not(log: RunLog, lines: Lines) -> None:
     log.hear("resize", 3)
     log.hear("start", (1, 6, [], 3))
-    assert lines.lines == ["the cluster changed; 3 instead of 2 go on from step 7 of epoch 2, 0 steps back"]
+    assert lines.lines == ["the cluster changed: resuming with 3 instead of 2 workers from step 7 of epoch 2, 0 steps repeated"]
     assert (log.restarts, log.repeated_steps) == (0, 0)
     log.hear("start", (1, 6, [], 2))
     assert log.restarts == 1
@@ -61,6 +61,6 @@ def test_a_change_of_their_number_does_not(log: RunLog, lines: Lines) -> None:
 def test_it_knows_when_nobody_works(log: RunLog, lines: Lines) -> None:
     log.hear("wait", None)
     assert log.waits
-    assert lines.lines == ["too few hosts for the fewest workers; waiting for more"]
+    assert lines.lines == ["too few hosts for the minimum number of workers; waiting for more"]
     log.hear("start", (1, 0, [], 2))
     assert not log.waits
