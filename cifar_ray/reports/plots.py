@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -13,10 +11,10 @@ import numpy.typing as npt
 from cifar_ray.evaluation.corruptions import CORRUPTIONS, LEVELS
 from cifar_ray.evaluation.slices import Slice
 from cifar_ray.metrics.accuracy import Calibration, ClassBias, Evaluation
+from cifar_ray.reports.canvas import empty_figure, new_figure, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _MOST_LABELLED = 40  # class names that can still be read along an axis
 _MOST_NUMBERED = 20  # cells a side that can still hold a number
@@ -29,7 +27,7 @@ def confusion(evaluation: Evaluation, class_names: Sequence[str]) -> bytes:
     shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
     mistakes = np.where(np.eye(classes, dtype=bool), np.nan, shares)
     side = min(14.0, 3 + 0.5 * classes)
-    figure, axes = _figure(side, side * 0.92)
+    figure, axes = new_figure(side, side * 0.92)
     image = axes.imshow(mistakes, cmap="Oranges", vmin=0)
     figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true class, mistakes only")
     if classes <= _MOST_NUMBERED:
@@ -41,12 +39,12 @@ def confusion(evaluation: Evaluation, class_names: Sequence[str]) -> bytes:
             )
     _name_classes(axes, class_names, both=True)
     axes.set(xlabel="predicted", ylabel="true")
-    return _png(figure)
+    return to_png(figure)
 
 
 def reliability(calibration: Calibration, uncalibrated: Calibration) -> bytes:
     """Accuracy by confidence, with the temperature and without, and how many images have which."""
-    figure, axes = _figure(5.5, 5)
+    figure, axes = new_figure(5.5, 5)
     bins = len(calibration.counts)
     middles = (np.arange(bins) + 0.5) / bins
     filled = calibration.counts > 0
@@ -61,12 +59,12 @@ def reliability(calibration: Calibration, uncalibrated: Calibration) -> bytes:
     counts = axes.twinx()
     counts.step(middles, calibration.counts / max(1, calibration.counts.sum()), where="mid", color=_BLUE)
     counts.set(ylabel="share of images (blue line)", ylim=(0, 1))
-    return _png(figure)
+    return to_png(figure)
 
 
 def per_class(evaluation: Evaluation, class_names: Sequence[str]) -> bytes:
     """Precision, recall and F1 of each class."""
-    figure, axes = _figure(max(7.0, min(16.0, 0.8 * len(class_names))), 4)
+    figure, axes = new_figure(max(7.0, min(16.0, 0.8 * len(class_names))), 4)
     series = {"precision": evaluation.per_class_precision(), "recall": evaluation.per_class_accuracy(), "F1": evaluation.per_class_f1()}
     for (name, values), colour, marker in zip(series.items(), (_BLUE, _ORANGE, "black"), ("^", "v", "_"), strict=True):
         axes.scatter(range(len(values)), values * 100, s=60, color=colour, marker=marker, label=name)
@@ -74,24 +72,24 @@ def per_class(evaluation: Evaluation, class_names: Sequence[str]) -> bytes:
     _name_classes(axes, class_names)
     axes.grid(alpha=0.3)
     axes.legend(ncol=3, loc="upper center", bbox_to_anchor=(0.5, 1.14), frameon=False)
-    return _png(figure)
+    return to_png(figure)
 
 
 def bias(classes: Sequence[ClassBias], class_names: Sequence[str]) -> bytes:
     """How much more often each class is predicted than it occurs; orange where chance does not explain it."""
-    figure, axes = _figure(max(7.0, min(16.0, 0.8 * len(class_names))), 3.5)
+    figure, axes = new_figure(max(7.0, min(16.0, 0.8 * len(class_names))), 3.5)
     excess = [100 * (one.predicted - one.occurs) / max(1, one.occurs) for one in classes]
     axes.bar(range(len(excess)), excess, color=[_ORANGE if one.significant else _GREY for one in classes])
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(ylabel="predicted more often\nthan it occurs (%)")
     _name_classes(axes, class_names)
-    return _png(figure)
+    return to_png(figure)
 
 
 def robustness(correct: npt.NDArray[np.int64], count: int, clean: float) -> bytes:
     """Accuracy by kind and level of corruption."""
     accuracy = 100 * correct / count
-    figure, axes = _figure(6.5, 0.42 * len(CORRUPTIONS) + 1.4)
+    figure, axes = new_figure(6.5, 0.42 * len(CORRUPTIONS) + 1.4)
     image = axes.imshow(accuracy, cmap="RdYlGn", vmin=0, vmax=100 * clean, aspect="auto")
     for (row, column), value in np.ndenumerate(accuracy):
         axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=9)
@@ -99,14 +97,12 @@ def robustness(correct: npt.NDArray[np.int64], count: int, clean: float) -> byte
     axes.set_xticks(range(LEVELS), [str(level + 1) for level in range(LEVELS)])
     axes.set(xlabel=f"level (clean: {100 * clean:.1f} %)")
     figure.colorbar(image, ax=axes, label="accuracy (%)")
-    return _png(figure)
+    return to_png(figure)
 
 
 def slices(by_property: dict[str, list[Slice]], overall: float) -> bytes:
     """Accuracy on each part of the images, with its 95 % interval."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.2 * len(by_property), 3.6), layout="constrained")
+    figure = empty_figure(4.2 * len(by_property), 3.6)
     panels = np.atleast_1d(figure.subplots(1, len(by_property), sharey=True))
     for axes, (name, parts) in zip(panels, by_property.items(), strict=True):
         shares = np.array([part.accuracy for part in parts])
@@ -118,48 +114,41 @@ def slices(by_property: dict[str, list[Slice]], overall: float) -> bytes:
         axes.set(xlabel=name)
         axes.grid(axis="y", alpha=0.3)
     panels[0].set(ylabel="accuracy (%)")
-    return _png(figure)
+    return to_png(figure)
 
 
 def class_counts(counts: dict[str, list[int]], class_names: Sequence[str]) -> bytes:
     """Images of each class, a colour a split."""
-    figure, axes = _figure(max(7.0, min(16.0, 0.8 * len(class_names))), 3.5)
+    figure, axes = new_figure(max(7.0, min(16.0, 0.8 * len(class_names))), 3.5)
     width = 0.8 / len(counts)
     for index, ((split, values), colour) in enumerate(zip(counts.items(), (_BLUE, _ORANGE, _GREY), strict=False)):
         axes.bar(np.arange(len(values)) + width * (index - (len(counts) - 1) / 2), values, width=0.9 * width, color=colour, label=split)
     axes.set(ylabel="images")
     figure.legend(loc="outside upper right", ncols=len(counts))
     _name_classes(axes, class_names)
-    return _png(figure)
+    return to_png(figure)
 
 
 def file_sizes(widths_px: npt.NDArray[np.int64], heights_px: npt.NDArray[np.int64], image_size_px: int) -> bytes:
     """Width and height of files, the larger the dot the more of that size; dotted what the network takes."""
     sizes, counts = np.unique(np.stack((widths_px, heights_px), axis=1), axis=0, return_counts=True)
-    figure, axes = _figure(5, 5)
+    figure, axes = new_figure(5, 5)
     axes.scatter(sizes[:, 0], sizes[:, 1], s=10 + 300 * counts / counts.max(), color=_BLUE, alpha=0.4, linewidths=0)
     axes.axvline(image_size_px, color="black", linestyle=":", linewidth=0.8)
     axes.axhline(image_size_px, color="black", linestyle=":", linewidth=0.8)
     axes.set(xlabel="width (px)", ylabel="height (px)", xlim=(0, None), ylim=(0, None))
-    return _png(figure)
+    return to_png(figure)
 
 
 def class_differences(differences: Sequence[tuple[float, bool]], class_names: Sequence[str], reference: str) -> bytes:
     """How much better the second model is on each class, in points; orange where chance does not explain it."""
-    figure, axes = _figure(max(7.0, min(16.0, 0.8 * len(class_names))), 3.5)
+    figure, axes = new_figure(max(7.0, min(16.0, 0.8 * len(class_names))), 3.5)
     colours = [_ORANGE if significant else _GREY for _, significant in differences]
     axes.bar(range(len(differences)), [100 * difference for difference, _ in differences], color=colours)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set(ylabel=f"recall of {reference}\nless that of the first (points)")
     _name_classes(axes, class_names)
-    return _png(figure)
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure  # takes half a second, and only pictures need it
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
+    return to_png(figure)
 
 
 def _name_classes(axes: Axes, class_names: Sequence[str], *, both: bool = False) -> None:
@@ -170,11 +159,3 @@ def _name_classes(axes: Axes, class_names: Sequence[str], *, both: bool = False)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
     if both:
         axes.set_yticks(range(len(names)), names)
-
-
-def _png(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)  # of a script that the font lacks
-        figure.savefig(file, format="png", dpi=100)
-    return file.getvalue()

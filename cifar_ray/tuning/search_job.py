@@ -16,7 +16,7 @@ from cifar_ray.errors import ConfigError
 from cifar_ray.recipes import recipe_search_space
 from cifar_ray.storage import FileTree
 from cifar_ray.tuning.record import Record
-from cifar_ray.tuning.space import SearchSpace, parse_space, to_mapping
+from cifar_ray.tuning.space import SearchSpace, parse_space, to_mapping, trial_config
 
 FOLDER = "tunings"
 _SETTINGS_FILE = "search.yaml"
@@ -103,6 +103,12 @@ def prepare(fixed: TrainConfig, search: SearchConfig, space_values: Mapping[str,
         return job
     digest = hashlib.sha256(json.dumps(_identity(job._settings()), sort_keys=True).encode()).hexdigest()
     return SearchJob(f"{fixed.save_as or fixed.dataset}-{digest[:8]}", fixed, search, space)
+
+
+def best_config(record: Record, fixed: TrainConfig) -> TrainConfig | None:
+    """The config of the best trial, without a run name; `None` before a trial has a metric."""
+    ranked = record.ranked()
+    return trial_config(fixed, ranked[0].parameters).model_copy(update={"name": None}) if ranked else None
 
 
 def saved_settings(storage: str, name: str) -> dict[str, Any]:

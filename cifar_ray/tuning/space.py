@@ -67,6 +67,15 @@ class Parameter:
             return [low, (low + high) / 2, high]
         return sorted({round(low + (high - low) * step / (_GRID_POINTS - 1)) for step in range(_GRID_POINTS)})
 
+    def position(self, value: Any) -> float:
+        """Where a value lies between the bounds, or among the choices, 0–1; on a logarithmic scale for `loguniform`."""
+        if self.kind == "choice":
+            return self.values.index(value) / (len(self.values) - 1)
+        low, high = self.bounds
+        if self.kind == "loguniform":
+            return math.log(value / low) / math.log(high / low)
+        return float((value - low) / (high - low))
+
 
 SearchSpace = tuple[Parameter, ...]
 

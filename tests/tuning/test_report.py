@@ -8,8 +8,9 @@ import pytest
 from cifar_ray.cli import parse_train_command
 from cifar_ray.cli.search_table import LiveTable, table
 from cifar_ray.config import TrainConfig
-from cifar_ray.reports.search_report import parameter_importance, write_results
+from cifar_ray.reports.search_report import write_results
 from cifar_ray.storage import FileTree
+from cifar_ray.tuning.importance import parameter_importance
 from cifar_ray.tuning.record import Record
 from cifar_ray.tuning.space import SearchSpace
 
