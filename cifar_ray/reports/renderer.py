@@ -12,7 +12,7 @@ from typing import ClassVar
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 _NUMBER = r"[-+]?[\d.,]+(e[-+]?\d+)?( ?%)?"
-_NUMBERS = re.compile(rf"{_NUMBER}((/| and | ± ){_NUMBER})?|–")
+_NUMBERS = re.compile(rf"(< )?{_NUMBER}((/| and | ± ){_NUMBER})?|–")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -133,22 +132,8 @@ def run_range_test(
     return RangeTest(rates[: len(losses)], np.array(losses), diverged)
 
 
-def to_png(test: RangeTest, title: str, configured: float) -> bytes:
-    """Loss over rate, with the suggestions and the rate in the config."""
-    from matplotlib.figure import Figure  # takes half a second, and only this needs it
-
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(test.rates, test.losses, color="0.75", linewidth=1, label="loss of each step")
-    axes.plot(test.rates, test.smoothed, color="C0", label="smoothed")
-    marks = {"edge (the suggestion)": test.edge, "steepest": test.steepest, "valley": test.valley, "in the config": configured}
-    for number, (name, rate) in enumerate(marks.items(), start=1):
-        axes.axvline(rate, color=f"C{number}", linestyle="-" if number == 1 else "--", label=f"{name}: {rate:.2g}")
-    low, high = min(test.smoothed.min(), test.losses.min()), float(np.quantile(test.smoothed, 0.97))
-    axes.set(xscale="log", xlabel="learning rate (optimizer.lr)", ylabel="training loss (nats)", title=title)
-    axes.set_ylim(low - 0.05 * (high - low), high + 0.35 * (high - low))
-    axes.grid(alpha=0.3)
-    axes.legend()
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    return picture.getvalue()
+def learning_rate_flags(config: TrainConfig, rate: float) -> str:
+    """The flags that set `optimizer.lr` to `rate`; muon's other rates change in proportion, as they did in the test."""
+    names = ("lr", "head_lr", "bias_lr") if config.optimizer.name == "muon" else ("lr",)
+    factor = rate / config.optimizer.lr
+    return " ".join(f"--optimizer.{name.replace('_', '-')} {factor * getattr(config.optimizer, name):.2g}" for name in names)

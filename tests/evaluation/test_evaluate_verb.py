@@ -206,7 +206,7 @@ def test_a_model_compared_with_itself_does_not_differ(models: Models, tmp_path: 
     assert console.main(["compare", "itself", "itself@1", "--storage", str(storage), "--out", str(tmp_path)]) == 0
     figures = json.loads((tmp_path / "comparison.json").read_text())
     assert (figures["p_value"], figures["difference"], figures["agreement"]) == (1.0, 0.0, 1.0)
-    assert figures["verdict"] == "no difference that chance does not explain"
+    assert figures["verdict"] == "no significant difference"
 
 
 def test_it_is_told_whether_these_are_the_images_that_training_reported_on(
@@ -223,7 +223,7 @@ def test_it_is_told_whether_these_are_the_images_that_training_reported_on(
         assert told in capsys.readouterr().out
     assert console.main(["compare", "known", "other", *flags[:4]]) == 0
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
-    assert notes == [f"{'note':12} other@1 was tested on other images after its training; it may have learnt some of these"]
+    assert notes == [f"{'note':12} other@1 was trained with another split; it may have been trained on some of these images"]
 
 
 def test_an_ensemble_is_evaluated_like_any_model(models: Models, pictures: Path, tmp_path: Path) -> None:
