@@ -43,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from cifar_ray.cli.bars import Bars
     from cifar_ray.evaluation.figures import summarize, to_json
-    from cifar_ray.evaluation.gallery_version import with_gallery
     from cifar_ray.evaluation.model_evaluation import evaluate_model, score_here, spoil_every  # torch: seconds that --help does without
+    from cifar_ray.evaluation.new_versions import with_gallery
     from cifar_ray.evaluation.scoring import device_here
     from cifar_ray.evaluation.selection import select
     from cifar_ray.inference.predictor import Predictor
