@@ -60,11 +60,11 @@ def reliability(calibration: Calibration, uncalibrated: Calibration) -> bytes:
         markersize=4,
         label="with the temperature",
     )
-    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.03))
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
     counts = axes.twinx()
     counts.step(middles, calibration.counts / max(1, calibration.counts.sum()), where="mid", color=_BLUE)
-    counts.set(ylabel="share of images (blue line)", ylim=(0, 1))
+    counts.set(ylabel="share of images (blue line)", ylim=(0, 1.03))
     return to_png(figure)
 
 
@@ -87,7 +87,7 @@ def bias(classes: Sequence[ClassBias], class_names: Sequence[str]) -> bytes:
     excess = [100 * (one.predicted - one.occurs) / max(1, one.occurs) for one in classes]
     axes.bar(range(len(excess)), excess, color=[_ORANGE if one.significant else _GREY for one in classes])
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set(ylabel="predictions above\noccurrences (%)")
+    axes.set(ylabel="excess predictions (%)")
     _name_classes(axes, class_names)
     return to_png(figure)
 
@@ -128,7 +128,7 @@ def slices(by_property: dict[str, list[Slice]], overall: float) -> bytes:
         axes.set(xlabel=name)
         axes.grid(axis="y", alpha=0.3)
     panels[0].set(ylabel="accuracy (%)")
-    panels[0].legend(loc="lower left", frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", frameon=False)
     return to_png(figure)
 
 
