@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: CalibrateCommand = cli.parse(CalibrateCommand, argv, PROG)
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # decoding
 
-    from cifar_ray.evaluation.recalibration import calibrated  # torch: seconds that --help does without
+    from cifar_ray.evaluation.new_versions import calibrated  # torch: seconds that --help does without
 
     store = ModelStore(command.storage)
     bundle = store.load(command.model)

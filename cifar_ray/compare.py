@@ -37,9 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
 
     from cifar_ray.cli.bars import Bars
-    from cifar_ray.evaluation.comparison import Contender, compare_models, summarize, to_files, to_json  # torch: seconds
+    from cifar_ray.evaluation.comparison import Contender, compare_models, summarize, to_json  # torch: seconds
     from cifar_ray.evaluation.scoring import device_here
     from cifar_ray.inference.predictor import Predictor
+    from cifar_ray.reports.comparison_report import to_files
     from cifar_ray.store import load_model
 
     bundles = [load_model(reference, command.storage) for reference in (command.first, command.second)]

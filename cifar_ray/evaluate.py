@@ -26,7 +26,7 @@ class EvaluateCommand(DataChoice):
     )
     storage: str = Field(default_factory=default_storage, description=f"path or URI; default ${STORAGE_VARIABLE} or ./storage")
     out: str | None = Field(None, description="folder for report.html, evaluation.json and pictures; default <storage>/evaluations/…")
-    robustness_images: int = Field(2000, ge=0, description="images to spoil in 12 ways at 5 levels; 0 for none")
+    robustness_images: int = Field(2000, ge=0, description="images to corrupt (12 corruption types, 5 severities); 0 for none")
     leakage: bool = Field(True, description="look for images that show what a training image shows")
     attach: bool = Field(
         False, description="keep a new version of the model that shows its confusion matrix and mistakes on the server's page"
@@ -43,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from cifar_ray.cli.bars import Bars
     from cifar_ray.evaluation.figures import summarize, to_json
-    from cifar_ray.evaluation.gallery_version import with_gallery
-    from cifar_ray.evaluation.model_evaluation import evaluate_model, score_here, spoil_every  # torch: seconds that --help does without
+    from cifar_ray.evaluation.model_evaluation import corruption_stride, evaluate_model, score_here  # torch takes seconds
+    from cifar_ray.evaluation.new_versions import with_gallery
     from cifar_ray.evaluation.scoring import device_here
     from cifar_ray.evaluation.selection import select
     from cifar_ray.inference.predictor import Predictor
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     bundle = load_model(command.model, command.storage)
     data = select(bundle.manifest, command)
     predictor = Predictor(bundle, device_here(), command.precision, command.engine)
-    every = spoil_every(len(data.images), command.robustness_images)
+    every = corruption_stride(len(data.images), command.robustness_images)
     with Bars() as bars:
         if command.num_workers is None:
             scores = score_here(predictor, data.images, every)

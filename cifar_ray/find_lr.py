@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import tyro
 from pydantic import Field
@@ -17,17 +15,11 @@ from cifar_ray.cluster.process import prepare_process
 from cifar_ray.config import Positive, StartConfig, TrainConfig
 from cifar_ray.data import load_splits
 from cifar_ray.data.batches.loader import check_batch_size
-from cifar_ray.data.dataset import DatasetSplits
-from cifar_ray.reports.renderer import Picture, Section, Table, render
-from cifar_ray.storage import FileTree
 from cifar_ray.training import job
-
-if TYPE_CHECKING:
-    from cifar_ray.tuning.lr_range import RangeTest
 
 PROG = "python -m cifar_ray.find_lr"
 
-_MEANS = {
+_MEANINGS = {
     "edge": "up to here the loss falls: the suggestion for a peak rate",
     "steepest": "where the loss falls fastest, more cautious",
     "valley": "the middle of the longest fall, for a rate that stays constant",
@@ -59,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     import torch  # with what follows, seconds: mistakes are told before
 
-    from cifar_ray.tuning.lr_range import run_range_test
+    from cifar_ray.reports.lr_report import write_report
+    from cifar_ray.tuning.lr_range import learning_rate_flags, run_range_test
 
     rate = config.optimizer.lr
     with tqdm(total=command.steps, unit="step", file=sys.stderr, disable=None, dynamic_ncols=True) as bar:
@@ -80,36 +73,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     readings = {"edge": test.edge, "steepest": test.steepest, "valley": test.valley, "configured": rate}
     for name, value in readings.items():
-        print(f"{name:10} {value:<8.3g} {_MEANS[name]}")
+        print(f"{name:10} {value:<8.3g} {_MEANINGS[name]}")
     if test.edge > test.rates[-1] / 2 and not test.diverged:
         print(f"the loss still fell at {test.rates[-1]:.3g}: pass a higher --highest")
-    print(f"report     {_write(config, splits, test, readings)}")
-    print(f"use        python -m cifar_ray.train {_flags(config, test.edge)} …")
+    print(f"report     {write_report(config, splits, test, readings, _MEANINGS)}")
+    print(f"use        python -m cifar_ray.train {learning_rate_flags(config, test.edge)} …")
     return 0
-
-
-def _write(config: TrainConfig, splits: DatasetSplits, test: RangeTest, readings: dict[str, float]) -> str:
-    """JSON, picture and page in `<storage>/find_lr/<name>`; returns where the page is."""
-    from cifar_ray.tuning.lr_range import to_png
-
-    title = f"{splits.name}, {config.model}, {config.optimizer.name}"
-    curve = to_png(test, title, config.optimizer.lr)
-    about = {"suggestion": test.edge, **readings, "diverged": test.diverged, "rates": test.rates.tolist(), "losses": test.losses.tolist()}
-    rows = [(name, f"{value:.3g}", _MEANS[name]) for name, value in readings.items()]
-    section = Section("Range test", [Table(("", "optimizer.lr", ""), rows), Picture(curve, "training loss while all rates rise together")])
-    lead = f"{len(test.rates)} steps of up to {config.batch_size} images, {config.precision} precision; use {_flags(config, test.edge)}"
-    files = FileTree(config.storage, f"find_lr/{config.name}")
-    files.replace("find_lr.json", json.dumps(about | {"config": config.model_dump(mode="json")}, indent=1).encode())
-    files.replace("find_lr.png", curve)
-    files.replace("find_lr.html", render(f"Learning rate: {title}", lead, [section]))
-    return files.path("find_lr.html")
-
-
-def _flags(config: TrainConfig, rate: float) -> str:
-    """The flags that set what was tested: with muon, all its rates rose together."""
-    names = ("lr", "head_lr", "bias_lr") if config.optimizer.name == "muon" else ("lr",)
-    factor = rate / config.optimizer.lr
-    return " ".join(f"--optimizer.{name.replace('_', '-')} {factor * getattr(config.optimizer, name):.2g}" for name in names)
 
 
 if __name__ == "__main__":

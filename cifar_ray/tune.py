@@ -12,7 +12,7 @@ import tyro
 from pydantic import Field
 
 from cifar_ray import cli
-from cifar_ray.cli.search_table import LiveTable, describe_figure
+from cifar_ray.cli.search_table import LiveTable
 from cifar_ray.config import NAME_PATTERN, StartConfig, TrainConfig, default_storage, resolve_storage
 from cifar_ray.config.search_config import SearchConfig
 from cifar_ray.data import load_splits
@@ -20,6 +20,7 @@ from cifar_ray.data.batches.loader import check_batch_size
 from cifar_ray.training import job as training
 from cifar_ray.tuning import search_job as settings
 from cifar_ray.tuning.record import Record, format_parameters
+from cifar_ray.tuning.standings import describe_figure
 
 PROG = "python -m cifar_ray.tune"
 

@@ -7,7 +7,8 @@ import sys
 import time
 from typing import TextIO
 
-from cifar_ray.tuning.record import Record, Trial, format_parameters, images_per_s
+from cifar_ray.tuning.record import Record, Trial, format_parameters
+from cifar_ray.tuning.standings import describe_figure, row
 
 _REDRAW_INTERVAL_S = 0.5
 _MOST_ROWS = 16
@@ -88,21 +89,6 @@ class LiveTable:
         return f"trial {cells[0]:>3}  {cells[1]:11} {figures}  {trial.reason}".rstrip()
 
 
-def row(record: Record, trial: Trial) -> list[str]:
-    """Cells of a trial: number, status, epoch, the metric now, its best of each run, images a second, parameters."""
-    runs = [trial] if trial.again else record.runs(trial)
-    best = [format_metric(epoch[record.metric], record.metric) for run in runs if (epoch := run.best(record.metric))]
-    return [
-        f"{trial.number}{' again' * trial.again}",
-        trial.status,
-        f"{trial.epochs_done}/{record.max_epochs}",
-        format_metric(trial.epochs[-1][record.metric], record.metric) if trial.epochs else "",
-        " and ".join(best),
-        f"{images_per_s(trial):,.0f}" if trial.epochs else "",
-        format_parameters(trial.parameters),
-    ]
-
-
 def table(record: Record) -> list[str]:
     """Lines: a heading, the best trials and all that run, and a summary."""
     ranked = record.ranked()
@@ -125,19 +111,6 @@ def table(record: Record) -> list[str]:
     )
     lead = f"; best: trial {ranked[0].number}, {describe_figure(record, ranked[0])}" if ranked else ""
     return [*lines, f"{len(record.trials)} of {record.num_samples} trials: {counts or 'none yet'}{lead}; {record.epochs_run} epochs run"]
-
-
-def describe_figure(record: Record, trial: Trial) -> str:
-    """The figure that ranks a trial, and what it is the mean of."""
-    runs = len(record.runs(trial))
-    return format_metric(record.figure(trial), record.metric) + (f" (mean of {runs} seeds)" if runs > 1 else "")
-
-
-def format_metric(value: float | None, metric: str) -> str:
-    """Per cent for accuracies, nats for losses."""
-    if value is None:
-        return ""
-    return f"{value:.2%}" if metric.endswith("accuracy") else f"{value:.4f}"
 
 
 def _epochs_to_come(record: Record) -> float:
