@@ -4,6 +4,7 @@
 #   make test-slow  longer tests           make test-web  the page in Chromium
 #   make test-abuse  hostile requests      make test-cluster  ray up on hosts in network namespaces
 #   make test-chaos  a training killed thirty times
+#   make wheel-test  an installed wheel        make test-newest  the newest ray and torch
 #   make audit    known weaknesses of the locked packages
 PYTHON ?= python3
 BIN := .venv/bin
@@ -11,7 +12,7 @@ UV := $(BIN)/uv
 INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends
 
 .DEFAULT_GOAL := setup
-.PHONY: setup lock format lint test test-fast test-slow test-chaos test-web test-abuse test-cluster audit demo serve clean
+.PHONY: setup lock format lint test test-fast test-slow test-chaos test-web test-abuse test-cluster test-newest wheel-test audit demo serve clean
 
 setup: .venv/.installed
 	@echo "ready: . .venv/bin/activate, or see 'make demo' and README.md"
@@ -46,7 +47,7 @@ test: lint
 
 # without the tests that start Ray
 test-fast: setup
-	$(BIN)/python -m pytest -m "not (ray or web or abuse or slow or cluster or chaos)"
+	$(BIN)/python -m pytest -m "not (ray or web or abuse or slow or cluster or chaos or wheel)"
 
 # what would take `make test` over its ten minutes
 test-slow: setup
@@ -77,16 +78,31 @@ test-cluster: setup
 		{ apt-get update -qq && $(INSTALL) redis-server >/dev/null && systemctl disable --quiet --now redis-server 2>/dev/null; } || true
 	$(BIN)/python -m pytest -s -m cluster tests/cluster
 
+# builds a wheel, installs it into an empty environment outside the checkout, and runs `cifar-ray demo` and `cifar-ray serve` there; minutes
+wheel-test: setup
+	$(BIN)/python -m pytest -s -m wheel tests/test_wheel.py
+
+# The newest releases of everything, ray and torch beyond their upper bounds too, in an environment of its own: says what breaks.
+# First the private parts that cluster/private.py uses, then all tests of `make test-fast`.
+test-newest: setup
+	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-newest
+	printf 'ray[train,serve,tune]\ntorch\ntorchvision\n' > .venv-newest/overrides.txt
+	$(UV) pip install -q --upgrade --python .venv-newest/bin/python --overrides .venv-newest/overrides.txt \
+		-e '.[aws,dev,export,openvino,quantize,tracking,tune,web]'
+	@.venv-newest/bin/python -c 'import ray, torch; print("testing ray", ray.__version__, "and torch", torch.__version__)'
+	.venv-newest/bin/python -m pytest -q tests/test_private.py
+	.venv-newest/bin/python -m pytest -q -m "not (ray or web or abuse or slow or cluster or chaos or wheel)"
+
 # Known weaknesses of the locked versions. It asks a database on the internet, so it is no part of the tests; --strict fails where it cannot ask.
 audit: | $(UV)
 	@$(UV) tool run pip-audit --strict --disable-pip --require-hashes -r requirements.lock \
 		|| { echo "a locked version has a known weakness, or the database could not be asked: see above" >&2; exit 1; }
 
 demo: setup
-	$(BIN)/python examples/demo.py
+	$(BIN)/cifar-ray demo
 
 serve: setup
-	set -a && . ./serve.env && exec $(BIN)/serve run serve_config.yaml
+	exec $(BIN)/cifar-ray serve
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache
+	rm -rf .venv .venv-newest .mypy_cache .ruff_cache

@@ -19,8 +19,10 @@ VERBS = {
     "predict": "predict the classes of pictures: files, folders, URIs",
     "calibrate": "calibrate a model that was saved without calibration",
     "quantize": "add an int8 form for CPUs to a model",
+    "serve": "serve a model over HTTP",
     "keys": "add, list and revoke the API keys of a server",
     "store": "list, show, promote, roll back, delete, export and import models",
+    "demo": "train a small model, serve it and send it a picture",
 }
 
 
@@ -29,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print("usage: cifar-ray VERB …\n\n" + "\n".join(f"  {verb:10}{text}" for verb, text in VERBS.items()))
-        print("\nHelp for a verb: cifar-ray VERB --help. To serve models: serve run deployments:app")
+        print("\nHelp for a verb: cifar-ray VERB --help")
         return 0
     if arguments[0] not in VERBS:
         print(f"error: no verb {arguments[0]!r}. Available: {', '.join(VERBS)}", file=sys.stderr)

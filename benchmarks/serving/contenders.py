@@ -34,12 +34,6 @@ def bin_of(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
-def fast_settings() -> dict[str, str]:
-    """What `make serve` exports."""
-    lines = (ROOT / "serve.env").read_text(encoding="utf-8").splitlines()
-    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-
-
 @dataclass(frozen=True)
 class Contender:
     """A server on port 8000 that answers `POST /predict` with a multipart picture.
@@ -62,7 +56,7 @@ def contenders() -> dict[str, Contender]:
     serve, share = bin_of("serve"), {"PEER_TORCH_THREADS": "1"}
     bind = f"127.0.0.1:{PORT}"
     return {
-        "fast": Contender("cifar_ray, make serve", [serve, "run", str(ROOT / "serve_config.yaml")], fast_settings(), True),
+        "fast": Contender("cifar_ray, make serve", [bin_of("cifar-ray"), "serve"], {}, True),
         "simple": Contender("cifar_ray, serve run", [serve, "run", "deployments:app"], {}, True),
         "torch": Contender("cifar_ray, serve run engine=torch", [serve, "run", "deployments:app", "engine=torch"], {}, True),
         "litserve": Contender("LitServe, batching", [sys.executable, "litserve_app.py"]),

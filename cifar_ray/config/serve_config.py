@@ -27,48 +27,57 @@ class ServeConfig(Config):
     """One server. The CPU requests are shares for Ray's scheduler, small enough that everything fits on one core."""
 
     model: str | None = Field(
-        None, pattern=_REFERENCE_PATTERN, description="name@version or name; default: cifar10, else the oldest that can be loaded"
+        None, pattern=_REFERENCE_PATTERN, description="NAME or NAME@VERSION; default: cifar10, else the oldest model that loads"
     )
     storage: str = Field(
         default_factory=default_storage,
         validate_default=True,
-        description=f"where the models are; default ${STORAGE_VARIABLE} or ./storage",
+        description=f"path or URI of the models; default ${STORAGE_VARIABLE} or ./storage",
     )
-    top_k: int = Field(5, ge=1, description="most likely classes an answer lists, unless the request says ?top_k=")
-    abstain: bool = Field(True, description='say "abstain": true of pictures unlike those that the model was validated on')
-    precision: PrecisionName = Field("auto", description="auto: bf16 where the hardware has it, else fp16 on a GPU, else fp32")
-    engine: EngineName = Field("auto", description="auto: the fastest for this processor whose answers are those of plain torch")
+    top_k: int = Field(5, ge=1, description="number of most likely classes in an answer, unless the request has ?top_k=")
+    abstain: bool = Field(True, description='answer "abstain": true for pictures unlike those that the model was validated on')
+    precision: PrecisionName = Field("auto", description="number format; auto: bf16 if the hardware has it, else fp16 on a GPU, else fp32")
+    engine: EngineName = Field(
+        "auto", description="inference engine; auto: the fastest on this processor that gives the answers of plain torch"
+    )
 
-    num_replicas: int = Field(1, ge=1, description="copies of the model")
-    max_replicas: int | None = Field(None, ge=1, description="start more copies while requests queue, up to this many; default: no more")
-    downscale_delay_s: Positive = Field(60.0, description="how long copies stay after the load went")
-    max_batch_size: int = Field(64, ge=1, le=4096, description="most images in one forward pass")
+    num_replicas: int = Field(1, ge=1, description="number of model replicas")
+    max_replicas: int | None = Field(
+        None, ge=1, description="maximum number of replicas: more are started while requests queue; default: num_replicas"
+    )
+    downscale_delay_s: Positive = Field(60.0, description="seconds that extra replicas stay after the load has dropped")
+    max_batch_size: int = Field(64, ge=1, le=4096, description="maximum number of images in one forward pass")
     model_memory_bytes: int = Field(
-        2_000_000_000, ge=0, description="weights a copy keeps of models that requests name; its own model is kept in any case"
+        2_000_000_000,
+        ge=0,
+        description="bytes of weights that a replica keeps of models that requests name; the default model always stays",
     )
-    cpus_per_replica: Positive = Field(0.5, description="cores Ray sets aside for each copy of the model")
+    cpus_per_replica: Positive = Field(0.5, description="CPU cores that Ray reserves for each replica")
     gpus_per_replica: Annotated[float, Field(ge=0)] | None = Field(
-        None, description="default: one GPU each, or an even share; 0 stays on the CPU"
+        None, description="GPUs per replica; default: one, or an equal share if there are fewer; 0: use the CPU"
     )
-    torch_threads: int | None = Field(None, ge=1, description="threads a copy computes with; default: the node's cores, shared evenly")
+    torch_threads: int | None = Field(None, ge=1, description="compute threads per replica; default: the node's cores, shared equally")
 
-    num_ingress_replicas: int = Field(1, ge=1, description="processes that read requests and decode pictures")
-    cpus_per_ingress: Positive = Field(0.25, description="cores Ray sets aside for each of them")
-    request_timeout_s: Positive = Field(30.0, description="longest time to send a request, and again to answer it")
+    num_ingress_replicas: int = Field(1, ge=1, description="number of processes that read requests and decode pictures")
+    cpus_per_ingress: Positive = Field(0.25, description="CPU cores that Ray reserves for each ingress replica")
+    request_timeout_s: Positive = Field(30.0, description="timeout in seconds for receiving a request, and again for answering it")
     max_pending_images: int | None = Field(
-        None, ge=1, description="pictures each of them holds at once; more are refused; default: four batches for each copy of the model"
+        None,
+        ge=1,
+        description="maximum number of pictures in progress per ingress replica; more are refused; default: four batches per model replica",
     )
     api_keys: Path | None = Field(
         default_factory=lambda: Path(os.environ[KEYS_VARIABLE]) if os.environ.get(KEYS_VARIABLE) else None,
         validate_default=True,
-        description=f"file of python -m cifar_ray.keys; who has none of its keys is refused; default ${KEYS_VARIABLE}, else all are let in",
+        description=f"file of python -m cifar_ray.keys: requests need one of its keys; default ${KEYS_VARIABLE}, else no key is needed",
     )
     cors_origins: tuple[str, ...] = Field(
-        (), description="pages of other sites that may use the server from a browser: https://a.example,https://b.example; default: none"
+        (),
+        description="origins whose pages may call the server, for example https://a.example,https://b.example; default: none",
     )
-    gallery: bool = Field(True, description="show whoever asks which test pictures a model gets wrong")
-    access_log: bool = Field(False, description="a line of log for each request")
-    json_logs: bool = Field(False, description="logs as lines of JSON, each with the id of its request")
+    gallery: bool = Field(True, description="show at /gallery which test pictures a model gets wrong")
+    access_log: bool = Field(False, description="log one line per request")
+    json_logs: bool = Field(False, description="log in JSON, with the id of the request in each line")
 
     _resolve_storage = field_validator("storage")(staticmethod(resolve_storage))
 
@@ -93,7 +102,7 @@ class ServeConfig(Config):
     def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
         for origin in origins:
             if not _ORIGIN.fullmatch(origin):
-                raise ValueError("an origin is scheme, host and port, as in https://a.example or http://localhost:3000, or * for all")
+                raise ValueError("expected scheme, host and port, for example https://a.example or http://localhost:3000, or * for all")
         return origins
 
     @model_validator(mode="after")

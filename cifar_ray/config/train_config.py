@@ -22,79 +22,85 @@ from cifar_ray.config.topics import AugmentationConfig, AveragingConfig, Optimiz
 
 
 class TrainConfig(Config):
-    """One training job. The defaults are those of the recipe; `--recipe NAME` takes another."""
+    """One training job. The recipe gives the defaults; `--recipe NAME` selects another."""
 
-    recipe: str = Field("airbench94", description="where the defaults come from; `--list-recipes` shows all")
-    name: str | None = Field(None, pattern=NAME_PATTERN, description="name of the run; default: data set and time")
-    save_as: str | None = Field(None, pattern=NAME_PATTERN, description="name of the model in the store; default: the data set's")
+    recipe: str = Field("airbench94", description="recipe that supplies the defaults; --list-recipes shows all")
+    name: str | None = Field(None, pattern=NAME_PATTERN, description="name of the run; default: name of the data set and time")
+    save_as: str | None = Field(None, pattern=NAME_PATTERN, description="name of the model in the store; default: name of the data set")
     storage: str = Field(
         default_factory=default_storage,
         validate_default=True,
         description=f"path or URI of runs and models; default ${STORAGE_VARIABLE} or ./storage",
     )
     promote: Literal["auto", "always", "never"] = Field(
-        "auto", description="auto: to production when test accuracy is at least that of the present model on the same data"
+        "auto",
+        description="promote the model to production; auto: if its test accuracy is at least that of the present one on the same data",
     )
 
-    dataset: DatasetName = Field("cifar10", description="folder reads --data-dir")
+    dataset: DatasetName = Field("cifar10", description="data set to train on; folder reads --data-dir")
     data_dir: str | None = Field(
-        None, description="folder: DIR/train/<class>/… with optional val/ and test/, or DIR/<class>/…; cifar: where the files lie"
+        None,
+        description="folder: DIR/train/<class>/… with optional val/ and test/, or DIR/<class>/…; cifar: folder of the files",
     )
-    image_size: int | None = Field(None, ge=8, le=1024, description="side of the square images, px; default 32")
-    resize_policy: ResizePolicy = Field("pad", description="keep the aspect ratio by padding or by cropping")
+    image_size: int | None = Field(None, ge=8, le=1024, description="side of the square images, in pixels; default 32")
+    resize_policy: ResizePolicy = Field("pad", description="how other shapes become square; both keep the aspect ratio")
     stream: Literal["auto", "always", "never"] = Field(
-        "auto", description="folder: decode training images anew each epoch instead of holding them; auto: if they exceed data_memory"
+        "auto",
+        description="folder: decode training images in each epoch instead of holding them in memory; auto: if they exceed data_memory",
     )
     data_memory: str = Field(
         "auto",
         pattern=r"^(auto|\d+(\.\d+)?[MG]B)$",
-        description="how much the workers of a machine may hold decoded, as in 4GB; auto: a quarter of its memory",
+        description="memory for decoded images on each machine, for example 4GB; auto: a quarter of the machine's memory",
     )
     val_fraction: Annotated[float, Field(ge=0, le=0.9)] = Field(
-        0.1, description="share of training images kept for validation; 0 trains on all and takes the last weights"
+        0.1, description="fraction of training images held out for validation; 0 trains on all images and saves the last weights"
     )
     test_fraction: Annotated[float, Field(ge=0, le=0.9)] = Field(
-        0.1, description="share of all images kept for test where the data set has no test split"
+        0.1, description="fraction of all images held out for the test if the data set has no test split"
     )
 
     groups: tuple[str, ...] = Field(
-        (), description="NAME=CLASS,CLASS … puts classes together under new names; images of classes in none are left out"
+        (), description="NAME=CLASS,CLASS …: merge classes under new names; images of other classes are left out"
     )
 
-    model: str = Field("airnet", description="architecture; --list-models shows all")
-    pretrained: bool = Field(False, description="begin with weights learnt on ImageNet, downloaded by torchvision (resnet50)")
-    epochs: int = Field(8, ge=1, le=10_000)
-    batch_size: int = Field(2000, ge=1, description="images a step, all workers together")
+    model: str = Field("airnet", description="network architecture; --list-models shows all")
+    pretrained: bool = Field(False, description="start from ImageNet weights, downloaded by torchvision (resnet50 only)")
+    epochs: int = Field(8, ge=1, le=10_000, description="passes over the training images")
+    batch_size: int = Field(2000, ge=1, description="images per step, over all workers")
     micro_batch_size: int | None = Field(
         None,
         ge=1,
-        description="images a forward pass on a worker; their gradients are summed; default 250 on a CPU, all on a GPU",
+        description="images per forward pass on a worker; gradients are summed over a step; default: 250 on a CPU, all on a GPU",
     )
-    label_smoothing: Fraction = 0.2
-    stem_epochs: int = Field(3, ge=1, description="epochs after which a stem that was set from data stops learning (airnet)")
+    label_smoothing: Fraction = Field(0.2, description="probability taken from the true class and spread over all classes")
+    stem_epochs: int = Field(3, ge=1, description="epochs after which the data-initialized stem is frozen (airnet)")
     test_time_augmentation: TestTimeAugmentation = Field(
-        "mirror_shift", description="views averaged for the second test figure; none leaves it out"
+        "mirror_shift", description="views whose logits are averaged for a second test accuracy; none: no second accuracy"
     )
-    precision: PrecisionName = Field("auto", description="auto: bf16 where the hardware has it, else fp16 on a GPU, else fp32")
+    precision: PrecisionName = Field("auto", description="number format; auto: bf16 if the hardware has it, else fp16 on a GPU, else fp32")
     compile: CompileMode = Field(
         "none",
-        description="torch.compile, for GPUs: default fuses operations, max-autotune also searches kernels and records CUDA graphs",
+        description="torch.compile mode, for GPUs; default: fuse operations; max-autotune: also search kernels and record CUDA graphs",
     )
-    seed: int = Field(0, ge=0, le=2**31 - 1)
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of splits, order, augmentation and initial weights")
     num_workers: int | str | None = Field(
-        None, description="default: one a GPU, or one with all CPU cores; 2:8 goes with what the cluster has, from 2 to 8"
+        None,
+        description="number of workers; default: one per GPU, or one with all CPU cores; 2:8 scales with the cluster",
     )
-    patience: int | None = Field(None, ge=1, description="stop after this many epochs without a better validation accuracy")
+    patience: int | None = Field(None, ge=1, description="stop after this many epochs without a better validation accuracy; default: never")
     on_nan: Literal["stop", "skip", "rewind"] = Field(
-        "stop", description="when a loss is not finite; skip: that step; rewind: to the last checkpoint, at half the learning rate"
+        "stop", description="if a loss is not finite: stop, skip the step, or rewind to the last checkpoint at half the learning rate"
     )
     checkpoint_every: str = Field(
-        "1", pattern=r"^([1-9]\d*|\d+(\.\d+)?[smh])$", description="epochs, or a time as in 30s, 10m or 1h, also within an epoch"
+        "1",
+        pattern=r"^([1-9]\d*|\d+(\.\d+)?[smh])$",
+        description="checkpoint interval: epochs, or a time such as 30s, 10m or 1h, also within an epoch",
     )
     max_failures: int = Field(
-        3, ge=0, le=1000, description="workers may be lost this often; training then goes on from the last checkpoint"
+        3, ge=0, le=1000, description="maximum number of worker failures; after each, training resumes from the last checkpoint"
     )
-    worker_timeout_s: float = Field(60, ge=1, description="a worker that is silent for so long is taken for dead")
+    worker_timeout_s: float = Field(60, ge=1, description="seconds without a heartbeat before a worker counts as failed")
 
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
@@ -104,7 +110,7 @@ class TrainConfig(Config):
 
     @property
     def worker_range(self) -> tuple[int, int] | None:
-        """Fewest and most workers; `None` where the cluster decides."""
+        """Minimum and maximum number of workers; `None` where the cluster decides."""
         if self.num_workers is None:
             return None
         fewest, _, most = str(self.num_workers).partition(":")
@@ -112,12 +118,12 @@ class TrainConfig(Config):
 
     @property
     def max_workers(self) -> int:
-        """As far as is known before a cluster is: 1 where that decides."""
+        """Maximum number of workers; 1 where the cluster decides, which is not known yet."""
         return self.worker_range[1] if self.worker_range else 1
 
     @property
     def data_memory_bytes(self) -> int | None:
-        """The memory that decoded images may take; `None` for a share of the machine's."""
+        """Memory for decoded images, bytes; `None` for a fraction of the machine's."""
         return None if self.data_memory == "auto" else int(float(self.data_memory[:-2]) * {"MB": 1e6, "GB": 1e9}[self.data_memory[-2:]])
 
     _resolve_storage = field_validator("storage")(staticmethod(resolve_storage))
@@ -134,9 +140,9 @@ class TrainConfig(Config):
             return None
         numbers = str(value).split(":")
         if not all(number.isdecimal() and 1 <= int(number) <= 4096 for number in numbers) or len(numbers) > 2:
-            raise ValueError("a number from 1 to 4096 is needed, or two as in 2:8")
+            raise ValueError("expected a number from 1 to 4096, or two such as 2:8")
         if int(numbers[0]) > int(numbers[-1]):
-            raise ValueError("the fewest come first, as in 2:8")
+            raise ValueError("the minimum comes first, for example 2:8")
         return int(numbers[0]) if numbers[0] == numbers[-1] else str(value)
 
     @field_validator("groups")
@@ -145,9 +151,9 @@ class TrainConfig(Config):
         groups = parse_groups(values)
         members = [member for group in groups.values() for member in group]
         if len(groups) < len(values) or len(set(members)) < len(members):
-            raise ValueError("a name or a class comes twice")
+            raise ValueError("duplicate name or class")
         if values and (len(groups) < 2 or not all(all(group) and name for name, group in groups.items())):
-            raise ValueError("at least two are needed, each as NAME=CLASS,CLASS…")
+            raise ValueError("expected at least two groups, each NAME=CLASS,CLASS…")
         return values
 
     @model_validator(mode="after")
@@ -155,20 +161,20 @@ class TrainConfig(Config):
         if self.dataset == "folder" and self.data_dir is None:
             raise ValueError("--dataset folder needs --data-dir DIR")
         if self.dataset != "folder" and self.stream == "always":
-            raise ValueError(f"stream: {self.dataset} is small and held in memory; only --dataset folder can be streamed")
+            raise ValueError(f"stream: {self.dataset} fits in memory; only --dataset folder can be streamed")
         if self.dataset == "digits" and self.data_dir is not None:
             raise ValueError("data_dir is not used by --dataset digits; leave it out or pass --dataset folder")
         if self.patience is not None and self.val_fraction == 0:
-            raise ValueError("patience looks at validation accuracy, but val_fraction is 0; leave one of them out")
+            raise ValueError("patience needs validation images, but val_fraction is 0; remove one of the two")
         if self.schedule.warmup_epochs >= self.epochs:
             raise ValueError(f"schedule.warmup_epochs ({self.schedule.warmup_epochs:g}) must be less than epochs ({self.epochs})")
         if self.test_time_augmentation != "none" and self.augmentation.flip == "none":
-            raise ValueError("test_time_augmentation mirrors images, but augmentation.flip is none; pass --test-time-augmentation none")
+            raise ValueError("test_time_augmentation mirrors images, but augmentation.flip is none; add --test-time-augmentation none")
         size_px = self.image_size or 32
         if self.augmentation.translate_px >= size_px or self.augmentation.cutout_px > size_px:
             raise ValueError(f"augmentation.translate_px and cutout_px must fit an image of {size_px} px")
         if self.batch_size < self.max_workers:
-            raise ValueError(f"batch_size ({self.batch_size}) gives some of {self.max_workers} workers no image; raise it")
+            raise ValueError(f"batch_size ({self.batch_size}) is smaller than the number of workers ({self.max_workers}); increase it")
         return self
 
 

@@ -1,8 +1,7 @@
-"""Two models on the same images: is one better, where, and on which pictures do they differ."""
+"""Compare two models on the same images: significance, difference per class, and the images on which they differ."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,22 +14,18 @@ from cifar_ray.evaluation.selection import Selected
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.metrics.accuracy import softmax
 from cifar_ray.metrics.intervals import SIGNIFICANT, PairedComparison, accuracy_interval, holm
-from cifar_ray.reports import plots
-from cifar_ray.reports.contact_sheet import Cell, sheet
-from cifar_ray.reports.renderer import Picture, Section, Table, render
 
-_SHOWN = 20
-_SMALLEST_TOLD = 0.0001
+_SMALLEST_SHOWN_P = 0.0001
 
 
 @dataclass(frozen=True, eq=False)
 class Contender:
-    """One of the two models.
+    """One of the two models, with its images.
 
     Attributes:
         reference: `name@version`.
         predictor: the model.
-        data: the images, at the size that it takes.
+        data: the images, at the model's input size.
     """
 
     reference: str
@@ -40,14 +35,14 @@ class Contender:
 
 @dataclass(frozen=True, eq=False)
 class ModelComparison:
-    """What two models say of the same N images, classes in the order of the first model.
+    """Predictions of two models for the same N images; classes are in the order of the first model.
 
     Attributes:
-        a: the first.
-        b: the second.
+        a: the first model.
+        b: the second model.
         probabilities: float32 `[2, N, C]`.
-        overall: all images.
-        by_class: images of each class, with the p-value adjusted for the number of classes.
+        overall: comparison over all images.
+        by_class: comparison over the images of each class, with the p-value adjusted for the number of classes.
     """
 
     a: Contender
@@ -63,33 +58,36 @@ class ModelComparison:
 
     @property
     def predicted(self) -> npt.NDArray[np.int64]:
-        """The most probable classes, int64 `[2, N]`."""
+        """Most probable classes, int64 `[2, N]`."""
         predicted: npt.NDArray[np.int64] = self.probabilities.argmax(axis=2)
         return predicted
 
     @property
     def verdict(self) -> str:
-        """Whether one is better, in words."""
+        """Which model is better, or that the difference is not significant."""
         if self.overall.p_value >= SIGNIFICANT:
-            return "no difference that chance does not explain"
+            return "no significant difference"
         better, worse = (self.b, self.a) if self.overall.difference > 0 else (self.a, self.b)
         return f"{better.reference} is better than {worse.reference}"
 
 
 def compare_models(a: Contender, b: Contender, progress: Progress) -> ModelComparison:
-    """Runs both over all images and pairs their answers.
+    """Run both models on all images and pair their predictions.
 
     Raises:
-        ConfigError: if the models do not tell the same classes apart.
-        DataError: if the two did not get the same images, because some became unreadable in between.
+        ConfigError: if the models have different classes.
+        DataError: if the models did not get the same images, for example because a file became unreadable in between.
     """
     names = a.predictor.manifest.class_names
     if set(names) != set(b.predictor.manifest.class_names):
-        raise ConfigError(f"{a.reference} and {b.reference} tell different classes apart, so they do not compare")
+        raise ConfigError(f"{a.reference} and {b.reference} have different classes and cannot be compared: {_differing(a, b)}")
     column_of = [b.predictor.manifest.class_names.index(name) for name in names]
     labels = a.data.images.labels
     if not np.array_equal(labels, [names.index(b.data.images.class_names[label]) for label in b.data.images.labels]):
-        raise DataError(f"{a.reference} and {b.reference} got different images of {a.data.name}; look for broken pictures in it")
+        raise DataError(
+            f"{a.reference} and {b.reference} got different images of {a.data.name}; "
+            "find unreadable files with python -m cifar_ray.stats, then compare again"
+        )
     probabilities = np.stack([_probabilities(a, progress), _probabilities(b, progress)[:, column_of]])
     right_a, right_b = probabilities.argmax(axis=2) == labels
     by_class = [_paired(right_a[labels == label], right_b[labels == label]) for label in range(len(names))]
@@ -98,7 +96,7 @@ def compare_models(a: Contender, b: Contender, progress: Progress) -> ModelCompa
 
 
 def to_json(comparison: ModelComparison) -> dict[str, Any]:
-    """Every figure, by name; shares are 0…1."""
+    """All figures by name; shares are 0–1."""
     overall, names = comparison.overall, comparison.a.predictor.manifest.class_names
     right = (comparison.predicted == comparison.labels).sum(axis=1).tolist()
     return {
@@ -128,63 +126,44 @@ def to_json(comparison: ModelComparison) -> dict[str, Any]:
 
 
 def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
-    """The short table, from what `to_json` gave."""
+    """The summary table, name and text of each row.
+
+    Args:
+        figures: from `to_json`.
+    """
     data, (low, high) = figures["data"], figures["difference_interval"]
     rows = [("images", f"{data['images']:,} {data['split']} images of {data['name']}")]
     rows += [(one["model"], f"accuracy {one['accuracy']:.2%}") for one in figures["models"]]
     for one in figures["models"]:
         if one["tested_on_these_images_after_training"] is False:
-            rows.append(("note", f"{one['model']} was tested on other images after its training; it may have learnt some of these"))
+            rows.append(("note", f"{one['model']} was trained with another split; it may have been trained on some of these images"))
     changed = sorted((one for one in figures["classes"] if one["p_value"] < SIGNIFICANT), key=lambda one: -abs(one["difference"]))
-    told = ", ".join(f"{one['name']} {100 * one['difference']:+.1f}" for one in changed) or "none differs more than by chance"
+    classes = ", ".join(f"{one['name']} {100 * one['difference']:+.1f} points" for one in changed)
+    first, second = (one["model"] for one in figures["models"])
     return [
         *rows,
-        ("difference", f"{100 * figures['difference']:+.2f} points (95 % interval {100 * low:+.2f}…{100 * high:+.2f})"),
+        ("difference", f"{100 * figures['difference']:+.2f} points (95 % interval {100 * low:+.2f} to {100 * high:+.2f})"),
         (
             "McNemar",
-            f"only the first right {figures['only_first_right']:,}, only the second {figures['only_second_right']:,}: "
-            f"{_chance(figures['p_value'])}",
+            f"only {first} correct: {figures['only_first_right']:,} images, only {second} correct: "
+            f"{figures['only_second_right']:,}; p-value {format_p_value(figures['p_value'])}",
         ),
         ("verdict", figures["verdict"]),
-        ("classes", told),
-        ("agreement", f"{figures['agreement']:.2%} of the images get the same answer"),
+        ("classes", classes or "no significant difference in any class"),
+        ("agreement", f"{figures['agreement']:.2%} of the images get the same class from both models"),
     ]
 
 
-def to_files(comparison: ModelComparison) -> dict[str, bytes]:
-    """`comparison.json`, the pictures, and `comparison.html` with all of them inside, by file name."""
-    figures, names = to_json(comparison), comparison.a.predictor.manifest.class_names
-    differences = [(one.difference, p_value < SIGNIFICANT) for one, p_value in comparison.by_class]
-    pictures = {
-        "classes": Picture(
-            plots.class_differences(differences, names, comparison.b.reference),
-            "Orange: chance does not explain it (McNemar's test, Holm-adjusted p < 0.05).",
-        )
-    }
-    for winner, file in enumerate(("only_first_right", "only_second_right")):
-        if (picture := _disagreements(comparison, winner)) is not None:
-            pictures[file] = Picture(picture, "True class, then what the first and what the second says; the loser's surest first.")
-    rows = [(one["name"], f"{one['images']:,}", f"{100 * one['difference']:+.2f}", _chance(one["p_value"])) for one in figures["classes"]]
-    sections = [
-        Section("In short", [Table(("", ""), summarize(figures))]),
-        Section("Classes", [pictures["classes"], Table(("class", "images", "points", "by chance"), rows)]),
-        *(
-            Section(title, [pictures[file]] if file in pictures else ["There is none."])
-            for file, title in (
-                ("only_first_right", f"Only {comparison.a.reference} is right"),
-                ("only_second_right", f"Only {comparison.b.reference} is right"),
-            )
-        ),
-    ]
-    page = render(
-        f"{comparison.a.reference} and {comparison.b.reference}", f"on {comparison.a.data.name} ({comparison.a.data.split})", sections
-    )
-    files = {f"{name}.png": picture.png for name, picture in pictures.items()}
-    return {"comparison.json": json.dumps(figures, indent=1, ensure_ascii=False).encode(), **files, "comparison.html": page}
+def format_p_value(p_value: float) -> str:
+    """Three digits, for example 0.0123; small values as `< 0.0001`."""
+    return f"{p_value:.3g}" if p_value >= _SMALLEST_SHOWN_P else f"< {_SMALLEST_SHOWN_P}"
 
 
-def _chance(p_value: float) -> str:
-    return f"p = {p_value:.3g}" if p_value >= _SMALLEST_TOLD else f"p < {_SMALLEST_TOLD}"
+def _differing(a: Contender, b: Contender) -> str:
+    """The classes that only one of the models has, at most five of each."""
+    names_a, names_b = (set(one.predictor.manifest.class_names) for one in (a, b))
+    groups = ((a.reference, sorted(names_a - names_b)), (b.reference, sorted(names_b - names_a)))
+    return "; ".join(f"only {reference}: {', '.join(names[:5])}{', …' * (len(names) > 5)}" for reference, names in groups if names)
 
 
 def _probabilities(one: Contender, progress: Progress) -> npt.NDArray[np.float32]:
@@ -198,18 +177,3 @@ def _probabilities(one: Contender, progress: Progress) -> npt.NDArray[np.float32
 
 def _paired(right_a: npt.NDArray[np.bool_], right_b: npt.NDArray[np.bool_]) -> PairedComparison:
     return PairedComparison(len(right_a), int((right_a & ~right_b).sum()), int((right_b & ~right_a).sum()))
-
-
-def _disagreements(comparison: ModelComparison, winner: int) -> bytes | None:
-    images, names = comparison.a.data.images, comparison.a.predictor.manifest.class_names
-    right = comparison.predicted == comparison.labels
-    rows = np.flatnonzero(right[winner] & ~right[1 - winner])
-    rows = rows[np.argsort(-comparison.probabilities[1 - winner, rows].max(axis=1), kind="stable")[:_SHOWN]]
-    if not len(rows):
-        return None
-    return sheet([Cell((images.images[row],), _answers(comparison, int(row), names)) for row in rows], columns=5, side_px=150)
-
-
-def _answers(comparison: ModelComparison, row: int, names: tuple[str, ...]) -> tuple[str, ...]:
-    images, both = comparison.a.data.images, comparison.probabilities[:, row]
-    return (names[images.labels[row]], *(f"{names[one.argmax()]} {one.max():.1%}" for one in both), images.name_of(row))

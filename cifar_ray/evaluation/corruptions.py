@@ -1,8 +1,8 @@
-"""What happens to pictures in the world: noise, blur, weather, cameras and files, each at five levels.
+"""Image corruptions for robustness tests: noise, blur, weather, camera and file artefacts, 12 types at 5 severities.
 
-Kinds and levels follow CIFAR-10-C (Hendrycks & Dietterich 2019, arXiv 1903.12261), lengths scaled from its 32 px to the size of
-the images. They are computed here in batches, so they are of the same kind and strength but not the same pixels as the published files;
-frost, snow and glass are left out.
+Types and severities follow CIFAR-10-C (Hendrycks & Dietterich 2019, arXiv 1903.12261); lengths are scaled from 32 px to the size of
+the images. The images are computed here in batches, so they have the same type and strength as the published files but other
+pixels. Frost, snow and glass blur are left out.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ _Corruption = Callable[[Tensor, int, torch.Generator], Tensor]
 
 LEVELS = 5
 _PUBLISHED_SIDE_PX = 32
-_FADED = 1e-3  # taps of a blur below this weight are not seen
+_MIN_TAP_WEIGHT = 1e-3  # weaker taps of a blur are not visible
 
 
 def corrupt(images: Images, kind: str, level: int, seed: int) -> Images:
-    """Spoils a batch.
+    """Corrupt a batch.
 
     Args:
         images: uint8 `[N, S, S, 3]`.
         kind: one of `CORRUPTIONS`.
-        level: 1 (mild) … 5 (severe).
-        seed: equal seeds spoil equal batches equally.
+        level: severity, 1 (mild) to 5 (severe).
+        seed: the same seed and batch give the same result.
 
     Returns:
         uint8 `[N, S, S, 3]`.
     """
     generator = torch.Generator().manual_seed(seed)
     pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 255
-    spoilt = CORRUPTIONS[kind](pixels, level - 1, generator)
-    result: Images = (spoilt.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    corrupted = CORRUPTIONS[kind](pixels, level - 1, generator)
+    result: Images = (corrupted.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).numpy()
     return result
 
 
@@ -61,7 +61,7 @@ def _impulse_noise(x: Tensor, level: int, generator: torch.Generator) -> Tensor:
 
 
 def _gaussian_blur(x: Tensor, level: int, _: torch.Generator) -> Tensor:
-    from torchvision.transforms.v2.functional import gaussian_blur  # seconds that only evaluation needs
+    from torchvision.transforms.v2.functional import gaussian_blur  # takes seconds to import, and only this needs it
 
     sigma_px = _scaled((0.4, 0.6, 0.7, 0.8, 1.0)[level], x)
     blurred: Tensor = gaussian_blur(x, [2 * math.ceil(3 * sigma_px) + 1] * 2, [sigma_px] * 2)
@@ -69,13 +69,13 @@ def _gaussian_blur(x: Tensor, level: int, _: torch.Generator) -> Tensor:
 
 
 def _motion_blur(x: Tensor, level: int, generator: torch.Generator) -> Tensor:
-    """One-sided and fading, as ImageMagick does it, each picture in its own direction within 45° of the horizontal."""
+    """One-sided, with decreasing weights, as in ImageMagick; each picture has its own direction within 45° of the horizontal."""
     sigma_px = _scaled((1.0, 1.5, 2.0, 2.0, 2.5)[level], x)
     angles = (torch.rand(len(x), generator=generator) - 0.5) * math.pi / 2
-    step = torch.stack((angles.cos(), angles.sin()), dim=1) * (2 / x.shape[3])  # a pixel, where the picture reaches from -1 to 1
+    step = torch.stack((angles.cos(), angles.sin()), dim=1) * (2 / x.shape[3])  # one pixel, in coordinates from -1 to 1
     taps = torch.arange(math.ceil(4 * sigma_px))
     weights = torch.exp(-(taps**2) / (2 * sigma_px**2))
-    weights = weights[weights > _FADED]
+    weights = weights[weights > _MIN_TAP_WEIGHT]
     moved = [weight * _sample(x, 1.0, step * tap) for tap, weight in enumerate(weights)]
     return torch.stack(moved).sum(0) / weights.sum()
 
@@ -103,7 +103,7 @@ def _fog(x: Tensor, level: int, generator: torch.Generator) -> Tensor:
 
 
 def _brightness(x: Tensor, level: int, _: torch.Generator) -> Tensor:
-    value = x.amax(1, keepdim=True)  # of hue, saturation, value
+    value = x.amax(1, keepdim=True)  # the V of HSV
     brighter = (value + (0.05, 0.1, 0.15, 0.2, 0.3)[level]).clamp_max(1)
     return torch.where(value > 0, x * brighter / value.clamp_min(1e-6), brighter)
 
@@ -159,7 +159,7 @@ def _scaled(length_px: float, x: Tensor) -> float:
 
 
 def _sample(x: Tensor, scale: float, shift: Tensor) -> Tensor:
-    """Reads each picture at `scale` times its coordinates plus its own shift, `[N, 2]`, in half sides; the border goes on."""
+    """Sample each picture at `scale` times its coordinates plus a shift, `[N, 2]` in half widths; border pixels repeat outside."""
     theta = torch.zeros(len(x), 2, 3)
     theta[:, 0, 0] = theta[:, 1, 1] = scale
     theta[:, :, 2] = shift

@@ -1,4 +1,4 @@
-"""What an answer costs: parameters, arithmetic and time."""
+"""Cost of a prediction: parameters, FLOPs and time."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _BATCH = 250
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one model on this machine.
+    """Cost of one model on this machine.
 
     Attributes:
-        parameters: all weights, those that training keeps as they are included.
-        trained_parameters: those that training changes.
-        flops: of one image: two for each multiplication with addition, in convolutions and matrix products.
-        weight_bytes: of all tensors as stored.
-        latency_ms: median time of one image alone, pixels to probabilities.
-        images_per_s: in batches of 250, median.
-        engine: what computed them.
-        precision: in which format.
-        threads: of torch.
+        parameters: number of weights, including those that training does not change.
+        trained_parameters: number of weights that training changes.
+        flops: FLOPs per image, two per multiply-add, in convolutions and matrix products.
+        weight_bytes: size of all tensors as stored.
+        latency_ms: median time for one image, pixels to probabilities.
+        images_per_s: median throughput in batches of 250.
+        engine: engine that computed both.
+        precision: its number format.
+        threads: number of torch threads.
     """
 
     parameters: int
@@ -44,7 +44,7 @@ class Cost:
 
 
 def measure_cost(predictor: Predictor) -> Cost:
-    """Counts and times; takes a second or two on a small network."""
+    """Count parameters and FLOPs and measure time; takes 1–2 s for a small network."""
     network = predictor.network
     tensors = list(network.state_dict().values())
     return Cost(
@@ -68,4 +68,4 @@ def _median_s(predictor: Predictor, batch: int) -> float:
         started = time.perf_counter()
         predictor.predict(images)
         times_s.append(time.perf_counter() - started)
-    return statistics.median(times_s[1:])  # the first allocates
+    return statistics.median(times_s[1:])  # the first run also allocates memory

@@ -1,4 +1,4 @@
-"""What a data set holds: counts, balance, files, channel statistics and duplicates, as plain figures."""
+"""Examine a data set: class counts, balance, files, channel statistics and duplicates."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from cifar_ray.data.survey import BrokenFile, FileFacts, count_by, find_broken, 
 from cifar_ray.evaluation.leakage import Duplicate, describe_duplicate, find_duplicates
 from cifar_ray.evaluation.model_evaluation import Progress
 
-# A class with so many times the images of another one pulls predictions to itself.
-_UNEVEN = 2.0
+# From this ratio of the largest class to the smallest, predictions are biased to the largest.
+_IMBALANCED = 2.0
+_MAX_LISTED_BROKEN = 5
 
 
 @dataclass(frozen=True)
 class FoundDuplicates:
-    """Images that show the same, of one split or of two.
+    """Near-duplicates within one split or between two.
 
     Attributes:
-        split: where the images are.
-        searched: where the others are; the same name where they are looked for within one split.
-        pairs: rows of both.
+        split: split of the first image of each pair.
+        searched: split of the second image; equal to `split` for pairs within one split.
+        pairs: rows of both images.
     """
 
     split: str
@@ -37,13 +38,13 @@ class FoundDuplicates:
 
 @dataclass(frozen=True, eq=False)
 class DatasetExamination:
-    """All that is known of a data set.
+    """Everything measured about a data set.
 
     Attributes:
-        splits: the images, as training gets them.
-        files: of all splits; `None` where the data set does not come as files.
-        broken: files that training leaves out.
-        duplicates: `None` where they were not looked for.
+        splits: the images, as training uses them.
+        files: files of all splits; `None` if the data set is not a folder of files.
+        broken: unreadable files, which training skips.
+        duplicates: `None` if they were not searched.
     """
 
     splits: DatasetSplits
@@ -53,12 +54,12 @@ class DatasetExamination:
 
 
 def examine(splits: DatasetSplits, listing: Listing | None, progress: Progress, *, look_for_duplicates: bool = True) -> DatasetExamination:
-    """Reads the headers of files, finds out why some were left out, and compares all images with each other.
+    """Read the file headers, find unreadable files, and search for near-duplicates.
 
     Args:
-        splits: as `load_splits` gives them.
-        listing: the files that they were made of; `None` where there are none.
-        progress: told what goes on.
+        splits: from `load_splits`.
+        listing: the files of the splits; `None` if the data set is not a folder of files.
+        progress: progress display.
         look_for_duplicates: takes minutes for 50,000 images.
     """
     files, broken = None, []
@@ -71,7 +72,7 @@ def examine(splits: DatasetSplits, listing: Listing | None, progress: Progress, 
 
 
 def to_json(examination: DatasetExamination) -> dict[str, Any]:
-    """Every figure, by name."""
+    """All figures by name; shares are 0–1."""
     splits, train = examination.splits, examination.splits.train
     mean, std = channel_mean_std(train)
     counts = {name: part.class_counts().tolist() for name, part in splits}
@@ -92,7 +93,11 @@ def to_json(examination: DatasetExamination) -> dict[str, Any]:
 
 
 def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
-    """The short table, from what `to_json` gave."""
+    """The summary table, name and text of each row.
+
+    Args:
+        figures: from `to_json`.
+    """
     rows = [
         (
             "data",
@@ -109,19 +114,17 @@ def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
             ("files", f"{files['count']:,}, {files['bytes'] / 1e6:,.1f} MB; {_counts(files['formats'])}; {_counts(files['modes'])}"),
             (
                 "sizes",
-                f"shorter side {sides['smallest']}…{sides['largest']} px, median {sides['median']:g} px; "
+                f"shorter side {sides['smallest']}–{sides['largest']} px, median {sides['median']:g} px; "
                 f"{files['sizes']:,} different sizes",
             ),
-            (
-                "broken",
-                f"{len(figures['broken']):,}" + "".join(f"\n{'':12} {one['file']}: {one['reason']}" for one in figures["broken"][:5]),
-            ),
+            ("broken", f"{len(figures['broken']):,} unreadable file{'s' * (len(figures['broken']) != 1)}"),
+            *(("broken", f"{one['file']}: {one['reason']}") for one in figures["broken"][:_MAX_LISTED_BROKEN]),
         ]
     return [*rows, *_duplicate_rows(figures["duplicates"] or [])]
 
 
 def list_broken(listing: Listing, progress: Progress) -> list[BrokenFile]:
-    """Decodes all files: for a folder that training refuses."""
+    """Decode all files of a folder that training rejects, and return the unreadable ones."""
     paths = [path for pairs in listing.files.values() for path, _ in pairs]
     return find_broken(paths, progress("decoding", len(paths)))
 
@@ -130,9 +133,10 @@ def _all_duplicates(splits: DatasetSplits, progress: Progress) -> list[FoundDupl
     parts = dict(splits)
     found = []
     for name, part in parts.items():
-        found.append(FoundDuplicates(name, name, find_duplicates(part.images, on_progress=progress(f"within {name}", len(part)))))
+        advance = progress(f"duplicates within {name}", len(part))
+        found.append(FoundDuplicates(name, name, find_duplicates(part.images, on_progress=advance)))
     for searched, name in combinations(parts, 2):
-        advance = progress(f"{name} in {searched}", len(parts[name]))
+        advance = progress(f"duplicates of {name} in {searched}", len(parts[name]))
         found.append(FoundDuplicates(name, searched, find_duplicates(parts[name].images, parts[searched].images, on_progress=advance)))
     return found
 
@@ -151,14 +155,14 @@ def _duplicates(splits: DatasetSplits, found: FoundDuplicates) -> dict[str, Any]
 
 
 def _duplicate_rows(duplicates: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
-    rows, clean = [], []
+    rows, without = [], []
     for found in duplicates:
         where = f"within {found['split']}" if found["split"] == found["searched"] else f"of {found['split']} in {found['searched']}"
         if found["count"]:
             rows.append(("duplicates", f"{where}: {found['count']:,} ({found['share']:.2%}), {found['identical']:,} of them identical"))
         else:
-            clean.append(where)
-    return [*rows, ("duplicates", f"none {', '.join(clean)}")] if clean else rows
+            without.append(where)
+    return [*rows, ("duplicates", f"none {', '.join(without)}")] if without else rows
 
 
 def _files(files: Sequence[FileFacts]) -> dict[str, Any]:
@@ -178,11 +182,9 @@ def _balance(figures: dict[str, Any]) -> str:
     counts = {one["name"]: one["train"] for one in figures["classes"]}
     least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
     if counts[least] == counts[most]:
-        return f"even: {counts[most]:,} training images a class"
-    kind = "uneven" if figures["imbalance"] >= _UNEVEN else "nearly even"
-    return (
-        f"{kind}: {counts[least]:,} ({least}) … {counts[most]:,} ({most}) training images a class, {figures['imbalance']:.2f} times as many"
-    )
+        return f"balanced: {counts[most]:,} training images per class"
+    kind = "imbalanced" if figures["imbalance"] >= _IMBALANCED else "nearly balanced"
+    return f"{kind}: {counts[least]:,} ({least}) to {counts[most]:,} ({most}) training images per class, ratio {figures['imbalance']:.2f}"
 
 
 def _counts(values: dict[str, int]) -> str:

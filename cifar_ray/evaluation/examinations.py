@@ -14,9 +14,8 @@ from cifar_ray.data.task_progress import StartTask
 from cifar_ray.errors import DataError
 from cifar_ray.evaluation.comparison import Contender, ModelComparison, compare_models
 from cifar_ray.evaluation.dataset_examination import DatasetExamination, examine, list_broken
-from cifar_ray.evaluation.gallery_version import with_gallery
-from cifar_ray.evaluation.model_evaluation import ModelEvaluation, evaluate_model, score_here, spoil_every
-from cifar_ray.evaluation.recalibration import calibrated
+from cifar_ray.evaluation.model_evaluation import ModelEvaluation, corruption_stride, evaluate_model, score_here
+from cifar_ray.evaluation.new_versions import calibrated, with_gallery
 from cifar_ray.evaluation.scoring import device_here
 from cifar_ray.evaluation.selection import DataChoice, load_selected, select
 from cifar_ray.inference.predictor import Predictor
@@ -72,7 +71,7 @@ def evaluate_stored(
     bundle = load_model(reference, storage)
     data = select(bundle.manifest, choice, progress)
     predictor = Predictor(bundle, device_here(), precision, engine)
-    every = spoil_every(len(data.images), robustness_images)
+    every = corruption_stride(len(data.images), robustness_images)
     if num_workers is None:
         scores = score_here(predictor, data.images, every)
     else:

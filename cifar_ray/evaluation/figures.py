@@ -1,4 +1,4 @@
-"""An evaluation as plain figures, and the short table of the most important ones."""
+"""All figures of an evaluation as JSON, and the summary table."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cifar_ray.metrics.intervals import accuracy_interval
 FORMAT_VERSION = 1
 
 _TOP = 5
-# How far from even a class may be predicted before a significant difference is called strong.
+# A significant bias is called strong if a class is predicted this much more or less often than it occurs.
 _STRONG_EXCESS = 0.25
 
 
 def to_json(evaluation: ModelEvaluation) -> dict[str, Any]:
-    """Every figure, by name; shares are 0…1, and what is not known is null."""
+    """All figures by name; shares are 0–1, unknown values are null."""
     data, names = evaluation.data, evaluation.manifest.class_names
     found: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -54,18 +54,22 @@ def to_json(evaluation: ModelEvaluation) -> dict[str, Any]:
         "robustness": _robustness(evaluation),
         "leakage": _leakage(evaluation),
     }
-    plain: dict[str, Any] = _plain(found)
-    return plain
+    result: dict[str, Any] = _without_nan(found)
+    return result
 
 
 def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
-    """The short table, from what `to_json` gave: names and what is to be said."""
+    """The summary table, name and text of each row.
+
+    Args:
+        figures: from `to_json`.
+    """
     low, high = figures["accuracy_interval"]
     data, cost = figures["data"], figures["cost"]
     worst = min(figures["classes"], key=lambda one: one["f1"] if one["f1"] is not None else 2)
     rows = [
         ("images", f"{data['images']:,} {data['split']} images of {data['name']}{_provenance(data)}"),
-        ("accuracy", f"{figures['accuracy']:.2%} (95 % interval {low:.2%}…{high:.2%})"),
+        ("accuracy", f"{figures['accuracy']:.2%} (95 % interval {low:.2%}–{high:.2%})"),
         ("top 5", None if figures["top_5_accuracy"] is None else f"{figures['top_5_accuracy']:.2%}"),
         ("loss", f"{figures['loss']:.4f}"),
         (
@@ -77,10 +81,10 @@ def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
         ("abstains", _abstaining_line(figures["abstaining"])),
         ("robustness", _robustness_line(figures["robustness"])),
         ("leakage", _leakage_line(figures["leakage"])),
-        ("cost", f"{cost['parameters']:,} parameters, {cost['flops'] / 1e6:,.1f} MFLOPs an image, {cost['weight_bytes'] / 1e6:.1f} MB"),
+        ("cost", f"{cost['parameters']:,} parameters, {cost['flops'] / 1e6:,.1f} MFLOPs per image, {cost['weight_bytes'] / 1e6:.1f} MB"),
         (
             "speed",
-            f"{cost['latency_ms']:.2f} ms alone, {cost['images_per_s']:,.0f} images/s in batches "
+            f"{cost['latency_ms']:.2f} ms for one image, {cost['images_per_s']:,.0f} images/s in batches "
             f"({cost['engine']}, {cost['precision']}, {cost['threads']} threads)",
         ),
     ]
@@ -88,15 +92,16 @@ def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def bias_verdict(evaluation: ModelEvaluation) -> str:
-    """Whether classes are predicted as often as they occur, in words."""
+    """One line about the classes that are predicted significantly more or less often than they occur."""
     named = [(name, one) for name, one in zip(evaluation.manifest.class_names, evaluation.bias, strict=True) if one.significant]
     if not named:
-        return "none: no class is predicted more or less often than chance explains"
+        return "none: no class is predicted significantly more or less often than it occurs"
     excess = {name: (one.predicted - one.occurs) / max(1, one.occurs) for name, one in named}
     strength = "strong" if max(map(abs, excess.values())) > _STRONG_EXCESS else "slight"
     ordered = sorted(excess.items(), key=lambda item: -abs(item[1]))
-    told = ", ".join(f"{name} {value:+.1%}" for name, value in ordered[:5])
-    return f"{strength}: predicted more or less often than they occur: {told}{f' and {len(named) - 5} more' if len(named) > 5 else ''}"
+    listed = ", ".join(f"{name} {value:+.1%}" for name, value in ordered[:5])
+    more = f" and {len(named) - 5} more" if len(named) > 5 else ""
+    return f"{strength}: predicted more (+) or less (-) often than they occur: {listed}{more}"
 
 
 def _accuracy(figures: Evaluation) -> dict[str, Any]:
@@ -160,14 +165,15 @@ def _calibration_line(calibration: dict[str, Any]) -> str:
     before, temperature = calibration["expected_calibration_error_without_it"], calibration["temperature"]
     fitted = "no temperature was fitted" if temperature == 1 else f"{before:.2%} without the temperature of {temperature:.3g}"
     return (
-        f"error {calibration['expected_calibration_error']:.2%}, {leaning}confident by {abs(calibration['overconfidence']):.2%}; {fitted}"
+        f"expected calibration error {calibration['expected_calibration_error']:.2%}, "
+        f"{leaning}confident by {abs(calibration['overconfidence']):.2%}; {fitted}"
     )
 
 
 def _abstaining_line(abstaining: dict[str, Any] | None) -> str:
     if abstaining is None:
-        return "never: no threshold was fitted"
-    return f"from {abstaining['share']:.2%} of the images; accuracy of the rest {percent(abstaining['accuracy_of_the_rest'])}"
+        return "never: the model has no abstain threshold"
+    return f"on {abstaining['share']:.2%} of the images; accuracy on the rest {percent(abstaining['accuracy_of_the_rest'])}"
 
 
 def _robustness_line(robustness: dict[str, Any] | None) -> str | None:
@@ -176,8 +182,8 @@ def _robustness_line(robustness: dict[str, Any] | None) -> str | None:
     means = {name: sum(levels) / len(levels) for name, levels in robustness["accuracy_by_level"].items()}
     worst = min(means, key=means.__getitem__)
     return (
-        f"{robustness['mean_accuracy']:.2%} on spoilt images against {robustness['clean_accuracy']:.2%} clean "
-        f"({robustness['images']:,} images; worst {worst}, {means[worst]:.2%})"
+        f"accuracy {robustness['mean_accuracy']:.2%} on corrupted images, {robustness['clean_accuracy']:.2%} without corruption "
+        f"({robustness['images']:,} images; worst corruption: {worst}, {means[worst]:.2%})"
     )
 
 
@@ -185,25 +191,25 @@ def _leakage_line(leakage: dict[str, Any] | None) -> str | None:
     if leakage is None:
         return None
     return (
-        f"{leakage['duplicates']:,} ({leakage['share']:.2%}) show what a training image shows; "
+        f"{leakage['duplicates']:,} ({leakage['share']:.2%}) of the images are near-duplicates of a training image; "
         f"accuracy without them {leakage['without_duplicates']['accuracy']:.2%}"
     )
 
 
 def _provenance(data: dict[str, Any]) -> str:
-    told = {True: ", those that training reported on", False: ", not those that training reported on", None: ""}
-    return told[data["the_images_that_training_reported_on"]]
+    texts = {True: " (the test split of its training)", False: " (not the test split of its training)", None: ""}
+    return texts[data["the_images_that_training_reported_on"]]
 
 
 def percent(value: float | None) -> str:
-    """A share for people; a dash where it is not known."""
+    """A share as a percentage, or a dash for `None`."""
     return "–" if value is None else f"{value:.2%}"
 
 
-def _plain(value: Any) -> Any:
-    """The same with NaN as null, which JSON has."""
+def _without_nan(value: Any) -> Any:
+    """Replace NaN, which JSON lacks, with null."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_without_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,9 +1,9 @@
-"""Near-duplicates between two splits, or within one: a test image that was learnt from measures memory, not skill.
+"""Find near-duplicates between two splits or within one. Test images that are also training images inflate the accuracy.
 
-Barz & Denzler 2020 ("Do We Train on Test Data?", arXiv 1902.00423) take candidates by distance in a network's feature space
-and let people judge. Here candidates come from embeddings and from small pictures, and pixels judge: one image is laid over the
-other, moved and mirrored, until their details agree best. Details are what is left without the local mean, so that neither a common
-sky nor a change of colours decides.
+Barz & Denzler 2020 ("Do We Train on Test Data?", arXiv 1902.00423) select candidates by distance in a network's feature space
+and let people decide. Here candidates come from embeddings and from thumbnails, and pixels decide: one image is shifted and
+mirrored until its details correlate best with those of the other. Details are pixels minus their local mean, so that neither a
+similar sky nor a change of colours matters.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ Images = npt.NDArray[np.uint8]
 Embeddings = npt.NDArray[np.float32]
 OnProgress = Callable[[int], None]
 
-# From this correlation of details on two photos count as showing the same.
+# Two photos are near-duplicates from this correlation of their details.
 THRESHOLD = 0.75
 
 _COMPARED_PX = 32  # larger pictures are compared at this size
-_COARSE_PX, _COARSE_THRESHOLD = 16, 0.6  # the quick look that spares most pairs the long one
-_REACH = 1 / 8  # of a side: moves in all directions, and the distance over which the local mean is taken
-_MARGIN = 1 / 16  # of a side, left out: else pictures in a white frame look alike
+_COARSE_PX, _COARSE_THRESHOLD = 16, 0.6  # a fast test that rules out most pairs
+_REACH = 1 / 8  # of a side: largest shift, and radius of the local mean
+_MARGIN = 1 / 16  # of a side, ignored, because pictures with the same white frame would match
 
-_OUTSTANDING = 4.0  # standard deviations
-_NORMAL_MAD = 1.4826  # from the median of absolute deviations to a standard deviation
-_LARGEST = 0.9999
+_OUTLIER_STD = 4.0  # standard deviations above the usual similarity
+_MAD_TO_STD = 1.4826  # from the median absolute deviation to the standard deviation of a normal distribution
+_MAX_CORRELATION = 0.9999  # atanh(1) is infinite
 
 _THUMBNAIL_PX = 8
-_NEIGHBOURS = 3  # candidates of each kind for each image
-_BLOCK = 500  # images compared with all others at once: 100 MB for 50,000
+_NEIGHBOURS = 3  # candidates per image, from thumbnails and from embeddings each
+_BLOCK = 500  # images compared with all others at once; 100 MB for 50,000
 _PAIRS_AT_ONCE = 1000
 _CHUNK_PIXELS = 1 << 20
 _LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
@@ -47,14 +47,14 @@ _LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
 
 @dataclass(frozen=True)
 class Duplicate:
-    """Two images that show the same.
+    """A pair of near-duplicates.
 
     Attributes:
-        query: row in the split that was asked about, e.g. test.
-        reference: row in the split that was searched, e.g. train.
-        similarity: correlation of their details where they agree best, `THRESHOLD`…1.
-        mirrored: one is the mirror image of the other.
-        identical: all pixels are equal.
+        query: row in the query split, for example test.
+        reference: row in the searched split, for example train.
+        similarity: correlation of their details at the best alignment, from `THRESHOLD` to 1.
+        mirrored: whether one is the mirror image of the other.
+        identical: whether all pixels are equal.
     """
 
     query: int
@@ -65,7 +65,7 @@ class Duplicate:
 
 
 def describe_duplicate(found: Duplicate, queries: ImageDataset, references: ImageDataset) -> dict[str, Any]:
-    """Names and classes of both images, and how alike they are, for JSON."""
+    """Names, classes and similarity of both images, for JSON."""
     return {
         "image": queries.name_of(found.query),
         "other": references.name_of(found.reference),
@@ -83,17 +83,17 @@ def find_duplicates(
     embeddings: tuple[Embeddings, Embeddings] | None = None,
     on_progress: OnProgress = lambda _: None,
 ) -> list[Duplicate]:
-    """Finds for each query the reference that shows the same, if there is one.
+    """Find the near-duplicate of each query among the references.
 
     Args:
         queries: uint8 `[N, S, S, 3]`.
-        references: uint8 `[M, S, S, 3]`; `None` looks among the queries themselves and names each pair once, the later one first.
-        embeddings: of queries and references, float32 `[N, D]` and `[M, D]`, rows of length 1; without them small pictures alone
-            give the candidates, which misses pairs that were moved or retouched.
-        on_progress: told how many queries are done, as they are.
+        references: uint8 `[M, S, S, 3]`; `None` searches the queries themselves and returns each pair once, the later image first.
+        embeddings: of queries and references, float32 `[N, D]` and `[M, D]`, rows of norm 1. Without them, candidates come from
+            thumbnails only, which misses pairs that were shifted far or edited.
+        on_progress: receives the number of queries just done.
 
     Returns:
-        At most one a query, the most alike first.
+        At most one per query, most similar first.
     """
     same = references is None
     searched = queries if references is None else references
@@ -115,7 +115,7 @@ def find_duplicates(
 
 
 def _identical(queries: Images, references: Images | None) -> dict[int, Duplicate]:
-    """Queries all of whose pixels are those of a reference, or of an earlier query."""
+    """Queries with exactly the pixels of a reference, or of an earlier query."""
     row_of: dict[bytes, int] = {}
     for row, image in enumerate(references if references is not None else ()):
         row_of.setdefault(_digest(image), row)
@@ -134,23 +134,23 @@ def _digest(image: Images) -> bytes:
 
 
 def _threshold(queries: Tensor, similarity: Tensor) -> float:
-    """From which similarity on a pair stands out of what neighbours in this data set have in common anyway.
+    """The similarity above which a pair stands out from the usual similarity of neighbours in this data set.
 
-    Photos differ in their details, so for them this is `THRESHOLD`; handwritten digits of one class hardly do. What is usual is seen
-    from all candidates but the best of each query, on Fisher's scale, where correlations spread evenly.
+    For photos this is `THRESHOLD`, because their details differ; for handwritten digits it is higher. The usual similarity is
+    estimated from all candidates except the best of each query, after Fisher's z-transform, which makes the spread uniform.
     """
     order = torch.from_numpy(np.lexsort((-similarity.numpy(), queries.numpy())))
     is_best = torch.ones(len(order), dtype=torch.bool)
     is_best[1:] = queries[order][1:] != queries[order][:-1]
-    usual = torch.atanh(similarity[order][~is_best].clamp(0, _LARGEST))
+    usual = torch.atanh(similarity[order][~is_best].clamp(0, _MAX_CORRELATION))
     if not len(usual):
         return THRESHOLD
-    spread = _NORMAL_MAD * (usual - usual.median()).abs().median()
-    return max(THRESHOLD, float(torch.tanh(usual.median() + _OUTSTANDING * spread)))
+    spread = _MAD_TO_STD * (usual - usual.median()).abs().median()
+    return max(THRESHOLD, float(torch.tanh(usual.median() + _OUTLIER_STD * spread)))
 
 
 def thumbnails(images: Images) -> Tensor:
-    """Pictures of 8×8 px without their brightness and contrast: float32 `[N, 192]`, rows of length 1."""
+    """Thumbnails of 8×8 px, normalised for brightness and contrast: float32 `[N, 192]`, rows of norm 1."""
     flat = _reduced(images, _THUMBNAIL_PX).flatten(1)
     return F.normalize(flat - flat.mean(1, keepdim=True))
 
@@ -158,7 +158,7 @@ def thumbnails(images: Images) -> Tensor:
 def _candidates(
     queries: Tensor, references: Tensor, same: bool, mirrored: Tensor | None = None, on_progress: OnProgress = lambda _: None
 ) -> Tensor:
-    """The nearest references of each query, by blocks of a matrix product: int64 `[P, 2]`."""
+    """Nearest references of each query by cosine similarity, in blocks: int64 `[P, 2]`."""
     count = min(_NEIGHBOURS, len(references) - same)
     found = []
     for start in range(0, len(queries) if count > 0 else 0, _BLOCK):
@@ -175,9 +175,9 @@ def _candidates(
 
 
 def _similarities(queries: Images, references: Images, pairs: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest correlation of each pair over moves and mirroring, float32 `[P]`, and whether it took the mirror image, bool `[P]`.
+    """Best correlation of each pair over shifts and mirroring, float32 `[P]`, and whether it is mirrored, bool `[P]`.
 
-    Pairs that do not agree as small pictures get 0.
+    Pairs that differ as thumbnails get 0.
     """
     similarity, mirrored = torch.zeros(len(pairs)), torch.zeros(len(pairs), dtype=torch.bool)
     for part in torch.split(torch.arange(len(pairs)), _PAIRS_AT_ONCE):
@@ -190,13 +190,13 @@ def _similarities(queries: Images, references: Images, pairs: Tensor) -> tuple[T
 
 
 def _aligned(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The best correlation of `a`, as it is or mirrored, with `b`; and whether mirrored is better."""
-    straight, turned = _best_correlation(a, b), _best_correlation(a.flip(3), b)
-    return torch.maximum(straight, turned), turned > straight
+    """Best correlation of `a`, straight or mirrored, with `b`, and whether mirrored is better."""
+    straight, mirrored = _best_correlation(a, b), _best_correlation(a.flip(3), b)
+    return torch.maximum(straight, mirrored), mirrored > straight
 
 
 def _best_correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Largest correlation of the overlapping parts of `a` and `b`, `[P, C, s, s]`, over moves along both axes."""
+    """Best correlation of the overlap of `a` and `b`, `[P, C, s, s]`, over shifts along both axes."""
     size = a.shape[2]
     reach_px = round(size * _REACH)
     best = torch.full((len(a),), -1.0)
@@ -214,7 +214,7 @@ def _correlation(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _details(images: Images) -> Tensor:
-    """Luma without its local mean and without the margin, float32 `[N, 1, s, s]`."""
+    """Luma minus its local mean, without the margin, float32 `[N, 1, s, s]`."""
     luma = (_reduced(images, _COMPARED_PX) * _LUMA).sum(1, keepdim=True)
     size = luma.shape[2]
     reach, margin = round(size * _REACH), round(size * _MARGIN)
@@ -223,7 +223,7 @@ def _details(images: Images) -> Tensor:
 
 
 def _reduced(images: Images, side_px: int) -> Tensor:
-    """Images at a size, or at their own where that is smaller: float32 `[N, 3, s, s]`, 0…1, areas averaged."""
+    """Images reduced to at most `side_px` by averaging areas: float32 `[N, 3, s, s]`, 0–1."""
     side_px = min(side_px, images.shape[1])
     chunk = max(1, _CHUNK_PIXELS // images.shape[1] ** 2)
     parts = [torch.zeros(0, 3, side_px, side_px)]

@@ -1,4 +1,4 @@
-"""One model on one split: all figures, from one pass over clean images, one over spoilt ones and one look at the training images."""
+"""Evaluate one model on one split: accuracy, calibration, bias, slices, robustness, leakage and cost."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from cifar_ray.metrics.intervals import ClassBias, prediction_bias
 from cifar_ray.metrics.trust import Trust
 from cifar_ray.store import Manifest
 
-# Opens a bar for so many images: (what, images) → called with the images done.
+# Starts a progress display: (task, number of images) → a function that takes the number of images just done.
 Progress = Callable[[str, int], Callable[[int], None]]
 
 
 @dataclass(frozen=True, eq=False)
 class Robustness:
-    """Accuracy on spoilt images.
+    """Accuracy on corrupted images.
 
     Attributes:
-        count: images spoilt, the same for each kind and level.
-        clean_correct: of them, those right before they were spoilt.
-        correct: int64 `[kinds, 5]`, right ones by kind and level of `CORRUPTIONS`.
+        count: number of images corrupted, the same for each type and severity.
+        clean_correct: correct predictions for these images without corruption.
+        correct: int64 `[types, 5]`, correct predictions by type and severity of `CORRUPTIONS`.
     """
 
     count: int
@@ -43,19 +43,19 @@ class Robustness:
 
     @property
     def mean_accuracy(self) -> float:
-        """Over all kinds and levels, 0…1."""
+        """Mean over all types and severities, 0–1."""
         return float(self.correct.mean() / max(1, self.count))
 
 
 @dataclass(frozen=True, eq=False)
 class Leakage:
-    """Images that show what the network learnt from.
+    """Images that are near-duplicates of training images.
 
     Attributes:
-        searched: training images looked through.
-        duplicates: at most one for each image, the most alike first.
-        seconds: what the search took.
-        kept: bool `[N]`, images that are no duplicates.
+        searched: number of training images searched.
+        duplicates: at most one per image, most similar first.
+        seconds: time of the search.
+        kept: bool `[N]`, images that are not near-duplicates.
     """
 
     searched: int
@@ -66,23 +66,23 @@ class Leakage:
 
 @dataclass(frozen=True, eq=False)
 class ModelEvaluation:
-    """All that is known of a model on a split of N images.
+    """Everything measured about a model on a split of N images.
 
     Attributes:
         reference: `name@version`.
-        manifest: the model's.
+        manifest: manifest of the model.
         data: the images.
         probabilities: float32 `[N, C]`.
         logits: float32 `[N, C]`.
         figures: loss and confusion matrix, at the manifest's temperature.
         calibration: confidence against accuracy, at the manifest's temperature.
-        uncalibrated: the same without it.
-        abstains: bool `[N]`, images that the model had rather not name.
-        bias: of each class.
-        slices: by property.
-        cost: on this machine.
-        robustness: `None` where it was not asked for.
-        leakage: `None` where it was not asked for, or there were no training images to look through.
+        uncalibrated: the same at temperature 1.
+        abstains: bool `[N]`, whether the model abstains.
+        bias: prediction bias of each class.
+        slices: accuracy on slices, by image property.
+        cost: cost of a prediction on this machine.
+        robustness: `None` if not requested.
+        leakage: `None` if not requested, or without training images to search.
     """
 
     reference: str
@@ -102,26 +102,26 @@ class ModelEvaluation:
 
     @property
     def predicted(self) -> npt.NDArray[np.int64]:
-        """The most probable class of each image, int64 `[N]`."""
+        """Most probable class of each image, int64 `[N]`."""
         predicted: npt.NDArray[np.int64] = self.logits.argmax(axis=1)
         return predicted
 
     @property
     def correct(self) -> npt.NDArray[np.bool_]:
-        """Whether it is the true one, bool `[N]`."""
+        """Whether the prediction is the true class, bool `[N]`."""
         correct: npt.NDArray[np.bool_] = self.predicted == self.data.images.labels
         return correct
 
 
-def score_here(predictor: Predictor, dataset: ImageDataset, spoil_every: int | None) -> Iterator[tuple[int, BlockScores]]:
-    """Scores all blocks in this process, in order."""
+def score_here(predictor: Predictor, dataset: ImageDataset, corrupt_every: int | None) -> Iterator[tuple[int, BlockScores]]:
+    """Score all blocks in this process, in order; yields block numbers and scores."""
     for block in range(count_blocks(len(dataset))):
-        yield block, score_block(predictor, dataset.images, block, spoil_every)
+        yield block, score_block(predictor, dataset.images, block, corrupt_every)
 
 
-def spoil_every(images: int, wanted: int) -> int | None:
-    """Which images are spoilt so that at most `wanted` are, evenly over the split; `None` for none."""
-    return max(1, -(-images // wanted)) if wanted else None
+def corruption_stride(images: int, max_corrupted: int) -> int | None:
+    """The n for which every n-th of `images` makes at most `max_corrupted` images; `None` for none."""
+    return max(1, -(-images // max_corrupted)) if max_corrupted else None
 
 
 def evaluate_model(
@@ -133,15 +133,15 @@ def evaluate_model(
     *,
     look_for_leakage: bool = True,
 ) -> ModelEvaluation:
-    """Gathers the scores of all blocks, in any order, and all that follows from them.
+    """Collect the scores of all blocks, in any order, and compute everything else from them.
 
     Args:
-        predictor: the model, for what is measured here: cost and embeddings.
+        predictor: the model; cost and embeddings are measured in this process.
         reference: `name@version`.
         data: the images.
-        scores: of each block, as `score_here` or workers give them.
-        progress: told what goes on.
-        look_for_leakage: search the training images for duplicates.
+        scores: block numbers and scores, from `score_here` or from workers.
+        progress: progress display.
+        look_for_leakage: search the training images for near-duplicates.
     """
     images = data.images
     on_scored = progress("evaluating", len(images))
@@ -177,16 +177,16 @@ def _robustness(images: ImageDataset, correct: npt.NDArray[np.bool_], blocks: li
     rows = np.concatenate([number * BLOCK + block.rows for number, block in enumerate(blocks)])
     if not len(rows):
         return None
-    spoilt = np.concatenate([block.spoilt for block in blocks], axis=2)
-    assert spoilt.shape == (len(CORRUPTIONS), LEVELS, len(rows))  # noqa: S101
-    return Robustness(len(rows), int(correct[rows].sum()), (spoilt == images.labels[rows]).sum(axis=2).astype(np.int64))
+    corrupted = np.concatenate([block.corrupted for block in blocks], axis=2)
+    assert corrupted.shape == (len(CORRUPTIONS), LEVELS, len(rows))  # noqa: S101
+    return Robustness(len(rows), int(correct[rows].sum()), (corrupted == images.labels[rows]).sum(axis=2).astype(np.int64))
 
 
 def _leakage(predictor: Predictor, images: ImageDataset, train: ImageDataset, progress: Progress) -> Leakage:
     started_s = time.perf_counter()
     on_embedded = progress("embedding", len(images) + len(train))
     embeddings = embed_all(predictor, images.images, on_embedded), embed_all(predictor, train.images, on_embedded)
-    on_compared = progress("looking for duplicates", len(images))
+    on_compared = progress("searching for duplicates", len(images))
     duplicates = find_duplicates(images.images, train.images, embeddings, on_compared)
     kept = np.ones(len(images), np.bool_)
     kept[[duplicate.query for duplicate in duplicates]] = False
@@ -194,7 +194,7 @@ def _leakage(predictor: Predictor, images: ImageDataset, train: ImageDataset, pr
 
 
 def without_duplicates(evaluation: ModelEvaluation) -> Evaluation | None:
-    """The figures over the images that are no duplicates; `None` where none were looked for."""
+    """Loss and confusion matrix without near-duplicates of training images; `None` if they were not searched."""
     if evaluation.leakage is None:
         return None
     kept = evaluation.leakage.kept
@@ -202,7 +202,7 @@ def without_duplicates(evaluation: ModelEvaluation) -> Evaluation | None:
 
 
 def most_confident_mistakes(evaluation: ModelEvaluation, count: int) -> npt.NDArray[np.int64]:
-    """Rows of wrong predictions, the surest first, int64 `[≤ count]`."""
+    """Rows of wrong predictions, most confident first, int64, at most `count`."""
     wrong = np.flatnonzero(~evaluation.correct)
     confidence = evaluation.probabilities[wrong].max(axis=1)
     return wrong[np.argsort(-confidence, kind="stable")[:count]]

@@ -1,4 +1,4 @@
-"""Passes of a network over a split, clean and spoilt, block by block: any number of workers gives the same figures."""
+"""Run a model over a split, clean and corrupted, in blocks, so that results do not depend on the number of workers."""
 
 from __future__ import annotations
 
@@ -17,56 +17,56 @@ from cifar_ray.inference.predictor import Predictor
 Images = npt.NDArray[np.uint8]
 OnProgress = Callable[[int], None]
 
-BLOCK = 250  # images a pass; what is drawn at random depends on the block alone
+BLOCK = 250  # images per pass; random numbers depend on the block only
 
 
 @dataclass(frozen=True, eq=False)
 class BlockScores:
-    """What one block of images gave.
+    """Predictions for one block of images.
 
     Attributes:
         logits: float32 `[n, C]`.
-        rows: int64 `[m]`, those images of the block that were spoilt too, counted from its first.
-        spoilt: int64 `[kinds, 5, m]`, the class predicted for each of them by kind and level of `CORRUPTIONS`.
+        rows: int64 `[m]`, index within the block of each image that was also corrupted.
+        corrupted: int64 `[types, 5, m]`, class predicted for each corrupted image, by type and severity of `CORRUPTIONS`.
     """
 
     logits: npt.NDArray[np.float32]
     rows: npt.NDArray[np.int64]
-    spoilt: npt.NDArray[np.int64]
+    corrupted: npt.NDArray[np.int64]
 
 
 def device_here() -> str:
-    """A GPU where there is one."""
+    """`cuda` if this process has a GPU, else `cpu`."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def count_blocks(images: int) -> int:
-    """Blocks that hold so many images."""
+    """Number of blocks for this number of images."""
     return -(-images // BLOCK)
 
 
-def score_block(predictor: Predictor, images: Images, block: int, spoil_every: int | None) -> BlockScores:
-    """Runs the network over one block.
+def score_block(predictor: Predictor, images: Images, block: int, corrupt_every: int | None) -> BlockScores:
+    """Predict one block, clean and corrupted.
 
     Args:
         predictor: the model.
         images: uint8 `[N, S, S, 3]`, the whole split.
-        block: in `0…count_blocks(N)-1`.
-        spoil_every: every so many images of the split are spoilt too; `None` for none.
+        block: number of the block, from 0 to `count_blocks(N) - 1`.
+        corrupt_every: corrupt every n-th image of the split; `None` for none.
     """
     start = block * BLOCK
     part = images[start : start + BLOCK]
-    rows = np.flatnonzero(np.arange(start, start + len(part)) % spoil_every == 0) if spoil_every else np.zeros(0, np.int64)
-    spoilt = np.zeros((len(CORRUPTIONS), LEVELS, len(rows)), np.int64)
+    rows = np.flatnonzero(np.arange(start, start + len(part)) % corrupt_every == 0) if corrupt_every else np.zeros(0, np.int64)
+    corrupted = np.zeros((len(CORRUPTIONS), LEVELS, len(rows)), np.int64)
     for kind, name in enumerate(CORRUPTIONS if len(rows) else ()):
         for level in range(LEVELS):
             seed = zlib.crc32(f"{name}/{level}/{block}".encode())
-            spoilt[kind, level] = predictor.predict(corrupt(part[rows], name, level + 1, seed)).logits.argmax(axis=1)
-    return BlockScores(predictor.predict(part).logits, rows, spoilt)
+            corrupted[kind, level] = predictor.predict(corrupt(part[rows], name, level + 1, seed)).logits.argmax(axis=1)
+    return BlockScores(predictor.predict(part).logits, rows, corrupted)
 
 
 def embed_all(predictor: Predictor, images: Images, on_progress: OnProgress = lambda _: None) -> npt.NDArray[np.float32]:
-    """Embeddings of all images, float32 `[N, D]`, rows of length 1."""
+    """Embeddings of all images, float32 `[N, D]`, rows of norm 1."""
     parts = []
     for start in range(0, len(images), BLOCK):
         parts.append(embed(predictor, images[start : start + BLOCK]))

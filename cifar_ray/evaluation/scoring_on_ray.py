@@ -1,4 +1,4 @@
-"""Scores a split on the workers of a Ray cluster; block by block the figures are those of one process."""
+"""Score a split on the workers of a Ray cluster. The results are the same as in one process."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ _RESTARTS = 2
 
 
 def score_on_ray(
-    bundle: Bundle, data: Selected, spoil_every: int | None, *, num_workers: int, precision: PrecisionName, engine: EngineName
+    bundle: Bundle, data: Selected, corrupt_every: int | None, *, num_workers: int, precision: PrecisionName, engine: EngineName
 ) -> Iterator[tuple[int, BlockScores]]:
-    """Hands blocks to whichever worker is free; a worker that dies is started again and its block repeated.
+    """Give each block to the next free worker; restart workers that fail and repeat their blocks.
 
-    Connects to a running cluster, else starts one on this machine and stops it at the end.
+    Uses a running cluster, or starts one on this machine and stops it at the end.
 
     Args:
-        bundle: the model; workers get it through Ray.
-        data: the images; workers load them on their own nodes.
-        spoil_every: see `score_block`.
-        num_workers: one a GPU where the cluster has any, else sharing its CPUs.
+        bundle: the model; Ray sends it to the workers.
+        data: the images; workers load them on their own hosts.
+        corrupt_every: see `score_block`.
+        num_workers: number of workers; each uses one GPU, or a share of the CPUs if the cluster has no GPU.
         precision: see `Predictor`.
-        engine: the same.
+        engine: see `Predictor`.
 
     Yields:
-        Blocks with their numbers, as they are done.
+        Block numbers and scores, in the order of completion.
 
     Raises:
-        ResourceError: if the cluster cannot hold the workers, or they keep dying.
-        DataError: if the data are missing on a node or differ there.
+        ResourceError: if the cluster has too few resources, or workers fail repeatedly.
+        DataError: if the data are missing or different on a host.
     """
     started_here = not ray.is_initialized()
     if started_here:
@@ -54,7 +54,7 @@ def score_on_ray(
         scorer = ray.remote(_Scorer)
         workers = [
             scorer.options(**options, max_restarts=_RESTARTS, max_task_retries=_RESTARTS).remote(
-                job, spoil_every, precision, engine, max(1, int(options["num_cpus"]))
+                job, corrupt_every, precision, engine, max(1, int(options["num_cpus"]))
             )
             for _ in range(num_workers)
         ]
@@ -70,31 +70,31 @@ def score_on_ray(
 
 
 class _Scorer:
-    """One worker: the model and the images, and a block at a time."""
+    """A worker, which holds the model and the images and scores one block per call."""
 
     def __init__(
         self,
         job: tuple[Bundle, Any, Any, str],
-        spoil_every: int | None,
+        corrupt_every: int | None,
         precision: PrecisionName,
         engine: EngineName,
         threads: int,
     ) -> None:
         prepare_process(threads)
         self._bundle, self._config, self._split, self._fingerprint = job
-        self._spoil_every, self._precision, self._engine = spoil_every, precision, engine
+        self._corrupt_every, self._precision, self._engine = corrupt_every, precision, engine
         self._ready: tuple[Predictor, ImageDataset] | None = None
 
     def score(self, block: int) -> tuple[int, BlockScores]:
-        """One block, with its number."""
-        # Prepared here and not in the constructor: what that one raises comes back as the actor's death, without its type.
+        """Score one block; returns its number, too."""
+        # Not in the constructor: Ray reports an exception there as the death of the actor, without its type.
         predictor, images = self._ready = self._ready or self._prepare()
-        return block, score_block(predictor, images.images, block, self._spoil_every)
+        return block, score_block(predictor, images.images, block, self._corrupt_every)
 
     def _prepare(self) -> tuple[Predictor, ImageDataset]:
         images = load_selected(self._bundle.manifest, self._config, self._split).images
         if images.fingerprint != self._fingerprint:
-            raise DataError(f"node {ray.util.get_node_ip_address()}: the images there are not those of the node that asked; copy them")
+            raise DataError(f"host {ray.util.get_node_ip_address()} has different images; copy the same data to every host")
         return Predictor(self._bundle, device_here(), self._precision, self._engine), images
 
 

@@ -1,4 +1,4 @@
-"""Which images a model is examined on: by default the very ones that its training set aside."""
+"""Select the images to evaluate a model on; by default the test split of its training."""
 
 from __future__ import annotations
 
@@ -17,32 +17,33 @@ from cifar_ray.store import Manifest
 
 SplitName = Literal["test", "val", "train", "all"]
 
-# What decides which images are in which split.
-_DECISIVE = ("dataset", "data_dir", "val_fraction", "test_fraction", "seed", "groups")
+# The settings that determine which images are in which split.
+_SPLIT_SETTINGS = ("dataset", "data_dir", "val_fraction", "test_fraction", "seed", "groups")
 
 
 class DataChoice(Config):
-    """Where the images come from."""
+    """Flags that select the images."""
 
-    dataset: DatasetName | None = Field(None, description="default: what the model was trained on, split as then")
+    dataset: DatasetName | None = Field(None, description="data set; default: the training data of the model, with the same splits")
     data_dir: str | None = Field(
-        None, description="folder: DIR/<class>/… or DIR/train/<class>/… with val/ and test/; cifar: where the files lie"
+        None,
+        description="folder of images: DIR/<class>/… or DIR/train/<class>/… with val/ and test/; cifar10, cifar100: folder of the files",
     )
-    split: SplitName = Field("test", description="all: every image there is, for data that the model never saw")
+    split: SplitName = Field("test", description="split to use; all: every image, for data that the model was not trained on")
 
 
 @dataclass(frozen=True, eq=False)
 class Selected:
-    """Images to examine a model on.
+    """Images to evaluate a model on.
 
     Attributes:
-        name: of the data set.
-        split: which part of it.
-        images: labelled with the model's classes.
-        train: the data set's training images, where the others are held against them; `None` where there is nothing to hold.
-        root: where the files lie; `None` where there are none.
-        config: what `load_splits` was given.
-        as_trained: the images are those that the figures in the manifest were measured on; `None` where that is not known.
+        name: name of the data set.
+        split: the selected split.
+        images: the images, with the label numbers of the model.
+        train: training images to search for near-duplicates; `None` unless the split is test or val.
+        root: folder of the files; `None` if the data set is not a folder of files.
+        config: settings for `load_splits`.
+        as_trained: whether the metrics in the manifest were measured on the same images; `None` if unknown.
     """
 
     name: str
@@ -55,17 +56,17 @@ class Selected:
 
 
 def select(manifest: Manifest, choice: DataChoice, progress: StartTask = no_progress) -> Selected:
-    """Loads what was chosen, prepared as the model takes it.
+    """Load the chosen images, prepared as the model needs them.
 
     Raises:
-        ConfigError: if the bundle does not say what it was trained on and nothing was chosen.
-        DataError: if the data are missing, have no such split, or have classes that the model does not know.
+        ConfigError: if the manifest does not name the training data and no data were chosen.
+        DataError: if the data are missing, lack the split, or have classes that the model lacks.
     """
     return load_selected(manifest, _data_config(manifest, choice), choice.split, progress)
 
 
 def load_selected(manifest: Manifest, config: TrainConfig, split: SplitName, progress: StartTask = no_progress) -> Selected:
-    """The images that a config names, at the size that a model takes.
+    """Load the images that a config selects, at the input size of the model.
 
     Raises:
         DataError: see `select`.
@@ -74,36 +75,36 @@ def load_selected(manifest: Manifest, config: TrainConfig, split: SplitName, pro
     splits = load_splits(config, progress)
     chosen = pick(splits, split)
     images = relabel(chosen, manifest.class_names, splits.name)
-    held_against = splits.train if split in ("test", "val") else None
+    train = splits.train if split in ("test", "val") else None
     root = Path(config.data_dir) if config.dataset == "folder" and config.data_dir is not None else None
     as_trained = chosen.fingerprint == manifest.test_fingerprint if split == "test" and manifest.test_fingerprint else None
-    return Selected(splits.name, split, images, held_against, root, config, as_trained)
+    return Selected(splits.name, split, images, train, root, config, as_trained)
 
 
 def _data_config(manifest: Manifest, choice: DataChoice) -> TrainConfig:
     values: dict[str, Any] = {
-        key: manifest.train_config[key] for key in _DECISIVE if key in manifest.train_config and key in TrainConfig.model_fields
+        key: manifest.train_config[key] for key in _SPLIT_SETTINGS if key in manifest.train_config and key in TrainConfig.model_fields
     }
     if choice.dataset is not None or choice.data_dir is not None:
         dataset = choice.dataset or ("folder" if choice.data_dir is not None else None)
         values |= {"dataset": dataset, "data_dir": choice.data_dir}
     if "dataset" not in values:
-        raise ConfigError("dataset: the model does not say what it was trained on; pass --dataset NAME or --data-dir DIR")
+        raise ConfigError("dataset: the model does not name its training data; pass --dataset NAME or --data-dir DIR")
     if choice.split == "all":
         values |= {"val_fraction": 0.0, "test_fraction": 0.0}
     return parse_config(TrainConfig, values)
 
 
 def pick(splits: DatasetSplits, split: SplitName) -> ImageDataset:
-    """One split, or all of them one after the other.
+    """One split, or all splits concatenated.
 
     Raises:
-        DataError: if there is none of that name.
+        DataError: if there is no such split.
     """
     parts = dict(splits)
     if split != "all":
         if split not in parts:
-            raise DataError(f"{splits.name} has no {split} images; pass --split and one of {', '.join(parts)} or all")
+            raise DataError(f"{splits.name} has no {split} split; pass --split with one of {', '.join(parts)}, all")
         return parts[split]
     if len(parts) == 1:
         return splits.train
@@ -117,15 +118,15 @@ def pick(splits: DatasetSplits, split: SplitName) -> ImageDataset:
 
 
 def relabel(dataset: ImageDataset, class_names: tuple[str, ...], where: str) -> ImageDataset:
-    """The same images with a model's labels, by the classes' names; a data set need not have all of them.
+    """The same images with the label numbers of a model, matched by class name. The data set may lack some classes of the model.
 
     Raises:
-        DataError: if the model does not know one of the classes.
+        DataError: if the model lacks one of the classes.
     """
     if dataset.class_names == class_names:
         return dataset
     unknown = [name for name in dataset.class_names if name not in class_names]
     if unknown:
-        raise DataError(f"class {unknown[0]!r} of {where} is none of the model's: {', '.join(class_names)}")
+        raise DataError(f"class {unknown[0]!r} of {where} is not a class of the model. Classes of the model: {', '.join(class_names)}")
     label_of = np.array([class_names.index(name) for name in dataset.class_names], np.int64)
     return ImageDataset(dataset.images, label_of[dataset.labels], class_names, dataset.files)

@@ -1,4 +1,4 @@
-"""Accuracy on parts of a split: dark and light, flat and rich, small and large pictures."""
+"""Accuracy on slices of a split: by brightness, contrast, and size of the original file."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _THREADS = 8
 
 @dataclass(frozen=True)
 class Slice:
-    """Images whose value of some property lies between two bounds.
+    """Images whose value of a property lies between two bounds.
 
     Attributes:
-        low: smallest value among them.
-        high: largest.
-        count: images.
-        correct: of them, those classified rightly.
+        low: smallest value.
+        high: largest value.
+        count: number of images.
+        correct: number of correct predictions.
     """
 
     low: float
@@ -38,7 +38,7 @@ class Slice:
 
     @property
     def accuracy(self) -> float:
-        """Share of right ones, 0…1."""
+        """Share of correct predictions, 0–1."""
         return self.correct / self.count
 
     @property
@@ -48,14 +48,14 @@ class Slice:
 
 
 def slice_by(values: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_]) -> list[Slice]:
-    """Cuts images into up to five parts of nearly equal size by a property, equal values never apart.
+    """Divide images into at most five slices of nearly equal size. Images with equal values are in the same slice.
 
     Args:
-        values: float64 `[N]`.
-        correct: bool `[N]`.
+        values: the property of each image, float64 `[N]`.
+        correct: whether each prediction is correct, bool `[N]`.
 
     Returns:
-        Ascending; one part where all values are equal, none without images.
+        Slices in ascending order; one if all values are equal, none without images.
     """
     if not len(values):
         return []
@@ -66,11 +66,11 @@ def slice_by(values: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_]) ->
 
 
 def properties(dataset: ImageDataset, root: Path | None) -> dict[str, npt.NDArray[np.float64]]:
-    """What images are sliced by: brightness and contrast (mean and deviation of luma, 0…1) and, of files, the size of the original.
+    """Properties to slice by: brightness and contrast (mean and standard deviation of luma, 0–1), and the size of the original file.
 
     Args:
         dataset: N images.
-        root: where its files lie; `None` leaves the sizes out.
+        root: folder of the files; without it, the sizes are left out.
 
     Returns:
         By name with unit, float64 `[N]` each.
@@ -88,14 +88,14 @@ def properties(dataset: ImageDataset, root: Path | None) -> dict[str, npt.NDArra
 
 
 def original_sides_px(dataset: ImageDataset, root: Path) -> npt.NDArray[np.float64] | None:
-    """The shorter side of each image's file, float64 `[N]`, from its header; `None` where files are unknown or gone."""
+    """Shorter side of each original file, float64 `[N]`, from the file headers; `None` if the files are unknown or missing."""
     if dataset.files is None:
         return None
     paths = [root / os.fsdecode(name) for name in dataset.files]
     try:
         with ThreadPool(_THREADS) as pool:
             return np.array(pool.map(_shorter_side_px, paths, chunksize=64), np.float64)
-    except OSError:  # the pictures were moved since they were decoded
+    except OSError:  # the files were moved after they were decoded
         return None
 
 

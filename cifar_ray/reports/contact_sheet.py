@@ -1,4 +1,4 @@
-"""Sheets of pictures with captions, as PNG."""
+"""Contact sheets: a grid of pictures with captions, as PNG."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _ELLIPSIS = "…"
 
 @dataclass(frozen=True)
 class Cell:
-    """One place on a sheet.
+    """One cell of a sheet.
 
     Attributes:
-        pictures: uint8 `[S, S, 3]` each, or ready pictures; shown side by side.
-        caption: lines below them, shortened to fit.
+        pictures: uint8 `[S, S, 3]` each, or PIL images; shown side by side.
+        caption: lines below the pictures; each is shortened to fit.
     """
 
     pictures: Sequence[npt.NDArray[np.uint8] | Image.Image]
@@ -32,12 +32,12 @@ class Cell:
 
 
 def sheet(cells: Sequence[Cell], columns: int, side_px: int = _SIDE_PX) -> bytes:
-    """Lays cells out in rows, small pictures enlarged without smoothing.
+    """Lay out cells in rows. Small pictures are enlarged without smoothing.
 
     Args:
-        cells: at least one; those of a sheet have as many pictures and lines as the largest of them.
-        columns: cells in a row.
-        side_px: of each picture on the sheet.
+        cells: at least one; all get the width and height of the largest.
+        columns: cells per row.
+        side_px: width and height of each picture on the sheet.
     """
     font = _font()
     pictures = max(len(cell.pictures) for cell in cells)
@@ -50,7 +50,7 @@ def sheet(cells: Sequence[Cell], columns: int, side_px: int = _SIDE_PX) -> bytes
     for number, cell in enumerate(cells):
         left, top = _GAP_PX + number % columns * (width + _GAP_PX), _GAP_PX + number // columns * (height + _GAP_PX)
         for place, picture in enumerate(cell.pictures):
-            page.paste(_enlarged(picture, side_px), (left + place * (side_px + 2), top))
+            page.paste(_resized(picture, side_px), (left + place * (side_px + 2), top))
         for line, text in enumerate(cell.caption):
             draw.text((left, top + side_px + 2 + line * _LINE_PX), _shortened(text, width, font), fill="black", font=font)
     file = io.BytesIO()
@@ -58,26 +58,26 @@ def sheet(cells: Sequence[Cell], columns: int, side_px: int = _SIDE_PX) -> bytes
     return file.getvalue()
 
 
-def _enlarged(picture: npt.NDArray[np.uint8] | Image.Image, side_px: int) -> Image.Image:
+def _resized(picture: npt.NDArray[np.uint8] | Image.Image, side_px: int) -> Image.Image:
     image = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
     if image.size == (side_px, side_px):
         return image
-    smooth = Image.Resampling.NEAREST if image.width < side_px else Image.Resampling.LANCZOS
-    return image.resize((side_px, side_px), smooth)
+    method = Image.Resampling.NEAREST if image.width < side_px else Image.Resampling.LANCZOS
+    return image.resize((side_px, side_px), method)
 
 
 def _shortened(text: str, width_px: int, font: ImageFont.FreeTypeFont) -> str:
-    """Cuts the middle out: names of files differ at their ends."""
+    """Cut out the middle, because file names differ at their ends."""
     if font.getlength(text) <= width_px:
         return text
-    kept = len(text)
-    while kept > 2 and font.getlength(text[: kept // 2] + _ELLIPSIS + text[-(kept // 2) :]) > width_px:
-        kept -= 1
-    return text[: kept // 2] + _ELLIPSIS + text[-(kept // 2) :]
+    length = len(text)
+    while length > 2 and font.getlength(text[: length // 2] + _ELLIPSIS + text[-(length // 2) :]) > width_px:
+        length -= 1
+    return text[: length // 2] + _ELLIPSIS + text[-(length // 2) :]
 
 
 def _font() -> ImageFont.FreeTypeFont:
-    """DejaVu, which matplotlib brings along: it has the letters of more languages than Pillow's own."""
+    """DejaVu from matplotlib, which covers more scripts than Pillow's default font."""
     import matplotlib
 
     return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), _FONT_PX)

@@ -1,4 +1,4 @@
-"""A data set as files: figures as JSON, contact sheets, and one page that holds both and opens offline."""
+"""A data set as files: figures as JSON, contact sheets, and a page with the pictures inside."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from cifar_ray.reports import plots
 from cifar_ray.reports.contact_sheet import Cell, sheet
 from cifar_ray.reports.renderer import Picture, Section, Table, render
 
-_A_CLASS = 40
-_CLASSES_WITH_SHEETS = 50
+_IMAGES_PER_CLASS = 40
+_MAX_CLASS_SHEETS = 50
 _SHOWN_DUPLICATES = 40
 _AUGMENTED_IMAGES = 10
 _AUGMENTED_EPOCHS = 8
 
 
 def to_files(examination: DatasetExamination, augmentation: AugmentationConfig, seed: int) -> dict[str, bytes]:
-    """`stats.json`, the pictures, and `stats.html` with all of them inside, by file name.
+    """`stats.json`, the pictures, and `stats.html` with all pictures inside, by file name.
 
     Args:
         examination: of the data set.
-        augmentation: as training would be given it.
-        seed: which images stand for their class, and of the augmentation.
+        augmentation: settings of the augmentation to show.
+        seed: random seed for the choice of images and for the augmentation.
     """
     figures = to_json(examination)
     splits = examination.splits
     counts = {name: part.class_counts().tolist() for name, part in splits}
     pictures = {
-        "classes": Picture(plots.class_counts(counts, splits.train.class_names), "Images of each class."),
+        "classes": Picture(plots.class_counts(counts, splits.train.class_names), "Number of images per class and split."),
         "augmented": Picture(
             augmented_sheet(splits.train, augmentation, seed),
-            f"Left as it is, then what the network sees of it in epochs 1…{_AUGMENTED_EPOCHS} ({_in_words(augmentation)}).",
+            f"Left: original. Then the augmented image in epochs 1–{_AUGMENTED_EPOCHS}: {_describe(augmentation)}.",
         ),
     }
     if (sizes := _sizes(examination)) is not None:
         pictures["sizes"] = sizes
     for label, png in class_sheets(splits, seed).items():
         pictures[f"class-{label:03}"] = Picture(
-            png, f"{splits.train.class_names[label]}: up to {_A_CLASS} training images, drawn at random."
+            png, f"{splits.train.class_names[label]}: a random sample of at most {_IMAGES_PER_CLASS} training images."
         )
     for found in examination.duplicates or ():
         if found.pairs:
@@ -57,19 +57,19 @@ def to_files(examination: DatasetExamination, augmentation: AugmentationConfig, 
 
 
 def class_sheets(splits: DatasetSplits, seed: int) -> dict[int, bytes]:
-    """A contact sheet of each class's training images by label, for the first 50 classes."""
+    """A contact sheet of training images for each of the first 50 classes, by label."""
     generator = np.random.default_rng(seed)
     sheets = {}
-    for label in range(min(splits.train.num_classes, _CLASSES_WITH_SHEETS)):
+    for label in range(min(splits.train.num_classes, _MAX_CLASS_SHEETS)):
         members = np.flatnonzero(splits.train.labels == label)
         if len(members):
-            chosen = np.sort(generator.choice(members, min(_A_CLASS, len(members)), replace=False))
+            chosen = np.sort(generator.choice(members, min(_IMAGES_PER_CLASS, len(members)), replace=False))
             sheets[label] = sheet([Cell((splits.train.images[row],)) for row in chosen], columns=10, side_px=80)
     return sheets
 
 
 def augmented_sheet(train: ImageDataset, augmentation: AugmentationConfig, seed: int) -> bytes:
-    """A row for each of some images: as it is, then as the training loader hands it to the network, epoch by epoch."""
+    """A row per image: the original, then what the training loader gives the network in each epoch."""
     generator = np.random.default_rng(seed)
     chosen = np.sort(generator.choice(len(train), min(_AUGMENTED_IMAGES, len(train)), replace=False))
     seen = augmented(train.images[chosen], augmentation, channel_mean_std(train), seed)
@@ -83,8 +83,8 @@ def augmented(
     mean_std: tuple[tuple[float, float, float], tuple[float, float, float]],
     seed: int,
 ) -> npt.NDArray[np.uint8]:
-    """What the training loader makes of images, brought back from normalised values: uint8 `[N, epochs, S, S, 3]`."""
-    # Each image is given a label of its own, by which it is found again in the shuffled batch.
+    """Images as the training loader augments them in each epoch, converted back from normalised values: uint8 `[N, epochs, S, S, 3]`."""
+    # Each image gets its own label, which identifies it in the shuffled batch.
     numbered = ImageDataset(images, np.arange(len(images)), tuple(map(str, range(len(images)))))
     loader, unmixed = (
         TrainLoader(
@@ -109,22 +109,22 @@ def augmented(
     return seen
 
 
-def _in_words(augmentation: AugmentationConfig) -> str:
-    flip = {"none": "no mirroring", "random": "mirrored at random", "alternating": "mirrored every other epoch"}[augmentation.flip]
-    shift = f"shifted by up to {augmentation.translate_px} px" if augmentation.translate_px else "no shifts"
-    cutout = f"a square of {augmentation.cutout_px} px cut out" if augmentation.cutout_px else "nothing cut out"
+def _describe(augmentation: AugmentationConfig) -> str:
+    flip = {"none": "no flip", "random": "random horizontal flip", "alternating": "horizontal flip every other epoch"}[augmentation.flip]
+    shift = f"shift up to {augmentation.translate_px} px" if augmentation.translate_px else "no shift"
+    cutout = f"cutout {augmentation.cutout_px} px" if augmentation.cutout_px else "no cutout"
     policy = "RandAugment" if augmentation.policy == "randaugment" else "AutoAugment"
     more = (
-        (augmentation.rotate_deg, f"turned by up to {augmentation.rotate_deg:g}°"),
-        (augmentation.policy != "none", f"changed by {policy}"),
+        (augmentation.rotate_deg, f"rotation up to {augmentation.rotate_deg:g}°"),
+        (augmentation.policy != "none", policy),
         (augmentation.brightness, f"brightness ± {augmentation.brightness:.0%}"),
         (augmentation.contrast, f"contrast ± {augmentation.contrast:.0%}"),
         (augmentation.saturation, f"saturation ± {augmentation.saturation:.0%}"),
         (augmentation.hue, f"hue ± {360 * augmentation.hue:.0f}°"),
-        (augmentation.noise_std, f"noise of {augmentation.noise_std:g}"),
-        (augmentation.erase, f"a rectangle erased in {augmentation.erase:.0%}"),
-        (augmentation.mixup, "blended with another image (mixup)"),
-        (augmentation.cutmix, "a part of another image put in (cutmix)"),
+        (augmentation.noise_std, f"noise with standard deviation {augmentation.noise_std:g}"),
+        (augmentation.erase, f"random erasing of a rectangle in {augmentation.erase:.0%} of the images"),
+        (augmentation.mixup, "mixup"),
+        (augmentation.cutmix, "cutmix"),
     )
     return ", ".join((flip, shift, cutout, *(words for is_on, words in more if is_on)))
 
@@ -135,7 +135,7 @@ def _sizes(examination: DatasetExamination) -> Picture | None:
         return None
     widths_px, heights_px = (np.array(sides, np.int64) for sides in zip(*((one.width_px, one.height_px) for one in readable), strict=True))
     png = plots.file_sizes(widths_px, heights_px, examination.splits.train.image_size_px)
-    return Picture(png, "Sizes of the files; dotted: the side that the network takes.")
+    return Picture(png, "Width and height of the files; larger dots are more common. Dotted: input size of the network.")
 
 
 def _duplicates(splits: DatasetSplits, found: FoundDuplicates) -> Picture:
@@ -152,26 +152,28 @@ def _duplicates(splits: DatasetSplits, found: FoundDuplicates) -> Picture:
         )
         for pair in found.pairs[:_SHOWN_DUPLICATES]
     ]
-    return Picture(sheet(cells, columns=5), f"{found.split} and {found.searched}: {len(found.pairs):,} pairs, the most alike first.")
+    where = f"Within {found.split}" if found.split == found.searched else f"Left {found.split}, right {found.searched}"
+    shown = f", the first {_SHOWN_DUPLICATES} shown" if len(found.pairs) > _SHOWN_DUPLICATES else ""
+    return Picture(sheet(cells, columns=5), f"{where}: {len(found.pairs):,} pairs, most similar first{shown}.")
 
 
 def _page(figures: dict[str, Any], pictures: dict[str, Picture]) -> bytes:
     splits = list(figures["images"])
     classes = Table(("class", *splits), [(one["name"], *(f"{one[split]:,}" for split in splits)) for one in figures["classes"]])
     sections = [
-        Section("In short", [Table(("", ""), summarize(figures))]),
+        Section("Summary", [Table((), summarize(figures))]),
         Section("Classes", [pictures["classes"], classes]),
-        *([Section("Sizes", [pictures["sizes"]])] if "sizes" in pictures else []),
-        Section("What the network sees", [pictures["augmented"]]),
+        *([Section("File sizes", [pictures["sizes"]])] if "sizes" in pictures else []),
+        Section("Augmented images", [pictures["augmented"]]),
         Section(
-            "Duplicates", _starting("duplicates", pictures) or ["None were found." if figures["duplicates"] else "None were looked for."]
+            "Near-duplicates", _starting("duplicates", pictures) or ["Not searched." if figures["duplicates"] is None else "None found."]
         ),
         Section("Contact sheets", _starting("class-", pictures)),
     ]
     if figures["broken"]:
         rows = [(one["file"], one["reason"]) for one in figures["broken"]]
         sections.insert(1, Section("Broken files", [Table(("file", "reason"), rows)]))
-    return render(f"The data set {figures['name']}", f"fingerprint {figures['fingerprint'][:12]}", sections)
+    return render(f"Data set {figures['name']}", f"fingerprint {figures['fingerprint'][:12]}", sections)
 
 
 def _starting(prefix: str, pictures: dict[str, Picture]) -> list[str | Table | Picture]:

@@ -1,4 +1,4 @@
-"""An evaluation as files: figures as JSON, pictures, and one page that holds both and opens offline."""
+"""An evaluation as files: figures as JSON, pictures, and a page with the pictures inside."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHOWN_DUPLICATES = 40
 
 
 def to_files(evaluation: ModelEvaluation, predictor: Predictor) -> dict[str, bytes]:
-    """`evaluation.json`, the pictures, and `report.html` with all of them inside, by file name."""
+    """`evaluation.json`, the pictures, and `report.html` with all pictures inside, by file name."""
     figures = to_json(evaluation)
     pictures = _pictures(evaluation, predictor)
     files = {f"{name}.png": picture.png for name, picture in pictures.items()}
@@ -30,23 +30,27 @@ def to_files(evaluation: ModelEvaluation, predictor: Predictor) -> dict[str, byt
 def _pictures(evaluation: ModelEvaluation, predictor: Predictor) -> dict[str, Picture]:
     names, figures = evaluation.manifest.class_names, evaluation.figures
     found = {
-        "confusion": Picture(plots.confusion(figures, names), "Confusion matrix: a row a true class, a column a predicted one."),
-        "classes": Picture(plots.per_class(figures, names), "Precision, recall and F1 of each class."),
-        "bias": Picture(plots.bias(evaluation.bias, names), "Orange: chance does not explain it (sign test, Holm-adjusted p < 0.05)."),
-        "calibration": Picture(
-            plots.reliability(evaluation.calibration, evaluation.uncalibrated), "How often predictions of some confidence are right."
+        "confusion": Picture(plots.confusion(figures, names), "Rows: true classes. Columns: predicted classes."),
+        "classes": Picture(plots.per_class(figures, names), "Precision, recall and F1 score of each class."),
+        "bias": Picture(
+            plots.bias(evaluation.bias, names),
+            "How much more often each class is predicted than it occurs. Orange: significant (sign test, Holm-adjusted p < 0.05).",
         ),
-        "slices": Picture(plots.slices(evaluation.slices, figures.accuracy), "Accuracy on parts of the images, with 95 % intervals."),
+        "calibration": Picture(
+            plots.reliability(evaluation.calibration, evaluation.uncalibrated), "Accuracy of the predictions by their confidence."
+        ),
+        "slices": Picture(plots.slices(evaluation.slices, figures.accuracy), "Accuracy on slices of the images, with 95 % intervals."),
     }
     if evaluation.robustness is not None:
         count, clean = evaluation.robustness.count, evaluation.robustness.clean_correct / evaluation.robustness.count
-        found["robustness"] = Picture(plots.robustness(evaluation.robustness.correct, count, clean), "Accuracy on spoilt images (%).")
+        caption = f"Accuracy (%) on {count:,} images by type and severity of corruption."
+        found["robustness"] = Picture(plots.robustness(evaluation.robustness.correct, count, clean), caption)
     if (mistakes := _mistakes(evaluation, predictor)) is not None:
         found["mistakes"] = Picture(
-            mistakes, "True → predicted with its probability; beside each picture where the network saw it (Grad-CAM)."
+            mistakes, "True class → predicted class with its probability. Right: the pixels that support the prediction (Grad-CAM)."
         )
     if (duplicates := _duplicates(evaluation)) is not None:
-        found["duplicates"] = Picture(duplicates, "Left the image, right the training image; the most alike first.")
+        found["duplicates"] = Picture(duplicates, f"Left: image. Right: training image. Most similar first, at most {_SHOWN_DUPLICATES}.")
     return found
 
 
@@ -91,20 +95,19 @@ def _page(evaluation: ModelEvaluation, figures: dict[str, Any], pictures: dict[s
     data, manifest = evaluation.data, evaluation.manifest
     shown = {name: [picture] for name, picture in pictures.items()}
     sections = [
-        Section("In short", [Table(("", ""), summarize(figures))]),
+        Section("Summary", [Table((), summarize(figures))]),
         Section("Classes", [*shown["classes"], _class_table(figures)]),
-        Section("Confusion", shown["confusion"]),
+        Section("Confusion matrix", shown["confusion"]),
         Section("Prediction bias", [figures["prediction_bias"]["verdict"], *shown["bias"]]),
         Section("Calibration", shown["calibration"]),
-        Section("Most confident mistakes", shown.get("mistakes", ["There is no mistake."])),
+        Section("Most confident mistakes", shown.get("mistakes", ["None: all predictions are correct."])),
         Section("Slices", shown["slices"]),
     ]
     if "robustness" in shown:
         sections.append(Section("Robustness", shown["robustness"]))
     if figures["leakage"] is not None:
-        sections.append(
-            Section("Leakage", [*shown.get("duplicates", ["No image shows what a training image shows."]), *_pair_table(figures)])
-        )
+        duplicates = shown.get("duplicates", ["No image is a near-duplicate of a training image."])
+        sections.append(Section("Leakage: near-duplicates of training images", [*duplicates, *_pair_table(figures)]))
     trained = f"{manifest.architecture.name}, trained on {manifest.dataset_name}"
     return render(f"{evaluation.reference} on {data.name} ({data.split})", f"{trained}; weights {manifest.weights_sha256[:12]}", sections)
 
@@ -118,7 +121,7 @@ def _class_table(figures: dict[str, Any]) -> Table:
 
 
 def _pair_table(figures: dict[str, Any]) -> list[Table]:
-    """Every pair, not only those shown."""
+    """All pairs, not only those in the picture."""
     pairs = figures["leakage"]["pairs"]
     rows = [(one["image"], one["other"], one["class"], one["other_class"], f"{one['similarity']:.3f}") for one in pairs]
     return [Table(("image", "training image", "class", "its class", "similarity"), rows)] if rows else []

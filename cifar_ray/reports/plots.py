@@ -1,9 +1,7 @@
-"""Pictures of figures, as PNG."""
+"""Figures of an evaluation, a comparison or a data set, as PNG."""
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -15,26 +13,27 @@ from cifar_ray.evaluation.slices import Slice
 from cifar_ray.metrics.accuracy import Evaluation
 from cifar_ray.metrics.calibration import Calibration
 from cifar_ray.metrics.intervals import ClassBias
+from cifar_ray.reports.canvas import empty_figure, new_figure, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-_MOST_LABELLED = 40  # class names that can still be read along an axis
-_MOST_NUMBERED = 20  # cells a side that can still hold a number
+_MAX_NAMED_CLASSES = 40  # with more, names along an axis overlap
+_MAX_NUMBERED_CLASSES = 20  # with more, counts do not fit into the cells
+_DARK_BELOW, _DARK_ABOVE = 0.15, 0.9  # shades of the colour map on which black text is hard to read
 _BLUE, _PALE, _ORANGE, _GREY = "#2b6cb0", "#bee3f8", "#dd6b20", "#a0aec0"
 
 
 def confusion(evaluation: Evaluation, class_names: Sequence[str]) -> bytes:
-    """The confusion matrix: shares of each true class, counts as numbers, right ones left pale so that mistakes stand out."""
+    """Confusion matrix: counts as numbers, mistakes coloured by their share of the true class; the diagonal has no colour."""
     matrix, classes = evaluation.confusion, len(class_names)
     shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
     mistakes = np.where(np.eye(classes, dtype=bool), np.nan, shares)
     side = min(14.0, 3 + 0.5 * classes)
-    figure, axes = _figure(side, side * 0.92)
+    figure, axes = new_figure(side, side * 0.92)
     image = axes.imshow(mistakes, cmap="Oranges", vmin=0)
-    figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true class, mistakes only")
-    if classes <= _MOST_NUMBERED:
+    figure.colorbar(image, ax=axes, shrink=0.7, label="mistakes, share of the true class")
+    if classes <= _MAX_NUMBERED_CLASSES:
         darkest = np.nanmax(mistakes)
         for (row, column), count in np.ndenumerate(matrix):
             colour = "white" if row != column and mistakes[row, column] > 0.6 * darkest else "black" if count else _GREY
@@ -43,32 +42,37 @@ def confusion(evaluation: Evaluation, class_names: Sequence[str]) -> bytes:
             )
     _name_classes(axes, class_names, both=True)
     axes.set(xlabel="predicted", ylabel="true")
-    return _png(figure)
+    return to_png(figure)
 
 
 def reliability(calibration: Calibration, uncalibrated: Calibration) -> bytes:
-    """Accuracy by confidence, with the temperature and without, and how many images have which."""
-    figure, axes = _figure(5.5, 5)
+    """Reliability diagram: accuracy by confidence with and without the temperature, and the share of images in each bin."""
+    figure, axes = new_figure(6, 5.6)
     bins = len(calibration.counts)
     middles = (np.arange(bins) + 0.5) / bins
     filled = calibration.counts > 0
-    axes.bar(middles[filled], calibration.accuracy[filled], width=0.9 / bins, color=_PALE, label="accuracy")
-    axes.plot([0, 1], [0, 1], color="black", linestyle=":", label="as sure as right")
+    axes.bar(middles[filled], calibration.accuracy[filled], width=0.9 / bins, color=_PALE, label="accuracy of the bin")
+    axes.plot([0, 1], [0, 1], color="black", linestyle=":", label="perfect calibration")
     axes.plot(uncalibrated.confidence, uncalibrated.accuracy, color=_GREY, marker=".", label="without the temperature")
     axes.plot(
-        calibration.confidence[filled], calibration.accuracy[filled], color=_ORANGE, marker="o", markersize=4, label="at mean confidence"
+        calibration.confidence[filled],
+        calibration.accuracy[filled],
+        color=_ORANGE,
+        marker="o",
+        markersize=4,
+        label="with the temperature",
     )
-    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
-    axes.legend(loc="upper left")
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.03))
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
     counts = axes.twinx()
     counts.step(middles, calibration.counts / max(1, calibration.counts.sum()), where="mid", color=_BLUE)
-    counts.set(ylabel="share of images (blue line)", ylim=(0, 1))
-    return _png(figure)
+    counts.set(ylabel="share of images (blue line)", ylim=(0, 1.03))
+    return to_png(figure)
 
 
 def per_class(evaluation: Evaluation, class_names: Sequence[str]) -> bytes:
     """Precision, recall and F1 of each class."""
-    figure, axes = _figure(max(7.0, min(16.0, 0.8 * len(class_names))), 4)
+    figure, axes = new_figure(max(7.0, min(16.0, 0.8 * len(class_names))), 4)
     series = {"precision": evaluation.per_class_precision(), "recall": evaluation.per_class_accuracy(), "F1": evaluation.per_class_f1()}
     for (name, values), colour, marker in zip(series.items(), (_BLUE, _ORANGE, "black"), ("^", "v", "_"), strict=True):
         axes.scatter(range(len(values)), values * 100, s=60, color=colour, marker=marker, label=name)
@@ -76,107 +80,110 @@ def per_class(evaluation: Evaluation, class_names: Sequence[str]) -> bytes:
     _name_classes(axes, class_names)
     axes.grid(alpha=0.3)
     axes.legend(ncol=3, loc="upper center", bbox_to_anchor=(0.5, 1.14), frameon=False)
-    return _png(figure)
+    return to_png(figure)
 
 
 def bias(classes: Sequence[ClassBias], class_names: Sequence[str]) -> bytes:
-    """How much more often each class is predicted than it occurs; orange where chance does not explain it."""
-    figure, axes = _figure(max(7.0, min(16.0, 0.8 * len(class_names))), 3.5)
+    """How much more often each class is predicted than it occurs; orange if the difference is significant."""
+    figure, axes = new_figure(max(7.0, min(16.0, 0.8 * len(class_names))), 3.5)
     excess = [100 * (one.predicted - one.occurs) / max(1, one.occurs) for one in classes]
     axes.bar(range(len(excess)), excess, color=[_ORANGE if one.significant else _GREY for one in classes])
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set(ylabel="predicted more often\nthan it occurs (%)")
+    axes.set(ylabel="excess predictions (%)")
     _name_classes(axes, class_names)
-    return _png(figure)
+    return to_png(figure)
 
 
 def robustness(correct: npt.NDArray[np.int64], count: int, clean: float) -> bytes:
-    """Accuracy by kind and level of corruption."""
+    """Accuracy by type and severity of corruption.
+
+    Args:
+        correct: int64 `[types, severities]`, correct predictions.
+        count: images per cell.
+        clean: accuracy on the same images without corruption, 0–1.
+    """
     accuracy = 100 * correct / count
-    figure, axes = _figure(6.5, 0.42 * len(CORRUPTIONS) + 1.4)
+    figure, axes = new_figure(6.5, 0.42 * len(CORRUPTIONS) + 1.4)
     image = axes.imshow(accuracy, cmap="RdYlGn", vmin=0, vmax=100 * clean, aspect="auto")
     for (row, column), value in np.ndenumerate(accuracy):
-        axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=9)
+        shade = value / max(1e-9, 100 * clean)
+        colour = "black" if _DARK_BELOW < shade < _DARK_ABOVE else "white"
+        axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=9, color=colour)
     axes.set_yticks(range(len(CORRUPTIONS)), list(CORRUPTIONS))
     axes.set_xticks(range(LEVELS), [str(level + 1) for level in range(LEVELS)])
-    axes.set(xlabel=f"level (clean: {100 * clean:.1f} %)")
+    axes.set(xlabel=f"severity (not corrupted: {100 * clean:.1f} %)")
     figure.colorbar(image, ax=axes, label="accuracy (%)")
-    return _png(figure)
+    return to_png(figure)
 
 
 def slices(by_property: dict[str, list[Slice]], overall: float) -> bytes:
-    """Accuracy on each part of the images, with its 95 % interval."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.2 * len(by_property), 3.6), layout="constrained")
+    """Accuracy on each slice of the images, with its 95 % interval."""
+    figure = empty_figure(4.2 * len(by_property), 3.6)
     panels = np.atleast_1d(figure.subplots(1, len(by_property), sharey=True))
     for axes, (name, parts) in zip(panels, by_property.items(), strict=True):
         shares = np.array([part.accuracy for part in parts])
         intervals = np.array([part.interval for part in parts])
         reach = np.abs(intervals.T - shares)
         axes.errorbar(range(len(parts)), shares * 100, yerr=reach * 100, fmt="o", color=_BLUE, capsize=4)
-        axes.axhline(overall * 100, color=_GREY, linestyle=":", label="all")
-        axes.set_xticks(range(len(parts)), [f"{part.low:.3g}…\n{part.high:.3g}" for part in parts], fontsize=8)
+        axes.axhline(overall * 100, color=_GREY, linestyle=":", label="all images")
+        axes.set_xticks(range(len(parts)), [f"{part.low:.3g}–\n{part.high:.3g}" for part in parts], fontsize=8)
         axes.set(xlabel=name)
         axes.grid(axis="y", alpha=0.3)
     panels[0].set(ylabel="accuracy (%)")
-    return _png(figure)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", frameon=False)
+    return to_png(figure)
 
 
 def class_counts(counts: dict[str, list[int]], class_names: Sequence[str]) -> bytes:
-    """Images of each class, a colour a split."""
-    figure, axes = _figure(max(7.0, min(16.0, 0.8 * len(class_names))), 3.5)
+    """Images of each class, one colour per split."""
+    figure, axes = new_figure(max(7.0, min(16.0, 0.8 * len(class_names))), 3.5)
     width = 0.8 / len(counts)
     for index, ((split, values), colour) in enumerate(zip(counts.items(), (_BLUE, _ORANGE, _GREY), strict=False)):
         axes.bar(np.arange(len(values)) + width * (index - (len(counts) - 1) / 2), values, width=0.9 * width, color=colour, label=split)
     axes.set(ylabel="images")
     figure.legend(loc="outside upper right", ncols=len(counts))
     _name_classes(axes, class_names)
-    return _png(figure)
+    return to_png(figure)
 
 
 def file_sizes(widths_px: npt.NDArray[np.int64], heights_px: npt.NDArray[np.int64], image_size_px: int) -> bytes:
-    """Width and height of files, the larger the dot the more of that size; dotted what the network takes."""
+    """Width and height of files; larger dots are more common sizes, and dotted lines mark the input size of the network."""
     sizes, counts = np.unique(np.stack((widths_px, heights_px), axis=1), axis=0, return_counts=True)
-    figure, axes = _figure(5, 5)
+    figure, axes = new_figure(5, 5)
     axes.scatter(sizes[:, 0], sizes[:, 1], s=10 + 300 * counts / counts.max(), color=_BLUE, alpha=0.4, linewidths=0)
     axes.axvline(image_size_px, color="black", linestyle=":", linewidth=0.8)
     axes.axhline(image_size_px, color="black", linestyle=":", linewidth=0.8)
-    axes.set(xlabel="width (px)", ylabel="height (px)", xlim=(0, None), ylim=(0, None))
-    return _png(figure)
+    axes.set(
+        xlabel="width (px)",
+        ylabel="height (px)",
+        xlim=(0, 1.1 * max(image_size_px, sizes[:, 0].max())),
+        ylim=(0, 1.1 * max(image_size_px, sizes[:, 1].max())),
+    )
+    return to_png(figure)
 
 
-def class_differences(differences: Sequence[tuple[float, bool]], class_names: Sequence[str], reference: str) -> bytes:
-    """How much better the second model is on each class, in points; orange where chance does not explain it."""
-    figure, axes = _figure(max(7.0, min(16.0, 0.8 * len(class_names))), 3.5)
+def class_differences(differences: Sequence[tuple[float, bool]], class_names: Sequence[str], models: tuple[str, str]) -> bytes:
+    """Recall of the second model minus that of the first, per class; orange if the difference is significant.
+
+    Args:
+        differences: of each class, −1–1, and whether it is significant.
+        class_names: names of the classes.
+        models: references of both models.
+    """
+    figure, axes = new_figure(max(7.0, min(16.0, 0.8 * len(class_names))), 3.5)
     colours = [_ORANGE if significant else _GREY for _, significant in differences]
     axes.bar(range(len(differences)), [100 * difference for difference, _ in differences], color=colours)
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set(ylabel=f"recall of {reference}\nless that of the first (points)")
+    axes.set(ylabel=f"recall of {models[1]}\nminus {models[0]} (points)")
     _name_classes(axes, class_names)
-    return _png(figure)
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure  # takes half a second, and only pictures need it
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
+    return to_png(figure)
 
 
 def _name_classes(axes: Axes, class_names: Sequence[str], *, both: bool = False) -> None:
     shortened = [name if len(name) <= 24 else f"{name[:23]}…" for name in class_names]
-    names = [name.replace("$", r"\$") for name in shortened]  # else it begins a formula
-    if len(names) > _MOST_LABELLED:
+    names = [name.replace("$", r"\$") for name in shortened]  # matplotlib would read a formula
+    if len(names) > _MAX_NAMED_CLASSES:
         return
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
     if both:
         axes.set_yticks(range(len(names)), names)
-
-
-def _png(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing", category=UserWarning)  # of a script that the font lacks
-        figure.savefig(file, format="png", dpi=100)
-    return file.getvalue()

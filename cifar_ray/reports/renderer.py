@@ -1,4 +1,4 @@
-"""One HTML file that opens offline: pictures inside, no script, nothing from elsewhere."""
+"""Render a report as one HTML file that opens offline: it embeds its pictures and has no scripts and no external links."""
 
 from __future__ import annotations
 
@@ -6,65 +6,93 @@ import base64
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from functools import cache
+from typing import ClassVar
 
-_NUMBER = re.compile(r"[-+–]?[\d.,]*(e-\d+)?%?")
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2rem auto; padding: 0 1rem; color: #1a202c }
-h1 { margin-bottom: 0 } h2 { margin-top: 2.5rem; border-bottom: 1px solid #cbd5e0 }
-table { border-collapse: collapse; margin: 1rem 0 } td, th { padding: .15rem .8rem .15rem 0; text-align: left; vertical-align: top }
-th { border-bottom: 1px solid #a0aec0 } td.number, th.number { text-align: right; font-variant-numeric: tabular-nums }
-img { max-width: 100%; display: block } figure { margin: 1rem 0 } figcaption { color: #4a5568 }
-.lead { color: #4a5568; margin-top: .2rem } .tables { max-height: 30rem; overflow: auto }
-"""
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+_NUMBER = r"[-+]?[\d.,]+(e[-+]?\d+)?( ?%)?"
+_NUMBERS = re.compile(rf"(< )?{_NUMBER}((/| and | ± ){_NUMBER})?|–")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG with what it shows in words."""
+    """A PNG and its caption."""
+
+    kind: ClassVar[str] = "picture"
 
     png: bytes
-    description: str
+    caption: str
+
+    @property
+    def base64(self) -> str:
+        """The PNG as a data URI holds it."""
+        return base64.b64encode(self.png).decode()
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells; numbers are set to the right below a head; without titles there is none."""
+    """Rows of text cells; numbers are aligned to the right.
+
+    Attributes:
+        head: column titles; empty for a list of names and values, whose first cells are the row titles.
+        rows: cells, as many as titles.
+        best_row: index of the highlighted row.
+    """
+
+    kind: ClassVar[str] = "table"
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+    best_row: int | None = None
+
+    def is_numeric(self, column: int) -> bool:
+        """Whether all non-empty cells of a column are numbers."""
+        cells = [row[column] for row in self.rows if row[column]]
+        return bool(cells) and all(map(_is_number, cells))
+
+
+@dataclass(frozen=True)
+class Code:
+    """A command or the content of a file, in a fixed-width font."""
+
+    kind: ClassVar[str] = "code"
+
+    text: str
 
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it: text, tables and pictures in this order of writing."""
+    """A heading and what follows it: paragraphs, tables, pictures and code, in this order."""
 
     title: str
-    content: Sequence[str | Table | Picture]
+    content: Sequence[str | Table | Picture | Code]
 
 
 def render(title: str, lead: str, sections: Sequence[Section]) -> bytes:
-    """The whole page, UTF-8."""
-    body = "".join(f"<h2>{escape(section.title)}</h2>{''.join(map(_render, section.content))}" for section in sections)
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head>'
-        f'<body><h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p>{body}</body></html>\n'
-    ).encode()
+    """Render the page as UTF-8. All text is escaped.
+
+    Args:
+        title: of the page and its first heading.
+        lead: one line below the title.
+        sections: in order.
+    """
+    return _template().render(title=title, lead=lead, sections=sections).encode()
 
 
-def _render(content: str | Table | Picture) -> str:
-    if isinstance(content, str):
-        return f"<p>{escape(content)}</p>"
-    if isinstance(content, Picture):
-        data, description = base64.b64encode(content.png).decode(), escape(content.description)
-        return f'<figure><img src="data:image/png;base64,{data}" alt="{description}"><figcaption>{description}</figcaption></figure>'
-    titled = any(content.head)
-    head = f"<tr>{''.join(_cell('th', cell) for cell in content.head)}</tr>" if titled else ""
-    rows = "".join(f"<tr>{''.join(_cell('td', cell, titled) for cell in row)}</tr>" for row in content.rows)
-    return f'<div class="tables"><table>{head}{rows}</table></div>'
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("cifar_ray.reports"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.tests["numeric_text"] = _is_number
+    return environment.get_template("report.html.j2")
 
 
-def _cell(tag: str, text: str, may_be_number: bool = False) -> str:
-    number = ' class="number"' if may_be_number and _NUMBER.fullmatch(text) else ""
-    return f"<{tag}{number}>{escape(text)}</{tag}>"
+def _is_number(text: str) -> bool:
+    return _NUMBERS.fullmatch(text) is not None

@@ -1,4 +1,4 @@
-"""The parts of Ray Tune that decide: who suggests what to try, and who stops what lags behind."""
+"""Searchers, which suggest parameters, and schedulers, which stop weak trials, for Ray Tune."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _HYPERBAND_BRACKETS = 3
 
 
 def create_scheduler(search: SearchConfig, epochs: int, record: Record) -> TrialScheduler:
-    """Tune's scheduler, told of all trials that ended before.
+    """Tune's scheduler, with the results of all earlier trials.
 
-    ASHA (Li et al. 2020, arXiv 1810.05934): at each rung a trial goes on if it is among the best 1/`reduction_factor`
-    of those that came there before. `hyperband` is the same with several grace periods side by side (section 3.3 there).
+    ASHA (Li et al. 2020, arXiv 1810.05934): at each rung a trial continues if it is among the best 1/`reduction_factor`
+    of the trials that reached it before. `hyperband` runs several grace periods in parallel (section 3.3 of the paper).
     """
     if search.scheduler == "none":
         return FIFOScheduler()
@@ -49,7 +49,7 @@ def create_scheduler(search: SearchConfig, epochs: int, record: Record) -> Trial
 
 
 class PlannedSearcher(Searcher):  # type: ignore[misc]
-    """Suggests points in the order given: of a grid, a random search, or of trials to repeat."""
+    """Suggests points in a given order: those of a grid, of a random search, or of trials to repeat."""
 
     def __init__(self, points: list[dict[str, Value]], metric: str, mode: str) -> None:
         super().__init__(metric=metric, mode=mode)
@@ -61,24 +61,24 @@ class PlannedSearcher(Searcher):  # type: ignore[misc]
         return self._points.pop(0) if self._points else Searcher.FINISHED
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Nothing is learnt from results."""
+        """Ignored: the points do not depend on results."""
 
     def save(self, checkpoint_path: str) -> None:
-        """The record is what a search goes on from."""
+        """Does nothing: a search resumes from its record."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """See `save`."""
+        """Does nothing, see `save`."""
 
 
 def create_searcher(fixed: TrainConfig, search: SearchConfig, space: SearchSpace, record: Record) -> Searcher:
-    """Who suggests what to try next: first what was interrupted, and in a new search the fixed config's own values.
+    """The searcher. It suggests interrupted trials first; in a new search, the values of the fixed config.
 
     Raises:
-        ConfigError: if a grid does not fit `num_samples`.
-        MissingDependencyError: if Optuna was asked for and is not there.
+        ConfigError: if a grid has more points than `num_samples`.
+        MissingDependencyError: if Optuna is requested and not installed.
     """
     first = [trial.parameters for trial in record.interrupted()]
-    own = present_values(fixed, space)
+    start = present_values(fixed, space)
     if search.search == "grid" or not uses_optuna(search):
         planned = plan_points(fixed, search, space)
         known = [config_key(trial.parameters) for trial in record.trials]
@@ -90,7 +90,7 @@ def create_searcher(fixed: TrainConfig, search: SearchConfig, space: SearchSpace
         metric=search.metric,
         mode=_mode(search),
         seed=fixed.seed + len(record.trials),
-        points_to_evaluate=first + ([own] if own and not record.trials else []),
+        points_to_evaluate=first + ([start] if start and not record.trials else []),
     )
     for trial in record.settled():
         best = trial.epochs[-1][search.metric] if trial.epochs and trial.status in ("finished", "stopped") else None
@@ -100,12 +100,12 @@ def create_searcher(fixed: TrainConfig, search: SearchConfig, space: SearchSpace
 
 
 def create_repeater(leaders: Sequence[Trial], search: SearchConfig) -> Searcher:
-    """Has trials trained again with another seed."""
+    """The searcher that repeats trials with another seed."""
     return PlannedSearcher([trial.parameters | {AGAIN: True} for trial in leaders], search.metric, _mode(search))
 
 
 def plan_points(fixed: TrainConfig, search: SearchConfig, space: SearchSpace) -> list[dict[str, Value]]:
-    """All points of a grid or of a random search, the same whenever they are asked for."""
+    """All points of a grid or of a random search; the same at each call."""
     if search.search == "grid":
         grids = [parameter.grid() for parameter in space]
         points = [dict(zip((parameter.path for parameter in space), values, strict=True)) for values in itertools.product(*grids)]
@@ -113,19 +113,19 @@ def plan_points(fixed: TrainConfig, search: SearchConfig, space: SearchSpace) ->
             raise ConfigError(f"--search grid: the space has {len(points)} points; pass --num-samples {len(points)} or search fewer fields")
         return points
     domains = {parameter.path: _tune_domain(parameter) for parameter in space}
-    rng = random.Random(fixed.seed)  # noqa: S311  (a search, no secret)
-    own = present_values(fixed, space)
+    rng = random.Random(fixed.seed)  # noqa: S311  (a search needs no secure random numbers)
+    start = present_values(fixed, space)
     drawn = [
         {path: domain.sample(random_state=rng.randrange(2**31)) for path, domain in domains.items()} for _ in range(search.num_samples)
     ]
-    return ([own] if own else []) + drawn[: search.num_samples - bool(own)]
+    return ([start] if start else []) + drawn[: search.num_samples - bool(start)]
 
 
 def uses_optuna(search: SearchConfig) -> bool:
-    """Whether TPE suggests.
+    """Whether the searcher is Optuna's TPE.
 
     Raises:
-        MissingDependencyError: if it was asked for and is not there.
+        MissingDependencyError: if it is requested and not installed.
     """
     if search.search not in ("auto", "optuna"):
         return False

@@ -1,4 +1,4 @@
-"""What a search has found so far: one file that is written whole after every epoch, and all pictures and tables come from it."""
+"""The record of a search: all trials and their results, written to one file after every epoch. Reports and tables use it."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from cifar_ray.errors import StoreError
 from cifar_ray.storage import FileTree
 
 STATE_FILE = "state.json"
-AGAIN = "again"  # beside the parameters that Tune is given: with another seed
+AGAIN = "again"  # key in Tune's config, beside the parameters: repeat the trial with another seed
 
-# interrupted: was running when the search was; goes on from its snapshot. stopped: by the scheduler or the time budget.
+# interrupted: was running when the search was interrupted, and resumes from its snapshot.
+# stopped: by the scheduler, or because the time budget was used up.
 Status = Literal["running", "interrupted", "finished", "stopped", "diverged", "failed"]
 Epoch = dict[str, Any]  # the fields of `EpochReport`
 
 
 @dataclass
 class Trial:
-    """One recipe that was tried.
+    """A training run with one set of parameters.
 
     Attributes:
         number: from 1, in order of start.
-        trial_id: Ray Tune's; another one after a restart.
-        folder: where its snapshot is.
-        parameters: drawn values by path.
-        status: how it ended.
-        reason: why, where it diverged or failed.
-        epochs: reports by epoch, in the order they came.
-        again: it repeats the trial of the same number with another seed.
+        trial_id: id in Ray Tune; changes after a restart.
+        folder: folder of its snapshot.
+        parameters: parameter values by path.
+        status: state or outcome.
+        reason: why it stopped, diverged or failed.
+        epochs: report of each epoch, in order.
+        again: whether it repeats the trial of the same number with another seed.
     """
 
     number: int
@@ -47,47 +48,47 @@ class Trial:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What Tune is given."""
+        """The config for Ray Tune."""
         return self.parameters | ({AGAIN: True} if self.again else {})
 
     def add(self, report: Epoch) -> None:
-        """Takes an epoch's report; one that comes again after a restart replaces the first."""
+        """Add the report of an epoch; after a restart, a repeated epoch replaces the earlier report and all later ones."""
         self.epochs = [known for known in self.epochs if known["epoch"] < report["epoch"]] + [report]
 
     @property
     def epochs_done(self) -> int:
-        """Number of its last epoch."""
+        """Number of the last epoch, 0 before the first."""
         return self.epochs[-1]["epoch"] if self.epochs else 0
 
     @property
     def seconds(self) -> float:
-        """Of training and evaluation."""
+        """Total time of training and evaluation."""
         return float(sum(report["seconds"] for report in self.epochs))
 
     def best(self, metric: str) -> Epoch | None:
-        """Its best epoch."""
+        """Report of the best epoch; `None` if no epoch has a finite metric."""
         ranked = [report for report in self.epochs if report.get(metric) is not None and math.isfinite(report[metric])]
         return max(ranked, key=lambda report: score(report, metric)) if ranked else None
 
 
 def score(report: Epoch, metric: str) -> float:
-    """The metric such that more is better."""
+    """The metric with its sign changed if lower is better, so that higher is better."""
     value = float(report[metric])
     return -value if metric == "val_loss" else value
 
 
 @dataclass
 class Record:
-    """A search.
+    """State of a search.
 
     Attributes:
-        metric: what ranks trials.
-        max_epochs: of a trial that is not stopped.
-        num_samples: trials in all.
-        trials: by number.
-        repeats: leading trials once more.
-        elapsed_s: time spent in all invocations.
-        ended: nothing is left to be done.
+        metric: the metric that ranks trials.
+        max_epochs: epochs of a trial that is not stopped early.
+        num_samples: total number of trials.
+        trials: trials by number.
+        repeats: repeats of leading trials with another seed.
+        elapsed_s: total time of all invocations.
+        ended: whether the search is complete.
     """
 
     metric: str
@@ -99,7 +100,7 @@ class Record:
     ended: bool = False
 
     def trial(self, trial_id: str, config: dict[str, Any]) -> Trial:
-        """The trial with Ray's id, else the interrupted one with this config, else a new one."""
+        """The trial with this Ray Tune id, else the interrupted trial with this config, else a new trial."""
         for trial in [*self.trials, *self.repeats]:
             if trial.trial_id == trial_id:
                 return trial
@@ -116,45 +117,45 @@ class Record:
         return self.trials[-1]
 
     def running(self) -> list[Trial]:
-        """Trials and repeats that have not ended."""
+        """Trials and repeats that are running."""
         return [trial for trial in [*self.trials, *self.repeats] if trial.status == "running"]
 
     def interrupted(self) -> list[Trial]:
-        """Trials that have to go on."""
+        """Trials to resume."""
         return [trial for trial in self.trials if trial.status == "interrupted"]
 
     def settled(self) -> list[Trial]:
-        """Trials that need no more work."""
+        """Trials that are complete, whatever their outcome."""
         return [trial for trial in self.trials if trial.status not in ("running", "interrupted")]
 
     def settle(self, status: Status, reason: str = "") -> None:
-        """Gives those that still run this status."""
+        """Set the status of all running trials and repeats."""
         for trial in self.running():
             trial.status, trial.reason = status, reason
 
     def runs(self, trial: Trial) -> list[Trial]:
-        """A trial and its repeat, if that came to its end."""
+        """A trial and its repeat, if the repeat is complete."""
         return [trial, *(one for one in self.repeats if one.number == trial.number and one.status in ("finished", "diverged"))]
 
     def figure(self, trial: Trial) -> float | None:
-        """The metric at its best epoch, the mean with its repeat's; `None` if a run broke or has none yet."""
+        """The metric at the best epoch, averaged with that of the repeat; `None` if a run diverged, failed or has no metric yet."""
         runs = self.runs(trial)
         best = [run.best(self.metric) for run in runs if run.status not in ("diverged", "failed")]
         figures = [float(epoch[self.metric]) for epoch in best if epoch]
         return sum(figures) / len(runs) if len(figures) == len(runs) else None
 
     def ranked(self) -> list[Trial]:
-        """Trials that have a figure and did not break, best first; of equals the first."""
+        """Trials with a metric that did not diverge or fail, best first, ties in order of their numbers."""
         figures = [(trial, self.figure(trial)) for trial in self.trials]
-        able = [(trial, {self.metric: figure}) for trial, figure in figures if figure is not None]
-        return [trial for trial, _ in sorted(able, key=lambda pair: -score(pair[1], self.metric))]
+        with_metric = [(trial, {self.metric: figure}) for trial, figure in figures if figure is not None]
+        return [trial for trial, _ in sorted(with_metric, key=lambda pair: -score(pair[1], self.metric))]
 
     def to_repeat(self, most: int, at_once: int) -> list[Trial]:
-        """What to train with another seed: the leaders, as long as the first has not been, or what was interrupted.
+        """Trials to repeat with another seed: interrupted repeats, or else the leading trials until the first one is repeated.
 
         Args:
-            most: repeats in all.
-            at_once: how many fit beside each other.
+            most: maximum number of repeats.
+            at_once: number of trials that run in parallel.
         """
         ended = {repeat.number for repeat in self.repeats if repeat.status not in ("running", "interrupted")}
         waiting = {repeat.number for repeat in self.repeats} - ended
@@ -167,20 +168,20 @@ class Record:
 
     @property
     def epochs_run(self) -> int:
-        """Of all trials and repeats."""
+        """Total epochs of all trials and repeats."""
         return sum(trial.epochs_done for trial in [*self.trials, *self.repeats])
 
     def save(self, files: FileTree) -> None:
-        """Writes `state.json` and `trials.csv`."""
+        """Write `state.json` and `trials.csv`."""
         files.replace(STATE_FILE, json.dumps(dataclasses.asdict(self)).encode())
         files.replace("trials.csv", self.to_csv())
 
     @classmethod
     def load(cls, files: FileTree) -> Record | None:
-        """Reads it back; `None` where there is none.
+        """Read the record of a search; `None` if there is none.
 
         Raises:
-            StoreError: if the file is not ours.
+            StoreError: if the file is damaged.
         """
         data = files.read(STATE_FILE)
         if data is None:
@@ -190,11 +191,11 @@ class Record:
             record = cls(**values | {name: [Trial(**trial) for trial in values.get(name, [])] for name in ("trials", "repeats")})
         except (ValueError, TypeError, KeyError) as error:
             raise StoreError(f"{files.path(STATE_FILE)} is damaged ({error}); choose another --name") from None
-        record.settle("interrupted")  # their process was killed
+        record.settle("interrupted")  # the process of these trials was killed
         return record
 
     def to_csv(self) -> bytes:
-        """A row a trial: status, figures of its best epoch, the metric with another seed, parameters."""
+        """One row per trial: status, metrics of its best epoch, the metric with another seed, parameters."""
         paths = list(dict.fromkeys(path for trial in self.trials for path in trial.parameters))
         figures = ["best_epoch", "val_accuracy", "val_loss", "train_accuracy"]
         table = io.StringIO()
@@ -215,12 +216,12 @@ class Record:
 
 
 def images_per_s(trial: Trial) -> float:
-    """Mean over its epochs, evaluation not counted; 0 before the first."""
+    """Mean training throughput over all epochs, without evaluation; 0 before the first epoch."""
     rates = [report["images_per_s"] for report in trial.epochs]
     return sum(rates) / len(rates) if rates else 0.0
 
 
 def format_parameters(parameters: dict[str, Any]) -> str:
-    """Short names and three digits, for a line."""
+    """Parameters in one line, with short names and three digits."""
     return " ".join(f"{path.rpartition('.')[2]}={value:.3g}" if isinstance(value, float) else f"{path.rpartition('.')[2]}={value}"
                     for path, value in parameters.items())  # fmt: skip

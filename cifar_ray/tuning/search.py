@@ -1,4 +1,4 @@
-"""The search on Ray Tune: how many trials at a time, what is written down, and how it ends."""
+"""Run a search on Ray Tune: plan parallel trials, record results, repeat the leaders, and clean up."""
 
 from __future__ import annotations
 
@@ -37,45 +37,45 @@ TRIALS_FOLDER = "trials"
 _RAY_FOLDER = "ray-"
 _RELEASE_TIMEOUT_S = 15.0
 _SEARCH_SHARE = 0.85  # of the time budget; the rest is for repeats
-_DRIVER_CPUS = 0.01  # what a trial with workers beside it takes of a core
+_DRIVER_CPUS = 0.01  # CPU share of a trial whose workers are separate processes
 
 
 class Listener(Protocol):
-    """Is told what happens, in the process of the search."""
+    """Receives the events of a search, in the process of the search."""
 
     def on_message(self, text: str) -> None:
-        """Something worth a line happened."""
+        """A message for the user."""
 
     def on_trial(self, record: Record, trial: Trial) -> None:
-        """A trial started, ended an epoch, or ended."""
+        """A trial started, completed an epoch, or ended."""
 
     def on_tick(self, record: Record) -> None:
-        """Time passed; many times a second."""
+        """Called many times per second."""
 
 
 def run_search(
     fixed: TrainConfig, search: SearchConfig, space: SearchSpace, *, record: Record, files: FileTree, folder: str, listener: Listener
 ) -> None:
-    """Runs what is left of a search, and writes the record after every epoch of every trial.
+    """Run the remaining trials of a search, and save the record after every epoch of every trial.
 
     Args:
-        fixed: config of all trials but for the searched fields.
-        search: how to search.
-        space: what to search.
-        record: what is known so far; is added to.
-        files: the folder of the search.
-        folder: the same, below the storage.
-        listener: told what happens.
+        fixed: config of all trials, except for the searched fields.
+        search: settings of the search.
+        space: the search space.
+        record: results so far; is updated.
+        files: files of the search.
+        folder: folder of the search, relative to the storage.
+        listener: receives the events of the search.
 
     Raises:
-        ResourceError: if the cluster cannot hold a trial.
+        ResourceError: if the cluster has too few resources for a trial.
         StoreError: if the hosts do not share the storage.
-        KeyboardInterrupt: after Ctrl-C or SIGTERM, once trials have stopped and the record is saved.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, when the trials have stopped and the record is saved.
     """
     budget_s = search.time_budget_s
-    # a search that ends by its budget still has the time to train its leaders again
+    # Part of the budget is kept to repeat the leaders.
     search_s = None if budget_s is None else budget_s * (_SEARCH_SHARE if search.confirm else 1)
-    samples_left = record.num_samples - len(record.settled())  # 0 would mean to Tune: without end
+    samples_left = record.num_samples - len(record.settled())  # Tune takes 0 as unlimited
     if samples_left <= 0 and not record.to_repeat(search.confirm, 1):
         record.ended = True
         record.save(files)
@@ -94,7 +94,7 @@ def run_search(
             run_trial(tune_config, job)
 
         def run(searcher: Searcher, scheduler: TrialScheduler, samples: int, until_s: float | None) -> None:
-            """Runs trials until all have ended, the time is over or the user has enough."""
+            """Run trials until all have ended, the time budget is used up, or the user interrupts."""
             try:
                 tune.run(
                     trial,
@@ -106,7 +106,7 @@ def run_search(
                     scheduler=scheduler,
                     max_concurrent_trials=concurrent,
                     resources_per_trial=PlacementGroupFactory([job.resources()]),
-                    # One process for trial after trial; with workers beside it, its thread waits for them and cannot be used again.
+                    # Trials share a process one after the other; not with separate workers, because a thread in it still waits for them.
                     reuse_actors=job.in_process,
                     time_budget_s=None if until_s is None else max(1.0, until_s - writer.elapsed_s()),
                     callbacks=[writer],
@@ -118,7 +118,7 @@ def run_search(
                 for left in record.running():
                     release_workers(files, f"{TRIALS_FOLDER}/{left.folder}")
                 over = until_s is not None and writer.elapsed_s() >= until_s
-                record.settle("stopped" if over else "interrupted", "the time budget was over" if over else "")
+                record.settle("stopped" if over else "interrupted", "the time budget was used up" if over else "")
                 writer.save()
                 _await_release(free)
 
@@ -144,14 +144,14 @@ def run_search(
 
 
 def plan_trials(search: SearchConfig, cluster: Cluster) -> tuple[int, WorkerPlan]:
-    """How many trials run at a time, and what the workers of one get, such that a trial never waits for its workers.
+    """Number of parallel trials and resources of the workers of each, such that no trial waits for workers.
 
     Args:
-        search: what was asked for.
-        cluster: as it is.
+        search: settings of the search.
+        cluster: current resources of the cluster.
 
     Raises:
-        ResourceError: if the cluster cannot hold that.
+        ResourceError: if the cluster has too few resources.
     """
     workers = search.workers_per_trial
     units = int(cluster.free("GPU" if cluster.has_gpus else "CPU"))
@@ -172,14 +172,14 @@ def plan_trials(search: SearchConfig, cluster: Cluster) -> tuple[int, WorkerPlan
 
 
 class _Writer(tune.Callback):  # type: ignore[misc]
-    """Writes down what Tune tells."""
+    """Record events from Tune, and pass them on to the listener."""
 
     def __init__(self, record: Record, files: FileTree, listener: Listener) -> None:
         self._record, self._files, self._listener = record, files, listener
         self._before_s, self._started = record.elapsed_s, time.monotonic()
 
     def elapsed_s(self) -> float:
-        """In all invocations of the search."""
+        """Total time of all invocations of the search."""
         return self._before_s + time.monotonic() - self._started
 
     def save(self) -> None:
@@ -221,13 +221,13 @@ class _Writer(tune.Callback):  # type: ignore[misc]
 
 
 def _reason(traceback: str) -> str:
-    """The last line of what went wrong, without the name of its class."""
+    """The last line of a traceback, without the name of the exception class."""
     lines = traceback.strip().splitlines()
     return re.sub(r"^(ray\.exceptions\.|cifar_ray\.errors\.)?\w*(Error|Exception): ", "", lines[-1].strip()) if lines else "no reason given"
 
 
 def _await_release(free: dict[str, float]) -> None:
-    """Waits until trials and workers have given back what they had, so that the next job finds it."""
+    """Wait until trials and workers have released their resources, so that the next job can use them."""
     deadline = time.monotonic() + _RELEASE_TIMEOUT_S
     while time.monotonic() < deadline:
         now = ray.available_resources()
@@ -237,27 +237,28 @@ def _await_release(free: dict[str, float]) -> None:
 
 
 def _clean_up(files: FileTree, record: Record) -> None:
-    """Removes what only a search that goes on needs: Tune's files always, since the record is what it goes on from."""
+    """Remove Tune's files, which a resumed search does not need, and, once the search is complete, the snapshots of trials."""
     unneeded = [folder for folder in files.folders() if folder.startswith(_RAY_FOLDER) or (record.ended and folder == TRIALS_FOLDER)]
     for folder in unneeded:
-        with suppress(OSError):  # a process that ends just now may still write there
+        with suppress(OSError):  # a process that is just ending may still write there
             files.file_system.delete_dir(files.path(folder))
 
 
 def _describe(concurrent: int, plan: WorkerPlan) -> str:
-    device = "a GPU" if plan.use_gpu else f"{plan.cpus:g} CPU cores"
+    device = "1 GPU" if plan.use_gpu else f"{plan.cpus:g} CPU core{'s' * (plan.cpus != 1)}"
     trials = "1 trial" if concurrent == 1 else f"{concurrent} trials"
-    return f"{trials} at a time, of {plan.num_workers} worker{'s' * (plan.num_workers > 1)} with {device} each"
+    workers = "1 worker" if plan.num_workers == 1 else f"{plan.num_workers} workers"
+    return f"running {trials} at a time; per trial {workers}, per worker {device}"
 
 
 def _describe_repeats(leaders: list[Trial]) -> str:
     numbers = ", ".join(str(trial.number) for trial in leaders)
-    return f"once more with another seed, so that luck does not decide: trial{'s' * (len(leaders) > 1)} {numbers}"
+    return f"repeating with another seed, to rule out chance: trial{'s' * (len(leaders) > 1)} {numbers}"
 
 
 @contextmanager
 def _quiet_tune() -> Iterator[None]:
-    """Our own record and table replace Tune's; SIGTERM ends a search as Ctrl-C does, and handlers are put back."""
+    """Turn off Tune's own output, handle SIGTERM like Ctrl-C, and restore all settings and signal handlers at the end."""
     settings = {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_PRINT_ALL_TRIAL_ERRORS": "0", "RAY_AIR_NEW_OUTPUT": "0"}
     before = {name: os.environ.get(name) for name in settings}
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}

@@ -1,4 +1,4 @@
-"""A search as its folder describes it: what was asked for, so that the same command goes on with it."""
+"""Settings of a search, saved in its folder so that the same command resumes it."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from cifar_ray.errors import ConfigError
 from cifar_ray.recipes import recipe_search_space
 from cifar_ray.storage import FileTree
 from cifar_ray.tuning.record import Record
-from cifar_ray.tuning.space import SearchSpace, parse_space, to_mapping
+from cifar_ray.tuning.space import SearchSpace, parse_space, to_mapping, trial_config
 
 FOLDER = "tunings"
 _SETTINGS_FILE = "search.yaml"
-# May differ between a search and its continuation: no trial's figures depend on them.
-_MAY_DIFFER = ("time_budget", "max_concurrent", "num_samples", "confirm", "space")
+# May change when a search is resumed, because no result of a trial depends on them.
+_MAY_CHANGE = ("time_budget", "max_concurrent", "num_samples", "confirm", "space")
 
 
 @dataclass(frozen=True)
 class SearchJob:
-    """All that a search needs.
+    """Name and settings of a search.
 
     Attributes:
-        name: of the search and of its folder.
-        fixed: config of all trials but for the searched fields.
-        search: how to search.
-        space: what to search.
+        name: name of the search and of its folder.
+        fixed: config of all trials, except for the searched fields.
+        search: settings of the search.
+        space: the search space.
     """
 
     name: str
@@ -42,23 +42,23 @@ class SearchJob:
 
     @property
     def folder(self) -> str:
-        """Below the storage."""
+        """Folder of the search, relative to the storage."""
         return f"{FOLDER}/{self.name}"
 
     @property
     def files(self) -> FileTree:
-        """What lies there."""
+        """Files of the search."""
         return FileTree(self.fixed.storage, self.folder)
 
     def space_yaml(self) -> str:
-        """The search space as `--space` reads it."""
+        """The search space as YAML for `--space`."""
         return yaml.safe_dump(to_mapping(self.space), sort_keys=False, default_flow_style=None)
 
     def open(self) -> Record:
-        """Starts the record of a new search, or takes up that of one that was interrupted.
+        """Start the record of a new search, or load the record of an interrupted one.
 
         Raises:
-            ConfigError: if a search of this name is at its end, or is another one.
+            ConfigError: if a search of this name is complete, or has other settings.
         """
         record = Record.load(self.files)
         settings = self.files.read(_SETTINGS_FILE)
@@ -68,7 +68,7 @@ class SearchJob:
         if _identity(yaml.safe_load(settings)) != _identity(self._settings()):
             raise ConfigError(f"name: search {self.name!r} in {self.files.path()} has other settings; choose another --name")
         if record.ended and self.search.num_samples <= record.num_samples:
-            raise ConfigError(f"name: search {self.name!r} has ended, see {self.files.path('report.html')}; choose another --name")
+            raise ConfigError(f"name: search {self.name!r} is complete, see {self.files.path('report.html')}; choose another --name")
         record.num_samples, record.ended = self.search.num_samples, False
         return record
 
@@ -81,18 +81,18 @@ class SearchJob:
 
 
 def prepare(fixed: TrainConfig, search: SearchConfig, space_values: Mapping[str, Any] | None = None) -> SearchJob:
-    """Checks the settings of a search; a name that was not given follows from them.
+    """Check the settings of a search; without a name, one is made from the settings.
 
     Args:
-        fixed: config of all trials but for the searched fields.
-        search: how to search.
-        space_values: what to search; default: the file that `search` names, else the recipe's.
+        fixed: config of all trials, except for the searched fields.
+        search: settings of the search.
+        space_values: the search space; default: the file in `search.space`, else that of the recipe.
 
     Raises:
-        ConfigError: for an impossible search space, one line for each mistake, or an impossible combination.
+        ConfigError: for invalid settings or an invalid search space, with one line for each mistake.
     """
     if fixed.val_fraction == 0:
-        raise ConfigError("val_fraction: trials are compared on validation images; it must be more than 0")
+        raise ConfigError("val_fraction (0): must be more than 0, because trials are compared on validation images")
     if search.grace_period > fixed.epochs:
         raise ConfigError(f"grace_period ({search.grace_period}) must be at most epochs ({fixed.epochs})")
     if space_values is None:
@@ -105,25 +105,31 @@ def prepare(fixed: TrainConfig, search: SearchConfig, space_values: Mapping[str,
     return SearchJob(f"{fixed.save_as or fixed.dataset}-{digest[:8]}", fixed, search, space)
 
 
+def best_config(record: Record, fixed: TrainConfig) -> TrainConfig | None:
+    """The config of the best trial, without a run name; `None` before a trial has a metric."""
+    ranked = record.ranked()
+    return trial_config(fixed, ranked[0].parameters).model_copy(update={"name": None}) if ranked else None
+
+
 def saved_settings(storage: str, name: str) -> dict[str, Any]:
-    """What a search was started with: `fixed`, `search` and `space`.
+    """Settings that a search was started with: `fixed`, `search` and `space`.
 
     Raises:
-        ConfigError: if there is none of this name.
+        ConfigError: if there is no search of this name.
     """
     tree = FileTree(storage, FOLDER)
     settings = tree.read(f"{name}/{_SETTINGS_FILE}")
     if settings is None:
-        raise ConfigError(f"--resume {name}: no such search in {tree.path()}; there are {', '.join(tree.folders()) or 'none'}")
+        raise ConfigError(f"--resume {name}: not found in {tree.path()}. Available: {', '.join(tree.folders()) or 'none'}")
     values: dict[str, Any] = yaml.safe_load(settings)
     values["fixed"] |= {"name": name, "storage": storage}
     return values
 
 
 def _identity(settings: dict[str, Any]) -> dict[str, Any]:
-    """What two searches must share to be the same."""
+    """The settings that must be equal to resume a search."""
     return {
         "fixed": {key: value for key, value in settings["fixed"].items() if key not in ("name", "promote", "num_workers", "storage")},
-        "search": {key: value for key, value in settings["search"].items() if key not in _MAY_DIFFER},
+        "search": {key: value for key, value in settings["search"].items() if key not in _MAY_CHANGE},
         "space": settings["space"],
     }

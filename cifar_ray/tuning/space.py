@@ -1,6 +1,6 @@
-"""The search space: which fields of a `TrainConfig` are searched, and between what.
+"""The search space: the searched fields of a `TrainConfig` and their values or bounds.
 
-As YAML, one field a line, nested or with dots:
+As YAML, one field per line, nested or with dots:
 
     optimizer.lr: {loguniform: [0.01, 1.0]}          # also uniform
     augmentation.translate_px: {randint: [0, 4]}     # both ends included
@@ -20,7 +20,7 @@ from cifar_ray.errors import ConfigError
 Kind = Literal["uniform", "loguniform", "randint", "choice"]
 Value = float | int | str | bool | None
 
-# Accuracies are compared between trials, so all must see the same images for the same number of epochs.
+# All trials must use the same images for the same number of epochs, or their accuracies cannot be compared.
 _NOT_SEARCHED = {
     "recipe", "name", "save_as", "storage", "promote", "dataset", "data_dir", "val_fraction", "test_fraction",
     "epochs", "seed", "num_workers", "test_time_augmentation",
@@ -33,9 +33,9 @@ class Parameter:
     """One searched field.
 
     Attributes:
-        path: of the field, with dots.
-        kind: how it is drawn.
-        values: lower and upper bound, both included; for `choice` all values.
+        path: name of the field, with dots.
+        kind: distribution that values are drawn from.
+        values: lower and upper bound, both included; for `choice`, all values.
     """
 
     path: str
@@ -44,20 +44,20 @@ class Parameter:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Of a number that is drawn from a range."""
+        """Lower and upper bound of a number."""
         low, high = self.values
         assert isinstance(low, (int, float))  # noqa: S101
         assert isinstance(high, (int, float))  # noqa: S101
         return low, high
 
     def contains(self, value: Any) -> bool:
-        """Whether a value could be drawn."""
+        """Whether a value is within the bounds or among the choices."""
         if self.kind == "choice":
             return value in self.values
         return isinstance(value, (int, float)) and self.bounds[0] <= value <= self.bounds[1]
 
     def grid(self) -> Sequence[Value]:
-        """What a grid search tries: all values, or both ends and the middle of a range."""
+        """Values for a grid search: all choices, or both bounds and the middle of a range."""
         if self.kind == "choice":
             return list(self.values)
         low, high = self.bounds
@@ -67,16 +67,25 @@ class Parameter:
             return [low, (low + high) / 2, high]
         return sorted({round(low + (high - low) * step / (_GRID_POINTS - 1)) for step in range(_GRID_POINTS)})
 
+    def position(self, value: Any) -> float:
+        """Where a value lies between the bounds, or among the choices, 0–1; on a logarithmic scale for `loguniform`."""
+        if self.kind == "choice":
+            return self.values.index(value) / (len(self.values) - 1)
+        low, high = self.bounds
+        if self.kind == "loguniform":
+            return math.log(value / low) / math.log(high / low)
+        return float((value - low) / (high - low))
+
 
 SearchSpace = tuple[Parameter, ...]
 
 
 def parse_space(values: Mapping[str, Any], fixed: TrainConfig) -> SearchSpace:
-    """Reads and checks a search space.
+    """Read and check a search space.
 
     Args:
         values: field → {kind: bounds or values}.
-        fixed: everything else of a trial; each bound must be possible beside it.
+        fixed: config of all other fields; each bound must be valid in it.
 
     Raises:
         ConfigError: with one line for each mistake.
@@ -98,15 +107,15 @@ def parse_space(values: Mapping[str, Any], fixed: TrainConfig) -> SearchSpace:
 
 
 def to_mapping(space: SearchSpace) -> dict[str, dict[str, list[Value]]]:
-    """The same as `parse_space` reads it."""
+    """The search space as a mapping that `parse_space` reads."""
     return {parameter.path: {parameter.kind: list(parameter.values)} for parameter in space}
 
 
 def trial_config(fixed: TrainConfig, parameters: Mapping[str, Any]) -> TrainConfig:
-    """The fixed config with the drawn values in it.
+    """The fixed config with the parameters of a trial.
 
     Raises:
-        ConfigError: if they do not go together.
+        ConfigError: if the combination is invalid.
     """
     values = fixed.model_dump()
     for path, value in parameters.items():
@@ -119,7 +128,7 @@ def trial_config(fixed: TrainConfig, parameters: Mapping[str, Any]) -> TrainConf
 
 
 def present_values(fixed: TrainConfig, space: SearchSpace) -> dict[str, Value] | None:
-    """What the fixed config itself has in the searched fields; `None` if that lies outside the space."""
+    """Values of the searched fields in the fixed config; `None` if they are outside the search space."""
     values = {parameter.path: _present(fixed, parameter.path) for parameter in space}
     return values if all(parameter.contains(values[parameter.path]) for parameter in space) else None
 
@@ -132,7 +141,7 @@ def _present(fixed: TrainConfig, path: str) -> Any:
 
 
 def _fields(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Searched fields with dots, from a mapping that may be nested."""
+    """Searched fields with dots and their domains, from a mapping that may be nested."""
     for name, content in values.items():
         path = f"{above}{name}"
         if isinstance(content, Mapping) and not set(content) & set(get_args(Kind)) and _is_group(path):
@@ -156,15 +165,15 @@ def _known_fields() -> set[str]:
 
 def _parameter(path: str, domain: Any) -> Parameter:
     if path in _NOT_SEARCHED:
-        raise ConfigError(f"{path}: must be the same for all trials, or their accuracies could not be compared")
+        raise ConfigError(f"{path}: cannot be searched; it must be the same for all trials, or their accuracies cannot be compared")
     if path not in _known_fields():
-        raise ConfigError(f"{path}: no such field; `python -m cifar_ray.train --help` lists them")
+        raise ConfigError(f"{path}: no such field; list the fields with python -m cifar_ray.train --help")
     kinds = ", ".join(get_args(Kind))
     if not isinstance(domain, Mapping) or len(domain) != 1:
         raise ConfigError(f"{path}: expected one of {kinds} with its values, as in {{uniform: [0, 1]}} (got {domain!r})")
     ((kind, values),) = domain.items()
     if kind not in get_args(Kind):
-        raise ConfigError(f"{path}: unknown kind {kind!r}; there are {kinds}")
+        raise ConfigError(f"{path}: unknown kind {kind!r}. Available: {kinds}")
     if not isinstance(values, (list, tuple)) or not values:
         raise ConfigError(f"{path}: {kind} needs a list of values (got {values!r})")
     if kind == "choice":
@@ -184,7 +193,7 @@ def _parameter(path: str, domain: Any) -> Parameter:
 
 
 def _number(value: Any) -> Any:
-    """YAML 1.1 reads `1e-3` as text."""
+    """Convert text to a number, because YAML 1.1 reads `1e-3` as text."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
@@ -192,6 +201,6 @@ def _number(value: Any) -> Any:
 
 
 def _check(parameter: Parameter, fixed: TrainConfig) -> None:
-    """Puts each value, or both bounds, into the config."""
+    """Check each value, or both bounds, in the config."""
     for value in parameter.values:
         trial_config(fixed, {parameter.path: value})

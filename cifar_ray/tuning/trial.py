@@ -1,8 +1,8 @@
-"""One trial on Ray: Tune runs `run_trial`, which runs the loop of `train` through a `TorchTrainer`.
+"""One trial on Ray: Tune runs `run_trial`, which runs the training loop of `train` in a `TorchTrainer`.
 
-With one worker the trainer computes in the trial's own process (Ray Train's local mode, `num_workers=0`), which Tune
-then gives to the next trial: starting a trial costs tenths of a second instead of a dozen. With more workers Ray
-Train starts them beside the trial, and its callback brings their reports here.
+With one worker, training runs in the process of the trial (Ray Train's local mode, `num_workers=0`), which Tune reuses for
+the next trial: a trial starts in tenths of a second instead of 10–20 s. With more workers, Ray Train starts separate
+processes, and its callback forwards their reports to Tune.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from cifar_ray.tuning.space import trial_config
 
 SNAPSHOT_FILE = "snapshot.pt"
 WORKERS_FILE = "placement_group"
-DIVERGED = "diverged"  # key of a result; its value is the reason
+DIVERGED = "diverged"  # key of a result; the value is the reason
 
-# Of an epoch; confusion matrices would swell the record.
+# The reported fields of an epoch; confusion matrices would make the record large.
 REPORT_FIELDS = {field.name for field in dataclasses.fields(EpochReport)} - {"val_confusion"}
 
-# What a diverged trial reports, so that searchers learn to stay away; never shown as a figure.
+# A diverged trial reports these, so that searchers avoid its parameters. They are never shown.
 _WORST = {"val_accuracy": 0.0, "val_loss": 1e9}
 
 _logger = logging.getLogger(__name__)
@@ -53,14 +53,14 @@ _logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class TrialJob:
-    """What all trials of a search have in common.
+    """Settings shared by all trials of a search.
 
     Attributes:
-        fixed: config whose searched fields are replaced.
-        storage: of the search.
-        folder: below the storage, where each trial has a folder of its own.
-        plan: workers of one trial.
-        resumed: folders of trials that were interrupted, by `config_key`.
+        fixed: config, in which a trial replaces the searched fields.
+        storage: storage of the search.
+        folder: parent of the folders of trials, relative to the storage.
+        plan: workers of one trial and their resources.
+        resumed: folders of interrupted trials, by `config_key`.
     """
 
     fixed: dict[str, Any]
@@ -71,23 +71,23 @@ class TrialJob:
 
     @property
     def in_process(self) -> bool:
-        """Whether the only worker is the trial itself."""
+        """Whether the process of the trial is its only worker."""
         return self.plan.num_workers == 1
 
     def resources(self) -> dict[str, float]:
-        """What Tune sets aside for a trial's own process; workers beside it ask for theirs."""
+        """Resources that Tune reserves for the process of a trial; separate workers reserve their own."""
         if not self.in_process:
             return {"CPU": 0.01}
         return {"CPU": self.plan.cpus} | ({"GPU": 1} if self.plan.use_gpu else {})
 
 
 def config_key(config: dict[str, Any]) -> str:
-    """Equal for equal configs. Trials are deterministic, so two that are equal may share a snapshot."""
+    """A key that is equal for equal configs. Trials are deterministic, so equal trials can share a snapshot."""
     return json.dumps(config, sort_keys=True)
 
 
 def run_trial(tune_config: dict[str, Any], job: TrialJob) -> None:
-    """Tune's function: trains with what Tune drew and reports each epoch to Tune."""
+    """The function that Tune runs: train with the parameters from Tune, and report each epoch to Tune."""
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_INTERVAL_S)
     trial_id = tune.get_context().get_trial_id()
     folder = f"{job.folder}/{job.resumed.get(config_key(tune_config), trial_id)}"
@@ -112,9 +112,9 @@ def run_trial(tune_config: dict[str, Any], job: TrialJob) -> None:
 
 
 def train_trial(work: dict[str, Any]) -> None:
-    """What each worker of a trial runs: `fit`, from the trial's snapshot if there is one."""
+    """The function that each worker of a trial runs: `fit`, from the snapshot of the trial if there is one."""
     config = parse_config(TrainConfig, work["config"])
-    if work["in_process"]:  # inside a Tune function Ray Train's own calls are refused
+    if work["in_process"]:  # Ray Train's own functions raise inside a Tune function
         report, shard = tune.report, Shard()
     else:
         report, shard = train.report, Shard(train.get_context().get_world_rank(), train.get_context().get_world_size())
@@ -124,12 +124,12 @@ def train_trial(work: dict[str, Any]) -> None:
     if shard.rank == 0 and not work["in_process"]:
         files.replace(WORKERS_FILE, get_current_placement_group().id.hex().encode())
     splits = without_test(load_splits(config))
-    if work[AGAIN]:  # the same images in the same splits: only training differs
+    if work[AGAIN]:  # the splits were made with the original seed, so only training differs
         config = config.model_copy(update={"seed": config.seed + 1})
     start = _read_snapshot(files, device)
     last = start.last["epoch"] if start else 0
     if start is not None:
-        report(_reported(start.last))  # the driver may have been killed before it heard of this epoch
+        report(_reported(start.last))  # the driver may have been killed before it received this epoch
 
     def on_snapshot(snapshot: Snapshot) -> None:
         if shard.rank == 0:
@@ -153,14 +153,14 @@ def train_trial(work: dict[str, Any]) -> None:
             parent=load_parent(config),
             resume=start,
         )
-    except TrainingError as error:  # raised on every worker alike: the loss is a sum over all
+    except TrainingError as error:  # every worker raises it, because the loss is summed over all workers
         report(_WORST | {"epoch": last + 1, DIVERGED: str(error)})
 
 
 def release_workers(files: FileTree, folder: str) -> None:
-    """Ends the workers of a trial that was stopped, and gives back what they had.
+    """Stop the workers of a stopped trial and release their resources.
 
-    Ray's own cleaner asks the dashboard whether a trial is dead, so where there is none the workers' resources stay taken.
+    Ray does this only with a dashboard, which it asks whether the trial is dead.
     """
     group = files.read(f"{folder}/{WORKERS_FILE}")
     if group is not None:
@@ -168,7 +168,7 @@ def release_workers(files: FileTree, folder: str) -> None:
 
 
 def without_test(splits: DatasetSplits) -> DatasetSplits:
-    """Test images are kept out of a search: its trials are chosen by validation."""
+    """The splits without test images, which a search must not use."""
     return DatasetSplits(splits.name, splits.train, splits.val, None)
 
 
@@ -179,7 +179,7 @@ def _read_snapshot(files: FileTree, device: torch.device) -> Snapshot | None:
     try:
         return Snapshot.from_bytes(data, device)
     except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError) as error:
-        _logger.warning("%s is damaged, the trial starts again: %s", files.path(SNAPSHOT_FILE), error)
+        _logger.warning("%s is damaged, restarting the trial from the first epoch: %s", files.path(SNAPSHOT_FILE), error)
         return None
 
 

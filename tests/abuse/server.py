@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from cifar_ray.cluster.serve_command import serve_environment
 from cifar_ray.config.api_keys import UNLIMITED, ApiKey, new_key, sha256_of, write_keys
 from cifar_ray.models import create_model
 from cifar_ray.store import Architecture, Manifest, ModelStore
@@ -91,8 +92,7 @@ def real_server(own: Path, storage: str | None = None) -> Iterator[RealServer]:
     application = {"name": "default", "route_prefix": "/", "import_path": "deployments:app", "args": arguments}
     config = {"http_options": {"host": "127.0.0.1", "port": port}, "applications": [application]}
     (own / "serve.yaml").write_text(yaml.safe_dump({"proxy_location": "EveryNode"} | config))
-    lines = (ROOT / "serve.env").read_text(encoding="utf-8").splitlines()
-    settings = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    settings = serve_environment()
     with tempfile.TemporaryDirectory(prefix="abuse-", ignore_cleanup_errors=True) as folder:  # short: Ray's sockets are in it
         server = RealServer(port, Path(folder), uuid.uuid4().hex, key)
         environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}

@@ -11,13 +11,13 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import replace
-from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cifar_ray.cluster.serve_command import serve_environment
 from tests.abuse import corpus
 from tests.abuse.sender import Tally, bombard, endless, send, steady, trickle
 from tests.abuse.server import RealServer, real_server
@@ -133,8 +133,7 @@ def test_an_endless_body_is_refused(server: RealServer, path: str, content_type:
 
 
 def test_a_client_that_falls_silent_in_its_headers_is_cut_off(server: RealServer) -> None:
-    settings = dict(islice((line.split("=", 1) for line in Path("serve.env").read_text().splitlines() if line[:4] == "RAY_"), 99))
-    limit_s = float(settings["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"])
+    limit_s = float(serve_environment()["RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S"])
 
     async def silent() -> float:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)

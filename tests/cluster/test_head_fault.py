@@ -71,7 +71,7 @@ def test_serving_goes_on_without_the_head_and_the_same_command_goes_on_with_trai
                 trained_s = again.wait_for_try(2) - again_at
                 again.wait_for_checkpoint(2)
                 assert again.checkpoints()[-1] > reached
-                assert "goes on after epoch" in again.log()
+                assert "resuming after epoch" in again.log()
     print(f"\nhead lost for 20 s: {answers}; all hosts back after {back_s:.1f} s, Serve after {known_s:.1f} s")
     print(f"the training goes on {trained_s:.1f} s after its command was typed again")
     assert not answers.failed

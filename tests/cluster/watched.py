@@ -58,7 +58,7 @@ class Watched:
 
     def steps_back(self) -> int:
         """How many steps were done again after the last loss."""
-        return int(re.findall(r"workers were lost; .*, (\d+) steps back", self.log())[-1])
+        return int(re.findall(r"worker failure: .*, (\d+) steps? repeated", self.log())[-1])
 
 
 @contextmanager

@@ -61,6 +61,16 @@ def test_the_page_shows_every_route_and_shape_and_asks_no_other_host() -> None:
     assert not re.search(r"""(src|href)=["']?(https?:)?//""", page)
 
 
+def test_the_page_escapes_what_a_document_says() -> None:
+    document = openapi.document()
+    hostile = "<script>alert(1)</script>"
+    document["info"]["description"] = document["paths"]["/predict"]["post"]["summary"] = hostile
+    document["components"]["schemas"]["Health"]["properties"]["status"] = {"const": hostile, "description": hostile}
+    page = docs_page.render(document)
+    assert "<script" not in page
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 4
+
+
 def examples_in(value: Any) -> Iterator[tuple[Any, Any]]:
     """Each example, and the schema beside it."""
     if isinstance(value, dict):

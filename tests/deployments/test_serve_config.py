@@ -59,7 +59,7 @@ def test_an_impossible_argument_is_refused_in_one_line_that_names_the_key(key: s
 
 def test_the_server_listens_on_this_machine_alone_unless_it_is_told_otherwise() -> None:
     assert HTTPOptions().host == "127.0.0.1"
-    config = yaml.safe_load((Path(__file__).parents[2] / "serve_config.yaml").read_text())
+    config = yaml.safe_load((Path(__file__).parents[2] / "cifar_ray/config/serve_config.yaml").read_text())
     assert config["http_options"]["host"] == "127.0.0.1"
 
 

@@ -70,7 +70,7 @@ def test_an_ensemble_never_abstains_until_it_is_calibrated_on_data_that_it_is_to
     save_ensemble(store, "parts", ["part@1", "part@2"])
     assert (store.manifest("parts").temperature, store.manifest("parts").abstain_threshold) == (1.0, None)
     assert console.main(["calibrate", "parts", "--storage", str(storage)]) == 2
-    assert "does not say what it was trained on; pass --dataset" in capsys.readouterr().err
+    assert "does not name its training data; pass --dataset" in capsys.readouterr().err
     assert console.main(["calibrate", "parts", "--storage", str(storage), "--data-dir", str(pictures)]) == 0
     made = store.load("parts@latest")
     splits = load_splits(TrainConfig(dataset="folder", data_dir=str(pictures), image_size=16))
@@ -85,5 +85,5 @@ def test_a_data_set_with_other_classes_is_refused_in_one_line(models: Models, ca
     save("strange")
     assert console.main(["calibrate", "strange", "--storage", str(storage), "--dataset", "digits"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "class '0' of digits is none of the model's" in line
+    assert "class '0' of digits is not a class of the model" in line
     assert ModelStore(str(storage)).versions("strange") == [1]

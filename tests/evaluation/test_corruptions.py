@@ -14,13 +14,13 @@ def photos() -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", CORRUPTIONS)
-def test_each_level_spoils_more_than_the_mildest_and_equal_seeds_spoil_equally(photos: np.ndarray, kind: str) -> None:
-    spoilt = [corrupt(photos, kind, level, seed=1) for level in range(1, LEVELS + 1)]
-    change = [np.abs(one.astype(int) - photos).mean() for one in spoilt]
-    assert all(one.dtype == np.uint8 and one.shape == photos.shape for one in spoilt)
+def test_each_severity_changes_images_more_than_the_mildest_and_the_same_seed_gives_the_same_pixels(photos: np.ndarray, kind: str) -> None:
+    corrupted = [corrupt(photos, kind, level, seed=1) for level in range(1, LEVELS + 1)]
+    change = [np.abs(one.astype(int) - photos).mean() for one in corrupted]
+    assert all(one.dtype == np.uint8 and one.shape == photos.shape for one in corrupted)
     assert change[0] > 0
     assert change[-1] > change[0]
-    np.testing.assert_array_equal(spoilt[2], corrupt(photos, kind, 3, seed=1))
+    np.testing.assert_array_equal(corrupted[2], corrupt(photos, kind, 3, seed=1))
 
 
 def test_noise_has_the_published_strength() -> None:

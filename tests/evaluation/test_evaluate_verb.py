@@ -90,7 +90,7 @@ def test_a_worker_that_finds_other_images_says_so_in_one_line(ray_cluster: None,
     bundle = save("displaced")
     data = select(bundle.manifest, DataChoice())
     fewer = dataclasses.replace(data, images=data.images.subset(np.arange(5)))
-    with pytest.raises(DataError, match=r"^node .*: the images there are not those of the node that asked") as refusal:
+    with pytest.raises(DataError, match=r"^host .* has different images; copy the same data") as refusal:
         list(score_on_ray(bundle, fewer, None, num_workers=1, precision="auto", engine="torch"))
     assert "\n" not in str(refusal.value)
 
@@ -166,8 +166,11 @@ def test_another_folder_may_have_some_of_the_classes_only(models: Models, pictur
     [
         (["nobody"], "no model nobody"),
         (["mistaken", "--split", "val", "--data-dir", "/nowhere"], "/nowhere"),
-        (["mistaken", "--dataset", "digits"], "class '0' of digits is none of the model's: horizontal, plain, vertical"),
-        (["unknown"], "the model does not say what it was trained on"),
+        (
+            ["mistaken", "--dataset", "digits"],
+            "class '0' of digits is not a class of the model. Classes of the model: horizontal, plain, vertical",
+        ),
+        (["unknown"], "the model does not name its training data"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(models: Models, flags: list[str], reason: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,10 +209,10 @@ def test_a_model_compared_with_itself_does_not_differ(models: Models, tmp_path: 
     assert console.main(["compare", "itself", "itself@1", "--storage", str(storage), "--out", str(tmp_path)]) == 0
     figures = json.loads((tmp_path / "comparison.json").read_text())
     assert (figures["p_value"], figures["difference"], figures["agreement"]) == (1.0, 0.0, 1.0)
-    assert figures["verdict"] == "no difference that chance does not explain"
+    assert figures["verdict"] == "no significant difference"
 
 
-def test_it_is_told_whether_these_are_the_images_that_training_reported_on(
+def test_the_summary_says_whether_these_are_the_test_images_of_the_training(
     models: Models, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     storage, save = models
@@ -218,12 +221,12 @@ def test_it_is_told_whether_these_are_the_images_that_training_reported_on(
     save("known", test_fingerprint=test.fingerprint)
     save("other", test_fingerprint="f" * 64)
     flags = ["--storage", str(storage), "--out", str(tmp_path / "out"), "--robustness-images", "0", "--no-leakage"]
-    for name, told in (("known", "stripes, those that training"), ("other", "stripes, not those that training")):
+    for name, told in (("known", "stripes (the test split of its training)"), ("other", "stripes (not the test split of its training)")):
         assert console.main(["evaluate", name, *flags]) == 0
         assert told in capsys.readouterr().out
     assert console.main(["compare", "known", "other", *flags[:4]]) == 0
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note")]
-    assert notes == [f"{'note':12} other@1 was tested on other images after its training; it may have learnt some of these"]
+    assert notes == [f"{'note':12} other@1 was trained with another split; it may have been trained on some of these images"]
 
 
 def test_an_ensemble_is_evaluated_like_any_model(models: Models, pictures: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from cifar_ray.metrics.accuracy import evaluate_logits
 from cifar_ray.metrics.intervals import prediction_bias
 from cifar_ray.reports import plots
 from cifar_ray.reports.contact_sheet import Cell, sheet
-from cifar_ray.reports.renderer import Picture, Section, Table, render
+from cifar_ray.reports.renderer import Code, Picture, Section, Table, render
 
 STRANGE = ("猫", "$5$ and \\frac", "x" * 200)
 
@@ -40,8 +40,22 @@ def test_a_sheet_shows_every_picture_and_as_much_of_a_name_as_fits() -> None:
 
 def test_a_page_holds_its_pictures_and_runs_nothing_that_a_name_says() -> None:
     table = Table(("class", "images"), [("<script>alert(1)</script>", "1,000"), ("b", "3.5 % and words")])
-    page = render("<b>", "&", [Section('In "short"', ["<i>", table, Picture(b"png", '"><script>')])]).decode()
+    names = Table((), [("<script>", "<script>")])
+    page = render("<b>", "&", [Section('In "short"', ["<i>", table, names, Code("<script>"), Picture(b"png", '"><script>')])]).decode()
     assert "<script>" not in page
+    assert "<i>" not in page
+    assert page.count("&lt;script&gt;") == 6
     assert '<td class="number">1,000</td>' in page
     assert "<td>3.5 % and words</td>" in page
     assert 'src="data:image/png;base64,cG5n"' in page
+
+
+def test_a_column_of_numbers_has_its_title_above_them_and_the_best_row_stands_out() -> None:
+    cells = ["1,000", "-3.5", "1e-05", "75.98% and 73.53%", "2/6", "90.0 ± 0.3 %", "< 0.0001", "–", ""]
+    table = Table(("number", "mixed"), [(cell, "word" if number else "1") for number, cell in enumerate(cells)], best_row=1)
+    page = render("", "", [Section("", [table])]).decode()
+    assert '<th scope="col" class="number">number</th>' in page
+    assert '<th scope="col">mixed</th>' in page
+    assert page.count('<td class="number">') == len(cells), "all but the empty one, and the 1 above the words"
+    assert page.count("<tr>") == len(cells)
+    assert page.index('<tr class="best">') > page.index("1,000")

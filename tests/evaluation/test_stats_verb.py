@@ -58,7 +58,7 @@ def test_what_is_wrong_with_a_folder_is_counted_and_named(
     assert ("test/cat/leaked.png", "train/dog/1.png") in [(pair["image"], pair["other"]) for pair in between["pairs"]]
 
     shown = capsys.readouterr().out
-    assert "uneven: 4 (dog) … 13 (cat)" in shown
+    assert "imbalanced: 4 (dog) to 13 (cat)" in shown
     assert "torn.png" in shown
     assert {"classes.png", "augmented.png", "class-000.png", "class-001.png", "stats.html"} <= {path.name for path in place.iterdir()}
 
@@ -89,18 +89,18 @@ def test_a_data_set_that_is_no_files_has_figures_too(tmp_path: Path, capsys: pyt
     figures = json.loads((tmp_path / "out" / "stats.json").read_text())
     assert figures["images"] == {"train": 1458, "val": 160, "test": 179}
     assert (figures["files"], figures["broken"], figures["duplicates"]) == (None, [], None)
-    assert "nearly even" in capsys.readouterr().out
+    assert "nearly balanced" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("flags", "seen"),
     [
-        ([], "no mirroring, shifted by up to 2 px, nothing cut out"),
+        ([], "no flip, shift up to 2 px, no cutout"),
         (
             ["--recipe", "airbench94", "--augmentation.cutout-px", "3"],
-            "mirrored every other epoch, shifted by up to 2 px, a square of 3 px",
+            "horizontal flip every other epoch, shift up to 2 px, cutout 3 px",
         ),
-        (["--augmentation.policy", "randaugment", "--augmentation.mixup", "0.2"], "changed by RandAugment, blended with another image"),
+        (["--augmentation.policy", "randaugment", "--augmentation.mixup", "0.2"], "RandAugment, mixup"),
     ],
 )
 def test_the_augmentation_shown_is_that_of_the_recipe_and_the_flags(tmp_path: Path, flags: list[str], seen: str) -> None:

@@ -75,7 +75,7 @@ class Training:
         if kind in ("worker killed", "worker hung"):
             (worker,) = self.command.pids("ray::RayTrainWorker")
             os.kill(worker, signal.SIGKILL if kind == "worker killed" else signal.SIGSTOP)
-            self.command.wait_for("workers were lost; new ones go on from ")
+            self.command.wait_for("worker failure: resuming with new workers from ")
             return
         number = {"SIGINT": signal.SIGINT, "SIGTERM": signal.SIGTERM, "SIGTERM to all processes": signal.SIGTERM}.get(kind, signal.SIGKILL)
         for pid in self.command.pids() if kind == "SIGTERM to all processes" else [self.command.process.pid]:
@@ -124,7 +124,7 @@ def test_a_training_that_is_killed_thirty_times_ends_as_one_that_never_was(tmp_p
     finally:
         training.command.end()
     said = [*training.said, *training.command.lines]
-    kinds_of_lines = ("workers were lost", "goes on", "checkpoint", "saving and stopping")
+    kinds_of_lines = ("worker failure", "resuming", "checkpoint", "saving and stopping")
     told = Counter(what for what in kinds_of_lines for line in said if line.startswith(what))
     print(f"{time.monotonic() - began:.0f} s, {len(kinds)} times harmed, {training.starts} times typed; told: {dict(told)}")
     print(f"{len([line for line in said if line.startswith('epoch')])} epochs were told of, tracebacks: {'Traceback' in str(said)}")

@@ -148,12 +148,12 @@ def test_workers_become_fewer_and_more_with_the_cluster_and_train_as_one_does(cl
     try:
         command.wait_for("epoch    3/")
         cluster.remove_node(min(cluster.worker_nodes, key=lambda node: node.unique_id), allow_graceful=False)
-        command.wait_for("workers were lost; 1 instead of 2 go on from step")
+        command.wait_for("worker failure: resuming with 1 instead of 2 workers from step")
         command.wait_for("epoch")
         for _ in range(2):
             cluster.add_node(num_cpus=1)
         while "3 instead of" not in command.lines[-1]:  # both at once, or one by one
-            command.wait_for("the cluster changed; ")
+            command.wait_for("the cluster changed: ")
         command.wait_for("epoch")
         command.process.send_signal(signal.SIGINT)
         assert command.wait() == 128 + signal.SIGINT, command.lines
@@ -161,7 +161,7 @@ def test_workers_become_fewer_and_more_with_the_cluster_and_train_as_one_does(cl
         command.end()
     folder = tmp_path / "runs" / "run"
     print(*(line for line in command.lines if not line.startswith("epoch")), sep="\n")
-    assert len([line for line in command.lines if line.startswith("workers were lost")]) == 1
+    assert len([line for line in command.lines if line.startswith("worker failure")]) == 1
     history = [EpochReport(**epoch) for epoch in json.loads((folder / "history.json").read_text())]
     assert [report.epoch for report in history] == list(range(1, len(history) + 1))
     expected = alone(parse_config(TrainConfig, read_yaml(folder / "config.yaml")), min(len(history), 60))

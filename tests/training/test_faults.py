@@ -50,7 +50,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_result_is_the_same(commands
     (worker,) = command.pids("ray::RayTrainWorker")
     os.kill(worker, signal.SIGKILL)
     assert command.wait() == 0, command.lines
-    assert any(line.startswith("workers were lost; new ones go on from ") for line in command.lines)
+    assert any(line.startswith("worker failure: resuming with new workers from ") for line in command.lines)
     assert outcome(storage, "worker") == expected
     finished = json.loads((storage / "runs" / "worker" / "finished.json").read_text())
     assert (finished["restarts"], finished["tries"]) == (1, 2)
@@ -63,7 +63,7 @@ def test_a_worker_that_hangs_is_replaced_within_the_time_that_was_set(commands: 
     (worker,) = command.pids("ray::RayTrainWorker")
     os.kill(worker, signal.SIGSTOP)
     assert command.wait() == 0, command.lines
-    assert any(line.startswith("workers were lost") for line in command.lines)
+    assert any(line.startswith("worker failure") for line in command.lines)
     assert outcome(storage, "hung") == expected
 
 
@@ -91,7 +91,7 @@ def test_a_signal_saves_says_how_to_go_on_and_leaves_no_process(
     command.wait_for("epoch 2/5")
     command.process.send_signal(number)
     assert command.wait() == 128 + number, command.lines
-    assert command.lines[-1] == f"run {name} is saved; go on with: python -m cifar_ray.train --resume {name} --storage {storage}"
+    assert command.lines[-1] == f"run {name} is saved; resume it with: python -m cifar_ray.train --resume {name} --storage {storage}"
     assert "Traceback" not in "\n".join(command.lines)
     assert command.gone()
     assert len(json.loads((storage / "runs" / name / "history.json").read_text())) >= 2
@@ -107,11 +107,11 @@ def test_a_signal_to_all_processes_saves_as_one_to_the_command_does(commands: li
     for pid in command.pids():
         os.kill(pid, signal.SIGTERM)
     assert command.wait() == 128 + signal.SIGTERM, command.lines
-    assert command.lines[-1].startswith("run all is saved; go on with: ")
+    assert command.lines[-1].startswith("run all is saved; resume it with: ")
     assert command.gone()
     again = start(commands, storage, "all")
     assert again.wait() == 0, again.lines
-    assert again.lines[2].startswith("goes on from step ")
+    assert again.lines[2].startswith("resuming from step ")
     assert outcome(storage, "all") == expected
 
 
@@ -124,5 +124,5 @@ def test_a_second_signal_ends_at_once(commands: list[Command], storage: Path) ->
     command.wait_for("saving and stopping")
     command.process.send_signal(signal.SIGTERM)
     assert command.wait() == 128 + signal.SIGTERM, command.lines
-    assert command.lines[-1].startswith("run twice ended at once; go on with: ")
+    assert command.lines[-1].startswith("run twice stopped without saving; resume it with: ")
     assert command.gone()

@@ -68,7 +68,7 @@ def test_a_tracker_that_fails_is_named_once_and_costs_neither_the_training_nor_t
     tracker.close(finished=True)
     assert broken.calls == ["on_epoch"]
     assert sound.calls == [*["on_epoch"] * 3, "close True"]
-    assert capsys.readouterr().err == "--track mlflow: connection lost; training goes on without it\n"
+    assert capsys.readouterr().err == "--track mlflow: connection lost; training continues without it\n"
 
 
 def test_nothing_is_tracked_unless_asked_for(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def mlflow_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[s
         deadline_s = time.monotonic() + 120
         while True:
             try:
-                urllib.request.urlopen(f"{address}/health", timeout=2).close()  # noqa: S310
+                urllib.request.urlopen(f"{address}/health", timeout=2).close()
                 break
             except OSError:
                 assert server.poll() is None, (tmp_path / "server.log").read_text()

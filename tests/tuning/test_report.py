@@ -4,8 +4,9 @@ import re
 
 from cifar_ray.cli import parse_train_command
 from cifar_ray.config import TrainConfig
-from cifar_ray.reports.search_report import parameter_importance, write_results
+from cifar_ray.reports.search_report import write_results
 from cifar_ray.storage import FileTree
+from cifar_ray.tuning.importance import parameter_importance
 from cifar_ray.tuning.record import Record
 from cifar_ray.tuning.space import SearchSpace
 
@@ -22,6 +23,8 @@ def test_a_search_leaves_a_recipe_pictures_and_a_report_that_needs_nothing_else(
     assert page.count("data:image/png;base64,") == 3
     assert not re.search(r"""(src|href)=["']?(https?:|//|[\w./]+\.(png|css|js))""", page)
     assert "the loss became nan in epoch 2" in page
+    (best_row,) = re.findall(r'<tr class="best">\n<td class="number">(\d+)</td>', page)
+    assert int(best_row) == record.ranked()[0].number
     command = parse_train_command(["--config", files.path("best.yaml")], "train")
     assert command.optimizer.lr == record.ranked()[0].parameters["optimizer.lr"]
     assert TrainConfig.model_validate(command.model_dump(include=set(TrainConfig.model_fields))) == best

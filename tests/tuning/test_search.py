@@ -116,7 +116,7 @@ def test_a_search_that_has_ended_is_not_begun_again_nor_mixed_with_another(
     finished: Record, command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert console.main(command) == 2
-    assert "search 'one' has ended" in capsys.readouterr().err
+    assert "search 'one' is complete" in capsys.readouterr().err
     assert console.main([*command, "--seed", "1"]) == 2
     assert "has other settings; choose another --name" in capsys.readouterr().err
 

@@ -101,7 +101,7 @@ class Checkpoints:
         if data is not None and hashlib.sha256(data).hexdigest() == expected:
             return data
         wrong = "is missing" if data is None else "is damaged"
-        self._on_message(f"checkpoint {place.folder}: {STATE_FILE if expected else COMMIT_FILE} {wrong}; an older one is looked for")
+        self._on_message(f"checkpoint {place.folder}: {STATE_FILE if expected else COMMIT_FILE} {wrong}; trying an older one")
         return None
 
     def write(self, place: Place, data: bytes, figures: dict[str, Any]) -> None:
@@ -112,7 +112,7 @@ class Checkpoints:
             TrainingError: if another process has taken the run over.
         """
         if self.attempts() > place.attempt:
-            raise TrainingError(f"{self._files.path()} was taken over by another process, which goes on; this one ends")
+            raise TrainingError(f"{self._files.path()} was taken over by another process; stopping this one")
         commit = (
             {"format_version": FORMAT_VERSION}
             | figures

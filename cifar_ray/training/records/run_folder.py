@@ -1,4 +1,4 @@
-"""A run's folder, `<storage>/runs/<name>`: its config, history, and whether it may begin or go on."""
+"""A run's folder, `<storage>/runs/<name>`: its config and history, and whether the run may start or resume."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cifar_ray.training.records.checkpoint import Checkpoints
 from cifar_ray.training.records.results import EpochReport
 
 _CONFIG_FILE, _DATA_FILE, _END_FILE = "config.yaml", "data.sha256", "finished.json"
-_FREE = {"checkpoint_every", "max_failures", "num_workers", "worker_timeout_s", "storage"}  # what a run that goes on may change
+_FREE = {"checkpoint_every", "max_failures", "num_workers", "worker_timeout_s", "storage"}  # may change when a run resumes
 
 
 class Run:
@@ -26,13 +26,13 @@ class Run:
 
     Args:
         config: with a name.
-        resume: `auto` or a name goes on with an unfinished run of the same config, `never` refuses any that exists.
-        fingerprint: of the data; a run that was begun with others is not gone on with.
+        resume: `auto` or the name resumes an unfinished run of the same config, `never` refuses any that exists.
+        fingerprint: of the data; a run that started with other data is not resumed.
 
     Attributes:
         files: of its folder.
         checkpoints: in it.
-        goes_on: whether it was begun before.
+        is_resumed: whether it was started before.
 
     Raises:
         ConfigError: if a run of that name exists and is finished, or has another config.
@@ -46,7 +46,7 @@ class Run:
         self.files = FileTree(config.storage, f"runs/{config.name}")
         self.checkpoints = Checkpoints(config.storage, config.name)
         if resume not in ("auto", "never", config.name):
-            raise ConfigError(f"--resume {resume}: auto or never here; python -m cifar_ray.train --resume {resume} goes on with a run")
+            raise ConfigError(f"--resume {resume}: expected auto or never; to resume a run: python -m cifar_ray.train --resume {resume}")
         saved = _read_config(self.files)
         self.is_resumed = saved is not None
         if saved is None:
@@ -57,22 +57,22 @@ class Run:
         if self.is_finished():
             raise ConfigError(f"{where} and is finished{differs}; choose another --name")
         if resume == "never":
-            raise ConfigError(f"{where}{differs}; choose another --name, or leave out --resume never")
+            raise ConfigError(f"{where}{differs}; choose another --name, or remove --resume never")
         if changes:
-            raise ConfigError(f"{where} with another config{differs}; choose another --name, or go on with {self.command()}")
+            raise ConfigError(f"{where} with another config{differs}; choose another --name, or resume it with {self.command()}")
         if fingerprint and (self.files.read(_DATA_FILE) or fingerprint.encode()) != fingerprint.encode():
-            raise DataError(f"{where}, and images or labels have changed since; bring back those it began with, or choose another --name")
+            raise DataError(f"{where}, but its images or labels have changed; restore them, or choose another --name")
 
     def is_finished(self) -> bool:
-        """Whether its model was kept; runs of earlier releases, which cannot go on, count as well."""
+        """Whether its model was saved; runs of earlier releases, which cannot resume, count too."""
         ended, has_history = self.files.have_files([_END_FILE, "history.json"])
         return ended or (has_history and self.checkpoints.attempts() == 0)
 
     def begin(self) -> StorageProbe:
-        """Leaves the config, so that the same command goes on with this run, and what it takes to know the data again.
+        """Writes the config, so that the same command resumes this run, and the fingerprint of the data.
 
         Returns:
-            What workers look for, to know that they see this folder.
+            The probe by which workers check that they see this folder.
         """
         if not self.is_resumed:
             self.files.replace(_DATA_FILE, self._fingerprint.encode())
@@ -86,26 +86,26 @@ class Run:
         self.files.replace("curves.png", curves.draw_curves(reports, self.name))
 
     def finish(self, **about: Any) -> None:
-        """Says that nothing is left to do, and keeps only the last checkpoint."""
+        """Marks the run as finished, and keeps only the last checkpoint."""
         self.files.replace(_END_FILE, json.dumps(about, indent=1).encode())
         self.checkpoints.sweep(keep=1)
 
     def command(self) -> str:
-        """What goes on with it."""
+        """The command that resumes it."""
         storage = self.config.storage
         elsewhere = "" if storage == resolve_storage(default_storage()) else f" --storage {storage}"
         return f"python -m cifar_ray.train --resume {self.name}{elsewhere}"
 
 
 def saved_settings(name: str, storage: str) -> dict[str, Any]:
-    """The settings that a run was begun with, for one that goes on.
+    """The settings of a run, to resume it.
 
     Raises:
         ConfigError: if there is no such run.
     """
     saved = _read_config(FileTree(storage, f"runs/{name}"))
     if saved is None:
-        raise ConfigError(f"--resume {name}: there is no such run in {storage}/runs")
+        raise ConfigError(f"--resume {name}: no such run in {storage}/runs")
     return saved | {"name": name, "storage": storage}
 
 
@@ -123,7 +123,7 @@ def _read_config(files: FileTree) -> dict[str, Any] | None:
 
 
 def _differences(saved: dict[str, Any], config: TrainConfig) -> list[str]:
-    """What the saved config has instead, as `field: theirs (now ours)`."""
+    """The settings in which the saved config differs, as `field theirs (now ours)`."""
     known = {key: value for key, value in saved.items() if key in TrainConfig.model_fields}
     theirs = flatten(parse_config(TrainConfig, known | {"storage": config.storage}).model_dump(mode="json"))
     ours = flatten(config.model_dump(mode="json"))

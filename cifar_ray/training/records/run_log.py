@@ -1,4 +1,4 @@
-"""What a driver hears of its run: epochs, workers that were lost, and workers that came or went with the cluster."""
+"""The events of a run, on the driver: epochs, worker failures, and workers that come and go with the cluster."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from cifar_ray.training.records.results import EpochReport
 
 
 class RunLog:
-    """Takes rank 0's and the controller's messages.
+    """Handles the events of rank 0 and of the controller.
 
     Args:
-        progress: told of them.
+        progress: shows them.
 
     Attributes:
-        reports: of each epoch, those before this process began included.
-        repeated_steps: how many had been done, and were done again; a few more may have been, that were not heard of.
-        workers: epoch and step, counted from 1, at which workers began, and how many there were.
+        reports: one per epoch, with those before this process started.
+        repeated_steps: steps that were done again; a few more may have been, of which no event arrived.
+        workers: epoch and step, counted from 1, at which workers started, and their number.
         waits: whether there are no workers because the cluster has no room for them now.
     """
 
@@ -32,11 +32,11 @@ class RunLog:
 
     @property
     def restarts(self) -> int:
-        """How often workers began anew because some were lost."""
+        """How often workers were restarted after a failure."""
         return max(0, len(self.workers) - 1 - self._resizes)
 
     def handle(self, kind: str, content: Any) -> None:
-        """Takes a message."""
+        """Handles an event."""
         if kind == "step":
             epoch, done, self._steps = content
             self._reached = (epoch - 1) * self._steps + done
@@ -50,7 +50,7 @@ class RunLog:
             self._on_purpose = True
         elif kind == "wait":
             self.waits = True
-            self._progress.on_message("too few hosts for the fewest workers; waiting for more")
+            self._progress.on_message("too few hosts for the minimum number of workers; waiting for more")
         else:
             self._progress.on_message(content)
 
@@ -63,9 +63,11 @@ class RunLog:
             lost = max(0, self._reached - epoch * self._steps - step)
             self.repeated_steps += lost
             self._resizes += self._on_purpose
-            why = "the cluster changed" if self._on_purpose else "workers were lost"
-            who = "new ones" if workers == before else f"{workers} instead of {before}"
-            self._progress.on_message(f"{why}; {who} go on from step {step + 1} of epoch {epoch + 1}, {lost} steps back")
+            why = "the cluster changed" if self._on_purpose else "worker failure"
+            who = "new workers" if workers == before else f"{workers} instead of {before} workers"
+            self._progress.on_message(
+                f"{why}: resuming with {who} from step {step + 1} of epoch {epoch + 1}, {lost} {'step' if lost == 1 else 'steps'} repeated"
+            )
         elif epoch or step:
-            self._progress.on_message(f"goes on from step {step + 1} of epoch {epoch + 1}" if step else f"goes on after epoch {epoch}")
+            self._progress.on_message(f"resuming from step {step + 1} of epoch {epoch + 1}" if step else f"resuming after epoch {epoch}")
         self._on_purpose = False

@@ -79,7 +79,7 @@ class Several:
             except Exception as error:  # each library fails in its own ways, and none of them is worth a training
                 del self._trackers[name]
                 reason = " ".join(str(error).split())[:200] or type(error).__name__
-                print(f"--track {name}: {reason}; training goes on without it", file=sys.stderr)
+                print(f"--track {name}: {reason}; training continues without it", file=sys.stderr)
 
 
 def create_tracker(names: str, storage: str) -> Tracker:
@@ -99,7 +99,7 @@ def create_tracker(names: str, storage: str) -> Tracker:
     chosen = [name.strip() for name in names.split(",") if name.strip()]
     for name in chosen:
         if name not in known:
-            raise ConfigError(f"--track {name}: unknown; there are {', '.join(known)}")
+            raise ConfigError(f"--track {name}: unknown. Available: {', '.join(known)}")
     return Several({name: known[name](storage) for name in chosen}) if chosen else NullTracker()
 
 

@@ -1,0 +1,22 @@
+"""`cifar-ray demo`: trains on built-in images, saves the model, serves it, asks it, and leaves nothing running."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from cifar_ray import cli
+from cifar_ray.cli.serving import DemoCommand, run_demo
+
+PROG = "python -m cifar_ray.demo"
+TRAIN_FLAGS = "--dataset digits --num-workers 2"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the demo; the command line's own arguments where `argv` is `None`."""
+    run_demo(cli.parse(DemoCommand, argv, PROG), TRAIN_FLAGS)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

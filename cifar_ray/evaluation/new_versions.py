@@ -1,0 +1,77 @@
+"""Make a new version of a saved model: the same weights with a fitted calibration, or with a gallery of its mistakes."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from cifar_ray.config import DatasetName
+from cifar_ray.data import ImageDataset, load_splits
+from cifar_ray.data.task_progress import StartTask, no_progress
+from cifar_ray.evaluation.model_evaluation import ModelEvaluation
+from cifar_ray.evaluation.scoring import BLOCK, device_here
+from cifar_ray.evaluation.selection import DataChoice, relabel, select
+from cifar_ray.inference.predictor import Predictor
+from cifar_ray.metrics.accuracy import Logits
+from cifar_ray.metrics.trust import Trust
+from cifar_ray.store import Bundle
+from cifar_ray.store.gallery import GALLERY_FILE, Judged, encode_gallery
+
+
+def calibrated(
+    bundle: Bundle, dataset: DatasetName | None = None, data_dir: str | None = None, progress: StartTask = no_progress
+) -> tuple[Bundle, Trust, dict[str, float]]:
+    """The same weights with a temperature and an abstain threshold fitted on validation images.
+
+    Args:
+        bundle: the saved model; is not changed.
+        dataset: the data to use; default: what the model was trained on.
+        data_dir: folder of the data.
+        progress: of the decoding.
+
+    Returns:
+        The new bundle, not saved yet; the fitted values; and `Trust.metrics` on the test images, empty without a test split.
+
+    Raises:
+        ConfigError: if the bundle does not name its training data and none were given.
+        DataError: if the data are missing, have no validation split, or have other classes.
+        BundleError: if the bundle is damaged.
+    """
+    manifest = bundle.manifest
+    data = select(manifest, DataChoice(dataset=dataset, data_dir=data_dir, split="val"), progress)
+    test = load_splits(data.config).test
+    predictor = Predictor(bundle, device_here(), engine="torch")
+    trust = Trust.fit(_logits(predictor, data.images), data.images.labels)
+    changes: dict[str, Any] = {
+        "temperature": trust.temperature,
+        "abstain_threshold": trust.abstain_threshold,
+        "created_at": datetime.now(UTC),
+    }
+    metrics: dict[str, float] = {}
+    if test is not None:
+        metrics = trust.metrics(_logits(predictor, test), relabel(test, manifest.class_names, data.name).labels)
+        if manifest.test_fingerprint in ("", test.fingerprint):  # all metrics in a manifest are from the same test images
+            changes["metrics"] = manifest.metrics | metrics
+    return dataclasses.replace(bundle, manifest=manifest.model_copy(update=changes)), trust, metrics
+
+
+def with_gallery(bundle: Bundle, evaluation: ModelEvaluation) -> Bundle:
+    """The same model with its confusion matrix and mistakes attached, as training attaches them; not saved yet.
+
+    Args:
+        bundle: the saved model; is not changed.
+        evaluation: of this model.
+    """
+    images = evaluation.data.images
+    judged = Judged.of(evaluation.logits, images.labels, bundle.manifest.temperature)
+    gallery = encode_gallery(judged, images.images, images.class_names, images.name_of, evaluation.data.split)
+    manifest = bundle.manifest.model_copy(update={"created_at": datetime.now(UTC)})
+    return dataclasses.replace(bundle, manifest=manifest, attachments={**bundle.attachments, GALLERY_FILE: gallery})
+
+
+def _logits(predictor: Predictor, dataset: ImageDataset) -> Logits:
+    images = dataset.images
+    return np.concatenate([predictor.predict(images[start : start + BLOCK]).logits for start in range(0, len(images), BLOCK)])

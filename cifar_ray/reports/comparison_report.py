@@ -1,0 +1,64 @@
+"""A comparison of two models as files: figures as JSON, pictures, and a page with the pictures inside."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from cifar_ray.evaluation.comparison import ModelComparison, format_p_value, summarize, to_json
+from cifar_ray.metrics.intervals import SIGNIFICANT
+from cifar_ray.reports import plots
+from cifar_ray.reports.contact_sheet import Cell, sheet
+from cifar_ray.reports.renderer import Picture, Section, Table, render
+
+_SHOWN = 20
+
+
+def to_files(comparison: ModelComparison) -> dict[str, bytes]:
+    """`comparison.json`, the pictures, and `comparison.html` with all pictures inside, by file name."""
+    figures, names = to_json(comparison), comparison.a.predictor.manifest.class_names
+    differences = [(one.difference, p_value < SIGNIFICANT) for one, p_value in comparison.by_class]
+    pictures = {
+        "classes": Picture(
+            plots.class_differences(differences, names, (comparison.a.reference, comparison.b.reference)),
+            "Difference in recall. Orange: significant (McNemar's test, Holm-adjusted p < 0.05).",
+        )
+    }
+    for winner, file in enumerate(("only_first_right", "only_second_right")):
+        if (picture := _disagreements(comparison, winner)) is not None:
+            caption = "True class, prediction of each model with its probability, image. Most confident mistakes first"
+            pictures[file] = Picture(picture, f"{caption}, at most {_SHOWN}.")
+    classes = [
+        (one["name"], f"{one['images']:,}", f"{100 * one['difference']:+.2f}", format_p_value(one["p_value"])) for one in figures["classes"]
+    ]
+    sections = [
+        Section("Summary", [Table((), summarize(figures))]),
+        Section("Classes", [pictures["classes"], Table(("class", "images", "difference (points)", "p-value"), classes)]),
+        *(
+            Section(title, [pictures[file]] if file in pictures else ["None."])
+            for file, title in (
+                ("only_first_right", f"Only {comparison.a.reference} is correct"),
+                ("only_second_right", f"Only {comparison.b.reference} is correct"),
+            )
+        ),
+    ]
+    title = f"{comparison.a.reference} compared with {comparison.b.reference}"
+    page = render(title, f"on {comparison.a.data.name} ({comparison.a.data.split})", sections)
+    files = {f"{name}.png": picture.png for name, picture in pictures.items()}
+    return {"comparison.json": json.dumps(figures, indent=1, ensure_ascii=False).encode(), **files, "comparison.html": page}
+
+
+def _disagreements(comparison: ModelComparison, winner: int) -> bytes | None:
+    images, names = comparison.a.data.images, comparison.a.predictor.manifest.class_names
+    correct = comparison.predicted == comparison.labels
+    rows = np.flatnonzero(correct[winner] & ~correct[1 - winner])
+    rows = rows[np.argsort(-comparison.probabilities[1 - winner, rows].max(axis=1), kind="stable")[:_SHOWN]]
+    if not len(rows):
+        return None
+    return sheet([Cell((images.images[row],), _caption(comparison, int(row), names)) for row in rows], columns=5, side_px=150)
+
+
+def _caption(comparison: ModelComparison, row: int, names: tuple[str, ...]) -> tuple[str, ...]:
+    images, both = comparison.a.data.images, comparison.probabilities[:, row]
+    return (names[images.labels[row]], *(f"{names[one.argmax()]} {one.max():.1%}" for one in both), images.name_of(row))
