@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 RESIZE_INTERVAL_S = 15.0  # between two looks at whether there is room for more workers, or less
 _MIN_CPUS = 0.05
 _POLL_S = 2.0
-_RELEASE_TIMEOUT_S = 10.0
+_RELEASE_TIMEOUT_S, _JOB_RELEASE_TIMEOUT_S = 10.0, 15.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,6 +208,21 @@ def _plan_once_free(asked: tuple[int, int] | None) -> WorkerPlan:
     )
     plan: WorkerPlan = poll(lambda: plan_workers(asked, Cluster.now()))
     return plan
+
+
+def await_release(before: Cluster) -> None:
+    """Waits until as much is free again as before a job, so that the next job finds it; for some seconds at most."""
+
+    def is_short() -> bool:
+        now = Cluster.now()
+        return any(now.free(name) < before.free(name) for name in ("CPU", "GPU"))
+
+    tenacity.Retrying(
+        retry=tenacity.retry_if_result(bool),
+        stop=tenacity.stop_after_delay(_JOB_RELEASE_TIMEOUT_S),
+        wait=tenacity.wait_fixed(0.1),
+        retry_error_callback=lambda _: None,
+    )(is_short)
 
 
 def _started(plan: WorkerPlan) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-import re
 import signal
 import threading
 import time
@@ -14,15 +13,15 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-import ray
 from ray import tune
 from ray.tune.execution.placement_groups import PlacementGroupFactory
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from cifar_ray.cluster.connection import ray_cluster
+from cifar_ray.cluster.failures import last_line
 from cifar_ray.cluster.hosts import check_shared_storage
-from cifar_ray.cluster.plan import Cluster, WorkerPlan, plan_workers
+from cifar_ray.cluster.plan import Cluster, WorkerPlan, await_release, plan_workers
 from cifar_ray.config import TrainConfig
 from cifar_ray.config.search_config import SearchConfig
 from cifar_ray.errors import ResourceError
@@ -35,7 +34,6 @@ from cifar_ray.tuning.trial import DIVERGED, REPORT_FIELDS, TrialJob, config_key
 
 TRIALS_FOLDER = "trials"
 _RAY_FOLDER = "ray-"
-_RELEASE_TIMEOUT_S = 15.0
 _SEARCH_SHARE = 0.85  # of the time budget; the rest is for repeats
 _DRIVER_CPUS = 0.01  # CPU share of a trial whose workers are separate processes
 
@@ -82,8 +80,8 @@ def run_search(
         return
     writer = _Writer(record, files, listener)
     with ray_cluster(), _quiet_tune():
-        free = ray.available_resources()
-        concurrent, plan = plan_trials(search, dataclasses.replace(Cluster.now(), grows=False))
+        before = Cluster.now()
+        concurrent, plan = plan_trials(search, dataclasses.replace(before, grows=False))
         listener.on_message(_describe(concurrent, plan))
         trials = f"{folder}/{TRIALS_FOLDER}"
         check_shared_storage(StorageProbe.place(FileTree(fixed.storage, trials)), fixed.storage, trials)
@@ -120,7 +118,7 @@ def run_search(
                 over = until_s is not None and writer.elapsed_s() >= until_s
                 record.settle("stopped" if over else "interrupted", "the time budget was used up" if over else "")
                 writer.save()
-                _await_release(free)
+                await_release(before)
 
         def is_over(until_s: float | None) -> bool:
             return until_s is not None and writer.elapsed_s() >= until_s
@@ -211,29 +209,13 @@ class _Writer(tune.Callback):  # type: ignore[misc]
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         known = self._record.trial(trial.trial_id, trial.config)
         text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else ""
-        known.status, known.reason = "failed", _reason(text)
+        known.status, known.reason = "failed", last_line(text, with_class=False) or "no reason given"
         self._files.replace(f"errors/trial-{known.number}.txt", text.encode())
         release_workers(self._files, f"{TRIALS_FOLDER}/{known.folder}")
         self._changed(known)
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._listener.on_tick(self._record)
-
-
-def _reason(traceback: str) -> str:
-    """The last line of a traceback, without the name of the exception class."""
-    lines = traceback.strip().splitlines()
-    return re.sub(r"^(ray\.exceptions\.|cifar_ray\.errors\.)?\w*(Error|Exception): ", "", lines[-1].strip()) if lines else "no reason given"
-
-
-def _await_release(free: dict[str, float]) -> None:
-    """Wait until trials and workers have released their resources, so that the next job can use them."""
-    deadline = time.monotonic() + _RELEASE_TIMEOUT_S
-    while time.monotonic() < deadline:
-        now = ray.available_resources()
-        if all(now.get(name, 0.0) >= free.get(name, 0.0) for name in ("CPU", "GPU")):
-            return
-        time.sleep(0.1)
 
 
 def _clean_up(files: FileTree, record: Record) -> None:
