@@ -25,7 +25,7 @@ class EndOnOurErrors(train.UserCallback):  # type: ignore[misc]
                 raise found
 
 
-class ControllerWatch:
+class SaveBeforeChange:
     """Makes workers save before Ray ends them on purpose, and makes their next number follow the hosts that are left.
 
     Args:
@@ -68,5 +68,5 @@ def create_callbacks(channel: Channel, timeout_s: float) -> list[Any]:
             "message", "this Ray version does not say when it changes the number of workers: they restart from their last checkpoint"
         )
         return [EndOnOurErrors()]
-    watch = type("RayControllerWatch", (ControllerWatch, states.callback), {})
-    return [EndOnOurErrors(), watch(channel, timeout_s, states)]
+    callback = type("RaySaveBeforeChange", (SaveBeforeChange, states.callback), {})
+    return [EndOnOurErrors(), callback(channel, timeout_s, states)]
