@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb, or lists the verbs if none is given; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: cifar-ray VERB …\n\n" + "\n".join(f"  {verb:10}{text}" for verb, text in VERBS.items()))
+        print("usage: cifar-ray VERB …\n\n" + "\n".join(f"  {verb:11}{text}" for verb, text in VERBS.items()))
         print("\nHelp for a verb: cifar-ray VERB --help")
         return 0
     if arguments[0] not in VERBS:

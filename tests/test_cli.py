@@ -55,7 +55,7 @@ def test_the_recipe_follows_from_data_and_model_unless_named(argv: list[str], re
         (["--precision", "int8"], "int8.*bf16"),
         (["--optimizer.lr", "-1"], r"^optimizer\.lr: .* \(got -1"),
         (["--optimizer.momentum", "0"], "^nesterov needs momentum"),
-        (["--patience", "2", "--val-fraction", "0"], "^patience looks at"),
+        (["--patience", "2", "--val-fraction", "0"], "^patience needs validation images"),
         (["--dataset", "folder"], "^--dataset folder needs --data-dir"),
         (["--dataset", "nope"], "^dataset: .*digits"),
         (["--config", "/no/such.yaml"], "/no/such.yaml"),
