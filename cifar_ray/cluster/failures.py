@@ -17,7 +17,8 @@ def find_our_error(error: BaseException) -> CifarRayError | None:
     waiting = [error]
     while waiting:
         current = waiting.pop(0)
-        if isinstance(current, CifarRayError):
+        # Ray also makes a class of its own error and ours, whose text is the whole traceback; it has ours as its `cause`
+        if isinstance(current, CifarRayError) and not hasattr(current, "cause"):
             return current
         if id(current) not in seen:
             seen.add(id(current))

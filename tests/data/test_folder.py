@@ -32,7 +32,7 @@ def pets(tmp_path: Path, make_pictures: Callable[..., list[Path]]) -> Path:
 
 
 @pytest.fixture
-def flatten(tmp_path: Path, make_pictures: Callable[..., list[Path]]) -> Path:
+def flat(tmp_path: Path, make_pictures: Callable[..., list[Path]]) -> Path:
     """Class folders only."""
     for name in ("dog", "cat"):
         make_pictures(tmp_path / "flat" / name, 30)

@@ -128,7 +128,7 @@ def test_auto_is_a_quarter_of_the_machine(pets: Path, monkeypatch: pytest.Monkey
 
 
 def test_only_folders_stream() -> None:
-    with pytest.raises(ConfigError, match=r"stream: digits is small .* only --dataset folder"):
+    with pytest.raises(ConfigError, match=r"stream: digits fits in memory; only --dataset folder"):
         parse_config(TrainConfig, {"dataset": "digits", "stream": "always"})
 
 
