@@ -37,8 +37,9 @@ CONVOLUTIONS = ("conv", "mkldnn")
 # The command, in a cluster that takes the machine for one with so many cores
 _TRAIN_WITH_CPUS = """
 import sys, ray
-from cifar_ray import cli, compute, train
-compute.prepare_children()
+from cifar_ray import cli, train
+from cifar_ray.cluster.process import prepare_children
+prepare_children()
 ray.init(num_cpus=int(sys.argv.pop(1)), include_dashboard=False, log_to_driver=False, logging_level="error")
 sys.exit(cli.run(train.main))
 """

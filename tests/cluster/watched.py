@@ -28,7 +28,7 @@ class Watched:
         """What the command has printed."""
         return self._log.read_text() if self._log.exists() else ""
 
-    def tries(self) -> list[dict[str, Any]]:
+    def attempts(self) -> list[dict[str, Any]]:
         """What is known of each time that workers began: `began_at`, `workers`, and under `host` where rank 0 is."""
         files = sorted(self.folder.glob("tries/[0-9]*/try.json"), key=lambda path: int(path.parent.name))
         return [json.loads(file.read_text()) for file in files]
