@@ -125,7 +125,7 @@ def speed(arguments: argparse.Namespace, work: Path) -> None:
     print(f"{count:,} pictures of {arguments.width_px} px wide, {len(splits.train):,} to train on at {arguments.image_size} px", flush=True)
     with ray_cluster():
         cpus = ray.cluster_resources()["CPU"]
-        plan, ingest = stream(splits.train, config, WorkerPlan(1, cpus, use_gpu=False), {"CPU": cpus})
+        plan, ingest = stream(splits.train, config, WorkerPlan(1, cpus, use_gpu=False), cpus)
         job = {"config": config.model_dump(mode="json"), "rounds": arguments.rounds, "threads": (int(cpus), int(plan.cpus))}
         run_config = ray.train.RunConfig(name="speed", storage_path=str(work / "storage"))
         trainer = TorchTrainer(take_turns, train_loop_config=job, scaling_config=plan.scaling_config(), run_config=run_config, **ingest)
