@@ -13,6 +13,7 @@ import tyro
 from pydantic import ValidationError
 
 from cifar_ray.config import describe
+from cifar_ray.config.documents import in_words
 from cifar_ray.errors import ConfigError
 
 _BOX_DRAWING = re.compile(r"[─-╿]+")
@@ -77,8 +78,7 @@ def _one_line(report: str) -> str:
         return invalid["combination"]
     if invalid:
         nested = f"{invalid['config']}." if invalid["config"].islower() else ""
-        message = invalid["message"].removeprefix("Value error, ")
-        return f"{nested}{invalid['field']}: {message} (got {invalid['value']})"
+        return f"{nested}{invalid['field']}: {in_words(invalid['message'])} (got {invalid['value']})"
     for noise in ("Got errors:", "Argument helptext:", "For full helptext"):
         text = text.partition(noise)[0]
     return text.strip().removeprefix("Value error ").removeprefix("Unrecognized options ")

@@ -18,10 +18,24 @@ CompileMode = Literal["none", "default", "max-autotune"]
 EngineName = Literal["auto", "torch", "openvino", "openvino-int8"]
 TestTimeAugmentation = Literal["none", "mirror", "mirror_shift"]
 
-FrozenPart = Annotated[str, Field(pattern=r"^(none|backbone|[0-9]{1,3})$")]
 ShareOfRate = Annotated[float, Field(gt=0, le=1)]
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+REFERENCE_PATTERN = NAME_PATTERN.removesuffix("$") + "(@[A-Za-z0-9._-]+)?$"
+FROZEN_PATTERN = r"^(none|backbone|[0-9]{1,3})$"
+MEMORY_PATTERN = r"^(auto|\d+(\.\d+)?[MG]B)$"
+INTERVAL_PATTERN = r"^([1-9]\d*|\d+(\.\d+)?[smh])$"
+
+# What an error message says instead of the pattern
+FORMS = {
+    NAME_PATTERN: "use letters, digits, '.', '_' and '-', at most 100, and start with a letter or digit",
+    REFERENCE_PATTERN: "use NAME or NAME@VERSION",
+    FROZEN_PATTERN: "use none, backbone, or a number of stages",
+    MEMORY_PATTERN: "use auto, or a size such as 500MB or 4GB",
+    INTERVAL_PATTERN: "use a number of epochs, or a time such as 30s, 10m or 1h",
+}
+
+FrozenPart = Annotated[str, Field(pattern=FROZEN_PATTERN)]
 
 
 class Config(BaseModel):

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from cifar_ray.config.base import Config
+from cifar_ray.config.base import FORMS, Config
 from cifar_ray.errors import ConfigError
 
 FORMAT_VERSION = 1  # of the YAML files that hold a config
@@ -21,12 +21,19 @@ def describe(error: ValidationError) -> str:
     """The first mistake in a validation error as one line: `field: what is wrong (got value)`."""
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"])
-    message = first["msg"].removeprefix("Value error, ")
+    message = in_words(first["msg"])
     if first["type"] == "extra_forbidden":
         return f"{field}: unknown key"
     if not field:
         return message
     return f"{field}: {message} (got {first['input']!r})"
+
+
+def in_words(message: str) -> str:
+    """A message of pydantic without its prefix, and with words in place of a regular expression."""
+    message = message.removeprefix("Value error, ")
+    pattern = message.removeprefix("String should match pattern ").strip("'")
+    return FORMS.get(pattern, message)
 
 
 def parse_config(config_type: type[ConfigType], values: dict[str, Any]) -> ConfigType:

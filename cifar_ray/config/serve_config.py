@@ -11,11 +11,10 @@ from typing import Annotated, Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from cifar_ray.config.api_keys import KEYS_VARIABLE, read_keys
-from cifar_ray.config.base import NAME_PATTERN, Config, EngineName, Positive, PrecisionName
+from cifar_ray.config.base import REFERENCE_PATTERN, Config, EngineName, Positive, PrecisionName
 from cifar_ray.config.locations import STORAGE_VARIABLE, default_storage, resolve_storage
 from cifar_ray.errors import ConfigError
 
-_REFERENCE_PATTERN = NAME_PATTERN.removesuffix("$") + "(@[A-Za-z0-9._-]+)?$"
 _PENDING_BATCHES = 4
 _ONGOING_BATCHES = 2
 _QUEUED_BATCHES = 2
@@ -27,7 +26,7 @@ class ServeConfig(Config):
     """One server. The CPU requests are shares for Ray's scheduler, small enough that everything fits on one core."""
 
     model: str | None = Field(
-        None, pattern=_REFERENCE_PATTERN, description="NAME or NAME@VERSION; default: cifar10, else the oldest model that loads"
+        None, pattern=REFERENCE_PATTERN, description="NAME or NAME@VERSION; default: cifar10, else the oldest model that loads"
     )
     storage: str = Field(
         default_factory=default_storage,

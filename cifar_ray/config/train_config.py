@@ -8,6 +8,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from cifar_ray.config.base import (
+    INTERVAL_PATTERN,
+    MEMORY_PATTERN,
     NAME_PATTERN,
     CompileMode,
     Config,
@@ -50,7 +52,7 @@ class TrainConfig(Config):
     )
     data_memory: str = Field(
         "auto",
-        pattern=r"^(auto|\d+(\.\d+)?[MG]B)$",
+        pattern=MEMORY_PATTERN,
         description="memory for decoded images on each machine, for example 4GB; auto: a quarter of the machine's memory",
     )
     val_fraction: Annotated[float, Field(ge=0, le=0.9)] = Field(
@@ -94,7 +96,7 @@ class TrainConfig(Config):
     )
     checkpoint_every: str = Field(
         "1",
-        pattern=r"^([1-9]\d*|\d+(\.\d+)?[smh])$",
+        pattern=INTERVAL_PATTERN,
         description="checkpoint interval: epochs, or a time such as 30s, 10m or 1h, also within an epoch",
     )
     max_failures: int = Field(
