@@ -10,10 +10,12 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from cifar_ray.config.documents import without_format
 from cifar_ray.errors import StoreError
 from cifar_ray.storage import FileTree
 
 STATE_FILE = "state.json"
+FORMAT_VERSION = 1
 AGAIN = "again"  # key in Tune's config, beside the parameters: repeat the trial with another seed
 
 # interrupted: was running when the search was interrupted, and resumes from its snapshot.
@@ -173,7 +175,7 @@ class Record:
 
     def save(self, files: FileTree) -> None:
         """Write `state.json` and `trials.csv`."""
-        files.replace(STATE_FILE, json.dumps(dataclasses.asdict(self)).encode())
+        files.replace(STATE_FILE, json.dumps({"format_version": FORMAT_VERSION} | dataclasses.asdict(self)).encode())
         files.replace("trials.csv", self.to_csv())
 
     @classmethod
@@ -182,14 +184,15 @@ class Record:
 
         Raises:
             StoreError: if the file is damaged.
+            ConfigError: if a newer release wrote it.
         """
         data = files.read(STATE_FILE)
         if data is None:
             return None
         try:
-            values = json.loads(data)
+            values = without_format(json.loads(data), files.path(STATE_FILE), FORMAT_VERSION)
             record = cls(**values | {name: [Trial(**trial) for trial in values.get(name, [])] for name in ("trials", "repeats")})
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise StoreError(f"{files.path(STATE_FILE)} is damaged ({error}); choose another --name") from None
         record.settle("interrupted")  # the process of these trials was killed
         return record

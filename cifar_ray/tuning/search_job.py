@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from cifar_ray.config import TrainConfig, read_yaml
+from cifar_ray.config.documents import without_format
 from cifar_ray.config.search_config import SearchConfig
 from cifar_ray.errors import ConfigError
 from cifar_ray.recipes import recipe_search_space
@@ -20,6 +21,7 @@ from cifar_ray.tuning.space import SearchSpace, parse_space, to_mapping, trial_c
 
 FOLDER = "tunings"
 _SETTINGS_FILE = "search.yaml"
+FORMAT_VERSION = 1
 # May change when a search is resumed, because no result of a trial depends on them.
 _MAY_CHANGE = ("time_budget", "max_concurrent", "num_samples", "confirm", "space")
 
@@ -63,9 +65,13 @@ class SearchJob:
         record = Record.load(self.files)
         settings = self.files.read(_SETTINGS_FILE)
         if record is None or settings is None:
-            self.files.replace(_SETTINGS_FILE, yaml.safe_dump(self._settings(), sort_keys=False).encode())
+            self.files.replace(
+                _SETTINGS_FILE, yaml.safe_dump({"format_version": FORMAT_VERSION} | self._settings(), sort_keys=False).encode()
+            )
             return Record(self.search.metric, self.fixed.epochs, self.search.num_samples)
-        if _identity(yaml.safe_load(settings)) != _identity(self._settings()):
+        if _identity(without_format(yaml.safe_load(settings), self.files.path(_SETTINGS_FILE), FORMAT_VERSION)) != _identity(
+            self._settings()
+        ):
             raise ConfigError(f"name: search {self.name!r} in {self.files.path()} has other settings; choose another --name")
         if record.ended and self.search.num_samples <= record.num_samples:
             raise ConfigError(f"name: search {self.name!r} is complete, see {self.files.path('report.html')}; choose another --name")
@@ -121,7 +127,7 @@ def saved_settings(storage: str, name: str) -> dict[str, Any]:
     settings = tree.read(f"{name}/{_SETTINGS_FILE}")
     if settings is None:
         raise ConfigError(f"--resume {name}: not found in {tree.path()}. Available: {', '.join(tree.folders()) or 'none'}")
-    values: dict[str, Any] = yaml.safe_load(settings)
+    values = without_format(yaml.safe_load(settings), tree.path(f"{name}/{_SETTINGS_FILE}"), FORMAT_VERSION)
     values["fixed"] |= {"name": name, "storage": storage}
     return values
 

@@ -2,12 +2,13 @@
 
 import csv
 import io
+import json
 
 import pytest
 
-from cifar_ray.errors import StoreError
+from cifar_ray.errors import ConfigError, StoreError
 from cifar_ray.storage import FileTree
-from cifar_ray.tuning.record import AGAIN, Record, Status, Trial
+from cifar_ray.tuning.record import AGAIN, STATE_FILE, Record, Status, Trial
 from tests.tuning.conftest import report
 
 
@@ -15,6 +16,18 @@ def test_a_record_comes_back_as_it_was_saved(record: Record, tmp_path) -> None:
     files = FileTree(str(tmp_path), "tunings/one")
     record.save(files)
     assert Record.load(files) == record
+
+
+def test_a_record_of_release_0_1_has_no_format_version_and_a_newer_one_is_refused(record: Record, tmp_path) -> None:
+    files = FileTree(str(tmp_path), "tunings/one")
+    record.save(files)
+    values = json.loads(files.read(STATE_FILE))
+    assert values.pop("format_version") == 1
+    files.replace(STATE_FILE, json.dumps(values).encode())
+    assert Record.load(files) == record
+    files.replace(STATE_FILE, json.dumps(values | {"format_version": 2}).encode())
+    with pytest.raises(ConfigError, match=r"state\.json: format_version 2 is not one .*; upgrade cifar-ray"):
+        Record.load(files)
 
 
 def test_what_still_ran_when_the_search_was_killed_is_interrupted(record: Record, tmp_path) -> None:
