@@ -1,5 +1,6 @@
 """Checkpoints on disk: which one is gone on from, whatever happened to the others."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,20 +115,45 @@ def test_it_is_time_after_so_many_seconds_also_within_an_epoch(monkeypatch: pyte
     assert schedule(0, 1) == Command.CONTINUE
     now += 30
     assert schedule(0, 2) == Command.SAVE
-    schedule.saved()
+    schedule.fulfil()
     assert schedule(0, 3) == Command.CONTINUE
 
 
-def test_a_stop_comes_before_all_else() -> None:
+def test_a_stop_comes_before_all_else_and_is_never_forgotten() -> None:
     schedule = CheckpointSchedule("1")
-    schedule.request(Command.STOP)
-    schedule.saved()
+    schedule.request(Command.STOP, 0)
+    schedule.fulfil()
     assert schedule(0, 1) == Command.STOP
+    schedule.request(Command.SAVE, 1)
+    assert schedule(0, 2) == Command.STOP
 
 
-def test_who_asks_for_a_checkpoint_gets_one() -> None:
+def test_a_request_for_a_checkpoint_is_fulfilled_by_the_next_one() -> None:
     schedule = CheckpointSchedule("9")
-    schedule.request(Command.SAVE)
+    schedule.request(Command.SAVE, 1)
     assert schedule(0, 1) == Command.SAVE
-    schedule.saved()
+    assert schedule.fulfil() == 1
     assert schedule(0, 2) == Command.CONTINUE
+
+
+def test_requests_that_come_together_are_fulfilled_together_and_one_that_comes_later_is_not_lost() -> None:
+    schedule = CheckpointSchedule("9")
+    schedule.request(Command.SAVE, 1)
+    schedule.request(Command.SAVE, 2)
+    assert schedule.fulfil() == 2
+    assert schedule(0, 1) == Command.CONTINUE
+    schedule.request(Command.SAVE, 3)  # while the checkpoint before is being written
+    assert schedule(0, 2) == Command.SAVE
+    assert schedule.fulfil() == 3
+
+
+def test_a_stop_that_arrives_at_any_moment_of_a_save_is_obeyed() -> None:
+    """From another thread, between any two steps of rank 0: many times over, so that each place is hit."""
+    for number in range(1, 300):
+        schedule = CheckpointSchedule("9")
+        schedule.request(Command.SAVE, number)
+        stopping = threading.Thread(target=schedule.request, args=(Command.STOP, number))
+        stopping.start()
+        schedule.fulfil()
+        stopping.join()
+        assert schedule(0, 1) == Command.STOP

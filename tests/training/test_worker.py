@@ -33,7 +33,7 @@ class FakeChannel:
 
     def __init__(self, stop_after: int | None = None) -> None:
         self.events: list[tuple[str, Any]] = []
-        self.request: Callable[[Command], None] = lambda _: None
+        self.request: Callable[[Command, int], None] = lambda *_: None
         self._left = stop_after
 
     def send(self, kind: str, content: Any) -> None:
@@ -41,15 +41,15 @@ class FakeChannel:
         if kind == "step" and self._left is not None:
             self._left -= 1
             if self._left == 0:
-                self.request(Command.STOP)
+                self.request(Command.STOP, 0)
 
     send_and_wait = send
 
-    def on_command(self, handle: Callable[[Command], None]) -> None:
+    def on_command(self, handle: Callable[[Command, int], None]) -> None:
         self.request = handle
 
-    def confirm_saved(self) -> None:
-        self.events.append(("saved", None))
+    def confirm_saved(self, number: int) -> None:
+        self.events.append(("saved", number))
 
     def of(self, kind: str) -> list[Any]:
         return [content for sent, content in self.events if sent == kind]

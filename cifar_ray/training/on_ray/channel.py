@@ -19,12 +19,17 @@ _POLL_S = 0.2  # how long the driver waits for events before it looks whether th
 
 
 class _Exchange:
-    """Holds events until the driver takes them, and the command until rank 0 does. Lives in an actor."""
+    """Holds events until the driver takes them, and requests until rank 0 confirms them. Lives in an actor.
+
+    Requests to save are numbered. Rank 0 takes the newest and confirms its number once a checkpoint begun after it is written; that
+    fulfils all earlier requests too. So of requests that come together, or between two questions of rank 0, none is lost.
+    """
 
     def __init__(self) -> None:
         self._events: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
-        self._asked, self._saved = asyncio.Event(), asyncio.Event()
-        self._command = Command.SAVE
+        self._changed = asyncio.Condition()
+        self._stops = False
+        self._requested = self._confirmed = 0
 
     async def put(self, kind: str, content: Any) -> None:
         self._events.put_nowait((kind, content))
@@ -41,25 +46,34 @@ class _Exchange:
 
     async def stop(self) -> None:
         """Commands the workers to stop, also those that start later."""
-        self._command = Command.STOP
-        self._asked.set()
+        async with self._changed:
+            self._stops = True
+            self._changed.notify_all()
 
     async def save(self, timeout_s: float) -> None:
         """Commands the present workers to save, and waits until they have."""
-        asked, self._saved = self._asked, asyncio.Event()
-        if self._command != Command.STOP:
-            self._asked = asyncio.Event()
-        asked.set()
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._saved.wait(), timeout_s)
+        async with self._changed:
+            self._requested += 1
+            number = self._requested
+            self._changed.notify_all()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait_for(lambda: self._confirmed >= number), timeout_s)
 
-    async def next_command(self) -> Command:
-        """The next command, as soon as there is one."""
-        await self._asked.wait()
-        return self._command
+    async def next_command(self, after: int) -> tuple[Command, int]:
+        """The next command, as soon as there is one, and the number of the newest request to save.
 
-    async def saved(self) -> None:
-        self._saved.set()
+        Args:
+            after: number of the newest request that rank 0 knows.
+        """
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._stops or self._requested > max(after, self._confirmed))
+            return Command.STOP if self._stops else Command.SAVE, self._requested
+
+    async def confirm(self, number: int) -> None:
+        """Fulfils all requests to save up to this one."""
+        async with self._changed:
+            self._confirmed = max(self._confirmed, number)
+            self._changed.notify_all()
 
 
 @dataclass(frozen=True)
@@ -85,18 +99,19 @@ class Channel:
         with suppress(RayError):
             ray.get(self.exchange.save.remote(timeout_s))
 
-    def confirm_saved(self) -> None:
-        """In a worker: says that a checkpoint has been written."""
-        self.exchange.saved.remote()
+    def confirm_saved(self, number: int) -> None:
+        """In a worker: says that a checkpoint is written that fulfils all requests to save up to this one."""
+        self.exchange.confirm.remote(number)
 
-    def on_command(self, handle: Callable[[Command], None]) -> None:
-        """In a worker: passes each command to `handle`, in a thread, up to and including the one to stop."""
+    def on_command(self, handle: Callable[[Command, int], None]) -> None:
+        """In a worker: passes each command, with the number of the newest request, to `handle`, in a thread, up to the one to stop."""
 
         def wait() -> None:
+            command, number = Command.CONTINUE, 0
             with suppress(RayError):  # the driver is gone, and the channel with it
-                while (command := ray.get(self.exchange.next_command.remote())) != Command.STOP:
-                    handle(command)
-                handle(command)
+                while command != Command.STOP:
+                    command, number = ray.get(self.exchange.next_command.remote(number))
+                    handle(command, number)
 
         threading.Thread(target=wait, name="commands", daemon=True).start()
 

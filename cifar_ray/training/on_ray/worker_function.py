@@ -43,7 +43,7 @@ def train_worker(job: dict[str, Any]) -> FitResult | None:
     checkpoints = rank_zero.checkpoints if rank_zero else Checkpoints(config.storage, config.name)
     place: Place | None = broadcast_from_rank_zero(rank_zero.begin(shard) if rank_zero else None)
     resume = _read(checkpoints, place) if place else None
-    with BackgroundWriter(checkpoints, on_written=job["channel"].confirm_saved) as writer:
+    with BackgroundWriter(checkpoints) as writer:
         listeners = rank_zero.listeners(writer, resume, shard) if rank_zero else _NO_LISTENERS
         try:
             return fit(config, splits, device=get_ray_device(), shard=shard, parent=load_parent(config), resume=resume, **listeners)
@@ -96,9 +96,9 @@ class _RankZero:
             self._channel.send_and_wait("epoch", report)
 
         def on_snapshot(snapshot: Snapshot) -> None:
-            place = Place(self._attempt, snapshot.epoch, snapshot.step)
-            writer.write(place, snapshot.to_bytes(), snapshot.history[-1] if snapshot.history else {})
-            self._schedule.saved()
+            place, number = Place(self._attempt, snapshot.epoch, snapshot.step), self._schedule.fulfil()
+            figures = snapshot.history[-1] if snapshot.history else {}
+            writer.write(place, snapshot.to_bytes(), figures, on_written=lambda: self._channel.confirm_saved(number))
 
         def on_message(text: str) -> None:
             self._channel.send("message", text)

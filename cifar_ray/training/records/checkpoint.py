@@ -137,11 +137,10 @@ class BackgroundWriter:
 
     Args:
         checkpoints: of the run.
-        on_written: called after each, in another thread.
     """
 
-    def __init__(self, checkpoints: Checkpoints, on_written: Callable[[], None] = lambda: None) -> None:
-        self._checkpoints, self._on_written = checkpoints, on_written
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self._checkpoints = checkpoints
         self._pool = ThreadPoolExecutor(1, "checkpoint")
         self._under_way: Future[None] | None = None
 
@@ -157,14 +156,14 @@ class BackgroundWriter:
         finally:
             self._pool.shutdown()
 
-    def write(self, place: Place, data: bytes, figures: dict[str, Any]) -> None:
-        """As `Checkpoints.write`; waits for the one before."""
+    def write(self, place: Place, data: bytes, figures: dict[str, Any], on_written: Callable[[], None] = lambda: None) -> None:
+        """As `Checkpoints.write`; waits for the one before. `on_written` is called at the end, in another thread."""
         self.wait()
-        self._under_way = self._pool.submit(self._write, place, data, figures)
+        self._under_way = self._pool.submit(self._write, place, data, figures, on_written)
 
-    def _write(self, place: Place, data: bytes, figures: dict[str, Any]) -> None:
+    def _write(self, place: Place, data: bytes, figures: dict[str, Any], on_written: Callable[[], None]) -> None:
         self._checkpoints.write(place, data, figures)
-        self._on_written()
+        on_written()
 
     def wait(self) -> None:
         """Until all is written."""
