@@ -130,7 +130,7 @@ def test_an_interrupted_search_goes_on_where_it_was_and_a_crashed_trial_does_not
     left = Record.load(FileTree(str(tmp_path), "tunings/one"))
     assert left is not None
     assert [(trial.status, trial.epochs_done) for trial in left.trials] == [("finished", 6), ("failed", 0), ("interrupted", 3)]
-    assert left.trials[1].reason.startswith("batch_size: 5000 is more than the 1458 training images")
+    assert left.trials[1].reason.startswith("batch_size: 5000 exceeds the 1458 training images")
     assert "DataError" in (tmp_path / "tunings" / "one" / "errors" / "trial-2.txt").read_text()
     record = search(tmp_path, Watcher(), space, **options)
     assert record.ended
