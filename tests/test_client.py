@@ -148,7 +148,7 @@ def test_retry_after_is_honoured_within_bounds(monkeypatch: Any, status: int, re
 
 
 def test_a_server_that_is_silent_or_another_one_is_a_server_error() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ServerError, match="no answer"):
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(ServerError, match="no response"):
         Client(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout_s=0.1).classes()
     app = Starlette()
     app.add_route("/classes", lambda _: PlainTextResponse("hello"))

@@ -81,10 +81,10 @@ def test_other_images_give_a_model_of_their_own_name(store: ModelStore, tmp_path
     [
         ([], "the first argument must be the model"),
         (["--epochs", "2"], "the first argument must be the model"),
-        (["fish"], "no model fish in .* there is: digits, foreign"),
+        (["fish"], "model fish not found in .* Available: digits, foreign"),
         (["foreign"], "does not say what it was trained on; pass --dataset"),
         (["digits", "--freeze", "all"], "freeze: "),
-        (["digits", "--groups", "even=0"], "groups: at least two"),
+        (["digits", "--groups", "even=0"], "groups: expected at least two"),
         (["digits", "--groups", "even=0,2", "odd=1,zwölf"], "class 'zwölf' of .* not found"),
         (["digits", "--freeze", "4"], "leave nothing to train"),
         (["digits", "--rate-factor", "much"], "rate_factor: "),

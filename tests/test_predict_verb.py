@@ -207,9 +207,9 @@ def test_a_wrong_flag_is_one_line(store: ModelStore, pictures: Path, capsys: Sho
 
 def test_a_server_that_is_not_there_is_one_line(pictures: Path, capsys: Shown) -> None:
     assert console.main(["predict", "http://127.0.0.1:9", str(pictures)]) == 2
-    assert "server http://127.0.0.1:9: no answer" in capsys.readouterr().err
+    assert "server http://127.0.0.1:9: no response" in capsys.readouterr().err
     assert console.main(["predict", "http://127.0.0.1:9", str(pictures), "--num-workers", "2", "--out", "a.csv"]) == 2
-    with pytest.raises(ConfigError, match="expected http://host:port"):
+    with pytest.raises(ConfigError, match="expected the address of a server"):
         Client("ftp://there")
     with pytest.raises(ServerError):
         Client("http://127.0.0.1:9").classes()
