@@ -137,7 +137,7 @@ def test_delete_wants_a_version_and_refuses_what_an_alias_points_to(three: Model
     with pytest.raises(StoreError, match=r"pets: add a version, as in pets@3\. Available: 1, 2, 3"):
         three.delete("pets")
     for reference, alias in (("pets@2", "production"), ("pets@previous", "previous")):
-        with pytest.raises(StoreError, match=f"is {alias}; .*--force"):
+        with pytest.raises(StoreError, match=f"has the alias {alias}; .*--force"):
             three.delete(reference)
     assert three.versions("pets") == [1, 2, 3]
     three.delete("pets@2", force=True)

@@ -1,4 +1,4 @@
-"""What rank 0 commands all workers to do between two steps. Imports no torch, because not all who pass it on can wait for that."""
+"""Commands from rank 0 to all workers between two steps. This module imports no torch, which would slow down the controller."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _UNITS_S = {"s": 1, "m": 60, "h": 3600}
 
 
 class Command(IntEnum):
-    """What all workers do after a step; the greater one wins."""
+    """Action of all workers after a step; the greater command wins."""
 
     CONTINUE = 0
     SAVE = 1
@@ -17,10 +17,10 @@ class Command(IntEnum):
 
 
 class CheckpointSchedule:
-    """Rank 0's commands: to save every so often, and to save or stop on request.
+    """Commands of rank 0: save at intervals, and save or stop on request.
 
     Args:
-        every: epochs, or a time as in `30s`, `10m` or `1h`.
+        every: interval as a number of epochs, or as a time such as `30s`, `10m` or `1h`.
     """
 
     def __init__(self, every: str) -> None:
@@ -38,11 +38,11 @@ class CheckpointSchedule:
         return Command.SAVE if due else Command.CONTINUE
 
     def request(self, command: Command) -> None:
-        """From another thread: the next command is this one."""
+        """Set the next command; called from another thread."""
         self._requested = command
 
     def saved(self) -> None:
-        """Restarts the clock, and fulfils a request to save."""
+        """Restart the interval and clear a save request."""
         self._saved_s = time.monotonic()
         if self._requested == Command.SAVE:
             self._requested = Command.CONTINUE

@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cifar_ray.training.loop.command import Command
 
-_POLL_S = 0.2  # how long the driver waits for events before it looks whether the run is over
+_POLL_S = 0.2  # maximum wait of the driver for events before it checks whether the run is over
 
 
 class _Exchange:
@@ -23,14 +23,14 @@ class _Exchange:
 
     def __init__(self) -> None:
         self._events: asyncio.Queue[tuple[str, Any]] = asyncio.Queue()
-        self._asked, self._saved = asyncio.Event(), asyncio.Event()
+        self._requested, self._saved = asyncio.Event(), asyncio.Event()
         self._command = Command.SAVE
 
     async def put(self, kind: str, content: Any) -> None:
         self._events.put_nowait((kind, content))
 
     async def take(self, timeout_s: float) -> list[tuple[str, Any]]:
-        """All events that wait; at least one, unless none comes in time."""
+        """Take all waiting events; waits for the first one until the timeout."""
         try:
             taken = [await asyncio.wait_for(self._events.get(), timeout_s)]
         except TimeoutError:
@@ -40,22 +40,22 @@ class _Exchange:
         return taken
 
     async def stop(self) -> None:
-        """Commands the workers to stop, also those that start later."""
+        """Command present and future workers to stop."""
         self._command = Command.STOP
-        self._asked.set()
+        self._requested.set()
 
     async def save(self, timeout_s: float) -> None:
-        """Commands the present workers to save, and waits until they have."""
-        asked, self._saved = self._asked, asyncio.Event()
+        """Command the present workers to save, and wait until they have."""
+        requested, self._saved = self._requested, asyncio.Event()
         if self._command != Command.STOP:
-            self._asked = asyncio.Event()
-        asked.set()
+            self._requested = asyncio.Event()
+        requested.set()
         with suppress(TimeoutError):
             await asyncio.wait_for(self._saved.wait(), timeout_s)
 
     async def next_command(self) -> Command:
-        """The next command, as soon as there is one."""
-        await self._asked.wait()
+        """Wait for the next command."""
+        await self._requested.wait()
         return self._command
 
     async def saved(self) -> None:
@@ -64,36 +64,36 @@ class _Exchange:
 
 @dataclass(frozen=True)
 class Channel:
-    """Either end of the channel; may be sent to workers."""
+    """One end of the channel; it can be sent to workers."""
 
     exchange: Any
 
     def send(self, kind: str, content: Any) -> None:
-        """Sends an event and does not wait."""
+        """Send an event without waiting."""
         self.exchange.put.remote(kind, content)
 
     def send_and_wait(self, kind: str, content: Any) -> None:
-        """Sends an event and waits until it has arrived, because this process may end soon."""
+        """Send an event and wait for its arrival, because this process may end soon."""
         ray.get(self.exchange.put.remote(kind, content))
 
     def request_stop(self) -> None:
-        """Commands the workers to save and stop."""
+        """Command the workers to save and stop."""
         self.exchange.stop.remote()
 
     def request_save(self, timeout_s: float) -> None:
-        """Commands the workers to save, and waits for the checkpoint; returns silently where no worker can save."""
+        """Command the workers to save, and wait for the checkpoint; returns silently if no worker can save."""
         with suppress(RayError):
             ray.get(self.exchange.save.remote(timeout_s))
 
     def confirm_saved(self) -> None:
-        """In a worker: says that a checkpoint has been written."""
+        """In a worker: confirm that a checkpoint was written."""
         self.exchange.saved.remote()
 
     def on_command(self, handle: Callable[[Command], None]) -> None:
-        """In a worker: passes each command to `handle`, in a thread, up to and including the one to stop."""
+        """In a worker: pass each command to `handle`, in a thread, up to and including the stop command."""
 
         def wait() -> None:
-            with suppress(RayError):  # the driver is gone, and the channel with it
+            with suppress(RayError):  # the driver has ended, and the channel with it
                 while (command := ray.get(self.exchange.next_command.remote())) != Command.STOP:
                     handle(command)
                 handle(command)
@@ -103,8 +103,8 @@ class Channel:
 
 @contextmanager
 def open_channel(on_event: Callable[[str, Any], None]) -> Iterator[Channel]:
-    """A channel whose events go to `on_event`, in a thread, until the block has ended and all events are handled."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # other hosts may go away meanwhile
+    """Open a channel; a thread passes its events to `on_event` until the block ends and all events are handled."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # the cluster may lose other hosts
     exchange = ray.remote(_Exchange).options(num_cpus=0, scheduling_strategy=here).remote()
     finished = threading.Event()
 

@@ -1,4 +1,4 @@
-"""The events of a run, on the driver: epochs, worker failures, and workers that come and go with the cluster."""
+"""Events of a run on the driver: epochs, worker failures, and changes of the number of workers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class RunLog:
         progress: shows them.
 
     Attributes:
-        reports: one per epoch, with those before this process started.
-        repeated_steps: steps that were done again; a few more may have been, of which no event arrived.
-        workers: epoch and step, counted from 1, at which workers started, and their number.
+        reports: one per epoch, including those before this process started.
+        repeated_steps: number of repeated steps; it may miss a few for which no event arrived.
+        workers: epoch and step, from 1, at which workers started, and their number.
         waits: whether there are no workers because the cluster has no room for them now.
     """
 
@@ -32,7 +32,7 @@ class RunLog:
 
     @property
     def restarts(self) -> int:
-        """How often workers were restarted after a failure."""
+        """Number of restarts after a worker failure."""
         return max(0, len(self.workers) - 1 - self._resizes)
 
     def handle(self, kind: str, content: Any) -> None:
