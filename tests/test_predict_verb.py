@@ -157,10 +157,10 @@ def test_an_interrupted_job_goes_on_where_it_stopped(
     capsys.readouterr()
 
     assert run(store, *flags, "--top-k", 1) == 2
-    assert "holds what is done of another job" in capsys.readouterr().err
+    assert "contains parts of another job" in capsys.readouterr().err
     assert run(store, *flags) == 0
     shown = capsys.readouterr()
-    assert "20 of 25 pictures were done before" in shown.err
+    assert "resuming: 20 of 25 pictures are done" in shown.err
     assert "5 pictures in" in shown.out
     assert len(json.loads(out.read_text())) == 25
 
@@ -182,7 +182,7 @@ def test_pictures_are_named_by_files_folders_globs_uris_and_stdin(pictures: Path
     assert list_pictures(["-"], io.StringIO("00.png\n\nmore/01.png\n")) == [str(pictures / "00.png"), str(pictures / "more/01.png")]
     assert list_pictures([f"file://{pictures}/more"], []) == [f"file://{path}" for path in sorted(pictures.glob("more/*"))]
     for nothing in ("nowhere", "*.gif", "notes"):
-        with pytest.raises(DataError, match=r"no such|no picture"):
+        with pytest.raises(DataError, match=r"not found|no pictures found"):
             list_pictures([nothing], [])
 
 
@@ -194,7 +194,7 @@ def test_uris_are_read_like_paths(store: ModelStore, pictures: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("argv", "reason"),
     [
-        (["--out", "rows.xlsx"], "must end in .csv, .json, .parquet"),
+        (["--out", "rows.xlsx"], "unknown format. Supported: .csv, .json, .parquet"),
         (["--num-workers", "2"], "--num-workers needs --out"),
         (["--top-k", "0"], "top-k"),
     ],

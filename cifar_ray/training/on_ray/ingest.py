@@ -105,7 +105,7 @@ def fed_by_ray(splits: StreamedSplits) -> StreamedSplits:
     shard = train.get_dataset_shard(_NAME)
     if shard.get_context().get_config(_FINGERPRINT) != splits.train.fingerprint:
         raise DataError(
-            f"{splits.train.pictures.root}: the pictures differ between hosts, or have changed; copy the same ones to every host, then rerun"
+            f"{splits.train.pictures.root}: the pictures differ between hosts or have changed; copy the same ones to every host, then rerun"
         )
 
     def feed(rows: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.uint8]]:
