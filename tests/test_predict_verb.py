@@ -240,5 +240,5 @@ def test_an_error_in_a_worker_reaches_the_user_as_itself(ray_cluster: None, stor
     from cifar_ray.inference.batch.table import Part
 
     parts = [Part(0, (str(pictures / "00.png"),))]
-    with pytest.raises(UnknownModelError, match="no model fish in"):
+    with pytest.raises(UnknownModelError, match="model fish not found in"):
         list(classify_on_ray(ModelJob("fish", store.storage, 1), parts, str(tmp_path), 1))

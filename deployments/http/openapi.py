@@ -63,7 +63,7 @@ _PICTURES_BODY = {
 _TOO_LARGE = f"over {MAX_IMAGE_BYTES // 10**6} MB or over {MAX_IMAGE_PIXELS // 10**6} megapixels"
 _BAD_REQUEST = {
     400: "the body is malformed, the picture is missing, or the request contains a file path instead",
-    415: "the content type is not accepted",
+    415: "the content type is not supported",
 }
 _BAD_PICTURE = {413: f"the picture is {_TOO_LARGE}", 422: "the picture is empty, damaged, or in an unsupported format"}
 _ACCESS_ERRORS = {

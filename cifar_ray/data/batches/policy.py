@@ -26,7 +26,7 @@ _OF_RANDAUGMENT = len(OPERATIONS) - 1  # all but Invert
 
 AUTOAUGMENT_LEVELS, RANDAUGMENT_LEVELS = 10, 31
 
-# Cubuk et al. 2019 (arXiv 1805.09501), table 7: two operations, each with its probability and its level in 0…9
+# Cubuk et al. 2019 (arXiv 1805.09501), table 7: two operations, each with its probability and its level, 0–9
 AUTOAUGMENT_CIFAR = (
     (("Invert", 0.1, 0), ("Contrast", 0.2, 6)),
     (("Rotate", 0.7, 2), ("TranslateX", 0.3, 9)),

@@ -64,9 +64,10 @@ class RunLog:
             self.repeated_steps += lost
             self._resizes += self._on_purpose
             why = "the cluster changed" if self._on_purpose else "worker failure"
-            who = "new workers" if workers == before else f"{workers} instead of {before} workers"
+            workers_now = "new workers" if workers == before else f"{workers} instead of {before} workers"
             self._progress.on_message(
-                f"{why}: resuming with {who} from step {step + 1} of epoch {epoch + 1}, {lost} {'step' if lost == 1 else 'steps'} repeated"
+                f"{why}: resuming with {workers_now} from step {step + 1} of epoch {epoch + 1}, "
+                f"{lost} {'step' if lost == 1 else 'steps'} repeated"
             )
         elif epoch or step:
             self._progress.on_message(f"resuming from step {step + 1} of epoch {epoch + 1}" if step else f"resuming after epoch {epoch}")
