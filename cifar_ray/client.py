@@ -1,4 +1,4 @@
-"""Asks a running server about pictures; needs neither torch nor Ray, nor anything beside the standard library.
+"""Client of a server, with the standard library only.
 
 client = Client("http://localhost:8000")
 print(client.predict("frog.jpg").class_name)
@@ -22,31 +22,31 @@ from cifar_ray.errors import ConfigError, ImageError, ImageTooLargeError, Server
 
 KEY_VARIABLE = "CIFAR_RAY_API_KEY"
 MAX_BATCH_IMAGES = 256
-MAX_BATCH_BYTES = 64_000_000  # the server's own bound is 100 MB
+MAX_BATCH_BYTES = 64_000_000  # the server's limit is 100 MB
 
 Picture = bytes | str | os.PathLike[str]
 
 _ATTEMPTS = 6
-_AGAIN = (http.client.TOO_MANY_REQUESTS, http.client.SERVICE_UNAVAILABLE)
-_OF_THE_PICTURE = {http.client.UNPROCESSABLE_ENTITY: ImageError, http.client.REQUEST_ENTITY_TOO_LARGE: ImageTooLargeError}
+_RETRIED = (http.client.TOO_MANY_REQUESTS, http.client.SERVICE_UNAVAILABLE)
+_IMAGE_ERRORS = {http.client.UNPROCESSABLE_ENTITY: ImageError, http.client.REQUEST_ENTITY_TOO_LARGE: ImageTooLargeError}
 _MAX_WAIT_S = 10.0
-_NOTHING: Mapping[str, object] = MappingProxyType({})
+_NO_QUERY: Mapping[str, object] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one picture.
+    """Prediction for one picture.
 
     Attributes:
-        model: that answered.
-        version: of it.
-        class_id: of the most likely class.
-        class_name: its name.
-        confidence: its probability.
-        probabilities: of every class, by name; they sum to 1.
-        abstain: whether the model would rather not say: the picture is unlike those it learnt from.
+        model: name of the model.
+        version: version of the model.
+        class_id: class_id of the most likely class.
+        class_name: name of the most likely class.
+        confidence: probability of the most likely class.
+        probabilities: probability of each class, by name; the sum is 1.
+        abstain: whether the model abstains: the picture is unlike the training images.
         top_k: the most likely classes and their probabilities, most likely first.
-        answer: all that the server said of the picture, as docs/api.md describes it.
+        answer: the server's JSON for the picture, as docs/api.md describes it.
     """
 
     model: str
@@ -62,12 +62,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Classes:
-    """What a model tells apart.
+    """The classes of a model.
 
     Attributes:
-        model: that answered.
-        version: of it.
-        names: in the order of `class_id`.
+        model: name of the model.
+        version: version of the model.
+        names: class names, in the order of `class_id`.
     """
 
     model: str
@@ -76,82 +76,82 @@ class Classes:
 
 
 class Client:
-    """A server's API. Each call opens a connection of its own, so threads may share one client.
+    """Client of a server's API. Each call opens its own connection, so threads may share a client.
 
-    A server that has too much to do, or has heard too much from this key, is asked again after as many seconds as it says, at most
-    ten, and six times in all.
+    If the server is overloaded or the API key exceeds its rate limit, the client retries after the seconds that the server requests,
+    at most ten, up to six attempts in total.
 
     Args:
-        url: `http://host:port`, with `?model=NAME` to ask another model than the server's own.
-        key: for a server that asks for one; default `$CIFAR_RAY_API_KEY`, else none.
-        timeout_s: longest silence of the server.
+        url: `http://host:port`, with `?model=NAME` for another model than the default one.
+        key: API key, if the server requires one; default `$CIFAR_RAY_API_KEY`, else none.
+        timeout_s: timeout for each response of the server.
 
     Raises:
-        ConfigError: if `url` is not one of HTTP, or the key cannot be one.
+        ConfigError: if `url` is not an HTTP URL, or the key is invalid.
     """
 
     def __init__(self, url: str, key: str | None = None, timeout_s: float = 60.0) -> None:
-        self._at: SplitResult = urlsplit(url)
+        self._url: SplitResult = urlsplit(url)
         self._timeout_s = timeout_s
         key = os.environ.get(KEY_VARIABLE) if key is None else key
-        if self._at.scheme not in ("http", "https") or not self._at.hostname:
-            raise ConfigError(f"{url}: expected http://host:port of a running server")
+        if self._url.scheme not in ("http", "https") or not self._url.hostname:
+            raise ConfigError(f"{url}: expected the address of a server, as in http://localhost:8000")
         if key and not (key.isascii() and key.isprintable()):
-            raise ConfigError("the key of the server: expected printable ASCII")  # it is never shown
+            raise ConfigError(f"{KEY_VARIABLE} or key: expected printable ASCII characters")  # without the key: it is secret
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._query = dict(parse_qsl(self._at.query))
+        self._query = dict(parse_qsl(self._url.query))
 
     def predict(self, picture: Picture, top_k: int | None = None) -> Prediction:
-        """What one picture shows.
+        """Classify one picture.
 
         Args:
-            picture: an image file's path or content.
-            top_k: most likely classes to list; the server's own number by default.
+            picture: path or content of an image file.
+            top_k: number of most likely classes to list; default: the server's setting.
 
         Raises:
-            ImageError: if the picture cannot be read, or the server cannot use it.
-            ServerError: if the server cannot be reached or refuses.
+            ImageError: if the picture cannot be read or decoded.
+            ServerError: if the server cannot be reached or refuses the request.
         """
         answer = self._ask("POST", "/predict", _content(picture), "application/octet-stream", query={"top_k": top_k})
         return _prediction(answer, answer)
 
     def predict_batch(self, pictures: Sequence[Picture | tuple[str, bytes]], top_k: int | None = None) -> list[Prediction | ImageError]:
-        """What each of several pictures shows, in the order given; a bad one has its error in its place.
+        """Classify several pictures, in the given order; a picture that cannot be decoded gets an error instead.
 
         Args:
-            pictures: paths, contents, or names with contents: at most `MAX_BATCH_IMAGES`, and `MAX_BATCH_BYTES` together.
+            pictures: paths, contents, or names with contents: at most `MAX_BATCH_IMAGES` and `MAX_BATCH_BYTES` in total.
             top_k: as in `predict`.
 
         Raises:
             ImageError: if one cannot be read here, or all together are too large.
-            ServerError: if the server cannot be reached or refuses.
+            ServerError: if the server cannot be reached or refuses the request.
         """
         boundary = uuid.uuid4().hex
         sent = [picture if isinstance(picture, tuple) else ("picture", _content(picture)) for picture in pictures]
         body = _multipart(sent, boundary)
         answer = self._ask("POST", "/predict_batch", body, f"multipart/form-data; boundary={boundary}", query={"top_k": top_k})
         return [
-            _OF_THE_PICTURE.get(entry["error"]["status"], ImageError)(entry["error"]["detail"])
+            _IMAGE_ERRORS.get(entry["error"]["status"], ImageError)(entry["error"]["detail"])
             if "error" in entry
             else _prediction(answer, entry)
             for entry in answer["predictions"]
         ]
 
     def explain(self, picture: Picture, class_name: str | None = None) -> bytes:
-        """Where a picture speaks for a class: a heatmap (Grad-CAM) laid over what the network saw, as PNG.
+        """Explain a prediction: a Grad-CAM heatmap over the network's input, as PNG.
 
         Args:
             picture: as in `predict`.
-            class_name: a name or an id; the most likely class by default.
+            class_name: name or id of the class; default: the most likely class.
 
         Raises:
-            ImageError: if the picture cannot be read, or the server cannot use it.
-            ServerError: if the server cannot be reached, knows no such class, or refuses.
+            ImageError: if the picture cannot be read or decoded.
+            ServerError: if the server cannot be reached, the class does not exist, or the server refuses the request.
         """
         return self._reply("POST", "/explain", _content(picture), "application/octet-stream", query={"class": class_name})
 
     def classes(self) -> Classes:
-        """Which model answers, and the classes it tells apart.
+        """The model that predicts, and its classes.
 
         Raises:
             ServerError: if the server cannot be reached or has no model.
@@ -160,15 +160,15 @@ class Client:
         return Classes(answer["model"], answer["version"], answer["classes"])
 
     def models(self) -> dict[str, Any]:
-        """What the model store holds, as docs/api.md describes it.
+        """The models in the server's store, as docs/api.md describes them.
 
         Raises:
-            ServerError: if the server cannot be reached or refuses.
+            ServerError: if the server cannot be reached or refuses the request.
         """
         return self._ask("GET", "/models")
 
     def ready(self) -> bool:
-        """Whether a model answers now.
+        """Whether the server can predict.
 
         Raises:
             ServerError: if the server cannot be reached.
@@ -186,7 +186,7 @@ class Client:
         try:
             answer: dict[str, Any] = json.loads(reply)
         except ValueError:
-            raise ServerError(f"{self._where}: its answer to {route} is not JSON; is it a cifar_ray server?") from None
+            raise ServerError(f"{self._where}: the response to {route} is not JSON; check that this is a cifar_ray server") from None
         return answer
 
     def _reply(
@@ -196,15 +196,15 @@ class Client:
         body: bytes = b"",
         content_type: str | None = None,
         *,
-        query: Mapping[str, object] = _NOTHING,
+        query: Mapping[str, object] = _NO_QUERY,
         attempts: int = _ATTEMPTS,
     ) -> bytes:
-        asked = urlencode(self._query | {name: value for name, value in query.items() if value is not None})
-        path = f"{self._at.path.rstrip('/')}{route}{'?' * bool(asked)}{asked}"
+        query_string = urlencode(self._query | {name: value for name, value in query.items() if value is not None})
+        path = f"{self._url.path.rstrip('/')}{route}{'?' * bool(query_string)}{query_string}"
         headers = self._headers | ({"Content-Type": content_type} if content_type else {})
         for attempt in range(1, attempts + 1):
             status, reply, retry_after = self._send(method, path, body, headers)
-            if status not in _AGAIN or attempt == attempts:
+            if status not in _RETRIED or attempt == attempts:
                 break
             time.sleep(min(_MAX_WAIT_S, float(retry_after) if retry_after.isdecimal() else 1.0))
         if status == http.client.OK:
@@ -212,29 +212,29 @@ class Client:
         try:
             problem = json.loads(reply)
             reason = str(problem.get("detail") or problem.get("title") or "no reason given")
-        except (ValueError, AttributeError):  # not a server of ours, or a proxy before it
+        except (ValueError, AttributeError):  # not a cifar_ray server, or a proxy in front of it
             reason = " ".join(reply.decode(errors="replace").split())[:200]
-        if status in _OF_THE_PICTURE:
-            raise _OF_THE_PICTURE[status](reason)
+        if status in _IMAGE_ERRORS:
+            raise _IMAGE_ERRORS[status](reason)
         raise ServerError(f"{self._where}: {status}: {reason}", status)
 
     def _send(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes, str]:
-        kind = http.client.HTTPSConnection if self._at.scheme == "https" else http.client.HTTPConnection
-        connection = kind(self._at.hostname or "", self._at.port, timeout=self._timeout_s)
+        kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection
+        connection = kind(self._url.hostname or "", self._url.port, timeout=self._timeout_s)
         try:
             connection.request(method, path, body=body, headers=dict(headers))
             reply = connection.getresponse()
             return reply.status, reply.read(), reply.headers.get("Retry-After", "")
         except (OSError, http.client.HTTPException) as error:
             raise ServerError(
-                f"{self._where}: no answer ({' '.join(str(error).split()) or type(error).__name__}); is it running?"
+                f"{self._where}: no response ({' '.join(str(error).split()) or type(error).__name__}); start it with: cifar-ray serve"
             ) from None
         finally:
             connection.close()
 
     @property
     def _where(self) -> str:
-        return f"server {self._at.scheme}://{self._at.netloc.rpartition('@')[2]}"
+        return f"server {self._url.scheme}://{self._url.netloc.rpartition('@')[2]}"
 
 
 def _content(picture: Picture) -> bytes:

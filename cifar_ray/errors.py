@@ -1,62 +1,62 @@
-"""What can go wrong, as one tree.
+"""The exceptions of the project.
 
 CifarRayError
-├── ConfigError             a flag, a key or a combination of them is not possible
-├── DataError               a data set is missing, unreadable or unfit for training
+├── ConfigError             a setting, or a combination of settings, is invalid
+├── DataError               a data set is missing, unreadable or unusable for training
 ├── BundleError             a model bundle is missing, incomplete or damaged
-├── StoreError              the model store cannot do what was asked
-│   └── UnknownModelError   …because it has no such name, version or alias
-├── ImageError              one picture cannot be used
-│   └── ImageTooLargeError  …because it has too many bytes or pixels
-├── ServerError             a running server cannot be reached, or refuses
-├── ResourceError           the cluster cannot hold what was asked
-├── TrainingError           a training job failed for a reason that is not the user's mistake
-└── MissingDependencyError  an optional package is needed; the message names the extra to install
+├── StoreError              the storage refuses an operation or cannot be reached
+│   └── UnknownModelError   a name, version or alias is not in the model store
+├── ImageError              a picture cannot be decoded
+│   └── ImageTooLargeError  a picture has too many bytes or pixels
+├── ServerError             a server cannot be reached, or refuses a request
+├── ResourceError           the cluster has too few resources
+├── TrainingError           a training job failed for a reason other than settings or data
+└── MissingDependencyError  an optional package is missing; the message names the extra to install
 
-`Interrupted` stands beside the tree: nothing failed, and it must pass where errors are handled.
+`Interrupted` is not in the tree: nothing failed, and error handlers must let it pass.
 
-Every message is one line that says what, where and what to do. These classes know nothing of HTTP or of
-exit codes: `deployments.http.routes` and `cifar_ray.cli` hold those tables.
+Every message is one line that says what is wrong, where, and what to do. HTTP statuses are in `deployments.http.responses`,
+exit codes in `cifar_ray.cli`.
 """
 
 
 class CifarRayError(Exception):
-    """Base of every error this project raises on purpose."""
+    """Base class of all exceptions of the project."""
 
 
 class ConfigError(CifarRayError):
-    """A setting is unknown, impossible, or impossible beside another. The message names the field."""
+    """A setting is unknown, invalid, or conflicts with another. The message names the field."""
 
 
 class DataError(CifarRayError):
-    """A data set is missing, unreadable or unfit. The message names the path and what to do."""
+    """A data set is missing, unreadable or unusable. The message names the path and what to do."""
 
 
 class BundleError(CifarRayError):
-    """A model bundle is missing, incomplete or damaged. The message names the bundle and the first thing wrong with it."""
+    """A model bundle is missing, incomplete or damaged. The message names the bundle and the first problem."""
 
 
 class StoreError(CifarRayError):
-    """The model store refuses the change, or cannot be reached. The message says what to do."""
+    """The storage refuses an operation, or cannot be reached. The message says what to do."""
 
 
 class UnknownModelError(StoreError):
-    """There is no such name, version or alias, or there never can be. The message lists what there is."""
+    """A name, version or alias is invalid or not in the store. The message lists the available ones."""
 
 
 class ImageError(CifarRayError):
-    """A picture is empty, broken or of a format that is not accepted."""
+    """A picture is empty, damaged or in an unsupported format."""
 
 
 class ImageTooLargeError(ImageError):
-    """A picture has more bytes or pixels than are allowed; it was not decoded."""
+    """A picture exceeds the maximum number of bytes or pixels; it was not decoded."""
 
 
 class ServerError(CifarRayError):
-    """A running server cannot be reached, or refuses. The message names it and gives its reason.
+    """A server cannot be reached, or refuses a request. The message names the server and its reason.
 
     Attributes:
-        status: of its answer in HTTP; `None` where there was none.
+        status: HTTP status of the response; `None` without a response.
     """
 
     def __init__(self, message: str, status: int | None = None) -> None:
@@ -65,7 +65,7 @@ class ServerError(CifarRayError):
 
 
 class ResourceError(CifarRayError):
-    """More workers, CPUs or GPUs were asked for than the cluster holds."""
+    """The cluster has fewer CPUs or GPUs than the job needs."""
 
 
 class TrainingError(CifarRayError):
@@ -77,10 +77,10 @@ class MissingDependencyError(CifarRayError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal ended a job. The message says how to go on.
+    """A signal ended a job. The message says how to resume it.
 
     Attributes:
-        signal_number: which.
+        signal_number: number of the signal.
     """
 
     def __init__(self, message: str, signal_number: int) -> None:

@@ -16,21 +16,21 @@ class Refusal(click.ClickException):
 
 
 def app(arguments: dict[str, Any]) -> Application:
-    """Builds the server from `key=value` arguments.
+    """Build the server from `key=value` arguments.
 
-    Takes a plain mapping, which Serve also allows, because a pydantic model here would be validated inside Serve,
+    It takes a plain mapping, which Serve also allows: Serve itself would validate a pydantic model,
     and a mistyped key would print a traceback.
 
     Raises:
-        Refusal: for an unknown key or an impossible value.
+        Refusal: for an unknown key or an invalid value.
     """
-    # imported here, so that the ingress replicas, which import this package, do without torch
+    # imported here, because the ingress replicas import this package and need no torch
     from cifar_ray.config.serve_config import ServeConfig
 
     try:
         config = parse_config(ServeConfig, arguments)
     except ConfigError as error:
-        raise Refusal(f"{error}; the keys are {', '.join(ServeConfig.model_fields)}") from None
+        raise Refusal(f"{error}. Available keys: {', '.join(ServeConfig.model_fields)}") from None
 
     from deployments.application import build
 

@@ -17,19 +17,19 @@ from deployments.http.routes import RETRY_AFTER_S
 from deployments.replicas.classifier_replica import ClassifierReplica
 from deployments.replicas.ingress_replica import IngressReplica
 
-# What the ingress sends is bounded there.
+# The ingress limits its own calls.
 _CLASSIFIER_ONGOING_CALLS = 1024
-# Calls under way to a copy of the model that mean it has more to do than it can.
+# Concurrent calls to a replica above which it counts as overloaded.
 _TARGET_ONGOING_CALLS = 1.5
 _UPSCALE_DELAY_S = 5.0
-# How long a dead replica may go unnoticed; Serve's default is 10.
+# Maximum time until a dead replica is noticed; Serve's default is 10.
 _HEALTH_CHECK_PERIOD_S = 2.0
 
 
 def build(config: ServeConfig) -> Application:
-    """Wires the deployments; `serve.run` starts them."""
+    """Connect the deployments; `serve.run` starts them."""
     logging = LoggingConfig(encoding="JSON" if config.json_logs else "TEXT", enable_access_log=config.access_log)
-    # Serve makes the access log's record, at INFO, before it asks whether anybody wants it
+    # Serve creates the access log's record, at INFO, before it checks whether the access log is on
     quiet = logging if config.access_log else logging.model_copy(update={"log_level": "WARNING"})
     classifier = serve.deployment(
         name="classifier",
@@ -43,7 +43,7 @@ def build(config: ServeConfig) -> Application:
         name="ingress",
         num_replicas=config.num_ingress_replicas,
         ray_actor_options={"num_cpus": config.cpus_per_ingress},
-        # Serve's own door: it refuses a request before our code sees it, for a third of the processor time
+        # Serve's own limit refuses a request before our code sees it, for a third of the processor time
         max_ongoing_requests=config.ongoing_request_limit,
         max_queued_requests=config.queued_request_limit,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=RETRY_AFTER_S),
@@ -67,13 +67,13 @@ def _replicas(config: ServeConfig) -> dict[str, Any]:
 
 
 def gpus_per_replica(config: ServeConfig) -> float:
-    """As asked, else a GPU for each replica, or an even share where there are fewer GPUs.
+    """GPUs per replica: as configured, else one each, or an even share if there are fewer GPUs.
 
-    `serve run` builds the graph before it connects to a cluster; then this machine's GPUs are counted.
+    `serve run` builds the graph before it connects to a cluster; in that case, count the GPUs of this machine.
     """
     if config.gpus_per_replica is not None:
         return config.gpus_per_replica
     resources: dict[str, float] = ray.cluster_resources() if ray.is_initialized() else {"GPU": torch.cuda.device_count()}
     available = resources.get("GPU", 0.0)
-    # Ray counts in ten-thousandths, and shares must not add up to more than there is
+    # Ray counts in units of 1/10,000, and the sum of the shares must not exceed the GPUs
     return min(1.0, math.floor(available / config.replica_limit * 10_000) / 10_000)

@@ -51,7 +51,7 @@ def test_the_recipe_follows_from_data_and_model_unless_named(argv: list[str], re
         (["--epochs", "many"], "--epochs"),
         (["--epochs"], "epochs"),
         (["--recipe"], "--recipe"),
-        (["--recipe", "nope"], "--recipe nope: unknown; there are .*airbench94"),
+        (["--recipe", "nope"], "--recipe nope: unknown recipe. Available: .*airbench94"),
         (["--precision", "int8"], "int8.*bf16"),
         (["--optimizer.lr", "-1"], r"^optimizer\.lr: .* \(got -1"),
         (["--optimizer.momentum", "0"], "^nesterov needs momentum"),

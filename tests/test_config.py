@@ -25,7 +25,7 @@ from cifar_ray.errors import ConfigError
         ({"data_memory": "4 gigs"}, "data_memory: use auto, or a size such as 500MB or 4GB"),
         ({"checkpoint_every": "often"}, "checkpoint_every: use a number of epochs, or a time such as 30s, 10m or 1h"),
         ({"num_workers": "8:2"}, "num_workers: the minimum comes first"),
-        ({"num_workers": "2:8", "batch_size": 7}, "is smaller than the number of workers"),
+        ({"num_workers": "2:8", "batch_size": 7}, r"is smaller than the number of workers \(8\)"),
         ({"name": "../x"}, "name"),
         ({"save_as": "a/b"}, "save_as"),
         ({"seed": -1}, "seed"),

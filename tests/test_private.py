@@ -84,7 +84,7 @@ def test_without_them_one_host_is_still_counted_and_nothing_else_is_lost(ray_clu
 
 def test_without_them_several_hosts_cannot_be_counted_and_the_error_says_so(moved: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True}, {"Alive": True}])
-    with pytest.raises(ResourceError, match="does not tell what is free on each host; install a Ray version that"):
+    with pytest.raises(ResourceError, match="does not report the free resources of each host; install a Ray version that"):
         private.free_resources_by_host()
 
 

@@ -37,7 +37,7 @@ def test_a_missing_folder_is_one_line_and_exit_code_2(tmp_path: Path, capsys: py
 
 def test_a_batch_larger_than_the_data_is_refused_before_ray_starts(capsys: pytest.CaptureFixture[str]) -> None:
     assert console.main(["train", "--dataset", "digits", "--batch-size", "5000"]) == 2
-    assert "batch_size: 5000 is more than the 1458 training images; pass --batch-size 128" in capsys.readouterr().err
+    assert "batch_size: 5000 exceeds the 1458 training images; pass --batch-size 128" in capsys.readouterr().err
 
 
 def test_an_unknown_architecture_is_refused_before_data_is_read(capsys: pytest.CaptureFixture[str]) -> None:

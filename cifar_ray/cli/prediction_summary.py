@@ -1,4 +1,4 @@
-"""Sums up predictions for the terminal: a line per picture where there are few, else a line per class."""
+"""Summarise predictions on the terminal: a line per picture if there are few, else a line per class."""
 
 from __future__ import annotations
 

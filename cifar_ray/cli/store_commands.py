@@ -237,5 +237,5 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _print_production(name: str, aliases: dict[str, int]) -> None:
-    previous = f"; before it {name}@{aliases[PREVIOUS]}" if PREVIOUS in aliases else ""
+    previous = f", previous version: {name}@{aliases[PREVIOUS]}" if PREVIOUS in aliases else ""
     print(f"{name}@{aliases[PRODUCTION]} is in production{previous}")

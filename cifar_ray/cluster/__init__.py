@@ -1,1 +1,1 @@
-"""Ray as a cluster: connecting to it, planning its resources, its errors and its private parts."""
+"""The Ray cluster: connection, resource planning, errors, signals, and private parts of Ray and torch."""

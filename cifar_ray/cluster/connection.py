@@ -1,4 +1,4 @@
-"""The connection to a Ray cluster: one that runs, or one on this machine for the time of a job."""
+"""Connect to a running Ray cluster, or start one on this machine for the duration of a job."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from cifar_ray.cluster.process import prepare_children
 
 @contextmanager
 def ray_cluster() -> Iterator[None]:
-    """Connects to a running cluster, or starts one on this machine and stops it at the end of the block."""
+    """Connect to a running cluster, or start one on this machine and stop it at the end of the block."""
     if ray.is_initialized():
         yield
         return
     prepare_children()
-    # A job scheduler often sends SIGTERM to all processes of a job. Ray's own inherit that it is blocked, so that workers can still save.
+    # A job scheduler often sends SIGTERM to all processes of a job. Ray's processes inherit the blocked signal, so that workers can save.
     blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")

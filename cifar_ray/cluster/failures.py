@@ -1,4 +1,4 @@
-"""What went wrong on Ray, as one error of ours: Ray wraps what a worker raises several times over."""
+"""Unwrap Ray's errors: Ray wraps the exception of a worker several times."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _CLASS = re.compile(r"^(ray\.exceptions\.|cifar_ray\.errors\.)?\w*(Error|Excepti
 
 
 def find_our_error(error: BaseException) -> CifarRayError | None:
-    """The first `CifarRayError` among an error and all that it was raised for; `None` if there is none."""
+    """The first `CifarRayError` among an error and its causes; `None` if there is none."""
     seen: set[int] = set()
     waiting = [error]
     while waiting:
@@ -27,11 +27,11 @@ def find_our_error(error: BaseException) -> CifarRayError | None:
 
 
 def unwrap(error: BaseException, otherwise: Callable[[str], CifarRayError]) -> CifarRayError:
-    """The error to show to the user.
+    """Return the error to show to the user.
 
     Args:
-        error: what Ray raised.
-        otherwise: makes an error from one line about the failure, where no worker raised one of ours.
+        error: the error from Ray.
+        otherwise: creates an error from a one-line reason, if no worker raised a `CifarRayError`.
     """
     found = find_our_error(error)
     if found is not None:
@@ -41,7 +41,7 @@ def unwrap(error: BaseException, otherwise: Callable[[str], CifarRayError]) -> C
 
 
 def last_line(text: str, with_class: bool = True) -> str:
-    """What a traceback ends with; `with_class` keeps the name of the error's class."""
+    """The last line of a traceback; `with_class` keeps the name of the exception class."""
     lines = text.strip().splitlines()
     last = lines[-1].strip() if lines else ""
     return last if with_class else _CLASS.sub("", last)

@@ -1,4 +1,4 @@
-"""The hosts of a cluster, and whether all of them see the same storage."""
+"""The hosts of a cluster, and the check that all of them see the same storage."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from cifar_ray.storage.probe import StorageProbe
 
 
 def alive_hosts() -> list[str]:
-    """Ray's ids of the hosts that are in the cluster now; Ray itself also lists those it has lost."""
+    """Node ids of the hosts that are alive; Ray also lists lost hosts."""
     return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
 
 
 def check_shared_storage(probe: StorageProbe, storage: str, folder: str) -> None:
-    """Makes sure that all hosts of the cluster see a folder, before work starts on one that does not.
+    """Check that all hosts of the cluster see a folder, before a job starts on one that does not.
 
     Args:
-        probe: written there.
-        storage: the location as all hosts name it.
-        folder: below it.
+        probe: the probe in the folder.
+        storage: the storage as all hosts name it.
+        folder: folder in the storage.
 
     Raises:
-        StoreError: naming a host that does not see it.
+        StoreError: if a host does not see it; the message names the host.
     """
     hosts = [NodeAffinitySchedulingStrategy(host, soft=False) for host in alive_hosts()]
     if len(hosts) == 1:
@@ -35,7 +35,7 @@ def check_shared_storage(probe: StorageProbe, storage: str, folder: str) -> None
         except RayTaskError as error:
             raise error.cause from None
         except RayError:
-            continue  # a host that is lost now gets no work
+            continue  # a host that was just lost gets no work
 
 
 def _check(probe: StorageProbe, storage: str, folder: str) -> None:

@@ -1,4 +1,4 @@
-"""How many workers a job gets, and what each of them gets: for training, searching, evaluating and predicting alike."""
+"""Plan the workers of a job and the resources of each, for training, tuning, evaluation and prediction."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cifar_ray.errors import ResourceError
 if TYPE_CHECKING:
     from ray.train import ScalingConfig
 
-RESIZE_INTERVAL_S = 15.0  # between two looks at whether there is room for more workers, or less
+RESIZE_INTERVAL_S = 15.0  # between two checks for a new number of workers
 _MIN_CPUS = 0.05
 _POLL_S = 2.0
 _RELEASE_TIMEOUT_S, _JOB_RELEASE_TIMEOUT_S = 10.0, 15.0
@@ -24,11 +24,11 @@ _RELEASE_TIMEOUT_S, _JOB_RELEASE_TIMEOUT_S = 10.0, 15.0
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """What Ray has to give.
+    """Resources of a Ray cluster.
 
     Attributes:
-        hosts: resources of each host that nobody uses now, as Ray names them.
-        total: resources of all hosts, used or not.
+        hosts: free resources of each host, by Ray's names.
+        total: resources of all hosts, free or in use.
         grows: whether an autoscaler may start more hosts.
     """
 
@@ -43,37 +43,37 @@ class Cluster:
 
     @property
     def has_gpus(self) -> bool:
-        """Then workers compute on those."""
+        """Whether the cluster has a GPU; workers then use GPUs."""
         return self.total.get("GPU", 0) >= 1
 
     def free(self, resource: str) -> float:
-        """On all hosts together."""
+        """Free amount of a resource on all hosts."""
         return sum(host.get(resource, 0.0) for host in self.hosts)
 
     def without(self, cpus: float) -> Self:
-        """The same, were so many CPUs of the host with most of them in use."""
+        """The cluster with this many CPUs fewer on the host that has the most."""
         first, *others = sorted(self.hosts, key=lambda host: host.get("CPU", 0.0), reverse=True)
         return dataclasses.replace(self, hosts=(first | {"CPU": round(first.get("CPU", 0.0) - cpus, 4)}, *others))
 
     def room(self, cpus: float) -> int:
-        """How many workers find so many CPUs on one host, and a GPU where there are any."""
-        most = [int(host.get("CPU", 0.0) // cpus) for host in self.hosts]
-        return sum(min(cpu, int(host.get("GPU", 0))) if self.has_gpus else cpu for cpu, host in zip(most, self.hosts, strict=True))
+        """Number of workers that fit, each with this many CPUs of one host, and a GPU if the cluster has any."""
+        fitting = [int(host.get("CPU", 0.0) // cpus) for host in self.hosts]
+        return sum(min(cpu, int(host.get("GPU", 0))) if self.has_gpus else cpu for cpu, host in zip(fitting, self.hosts, strict=True))
 
 
 @dataclasses.dataclass(frozen=True)
 class WorkerPlan:
-    """How many workers, and what each gets.
+    """Number of workers, and the resources of each.
 
     Attributes:
-        num_workers: to begin with.
-        cpus: of each.
-        use_gpu: whether each has one besides.
-        note: what the user should know.
-        bounds: fewest and most, where their number changes with the cluster.
+        num_workers: number of workers at the start.
+        cpus: CPUs of each worker.
+        use_gpu: whether each worker has a GPU.
+        note: a message for the user, or `None`.
+        bounds: minimum and maximum number of workers, if it changes with the cluster.
         grows: whether an autoscaler may start hosts.
-        waits: whether it must, first.
-        guessed: whether nothing shows if those will have GPUs.
+        waits: whether the job must wait for new hosts.
+        guessed: whether it is unknown if the new hosts will have GPUs.
     """
 
     num_workers: int
@@ -86,20 +86,20 @@ class WorkerPlan:
     guessed: bool = False
 
     def resources(self) -> dict[str, float]:
-        """Of one worker, as Ray names them."""
+        """Resources of one worker, by Ray's names."""
         return {"CPU": self.cpus} | ({"GPU": 1} if self.use_gpu else {})
 
     def actor_options(self) -> dict[str, Any]:
-        """The same as options of a Ray actor."""
+        """Resources of one worker as options of a Ray actor."""
         return {"num_cpus": self.cpus} | ({"num_gpus": 1} if self.use_gpu else {})
 
     @property
     def threads(self) -> int:
-        """For torch in one worker."""
+        """Number of torch threads in one worker."""
         return max(1, int(self.cpus))
 
     def scaling_config(self) -> ScalingConfig:
-        """The same for Ray Train."""
+        """The plan as Ray Train's scaling config."""
         from ray.train import ScalingConfig  # takes more than a second, and only training needs it
 
         return ScalingConfig(
@@ -110,108 +110,110 @@ class WorkerPlan:
         )
 
 
-def plan_workers(asked: tuple[int, int] | None, cluster: Cluster) -> WorkerPlan:
-    """Fits the workers into the cluster, or says at once that they do not fit.
+def plan_workers(requested: tuple[int, int] | None, cluster: Cluster) -> WorkerPlan:
+    """Fit the workers into the cluster, or raise an error at once.
 
     Args:
-        asked: fewest and most workers; `None` takes one a GPU, or one with all CPUs of a host.
-        cluster: on one host workers may share cores, on several each has whole ones.
+        requested: minimum and maximum number of workers; `None` takes one per GPU, or one with all CPUs of a host.
+        cluster: on one host, workers may share cores; on several hosts, each worker has whole cores.
 
     Raises:
-        ResourceError: if there are fewer GPUs or CPUs than needed, and nothing adds any.
+        ResourceError: if there are too few GPUs or CPUs, and no autoscaler.
     """
     use_gpu = cluster.has_gpus
-    fewest, most = asked or (1, max(1, int(cluster.free("GPU"))) if use_gpu else 1)
-    if asked is None:
-        fewest = most
-    bounds = (fewest, most) if fewest < most else None
-    workers = min(most, max(fewest, cluster.room(1.0)))
+    minimum, maximum = requested or (1, max(1, int(cluster.free("GPU"))) if use_gpu else 1)
+    if requested is None:
+        minimum = maximum
+    bounds = (minimum, maximum) if minimum < maximum else None
+    workers = min(maximum, max(minimum, cluster.room(1.0)))
     share = next((float(cpus) for cpus in range(int(cluster.free("CPU")), 0, -1) if cluster.room(cpus) >= workers), 0.0)
     if share:
         return WorkerPlan(workers, share, use_gpu, bounds=bounds, grows=cluster.grows)
     if cluster.grows:
-        guessed = not use_gpu and not cluster.total.get("CPU")  # a head that only looks after others
-        return WorkerPlan(fewest, 1.0, use_gpu or guessed, bounds=bounds, grows=True, waits=True, guessed=guessed)
-    return _share_of_a_core(fewest, bounds, cluster)
+        guessed = not use_gpu and not cluster.total.get("CPU")  # a head node without work
+        return WorkerPlan(minimum, 1.0, use_gpu or guessed, bounds=bounds, grows=True, waits=True, guessed=guessed)
+    return _share_of_a_core(minimum, bounds, cluster)
 
 
 def _share_of_a_core(workers: int, bounds: tuple[int, int] | None, cluster: Cluster) -> WorkerPlan:
-    """For more workers than cores on the only host."""
-    asked = f"--num-workers {workers}" if bounds is None else f"--num-workers {bounds[0]}:{bounds[1]}"
+    """Plan more workers than cores on a single host."""
+    flag = f"--num-workers {workers}" if bounds is None else f"--num-workers {bounds[0]}:{bounds[1]}"
     gpus, cpus = int(cluster.free("GPU")), cluster.free("CPU")
     if cluster.has_gpus and workers > gpus:
-        raise ResourceError(f"{asked}: the cluster has {cluster.total['GPU']:g} GPUs, {gpus} of them free")
+        raise ResourceError(
+            f"{flag}: the cluster has {cluster.total['GPU']:g} GPUs, {gpus} of them free; stop other jobs or request fewer workers"
+        )
     share = int(cpus / workers * 100) / 100
     hosts = f"cluster of {len(cluster.hosts)} hosts" if len(cluster.hosts) > 1 else "cluster"
     if share < _MIN_CPUS or len(cluster.hosts) > 1 or bounds:
-        each = "; workers whose number changes, or on several hosts, need a whole one each" if share >= _MIN_CPUS else ""
+        each = ". A variable number of workers, or workers on several hosts, need a whole CPU each" if share >= _MIN_CPUS else ""
         have = f"the {hosts} has {cluster.total.get('CPU', 0):g} CPUs, {cpus:g} of them free"
-        raise ResourceError(f"{asked}: {have}{each}; stop other jobs or ask for less")
-    note = f"{workers} workers share {cpus:g} CPU cores: {share:g} of a core each, so expect no speed-up"
+        raise ResourceError(f"{flag}: {have}{each}; stop other jobs or request fewer workers")
+    note = f"{workers} workers share {cpus:g} CPU cores ({share:g} each): expect no speed-up"
     return WorkerPlan(workers, share, cluster.has_gpus, note)
 
 
 def plan_fixed_workers(num_workers: int) -> WorkerPlan:
-    """Fits a fixed number of workers into the cluster as it is; waits for a moment where an earlier job still gives its resources back.
+    """Plan a fixed number of workers in the present cluster; wait some seconds while an earlier job releases its resources.
 
     Args:
-        num_workers: as `--num-workers` says.
+        num_workers: value of `--num-workers`.
 
     Raises:
-        ResourceError: as `plan_workers`; an autoscaler is not asked for more.
+        ResourceError: as `plan_workers`; it does not request hosts from an autoscaler.
     """
 
     def attempt() -> WorkerPlan:
         return plan_workers((num_workers, num_workers), dataclasses.replace(Cluster.now(), grows=False))
 
-    def others_use_it(error: BaseException) -> bool:
+    def resources_in_use(error: BaseException) -> bool:
         cluster = Cluster.now()
         return isinstance(error, ResourceError) and any(cluster.free(name) < cluster.total.get(name, 0.0) for name in ("CPU", "GPU"))
 
     return tenacity.Retrying(
-        retry=tenacity.retry_if_exception(others_use_it),
+        retry=tenacity.retry_if_exception(resources_in_use),
         stop=tenacity.stop_after_delay(_RELEASE_TIMEOUT_S),
         wait=tenacity.wait_fixed(0.2),
         reraise=True,
     )(attempt)
 
 
-def plan_when_there(asked: tuple[int, int] | None, on_message: Callable[[str], None]) -> WorkerPlan:
-    """As `plan_workers` in the cluster as it is, after Ray's autoscaler has started what is missing.
+def plan_when_there(requested: tuple[int, int] | None, on_message: Callable[[str], None]) -> WorkerPlan:
+    """Plan the workers after Ray's autoscaler has started the missing hosts.
 
     Args:
-        asked: as there.
-        on_message: told that this waits.
+        requested: as for `plan_workers`.
+        on_message: receives a message if this waits.
 
     Raises:
-        ResourceError: as there, or if the autoscaler says that it may not start so much.
+        ResourceError: as `plan_workers`, or if the job exceeds the limits of the autoscaler.
     """
-    plan = plan_workers(asked, Cluster.now())
+    plan = plan_workers(requested, Cluster.now())
     if plan.waits:
-        on_message(f"{plan.num_workers} workers need more than is there: waiting for the autoscaler to start hosts; Ctrl-C gives up")
+        on_message(
+            f"the cluster has no room for {plan.num_workers} workers: waiting for the autoscaler to start hosts (press Ctrl-C to give up)"
+        )
     while plan.waits:
         if not _started(plan) and not (plan.guessed and _started(dataclasses.replace(plan, use_gpu=False))):
-            raise ResourceError(
-                f"--num-workers {plan.num_workers}: that is more than the autoscaler may start; `ray status` shows what it may"
-            )
-        plan = _plan_once_free(asked)
+            raise ResourceError(f"--num-workers {plan.num_workers}: exceeds the limits of the autoscaler; show them with: ray status")
+        plan = _plan_once_free(requested)
     return plan
 
 
-def _plan_once_free(asked: tuple[int, int] | None) -> WorkerPlan:
-    """A plan after a placement group was removed, which Ray's figures show only some time later."""
+def _plan_once_free(requested: tuple[int, int] | None) -> WorkerPlan:
+    """Plan after the removal of a placement group, which Ray's resource figures reflect with a delay."""
     poll: tenacity.Retrying = tenacity.Retrying(
         retry=tenacity.retry_if_result(lambda plan: plan.waits),
         stop=tenacity.stop_after_delay(_RELEASE_TIMEOUT_S),
         wait=tenacity.wait_fixed(0.1),
         retry_error_callback=lambda state: state.outcome.result() if state.outcome else None,
     )
-    plan: WorkerPlan = poll(lambda: plan_workers(asked, Cluster.now()))
+    plan: WorkerPlan = poll(lambda: plan_workers(requested, Cluster.now()))
     return plan
 
 
 def await_release(before: Cluster) -> None:
-    """Waits until as much is free again as before a job, so that the next job finds it; for some seconds at most."""
+    """Wait until the resources of a job are free again, some seconds at most, so that the next job finds them."""
 
     def is_short() -> bool:
         now = Cluster.now()
@@ -226,8 +228,8 @@ def await_release(before: Cluster) -> None:
 
 
 def _started(plan: WorkerPlan) -> bool:
-    """Waits until there is room for all workers at once; `False` if there never will be."""
-    group = placement_group([plan.resources()] * plan.num_workers)  # which is what makes an autoscaler start hosts
+    """Wait until the cluster has room for all workers; return `False` if it never will."""
+    group = placement_group([plan.resources()] * plan.num_workers)  # makes the autoscaler start hosts
     try:
         while not group.wait(_POLL_S):
             if private.is_infeasible(group):

@@ -1,7 +1,7 @@
-"""The private parts of Ray and torch that the project needs: nothing else imports them.
+"""Private parts of Ray and torch that the project needs; no other module imports them.
 
-Each function says what the part is for, and what happens where it has moved: a fallback, or a clear error.
-`tests/test_private.py` fails as soon as one of them has moved.
+Each docstring gives the purpose of the part, and the fallback or error if it has moved.
+`tests/test_private.py` fails as soon as a part has moved.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _COORDINATOR_TIMEOUT_S = 10.0
 
 
 def free_resources_by_host() -> list[dict[str, float]]:
-    """Free resources of each host; Ray's public API gives only their sum.
+    """Free resources of each host; Ray's public API returns only their sum.
 
-    Fallback: that sum, which is exact on one host.
+    Fallback: the sum, which is exact for one host.
 
     Raises:
         ResourceError: on several hosts, if the private part has moved.
@@ -35,14 +35,14 @@ def free_resources_by_host() -> list[dict[str, float]]:
     except ImportError:
         if sum(node["Alive"] for node in ray.nodes()) > 1:
             raise ResourceError(
-                f"Ray {ray.__version__} does not tell what is free on each host; install a Ray version that pyproject.toml allows"
+                f"Ray {ray.__version__} does not report the free resources of each host; install a Ray version that pyproject.toml allows"
             ) from None
         return [ray.available_resources()]
     return list(available_resources_per_node().values())
 
 
 def autoscaler_is_on() -> bool:
-    """Whether an autoscaler may add hosts; there is no public way to ask. Fallback: no, so that too large a job is refused at once."""
+    """Whether an autoscaler may add hosts; Ray has no public API for this. Fallback: `False`, so a job that is too large fails at once."""
     try:
         from ray.autoscaler.v2.utils import is_autoscaler_v2
     except ImportError:
@@ -51,9 +51,9 @@ def autoscaler_is_on() -> bool:
 
 
 def is_infeasible(group: PlacementGroup) -> bool:
-    """Whether the autoscaler says that it may never place this group; `ray status` prints it, no public function returns it.
+    """Whether the autoscaler reports that it can never place this group; `ray status` prints this, but no public function returns it.
 
-    Fallback: no, so the job waits until it is stopped.
+    Fallback: `False`, so the job waits until it is stopped.
     """
     try:
         from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
@@ -66,9 +66,9 @@ def is_infeasible(group: PlacementGroup) -> bool:
 
 
 def refresh_hosts() -> None:
-    """Makes Ray Train count the hosts now. It does so every 20 s, and until then starts workers on hosts that are gone.
+    """Make Ray Train count the hosts now; it does so every 20 s, and until then starts workers on lost hosts.
 
-    Fallback: nothing, so new workers start up to a minute later.
+    Fallback: do nothing, so new workers start up to a minute later.
     """
     import ray
 
@@ -85,7 +85,7 @@ def refresh_hosts() -> None:
 
 @dataclass(frozen=True)
 class ControllerStates:
-    """Ray Train's class for callbacks in its controller, and the states that ours reacts to."""
+    """Ray Train's class for controller callbacks, and the states that our callback reacts to."""
 
     callback: type
     ends_workers: tuple[type, ...]
@@ -94,9 +94,9 @@ class ControllerStates:
 
 
 def controller_states() -> ControllerStates | None:
-    """What a callback for the states of Ray Train's controller needs; the public callbacks hear of reports and errors only.
+    """Classes for a callback on the states of Ray Train's controller; public callbacks only receive reports and errors.
 
-    Fallback: `None`; workers are then not asked to save before Ray ends them on purpose, and continue from their last checkpoint.
+    Fallback: `None`; workers then do not save before Ray stops them on purpose, and resume from their last checkpoint.
     """
     try:
         from ray.train.v2._internal.execution.callback import ControllerCallback
@@ -107,14 +107,14 @@ def controller_states() -> ControllerStates | None:
 
 
 def causes_of(error: BaseException) -> Sequence[BaseException]:
-    """The errors that a Ray error was raised for: in attributes of its own, not all of them public, and then as Python has it."""
+    """Causes of a Ray error, from its attributes, some of which are private, and from `__cause__`."""
     names = ("cause", "_base_exc", "controller_failure")
     found = [getattr(error, name, None) for name in names] + list(getattr(error, "worker_failures", {}).values())
     return [cause for cause in (*found, error.__cause__) if isinstance(cause, BaseException)]
 
 
 def cpu_computes_bf16() -> bool:
-    """Whether the processor has bf16 arithmetic; torch asks it in private functions only. Fallback: no, so fp32 is used."""
+    """Whether the processor has bf16 arithmetic; torch checks it in private functions only. Fallback: `False`, so fp32 is used."""
     import torch
 
     checks: list[Callable[[], bool] | None] = [
@@ -124,24 +124,24 @@ def cpu_computes_bf16() -> bool:
 
 
 def copy_each(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:
-    """`target.copy_(source)` for many tensors in one call, as torch's optimizers do. Fallback: one call a tensor."""
+    """`target.copy_(source)` for many tensors in one call, as in torch's optimizers. Fallback: one call per tensor."""
     import torch
 
-    together: Any = getattr(torch, "_foreach_copy_", None)
-    if together is not None:
-        together(targets, sources)
+    foreach: Any = getattr(torch, "_foreach_copy_", None)
+    if foreach is not None:
+        foreach(targets, sources)
         return
     for target, source in zip(targets, sources, strict=True):
         target.copy_(source)
 
 
 def lerp_each(targets: Sequence[Tensor], ends: Sequence[Tensor], weight: float) -> None:
-    """`target.lerp_(end, weight)` for many tensors in one call. Fallback: one call a tensor."""
+    """`target.lerp_(end, weight)` for many tensors in one call. Fallback: one call per tensor."""
     import torch
 
-    together: Any = getattr(torch, "_foreach_lerp_", None)
-    if together is not None:
-        together(targets, ends, weight)
+    foreach: Any = getattr(torch, "_foreach_lerp_", None)
+    if foreach is not None:
+        foreach(targets, ends, weight)
         return
     for target, end in zip(targets, ends, strict=True):
         target.lerp_(end, weight)

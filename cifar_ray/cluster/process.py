@@ -1,4 +1,4 @@
-"""How a process that computes with torch uses the machine."""
+"""Threads and memory settings of a process that computes with torch."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def prepare_process(threads: int | None = None) -> None:
-    """Sets torch's threads, and has the C library keep the memory of tensors that were freed.
+    """Set torch's threads, and make the C library keep the memory of freed tensors.
 
-    Every step of a training asks for the same large blocks again. glibc's way is to give each back and to fetch it anew,
-    which on a CPU costs a tenth of the time of a large network and a third of that of a small one.
+    Every training step allocates the same large blocks again. By default glibc returns each to the kernel and requests it again,
+    which on a CPU costs a tenth of the time of a large network and a third of the time of a small one.
 
     Args:
-        threads: for torch's operations; `None` leaves them as they are, by default all cores.
+        threads: threads of torch's operations; `None` keeps the present number, by default all cores.
     """
     if threads is not None:
         import torch
@@ -23,15 +23,15 @@ def prepare_process(threads: int | None = None) -> None:
         torch.set_num_threads(threads)
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_MMAP_MAX, 0)  # else large blocks are mapped, and unmapped when freed
+        mallopt(_M_MMAP_MAX, 0)  # by default large blocks are mapped, and unmapped when freed
         mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def prepare_children() -> None:
-    """Has the C library of processes that are started from now on keep one heap, of large pages, unless the user has settings of his own.
+    """Make the C library of future child processes use one heap with huge pages, unless the user has set `GLIBC_TUNABLES`.
 
-    A thread that is not the main one has a heap of its own, in pieces of 64 MB that go back to the kernel whatever was said above;
-    and with large pages the processor's notes of where they are fit into its cache. glibc reads this once, when a process starts;
-    elsewhere nobody reads it.
+    Each further thread has its own heap by default, in pieces of 64 MB that return to the kernel despite the settings above.
+    Huge pages need fewer entries in the processor's translation cache. glibc reads this variable once, at the start of a process;
+    other C libraries ignore it.
     """
     os.environ.setdefault("GLIBC_TUNABLES", "glibc.malloc.arena_max=1:glibc.malloc.hugetlb=1")

@@ -1,4 +1,4 @@
-"""The server as Ray's own `serve run` starts it, with this project's settings for Ray Serve: without Ray until it is started."""
+"""Start the server with Ray's `serve run` and the project's settings for Ray Serve; imports Ray only at the start."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from typing import Any, NoReturn
 
 import yaml
 
-APP = "deployments:app"  # as a string: nothing of the server is imported here
+APP = "deployments:app"  # a string, because this module does not import the server
 
 
 def serve_environment() -> dict[str, str]:
-    """The settings of Ray Serve in `config/serve.env`: it reads them when it is imported."""
+    """Environment variables of `config/serve.env`; Ray Serve reads them at import."""
     lines = files("cifar_ray.config").joinpath("serve.env").read_text(encoding="utf-8").splitlines()
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
 def serve_config(arguments: Mapping[str, Any], host: str | None = None, port: int | None = None) -> dict[str, Any]:
-    """The content of `config/serve_config.yaml` with another address, and with arguments for the application.
+    """Content of `config/serve_config.yaml` with an address and with arguments of the application.
 
     Args:
         arguments: as after `serve run deployments:app`.
-        host: address to listen on; `None` for that of the file.
-        port: likewise.
+        host: address to listen on; `None` keeps the value of the file.
+        port: port to listen on; `None` keeps the value of the file.
     """
     config: dict[str, Any] = yaml.safe_load(files("cifar_ray.config").joinpath("serve_config.yaml").read_text(encoding="utf-8"))
     config["http_options"] |= {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
@@ -38,7 +38,7 @@ def serve_config(arguments: Mapping[str, Any], host: str | None = None, port: in
 
 
 def become_serve_run(config: Mapping[str, Any]) -> NoReturn:
-    """Replaces this process by `serve run`, so that signals and exit code are Ray's. What the user has exported wins over `serve.env`."""
+    """Replace this process by `serve run`, which then handles signals and the exit code. Exported variables override `serve.env`."""
     with tempfile.TemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
         yaml.safe_dump(dict(config), file, sort_keys=False)
         file.flush()
@@ -46,16 +46,16 @@ def become_serve_run(config: Mapping[str, Any]) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         command = [sys.executable, "-m", "ray.serve.scripts", "run", f"/dev/fd/{file.fileno()}"]
-        os.execve(sys.executable, command, serve_environment() | dict(os.environ))  # noqa: S606  (a shell would take the signals)
+        os.execve(sys.executable, command, serve_environment() | dict(os.environ))  # noqa: S606  (a shell would intercept the signals)
 
 
 @contextmanager
 def serving(arguments: Mapping[str, Any], port: int) -> Iterator[None]:
-    """Serves on the cluster that this process is connected to until the block ends.
+    """Serve on the connected cluster until the end of the block.
 
     Args:
         arguments: as after `serve run deployments:app`.
-        port: on the loopback.
+        port: port on the loopback interface.
     """
     from ray import serve
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a run is under way: the first asks it to save and end, a second one ends it at once."""
+"""Handle Ctrl-C and SIGTERM during a run: the first signal saves and stops it, a second one stops it immediately."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any, Self
 
 from cifar_ray.errors import Interrupted
 
-_WATCHED = (signal.SIGINT, signal.SIGTERM)
+_HANDLED = (signal.SIGINT, signal.SIGTERM)
 
 
 class Signals:
-    """Takes over both signals for the time of a block; outside the main thread, where Python allows no handlers, it does nothing.
+    """Handles both signals during a block; outside the main thread, where Python allows no handlers, it does nothing.
 
     Attributes:
-        received: the first that came; `None` if none did.
+        received: the first signal; `None` if there was none.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._came = False
-        self._ask: Callable[[int], None] | None = None
+        self._has_signal = False
+        self._request_stop: Callable[[int], None] | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.getsignal(number) for number in _WATCHED}
+            self._previous = {number: signal.getsignal(number) for number in _HANDLED}
             self.install()
         return self
 
@@ -37,18 +37,18 @@ class Signals:
             signal.signal(number, handler)
 
     def install(self) -> None:
-        """Once more, after something else has put its own handlers in place, as Ray does."""
+        """Install the handlers again, after another library, such as Ray, has installed its own."""
         for number in self._previous:
             signal.signal(number, self._on_signal)
 
     def ask_with(self, ask: Callable[[int], None]) -> None:
-        """From now on the first signal calls `ask` with its number instead of ending the block."""
-        self._ask = ask
+        """Make the first signal call `ask` with its number instead of ending the block."""
+        self._request_stop = ask
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
-        again, self._came = self._came, True  # no call lies between, in which a second signal could be handled as another first one
-        if again or self._ask is None:
+        again, self._has_signal = self._has_signal, True  # atomic: a second signal cannot be handled in between as a first one
+        if again or self._request_stop is None:
             raise Interrupted("interrupted", number)
         self.received = signal.Signals(number)
-        self._ask(number)
+        self._request_stop(number)

@@ -137,7 +137,7 @@ class ServeConfig(Config):
 
     @property
     def train_command(self) -> str:
-        """What to type so that there is a model to serve."""
+        """The command that trains a model for this server."""
         words = ["python -m cifar_ray.train"]
         name = (self.model or "").partition("@")[0]
         if name in _BUILT_IN:

@@ -1,4 +1,4 @@
-"""Images as plain arrays: where they come from, how they are decoded, split and measured."""
+"""Data sets as plain arrays: sources, decoding, splits and statistics."""
 
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.data.sources import load_splits, open_splits

@@ -1,9 +1,9 @@
-"""Prepared data sets on the local disk: parsed or decoded once a node, then memory-mapped by every process.
+"""Cache of prepared data sets on the local disk: each node decodes a data set once, and every process memory-maps it.
 
-An entry is a folder: `<split>_images.npy` and `<split>_labels.npy` of each split, `<split>_files.npy` where they were
-pictures, and `entry.json`. It is built beside its place under a lock and moved there by one rename, so a process that is
-killed leaves nothing that looks valid.
-Any entry may be deleted at any time; it is built again.
+An entry is a folder: `<split>_images.npy` and `<split>_labels.npy` of each split, `<split>_files.npy` if the images were
+files, and `entry.json`. A process builds it in a temporary folder under a lock and then renames that, so a killed process
+leaves nothing that looks valid.
+You may delete any entry at any time; it is built again.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _Entry = TypeVar("_Entry")
 
 
 class Allocate(Protocol):
-    """Gives room for the images of a split inside the entry being built."""
+    """Allocates the image array of a split in the entry that is being built."""
 
     def __call__(self, split: str, count: int, size_px: int) -> npt.NDArray[np.uint8]:
-        """Returns uint8 `[count, size_px, size_px, 3]` on disk, to be filled in place; a split may use only its first rows."""
+        """Return uint8 `[count, size_px, size_px, 3]` on disk, to fill in place; a split may use only its first rows."""
 
 
 def cache_folder() -> Path:
-    """`$CIFAR_RAY_CACHE`, else `$XDG_CACHE_HOME/cifar_ray`, else `~/.cache/cifar_ray`; absolute, perhaps not yet made."""
+    """`$CIFAR_RAY_CACHE`, else `$XDG_CACHE_HOME/cifar_ray`, else `~/.cache/cifar_ray`; absolute; it may not exist yet."""
     chosen = os.environ.get(CACHE_VARIABLE)
     if chosen:
         return Path(chosen).expanduser().absolute()
@@ -46,31 +46,31 @@ def cache_folder() -> Path:
 
 
 def load_or_build(entry: str, build: Callable[[Allocate], DatasetSplits]) -> DatasetSplits:
-    """Loads an entry, building it first where it is missing or damaged; only one process of a node builds.
+    """Load an entry; build it first if it is missing or damaged. Only one process per node builds it.
 
     Args:
-        entry: file name of the entry; it must change whenever the content would.
-        build: makes the splits, with the images of each in the array that it was given for that split.
+        entry: file name of the entry; different content must have a different name.
+        build: creates the splits; it puts the images of a split into the array from `Allocate`.
 
     Returns:
-        The splits, memory-mapped; writing to the arrays changes this process's copy only.
+        The splits, memory-mapped; writing to the arrays changes only this process's copy.
 
     Raises:
-        DataError: if the cache folder cannot be written, or from `build`.
+        DataError: if the cache folder cannot be written, or raised by `build`.
     """
     return load_or_write(entry, _read, lambda partial: _write(partial, build))
 
 
 def load_or_write(entry: str, read: Callable[[Path], _Entry], write: Callable[[Path], None]) -> _Entry:
-    """Loads an entry of any kind, as `load_or_build` does.
+    """Load an entry of any kind, as `load_or_build` does.
 
     Args:
         entry: file name of the entry.
-        read: reads it from its folder; raises where something is missing or damaged.
-        write: fills an empty folder with it.
+        read: reads the entry from its folder; raises if something is missing or damaged.
+        write: writes the entry to an empty folder.
 
     Raises:
-        DataError: if the cache folder cannot be written, or from `write`.
+        DataError: if the cache folder cannot be written, or raised by `write`.
     """
     folder = cache_folder() / entry
     found = _try(read, folder)
@@ -84,25 +84,27 @@ def load_or_write(entry: str, read: Callable[[Path], _Entry], write: Callable[[P
                 _put_in_place(folder, write)
                 found = _try(read, folder)
     except OSError as error:
-        raise DataError(f"cache folder {folder.parent}: {error.strerror or error}; make room there or set ${CACHE_VARIABLE}") from None
+        raise DataError(
+            f"cache folder {folder.parent}: {error.strerror or error}; free some space or set {CACHE_VARIABLE} to another folder"
+        ) from None
     if found is None:
-        raise DataError(f"cache entry {folder} vanished while it was read; run again")
+        raise DataError(f"cache entry {folder} was deleted during reading; run the command again")
     return found
 
 
 def _try(read: Callable[[Path], _Entry], folder: Path) -> _Entry | None:
-    """The entry, or `None` where it is missing or damaged."""
+    """The entry, or `None` if it is missing or damaged."""
     try:
         return read(folder)
     except (OSError, EOFError, ValueError, TypeError, KeyError, DataError) as error:
         if folder.exists():
-            _logger.warning("cache entry %s is damaged and will be built again: %s", folder, error)
+            _logger.warning("cache entry %s is damaged, building it again: %s", folder, error)
         return None
 
 
 def _put_in_place(folder: Path, write: Callable[[Path], None]) -> None:
     partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of a killed process
+    shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
     partial.mkdir()
     try:
         write(partial)
@@ -138,23 +140,23 @@ def read_part(folder: Path, split: str, class_names: tuple[str, ...]) -> ImageDa
 
 
 def write_labels(folder: Path, split: str, part: ImageDataset) -> None:
-    """All of a split but its images, which are where `allocate` put them."""
+    """Write labels and file names of a split; its images are already in the array from `allocate`."""
     np.save(folder / f"{split}_labels.npy", part.labels)
     if part.files is not None:
         np.save(folder / f"{split}_files.npy", part.files)
 
 
 def allocate(folder: Path, split: str, count: int, size_px: int) -> npt.NDArray[np.uint8]:
-    """Room for the images of a split in the folder of an entry that is being written.
+    """Create the image array of a split in the folder of an entry that is being built.
 
     Raises:
-        DataError: if the disk has not that much.
+        DataError: if the disk has too little space.
     """
     shape = (count, size_px, size_px, 3)
-    # A full disk would end the process by SIGBUS when the map is written.
+    # On a full disk, writing to the map would kill the process by SIGBUS.
     needed, free = int(np.prod(shape)), shutil.disk_usage(folder).free
     if needed > free:
-        raise DataError(f"cache folder {folder.parent}: {needed:,} bytes needed, {free:,} free; make room there or set ${CACHE_VARIABLE}")
+        raise DataError(f"cache folder {folder.parent}: {needed:,} bytes needed, {free:,} free; free some space, or set {CACHE_VARIABLE}")
     return np.lib.format.open_memmap(folder / f"{split}_images.npy", "w+", np.uint8, shape).view(np.ndarray)
 
 
@@ -164,7 +166,7 @@ def _locked(path: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        _logger.info("waiting for another process that prepares %s", path.stem)
+        _logger.info("waiting for another process to prepare %s", path.stem)
         lock.acquire()
     try:
         yield

@@ -1,4 +1,4 @@
-"""`ImageDataset`, the one shape in which images reach training and evaluation, and its splits."""
+"""`ImageDataset`, the form of images for training and evaluation, and its splits."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from cifar_ray.errors import DataError
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Labelled images of one size, held as plain arrays (often memory-mapped from the cache).
+    """Labelled images of one size as plain arrays (often memory-mapped from the cache).
 
     Attributes:
-        images: uint8, `[N, H, W, 3]`, RGB, 0…255.
-        labels: int64, `[N]`, in `0…len(class_names)-1`.
-        class_names: one name a class, in label order.
-        files: bytes, `[N]`: where each image came from, relative to the folder of the data set; `None` where it was no file.
+        images: uint8, `[N, H, W, 3]`, RGB, 0–255.
+        labels: int64, `[N]`, from 0 to `len(class_names) - 1`.
+        class_names: one name per class, in label order.
+        files: bytes, `[N]`: path of each image, relative to the folder of the data set; `None` if the images are not files.
 
     Raises:
-        DataError: if shapes, dtypes or labels do not fit together.
+        DataError: if shapes, dtypes or labels are inconsistent.
     """
 
     images: npt.NDArray[np.uint8]
@@ -40,9 +40,9 @@ class ImageDataset:
         if self.labels.dtype != np.int64 or self.labels.shape != (len(self.images),):
             raise DataError(f"labels must be int64 [{len(self.images)}], got {self.labels.dtype} {list(self.labels.shape)}")
         if len(self.labels) and not (self.labels.min() >= 0 and self.labels.max() < len(self.class_names)):
-            raise DataError(f"labels must lie in 0…{len(self.class_names) - 1}")
+            raise DataError(f"labels must be in 0–{len(self.class_names) - 1}, got {self.labels.min()}–{self.labels.max()}")
         if self.files is not None and len(self.files) != len(self.labels):
-            raise DataError(f"{len(self.files)} file names do not fit {len(self.labels)} images")
+            raise DataError(f"got {len(self.files)} file names for {len(self.labels)} images")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -59,7 +59,7 @@ class ImageDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over class names, labels and pixels: equal if and only if the data are."""
+        """sha256 of class names, labels and pixels: two data sets have the same fingerprint if and only if they are equal."""
         digest = hashlib.sha256("\0".join(self.class_names).encode())
         digest.update(np.ascontiguousarray(self.labels).data)
         digest.update(np.ascontiguousarray(self.images).data)
@@ -71,20 +71,20 @@ class ImageDataset:
         return ImageDataset(self.images[indices], self.labels[indices], self.class_names, files)
 
     def name_of(self, row: int) -> str:
-        """What a person calls an image: its file, or its number."""
+        """Name of an image for the user: its file, or its number."""
         return f"#{row}" if self.files is None else os.fsdecode(self.files[row])
 
     def class_counts(self) -> npt.NDArray[np.int64]:
-        """Images a class: int64, `[num_classes]`."""
+        """Number of images per class: int64, `[num_classes]`."""
         return np.bincount(self.labels, minlength=self.num_classes).astype(np.int64)
 
 
 class Fingerprinted(Protocol):
-    """Images that can be told from others."""
+    """Images with a fingerprint."""
 
     @property
     def fingerprint(self) -> str:
-        """Equal if and only if the images and labels are."""
+        """Equal if and only if images and labels are equal."""
 
 
 Train = TypeVar("Train", bound=Fingerprinted)
@@ -96,9 +96,9 @@ class Splits(Generic[Train]):
 
     Attributes:
         name: the data set's name, e.g. `cifar10` or a folder's name.
-        train: what the network learns from; in memory, or streamed.
-        val: what early stopping and the best checkpoint look at; `None` when `val_fraction` is 0.
-        test: evaluated once, on the final weights; `None` when the data set has none.
+        train: training images, in memory or streamed.
+        val: validation images, for early stopping and the choice of the best checkpoint; `None` if `val_fraction` is 0.
+        test: test images, evaluated once, on the final weights; `None` if the data set has none.
     """
 
     name: str
@@ -120,4 +120,4 @@ class Splits(Generic[Train]):
 
 
 class DatasetSplits(Splits[ImageDataset]):
-    """Splits whose training images are an array too."""
+    """Splits with all images in arrays."""

@@ -1,4 +1,4 @@
-"""One picture → pixels. Training folders and serving both use these two functions, so both sides pre-process identically."""
+"""Decode one picture. Training and serving use the same two functions, so both preprocess identically."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from cifar_ray.errors import ImageError, ImageTooLargeError
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
-# Part of every cache key: raise it when decode_image or fit gives other pixels than before.
+# Part of every cache key: increase it when the pixels from decode_image or fit change.
 DECODER_VERSION = 1
 
-# Each scan of a progressive JPEG goes over all of its pixels, and a few bytes can describe one: 10 MB of them take minutes.
-# Cameras and programs write about ten.
+# Each scan of a progressive JPEG covers all pixels, and a few bytes can describe one: 10 MB of scans take minutes to decode.
+# Cameras and programs write about ten scans.
 _MAX_JPEG_SCANS = 100
 _START_OF_SCAN = b"\xff\xda"
-# What has no end of its own is done in strips of so many pixels: Pillow and numpy hold others up meanwhile, or take much memory.
+# Pictures are processed in strips of this many pixels: whole ones would block other threads in Pillow and numpy, or need much memory.
 _STRIP_PIXELS = 1 << 20
 
 _EXIF_ORIENTATION = 0x0112
@@ -41,34 +41,34 @@ _QUIET_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 
 
 def decode_image(source: bytes | Path, max_pixels: int = 50_000_000) -> Image.Image:
-    """Decodes a picture of any size and mode to upright RGB.
+    """Decode a picture of any size and colour mode to upright RGB.
 
-    The first frame of an animation is taken, EXIF rotation is applied, and transparency is laid on white. 16-bit grey is
-    scaled by its full range; 32-bit grey by the smallest of 1, 255 and 65535 that holds its values, else from lowest to highest.
+    It takes the first frame of an animation, applies EXIF rotation, and puts transparent pixels on white. It scales 16-bit grey by
+    its full range, and 32-bit grey by the smallest of 1, 255 and 65535 that holds its values, else from lowest to highest.
 
     Args:
-        source: the bytes of a picture, or the path of one.
-        max_pixels: width times height above which nothing is decoded; read from the header.
+        source: content or path of a picture.
+        max_pixels: maximum width times height, checked in the header before decoding.
 
     Returns:
         An image of mode RGB.
 
     Raises:
         ImageTooLargeError: if there are more than `max_pixels`.
-        ImageError: if the picture is missing, empty, truncated, broken, made to be slow or not of one of `FORMATS`.
+        ImageError: if the picture is missing, empty, truncated, damaged, built to decode slowly, or not in one of `FORMATS`.
     """
     _silence_pillow()
     name = str(source) if isinstance(source, Path) else "picture"
     try:
         return _decode(source, max_pixels)
     except Image.DecompressionBombError:
-        raise ImageTooLargeError(f"{name}: over {max_pixels:,} pixels; make it smaller") from None
+        raise ImageTooLargeError(f"{name}: the maximum is {max_pixels:,} pixels; reduce its size") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{name}: empty, or not a JPEG, PNG, WebP, BMP, GIF or TIFF picture") from None
-    # Pillow's decoders raise whatever a broken byte leads them to: OSError, SyntaxError, struct.error, OverflowError, zlib.error…
+        raise ImageError(f"{name}: empty, damaged or in an unsupported format. Supported: JPEG, PNG, WebP, BMP, GIF, TIFF") from None
+    # Pillow's decoders raise many exceptions for damaged data: OSError, SyntaxError, struct.error, OverflowError, zlib.error…
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ImageError(f"{name}: cannot be decoded: {reason}") from None
+        raise ImageError(f"{name}: cannot be decoded ({reason})") from None
 
 
 def _decode(source: bytes | Path, max_pixels: int) -> Image.Image:
@@ -76,18 +76,18 @@ def _decode(source: bytes | Path, max_pixels: int) -> Image.Image:
         if image.width * image.height > max_pixels:
             raise Image.DecompressionBombError
         if isinstance(source, bytes) and image.format in ("JPEG", "MPO") and source.count(_START_OF_SCAN) > _MAX_JPEG_SCANS:
-            raise OSError(f"a JPEG of more than {_MAX_JPEG_SCANS} scans")
+            raise OSError(f"the JPEG has more than {_MAX_JPEG_SCANS} scans")
         image.load()
         return _upright(_to_rgb(image), image)
 
 
 def fit(image: Image.Image, size_px: int, policy: ResizePolicy) -> npt.NDArray[np.uint8]:
-    """Makes an image square, keeping its aspect ratio, with antialiased bicubic resampling.
+    """Make an image square, keeping its aspect ratio, with antialiased bicubic resampling.
 
     Args:
-        image: RGB, of any size.
-        size_px: side of the result; an image of this size is returned bit for bit.
-        policy: `pad` shows the whole image, centred on black; `crop` the largest centred square of it.
+        image: RGB, any size.
+        size_px: side of the result; an image of this size is returned unchanged.
+        policy: `pad` shows the whole image, centred on black; `crop` shows its largest centred square.
 
     Returns:
         uint8, `[size_px, size_px, 3]`, writable.
@@ -107,7 +107,7 @@ def _cropped(image: Image.Image, size_px: int) -> npt.NDArray[np.uint8]:
     width, height = image.size
     side = min(width, height)
     if (width, height) != (size_px, size_px):
-        # The square is cut while resampling: resizing a 1×N strip first would make a huge image.
+        # Crop during resampling: resizing a 1×N strip first would make a huge image.
         left, top = (width - side) / 2, (height - side) / 2
         image = _resize(image, (size_px, size_px), (left, top, left + side, top + side))
     return np.array(image)
@@ -140,7 +140,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _stretched(values: npt.NDArray[np.int32 | np.float32]) -> npt.NDArray[np.uint8]:
-    """Grey `[H, W]` → 0…255, some rows at a time: in double precision, 50 megapixels would take a gigabyte."""
+    """Scale grey `[H, W]` to 0–255, some rows at a time: in double precision, 50 megapixels would take a gigabyte."""
     rows = max(1, _STRIP_PIXELS // values.shape[1])
     starts = range(0, len(values), rows)
 
@@ -163,20 +163,20 @@ def _stretched(values: npt.NDArray[np.int32 | np.float32]) -> npt.NDArray[np.uin
 def _upright(image: Image.Image, original: Image.Image) -> Image.Image:
     try:
         turn = _UPRIGHT.get(original.getexif().get(_EXIF_ORIENTATION, 1))
-    except Exception:  # damaged metadata of a sound picture
+    except Exception:  # damaged metadata of an intact picture
         turn = None
     if turn is None:
         return image
     image = image.transpose(turn)
-    image.info.clear()  # else whoever honours EXIF next turns it again
+    image.info.clear()  # so that nobody applies the EXIF rotation again
     return image
 
 
 def _silence_pillow() -> None:
-    """Keeps Pillow's remarks on odd metadata and large sizes from the user: what matters is raised.
+    """Silence Pillow's warnings about odd metadata and large sizes; `decode_image` raises what matters.
 
-    `warnings.catch_warnings` swaps the filters of the whole process and mixes them up between threads, so this filter
-    is added where it is missing, and stays.
+    `warnings.catch_warnings` changes the filters of the whole process and is not thread-safe, so this filter is added once
+    and stays.
     """
     if _QUIET_PILLOW not in warnings.filters:
         warnings.filterwarnings("ignore", module=_QUIET_PILLOW[3].pattern)

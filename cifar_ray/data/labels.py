@@ -1,4 +1,4 @@
-"""Classes put together under new names."""
+"""Merge classes into groups."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _logger = logging.getLogger(__name__)
 
 
 def regroup(splits: DatasetSplits, groups: Mapping[str, Sequence[str]]) -> DatasetSplits:
-    """Gives images the names of their groups.
+    """Replace classes by groups of classes.
 
     Args:
-        splits: with the original classes.
-        groups: classes by the new name; images of a class in none are left out.
+        splits: the data set with its original classes.
+        groups: classes by group name; images of a class in no group are dropped.
 
     Returns:
-        The same data set with the groups as classes, in their order. Images are shared where none is left out.
+        The data set with the groups as classes, in their order. It shares the image arrays if no image is dropped.
 
     Raises:
         DataError: if a class is not in the data set.
@@ -31,11 +31,11 @@ def regroup(splits: DatasetSplits, groups: Mapping[str, Sequence[str]]) -> Datas
     for label, members in enumerate(groups.values()):
         for member in members:
             if member not in names:
-                raise DataError(f"--groups: {splits.name} has no class {member!r}; there are {', '.join(names)}")
+                raise DataError(f"--groups: class {member!r} of {splits.name} not found. Available: {', '.join(names)}")
             new_label[names.index(member)] = label
     left_out = [name for name, label in zip(names, new_label, strict=True) if label < 0]
     if left_out:
-        _logger.warning("classes in no group are left out: %s", ", ".join(left_out))
+        _logger.warning("ignoring classes that are in no group: %s", ", ".join(left_out))
     parts = {split: _relabel(part, new_label, tuple(groups)) for split, part in splits}
     return DatasetSplits(splits.name, parts["train"], parts.get("val"), parts.get("test"))
 

@@ -1,4 +1,4 @@
-"""Where data sets come from: `load_splits` is the way in, and `open_splits` for training."""
+"""Load data sets: `load_splits` into memory, `open_splits` for training, which may stream."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ _logger = logging.getLogger(__name__)
 
 
 def load_splits(config: TrainConfig, progress: StartTask = no_progress) -> DatasetSplits:
-    """Loads the data set that a config names, with the validation and test images and the groups that it asks for.
+    """Load the data set of a config, with its validation split, test split and groups.
 
-    Equal configs give equal splits in every process. They are prepared once a node and then memory-mapped.
+    Equal configs give equal splits in every process. Each node prepares them once and memory-maps them.
 
     Raises:
-        DataError: if the data are missing, cannot be had, or are unfit; the message says what to do.
+        DataError: if the data are missing, cannot be downloaded, or are unusable; the message says what to do.
     """
     size_px = config.image_size or _DEFAULT_IMAGE_SIZE_PX
     data_dir = _data_dir(config)
@@ -53,9 +53,9 @@ def load_splits(config: TrainConfig, progress: StartTask = no_progress) -> Datas
 
 
 def open_splits(config: TrainConfig, progress: StartTask = no_progress) -> TrainingSplits:
-    """As `load_splits`, but where decoded pictures of a folder need more than the memory allowed, training images stay in their files.
+    """Load splits as `load_splits` does, but stream the training images of a folder if they exceed the memory limit.
 
-    The splits, their labels and statistics are the same either way. Says so where it streams.
+    Splits, labels and statistics are the same either way. A log message says when it streams.
 
     Raises:
         DataError: as `load_splits`.
@@ -69,8 +69,8 @@ def open_splits(config: TrainConfig, progress: StartTask = no_progress) -> Train
     allowed = config.data_memory_bytes or memory_bytes() // 4
     if config.stream == "auto" and needed <= allowed:
         return load_splits(config, progress)
-    reason = "as asked" if config.stream == "always" else f"more than the {allowed / 1e9:,.1f} GB of data_memory"
-    _logger.info("streaming: %s pictures of %d px are %.1f GB decoded for all workers, %s", f"{count:,}", size_px, needed / 1e9, reason)
+    reason = "stream is always" if config.stream == "always" else f"data_memory is {allowed / 1e9:,.1f} GB"
+    _logger.info("streaming: %s pictures of %d px need %.1f GB of memory on all workers, %s", f"{count:,}", size_px, needed / 1e9, reason)
     division = repr((config.val_fraction, config.test_fraction, config.seed, config.groups))
     return load_streamed(listing, size_px, config.resize_policy, lambda found: _divide(config, found), division, progress)
 
@@ -82,7 +82,7 @@ def _divide(config: TrainConfig, found: DatasetSplits) -> DatasetSplits:
 
 def _data_dir(config: TrainConfig) -> Path | None:
     if config.data_dir is not None and "://" in config.data_dir:
-        raise DataError(f"--data-dir {config.data_dir}: images are read from a local path; copy or mount them there")
+        raise DataError(f"--data-dir {config.data_dir}: URIs are not supported; copy or mount the images to a local folder")
     return None if config.data_dir is None else Path(config.data_dir)
 
 
@@ -94,19 +94,19 @@ def _folder(config: TrainConfig) -> Path:
 
 
 def memory_bytes() -> int:
-    """Memory of this machine, or what its container may use of it."""
+    """Memory of this machine, or the limit of its container."""
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     try:
         return min(physical, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))
-    except (OSError, ValueError):  # no such limit, or "max"
+    except (OSError, ValueError):  # no limit, or "max"
         return physical
 
 
 def load_digits(size_px: int) -> DatasetSplits:
-    """scikit-learn's 1,797 handwritten digits of 8×8 px in 17 shades, as RGB of `size_px`; all in `train`."""
+    """Load scikit-learn's 1,797 handwritten digits (8×8 px, 17 shades) as RGB images of `size_px`; all in `train`."""
 
     def build(allocate: cache.Allocate) -> DatasetSplits:
-        from sklearn.datasets import load_digits as load  # seconds, which workers save by the cache
+        from sklearn.datasets import load_digits as load  # takes seconds; the cache saves them in workers
 
         digits = load()
         shades = np.round(digits.images * (255 / 16)).astype(np.uint8)
@@ -119,15 +119,15 @@ def load_digits(size_px: int) -> DatasetSplits:
 
 
 def load_cifar(name: str, data_dir: Path | None, size_px: int) -> DatasetSplits:
-    """CIFAR-10 or CIFAR-100 with its own test split, downloaded and checked by torchvision on first use.
+    """Load CIFAR-10 or CIFAR-100 with its own test split; torchvision downloads and checks it on first use.
 
     Args:
         name: `cifar10` or `cifar100`.
-        data_dir: where the archive or its unpacked folder lies, or will; default: in the cache folder.
+        data_dir: folder of the archive or of its unpacked files; default: in the cache folder.
         size_px: side of the images.
 
     Raises:
-        DataError: if it is not there and cannot be downloaded.
+        DataError: if it is missing and cannot be downloaded.
     """
 
     def build(allocate: cache.Allocate) -> DatasetSplits:
@@ -138,12 +138,12 @@ def load_cifar(name: str, data_dir: Path | None, size_px: int) -> DatasetSplits:
             parts[split] = ImageDataset(images, np.array(raw.targets, np.int64), tuple(raw.classes))
         return DatasetSplits(name, parts["train"], None, parts["test"])
 
-    # The archive's checksum is part of torchvision, so the pixels follow from the name.
+    # torchvision checks the archive's checksum, so the name determines the pixels.
     return cache.load_or_build(f"{name}-{size_px}px-v{DECODER_VERSION}", build)
 
 
 def _open_cifar(name: str, root: Path) -> dict[str, Any]:
-    """The data sets of torchvision by split, from `root` or downloaded to it."""
+    """Torchvision's data sets by split, from `root` or downloaded to it."""
     from torchvision import datasets
 
     source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
@@ -155,14 +155,14 @@ def _open_cifar(name: str, root: Path) -> dict[str, Any]:
     except (OSError, RuntimeError, EOFError, tarfile.TarError, http.client.HTTPException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"{name}: could not be loaded from {root} or downloaded from {source.url} ({reason}); "
-            f"put {source.filename} into {root}, or train without a network with --dataset digits"
+            f"cannot load {name} from {root} or download it from {source.url} ({reason}). "
+            f"Put {source.filename} into {root}, or train offline with --dataset digits"
         ) from None
 
 
 @contextlib.contextmanager
 def impatient_network() -> Iterator[None]:
-    """Gives the sockets of torchvision a timeout; it sets none, and behind a silent firewall it would wait for minutes."""
+    """Set a socket timeout for torchvision, which sets none: behind a silent firewall it would wait for minutes."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_NETWORK_TIMEOUT_S)
     try:
@@ -172,7 +172,7 @@ def impatient_network() -> Iterator[None]:
 
 
 def _fill(target: npt.NDArray[np.uint8], images: npt.NDArray[np.uint8]) -> None:
-    """Writes square images `[N, H, H, 3]` into an array that may be of another size."""
+    """Write square images `[N, H, H, 3]` into an array, resized if its size differs."""
     if images.shape == target.shape:
         target[:] = images
         return

@@ -1,4 +1,4 @@
-"""Which images are learnt from, which choose the best weights, and which are looked at once, at the end."""
+"""Draw validation and test splits from the training images, stratified by class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.errors import DataError
 
-# Streams of the seed: the test images do not depend on whether validation images are drawn.
+# Random stream of each split: the test images do not depend on whether validation images are drawn.
 _STREAM = {"test": 0, "val": 1}
 
 _Indices = npt.NDArray[np.int64]
@@ -18,13 +18,13 @@ _logger = logging.getLogger(__name__)
 
 
 def complete(found: DatasetSplits, val_fraction: float, test_fraction: float, seed: int) -> DatasetSplits:
-    """Draws the splits that a source does not bring along from its training images, stratified by class.
+    """Draw the splits that a data set lacks from its training images, stratified by class.
 
     Args:
-        found: the data set as its source has it.
-        val_fraction: share of the training images for validation; 0 gives no validation, even where the source has one.
-        test_fraction: share of all images for test where the source has none; 0 draws none.
-        seed: equal seeds draw equal images, in every process.
+        found: the data set with its own splits.
+        val_fraction: fraction of the training images for validation; 0 means no validation, even if the data set has a split.
+        test_fraction: fraction of all images for test, if the data set has no test split; 0 draws none.
+        seed: seed of the draw; equal seeds draw equal images in every process.
 
     Raises:
         DataError: if a class has too few images to be in each split.
@@ -39,29 +39,29 @@ def complete(found: DatasetSplits, val_fraction: float, test_fraction: float, se
         train, drawn = draw(found.train, train, val_fraction, split="val", seed=seed)
         val = found.train.subset(drawn)
     if val is not None and val_fraction == 0:
-        _logger.warning("the %d validation images of %s are left out: val_fraction is 0", len(val), found.name)
+        _logger.warning("val_fraction is 0: ignoring the %d validation images of %s", len(val), found.name)
         val = None
-    # Drawing none keeps the memory-mapped array itself.
+    # If nothing was drawn, keep the memory-mapped array itself.
     rest = found.train if len(train) == len(found.train) else found.train.subset(train)
     return DatasetSplits(found.name, rest, val, test)
 
 
 def draw(dataset: ImageDataset, pool: _Indices, fraction: float, *, split: str, seed: int, leave: int = 1) -> tuple[_Indices, _Indices]:
-    """Draws a share of each class, at least one image of it.
+    """Draw a fraction of each class, at least one image.
 
     Args:
-        dataset: where the labels are.
+        dataset: the images with their labels.
         pool: int64, `[N]`: indices to draw from.
-        fraction: share of the pool, in 0…1.
-        split: `val` or `test`: what the images are for.
-        seed: of the draw.
-        leave: images of each class that must remain in the pool.
+        fraction: fraction of the pool, 0–1.
+        split: `val` or `test`.
+        seed: seed of the draw.
+        leave: number of images of each class that must remain in the pool.
 
     Returns:
-        Indices left and indices drawn: int64, ascending, together `pool`.
+        Remaining indices and drawn indices: int64, ascending, together `pool`.
 
     Raises:
-        DataError: if a class has too few images for that.
+        DataError: if a class has too few images.
     """
     generator = np.random.default_rng((seed, _STREAM[split]))
     labels = dataset.labels[pool]
@@ -70,8 +70,8 @@ def draw(dataset: ImageDataset, pool: _Indices, fraction: float, *, split: str, 
         members = np.flatnonzero(labels == label)
         if len(members) <= leave:
             raise DataError(
-                f"class {class_name!r}: {len(members)} images are too few to draw {split} from, {leave + 1} are needed; "
-                f"add some or pass --{split}-fraction 0"
+                f"class {class_name!r} has {len(members)} images, but a {split} split needs at least {leave + 1}; "
+                f"add images or pass --{split}-fraction 0"
             )
         count = min(max(1, round(len(members) * fraction)), len(members) - leave)
         drawn[generator.permutation(members)[:count]] = True

@@ -19,7 +19,7 @@ def channel_mean_std(dataset: ImageDataset) -> tuple[ChannelValues, ChannelValue
     """Mean and standard deviation of each channel over all pixels, from an exact histogram.
 
     Returns:
-        `(mean, std)`, each `(R, G, B)` in 0…1. The std of a constant channel is given as 1, so that dividing by it is safe.
+        `(mean, std)`, each `(R, G, B)` in 0–1. The std of a constant channel is 1, so that a division by it is safe.
 
     Raises:
         DataError: if the data set is empty.
@@ -34,24 +34,24 @@ def channel_mean_std(dataset: ImageDataset) -> tuple[ChannelValues, ChannelValue
 
 
 class ChannelHistogram:
-    """Counts of each value in each channel, of images that come in parts."""
+    """Histogram of each channel, updated one block of images at a time."""
 
     def __init__(self) -> None:
         self._counts = np.zeros((3, 256), np.int64)
 
     def add(self, images: npt.NDArray[np.uint8]) -> None:
-        """Counts the pixels of images, uint8 `[N, H, W, 3]`."""
+        """Add the pixels of images, uint8 `[N, H, W, 3]`."""
         for channel in range(3):
             self._counts[channel] += np.bincount(images[..., channel].ravel(), minlength=256)
 
     def mean_std(self) -> tuple[ChannelValues, ChannelValues]:
-        """As `channel_mean_std`."""
+        """Mean and standard deviation, as `channel_mean_std` returns them."""
         red, green, blue = (_mean_std(counts.tolist()) for counts in self._counts)
         return (red[0], green[0], blue[0]), (red[1], green[1], blue[1])
 
 
 def _mean_std(counts: list[int]) -> tuple[float, float]:
-    """From pixels a value: Python's integers do not round."""
+    """Mean and standard deviation from counts per value, exact because Python's integers do not round."""
     number = sum(counts)
     total = sum(value * count for value, count in enumerate(counts))
     squares = sum(value * value * count for value, count in enumerate(counts))

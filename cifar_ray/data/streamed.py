@@ -1,8 +1,7 @@
-"""Training images that stay in their files and are decoded anew each epoch, because decoded they would not fit into memory.
+"""Streamed training images: they stay in their files and are decoded again in each epoch, because they exceed the memory.
 
-All pictures are decoded once before: that finds the broken ones, and gives the very splits, statistics and fingerprint that the
-same pictures have when held in memory. What is kept of it in the cache are names and labels of the training images, and validation and
-test images as arrays.
+A first pass decodes all pictures: it finds damaged ones, and gives the same splits, statistics and fingerprint as for pictures in
+memory. The cache then holds names and labels of the training images, and validation and test images as arrays.
 """
 
 from __future__ import annotations
@@ -29,22 +28,22 @@ from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.errors import DataError, ImageError
 
 _CHUNK_BYTES = 8 << 20
-_MOST_A_CHUNK = 256
+_MAX_CHUNK_IMAGES = 256
 _Indices = npt.NDArray[np.int64]
-# Rows, int64 [n] → their images in this order, uint8 [m, H, W, 3] at a time.
+# Rows, int64 [n] → their images in this order, in blocks of uint8 [m, H, W, 3].
 Feed = Callable[[_Indices], Iterator[npt.NDArray[np.uint8]]]
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class PictureFiles:
-    """Where pictures lie, and what they become: all that a process needs to decode them.
+    """Picture files and the size and policy for decoding them.
 
     Attributes:
         root: the folder of the data set.
-        names: bytes, `[N]`, relative to it.
-        size_px: side of the images made of them.
-        policy: how they are made square.
+        names: bytes, `[N]`, paths relative to it.
+        size_px: side of the decoded images.
+        policy: policy that makes them square.
     """
 
     root: Path
@@ -54,40 +53,40 @@ class PictureFiles:
 
     @property
     def chunk(self) -> int:
-        """Images that are worth one task: some megabytes, some tenths of a second."""
-        return max(1, min(_MOST_A_CHUNK, _CHUNK_BYTES // (3 * self.size_px**2)))
+        """Number of images per task: some megabytes, some tenths of a second."""
+        return max(1, min(_MAX_CHUNK_IMAGES, _CHUNK_BYTES // (3 * self.size_px**2)))
 
     def read(self, rows: _Indices) -> npt.NDArray[np.uint8]:
-        """Decodes the pictures at `rows`, int64 `[n]`, in this order: uint8 `[n, size_px, size_px, 3]`.
+        """Decode the pictures at `rows`, int64 `[n]`, in this order: uint8 `[n, size_px, size_px, 3]`.
 
         Raises:
-            DataError: if one cannot be decoded any more.
+            DataError: if one can no longer be decoded.
         """
         images = np.empty((len(rows), self.size_px, self.size_px, 3), np.uint8)
         for image, row in zip(images, rows, strict=True):
             try:
                 image[:] = fit(decode_image(self.root / os.fsdecode(self.names[row])), self.size_px, self.policy)
             except ImageError as error:
-                raise DataError(f"{error}; it was sound when the data were prepared: leave them alone while training") from None
+                raise DataError(f"{error}. It was intact when training started; do not change the pictures during training") from None
         return images
 
     def blocks(self, rows: _Indices) -> Iterator[npt.NDArray[np.uint8]]:
-        """The same, some at a time."""
+        """Decode the pictures at `rows` in blocks."""
         for start in range(0, len(rows), self.chunk):
             yield self.read(rows[start : start + self.chunk])
 
 
 @dataclass(frozen=True)
 class StreamedImages:
-    """The training images of a folder, in their files.
+    """Training images of a folder that stay in their files.
 
     Attributes:
         pictures: the files, in the order of `ImageDataset.images`.
-        labels: int64, `[N]`, in `0…len(class_names)-1`.
-        class_names: one name a class, in label order.
-        mean_std: of the channels, over all of these images.
-        fingerprint: that of the same images as an `ImageDataset`.
-        feed: brings images in the order asked for; unless another is given, this process decodes them when they are needed.
+        labels: int64, `[N]`, from 0 to `len(class_names) - 1`.
+        class_names: one name per class, in label order.
+        mean_std: mean and standard deviation of the channels over all images.
+        fingerprint: the fingerprint of the same images as an `ImageDataset`.
+        feed: returns images in a given order; by default this process decodes them on demand.
     """
 
     pictures: PictureFiles
@@ -112,7 +111,7 @@ class StreamedImages:
 
 
 class StreamedSplits(Splits[StreamedImages]):
-    """Splits whose training images are streamed; validation and test images are memory-mapped arrays, read from front to back."""
+    """Splits with streamed training images; validation and test images are memory-mapped arrays."""
 
 
 TrainingImages = ImageDataset | StreamedImages
@@ -120,7 +119,7 @@ TrainingSplits = DatasetSplits | StreamedSplits
 
 
 def training_mean_std(images: TrainingImages) -> tuple[ChannelValues, ChannelValues]:
-    """As `channel_mean_std`, which those that are streamed bring along."""
+    """Mean and standard deviation of the channels, computed for images in memory and stored for streamed ones."""
     return images.mean_std if isinstance(images, StreamedImages) else channel_mean_std(images)
 
 
@@ -132,18 +131,18 @@ def load_streamed(
     division: str,
     progress: StartTask = no_progress,
 ) -> StreamedSplits:
-    """Prepares a folder for streaming, once a node.
+    """Prepare a folder for streaming, once per node.
 
     Args:
         listing: its pictures.
         size_px: side of the images.
-        policy: how they are made square.
-        divide: draws the splits and puts classes together; it is given labels and names without pixels.
-        division: names what `divide` does; equal if and only if that is.
-        progress: of the decoding.
+        policy: policy that makes them square.
+        divide: draws the splits and merges classes; it gets labels and names without pixels.
+        division: describes `divide` in the cache key; equal if and only if `divide` does the same.
+        progress: receives the progress of decoding.
 
     Raises:
-        DataError: as for `load_folder`, or from `divide`.
+        DataError: as for `load_folder`, or raised by `divide`.
     """
     digest = hashlib.sha256(f"{listing.fingerprint()}\0{division}".encode()).hexdigest()
     entry = f"{listing.name}-{size_px}px-{policy}-streamed-v{DECODER_VERSION}-{digest[:16]}"
@@ -172,7 +171,7 @@ def _prepare(
     divide: Callable[[DatasetSplits], DatasetSplits],
     progress: StartTask,
 ) -> None:
-    """Decodes all pictures and writes an entry; does so again without the broken ones where it finds some, since they change the draw."""
+    """Decode all pictures and write an entry; if some are damaged, repeat without them, because they change the splits."""
     files = [file for pairs in listing.files.values() for file in pairs]
     broken: dict[int, str] = {}
     while True:
@@ -182,14 +181,14 @@ def _prepare(
         if not newly_broken:
             break
         broken |= newly_broken
-        _logger.info("%d pictures are broken and left out: decoding again, since that changes which are drawn", len(broken))
+        _logger.info("skipping %d damaged pictures and decoding again, because this changes the splits", len(broken))
     for error in broken.values():
         _logger.warning("skipped %s", error)
     work.finish(files)
 
 
 def _without_pixels(listing: Listing, broken: dict[int, str]) -> DatasetSplits:
-    """The sound pictures as images of no pixels, each with its number in the listing for a name, for `divide` to deal with."""
+    """The intact pictures as images without pixels, each named by its number in the listing, for `divide`."""
     parts, first = {}, 0
     for split, files in listing.files.items():
         numbers = np.array([number for number in range(first, first + len(files)) if number not in broken], np.int64)
@@ -201,19 +200,19 @@ def _without_pixels(listing: Listing, broken: dict[int, str]) -> DatasetSplits:
 
 
 class _Pass:
-    """Decodes all pictures once: training images are counted and hashed, others are written to the entry."""
+    """Decodes all pictures once: adds training images to histogram and hash, and writes the others to the entry."""
 
     def __init__(self, folder: Path, listing: Listing, splits: DatasetSplits, size_px: int, policy: ResizePolicy) -> None:
         self._folder, self._listing, self._splits, self._size_px, self._policy = folder, listing, splits, size_px, policy
         self._numbers = {split: _numbers(part) for split, part in splits}
         self._held = {split: cache.allocate(folder, split, len(part), size_px) for split, part in splits if split != "train" and len(part)}
         self._histogram = ChannelHistogram()
-        # as `ImageDataset.fingerprint`
+        # the same digest as `ImageDataset.fingerprint`
         self._digest = hashlib.sha256("\0".join(splits.train.class_names).encode())
         self._digest.update(np.ascontiguousarray(splits.train.labels).data)
 
     def run(self, files: list[tuple[Path, int]], known_broken: dict[int, str], progress: StartTask) -> dict[int, str]:
-        """Decodes; returns what is wrong with pictures that were thought sound, by number."""
+        """Decode the pictures; return the errors of newly found damaged ones by number."""
         broken: dict[int, str] = {}
         chunk = max(1, _CHUNK_BYTES // (3 * self._size_px**2))
         on_decoded = progress("decoding", len(files))
@@ -229,7 +228,7 @@ class _Pass:
         return broken
 
     def _sort(self, numbers: _Indices, images: npt.NDArray[np.uint8]) -> None:
-        """Gives images, int64 `[n]` by number and ascending, to the splits they belong to."""
+        """Add images, with ascending numbers int64 `[n]`, to their splits."""
         for split, members in self._numbers.items():
             rows, here = _common(members, numbers)
             if split == "train":
@@ -239,7 +238,7 @@ class _Pass:
                 self._held[split][rows] = images[here]
 
     def finish(self, files: list[tuple[Path, int]]) -> None:
-        """Writes the rest of the entry."""
+        """Write the rest of the entry."""
         for split, part in self._splits:
             names = np.array([os.fsencode(files[number][0].relative_to(self._listing.root)) for number in self._numbers[split]])
             np.save(self._folder / f"{split}_labels.npy", part.labels)
@@ -260,7 +259,7 @@ def _numbers(part: ImageDataset) -> _Indices:
 
 
 def _common(members: _Indices, numbers: _Indices) -> tuple[_Indices, _Indices]:
-    """Positions in both of what is in both; each ascending, and `numbers` a stretch of the listing."""
+    """Positions of the common elements in both arrays, which are ascending; `numbers` is a range of the listing."""
     low, high = np.searchsorted(members, numbers[:1], "left"), np.searchsorted(members, numbers[-1:], "right")
     rows = np.arange(low[0], high[0]) if len(numbers) else np.empty(0, np.int64)
     return rows, np.searchsorted(numbers, members[rows])

@@ -1,4 +1,4 @@
-"""What the files of a folder are, before anything is learnt from them."""
+"""Survey the files of a folder: headers, and pictures that cannot be decoded."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _THREADS = 8
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What the header of one file says.
+    """Facts from the header of one file.
 
     Attributes:
-        path: of the file.
-        format: e.g. `JPEG`; empty where the header cannot be read.
-        mode: of its pixels, e.g. `RGB`.
+        path: the file.
+        format: for example `JPEG`; empty if the header cannot be read.
+        mode: colour mode, for example `RGB`.
         width_px: as stored, before EXIF rotation.
-        height_px: the same.
+        height_px: as stored, before EXIF rotation.
         num_bytes: size of the file.
     """
 
@@ -46,7 +46,7 @@ class BrokenFile:
 
 
 def read_headers(paths: Iterable[Path], on_read: Callable[[int], None] = lambda _: None) -> list[FileFacts]:
-    """Reads the header of each file, in order; pixels are not decoded."""
+    """Read the header of each file, in order, without decoding pixels."""
     facts = []
     with ThreadPool(_THREADS) as pool:
         for fact in pool.imap(_read_header, paths, chunksize=64):
@@ -56,7 +56,7 @@ def read_headers(paths: Iterable[Path], on_read: Callable[[int], None] = lambda 
 
 
 def find_broken(paths: Iterable[Path], on_decoded: Callable[[int], None] = lambda _: None) -> list[BrokenFile]:
-    """Decodes each file wholly and returns those that fail."""
+    """Decode each file and return those that fail."""
     broken = []
     with ThreadPool(_THREADS) as pool:
         for path, reason in pool.imap(_try_to_decode, paths, chunksize=16):
@@ -67,7 +67,7 @@ def find_broken(paths: Iterable[Path], on_decoded: Callable[[int], None] = lambd
 
 
 def count_by(values: Iterable[str]) -> dict[str, int]:
-    """How often each value comes, the most frequent first."""
+    """Count each value, the most frequent first."""
     return dict(Counter(values).most_common())
 
 
@@ -76,7 +76,7 @@ def _read_header(path: Path) -> FileFacts:
         num_bytes = path.stat().st_size
         with Image.open(path, formats=FORMATS) as image:
             return FileFacts(path, image.format or "", image.mode, image.width, image.height, num_bytes)
-    except Exception:  # a broken header raises whatever it leads Pillow to; decoding names the reason
+    except Exception:  # Pillow raises many exceptions for a damaged header; decoding will report the reason
         return FileFacts(path, "", "", 0, 0, 0)
 
 

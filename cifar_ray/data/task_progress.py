@@ -1,13 +1,13 @@
-"""The protocol through which long loops report progress to a verb."""
+"""Callback with which long loops report their progress to a verb."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-# (name of the task, number of images) → a function that takes how many more images are done
+# (name of the task, number of images) → a function that takes the number of images done since its last call
 StartTask = Callable[[str, int], Callable[[int], None]]
 
 
 def no_progress(name: str, total: int) -> Callable[[int], None]:
-    """Reports to nobody."""
+    """Report no progress."""
     return lambda count: None

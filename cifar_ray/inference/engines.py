@@ -1,6 +1,6 @@
-"""What computes the logits: plain torch, which always works and is the reference, or OpenVINO where it is measured faster.
+"""Inference engines: plain torch, which is the reference, or OpenVINO where it is faster.
 
-A bundle may bring the int8 form of its network besides (`inference/int8.py`), which OpenVINO runs too.
+A bundle may also contain an int8 form of its network (`inference/int8.py`), which OpenVINO runs.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from cifar_ray.store import Manifest
 Pixels = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
 
-# Largest difference from torch in fp32, as a share of the largest logit (from its row's mean). bf16 keeps 8 bits of each factor:
-# eager torch itself is off by about 0.01.
+# Maximum difference from torch in fp32, as a fraction of the largest logit (from its row's mean). bf16 keeps 8 bits of each factor:
+# eager torch itself differs by about 0.01.
 TOLERANCE = {"bf16": 0.05, "fp32": 0.001}
-# What int8 costs in accuracy was measured on real pictures when it was made, and the manifest says how far off its logits were then:
-# elsewhere they may be so many times as far off.
+# The manifest contains the deviation of the int8 logits when the form was made, with its accuracy on real pictures. On another
+# machine, the deviation may be larger by this factor.
 _INT8_TOLERANCE = 1.5
 INT8_FILES = ("openvino_int8.xml", "openvino_int8.bin")
 _CHECKED_IMAGES = 16
@@ -45,8 +45,8 @@ class Engine(Protocol):
     """Runs one network. Safe to call from several threads.
 
     Attributes:
-        name: as `EngineName` has it.
-        precision: of the arithmetic, of that beside int8.
+        name: an `EngineName`.
+        precision: number format of the arithmetic, except int8.
     """
 
     name: str
@@ -57,12 +57,12 @@ class Engine(Protocol):
 
 
 class TorchEngine:
-    """The network as training evaluates it.
+    """Plain torch, as in the evaluation during training.
 
     Args:
-        network: in evaluation mode, on the precision's device, channels last.
-        manifest: for normalisation.
-        precision: of the arithmetic.
+        network: network in evaluation mode, on the precision's device, channels last.
+        manifest: manifest, for the normalisation.
+        precision: number format of the arithmetic.
     """
 
     name = "torch"
@@ -74,8 +74,8 @@ class TorchEngine:
 
     @torch.inference_mode()
     def logits(self, images: Pixels) -> Logits:
-        """As the protocol says."""
-        # Ray hands out read-only arrays, which torch does not wrap
+        """Implements `Engine`."""
+        # Ray returns read-only arrays, which torch cannot wrap
         pixels = torch.from_numpy(np.require(images, requirements=["C", "W"])).to(self.precision.device)
         inputs = normalize(pixels, self.manifest.channel_mean, self.manifest.channel_std, self.precision.dtype)
         with self.precision.autocast():
@@ -85,27 +85,27 @@ class TorchEngine:
 
 
 class OpenVinoEngine:
-    """The same network, normalisation included, compiled by OpenVINO for this CPU, with as many threads as torch has here.
+    """The network and its normalisation, compiled by OpenVINO for this CPU, with as many threads as torch uses.
 
     Args:
-        reference: what to compile; stays as it is.
-        int8: run this form of it instead: contents of `INT8_FILES` by name.
+        reference: the engine whose network to compile; unchanged.
+        int8: the int8 form to run instead: contents of `INT8_FILES` by name.
 
     Attributes:
-        tolerance: largest `deviation` to put up with.
+        tolerance: maximum `deviation`.
 
     Raises:
         MissingDependencyError: if OpenVINO is not installed.
-        ConfigError: if this device or precision is not for OpenVINO.
+        ConfigError: if OpenVINO does not support the device or precision.
         RuntimeError: or another exception of torch's tracing or of OpenVINO, if the network cannot be compiled.
     """
 
     def __init__(self, reference: TorchEngine, int8: Mapping[str, bytes] | None = None) -> None:
         precision = reference.precision
         if precision.device.type != "cpu" or precision.name not in TOLERANCE:
-            raise ConfigError(f"engine: openvino computes on CPUs in {' or '.join(TOLERANCE)}; use engine=torch or auto")
+            raise ConfigError(f"engine: openvino only supports CPUs with {' or '.join(TOLERANCE)}; use engine torch or auto")
         core = _core(import_openvino())
-        # beside int8, bf16 is not faster than fp32
+        # with int8, bf16 is not faster than fp32 for the other operations
         self.precision = Precision("fp32", precision.device) if int8 else precision
         self.name = "openvino-int8" if int8 else "openvino"
         recorded = reference.manifest.quantization
@@ -114,41 +114,41 @@ class OpenVinoEngine:
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp32": "f32"}[self.precision.name],
-            "ENABLE_CPU_PINNING": False,  # replicas on one machine would all sit on its first cores
+            "ENABLE_CPU_PINNING": False,  # otherwise all replicas of a machine use its first cores
         }
         model = core.read_model(*(int8[file] for file in INT8_FILES)) if int8 else convert(reference)
         self._request = core.compile_model(model, "CPU", settings).create_infer_request()
-        self._lock = threading.Lock()  # the request owns the memory of its activations
+        self._lock = threading.Lock()  # calls share the memory of the request's activations
 
     def logits(self, images: Pixels) -> Logits:
-        """As the protocol says."""
+        """Implements `Engine`."""
         with self._lock:
             result: Logits = self._request.infer([np.ascontiguousarray(images)], share_inputs=True)[0]
         return result
 
 
 def choose(reference: TorchEngine, name: EngineName, attachments: Mapping[str, bytes] | None = None) -> tuple[Engine, str]:
-    """Takes the fastest engine whose logits are those of torch in fp32, within its tolerance.
+    """Choose the fastest engine whose logits match torch in fp32 within its tolerance.
 
     Args:
-        reference: plain torch, in the precision wanted.
-        name: `auto`, or one that must be taken.
-        attachments: of the bundle: an int8 form among them may be taken.
+        reference: plain torch, in the requested precision.
+        name: `auto`, or a required engine.
+        attachments: attachments of the bundle, which may contain an int8 form.
 
     Returns:
-        The engine, and why it was taken, as a clause for the log.
+        The engine, and the reason for the choice as a clause for the log.
 
     Raises:
-        MissingDependencyError: if the engine asked for is not installed.
-        ConfigError: if it cannot compute this network here, or not well enough.
+        MissingDependencyError: if the requested engine is not installed.
+        ConfigError: if it cannot run this network on this machine, or its deviation is too large.
     """
     if name == "torch":
-        return reference, "as asked"
+        return reference, "as configured"
     int8 = attachments if attachments and reference.manifest.quantization else None
     if name == "openvino-int8" and int8 is None:
-        raise ConfigError("engine: this bundle has no int8 form; make one with: python -m cifar_ray.quantize NAME")
+        raise ConfigError("engine: this bundle has no int8 form; create one with: python -m cifar_ray.quantize NAME")
     if name != "auto":
-        return _checked(reference, int8 if name == "openvino-int8" else None), "as asked"
+        return _checked(reference, int8 if name == "openvino-int8" else None), "as configured"
     best: Engine = reference
     reasons = []
     for form in (None, int8) if int8 else (None,):
@@ -169,17 +169,19 @@ def _checked(reference: TorchEngine, int8: Mapping[str, bytes] | None) -> Engine
         error = deviation(candidate, reference)
     except CifarRayError:
         raise
-    except Exception as failure:  # tracing, converting and compiling fail in their own ways, and plain torch still works
+    except Exception as failure:  # tracing, converting and compiling raise many exceptions, and plain torch still works
         raise ConfigError(f"engine: openvino cannot run this network: {' '.join(str(failure).split())[:200]}") from None
     if not error <= candidate.tolerance:
-        raise ConfigError(f"engine: {candidate.name}'s logits are off by {error:.2%} of the largest, which is too far")
+        raise ConfigError(
+            f"engine: the logits of {candidate.name} deviate by {error:.2%}, the maximum is {candidate.tolerance:.2%}; use engine torch"
+        )
     return candidate
 
 
 def deviation(engine: Engine, reference: TorchEngine) -> float:
-    """Largest difference from torch in fp32, as a share of the largest logit, over colour gradients.
+    """Largest difference from torch in fp32, as a fraction of the largest logit, on colour gradients.
 
-    They are as smooth as photos are, which int8 was calibrated on: noise is too far from those.
+    Gradients are smooth, like the photos of the int8 calibration; noise is too different from photos.
     """
     manifest, exact = reference.manifest, Precision("fp32", reference.precision.device)
     images = _gradients(manifest.image_size_px)
@@ -189,7 +191,7 @@ def deviation(engine: Engine, reference: TorchEngine) -> float:
 
 
 def _gradients(size_px: int) -> Pixels:
-    """Some pictures, uint8 `[N, S, S, 3]`, between four corners of random colours."""
+    """Synthetic pictures, uint8 `[N, S, S, 3]`: gradients between four corners of random colours."""
     corners = np.random.default_rng(0).integers(0, 256, (_CHECKED_IMAGES, 2, 2, 3))
     ramp = np.linspace(0, 1, size_px)
     weights = np.stack([1 - ramp, ramp])
@@ -198,7 +200,7 @@ def _gradients(size_px: int) -> Pixels:
 
 
 def speedup(engine: Engine, reference: Engine, image_size_px: int) -> float:
-    """How many times as fast, over small batches: geometric mean of the best of a few runs taken in turn."""
+    """Speed of an engine relative to another on small batches: geometric mean, best of a few alternating runs."""
     gains = []
     for count in _TIMED_BATCHES:
         images = np.zeros((count, image_size_px, image_size_px, 3), np.uint8)
@@ -214,7 +216,7 @@ def speedup(engine: Engine, reference: Engine, image_size_px: int) -> float:
 
 
 def import_openvino() -> Any:
-    """The package.
+    """Import OpenVINO.
 
     Raises:
         MissingDependencyError: if it is not installed.
@@ -228,16 +230,17 @@ def import_openvino() -> Any:
 
 @cache
 def _core(openvino: Any) -> Any:
-    """The only one, which never ends.
+    """The only `openvino.Core` of the process, never destroyed.
 
-    Each gives its thread a stack for signals and restores the one before when it ends. Of two that end in the order they began, the
-    second restores the first one's, gone by then, and the next signal kills the process (measured with OpenVINO 2026.4).
+    Each core sets an alternate signal stack and restores the previous one when it is destroyed. If two cores are destroyed in the order
+    of their creation, the second restores the freed stack of the first, and the next signal kills the process (measured with OpenVINO
+    2026.4).
     """
     return openvino.Core()
 
 
 class FromPixels(nn.Module):
-    """A network with its normalisation in front, for those who take it elsewhere."""
+    """A network with its normalisation, for export and conversion."""
 
     def __init__(self, engine: TorchEngine) -> None:
         super().__init__()
@@ -252,18 +255,18 @@ class FromPixels(nn.Module):
 
 
 def convert(engine: TorchEngine) -> Any:
-    """An `openvino.Model` of any batch size. `openvino.convert_model` would do, but it also reports its use to a server."""
+    """Convert to an `openvino.Model` for any batch size, without `openvino.convert_model`, which reports its use to a server."""
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     size = engine.manifest.image_size_px
     example = torch.zeros((2, size, size, 3), dtype=torch.uint8)
     with warnings.catch_warnings(), torch.inference_mode():
-        # TorchScript is deprecated, but torch.export takes ten times as long, and OpenVINO reads both
+        # TorchScript is deprecated, but torch.export takes ten times as long, and OpenVINO supports both
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(FromPixels(engine), example, check_trace=False)  # type: ignore[no-untyped-call]
         frontend = FrontEndManager().load_by_framework("pytorch")
-        decoder = TorchScriptPythonDecoder(traced)  # named, because OpenVINO does not keep it alive while converting
+        decoder = TorchScriptPythonDecoder(traced)  # a variable, because OpenVINO does not keep it alive during the conversion
         model = frontend.convert(frontend.load(decoder))
     model.reshape([-1, size, size, 3])
     return model

@@ -1,4 +1,4 @@
-"""Where in a picture a network saw a class: Grad-CAM heatmaps."""
+"""Explain predictions with Grad-CAM heatmaps."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ _CHUNK_PIXELS = 256 * 32 * 32  # activations of more pictures at once leave the 
 def grad_cam(
     network: nn.Module, manifest: Manifest, images: npt.NDArray[np.uint8], classes: Sequence[int] | npt.NDArray[np.int64]
 ) -> Heatmaps:
-    """Shows which parts of each image speak for a class (Grad-CAM: Selvaraju et al. 2017, arXiv 1610.02391, section 3).
+    """Compute which parts of each image support a class (Grad-CAM: Selvaraju et al. 2017, arXiv 1610.02391, section 3).
 
-    The last layer that has a width is looked at, as in the paper: on CIFAR-10 hiding the hottest quarter of a picture costs
-    AirNet half as much probability again as hiding a quarter at random, while wider layers before it find no better places
-    than chance. An ensemble's map is the mean of its members'. Computed in float32, whatever the precision of the
-    predictions. Safe while other threads use the network: it is not changed, not even by hooks.
+    It uses the last layer with spatial size, as in the paper: on CIFAR-10, hiding the hottest quarter of a picture reduces the
+    probability of AirNet 1.5 times as much as hiding a random quarter, while earlier layers are no better than chance. The map
+    of an ensemble is the mean of its members' maps. It computes in float32, whatever the precision of predictions, and is
+    thread-safe: it does not change the network, not even by hooks.
 
     Args:
-        network: any of ours, in evaluation mode, as `Predictor.network`.
-        manifest: for normalisation.
+        network: a network of this project in evaluation mode, as `Predictor.network`.
+        manifest: manifest, for the normalisation.
         images: uint8 `[N, S, S, 3]`.
-        classes: `[N]`, of each image the class to look for: the one predicted, or any other.
+        classes: `[N]`, the class to explain for each image.
 
     Returns:
-        float32 `[N, S, S]`, 0…1: 1 at the place that speaks loudest for the class; all 0 where nothing does.
+        float32 `[N, S, S]`, 0–1: 1 marks the strongest evidence for the class; all 0 if there is none.
 
     Raises:
-        ConfigError: if the network has no layer with a width and a height.
-        ValueError: if there is not one class an image.
+        ConfigError: if the network has no layer with spatial size.
+        ValueError: if the numbers of classes and images differ.
     """
     if len(images) != len(classes):
-        raise ValueError(f"one class an image is needed, got {len(classes)} for {len(images)}")
+        raise ValueError(f"expected one class per image, got {len(classes)} classes for {len(images)} images")
     device = next(itertools.chain(network.parameters(), network.buffers())).device
     explained = _share_weights(network)
     targets = torch.as_tensor(np.asarray(classes, np.int64), device=device)
@@ -61,15 +61,15 @@ def grad_cam(
 
 
 def explain(predictor: Predictor, image: npt.NDArray[np.uint8], class_id: int | None = None) -> tuple[int, Heatmaps]:
-    """Explains one image by a predictor of any engine: engines give no gradients, but the network stands beside them.
+    """Explain one image with the network of a predictor; this works with any engine.
 
     Args:
-        predictor: of any of our networks.
+        predictor: predictor of a network of this project.
         image: uint8 `[S, S, 3]`.
-        class_id: of the class to look for; `None` is the one that the predictor predicts.
+        class_id: class to explain; `None` is the predicted class.
 
     Returns:
-        The class, and where it was seen: float32 `[S, S]`, 0…1, as `grad_cam` gives it.
+        The class, and its heatmap, float32 `[S, S]`, 0–1, as from `grad_cam`.
     """
     if class_id is None:
         class_id = int(predictor.predict(image[None]).logits.argmax())
@@ -77,7 +77,7 @@ def explain(predictor: Predictor, image: npt.NDArray[np.uint8], class_id: int | 
 
 
 def _share_weights(network: nn.Module) -> nn.Module:
-    """A copy of the modules around the same tensors: it can take hooks without a server's threads running into them."""
+    """Copy the modules, but share the tensors, so that hooks do not affect other threads."""
     tensors = {id(tensor): tensor for tensor in itertools.chain(network.parameters(), network.buffers())}
     return copy.deepcopy(network, tensors)
 
@@ -93,7 +93,7 @@ def _explain(network: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         for module in _inner_modules(member)
     ]
     try:
-        logits = network(inputs.requires_grad_())  # frozen weights alone would leave no path to differentiate along
+        logits = network(inputs.requires_grad_())  # if all weights are frozen, the input is the only path for gradients
     finally:
         for hook in hooks:
             hook.remove()
@@ -109,15 +109,15 @@ def _inner_modules(member: nn.Module) -> Iterator[nn.Module]:
 
 
 def _last_map(outputs: list[Tensor]) -> Tensor:
-    """The output computed last among those that have a width and a height."""
+    """The last computed output with spatial size."""
     for output in reversed(outputs):
         if output.ndim == 4 and min(output.shape[2:]) > 1:
             return output
-    raise ConfigError("explain: the network has no layer with a width and a height, so there is nothing to show")
+    raise ConfigError("explain: the network has no layer with spatial size, which Grad-CAM needs; choose another model")
 
 
 def _weighted(maps: Tensor, slopes: Tensor, size: torch.Size) -> Tensor:
-    """Equations 1 and 2 of the paper, brought to the size of the image; each map's largest value is 1."""
+    """Equations 1 and 2 of the paper, resized to the image; the maximum of each map is 1."""
     weights = slopes.mean((2, 3), keepdim=True)
     heat = F.relu((weights * maps).sum(1, keepdim=True))
     heat = F.interpolate(heat, size=tuple(size), mode="bilinear", align_corners=False)[:, 0]

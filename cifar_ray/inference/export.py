@@ -1,4 +1,4 @@
-"""Writes a bundle for other programs, and lets nothing out whose logits are not those of the bundle."""
+"""Export a bundle for other programs, after a check that the file gives the same logits."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ MANIFEST_KEY = "cifar_ray.manifest"
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that was written and checked.
+    """An exported and checked file.
 
     Attributes:
         target: path or URI of the file.
-        size_bytes: of the file.
-        deviation: largest difference between its logits and the bundle's in fp32, as a share of the largest logit.
-        checked_by: what read the file back and ran it.
+        size_bytes: size of the file.
+        deviation: largest difference between its logits and the bundle's in fp32, as a fraction of the largest logit.
+        checked_by: program that ran the file for the check.
     """
 
     target: str
@@ -50,7 +50,7 @@ class Exported:
 
 
 class _FileEngine:
-    """The exported file, run by what its users will run it with."""
+    """Runs the exported file with the program that its users will use."""
 
     def __init__(self, name: str, run: Any) -> None:
         self.name = name
@@ -63,7 +63,7 @@ class _FileEngine:
 
 
 class _Answering(nn.Module):
-    """Pixels → logits and probabilities: all that a bundle knows, in one graph."""
+    """The graph to export: from pixels to logits and probabilities."""
 
     def __init__(self, engine: TorchEngine) -> None:
         super().__init__()
@@ -76,19 +76,19 @@ class _Answering(nn.Module):
 
 
 def export(bundle: Bundle, file_format: ExportFormat, target: str) -> Exported:
-    """Writes a bundle as one file, reads that back, and compares logits; `target` is replaced only by what passed.
+    """Write a bundle to a file, run the file and compare the logits; `target` is only replaced after this check.
 
-    `onnx`, `torchscript` and `pt2` take uint8 `[N, S, S, 3]` RGB pixels for any N, normalise them inside, and answer with float32 logits
-    and probabilities, `[N, C]`. `safetensors` holds the weights, and the manifest in its header: `import` takes it back.
+    `onnx`, `torchscript` and `pt2` take uint8 `[N, S, S, 3]` RGB pixels for any N, normalise them, and return float32 logits and
+    probabilities, `[N, C]`. `safetensors` contains the weights, with the manifest in its header; `import` can read it.
 
     Args:
         bundle: what to export.
-        file_format: of the file.
+        file_format: format of the file.
         target: path or URI of the file to write.
 
     Raises:
         MissingDependencyError: if a package for the format is not installed.
-        BundleError: if the network cannot be expressed in the format, or the file computes other logits.
+        BundleError: if the network cannot be exported in the format, or the file gives other logits.
         StoreError: if the file cannot be written.
     """
     engine = _in_fp32(bundle)
@@ -97,19 +97,19 @@ def export(bundle: Bundle, file_format: ExportFormat, target: str) -> Exported:
         file = Path(folder, f"model{SUFFIXES[file_format]}")
         try:
             with warnings.catch_warnings(), _quiet():
-                warnings.simplefilter("ignore")  # exporters remark on their own insides; what counts is checked below
+                warnings.simplefilter("ignore")  # exporters warn about their internals; the result is checked below
                 write(engine, bundle, file)
                 written = read(file, bundle)
         except MissingDependencyError:
             raise
-        except Exception as failure:  # each exporter fails in its own ways
+        except Exception as failure:  # exporters raise many exceptions
             raise BundleError(
                 f"{bundle.reference} cannot be exported as {file_format}: {' '.join(str(failure).split())[:200]}; try another --format"
             ) from failure
         difference = deviation(written, engine)
         if not difference <= TOLERANCE["fp32"]:
             raise BundleError(
-                f"{bundle.reference}: the {file_format} file's logits are off by {difference:.2%} of the largest; not written"
+                f"{bundle.reference}: the logits of the {file_format} file deviate by {difference:.2%}; not written, try another --format"
             )
         data = file.read_bytes()
     files, name = FileTree.of_file(resolve_storage(target))
@@ -176,7 +176,7 @@ def _read_pt2(path: Path, bundle: Bundle) -> _FileEngine:
 def _write_safetensors(engine: TorchEngine, bundle: Bundle, path: Path) -> None:
     from safetensors.torch import save
 
-    path.write_bytes(save(bundle.weights, metadata=_about(bundle)))  # `save_file` would let nobody else read the file
+    path.write_bytes(save(bundle.weights, metadata=_about(bundle)))  # `save_file` would create a file that only its owner can read
 
 
 def _read_safetensors(path: Path, bundle: Bundle) -> _FileEngine:
@@ -204,7 +204,7 @@ def _example(manifest: Manifest) -> Tensor:
 
 
 def _about(bundle: Bundle) -> dict[str, str]:
-    """What a file says of itself beside its tensors: `encode` signs the manifest for the weights as they are."""
+    """Metadata of the file; `encode` puts the checksum of the weights into the manifest."""
     manifest, size = bundle.manifest, bundle.manifest.image_size_px
     return {
         "cifar_ray.model": bundle.reference,
@@ -216,7 +216,7 @@ def _about(bundle: Bundle) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the exporters' own progress, which they print and log, from the terminal."""
+    """Silence the exporters, which print and log their progress."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -1,4 +1,4 @@
-"""What a network makes of a picture before it decides: embeddings, in which pictures of the same thing lie close together."""
+"""Embeddings of pictures: the input of a network's last linear layer. Similar pictures have similar embeddings."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from cifar_ray.models.ensemble import Ensemble
 
 @torch.inference_mode()
 def embed(predictor: Predictor, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Runs the network once over all images and takes what enters its last linear layer.
+    """Run the network once on all images and return the normalised inputs of its last linear layer.
 
-    Nobody else may run the network meanwhile: it is listened to by hooks.
+    Not thread-safe: hooks on the network record the inputs.
 
     Args:
-        predictor: of any architecture of ours; its precision is used.
+        predictor: predictor of a network of this project; its precision is used.
         images: uint8 `[N, S, S, 3]`, N ≥ 1.
 
     Returns:
-        float32 `[N, D]`, each row of length 1; an ensemble's are those of its members side by side.
+        float32 `[N, D]`, each row of length 1; for an ensemble, the concatenated embeddings of its members.
 
     Raises:
         ConfigError: if the network has no linear layer.
@@ -50,6 +50,6 @@ def _heads(network: nn.Module) -> list[nn.Linear]:
     for member in members:
         linear = [module for module in member.modules() if isinstance(module, nn.Linear)]
         if not linear:
-            raise ConfigError("the network has no linear layer, so it gives no embeddings")
+            raise ConfigError("the network has no linear layer, which embeddings need; choose another model")
         heads.append(linear[-1])
     return heads

@@ -1,4 +1,4 @@
-"""Takes weights that were trained elsewhere, or exported here, into the store."""
+"""Import weights from other programs, or from an export, into the store."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from cifar_ray.inference.predictor import Predictor
 from cifar_ray.models.detect import canonical, detect
 from cifar_ray.store import Architecture, Bundle, Manifest, ModelStore
 
-_NESTS = ("state_dict", "model_state_dict", "model", "net", "weights")  # keys under which training scripts keep the state dict
+_NESTS = ("state_dict", "model_state_dict", "model", "net", "weights")  # keys under which training scripts save the state dict
 _IMPORTED = "imported"
 
 
 @dataclass(frozen=True)
 class Meaning:
-    """What a state dict does not say of itself; `None` takes what `like` says, else the default.
+    """Facts that a state dict does not contain; `None` takes the value of `like`, else the default.
 
     Attributes:
         class_names: in the order of the logits.
-        channel_mean: that training subtracted, per channel R, G, B, in 0…1; default 0.5.
-        channel_std: that training divided by; default 0.5.
+        channel_mean: mean that training subtracted, per channel R, G, B, 0–1; default 0.5.
+        channel_std: standard deviation by which training divided; default 0.5.
         image_size_px: side of the images; default 32, or 224 for a ResNet with the large stem.
-        resize_policy: default `pad`.
-        like: a bundle whose classes, normalisation and size are these too.
+        resize_policy: policy for other aspect ratios; default `pad`.
+        like: manifest of a model with the same classes, normalisation and size.
     """
 
     class_names: tuple[str, ...] | None = None
@@ -51,26 +51,26 @@ class Meaning:
 
 
 def import_weights(store: ModelStore, path: Path, name: str, meaning: Meaning) -> Bundle:
-    """Keeps a file of weights as the next version of `name`, once its network was built and gave finite logits.
+    """Save a weights file as the next version of `name`, after a check that its network runs and gives finite logits.
 
     Args:
-        store: where to.
-        path: a torch state dict (`.pt`, `.pth`; loaded without unpickling code) or safetensors. A file of `store export --format
-            safetensors` brings its manifest along.
-        name: of the model.
-        meaning: what the file does not say; overrides what it says.
+        store: the store to save to.
+        path: a torch state dict (`.pt`, `.pth`; loaded without executing code) or safetensors. A file from `store export --format
+            safetensors` contains its manifest.
+        name: name of the model.
+        meaning: facts that the file does not contain; they override those in the file.
 
     Raises:
-        ConfigError: if the file cannot be read, belongs to no known architecture, or classes are missing.
-        BundleError: if the weights do not fit the architecture that they look like.
-        StoreError: if the store refuses.
+        ConfigError: if the file cannot be read, its architecture is unknown, or class names are missing.
+        BundleError: if the weights do not match the detected architecture.
+        StoreError: if the store cannot be written.
     """
     weights, manifest = _read(path)
     if manifest is None or meaning:
         weights = canonical(weights)
         manifest = _describe(weights, path, meaning)
     candidate = Bundle(manifest, weights, path.name, 1)
-    Predictor(candidate, precision="fp32", engine="torch")  # refuses what does not fit
+    Predictor(candidate, precision="fp32", engine="torch")  # raises if the weights do not match
     return store.save(name, manifest, weights)
 
 
@@ -81,10 +81,10 @@ def _describe(weights: Mapping[str, Tensor], path: Path, meaning: Meaning) -> Ma
     class_names = meaning.class_names or (like.class_names if like else None)
     if class_names is None:
         raise ConfigError(
-            f"{path}: {architecture} for {arguments['num_classes']} classes, whose names it does not hold; pass --classes or --like MODEL"
+            f"{path}: found {architecture} with {arguments['num_classes']} classes, but no class names; pass --classes or --like MODEL"
         )
     if len(class_names) != arguments["num_classes"]:
-        raise ConfigError(f"{path}: {architecture} for {arguments['num_classes']} classes, but {len(class_names)} names were given")
+        raise ConfigError(f"{path}: found {architecture} with {arguments['num_classes']} classes, got {len(class_names)} class names")
     return Manifest(
         architecture=Architecture(name=architecture, arguments=arguments),
         class_names=class_names,
@@ -93,7 +93,7 @@ def _describe(weights: Mapping[str, Tensor], path: Path, meaning: Meaning) -> Ma
         channel_std=meaning.channel_std or (like.channel_std if like else (0.5, 0.5, 0.5)),
         resize_policy=meaning.resize_policy or (like.resize_policy if like else "pad"),
         dataset_name=like.dataset_name if like else _IMPORTED,
-        dataset_fingerprint="",  # nobody knows which images it saw, so its figures compare with none
+        dataset_fingerprint="",  # its training images are unknown, so its figures are not comparable with others
         train_config={"imported_from": path.name},
         library_versions={"torch": torch.__version__},
         created_at=datetime.now(UTC),
@@ -102,19 +102,21 @@ def _describe(weights: Mapping[str, Tensor], path: Path, meaning: Meaning) -> Ma
 
 def _read(path: Path) -> tuple[dict[str, Tensor], Manifest | None]:
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file")
+        raise ConfigError(f"{path}: file not found")
     try:
         if path.suffix == ".safetensors":
             return _read_safetensors(path)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about files that it then refuses
+            warnings.simplefilter("ignore")  # torch also warns about files that it then refuses
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        reason = "it is a TorchScript program" if "TorchScript" in str(error) else " ".join(str(error).split())[:200]
-        raise ConfigError(f"{path}: not a file of weights: {reason}") from None
+        reason = (
+            "it is a TorchScript program; export it as a state dict" if "TorchScript" in str(error) else " ".join(str(error).split())[:200]
+        )
+        raise ConfigError(f"{path}: not a weights file: {reason}") from None
     except pickle.UnpicklingError:
         raise ConfigError(
-            f"{path}: no torch file, or one with more than tensors in it (a file's code is never run); save model.state_dict() alone"
+            f"{path}: not a torch file, or it contains more than tensors, which is not loaded for security; save only model.state_dict()"
         ) from None
     return _state_dict(content, path), None
 
@@ -126,7 +128,9 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Manifest | None]:
     try:
         return weights, Manifest.model_validate_json(written) if written else None
     except ValidationError:
-        raise BundleError(f"{path}: the manifest in its header is of another release or damaged; pass --classes or --like MODEL") from None
+        raise BundleError(
+            f"{path}: the manifest in its header is damaged or from another release; pass --classes or --like MODEL"
+        ) from None
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:

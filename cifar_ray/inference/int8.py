@@ -65,37 +65,37 @@ def quantize_stored(
     splits = load_splits(parse_config(TrainConfig, bundle.manifest.train_config | moved), progress)
     if splits.fingerprint != bundle.manifest.dataset_fingerprint:
         raise ConfigError(
-            f"the images of {splits.name} are not those that {bundle.reference} was trained on; pass their folder with --data-dir"
+            f"the images of {splits.name} differ from the training images of {bundle.reference}; pass their folder with --data-dir"
         )
     held_out = {name: part for name, part in splits if name != "train"}
     if not held_out:
-        raise ConfigError(f"{splits.name} has neither validation nor test images to measure the accuracy on")
+        raise ConfigError(f"{splits.name} has no validation and no test images for measuring the accuracy; add a val or test folder")
     made = with_int8(bundle, _choose(splits, calibration_images, seed), held_out, tolerance)
     return bundle, store.save(bundle.name, made.manifest, made.weights, made.attachments)
 
 
 def _choose(splits: DatasetSplits, count: int, seed: int) -> Pixels:
-    """Training images drawn at random, in their order."""
+    """Draw random training images, in their order."""
     total = len(splits.train)
     rows = np.sort(np.random.default_rng(seed).choice(total, min(count, total), replace=False))
     return splits.train.images[rows]
 
 
 def with_int8(bundle: Bundle, calibration: Pixels, held_out: dict[str, ImageDataset], tolerance: float) -> Bundle:
-    """Adds the int8 form of its network to a bundle, if that is accurate enough.
+    """Add an int8 form of the network to a bundle, if it is accurate enough.
 
     Args:
-        bundle: stays as it is.
-        calibration: uint8 `[K, S, S, 3]`, some hundred of the pictures trained on, to take ranges from.
-        held_out: splits not trained on, by name: accuracy is that over all of them, because one may be too small to tell.
-        tolerance: the share of right answers may be lower by so much, 0…1.
+        bundle: the bundle; unchanged.
+        calibration: uint8 `[K, S, S, 3]`, some hundred training images for the quantization ranges.
+        held_out: validation and test splits by name; the accuracy is over all of them, because one may be too small.
+        tolerance: maximum loss of accuracy, 0–1.
 
     Returns:
-        The bundle with `INT8_FILES` attached and `manifest.quantization` filled in; not kept anywhere yet.
+        The bundle with `INT8_FILES` attached and `manifest.quantization` set; not saved yet.
 
     Raises:
         MissingDependencyError: if NNCF or OpenVINO is not installed.
-        ConfigError: if this network cannot be quantized, or loses more.
+        ConfigError: if this network cannot be quantized, or loses more accuracy.
         BundleError: if the bundle is damaged.
     """
     predictor = Predictor(bundle, precision="fp32", engine="torch")
@@ -105,8 +105,8 @@ def with_int8(bundle: Bundle, calibration: Pixels, held_out: dict[str, ImageData
     reference_accuracy, accuracy = _accuracy(exact, held_out), _accuracy(int8, held_out)
     if reference_accuracy - accuracy > tolerance:
         raise ConfigError(
-            f"int8 answers {accuracy:.2%} of the images held out right and fp32 {reference_accuracy:.2%}: "
-            f"more than {100 * tolerance:g} points lost, so it was not kept; --tolerance-points allows more"
+            f"int8 accuracy {accuracy:.2%} is more than {100 * tolerance:g} points below the fp32 accuracy {reference_accuracy:.2%}; "
+            "not saved. Pass --tolerance-points to allow a larger loss"
         )
     record = Quantization(
         calibration_images=len(calibration),
@@ -131,12 +131,12 @@ def _accuracy(engine: Engine, held_out: dict[str, ImageDataset]) -> float:
 
 def _quantize(engine: TorchEngine, images: Pixels) -> dict[str, bytes]:
     openvino, nncf = import_openvino(), _import_nncf()
-    # one picture at a time: ranges are taken batch by batch
+    # batches of one picture, because each batch updates the ranges
     calibration = nncf.Dataset(np.split(images, len(images)))
     try:
         model = nncf.quantize(convert(engine), calibration, preset=nncf.QuantizationPreset.PERFORMANCE, subset_size=len(images))
-    except Exception as failure:  # tracing, converting and quantizing fail in their own ways
-        raise ConfigError(f"this network has no int8 form: {' '.join(str(failure).split())[:200]}") from None
+    except Exception as failure:  # tracing, converting and quantizing raise many exceptions
+        raise ConfigError(f"this network cannot be quantized: {' '.join(str(failure).split())[:200]}") from None
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder, file) for file in INT8_FILES]
         openvino.save_model(model, files[0], compress_to_fp16=False)
@@ -144,7 +144,7 @@ def _quantize(engine: TorchEngine, images: Pixels) -> dict[str, bytes]:
 
 
 def _import_nncf() -> Any:
-    os.environ.setdefault("NNCF_CI", "1")  # otherwise it reports its use to a server
+    os.environ.setdefault("NNCF_CI", "1")  # turn off its usage reports
     try:
         import nncf
     except ImportError:

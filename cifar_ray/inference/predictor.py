@@ -1,4 +1,4 @@
-"""`Predictor`: a bundle made ready to answer. Servers and scripts share it."""
+"""`Predictor` runs the network of a bundle; servers and scripts use it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from cifar_ray.store import Bundle
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What the network says of N images.
+    """Predictions for N images.
 
     Attributes:
-        logits: float32 `[N, C]`, as they leave the network.
+        logits: float32 `[N, C]`, the output of the network.
         probabilities: float32 `[N, C]`, softmax of logits ÷ temperature; each row sums to 1.
-        abstains: bool `[N]`, whether the image is unlike those that the model knows, so that all this had better not be believed.
+        abstains: bool `[N]`, whether the image is unlike the training images, so that its prediction is unreliable.
     """
 
     logits: npt.NDArray[np.float32]
@@ -33,27 +33,27 @@ class Prediction:
 
 
 class Predictor:
-    """Rebuilds the network of a bundle and runs it.
+    """Rebuilds and runs the network of a bundle.
 
     Safe to call from several threads.
 
     Args:
-        bundle: as `ModelStore.load` gives it.
-        device: where to run.
-        precision: `auto` is what training uses on this device.
-        engine: `auto` is the fastest here whose logits are those of plain torch; `torch` is plain torch.
+        bundle: a bundle from `ModelStore.load`.
+        device: device of the network.
+        precision: `auto` is the precision of training on this device.
+        engine: `auto` is the fastest engine on this machine whose logits match those of plain torch; `torch` is plain torch.
 
     Attributes:
-        manifest: the bundle's.
-        network: in evaluation mode, on the precision's device; for `explain`, which needs gradients that engines do not give.
-        precision: the format chosen; with an int8 engine, of what is not int8.
-        engine: name of the engine chosen.
-        engine_reason: why, as a clause for a log.
+        manifest: manifest of the bundle.
+        network: the network in evaluation mode, on the precision's device; `explain` needs its gradients.
+        precision: the chosen number format; with an int8 engine, the format of the other operations.
+        engine: name of the chosen engine.
+        engine_reason: reason for the choice, as a clause for a log.
 
     Raises:
-        BundleError: if architecture, weights and manifest do not fit together, or the weights give no finite logits.
-        ConfigError: if the device cannot compute in the precision or with the engine asked for.
-        MissingDependencyError: if the engine asked for is not installed.
+        BundleError: if architecture, weights and manifest are inconsistent, or the logits are not finite.
+        ConfigError: if the device does not support the requested precision or engine.
+        MissingDependencyError: if the requested engine is not installed.
     """
 
     def __init__(
@@ -69,13 +69,13 @@ class Predictor:
         self.network = _rebuild(bundle).to(wanted.device).to(memory_format=torch.channels_last).eval()
         self._engine: Engine = TorchEngine(self.network, self.manifest, wanted)
         self._check(bundle.reference)
-        # who asks for a precision by name does not want int8 by surprise
+        # an explicit precision excludes int8, unless the engine is explicit, too
         attachments = bundle.attachments if precision == "auto" or engine != "auto" else None
         self._engine, self.engine_reason = choose(self._engine, engine, attachments)
         self.engine, self.precision = self._engine.name, self._engine.precision
 
     def predict(self, images: npt.NDArray[np.uint8]) -> Prediction:
-        """Runs the network once over all images.
+        """Run the network once on all images.
 
         Args:
             images: uint8 `[N, S, S, 3]` with S = `manifest.image_size_px`, RGB.
@@ -91,7 +91,7 @@ class Predictor:
         return Prediction(logits, probabilities, self._trust.abstains(logits))
 
     def warm_up(self, batch_size: int) -> None:
-        """Runs one batch of black images, so that the first real one need not wait for kernels and memory."""
+        """Run one batch of black images, so that the first real batch does not wait for kernels and memory."""
         size = self.manifest.image_size_px
         self.predict(np.zeros((batch_size, size, size, 3), np.uint8))
 
@@ -100,11 +100,11 @@ class Predictor:
         try:
             logits = self.predict(np.zeros((1, size, size, 3), np.uint8)).logits
         except RuntimeError as error:
-            raise BundleError(f"{where}: the network does not take images of {size} px: {_one_line(error)}") from None
+            raise BundleError(f"{where}: the network does not accept images of {size} px: {_one_line(error)}") from None
         if logits.shape != (1, num_classes):
-            raise BundleError(f"{where}: the network gives {logits.shape[1]} logits for {num_classes} class names")
+            raise BundleError(f"{where}: the network has {logits.shape[1]} outputs, but the manifest has {num_classes} class names")
         if not np.isfinite(logits).all():
-            raise BundleError(f"{where}: the weights give logits that are not finite; train again")
+            raise BundleError(f"{where}: the logits are not finite; train the model again")
 
 
 def _rebuild(bundle: Bundle) -> torch.nn.Module:
@@ -112,11 +112,11 @@ def _rebuild(bundle: Bundle) -> torch.nn.Module:
     try:
         model = create_model(architecture.name, **architecture.arguments)
     except (ConfigError, TypeError) as error:
-        raise BundleError(f"{where}: cannot build its network: {_one_line(error)}") from None
+        raise BundleError(f"{where}: cannot create its network: {_one_line(error)}") from None
     try:
         model.load_state_dict(bundle.weights, strict=True)
     except RuntimeError as error:
-        raise BundleError(f"{where}: weights do not fit {architecture.name}: {_one_line(error)}") from None
+        raise BundleError(f"{where}: the weights do not match {architecture.name}: {_one_line(error)}") from None
     return model
 
 

@@ -1,4 +1,4 @@
-"""From what a client sends to what a network takes; training decodes its files through the same two functions."""
+"""Convert a client's picture to the input of a network, with the same decoding functions as training."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ MAX_IMAGE_PIXELS = 50_000_000
 
 
 def preprocess(data: bytes, image_size_px: int, resize_policy: ResizePolicy, max_pixels: int = MAX_IMAGE_PIXELS) -> npt.NDArray[np.uint8]:
-    """Decodes one picture and makes it square, as the manifest says.
+    """Decode one picture and make it square, with the size and policy of the manifest.
 
     Args:
-        data: an image file of any accepted format, size and mode.
-        image_size_px: height and width that the network takes.
-        resize_policy: how other aspect ratios become square.
-        max_pixels: width times height above which nothing is decoded.
+        data: content of an image file in any supported format, size and colour mode.
+        image_size_px: height and width of the network's input.
+        resize_policy: policy for other aspect ratios.
+        max_pixels: maximum width times height, checked before decoding.
 
     Returns:
         uint8 `[image_size_px, image_size_px, 3]`, RGB.
 
     Raises:
-        ImageTooLargeError: over 10 MB or over `max_pixels`; nothing was decoded.
-        ImageError: empty, broken or of a format that is not accepted.
+        ImageTooLargeError: if it exceeds 10 MB or `max_pixels`; it is not decoded.
+        ImageError: if it is empty, damaged or in an unsupported format.
     """
     if len(data) > MAX_IMAGE_BYTES:
-        raise ImageTooLargeError(f"the picture has {len(data):,} bytes; at most {MAX_IMAGE_BYTES:,} are accepted")
+        raise ImageTooLargeError(f"the picture has {len(data):,} bytes; the maximum is {MAX_IMAGE_BYTES:,}")
     return fit(decode_image(data, max_pixels), image_size_px, resize_policy)
 
 
 def decode_base64(text: str) -> bytes:
-    """The bytes in base64 (RFC 4648, section 4, padded) or in a `data:…;base64,…` URI (RFC 2397).
+    """Decode padded base64 (RFC 4648, section 4) or a `data:…;base64,…` URI (RFC 2397).
 
     Raises:
-        ImageError: for any character, padding or kind of URI beside these.
+        ImageError: for an invalid character, invalid padding or another kind of URI.
     """
     payload = text
     if text[:5].lower() == "data:":
         header, comma, payload = text.partition(",")
         if not comma or not header.lower().endswith(";base64"):
-            raise ImageError("the data URI is not base64; send data:image/png;base64,… or plain base64")
+            raise ImageError("the data URI has no base64 content; send data:image/png;base64,… or plain base64")
     try:
         return base64.b64decode(payload, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ImageError(f"the picture is not valid base64: {error}") from None
+        raise ImageError(f"the picture is not valid base64 ({error}); encode it with: base64 -w0 FILE") from None

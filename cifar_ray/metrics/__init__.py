@@ -1,1 +1,1 @@
-"""Figures of how well predictions fit labels: numpy only."""
+"""Metrics of predictions: accuracy, calibration, intervals and trust, with numpy only."""

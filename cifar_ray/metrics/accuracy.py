@@ -1,4 +1,4 @@
-"""How well predictions fit labels: loss, confusion matrix, and what follows from it."""
+"""Loss, confusion matrix, and the metrics that follow from it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Logits = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a pass over one split gave.
+    """Loss and confusion matrix of one split.
 
     Attributes:
-        loss: mean cross-entropy, nats an image.
+        loss: mean cross-entropy, nats per image.
         confusion: int64 `[C, C]`, images by true class (row) and predicted class (column).
     """
 
@@ -26,34 +26,34 @@ class Evaluation:
 
     @property
     def count(self) -> int:
-        """Images evaluated."""
+        """Number of images."""
         return int(self.confusion.sum())
 
     @property
     def correct(self) -> int:
-        """Images whose most probable class is the true one."""
+        """Number of images whose most probable class is the true one."""
         return int(np.trace(self.confusion))
 
     @property
     def accuracy(self) -> float:
-        """Share of images whose most probable class is the true one, 0…1."""
+        """Fraction of images whose most probable class is the true one, 0–1."""
         return float(self.correct / max(1, self.count))
 
     def per_class_accuracy(self) -> Floats:
-        """Recall of each class, float64 `[C]`, 0…1; NaN for a class without images."""
+        """Recall of each class, float64 `[C]`, 0–1; NaN for a class without images."""
         return ratio(np.diag(self.confusion), self.confusion.sum(axis=1))
 
     def per_class_precision(self) -> Floats:
-        """Share of each class's predictions that are right, float64 `[C]`, 0…1; NaN for a class never predicted."""
+        """Precision of each class, float64 `[C]`, 0–1; NaN for a class that is never predicted."""
         return ratio(np.diag(self.confusion), self.confusion.sum(axis=0))
 
     def per_class_f1(self) -> Floats:
-        """Harmonic mean of precision and recall, float64 `[C]`, 0…1; NaN for a class that neither occurs nor is predicted."""
+        """Harmonic mean of precision and recall, float64 `[C]`, 0–1; NaN for a class that neither occurs nor is predicted."""
         return ratio(2 * np.diag(self.confusion), self.confusion.sum(axis=0) + self.confusion.sum(axis=1))
 
 
 def evaluate_logits(logits: npt.NDArray[np.float32], labels: Integers, temperature: float = 1.0) -> Evaluation:
-    """Loss and confusion matrix of logits `[N, C]`, which are divided by the temperature first."""
+    """Compute loss and confusion matrix of logits `[N, C]`, divided by the temperature."""
     classes = logits.shape[1]
     scaled = logits.astype(np.float64) / temperature
     scaled -= scaled.max(axis=1, keepdims=True)
@@ -68,7 +68,7 @@ def confusion_matrix(labels: Integers, predicted: Integers, classes: int) -> Int
 
 
 def count_top_k(logits: npt.NDArray[np.float32], labels: Integers, k: int) -> int:
-    """Images whose true class is among the `k` most probable; equal logits are ranked as `argmax` does, the first class first."""
+    """Count images whose true class is among the `k` most probable; for equal logits the first class comes first, as in `argmax`."""
     own = np.take_along_axis(logits, labels[:, None], axis=1)
     before = np.arange(logits.shape[1]) < labels[:, None]
     rank = ((logits > own) | ((logits == own) & before)).sum(axis=1)
@@ -83,7 +83,7 @@ def softmax(logits: Logits, temperature: float = 1.0) -> Logits:
 
 
 def ratio(parts: npt.NDArray[np.generic], wholes: npt.NDArray[np.generic]) -> Floats:
-    """`parts / wholes`, NaN where a whole is 0."""
+    """`parts / wholes`, and NaN where a whole is 0."""
     result = np.full(len(wholes), np.nan)
     np.divide(parts, wholes, out=result, where=np.asarray(wholes) > 0)
     return result

@@ -1,4 +1,4 @@
-"""How honest probabilities are, and the temperature that makes them so."""
+"""Calibration error of probabilities, and temperature scaling."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _COLDEST, _HOTTEST = 0.01, 100.0
 
 @dataclass(frozen=True)
 class Calibration:
-    """How often the network is right, by how sure it says it is (reliability diagram: Guo et al. 2017, arXiv 1706.04599, section 2).
+    """Accuracy by confidence (reliability diagram: Guo et al. 2017, arXiv 1706.04599, section 2).
 
     Attributes:
-        counts: int64 `[B]`, images in each bin of confidence; bins are of equal width over 0…1.
-        confidence: float64 `[B]`, mean of the bin; NaN where it is empty.
-        accuracy: float64 `[B]`, the same.
+        counts: int64 `[B]`, number of images in each bin of confidence; bins have equal width over 0–1.
+        confidence: float64 `[B]`, mean confidence in the bin; NaN for an empty bin.
+        accuracy: float64 `[B]`, accuracy in the bin; NaN for an empty bin.
     """
 
     counts: Integers
@@ -27,17 +27,17 @@ class Calibration:
 
     @property
     def error(self) -> float:
-        """Expected calibration error, 0…1: mean distance of confidence from accuracy over images."""
+        """Expected calibration error, 0–1: mean distance between confidence and accuracy over images."""
         return float(np.nansum(self.counts * np.abs(self.confidence - self.accuracy)) / max(1, self.counts.sum()))
 
     @property
     def overconfidence(self) -> float:
-        """Mean confidence less accuracy, -1…1."""
+        """Mean confidence minus accuracy, from -1 to 1."""
         return float(np.nansum(self.counts * (self.confidence - self.accuracy)) / max(1, self.counts.sum()))
 
 
 def calibrate(probabilities: Logits, labels: Integers, bins: int = 15) -> Calibration:
-    """Sorts images by the probability of their most probable class; 15 bins as in Guo et al. 2017."""
+    """Bin images by the probability of their most probable class; 15 bins as in Guo et al. 2017."""
     confidence = probabilities.max(axis=1).astype(np.float64)
     correct = probabilities.argmax(axis=1) == labels
     bin_of = np.minimum((confidence * bins).astype(np.int64), bins - 1)
@@ -48,19 +48,20 @@ def calibrate(probabilities: Logits, labels: Integers, bins: int = 15) -> Calibr
 
 
 def fit_temperature(logits: Logits, labels: Integers) -> float:
-    """Temperature scaling (Guo et al. 2017, arXiv 1706.04599, section 4.2): the one divisor that minimises the cross-entropy.
+    """Temperature scaling (Guo et al. 2017, arXiv 1706.04599, section 4.2): the divisor of the logits that minimises the cross-entropy.
 
-    That is convex in the divisor's inverse, so its slope has one root, which Brent's method finds, in float64. One label in N + 2 is
-    taken for wrong (as Platt 1999, section 2.2): else a network without a mistake on these few images would become infinitely sure.
+    The cross-entropy is convex in the inverse of the divisor, so its slope has one root, which Brent's method finds, in float64. One
+    label in N + 2 counts as wrong (Platt 1999, section 2.2): otherwise a network without mistakes on these images would get
+    infinite confidence.
 
     Args:
         logits: `[N, C]` of images not trained on.
         labels: `[N]`.
 
     Returns:
-        0.01…100.
+        0.01–100.
     """
-    from scipy.optimize import brentq  # tenths of a second that serving does without
+    from scipy.optimize import brentq  # the import takes tenths of a second, and serving does not need it
 
     scaled = logits.astype(np.float64)
     scaled -= scaled.max(axis=1, keepdims=True)

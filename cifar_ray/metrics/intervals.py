@@ -1,4 +1,4 @@
-"""How sure one may be of a figure: intervals, and tests that tell a difference from chance."""
+"""Confidence intervals and significance tests."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _Z95 = NormalDist().inv_cdf(0.975)
 
 @dataclass(frozen=True)
 class ClassBias:
-    """Whether one class is predicted as often as it occurs.
+    """Prediction bias of one class: whether it is predicted as often as it occurs.
 
     Attributes:
-        occurs: images of the class.
-        predicted: images taken for it.
-        p_value: of an exact sign test between images wrongly taken for it and its images that were missed, adjusted for the
-            number of classes (Holm 1979).
+        occurs: number of images of the class.
+        predicted: number of images predicted as the class.
+        p_value: p-value of an exact sign test between false positives and false negatives, adjusted for the number of classes
+            (Holm 1979).
     """
 
     occurs: int
@@ -31,18 +31,18 @@ class ClassBias:
 
     @property
     def significant(self) -> bool:
-        """Chance does not explain the difference."""
+        """Whether the difference is significant."""
         return self.p_value < SIGNIFICANT
 
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """Two models on the same images (McNemar 1947).
+    """Comparison of two models on the same images (McNemar 1947).
 
     Attributes:
-        count: images.
-        only_a: images that only the first has right.
-        only_b: images that only the second has right.
+        count: number of images.
+        only_a: number of images that only the first model classifies correctly.
+        only_b: number of images that only the second model classifies correctly.
     """
 
     count: int
@@ -51,17 +51,17 @@ class PairedComparison:
 
     @property
     def difference(self) -> float:
-        """Accuracy of the second less that of the first."""
+        """Accuracy of the second model minus that of the first."""
         return (self.only_b - self.only_a) / max(1, self.count)
 
     @property
     def p_value(self) -> float:
-        """How often a difference this large comes by chance where the models are equally good; exact."""
+        """Exact p-value: probability of a difference this large if the models are equally good."""
         return sign_test(self.only_a, self.only_b)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the difference (Agresti & Min 2005, Statistics in Medicine 24)."""
+        """95 % confidence interval of the difference (Agresti & Min 2005, Statistics in Medicine 24)."""
         only_a, only_b, count = self.only_a + 0.5, self.only_b + 0.5, self.count + 2
         centre = (only_b - only_a) / count
         reach = _Z95 * math.sqrt(only_a + only_b - (only_b - only_a) ** 2 / count) / count
@@ -69,7 +69,7 @@ class PairedComparison:
 
 
 def accuracy_interval(correct: int, count: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927), within 0…1; all of it where nothing was counted."""
+    """95 % confidence interval of a fraction (Wilson 1927), within 0–1; (0, 1) for a count of 0."""
     if count == 0:
         return 0.0, 1.0
     share, spread = correct / count, _Z95**2 / count
@@ -79,10 +79,9 @@ def accuracy_interval(correct: int, count: int) -> tuple[float, float]:
 
 
 def prediction_bias(confusion: Integers) -> list[ClassBias]:
-    """Tests for each class whether it is predicted more or less often than it occurs.
+    """Test for each class whether it is predicted more or less often than it occurs.
 
-    Images are paired with themselves: were both equally frequent, those wrongly taken for the class would be as many as its
-    missed ones.
+    The test is paired: if both are equally frequent, there are as many false positives as false negatives.
     """
     wrongly, missed = (confusion.sum(axis=axis) - np.diag(confusion) for axis in (0, 1))
     p_values = holm([sign_test(int(a), int(b)) for a, b in zip(wrongly, missed, strict=True)])
@@ -91,7 +90,7 @@ def prediction_bias(confusion: Integers) -> list[ClassBias]:
 
 
 def sign_test(a: int, b: int) -> float:
-    """Two-sided p-value of `a` heads and `b` tails of a fair coin, exact but for rounding."""
+    """Two-sided p-value of `a` heads and `b` tails of a fair coin, exact except for rounding."""
     tosses, fewer = a + b, min(a, b)
     if tosses == 0 or 2 * fewer == tosses:
         return 1.0
@@ -101,7 +100,7 @@ def sign_test(a: int, b: int) -> float:
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """Adjusts p-values of several tests so that one false alarm among all is as rare as in a single test (Holm 1979)."""
+    """Adjust the p-values of several tests (Holm 1979), so that the family-wise error rate is that of a single test."""
     adjusted, largest = [1.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         largest = max(largest, min(1.0, p_values[index] * (len(p_values) - rank)))

@@ -1,4 +1,4 @@
-"""How to read a model's logits: the temperature for its probabilities, and the threshold below which it abstains."""
+"""Temperature of a model's probabilities, and the threshold below which it abstains."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ SHARE_KEPT = 0.95
 
 @dataclass(frozen=True)
 class Trust:
-    """How to read the logits of one model; as it stands, as they are.
+    """Temperature and abstain threshold of a model; by default the probabilities are uncalibrated and the model never abstains.
 
     Attributes:
-        temperature: logits are divided by it before softmax.
-        abstain_threshold: images of less `familiarity` are not to be believed; `None` believes all.
+        temperature: divisor of the logits before softmax.
+        abstain_threshold: the model abstains from images with less `familiarity`; `None` never abstains.
     """
 
     temperature: float = 1.0
@@ -28,7 +28,7 @@ class Trust:
 
     @classmethod
     def fit(cls, logits: Logits, labels: Integers) -> Self:
-        """Learns both from images that the model did not learn from.
+        """Fit both on images that were not in the training set.
 
         Args:
             logits: `[N, C]`, N ≥ 1.
@@ -38,14 +38,14 @@ class Trust:
         return cls(fit_temperature(logits, labels), threshold)
 
     def abstains(self, logits: Logits) -> npt.NDArray[np.bool_]:
-        """Whether each image is less familiar than 95 % of those that the threshold was fitted on: bool `[N]`."""
+        """Whether the model abstains from each image, because it is less familiar than 95 % of the images of the fit: bool `[N]`."""
         if self.abstain_threshold is None:
             return np.zeros(len(logits), np.bool_)
         unfamiliar: npt.NDArray[np.bool_] = familiarity(logits) < self.abstain_threshold
         return unfamiliar
 
     def metrics(self, logits: Logits, labels: Integers) -> dict[str, float]:
-        """Figures of images that it was not fitted on: loss, calibration error without and with the temperature, share abstained from."""
+        """Metrics on test images: loss, calibration error without and with the temperature, and fraction of abstentions."""
         return {
             "test_loss": evaluate_logits(logits, labels, self.temperature).loss,
             "test_ece_uncalibrated": calibrate(softmax(logits), labels).error,
@@ -54,12 +54,12 @@ class Trust:
         }
 
     def describe(self, metrics: dict[str, float]) -> str:
-        """In a line, with what `metrics` says."""
+        """Describe temperature, calibration error and abstentions in one line."""
         if self.abstain_threshold is None:
-            return "probabilities are as the network gives them, and it never abstains: there were no validation images to fit on"
+            return "probabilities are uncalibrated and the model never abstains, because there are no validation images"
         fitted = f"temperature {self.temperature:.3g}"
         if "test_ece" not in metrics:
-            return f"{fitted}; there are no test images to say how well it fits"
+            return f"{fitted}, calibration error unknown (no test images)"
         return (
             f"{fitted}: calibration error {metrics['test_ece_uncalibrated']:.2%} → {metrics['test_ece']:.2%}; "
             f"abstains from {metrics['test_abstained']:.2%} of the test images"
@@ -67,9 +67,9 @@ class Trust:
 
 
 def familiarity(logits: Logits) -> Floats:
-    """How much each image is like those that the model knows: its negative energy (Liu et al. 2020, arXiv 2010.03759, section 3.1).
+    """Similarity of each image to the training images: its negative energy (Liu et al. 2020, arXiv 2010.03759, section 3.1).
 
-    The logarithm of the summed exponentials, of logits as they are, whatever the temperature: float64 `[N]`, higher for more.
+    This is the logsumexp of the logits, without the temperature: float64 `[N]`, higher for more similar images.
     """
     largest = logits.max(axis=1, keepdims=True).astype(np.float64)
     energies: Floats = (largest + np.log(np.exp(logits - largest).sum(axis=1, keepdims=True)))[:, 0]

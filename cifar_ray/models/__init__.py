@@ -1,4 +1,4 @@
-"""Architectures by name."""
+"""Network architectures by name."""
 
 from __future__ import annotations
 
@@ -34,28 +34,28 @@ _ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
 
 @runtime_checkable
 class DataInitialized(Protocol):
-    """A network whose stem is set from training images, and may stop learning early."""
+    """A network whose stem is initialised from training images and may be frozen early."""
 
     def initialize_from(self, images: Tensor) -> None:
-        """Sets the stem from normalised images, float `[N, 3, H, W]`."""
+        """Initialise the stem from normalised images, float `[N, 3, H, W]`."""
 
     def freeze_stem(self) -> None:
-        """Stops training the stem's weights."""
+        """Freeze the weights of the stem."""
 
 
 def list_models() -> list[str]:
-    """Names of what can be trained, sorted."""
+    """Names of the architectures for training, sorted."""
     return sorted(_ARCHITECTURES)
 
 
 def create_model(name: str, num_classes: int, image_size: int, **arguments: Any) -> nn.Module:
-    """Builds a network with fresh weights, drawn from torch's global generator.
+    """Create a network with fresh weights from torch's global generator.
 
     Args:
-        name: one of `list_models()`, or `ensemble`, whose `members` are more of the kind.
+        name: one of `list_models()`, or `ensemble` with `members`.
         num_classes: width of the logits, at least 2.
         image_size: height and width of the images, px.
-        **arguments: further arguments of the architecture, e.g. `widths` of `airnet`.
+        **arguments: other arguments of the architecture, for example `widths` of `airnet`.
 
     Returns:
         A module from normalised images, float `[N, 3, H, W]`, to logits, `[N, num_classes]`.
@@ -66,9 +66,9 @@ def create_model(name: str, num_classes: int, image_size: int, **arguments: Any)
     if name == "ensemble" and "members" in arguments:
         return _create_ensemble(**arguments)
     if name not in _ARCHITECTURES:
-        raise ConfigError(f"model: unknown architecture {name!r}; there are {', '.join(list_models())}")
+        raise ConfigError(f"model: unknown architecture {name!r}. Available: {', '.join(list_models())}")
     if num_classes < 2:
-        raise ConfigError(f"model: {num_classes} class is no choice; at least 2 are needed")
+        raise ConfigError(f"model: expected at least 2 classes, got {num_classes}")
     return _ARCHITECTURES[name](num_classes=num_classes, image_size=image_size, **arguments)
 
 
@@ -78,10 +78,10 @@ def _create_ensemble(members: Sequence[Mapping[str, Any]], temperatures: Sequenc
 
 
 def count_flops(model: nn.Module, image_size: int) -> int:
-    """Operations of one forward pass over one image, two for each multiplication with addition, counted by torch as they are called.
+    """Count the FLOPs of a forward pass for one image with torch's counter; a multiply-add counts as two.
 
     Args:
-        model: in evaluation mode; on the device `meta` it costs no time and no memory.
+        model: network in evaluation mode; on the device `meta` it needs no time and no memory.
         image_size: side of the image, px.
     """
     from torch.utils.flop_counter import FlopCounterMode
@@ -93,5 +93,5 @@ def count_flops(model: nn.Module, image_size: int) -> int:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Number of weights that training changes."""
+    """Number of trainable weights."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

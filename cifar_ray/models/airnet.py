@@ -19,7 +19,7 @@ class AirNet(nn.Module):
         num_classes: width of the logits.
         image_size: side of the images, px; the published network has 32.
         widths: channels of the three groups.
-        convolutions: of each group, 2, or 3 with a residual connection over the later two (the paper's airbench96).
+        convolutions: convolutions per group: 2, or 3 with a residual connection over the last two (the paper's airbench96).
 
     Raises:
         ConfigError: if the image is too small for three poolings.
@@ -48,7 +48,7 @@ class AirNet(nn.Module):
 
     @torch.no_grad()
     def initialize_from(self, images: Tensor) -> None:
-        """Sets the whitening filters from data (section 3.2): eigenvectors of the 2×2 patch covariance, scaled to unit variance.
+        """Initialise the whitening filters from data (section 3.2): eigenvectors of the 2×2 patch covariance, scaled to unit variance.
 
         Args:
             images: normalised, float `[N, 3, H, W]`; a few thousand are enough.
@@ -59,7 +59,7 @@ class AirNet(nn.Module):
         self.whitening.weight.copy_(torch.cat((filters, -filters)))
 
     def freeze_stem(self) -> None:
-        """Stops training the whitening bias, the stem's only trained weights; saves the backward pass below the first group."""
+        """Freeze the whitening bias, the stem's only trainable weights; saves the backward pass below the first group."""
         if self.whitening.bias is not None:
             self.whitening.bias.requires_grad_(False)
 
@@ -80,7 +80,7 @@ class _Group(nn.Module):
 
 
 class _ResidualGroup(_Group):
-    """The same with a third convolution and norm; what entered the second is added before the last GELU."""
+    """A group with a third convolution and norm; the input of the second is added before the last GELU."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__(channels_in, channels_out)
@@ -94,7 +94,7 @@ class _ResidualGroup(_Group):
 
 
 def _identity_convolution(channels_in: int, channels_out: int) -> nn.Conv2d:
-    """A 3×3 convolution whose first filters pass their input on (section 3.3)."""
+    """A 3×3 convolution whose first filters are identities (section 3.3)."""
     convolution = nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False)
     with torch.no_grad():
         nn.init.dirac_(convolution.weight[:channels_in])
@@ -102,7 +102,7 @@ def _identity_convolution(channels_in: int, channels_out: int) -> nn.Conv2d:
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
-    """Batch norm that forgets quickly, since training lasts a few hundred steps, with a bias but no learned scale."""
+    """Batch norm with high momentum, because training lasts a few hundred steps; it has a bias but no learned scale."""
     norm = nn.BatchNorm2d(channels, eps=1e-12, momentum=0.4)
     norm.weight.requires_grad_(False)
     return norm

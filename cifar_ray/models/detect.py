@@ -1,4 +1,4 @@
-"""Which architecture a state dict belongs to, told from the names and shapes of its tensors."""
+"""Detect the architecture of a state dict from the names and shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from cifar_ray.errors import ConfigError
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-_WRAPPERS = ("module.", "_orig_mod.", "model.", "network.")  # of DataParallel, torch.compile, Lightning and hand-made ones
-# pytorch-cifar (kuangliu), from which most CIFAR ResNets descend, names two parts of the same network otherwise
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "network.")  # of DataParallel, torch.compile, Lightning and custom wrappers
+# pytorch-cifar (kuangliu), the origin of most CIFAR ResNets, has other names for two parts of the network
 _OTHER_NAMES = ((re.compile(r"^linear\."), "fc."), (re.compile(r"\.shortcut\."), ".downsample."))
 _SMALL_STEM_PX, _LARGE_STEM_PX = 32, 224
 
 
 def canonical(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors under the names that our architectures use: without wrappers' prefixes, and with known synonyms replaced."""
+    """Rename tensors to the names of this project's architectures: remove prefixes of wrappers, and replace known synonyms."""
     names = list(weights)
     while prefix := next((prefix for prefix in _WRAPPERS if names and all(name.startswith(prefix) for name in names)), ""):
         names = [name.removeprefix(prefix) for name in names]
@@ -31,26 +31,26 @@ def canonical(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def detect(weights: Mapping[str, Tensor], image_size_px: int | None = None) -> tuple[str, dict[str, Any]]:
-    """Finds the architecture.
+    """Detect the architecture.
 
     Args:
         weights: a state dict with `canonical` names.
-        image_size_px: side of the images it was trained on; the shapes tell no more than the kind of stem, so `None` means
-            32 px, or 224 px for a ResNet with the large stem.
+        image_size_px: side of the training images; the shapes only show the kind of stem, so `None` means 32 px, or 224 px
+            for a ResNet with the large stem.
 
     Returns:
         Name and keyword arguments for `models.create_model`.
 
     Raises:
-        ConfigError: if it is none of ours.
+        ConfigError: if the architecture is unknown.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     for name, find in _DETECTORS.items():
         arguments = find(shapes)
         if arguments is not None:
             return name, arguments | ({"image_size": image_size_px} if image_size_px else {})
-    there_are = ", ".join(list(shapes)[:4])
-    raise ConfigError(f"the tensors ({there_are} …) belong to no architecture known here; there are {', '.join(_DETECTORS)}")
+    found = ", ".join(list(shapes)[:4])
+    raise ConfigError(f"unknown architecture (tensors {found}, …). Supported: {', '.join(_DETECTORS)}")
 
 
 def _airnet(shapes: Shapes, residual: bool = False) -> dict[str, Any] | None:
@@ -68,7 +68,7 @@ def _small_cnn(shapes: Shapes) -> dict[str, Any] | None:
 
 
 def _plain(shapes: Shapes, is_ours: Callable[[Sequence[tuple[int, ...]]], bool]) -> dict[str, Any] | None:
-    """Blocks of plain convolutions; dropout has no weights, so a network is told from others of its kind by its widths."""
+    """Detect blocks of plain convolutions; dropout has no weights, so the widths identify the network."""
     widths: list[tuple[int, ...]] = []
     while f"blocks.{len(widths)}.convolutions.0.weight" in shapes:
         layers = (shapes.get(f"blocks.{len(widths)}.convolutions.{number}.weight") for number in range(2))

@@ -1,4 +1,4 @@
-"""Several networks that answer as one, by the mean of their probabilities."""
+"""Ensemble: several networks as one, with the mean of their probabilities."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Ensemble(nn.Module):
 
     Args:
         members: networks for the same classes and image size.
-        normalizations: for each member the factors that its own normalisation needs after the ensemble's: `x * scale + shift`,
+        normalizations: scale and shift of each member that convert the ensemble's normalisation to its own: `x * scale + shift`,
             float32 `[2, 3]`.
-        temperatures: each member's logits are divided by its own.
+        temperatures: divisor of each member's logits.
     """
 
     normalizations: Tensor
@@ -27,9 +27,9 @@ class Ensemble(nn.Module):
         self.register_buffer("normalizations", normalizations)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, float32 `[N, num_classes]`: their softmax is the mean probability, their logsumexp the mean of the members'.
+        """Logits, float32 `[N, num_classes]`: their softmax is the mean probability, their logsumexp the mean of the members' logsumexp.
 
-        The softmax alone leaves a number open; the second tells how familiar an image is (`trust.familiarity`), which members agree on.
+        The softmax leaves one degree of freedom; the logsumexp fixes it, so that `trust.familiarity` is the mean of the members'.
         """
         probabilities, energies = [], []
         for member, (scale, shift), temperature in zip(self.members, self.normalizations, self.temperatures, strict=True):

@@ -1,4 +1,4 @@
-"""Plain networks as tutorials build them: blocks of 3×3 convolutions with batch norm, pooling and dropout, then a linear head."""
+"""Plain networks as in tutorials: blocks of 3×3 convolutions with batch norm, pooling and dropout, then a linear head."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor, nn
 
 from cifar_ray.errors import ConfigError
 
-_GRID = 2  # the head sees the last features as 2×2 places: more than their mean, and any image size fits
+_GRID = 2  # the head gets the last features on a 2×2 grid: more than their mean, and for any image size
 
 
 class PlainCNN(nn.Module):
-    """conv – norm – ReLU, once or more a block; then max-pool and dropout (VGG: Simonyan & Zisserman 2014, arXiv 1409.1556).
+    """Blocks of one or more conv – norm – ReLU, then max-pool and dropout (VGG: Simonyan & Zisserman 2014, arXiv 1409.1556).
 
     Args:
         num_classes: width of the logits.
         image_size: side of the images, px.
-        widths: of each block the channels of its convolutions.
-        dropout: of each block the share of its outputs that a training step leaves out.
+        widths: channels of the convolutions of each block.
+        dropout: dropout probability of each block.
 
     Raises:
         ConfigError: if the image is too small for the poolings.

@@ -11,10 +11,10 @@ _SMALL_IMAGE_PX = 64
 def resnet18(num_classes: int, image_size: int) -> nn.Module:
     """ResNet-18; up to 64 px with the stem for small images (section 4.2 of the paper): 3×3, stride 1, no pooling.
 
-    Blocks begin as identities, their last norms at zero, which bears higher rates in the first steps (Goyal et al. 2017,
+    Blocks start as identities (last norm at zero), which allows higher learning rates in the first steps (Goyal et al. 2017,
     arXiv 1706.02677, section 5.1).
     """
-    from torchvision.models import resnet  # seconds that other architectures do without
+    from torchvision.models import resnet  # the import takes seconds, and other architectures do not need it
 
     model: nn.Module = resnet.resnet18(weights=None, num_classes=num_classes, zero_init_residual=True)
     if image_size <= _SMALL_IMAGE_PX:
@@ -25,7 +25,7 @@ def resnet18(num_classes: int, image_size: int) -> nn.Module:
 
 
 def resnet50(num_classes: int, image_size: int, least_px: int = 128) -> nn.Module:
-    """ResNet-50 as trained on ImageNet, whose stem wants large images: smaller ones are enlarged to `least_px` first."""
+    """ResNet-50 for ImageNet weights; its stem needs large images, so smaller ones are enlarged to `least_px` first."""
     from torchvision.models import resnet
 
     model: nn.Module = resnet.resnet50(weights=None, num_classes=num_classes)
@@ -37,7 +37,7 @@ def resnet50(num_classes: int, image_size: int, least_px: int = 128) -> nn.Modul
 
 
 class _EnlargingConv2d(nn.Conv2d):
-    """A first layer that enlarges its images: part of the layer, so that all weights keep the names that ImageNet's have."""
+    """First layer that enlarges its images; being part of the layer, it does not change the names of the weights."""
 
     side_px: int
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from cifar_ray.errors import ConfigError
 
 _MIN_IMAGE_SIZE_PX = 8
-_LOGIT_SCALE = 0.125  # keeps the softmax of a max-pooled network from being sure too early
+_LOGIT_SCALE = 0.125  # prevents overconfidence early in the training of a max-pooled network
 
 
 class ResNet9(nn.Module):
@@ -46,7 +46,7 @@ class ResNet9(nn.Module):
 
 
 class _Convolution(nn.Module):
-    """conv – norm – ReLU, and a max-pool where asked for."""
+    """conv – norm – ReLU, with an optional max-pool."""
 
     def __init__(self, channels_in: int, channels_out: int, pool: bool = False) -> None:
         super().__init__()

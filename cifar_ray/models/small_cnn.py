@@ -1,4 +1,4 @@
-"""A small plain network without batch norm: quick on a laptop, and exact across any number of workers."""
+"""A small plain network without batch norm: fast on a laptop, and exactly reproducible with any number of workers."""
 
 from __future__ import annotations
 

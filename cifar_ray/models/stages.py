@@ -1,4 +1,4 @@
-"""The parts of a network in the order that images go through them: what fine-tuning freezes, and gives rates to."""
+"""Stages of a network, in the order of the forward pass; fine-tuning freezes stages and scales their learning rates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Stage:
     """A part of a network that has weights.
 
     Attributes:
-        name: of its first module.
+        name: name of its first module.
         modules: a convolution or block, and the norms that follow it.
     """
 
@@ -29,9 +29,9 @@ class Stage:
 
 
 def stages(model: nn.Module) -> list[Stage]:
-    """Splits a network into its stages; the last one is the head.
+    """Split a network into its stages; the last one is the head.
 
-    Sequences of blocks are opened, and a norm belongs to what it follows.
+    It splits sequences of blocks, and a norm belongs to the preceding module.
     """
     found: list[Stage] = []
     for name, module in _blocks(model):
@@ -43,14 +43,14 @@ def stages(model: nn.Module) -> list[Stage]:
 
 
 def head_name(model: nn.Module) -> str:
-    """Name of the linear layer that gives the logits.
+    """Name of the linear layer that computes the logits.
 
     Raises:
-        ConfigError: if the network does not end in one, as an ensemble does not.
+        ConfigError: if the network does not end in a linear layer, such as an ensemble.
     """
     last = stages(model)[-1]
     if not isinstance(last.modules[0], nn.Linear):
-        raise ConfigError(f"{type(model).__name__.lower()}: does not end in one linear layer; choose a model of a single network")
+        raise ConfigError(f"{type(model).__name__.lower()}: the network does not end in a linear layer; choose another model")
     return last.name
 
 

@@ -20,7 +20,7 @@ class WideResNet(nn.Module):
         widen: channels as a multiple of 16, 32 and 64.
 
     Raises:
-        ConfigError: if the image is too small, or there is no network of that depth.
+        ConfigError: if the image is too small, or the depth is invalid.
     """
 
     def __init__(self, num_classes: int, image_size: int, depth: int = 28, widen: int = 10) -> None:
@@ -28,7 +28,7 @@ class WideResNet(nn.Module):
         if image_size < _MIN_IMAGE_SIZE_PX:
             raise ConfigError(f"image_size: a wide ResNet needs at least {_MIN_IMAGE_SIZE_PX} px, got {image_size}")
         if depth % 6 != 4:
-            raise ConfigError(f"depth: a wide ResNet has 6·n + 4 layers, not {depth}")
+            raise ConfigError(f"depth: a wide ResNet needs 6·n + 4 layers, got {depth}")
         self.stem = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         blocks, channels = [], 16
         for width, stride in ((16 * widen, 1), (32 * widen, 2), (64 * widen, 2)):
@@ -50,7 +50,7 @@ class WideResNet(nn.Module):
 
 
 class _Block(nn.Module):
-    """norm – ReLU – conv – norm – ReLU – conv, and the input beside it; a block that changes the shape projects what it activated."""
+    """norm – ReLU – conv – norm – ReLU – conv with a residual connection; a block that changes the shape projects the activated input."""
 
     def __init__(self, channels_in: int, channels_out: int, stride: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Named, complete training configs. Flags and files change what a recipe sets."""
+"""Recipes: named, complete training configs, which flags and config files override."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def list_recipes() -> dict[str, Recipe]:
 
 
 def describe_recipes() -> str:
-    """A table of all recipes, with what their networks cost and what to expect."""
-    rows = [f"{'recipe':18}{'parameters':>11}{'MFLOPs':>8}{'epochs':>8}  accuracy on test"]
+    """Table of all recipes, with the cost of their networks and the expected accuracy."""
+    rows = [f"{'recipe':18}{'parameters':>11}{'MFLOPs':>8}{'epochs':>8}  test accuracy"]
     for name, recipe in RECIPES.items():
         cost = f"{recipe.parameters / 1e6:>9.2f} M{recipe.flops / 1e6:>8,.0f}{recipe.make().epochs:>8}"
         rows += [f"{name:18}{cost}  {recipe.accuracy}", f"{'':4}{recipe.summary}"]
-    return "\n".join([*rows, "MFLOPs: of one image of 32 px, forward"])
+    return "\n".join([*rows, "MFLOPs: forward pass of one image of 32 px"])
 
 
 def get_recipe(name: str) -> TrainConfig:
@@ -64,7 +64,7 @@ def get_recipe(name: str) -> TrainConfig:
 
 
 def recipe_search_space(name: str) -> dict[str, Any]:
-    """What `tune` searches around a recipe: field → {kind: bounds or values}, as `tuning.space` reads it.
+    """Search space of `tune` for a recipe: field → {kind: bounds or values}, as in `tuning.space`.
 
     Raises:
         ConfigError: for an unknown name.
@@ -73,7 +73,7 @@ def recipe_search_space(name: str) -> dict[str, Any]:
 
 
 def default_recipe(dataset: str | None, model: str | None) -> str:
-    """The recipe that is meant where none is named: the architecture decides, else the data set."""
+    """Default recipe for an architecture, else for a data set."""
     if dataset == "digits" and model in (None, "small_cnn"):
         return "digits"
     named = _DEFAULT_FOR_MODEL.get(model or "airnet", model)
@@ -82,5 +82,5 @@ def default_recipe(dataset: str | None, model: str | None) -> str:
 
 def _find(name: str) -> Recipe:
     if name not in RECIPES:
-        raise ConfigError(f"--recipe {name}: unknown; there are {', '.join(RECIPES)}")
+        raise ConfigError(f"--recipe {name}: unknown recipe. Available: {', '.join(RECIPES)}")
     return RECIPES[name]

@@ -1,4 +1,4 @@
-"""Recipes of the airbench papers: the shortest way to a given accuracy."""
+"""Recipes of the airbench papers, which train to a given accuracy in the shortest time."""
 
 from __future__ import annotations
 
@@ -34,10 +34,11 @@ def airbench94() -> TrainConfig:
     space=_MUON_SPACE | AUGMENTATION_SPACE,
 )
 def airbench96() -> TrainConfig:
-    """AirNet wider, with residual groups, in 40 epochs.
+    """Wider AirNet with residual groups, in 40 epochs.
 
-    Network and augmentation are those of airbench96 (Jordan 2024, arXiv 2404.00498: 96.0 % after 37.5…45 epochs,
-    views averaged). It used SGD with lookahead; here Muon takes the filters, as in `airbench94`, its rate scaled to half the batch.
+    Network and augmentation are those of airbench96 (Jordan 2024, arXiv 2404.00498: 96.0 % after 37.5–45 epochs,
+    views averaged). The paper used SGD with lookahead; here Muon trains the filters, as in `airbench94`, with its rate scaled to half
+    the batch.
     """
     return TrainConfig(
         recipe="airbench96",

@@ -1,4 +1,4 @@
-"""What a recipe is: a function that gives a whole training config, and what is known of it before it runs."""
+"""A recipe: a function that returns a complete training config, with known figures."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ AUGMENTATION_SPACE: SearchSpace = {"label_smoothing": {"uniform": [0.0, 0.3]}, "
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe and its figures, which a test holds against the network.
+    """A recipe and its figures, which a test compares with the network.
 
     Attributes:
-        make: gives the config.
-        parameters: of its network for 10 classes.
-        flops: of one image in a forward pass, two for each multiplication with addition.
-        accuracy: on the test images of its data set, and where the figure comes from.
-        space: what `tune` searches around it, as `tuning.space` reads it.
+        make: returns the config.
+        parameters: number of parameters of its network for 10 classes.
+        flops: FLOPs of a forward pass for one image; a multiply-add counts as two.
+        accuracy: test accuracy and its source.
+        space: search space of `tune`, as in `tuning.space`.
     """
 
     make: Callable[[], TrainConfig]
@@ -43,17 +43,17 @@ RECIPES: dict[str, Recipe] = {}
 def recipe(
     *, parameters: int, flops: int, accuracy: str, space: SearchSpace
 ) -> Callable[[Callable[[], TrainConfig]], Callable[[], TrainConfig]]:
-    """Lists a function as the recipe of its name; the arguments are those of `Recipe`."""
+    """Register a function as a recipe under its name; the arguments are those of `Recipe`."""
 
-    def listed(make: Callable[[], TrainConfig]) -> Callable[[], TrainConfig]:
+    def register(make: Callable[[], TrainConfig]) -> Callable[[], TrainConfig]:
         RECIPES[make.__name__] = Recipe(make, parameters, flops, accuracy, space)
         return make
 
-    return listed
+    return register
 
 
 def around(lr: float, weight_decay: float | None = None) -> SearchSpace:
-    """Rates over a decade to either side."""
+    """Search space with learning rate and weight decay from a tenth to ten times their values."""
     space: SearchSpace = {"optimizer.lr": {"loguniform": [lr / 10, lr * 10]}}
     if weight_decay is not None:
         space["optimizer.weight_decay"] = {"loguniform": [weight_decay / 10, weight_decay * 10]}

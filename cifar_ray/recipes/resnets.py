@@ -1,4 +1,4 @@
-"""Recipes of residual networks, meant for a GPU."""
+"""Recipes of residual networks, for a GPU."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ def resnet9_onecycle() -> TrainConfig:
 @recipe(
     parameters=23_528_522,
     flops=2_669_191_168,
-    accuracy="78.0 % published; not run here, the weights need a network",
+    accuracy="78.0 % published; not run here, the weights need internet access",
     space=around(lr=0.02, weight_decay=1e-4) | {"optimizer.head_factor": {"choice": [1.0, 3.0, 10.0]}} | AUGMENTATION_SPACE,
 )
 def resnet50_finetune() -> TrainConfig:
-    """ResNet-50 from ImageNet's weights in 5 epochs, images enlarged to 128 px.
+    """ResNet-50 from ImageNet weights in 5 epochs, images enlarged to 128 px.
 
-    Published for such a fine-tuning at 32 px: 78.0 %. Enlarged images keep the features that the weights know.
+    Published for such a fine-tuning at 32 px: 78.0 %. Enlarged images suit the pretrained features.
     """
     return TrainConfig(
         recipe="resnet50_finetune",

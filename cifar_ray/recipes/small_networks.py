@@ -1,4 +1,4 @@
-"""Recipes of small plain networks: minutes on a laptop, and the networks of well-known tutorials."""
+"""Recipes of small plain networks: some train in minutes on a laptop, others are known from tutorials."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def small_cnn() -> TrainConfig:
     space=_ADAMW_SPACE | AUGMENTATION_SPACE,
 )
 def digits() -> TrainConfig:
-    """The small network on the built-in handwritten digits: seconds, no network."""
+    """The small network on the built-in handwritten digits: takes seconds, works offline."""
     return small_cnn().model_copy(
         update={
             "recipe": "digits",
@@ -55,7 +55,7 @@ def digits() -> TrainConfig:
     space=around(lr=3e-3, weight_decay=0.02) | AUGMENTATION_SPACE,
 )
 def cnn_steplr() -> TrainConfig:
-    """Three convolutions, dropout 0.6, strong augmentation, a rate that falls in steps; 61 epochs.
+    """Three convolutions, dropout 0.6, strong augmentation, a step schedule; 61 epochs.
 
     Published for such a network after 61 epochs: 84.1 %.
     """
@@ -78,7 +78,7 @@ def cnn_steplr() -> TrainConfig:
     space=around(lr=3e-3, weight_decay=0.05) | AUGMENTATION_SPACE,
 )
 def cnn6() -> TrainConfig:
-    """Six convolutions, gradients of four pieces of each batch summed on a worker; 40 epochs."""
+    """Six convolutions, gradients accumulated over four micro-batches; 40 epochs."""
     return TrainConfig(
         recipe="cnn6",
         model="cnn6",
@@ -99,7 +99,7 @@ def cnn6() -> TrainConfig:
     space=around(lr=3e-3, weight_decay=0.02) | AUGMENTATION_SPACE,
 )
 def vgg3() -> TrainConfig:
-    """Three VGG blocks with rising dropout: 250 epochs, and 25 at a low rate.
+    """Three VGG blocks with rising dropout: 250 epochs, then 25 at a low learning rate.
 
     Published for such networks, of six convolutions with 32 to 128 channels: about 90.5 %.
     """

@@ -1,4 +1,4 @@
-"""`<storage>`: files under one root, on a local path or in an object store."""
+"""The storage: files under one root, on a local path or in an object store."""
 
 from cifar_ray.storage.tree import NUMBER, FileTree, split_location
 

@@ -1,7 +1,7 @@
-"""Writing to a file system: staged under a hidden name, made durable, then put in place by one rename.
+"""Atomic writes on a file system: write under a hidden name, fsync, then rename.
 
-Who stages holds a lock on it, which the kernel gives back when he dies. So the next one can tell what is left over there, and sweeps it
-first, which on a full disk makes room.
+A writer holds a lock on its staging file; the kernel releases the lock when the writer dies. So the next writer can recognise and
+remove abandoned staging files first, which frees space on a full disk.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import IO
 STAGING = ".staging-"
 A_DAY_S = 86_400.0
 
-_SETTLE_S = 60.0  # between making a folder and locking it; generous
+_SETTLE_S = 60.0  # between creating a folder and locking it; generous
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
 @contextmanager
 def staged_file(target: Path) -> Iterator[IO[bytes]]:
-    """A file that takes its place when the block ends, and is dropped if that fails."""
+    """Open a staging file; it replaces the target at the end of the block, or is removed after an error."""
     target.parent.mkdir(parents=True, exist_ok=True)
     _sweep(target.parent)
     staging = target.with_name(_staging_name())
@@ -45,10 +45,10 @@ def staged_file(target: Path) -> Iterator[IO[bytes]]:
 
 
 def add_folder(parent: Path, files: Mapping[str, bytes], first_free: Callable[[], int]) -> int:
-    """Writes files as a new numbered folder, which appears whole; `sync_folder` makes its name durable.
+    """Write files as a new numbered folder, which appears complete; `sync_folder` makes its name durable.
 
     Returns:
-        The number: `first_free()`, or one after it where others took that meanwhile.
+        The number: `first_free()`, or a later one if another writer took that meanwhile.
     """
     _sweep(parent)
     staging = parent / _staging_name()
@@ -68,7 +68,7 @@ def add_folder(parent: Path, files: Mapping[str, bytes], first_free: Callable[[]
 
 
 def sync_folder(path: Path) -> None:
-    """A rename survives a power cut only once its folder is on disk too."""
+    """Fsync a folder: only then does a rename in it survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -77,9 +77,9 @@ def sync_folder(path: Path) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Removes what writers that are dead have left half written; what it may not remove, it leaves."""
+    """Remove staging files of dead writers, except those it lacks permission to remove."""
     for path in list(folder.glob(f"{STAGING}*")):
-        with suppress(OSError):  # it took its place just now, or is another user's
+        with suppress(OSError):  # it was just renamed, or belongs to another user
             if not _is_abandoned(path):
                 continue
             if path.is_dir():
@@ -89,11 +89,11 @@ def _sweep(folder: Path) -> None:
 
 
 def _is_abandoned(path: Path) -> bool:
-    """Whether its writer is surely dead: its lock is free, or, where locks say nothing, nothing happened for a day."""
+    """Whether the writer is certainly dead: its lock is free, or, if locks are unreliable, the file is unchanged for a day."""
     age_s = time.time() - path.lstat().st_mtime
     if age_s < _SETTLE_S:
         return False
-    lock_is_sure = path.name.startswith(_staging_name(""))  # a network file system may keep locks to each host
+    lock_is_reliable = path.name.startswith(_staging_name(""))  # on a network file system, locks may apply to one host only
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         try:
@@ -103,8 +103,8 @@ def _is_abandoned(path: Path) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        lock_is_sure = False
-    return lock_is_sure or age_s >= A_DAY_S
+        lock_is_reliable = False
+    return lock_is_reliable or age_s >= A_DAY_S
 
 
 def _staging_name(unique: str | None = None) -> str:
@@ -112,7 +112,7 @@ def _staging_name(unique: str | None = None) -> str:
 
 
 def _hold(descriptor: int) -> None:
-    with suppress(OSError):  # NFS locks no folders
+    with suppress(OSError):  # NFS does not lock folders
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 

@@ -1,4 +1,4 @@
-"""Writing to an object store, which has neither rename nor lock, but each put is all or nothing and seen by all from then on."""
+"""Writes to an object store: it has no rename and no lock, but each put is atomic and immediately visible to all."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from cifar_ray.storage.retry import Retry
 
 CLAIMS = ".claims"
 
-_GIVE_UP_S = 3.0
+_CLAIM_TIMEOUT_S = 3.0
 _POLL_S = 0.05
 
 
 @dataclass(frozen=True)
 class ObjectWriter:
-    """Puts, and numbers that are given once.
+    """Atomic puts, and numbers that no two writers get.
 
     Attributes:
-        file_system: of an object store.
-        path: how it names a file of the tree.
-        retry: of what fails for a moment.
+        file_system: file system of an object store.
+        path: converts a path in the tree to one in the file system.
+        retry: retries transient errors.
     """
 
     file_system: FileSystem
@@ -34,22 +34,22 @@ class ObjectWriter:
     retry: Retry
 
     def put(self, path: str, content: bytes | mmap.mmap) -> None:
-        """Writes a file whole, or not at all."""
+        """Write a file completely, or not at all."""
         self.retry.attempt(f"write {self.path(path)}", lambda: self._put(path, content))
 
     def claim(self, parent: str, number: int) -> int:
-        """Takes a number that nobody else gets, without anything but puts and lists.
+        """Claim a number that no other writer gets, with puts and lists only.
 
-        Who wants a number puts a claim on it, then looks who else does. It is his who once sees himself alone: whoever
-        comes later sees that claim, which stays for ever. Of several the earliest waits for the others to take theirs back and go on
-        to the next number, for some seconds: they may be dead. So a clock that is wrong, or a writer that dies, costs a number at worst.
+        A writer puts a claim on a number, then lists all claims on it. A writer that sees only its own claim gets the number: later
+        writers see this claim, which stays forever. Of several writers, the earliest waits some seconds until the others withdraw
+        their claims and go on to the next number; they may be dead. So a wrong clock or a dead writer wastes at most a number.
 
         Args:
-            parent: of the numbered folders.
+            parent: parent of the numbered folders.
             number: the first to try.
 
         Returns:
-            `number`, or one after it.
+            `number`, or a later one.
         """
         while not self._won(f"{parent}/{CLAIMS}/{number}"):
             number += 1
@@ -58,13 +58,13 @@ class ObjectWriter:
     def _won(self, claims: str) -> bool:
         token = f"{time.time_ns():020d}-{uuid.uuid4().hex}"
         self.put(f"{claims}/{token}", b"")
-        deadline = time.monotonic() + _GIVE_UP_S
+        deadline = time.monotonic() + _CLAIM_TIMEOUT_S
         while True:
             present = self.retry.attempt(f"list {self.path(claims)}", lambda: self._names(claims))
             if present == {token}:
                 return True
             if min(present, default=token) < token or time.monotonic() > deadline:
-                self.retry.attempt(f"take back a claim in {self.path(claims)}", lambda: self._delete(f"{claims}/{token}"))
+                self.retry.attempt(f"withdraw a claim in {self.path(claims)}", lambda: self._delete(f"{claims}/{token}"))
                 return False
             time.sleep(_POLL_S)
 
@@ -77,5 +77,5 @@ class ObjectWriter:
 
     def _put(self, path: str, content: bytes | mmap.mmap) -> None:
         with self.file_system.open_output_stream(self.path(path)) as stream:
-            # in one call, which no Ctrl-C interrupts: closing a stream, also after an exception, puts what it got so far
+            # in one call, which Ctrl-C does not interrupt: closing a stream, even after an exception, puts the data so far
             stream.write(content)

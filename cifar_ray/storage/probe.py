@@ -1,4 +1,4 @@
-"""Whether hosts see the same storage, or each a disk of its own under the same name."""
+"""Check that all hosts see the same storage, and not a local disk of the same name."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ import tenacity
 from cifar_ray.errors import StoreError
 from cifar_ray.storage.tree import FileTree
 
-_FILE = "mark"  # the name that runs of all releases have
+_FILE = "mark"  # file name in the runs of all releases
 VISIBLE_WITHIN_S = 5.0  # NFS may show a new file late
 _POLL_S = 0.2
 
 
 @dataclass(frozen=True)
 class StorageProbe:
-    """What one host left in a folder of the storage, for others to find.
+    """A random text in a file of the storage, by which other hosts check that they see the same storage.
 
     Attributes:
-        text: what it is.
-        host: where that was.
+        text: content of the file.
+        host: host that wrote it.
     """
 
     text: str
@@ -31,7 +31,7 @@ class StorageProbe:
 
     @classmethod
     def place(cls, files: FileTree) -> Self:
-        """Writes it into a folder; where there is one already, that stays.
+        """Write the probe to a folder; keep an existing one.
 
         Raises:
             StoreError: if the storage cannot be used.
@@ -41,25 +41,25 @@ class StorageProbe:
         return cls(data.decode(errors="replace"), platform.node())
 
     def check(self, storage: str, folder: str) -> None:
-        """Makes sure that this host finds it.
+        """Check that this host sees the probe.
 
         Args:
-            storage: as the one that left it names it.
-            folder: below.
+            storage: the storage as the writing host names it.
+            folder: folder in the storage.
 
         Raises:
-            StoreError: if it does not, some seconds later either: NFS may show a new file late.
+            StoreError: if it does not, even after some seconds: NFS may show a new file late.
         """
         files = FileTree(storage, folder)
-        look = tenacity.Retrying(
+        read = tenacity.Retrying(
             retry=tenacity.retry_if_result(lambda text: text != self.text),
             stop=tenacity.stop_after_delay(VISIBLE_WITHIN_S),
             wait=tenacity.wait_fixed(_POLL_S),
         )
         try:
-            look(lambda: (files.read(_FILE) or b"").decode(errors="replace"))
+            read(lambda: (files.read(_FILE) or b"").decode(errors="replace"))
         except tenacity.RetryError:
             raise StoreError(
-                f"--storage {storage}: host {platform.node()} does not see what {self.host} wrote there; "
-                "name a folder that all hosts share, such as NFS, or a URI, such as s3://bucket/path"
+                f"--storage {storage}: host {platform.node()} does not see the files that host {self.host} wrote. "
+                "Pass a folder that all hosts share, such as NFS, or a URI, such as s3://bucket/path"
             ) from None

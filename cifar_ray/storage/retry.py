@@ -23,12 +23,19 @@ _TIMEOUT_S = 60.0
 _PAUSES = tenacity.wait_exponential(multiplier=0.2, max=5.0)  # 0.2 s, 0.4 s, …
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _TRANSIENT = (
-    *_FULL,  # somebody may make room: a model of hours of training is worth the wait
-    *(errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.EREMOTEIO),  # a network file system whose server is away
+    *_FULL,  # somebody may free some space: a model of hours of training is worth the wait
+    *(
+        errno.EIO,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.EREMOTEIO,
+    ),  # a network file system whose server is unreachable
     *(errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ENOTCONN),
     *(errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE),
 )
-# pyarrow gives S3's errors as text only
+# pyarrow reports S3 errors as text only
 _S3_TRANSIENT = re.compile(
     r"AWS Error (NETWORK_CONNECTION|SLOW_DOWN|THROTTLING|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT"
     r"|[A-Z_]+ \(HTTP status (429|5[0-9][0-9])\))"
@@ -39,10 +46,10 @@ Result = TypeVar("Result")
 
 
 class Retry:
-    """Repeats what fails for a reason that may pass, with growing pauses, until it succeeds or the time is over.
+    """Retries operations that fail with transient errors, with exponential backoff, until they succeed or time out.
 
     Args:
-        timeout_s: for one operation, not counting its last attempt; `None` takes `$CIFAR_RAY_STORAGE_PATIENCE_S`, else 60 s.
+        timeout_s: timeout of one operation, without its last attempt; `None` takes `$CIFAR_RAY_STORAGE_PATIENCE_S`, else 60 s.
 
     Raises:
         ConfigError: if the variable is not a number of seconds.
@@ -52,14 +59,14 @@ class Retry:
         self.timeout_s = _timeout_from_environment() if timeout_s is None else timeout_s
 
     def attempt(self, action: str, operation: Callable[[], Result]) -> Result:
-        """Returns what `operation` returns; it may be called many times.
+        """Run an operation, with retries, and return its result.
 
         Args:
             action: completes "cannot …" in messages.
-            operation: of a file system.
+            operation: operation of a file system; it may be called many times.
 
         Raises:
-            StoreError: if the storage refuses, or failed for all of the time.
+            StoreError: for a permanent error, or after the timeout.
         """
 
         def warn_once(state: tenacity.RetryCallState) -> None:
@@ -79,13 +86,13 @@ class Retry:
             return retrying(operation)
         except (OSError, ArrowException) as error:
             waited_s = time.monotonic() - started_s
-            tried = f" (tried for {waited_s:.0f} s)" if waited_s >= 1 else ""
+            tried = f" (retried for {waited_s:.0f} s)" if waited_s >= 1 else ""
             raise StoreError(f"cannot {action}: {_reason(error)}{tried}") from error
 
 
 @contextmanager
 def as_store_error(action: str) -> Iterator[None]:
-    """Turns errors of the file system into one line, for what cannot be repeated."""
+    """Convert errors of the file system to a `StoreError`, for operations that cannot be retried."""
     try:
         yield
     except (OSError, ArrowException) as error:
@@ -95,7 +102,7 @@ def as_store_error(action: str) -> Iterator[None]:
 def _timeout_from_environment() -> float:
     chosen = os.environ.get(TIMEOUT_VARIABLE, "")
     if not re.fullmatch(r"[0-9]*\.?[0-9]*", chosen) or chosen == ".":
-        raise ConfigError(f"{TIMEOUT_VARIABLE}: {chosen!r} is not a number of seconds")
+        raise ConfigError(f"{TIMEOUT_VARIABLE}: expected a number of seconds, got {chosen!r}")
     return float(chosen) if chosen else _TIMEOUT_S
 
 
@@ -106,13 +113,13 @@ def _is_transient(error: BaseException) -> bool:
 
 
 def _pause_s(state: tenacity.RetryCallState) -> float:
-    """With jitter, so that many clients do not come back at the same moment."""
+    """Backoff with jitter, so that many clients do not retry at the same moment."""
     return _PAUSES(state) * random.uniform(0.5, 1)  # noqa: S311
 
 
 def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split())
-    return f"{text}; make room there, then try again" if getattr(error, "errno", None) in _FULL else text
+    return f"{text}; free some space there, then try again" if getattr(error, "errno", None) in _FULL else text
 
 
 def _error_of(state: tenacity.RetryCallState) -> BaseException:

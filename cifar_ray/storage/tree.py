@@ -1,7 +1,7 @@
-"""`<storage>`: files under one root, on a local path or on an object store.
+"""`FileTree`: files under one root, on a local path or in an object store.
 
-Reading goes through pyarrow.fs everywhere. Writing differs: a local or network file system has an atomic rename,
-and needs fsync before it; an object store has neither, but a put is all or nothing. Paths are relative to the root.
+All reads use pyarrow.fs. Writes differ: a local or network file system has an atomic rename, and needs fsync before it; an object
+store has neither, but a put is atomic. Paths are relative to the root.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
 
 class FileTree:
-    """The files below one folder of a storage. Creates nothing until something is written.
+    """The files below one folder of a storage. The first write creates the folder.
 
     Args:
-        storage: an absolute path, or a URI that pyarrow knows (`file:///…`, `s3://bucket/…?region=…`, `gs://…`).
+        storage: an absolute path, or a URI that pyarrow supports (`file:///…`, `s3://bucket/…?region=…`, `gs://…`).
         folder: the root, relative to the storage; empty for the storage itself.
-        timeout_s: how long one operation is retried while the storage cannot be reached or is full;
+        timeout_s: timeout for retries of one operation while the storage cannot be reached or is full;
             `None` takes `$CIFAR_RAY_STORAGE_PATIENCE_S`, else 60 s.
 
     Attributes:
-        file_system: pyarrow's, in which `path` names files.
+        file_system: pyarrow's file system; `path` gives paths in it.
 
-    Whatever a link or a name says: for reading, nothing outside the root is there, and nothing is written or deleted there.
+    Links and names cannot leave the root: files outside it are invisible for reading, and are never written or deleted.
     The root itself may be a link.
 
     Raises:
-        StoreError: from every method, when the storage refuses or stays out of reach, or a path to write leads outside.
+        StoreError: from every method, if the storage refuses the operation, cannot be reached, or a path for writing is outside the root.
     """
 
     def __init__(self, storage: str, folder: str, timeout_s: float | None = None) -> None:
@@ -54,16 +54,16 @@ class FileTree:
 
     @classmethod
     def of_file(cls, location: str) -> tuple[FileTree, str]:
-        """The folder of a file, and the file's name there, from its path or URI."""
+        """Split a path or URI into the tree of its folder and the file name."""
         parent, name = split_location(location)
         return cls(parent, ""), name
 
     def path(self, relative: str = "") -> str:
-        """Where a file lies, as the file system names it."""
+        """Path of a file in the file system."""
         return f"{self._root}/{relative}" if relative else self._root
 
     def read(self, path: str) -> bytes | None:
-        """A whole file; `None` where there is none."""
+        """Read a whole file; `None` if it does not exist."""
 
         def read() -> bytes | None:
             try:
@@ -76,7 +76,7 @@ class FileTree:
         return self._retry.attempt(f"read {self.path(path)}", read) if self._is_inside(path) else None
 
     def folders(self, path: str = "") -> list[str]:
-        """Names of the folders directly below `path`, left out what is hidden or leads outside; none where `path` is missing."""
+        """Names of the folders directly below `path`, without hidden ones and links to the outside; empty if `path` does not exist."""
         selector = FileSelector(self.path(path), allow_not_found=True)
         entries = self._retry.attempt(f"list {self.path(path)}", lambda: self.file_system.get_file_info(selector))
         folders = [entry.base_name for entry in entries if entry.type == FileType.Directory and not entry.base_name.startswith(".")]
@@ -87,13 +87,13 @@ class FileTree:
         return sorted(int(folder) for folder in self.folders(path) if NUMBER.fullmatch(folder))
 
     def have_files(self, paths: list[str]) -> list[bool]:
-        """Which of `paths` are files, and inside; one round of questions for all."""
+        """Whether each of `paths` is a file inside the root, with one request for all."""
         full = [self.path(path) for path in paths]
-        entries = self._retry.attempt(f"look into {self._root}", lambda: self.file_system.get_file_info(full))
+        entries = self._retry.attempt(f"list {self._root}", lambda: self.file_system.get_file_info(full))
         return [entry.type == FileType.File and self._is_inside(path) for path, entry in zip(paths, entries, strict=True)]
 
     def replace(self, path: str, data: bytes) -> None:
-        """Writes a file such that readers see the old content or the new, never a part."""
+        """Write a file atomically: readers see the old or the new content, never a part."""
         if self._objects:
             self._objects.put(path, data)
             return
@@ -106,9 +106,9 @@ class FileTree:
 
     @contextmanager
     def writing(self, path: str) -> Iterator[IO[bytes]]:
-        """As `replace`, for a content that is made piece by piece: it takes its place when the block ends, and is dropped if that fails.
+        """Open a file for writing piece by piece; it replaces the target at the end of the block, or is removed after an error.
 
-        What fails inside the block is not tried again.
+        Errors inside the block are not retried.
         """
         with as_store_error(f"write {self.path(path)}"):
             if not self._objects:
@@ -118,14 +118,14 @@ class FileTree:
             with tempfile.TemporaryFile() as file:
                 yield file
                 file.flush()
-                is_empty = os.fstat(file.fileno()).st_size == 0  # which cannot be mapped
+                is_empty = os.fstat(file.fileno()).st_size == 0  # an empty file cannot be mapped
                 self._objects.put(path, b"" if is_empty else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
     def add_numbered(self, parent: str, files: Mapping[str, bytes]) -> int:
-        """Writes files as a new folder `<parent>/<number>`, under a number never used before, whoever else writes at the same time.
+        """Write files as a new folder `<parent>/<number>` with a number that was never used, even with concurrent writers.
 
-        On a file system the folder appears whole, by one rename. On an object store the number is claimed, then the files are put in the
-        order given, so the last one commits. What dead writers have left half written is swept before.
+        On a file system the folder appears complete, by one rename. On an object store, the writer claims the number and puts the files
+        in the given order, so the last one commits. Incomplete files of dead writers are removed first.
 
         Returns:
             The number, from 1.
@@ -144,18 +144,18 @@ class FileTree:
         return number
 
     def clear_folder(self, path: str, first: str) -> None:
-        """Removes the file `first`, then all else in a folder. Its number is never given again: an empty folder stays, or a claim."""
+        """Remove the file `first`, then everything else in a folder. Its number is never reused: an empty folder or a claim stays."""
         self._check_inside(path)
 
         def delete() -> None:
-            with suppress(FileNotFoundError):  # an attempt before was carried out, but not answered
+            with suppress(FileNotFoundError):  # an earlier attempt succeeded without a response
                 self.file_system.delete_file(self.path(f"{path}/{first}"))
 
         self._retry.attempt(f"delete {self.path(path)}", delete)
         self._empty(path)
 
     def remove(self) -> None:
-        """Deletes the root with all that is in it, if it is there."""
+        """Delete the root and everything in it, if it exists."""
 
         def delete() -> None:
             with suppress(FileNotFoundError):
@@ -165,31 +165,31 @@ class FileTree:
 
     @contextmanager
     def _staged(self, path: str) -> Iterator[IO[bytes]]:
-        self._check_inside(path.rpartition("/")[0])  # a link in the file's own place is replaced, not followed
+        self._check_inside(path.rpartition("/")[0])  # a link at the path itself is replaced, not followed
         with local.staged_file(Path(self.path(path))) as file:
             yield file
 
     def _sweep(self, parent: str, last: str) -> None:
-        """Empties numbered folders where nothing happened for a day though they lack the file `last`, which comes last and goes first."""
+        """Empty numbered folders that lack the commit file `last` and are unchanged for a day."""
         numbers = self.numbers(parent)
         complete = self.have_files([f"{parent}/{number}/{last}" for number in numbers])
         for number in (number for number, is_complete in zip(numbers, complete, strict=True) if not is_complete):
             if self._is_stale(f"{parent}/{number}"):
-                with suppress(StoreError):  # who may write may not always delete
+                with suppress(StoreError):  # a writer may lack permission to delete
                     self._empty(f"{parent}/{number}")
 
     def _empty(self, path: str) -> None:
         self._retry.attempt(f"delete {self.path(path)}", lambda: self.file_system.delete_dir_contents(self.path(path)))
 
     def _is_stale(self, path: str) -> bool:
-        """Whether there are files below, and none of the last day."""
+        """Whether a folder has files, and none is newer than a day."""
         selector = FileSelector(self.path(path), allow_not_found=True, recursive=True)
         entries = self._retry.attempt(f"list {self.path(path)}", lambda: self.file_system.get_file_info(selector))
         written = [entry.mtime for entry in entries if entry.type == FileType.File]
         return bool(written) and max(written) < datetime.now(UTC) - timedelta(seconds=local.A_DAY_S)
 
     def _is_inside(self, path: str) -> bool:
-        """Whether a path stays below the root, links and `..` followed to where they lead. An object store has neither."""
+        """Whether a path is below the root after resolving links and `..`; an object store has neither."""
         if self._objects:
             return True
         root = os.path.realpath(self._root or "/")
@@ -197,7 +197,7 @@ class FileTree:
 
     def _check_inside(self, path: str) -> None:
         if not self._is_inside(path):
-            raise StoreError(f"{self.path(path)} leads out of {self._root}, where nothing is written")
+            raise StoreError(f"{self.path(path)} is outside {self._root}; remove the link that leads there")
 
     def _next_number(self, parent: str) -> int:
         claimed = self.numbers(f"{parent}/{CLAIMS}") if self._objects else []
@@ -205,7 +205,7 @@ class FileTree:
 
 
 def split_location(location: str) -> tuple[str, str]:
-    """A path or URI without its last part, and that part; what follows a URI's `?` stays with the former."""
-    location, mark, query = location.partition("?") if "://" in location else (location, "", "")
+    """Split a path or URI into its parent and its last part; the query of a URI stays with the parent."""
+    location, separator, query = location.partition("?") if "://" in location else (location, "", "")
     parent, _, name = location.rpartition("/")
-    return f"{parent or '/'}{mark}{query}", name
+    return f"{parent or '/'}{separator}{query}", name

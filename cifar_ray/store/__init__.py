@@ -1,4 +1,4 @@
-"""Model bundles and the store that names them."""
+"""Model bundles, and the store that holds them by name and version."""
 
 from cifar_ray.store.bundle import Bundle
 from cifar_ray.store.locate import load_model

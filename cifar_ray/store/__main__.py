@@ -1,4 +1,4 @@
-"""`python -m cifar_ray.store`: lists, shows, promotes, deletes, exports and imports models."""
+"""`python -m cifar_ray.store`: list, show, promote, delete, export and import models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PROG = "python -m cifar_ray.store"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a subcommand; `argv` is the flags, or `None` for those of this process."""
+    """Run a subcommand; `argv` holds the flags, `None` means those of this process."""
     command: StoreCommand = cli.parse(StoreCommands, argv, PROG)
     command.run(ModelStore(command.storage))
     return 0

@@ -1,4 +1,4 @@
-"""A model bundle: weights as safetensors, never pickle, and the manifest that vouches for them."""
+"""A model bundle: weights as safetensors, never pickle, and a manifest with their checksum."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _ADVICE = "restore it or delete this version"
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """A model as kept in the store; immutable there under its name and version.
+    """A model as the store holds it, immutable under its name and version.
 
     Attributes:
-        manifest: all there is to know beside the weights.
+        manifest: everything but the weights.
         weights: a state dict: tensors by name, on the CPU, contiguous, each with its own memory.
-        name: of the model.
-        version: from 1.
-        attachments: further files, by name.
+        name: name of the model.
+        version: number of the version, from 1.
+        attachments: additional files, by name.
     """
 
     manifest: Manifest
@@ -42,22 +42,22 @@ class Bundle:
 
     @property
     def reference(self) -> str:
-        """`name@version`, which finds this bundle again."""
+        """`name@version`, the reference of this bundle."""
         return f"{self.name}@{self.version}"
 
 
 def encode(manifest: Manifest, weights: Mapping[str, torch.Tensor], attachments: Mapping[str, bytes]) -> dict[str, bytes]:
-    """The files of a bundle, the manifest last and with the sha256 of the others.
+    """Encode a bundle as files; the manifest comes last and contains the sha256 of the others.
 
     Args:
-        manifest: its `weights_sha256` and `attachments` are filled in.
-        weights: any device, memory format and sharing; values and dtypes are kept bit for bit.
-        attachments: further files, by name.
+        manifest: `encode` sets its `weights_sha256` and `attachments`.
+        weights: any device, memory format and sharing; values and dtypes stay the same bit for bit.
+        attachments: additional files, by name.
     """
-    import torch  # seconds that listing and promoting do without
+    import torch  # takes seconds, and listing and promoting do not need it
     from safetensors.torch import save
 
-    # safetensors takes neither strided nor shared memory (tied layers, views)
+    # safetensors supports neither strided nor shared memory (tied layers, views)
     tensors = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()}
     data = save(tensors)
     signed = manifest.model_copy(
@@ -67,55 +67,55 @@ def encode(manifest: Manifest, weights: Mapping[str, torch.Tensor], attachments:
 
 
 def decode_manifest(data: bytes, where: str) -> Manifest:
-    """Reads `manifest.json`.
+    """Parse `manifest.json`.
 
     Args:
         data: the file's content.
         where: the bundle, for the message.
 
     Raises:
-        BundleError: naming the first thing wrong.
+        BundleError: if it is invalid; the message names the first problem.
     """
     try:
         manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
         raise BundleError(f"{where}: {MANIFEST_FILE}: {_first_mistake(error)}") from None
     if not manifest.weights_sha256:
-        raise BundleError(f"{where}: {MANIFEST_FILE}: weights_sha256 is empty, so the weights cannot be checked")
+        raise BundleError(f"{where}: {MANIFEST_FILE}: weights_sha256 is empty, so the weights cannot be checked; {_ADVICE}")
     return manifest
 
 
 def check(data: bytes | None, file: str, sha256: str, where: str) -> bytes:
-    """Holds a file of a bundle against the manifest, byte for byte, without parsing it.
+    """Check a file of a bundle against the manifest's checksum, without parsing the file.
 
     Args:
-        data: its content, or `None` if there is no such file.
+        data: its content, or `None` if the file does not exist.
         file: its name.
-        sha256: what the manifest says.
+        sha256: its checksum in the manifest.
         where: the bundle, for the message.
 
     Raises:
-        BundleError: if it is missing or not what was written.
+        BundleError: if it is missing or its checksum differs.
     """
     if data is None:
         raise BundleError(f"{where}: {file} is missing; {_ADVICE}")
     if _sha256(data) != sha256:
-        raise BundleError(f"{where}: {file} ({len(data):,} bytes) is damaged: its sha256 is not the manifest's; {_ADVICE}")
+        raise BundleError(f"{where}: {file} ({len(data):,} bytes) is damaged: its sha256 differs from the manifest; {_ADVICE}")
     return data
 
 
 def decode(manifest: Manifest, read: Callable[[str], bytes | None], where: str, name: str, version: int) -> Bundle:
-    """Reads the files that a manifest vouches for, each checked before it is parsed.
+    """Read the files of a bundle; check each against the manifest before parsing it.
 
     Args:
-        manifest: of the bundle.
-        read: gives a file's content by its name; `None` if there is none.
+        manifest: manifest of the bundle.
+        read: returns the content of a file by its name; `None` if it does not exist.
         where: the bundle, for messages.
-        name: of the model.
-        version: of the model.
+        name: name of the model.
+        version: version of the model.
 
     Raises:
-        BundleError: if one is missing, not what was written, or the weights are not safetensors.
+        BundleError: if a file is missing, its checksum differs, or the weights are not safetensors.
     """
     weights = decode_weights(read(WEIGHTS_FILE), manifest, where)
     attachments = {file: check(read(file), file, sha256, where) for file, sha256 in manifest.attachments.items()}
@@ -123,17 +123,17 @@ def decode(manifest: Manifest, read: Callable[[str], bytes | None], where: str, 
 
 
 def decode_weights(data: bytes | None, manifest: Manifest, where: str) -> dict[str, torch.Tensor]:
-    """Checks `model.safetensors`, then reads it: tensors by name, on the CPU.
+    """Check and parse `model.safetensors`: tensors by name, on the CPU.
 
     Raises:
-        BundleError: if it is missing, not what was written, or not safetensors.
+        BundleError: if it is missing, its checksum differs, or it is not safetensors.
     """
     from safetensors.torch import load
 
     try:
         return load(check(data, WEIGHTS_FILE, manifest.weights_sha256, where))
     except SafetensorError as error:
-        raise BundleError(f"{where}: {WEIGHTS_FILE} is not a safetensors file ({error}); other formats are never loaded") from None
+        raise BundleError(f"{where}: {WEIGHTS_FILE} is not a safetensors file ({error}); other formats are not supported") from None
 
 
 def _sha256(data: bytes) -> str:
@@ -143,7 +143,7 @@ def _sha256(data: bytes) -> str:
 def _first_mistake(error: ValidationError) -> str:
     mistakes = error.errors(include_url=False)
     if any(mistake["loc"] == ("format_version",) for mistake in mistakes):
-        return f"format_version is not {FORMAT_VERSION}, the one this release reads; upgrade cifar-ray"
+        return f"this release reads only format_version {FORMAT_VERSION}; upgrade cifar-ray"
     field = ".".join(str(part) for part in mistakes[0]["loc"])
     message = "unknown key" if mistakes[0]["type"] == "extra_forbidden" else mistakes[0]["msg"]
     return f"{field}: {message}; {_ADVICE}" if field else f"{message}; {_ADVICE}"

@@ -1,4 +1,4 @@
-"""Makes one bundle of several: `models.create_model` builds it as `ensemble`, and whoever reads bundles can use it."""
+"""Save an ensemble as one bundle: `models.create_model` builds it as `ensemble`, and every reader of bundles can use it."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ _MUST_AGREE = ("class_names", "image_size_px", "resize_policy")
 
 
 def save_ensemble(store: ModelStore, name: str, references: Sequence[str]) -> Bundle:
-    """Keeps a new version of `name` that averages its members' probabilities.
+    """Save a new version of `name` that averages the probabilities of its members.
 
-    Its own figures are not known: evaluate it. What the members' manifests say of data and libraries is the first one's.
+    It has no figures until you evaluate it. It takes the data set and the library versions from the first member's manifest.
 
     Args:
-        store: holds the members, which are copied: deleting one later harms nothing.
-        name: of the new model.
+        store: store of the members; the ensemble contains copies, so you may delete a member later.
+        name: name of the new model.
         references: at least two members, as in `ModelStore.load`.
 
     Raises:
-        StoreError: if there are fewer, or they differ in classes, image size or resize policy.
-        BundleError: if one is damaged.
+        StoreError: for fewer than two members, or if they differ in classes, image size or resize policy.
+        BundleError: if a member is damaged.
     """
     if len(references) < 2:
-        raise StoreError(f"an ensemble needs at least two members, got {len(references)}")
+        raise StoreError(f"an ensemble needs at least two models, got {len(references)}")
     members = [store.load(reference) for reference in references]
     first = members[0].manifest
     for member in members[1:]:
         for key in _MUST_AGREE:
             if getattr(member.manifest, key) != getattr(first, key):
-                raise StoreError(f"{member.reference} and {members[0].reference} differ in {key}; an ensemble needs members that agree")
+                raise StoreError(f"{member.reference} and {members[0].reference} have different {key}; choose members with the same {key}")
     arguments = {
         "num_classes": len(first.class_names),
         "image_size": first.image_size_px,
@@ -68,7 +68,7 @@ def _weights(members: Sequence[Bundle]) -> dict[str, torch.Tensor]:
 
 
 def _renormalization(member: Manifest, first: Manifest) -> tuple[list[float], list[float]]:
-    """From (x − first mean) / first std to (x − mean) / std: scale and shift of each channel."""
+    """Scale and shift of each channel that convert (x − first mean) / first std to (x − mean) / std."""
     channels = list(zip(member.channel_mean, member.channel_std, first.channel_mean, first.channel_std, strict=True))
     scale = [first_std / std for _, std, _, first_std in channels]
     shift = [(first_mean - mean) / std for mean, std, first_mean, _ in channels]

@@ -1,4 +1,4 @@
-"""The gallery of a model: its confusion matrix and thumbnails of what it gets wrong, as an attachment of the bundle."""
+"""The gallery of a model: its confusion matrix and thumbnails of its mistakes, as an attachment of the bundle."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from pydantic_core import to_json
 
 GALLERY_FILE = "gallery.json"
 
-_MOST_IN_A_CELL = 12
-_MOST_PICTURES = 1000
-_MOST_CELLS = 10_000  # of the matrix, those off its diagonal: a thousand classes have a million
-_MOST_BYTES = 1_400_000  # of all pictures as text
+_MAX_PER_CELL = 12
+_MAX_PICTURES = 1000
+_MAX_CELLS = 10_000  # off-diagonal cells of the matrix: a thousand classes have a million
+_MAX_BYTES = 1_400_000  # all pictures, base64-encoded
 _SIDE_PX = 96
 _QUALITY = 85
 
@@ -28,11 +28,11 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """What a model says of the images of a split.
+    """Predictions of a model for the images of a split.
 
     Attributes:
         labels: int64 `[N]`, the true classes.
-        predicted: int64 `[N]`, the most probable ones.
+        predicted: int64 `[N]`, the most probable classes.
         confidence: float `[N]`, their probabilities.
     """
 
@@ -42,7 +42,7 @@ class Judged:
 
     @classmethod
     def of(cls, logits: npt.NDArray[np.float32], labels: Integers, temperature: float = 1.0) -> Judged:
-        """From logits `[N, C]`, which are divided by the temperature before softmax."""
+        """Create from logits `[N, C]`; they are divided by the temperature before softmax."""
         shifted = (logits - logits.max(axis=1, keepdims=True)) / temperature
         return cls(labels, logits.argmax(axis=1), 1 / np.exp(shifted).sum(axis=1))
 
@@ -50,14 +50,14 @@ class Judged:
 def encode_gallery(
     judged: Judged, images: npt.NDArray[np.uint8], class_names: tuple[str, ...], name_of: Callable[[int], str], split: str
 ) -> bytes:
-    """Makes the attachment: at most 12 pictures for each pair of classes and 1,000 in all, the most confident mistakes first.
+    """Create the attachment: at most 12 pictures per pair of classes and 1,000 in total, the most confident mistakes first.
 
     Args:
-        judged: the whole split.
-        images: uint8 `[N, S, S, 3]`; of them only what is shown is read.
+        judged: predictions for the whole split.
+        images: uint8 `[N, S, S, 3]`; only the images in the gallery are read.
         class_names: in label order.
-        name_of: what a person calls an image.
-        split: what the images are called, e.g. `test`.
+        name_of: name of an image for the user.
+        split: name of the split, for example `test`.
 
     Returns:
         JSON as `deployments.predicting.schemas.Gallery` describes it, less than 2 MB.
@@ -70,27 +70,27 @@ def encode_gallery(
         "class_names": class_names,
         "images": np.bincount(judged.labels, minlength=classes).tolist(),
         "correct": np.bincount(judged.labels[judged.predicted == judged.labels], minlength=classes).tolist(),
-        "confusions": [{"true": true, "predicted": predicted, "count": n} for (true, predicted), n in cells.most_common(_MOST_CELLS)],
+        "confusions": [{"true": true, "predicted": predicted, "count": n} for (true, predicted), n in cells.most_common(_MAX_CELLS)],
         "mistakes": _mistakes(judged, wrong, images, name_of),
     }
     return to_json(gallery)
 
 
 def _mistakes(judged: Judged, wrong: Integers, images: npt.NDArray[np.uint8], name_of: Callable[[int], str]) -> list[dict[str, object]]:
-    """Every cell's surest mistake comes before any cell's second one, so that where room is short each cell has something."""
+    """The mistakes in the gallery: each cell's most confident one comes before any cell's second one, so that every cell has one."""
     in_cell: Counter[tuple[int, int]] = Counter()
     ranked = []
     for row in wrong[np.argsort(-judged.confidence[wrong], kind="stable")].tolist():
         cell = int(judged.labels[row]), int(judged.predicted[row])
-        if in_cell[cell] < _MOST_IN_A_CELL:
+        if in_cell[cell] < _MAX_PER_CELL:
             ranked.append((in_cell[cell], row))
             in_cell[cell] += 1
     shown: list[dict[str, object]] = []
-    room = _MOST_BYTES
-    for _, row in sorted(ranked, key=lambda place: place[0])[:_MOST_PICTURES]:
+    bytes_left = _MAX_BYTES
+    for _, row in sorted(ranked, key=lambda place: place[0])[:_MAX_PICTURES]:
         picture = thumbnail(images[row])
-        room -= len(picture)
-        if room < 0:
+        bytes_left -= len(picture)
+        if bytes_left < 0:
             break
         confidence = round(float(judged.confidence[row]), 4)
         true, predicted = int(judged.labels[row]), int(judged.predicted[row])
@@ -99,7 +99,7 @@ def _mistakes(judged: Judged, wrong: Integers, images: npt.NDArray[np.uint8], na
 
 
 def thumbnail(image: npt.NDArray[np.uint8]) -> str:
-    """An image, uint8 `[S, S, 3]`, of at most 96 px, as a data URI."""
+    """Thumbnail of an image, uint8 `[S, S, 3]`, of at most 96 px, as a data URI."""
     picture = Image.fromarray(image)
     picture.thumbnail((_SIDE_PX, _SIDE_PX), Image.Resampling.LANCZOS)
     file = io.BytesIO()

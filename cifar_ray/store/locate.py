@@ -1,4 +1,4 @@
-"""What a user may call a model: a name in the store, a bundle's folder, or the run that made it."""
+"""Find a model by its name in the store, by the folder of its bundle, or by its run."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _RUN_FILE = "config.yaml"
 
 
 def load_model(reference: str, storage: str) -> Bundle:
-    """Reads the bundle that a reference means; verbs take all models through this.
+    """Read the bundle of a reference; all verbs load models with this function.
 
     Args:
         reference: `name`, `name@3` or `name@production` in the store; the name of a run; or a path or URI of a bundle's folder
             (`…/models/cifar10/3`, or a copy of it anywhere) or of a run's folder (`…/runs/NAME`). A name wins over a run.
-        storage: path or URI where names and runs are looked up.
+        storage: path or URI of the storage with the store and the runs.
 
     Raises:
-        UnknownModelError: if there is nothing of that name, or the run has left no model.
+        UnknownModelError: if no model or run has this name, or the run has no model.
         BundleError: if the bundle is damaged.
         StoreError: if the storage cannot be read.
     """
@@ -45,7 +45,7 @@ def _from_folder(location: str) -> Bundle:
     storage, own = split_location(runs)
     if is_run and own == "runs":
         return _of_run(ModelStore(storage), run)
-    raise UnknownModelError(f"{location} is neither a model ({MANIFEST_FILE} and {WEIGHTS_FILE}) nor a run (…/runs/NAME)")
+    raise UnknownModelError(f"{location} is not a model ({MANIFEST_FILE} and {WEIGHTS_FILE}) and not a run (…/runs/NAME)")
 
 
 def _read(folder: FileTree, location: str) -> Bundle:
@@ -54,20 +54,23 @@ def _read(folder: FileTree, location: str) -> Bundle:
     where = f"bundle {location}"
     data = folder.read(MANIFEST_FILE)
     if data is None:
-        raise BundleError(f"{where} was deleted while it was read")
+        raise BundleError(f"{where} was deleted during reading")
     manifest = decode_manifest(data, where)
     return decode(manifest, folder.read, where, name, version)
 
 
 def _of_run(store: ModelStore, run: str) -> Bundle:
-    """The newest bundle whose manifest says that this run made it."""
+    """The newest bundle that this run made, according to its manifest."""
     for name in store.names():
         for version in reversed(store.versions(name)):
             reference = f"{name}@{version}"
             try:
                 made_by = store.manifest(reference).train_config.get("name")
-            except BundleError:  # of another run, perhaps: it does not hide a sound one
+            except BundleError:  # possibly of another run; it must not hide an intact one
                 continue
             if made_by == run:
                 return store.load(reference)
-    raise UnknownModelError(f"run {run} has left no model in {store.location}; it did not finish, or its model was deleted")
+    raise UnknownModelError(
+        f"run {run} has no model in {store.location}: it is unfinished, or its model was deleted. "
+        f"Resume it with: python -m cifar_ray.train --resume {run}"
+    )

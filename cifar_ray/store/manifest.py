@@ -1,4 +1,4 @@
-"""The manifest of a model bundle: all that serving, predicting and evaluating need to know beside the weights."""
+"""The manifest of a model bundle: everything but the weights that serving, prediction and evaluation need."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ Channel = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Architecture(Config):
-    """What `models.create_model` needs to build the network again."""
+    """Name and arguments from which `models.create_model` builds the network."""
 
     name: str
-    arguments: dict[str, Any] = Field(default_factory=dict, description="keyword arguments of create_model beside the name")
+    arguments: dict[str, Any] = Field(default_factory=dict, description="other keyword arguments of create_model")
 
 
 class Quantization(Config):
-    """What the int8 form of a network costs in accuracy, measured when it was made.
+    """Accuracy of the int8 form of a network, measured when it was made.
 
     Attributes:
-        calibration_images: training images that ranges were taken from.
-        measured_on: split, and how many images of it.
-        accuracy: of the int8 network, in 0…1.
-        reference_accuracy: of plain torch in fp32, on the same images.
-        tolerance: by how much it was allowed to be lower.
-        deviation: largest difference of its logits from torch in fp32, as a share of the largest, on pictures made up for checking.
+        calibration_images: number of training images that set the quantization ranges.
+        measured_on: split and number of images of the measurement.
+        accuracy: accuracy of the int8 network, 0–1.
+        reference_accuracy: accuracy of plain torch in fp32 on the same images.
+        tolerance: maximum loss of accuracy that was allowed.
+        deviation: largest difference of its logits from torch in fp32, as a fraction of the largest logit, on synthetic images.
     """
 
     calibration_images: int = Field(ge=1)
@@ -41,30 +41,30 @@ class Quantization(Config):
 
 
 class Manifest(Config):
-    """Describes one bundle; written last, as `manifest.json`, it commits the bundle.
+    """Manifest of one bundle; `manifest.json` is written last and commits the bundle.
 
     Attributes:
         architecture: name and arguments of the network.
-        class_names: one name a class, in the order of the logits.
-        image_size_px: height and width that the network takes.
-        channel_mean: of the training images, per channel R, G, B, in 0…1.
-        channel_std: the same for the standard deviation.
-        resize_policy: how other aspect ratios become square: `pad` or `crop`.
-        temperature: logits are divided by it before softmax (calibration).
-        abstain_threshold: images of less `trust.familiarity` are not to be believed; `None` never abstains.
-        metrics: figures by name, e.g. `test_accuracy` in 0…1.
-        dataset_name: name of the data set trained on.
-        dataset_fingerprint: sha256 over all its splits.
+        class_names: one name per class, in the order of the logits.
+        image_size_px: height and width of the network's input.
+        channel_mean: mean of the training images per channel R, G, B, 0–1.
+        channel_std: standard deviation of the training images per channel R, G, B, 0–1.
+        resize_policy: policy for other aspect ratios, `pad` or `crop`.
+        temperature: divisor of the logits before softmax (calibration).
+        abstain_threshold: the model abstains from images with less `trust.familiarity`; `None` never abstains.
+        metrics: figures by name, for example `test_accuracy`, 0–1.
+        dataset_name: name of the training data set.
+        dataset_fingerprint: sha256 of all its splits.
         test_fingerprint: sha256 of the test split alone, which does not change with the seed of the validation split;
-            empty when not known.
-        parent: the bundle whose weights training began with, as `name@version` or path; `None` for fresh weights.
-        parent_weights_sha256: of those weights, which finds the parent wherever it was copied to.
+            empty if unknown.
+        parent: the bundle from which training started, as `name@version` or path; `None` for fresh weights.
+        parent_weights_sha256: sha256 of the parent's weights, which identifies copies of the parent.
         train_config: the full config of the run.
         library_versions: versions of Python, torch, ray and this project.
-        weights_sha256: of `model.safetensors`.
-        attachments: sha256 of further files of the bundle, by name, e.g. the int8 form of the network.
-        quantization: of that form, if there is one.
-        created_at: time of writing, with zone.
+        weights_sha256: sha256 of `model.safetensors`.
+        attachments: sha256 of additional files by name, for example the int8 form of the network.
+        quantization: accuracy of the int8 form, if there is one.
+        created_at: time of writing, with time zone.
     """
 
     format_version: Literal[1] = FORMAT_VERSION
@@ -84,14 +84,14 @@ class Manifest(Config):
     parent_weights_sha256: str | None = None
     train_config: dict[str, Any] = Field(default_factory=dict)
     library_versions: dict[str, str] = Field(default_factory=dict)
-    weights_sha256: str = Field("", pattern="^([0-9a-f]{64})?$", description="filled in by the writer")
+    weights_sha256: str = Field("", pattern="^([0-9a-f]{64})?$", description="set by the writer")
     attachments: dict[Annotated[str, Field(pattern=NAME_PATTERN)], Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(
-        default_factory=dict, description="filled in by the writer"
+        default_factory=dict, description="set by the writer"
     )
     quantization: Quantization | None = None
     created_at: AwareDatetime
 
     @property
     def tested_on(self) -> str:
-        """Fingerprint of what the test figures were measured on; those of two models compare where it is equal."""
+        """Fingerprint of the test images; the test figures of two models are comparable if it is equal."""
         return self.test_fingerprint or self.dataset_fingerprint

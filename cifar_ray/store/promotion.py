@@ -8,13 +8,13 @@ from cifar_ray.store.registry import PRODUCTION, TEST_ACCURACY, ModelStore
 
 
 def should_promote(store: ModelStore, bundle: Bundle) -> tuple[bool, str]:
-    """The `auto` rule: promote what is at least as accurate on the same test images as the present production model.
+    """Decide whether to promote a version: it must be at least as accurate as the production model on the same test images.
 
-    A model tested on other images is never promoted by itself: its figure does not compare, and replacing a model
-    by one for other data is for the user to say. The first model, or one in place of a damaged one, always is.
+    A model with other test images is never promoted automatically: the accuracies are not comparable, and only the user can decide
+    to replace a model by one for other data. The first model is always promoted, and so is one that replaces a damaged model.
 
     Returns:
-        Whether to promote, and why, as a clause to print.
+        Whether to promote, and the reason as a clause for a message.
 
     Raises:
         StoreError: if the store cannot be read.
@@ -26,11 +26,14 @@ def should_promote(store: ModelStore, bundle: Bundle) -> tuple[bool, str]:
     try:
         present = store.manifest(reference)
     except BundleError as error:
-        return True, f"the present production version is damaged ({error})"
+        return True, f"the production version is damaged ({error})"
     if bundle.manifest.tested_on != present.tested_on:
-        return False, f"{reference}, in production, was tested on other images ({present.dataset_name}), so accuracies do not compare"
+        return (
+            False,
+            f"the production model {reference} has other test images ({present.dataset_name}), so the accuracies are not comparable",
+        )
     ours, theirs = (manifest.metrics.get(TEST_ACCURACY) for manifest in (bundle.manifest, present))
     if ours is None or theirs is None:
-        return False, f"without test accuracies it does not compare with {reference}, in production"
+        return False, f"it cannot be compared with the production model {reference}: a test accuracy is missing"
     verdict = "at least" if ours >= theirs else "below"
-    return ours >= theirs, f"test accuracy {ours:.2%} is {verdict} the {theirs:.2%} of {reference}, in production"
+    return ours >= theirs, f"test accuracy {ours:.2%} is {verdict} the {theirs:.2%} of the production model {reference}"

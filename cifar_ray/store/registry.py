@@ -1,4 +1,4 @@
-"""The model store: bundles by name and version, and the aliases that say which one serves."""
+"""The model store: bundles by name and version, and aliases such as `production`."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ _ALIASES = TypeAdapter(dict[str, Annotated[int, Field(ge=1)]])
 
 
 class ModelStore:
-    """Bundles at `<storage>/models/<name>/<version>/`, on a local path or any URI that pyarrow knows.
+    """The bundles at `<storage>/models/<name>/<version>/`, on a local path or any URI that pyarrow supports.
 
-    A reference is `name` (production, else the newest), `name@3`, `name@latest` or `name@ALIAS`. A version never changes, and its number
-    is never reused, so while `resolve` returns the same, nothing has changed.
+    A reference is `name` (production, else the newest), `name@3`, `name@latest` or `name@ALIAS`. A version never changes, and its
+    number is never reused, so nothing has changed as long as `resolve` returns the same version.
 
     Args:
-        storage: path or URI; nothing is created there before the first `save`.
-        timeout_s: as `FileTree` says.
+        storage: path or URI; the first `save` creates it.
+        timeout_s: as for `FileTree`.
 
     Attributes:
-        storage: the same, absolute.
-        location: of the models, as the file system names it: fit to print, a URI may hold credentials.
+        storage: the absolute path or URI.
+        location: path of the models in the file system, for messages: a URI may contain credentials.
 
     Raises:
-        StoreError: from every method, when the storage refuses or cannot be reached.
+        StoreError: from every method, if the storage refuses the operation or cannot be reached.
     """
 
     def __init__(self, storage: str, timeout_s: float | None = None) -> None:
@@ -55,16 +55,16 @@ class ModelStore:
     def save(
         self, name: str, manifest: Manifest, weights: Mapping[str, torch.Tensor], attachments: Mapping[str, bytes] | None = None
     ) -> Bundle:
-        """Keeps a model as the next version of `name`. A crash at any point leaves nothing that looks like a model.
+        """Save a model as the next version of `name`. A crash at any point leaves nothing that looks like a model.
 
         Args:
             name: letters, digits, `.`, `_` and `-`.
-            manifest: its `weights_sha256` and `attachments` are filled in.
+            manifest: `save` sets its `weights_sha256` and `attachments`.
             weights: a state dict; any device, memory format and sharing.
-            attachments: further files to keep beside the weights, by name.
+            attachments: additional files of the bundle, by name.
 
         Returns:
-            The bundle as a reader gets it.
+            The bundle as a reader loads it.
 
         Raises:
             StoreError: if the name is not allowed.
@@ -73,36 +73,36 @@ class ModelStore:
         files = encode(manifest, weights, attachments or {})
         as_read = decode_manifest(files[MANIFEST_FILE], name)
         weights_as_read = decode_weights(files[WEIGHTS_FILE], as_read, name)
-        # A bundle is committed by its manifest, written last: readers ignore a folder without one.
+        # The manifest is written last and commits the bundle: readers ignore a folder without one.
         version = self._files.add_numbered(name, files)
         return Bundle(as_read, weights_as_read, name, version, attachments or {})
 
     def load(self, reference: str) -> Bundle:
-        """Reads a bundle; the weights are checked against the manifest before they are parsed.
+        """Read a bundle; check the weights against the manifest before parsing them.
 
         Raises:
-            StoreError: if there is no such model, listing what there is.
-            BundleError: if the bundle is damaged, naming the first thing wrong.
+            StoreError: if the model is not in the store; the message lists the available ones.
+            BundleError: if the bundle is damaged; the message names the first problem.
         """
         name, version = self.resolve(reference)
         manifest = self._read_manifest(name, version)
         return decode(manifest, partial(self._read, name, version), self._where(name, version), name, version)
 
     def manifest(self, reference: str) -> Manifest:
-        """Reads a manifest and sees that there are weights beside it; cheap enough to ask every few seconds.
+        """Read a manifest and check that the weights file exists; cheap enough for a call every few seconds.
 
         Raises:
-            StoreError: if there is no such model.
+            StoreError: if the model is not in the store.
             BundleError: if the manifest is damaged or the weights are missing.
         """
         name, version = self.resolve(reference)
         return self._read_manifest(name, version)
 
     def check(self, reference: str) -> Manifest:
-        """Reads all of a bundle and checks it, without loading it.
+        """Read and check all files of a bundle, without loading the model.
 
         Raises:
-            StoreError: if there is no such model.
+            StoreError: if the model is not in the store.
             BundleError: if the bundle is damaged.
         """
         name, version = self.resolve(reference)
@@ -112,16 +112,16 @@ class ModelStore:
         return manifest
 
     def attachment(self, reference: str, file: str) -> bytes | None:
-        """Reads one further file of a bundle, checked as `check` does; `None` if the bundle has no such file."""
+        """Read and check one attachment of a bundle; `None` if the bundle does not have it."""
         name, version = self.resolve(reference)
         sha256 = self._read_manifest(name, version).attachments.get(file)
         return check(self._read(name, version, file), file, sha256, self._where(name, version)) if sha256 else None
 
     def resolve(self, reference: str) -> tuple[str, int]:
-        """Which name and version a reference means now; the cheapest way to see that something changed.
+        """Resolve a reference to a name and version; the cheapest way to notice a change.
 
         Raises:
-            UnknownModelError: if the reference is malformed or there is no such model.
+            UnknownModelError: if the reference is malformed or the model is not in the store.
         """
         name, at, selector = reference.partition("@")
         _check_name(name)
@@ -133,52 +133,54 @@ class ModelStore:
             selector = selector if at else PRODUCTION if PRODUCTION in aliases else LATEST
             version = self.versions(name)[-1] if selector == LATEST else aliases.get(selector)
         if version is None or not self._has(name, version, MANIFEST_FILE):
-            raise UnknownModelError(f"no {name}@{selector} in {self.location}; of {name} there is: {self._choices(name)}")
+            raise UnknownModelError(f"model {name}@{selector} not found in {self.location}. Available for {name}: {self._choices(name)}")
         return name, version
 
     def resolve_exact(self, reference: str) -> tuple[str, int]:
-        """As `resolve`, for changes: a bare name is refused, because it does not say which version is meant."""
+        """Resolve a reference that must contain a version, because a change needs an explicit one."""
         if "@" not in reference:
             _check_name(reference)
-            raise StoreError(f"say which version: {reference}@ and one of {self._choices(reference)}")
+            raise StoreError(
+                f"{reference}: add a version, as in {reference}@{self.versions(reference)[-1]}. Available: {self._choices(reference)}"
+            )
         return self.resolve(reference)
 
     def names(self) -> list[str]:
-        """All models that have a version, sorted."""
+        """Names of all models that have a version, sorted."""
         return [name for name in self._files.folders() if re.fullmatch(NAME_PATTERN, name) and self._committed(name)]
 
     def versions(self, name: str) -> list[int]:
         """The versions of a model, ascending, never empty.
 
         Raises:
-            UnknownModelError: if there is no such model, listing those there are.
+            UnknownModelError: if the model is not in the store; the message lists the available ones.
         """
         _check_name(name)
         versions = self._committed(name)
         if not versions:
-            there_is = ", ".join(self.names())
-            advice = f"there is: {there_is}" if there_is else "there is none yet; train one with: python -m cifar_ray.train"
-            raise UnknownModelError(f"no model {name} in {self.location}; {advice}")
+            available = ", ".join(self.names())
+            advice = f"Available: {available}" if available else "The store is empty; train a model with: python -m cifar_ray.train"
+            raise UnknownModelError(f"model {name} not found in {self.location}. {advice}")
         return versions
 
     def aliases(self, name: str) -> dict[str, int]:
-        """Versions by alias, e.g. `production` and `previous`.
+        """Versions by alias, for example `production` and `previous`.
 
         Raises:
-            StoreError: if there is no such model.
+            StoreError: if the model is not in the store.
         """
         self.versions(name)
         return self._read_aliases(name)
 
     def promote(self, name: str, version: int) -> dict[str, int]:
-        """Makes a version `production`, and the one that was it `previous`, in one atomic write; of two at once the later wins.
+        """Make a version `production` and the former one `previous`, in one atomic write; the last of two concurrent writes wins.
 
         Returns:
-            The aliases from now on. Promoting what is production already changes nothing.
+            The new aliases. Promoting the production version changes nothing.
 
         Raises:
-            StoreError: if there is no such version.
-            BundleError: if the bundle is damaged: it never replaces a good one.
+            StoreError: if the version does not exist.
+            BundleError: if the bundle is damaged; it never replaces an intact one.
         """
         self.check(f"{name}@{version}")
         aliases = self._read_aliases(name)
@@ -189,10 +191,10 @@ class ModelStore:
         return self._write_aliases(name, changed)
 
     def rollback(self, name: str) -> dict[str, int]:
-        """Exchanges `production` and `previous`; a second call takes it back.
+        """Swap `production` and `previous`; a second call undoes it.
 
         Returns:
-            The aliases from now on.
+            The new aliases.
 
         Raises:
             StoreError: if there is no previous version.
@@ -200,25 +202,27 @@ class ModelStore:
         """
         aliases = self.aliases(name)
         if PREVIOUS not in aliases or PRODUCTION not in aliases:
-            raise StoreError(f"{name} has no previous production version to go back to; promote one of {self._choices(name)}")
+            raise StoreError(f"{name} has no previous production version. Promote a version instead; available: {self._choices(name)}")
         self.check(f"{name}@{PREVIOUS}")
         return self._write_aliases(name, aliases | {PRODUCTION: aliases[PREVIOUS], PREVIOUS: aliases[PRODUCTION]})
 
     def delete(self, reference: str, *, force: bool = False) -> tuple[str, int]:
-        """Deletes one version for good; its number is not given again.
+        """Delete one version permanently; its number is not reused.
 
         Args:
-            reference: must say which version; a bare name is refused.
-            force: delete a version that an alias points to, and the alias with it.
+            reference: a reference with a version; a bare name is refused.
+            force: also delete a version that an alias points to, and the alias.
 
         Raises:
-            StoreError: if there is no such version, or an alias points to it and `force` is not given.
+            StoreError: if the version does not exist, or an alias points to it and `force` is false.
         """
         name, version = self.resolve_exact(reference)
         aliases = self._read_aliases(name)
         pointing = [alias for alias, target in aliases.items() if target == version]
         if pointing and not force:
-            raise StoreError(f"{name}@{version} is {' and '.join(pointing)}; promote another version first, or delete it with --force")
+            raise StoreError(
+                f"{name}@{version} has the alias {' and '.join(pointing)}; promote another version first, or delete it with --force"
+            )
         if pointing:
             self._write_aliases(name, {alias: target for alias, target in aliases.items() if target != version})
         self._files.clear_folder(f"{name}/{version}", first=MANIFEST_FILE)
@@ -240,7 +244,7 @@ class ModelStore:
     def _read_manifest(self, name: str, version: int) -> Manifest:
         data = self._files.read(f"{name}/{version}/{MANIFEST_FILE}")
         if data is None:
-            raise StoreError(f"{self._where(name, version)} was deleted while it was read")
+            raise StoreError(f"{self._where(name, version)} was deleted during reading")
         manifest = decode_manifest(data, self._where(name, version))
         if not self._has(name, version, WEIGHTS_FILE):
             check(None, WEIGHTS_FILE, manifest.weights_sha256, self._where(name, version))
@@ -254,7 +258,7 @@ class ModelStore:
         try:
             values = {} if data is None else _ALIASES.validate_json(data)
         except ValidationError:
-            raise StoreError(f"{where} is damaged; remove it, then promote a version of {name}") from None
+            raise StoreError(f"{where} is damaged; delete this file, then promote a version of {name}") from None
         return without_format(values, where, _ALIASES_FORMAT_VERSION)
 
     def _write_aliases(self, name: str, aliases: dict[str, int]) -> dict[str, int]:
@@ -268,5 +272,5 @@ class ModelStore:
 def _check_name(name: str) -> None:
     if not re.fullmatch(NAME_PATTERN, name):
         raise UnknownModelError(
-            f"{name!r} is not a model name: letters, digits, '.', '_' and '-', at most 100, the first a letter or digit"
+            f"{name!r} is not a valid model name; use 1–100 letters, digits, '.', '_' and '-', starting with a letter or digit"
         )

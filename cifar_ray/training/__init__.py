@@ -1,1 +1,1 @@
-"""The training loop, its optimizers, and what runs them on Ray."""
+"""Training: jobs, the training loop, and its execution on Ray."""

@@ -1,4 +1,4 @@
-"""What fine-tuning takes from its parent model: settings, name and batch size."""
+"""Settings, name and batch size that fine-tuning inherits from its parent model."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _EPOCHS = 3
 _MIN_STEPS_PER_EPOCH = 8
 _RATES = ("lr", "head_lr", "bias_lr")
 _DATA_SETTINGS = ("dataset", "data_dir", "groups", "stream")
-# Settings of the parent's run that say nothing about its child.
+# Settings of the parent's run that do not apply to its child.
 _NOT_INHERITED = ("name", "save_as", "promote", "num_workers", "patience", "precision", "start", "model", "recipe")
 
 
 def inherited_settings(parent: Bundle, data: Mapping[str, str], rate_factor: float) -> dict[str, Any]:
-    """The settings of the parent's training that its child starts from, as values of a `TrainConfig`.
+    """Settings of the parent's training that its child inherits, as values of a `TrainConfig`.
 
     Args:
         parent: the model to start from.
-        data: `dataset` and `data_dir`, where the user gives them. Other data than the parent's reset all settings of the data.
+        data: `dataset` and `data_dir` from the user, if any. Data other than the parent's reset all data settings.
         rate_factor: factor for the peak learning rates.
 
     Raises:
@@ -36,7 +36,7 @@ def inherited_settings(parent: Bundle, data: Mapping[str, str], rate_factor: flo
     recipe = get_recipe(default_recipe(None, manifest.architecture.name)).model_dump()
     known = {key: value for key, value in manifest.train_config.items() if key in TrainConfig.model_fields}
     if "dataset" not in known and "dataset" not in data:
-        raise ConfigError(f"{parent.reference} does not say what it was trained on; pass --dataset, and --data-dir for a folder")
+        raise ConfigError(f"{parent.reference} does not name its training data; pass --dataset NAME or --data-dir DIR")
     if data.get("dataset", known.get("dataset")) != known.get("dataset") or "data_dir" in data:
         known = {key: value for key, value in known.items() if key not in _DATA_SETTINGS}
     values = merge_settings(recipe, known) | dict(data)
@@ -50,7 +50,7 @@ def child_name(parent: Bundle, config: TrainConfig) -> str | None:
     """The name of a fine-tuned model.
 
     Returns:
-        The parent's name for the same data, with the names of groups where there are any; `None`, the data set's name, for other data.
+        The parent's name for the same data, with the names of the groups, if any; `None` for other data, which means the data set's name.
     """
     if config.groups:
         name = "-".join([parent.name, *parse_groups(config.groups)])
@@ -61,22 +61,22 @@ def child_name(parent: Bundle, config: TrainConfig) -> str | None:
 
 
 def fit_batch_size(batch_size: int, images: int) -> int:
-    """The parent's batch size, reduced to a power of two where a small data set would give too few steps per epoch."""
+    """The parent's batch size, reduced to a power of two if a small data set would give too few steps per epoch."""
     if batch_size <= images // _MIN_STEPS_PER_EPOCH:
         return batch_size
     return 1 << int(math.log2(max(2, images // _MIN_STEPS_PER_EPOCH)))
 
 
 def describe_trained_part(config: TrainConfig, parent: Bundle, class_names: tuple[str, ...]) -> str:
-    """A line that says how many parameters training changes, from the network that it will build.
+    """Describe in one line which parameters the fine-tuning trains.
 
     Args:
-        config: of the fine-tuning; its `start` is set.
+        config: config of the fine-tuning; its `start` is set.
         parent: the model to start from.
-        class_names: of the training images.
+        class_names: classes of the training images.
 
     Raises:
-        ConfigError: if nothing is left to train.
+        ConfigError: if all parameters are frozen.
     """
     from cifar_ray.models import count_parameters
     from cifar_ray.models.stages import stages
@@ -87,5 +87,5 @@ def describe_trained_part(config: TrainConfig, parent: Bundle, class_names: tupl
     frozen = freeze(model, config.start)
     total = sum(parameter.numel() for parameter in model.parameters())
     trained = ", ".join(stage.name for stage in stages(model)[len(frozen) :])
-    kept = f"; frozen: {', '.join(stage.name for stage in frozen)}" if frozen else ""
-    return f"trains {count_parameters(model):,} of {total:,} parameters: {trained}{kept}"
+    rest = f"; frozen: {', '.join(stage.name for stage in frozen)}" if frozen else ""
+    return f"trains {count_parameters(model):,} of {total:,} parameters: {trained}{rest}"

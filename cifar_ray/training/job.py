@@ -1,4 +1,4 @@
-"""A whole training job: a run is named, trained on Ray, and saved as a model with its figures."""
+"""A training job: name the run, train it on Ray, and save its model with its figures."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class JobResult:
-    """What a training job leaves.
+    """Result of a training job.
 
     Attributes:
-        config: of the run.
+        config: config of the run.
         run: the finished run.
         saved: its model in the store.
     """
@@ -29,7 +29,7 @@ class JobResult:
     saved: SavedModel
 
     def summary(self) -> str:
-        """A few lines for the user: the run, its figures, the model, and how to serve it."""
+        """Summary for the user: the run, its figures, the model, and the command that serves it."""
         lines = [_describe_result(self.run.path, self.run.result)]
         if self.run.restarts:
             lines.append(f"{self.run.restarts} worker failures, {self.run.repeated_steps} steps repeated")
@@ -43,7 +43,7 @@ class JobResult:
 
 
 def with_name(config: TrainConfig, splits: TrainingSplits) -> TrainConfig:
-    """The plain config of a run, without the settings that a verb adds, and with a name."""
+    """The config of a run with a name, without the settings that a verb adds."""
     values: dict[str, Any] = config.model_dump(include=set(TrainConfig.model_fields))
     values["name"] = config.name or f"{config.save_as or splits.name}-{datetime.now():%Y%m%d-%H%M%S}"
     return TrainConfig.model_validate(values)
@@ -53,11 +53,11 @@ def run(config: TrainConfig, splits: TrainingSplits, progress: Progress, track: 
     """Trains a model, saves it to the store and promotes it if it is good enough.
 
     Args:
-        config: as `with_name` returns it.
-        splits: the data that it names.
-        progress: receives what happens; closed at the end.
-        track: trackers that log the run too, as `--track` says.
-        resume: whether an unfinished run is resumed, as `--resume` says.
+        config: a config with a name, from `with_name`.
+        splits: the data set of the config.
+        progress: receives the progress; closed at the end.
+        track: trackers that also log the run, as in `--track`.
+        resume: whether to resume an unfinished run, as in `--resume`.
 
     Raises:
         CifarRayError: see `Run`, `create_tracker`, `train_on_ray` and `save_model`.
@@ -69,9 +69,9 @@ def run(config: TrainConfig, splits: TrainingSplits, progress: Progress, track: 
     if config.pretrained and not config.start:
         from cifar_ray.training.weights.pretrained import imagenet_weights
 
-        imagenet_weights(config.model)  # a failed download is told before Ray starts, and one download serves all workers of a host
+        imagenet_weights(config.model)  # fails before Ray starts, and one download serves all workers of a host
 
-    from cifar_ray.training.on_ray.ray_trainer import train_on_ray  # Ray takes a second to import: mistakes are told before
+    from cifar_ray.training.on_ray.ray_trainer import train_on_ray  # the import of Ray takes a second; errors in settings come before it
     from cifar_ray.training.records.tracking import TrackedProgress, create_tracker
     from cifar_ray.training.save_model import save_model
 

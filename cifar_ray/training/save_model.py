@@ -1,4 +1,4 @@
-"""From a finished run to a model in the store."""
+"""Save the model of a finished run to the store."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def save_model(run: TrainedRun, config: TrainConfig, splits: TrainingSplits, res
 
     Args:
         run: the finished run.
-        config: of the run.
-        splits: its data.
-        resumed: whether an earlier process may have been killed just after it had saved the model; its version is then reused.
+        config: config of the run.
+        splits: data set of the run.
+        resumed: whether an earlier process may have saved the model before it was killed; then reuse its version.
 
     Raises:
         StoreError: if the store cannot be written.
@@ -46,7 +46,7 @@ def save_model(run: TrainedRun, config: TrainConfig, splits: TrainingSplits, res
 
 
 def _find(store: ModelStore, name: str, manifest: Manifest, run: TrainedRun) -> Bundle | None:
-    """The version that a run of this name and with these weights has left."""
+    """The version that a run with this name and these weights has saved."""
     if name not in store.names():
         return None
     signed = decode_manifest(encode(manifest, run.weights, {})[MANIFEST_FILE], name)
@@ -59,7 +59,7 @@ def _find(store: ModelStore, name: str, manifest: Manifest, run: TrainedRun) -> 
 
 
 def _gallery(run: TrainedRun, splits: TrainingSplits) -> dict[str, bytes]:
-    """What the model gets wrong, for the server's page; nothing without test images."""
+    """The model's mistakes, for the server's page; empty without test images."""
     test, judged = splits.test, run.result.test_judged
     if test is None or judged is None:
         return {}
@@ -67,7 +67,7 @@ def _gallery(run: TrainedRun, splits: TrainingSplits) -> dict[str, bytes]:
 
 
 def describe(run: TrainedRun, config: TrainConfig, splits: TrainingSplits) -> Manifest:
-    """The manifest of a run's best weights."""
+    """Create the manifest for a run's best weights."""
     train = splits.train
     return Manifest(
         architecture=run.result.architecture,

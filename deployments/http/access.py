@@ -1,4 +1,4 @@
-"""Who is let in, and what every answer carries: plain ASGI around the routes, because each costs time on every request."""
+"""API keys and security headers, as plain ASGI middleware: each costs time on every request."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from cifar_ray.config.api_keys import REVOKED, ApiKey, read_keys, sha256_of
 from cifar_ray.errors import ConfigError
 
-# What says nothing but that the server runs, and what a browser must load before anybody can type a key into it.
+# These paths only say that the server runs, or a browser must load them before its user can enter a key.
 OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/health", "/ready"})
 OPEN_FOLDER = "/static/"
 
-_LOOK_EVERY_S = 1.0
+_CHECK_INTERVAL_S = 1.0
 _CHALLENGE = 'Bearer realm="cifar_ray"'
-_EVERYWHERE = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
-_NO_PAGE = "default-src 'none'; frame-ancestors 'none'"
+_COMMON_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+_DENY_ALL = "default-src 'none'; frame-ancestors 'none'"
 _PERMISSIONS = "camera=(self), microphone=(), geolocation=(), payment=(), usb=()"
 _INLINE = re.compile(r"<(script|style)>(.*?)</\1>", re.DOTALL)
 
@@ -42,12 +42,12 @@ def route_path(scope: Scope) -> str:
 
 
 class KeyRing:
-    """The keys in a file; who changes the file need not start the server again.
+    """The API keys in a file. It notices changes of the file while the server runs.
 
     Args:
         path: of the file.
-        share: of each key's requests a minute that are let in here; other ingress replicas let in the rest.
-        clock: seconds that only grow.
+        share: fraction of each key's rate limit that applies here; the other ingress replicas have the rest.
+        clock: monotonic, in seconds.
 
     Raises:
         ConfigError: if the file cannot be read.
@@ -59,31 +59,35 @@ class KeyRing:
         self._clock = clock
         self._keys = read_keys(path)
         self._changed_at_ns = path.stat().st_mtime_ns
-        self._looked_at = clock()
+        self._checked_at = clock()
         self._problem = ""
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def refusal(self, headers: Headers) -> HTTPException | None:
-        """Why a request is not let in; `None` if it is."""
+        """The error for a request without a valid key or over its rate limit; `None` if the request may pass."""
         sent = _key_in(headers)
         if sent is None:
             return HTTPException(
-                401, "this server asks for a key: Authorization: Bearer KEY, or X-API-Key: KEY", {"WWW-Authenticate": _CHALLENGE}
+                401, "API key missing. Send the header Authorization: Bearer KEY, or X-API-Key: KEY", {"WWW-Authenticate": _CHALLENGE}
             )
         key = self._find(sha256_of(sent))
         if key is None:
-            return HTTPException(401, "this server does not know the key", {"WWW-Authenticate": f'{_CHALLENGE}, error="invalid_token"'})
+            return HTTPException(401, "unknown API key", {"WWW-Authenticate": f'{_CHALLENGE}, error="invalid_token"'})
         if key.limit == REVOKED:
-            return HTTPException(403, f"the key of {key.name} is revoked; ask for a new one")
+            return HTTPException(403, f"the API key of {key.name} is revoked. Request a new one from the operator of this server")
         wait_s = self._wait_s(key)
         if wait_s:
-            headers_ = {"Retry-After": str(math.ceil(wait_s))}
-            return HTTPException(429, f"{key.name} may send {key.limit} requests a minute; try again in {math.ceil(wait_s)} s", headers_)
+            retry_after = str(math.ceil(wait_s))
+            return HTTPException(
+                429,
+                f"rate limit of {key.name}: {key.limit} requests per minute. Try again in {retry_after} s",
+                {"Retry-After": retry_after},
+            )
         return None
 
     def _find(self, sha256: str) -> ApiKey | None:
-        """Looks at every key, each in the same time whatever it is."""
-        self._look()
+        """Compares with every key in constant time."""
+        self._reload_if_changed()
         found = None
         for key in self._keys:
             if hmac.compare_digest(key.sha256, sha256):
@@ -91,24 +95,24 @@ class KeyRing:
         return found
 
     def _wait_s(self, key: ApiKey) -> float:
-        """A token bucket: it fills at the key's rate and holds what a minute brings, so that a pause can be made up for."""
+        """Seconds until the key's token bucket has a token. The bucket fills at the key's rate and holds one minute of requests."""
         if key.requests_per_minute is None:
             return 0.0
-        most, now = max(1.0, key.requests_per_minute * self._share), self._clock()
-        tokens, at = self._buckets.get(key.name, (most, now))
-        tokens = min(most, tokens + (now - at) * most / 60)
+        capacity, now = max(1.0, key.requests_per_minute * self._share), self._clock()
+        tokens, updated_at = self._buckets.get(key.name, (capacity, now))
+        tokens = min(capacity, tokens + (now - updated_at) * capacity / 60)
         if tokens >= 1:
             tokens -= 1
             wait_s = 0.0
         else:
-            wait_s = (1 - tokens) * 60 / most
+            wait_s = (1 - tokens) * 60 / capacity
         self._buckets[key.name] = (tokens, now)
         return wait_s
 
-    def _look(self) -> None:
-        if self._clock() - self._looked_at < _LOOK_EVERY_S:
+    def _reload_if_changed(self) -> None:
+        if self._clock() - self._checked_at < _CHECK_INTERVAL_S:
             return
-        self._looked_at = self._clock()
+        self._checked_at = self._clock()
         problem = ""
         try:
             changed_at_ns = self._path.stat().st_mtime_ns
@@ -117,7 +121,7 @@ class KeyRing:
         except (OSError, ConfigError) as error:
             problem = str(error)
             if problem != self._problem:
-                logger.warning("the keys stay as they were: %s", problem)
+                logger.warning("cannot read the API keys again, the previous ones stay valid: %s", problem)
         self._problem = problem
 
 
@@ -132,12 +136,12 @@ def _key_in(headers: Headers) -> bytes | None:
 
 
 class KeyGuard:
-    """Lets in who has a key; `OPEN_PATHS`, and what lies in `OPEN_FOLDER`, need none.
+    """Refuses requests without a valid API key, except to `OPEN_PATHS` and `OPEN_FOLDER`.
 
     Args:
-        app: what needs a key.
-        keys: that open it.
-        refuse: answers the others.
+        app: the protected app.
+        keys: the valid keys.
+        refuse: sends the error.
     """
 
     def __init__(self, app: ASGIApp, keys: KeyRing, refuse: Callable[[Request, Exception], Awaitable[Response]]) -> None:
@@ -146,7 +150,7 @@ class KeyGuard:
         self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI has it."""
+        """The ASGI interface."""
         if scope["type"] == "http" and (path := route_path(scope)) not in OPEN_PATHS and not path.startswith(OPEN_FOLDER):
             refusal = self._keys.refusal(scope["headers"])
             if refusal:
@@ -157,23 +161,23 @@ class KeyGuard:
 
 
 class SecurityHeaders:
-    """Adds what tells a browser to trust an answer with nothing. HSTS is for the proxy that does TLS to send.
+    """Adds restrictive security headers to every response. The proxy that terminates TLS sends HSTS.
 
     Args:
-        app: answers.
-        pages: HTML by path. Each may run its own scripts and styles, from this server or written in it, and nothing else.
+        app: the wrapped app.
+        pages: HTML by path. Each may run only the scripts and styles that it contains or that this server serves.
     """
 
     def __init__(self, app: ASGIApp, pages: Mapping[str, str]) -> None:
         self._app = app
-        self._headers = _raw({"Content-Security-Policy": _NO_PAGE} | _EVERYWHERE)
+        self._headers = _raw({"Content-Security-Policy": _DENY_ALL} | _COMMON_HEADERS)
         self._pages = {
-            path: _raw({"Content-Security-Policy": page_policy(html), "Permissions-Policy": _PERMISSIONS} | _EVERYWHERE)
+            path: _raw({"Content-Security-Policy": page_policy(html), "Permissions-Policy": _PERMISSIONS} | _COMMON_HEADERS)
             for path, html in pages.items()
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI has it."""
+        """The ASGI interface."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -188,7 +192,7 @@ class SecurityHeaders:
 
 
 def page_policy(html: str) -> str:
-    """The content security policy of a page (CSP level 3): what is written in it is allowed by its hash."""
+    """The content security policy of a page (CSP level 3); it allows inline scripts and styles by their hash."""
     hashes: dict[str, list[str]] = {"script": [], "style": []}
     for kind, text in _INLINE.findall(html):
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -19,7 +19,7 @@ _STATIC = WEB_FOLDER / "static"
 
 
 class _ImmutableFiles(StaticFiles):
-    """Files whose address changes with their content, so that a browser caches them for ever."""
+    """Files whose address changes with their content, so a browser may cache them forever."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         response = super().file_response(*args, **kwargs)

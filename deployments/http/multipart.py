@@ -1,4 +1,4 @@
-"""`multipart/form-data` (RFC 7578) out of a body that has been read already: several times as fast as parsing it as it comes."""
+"""Parse `multipart/form-data` (RFC 7578) from a complete body, several times as fast as parsing it while it arrives."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from cifar_ray.errors import CifarRayError
 
 MAX_PARTS = 320
 
-# What browsers, curl and the common libraries write; all else goes the long way, through `parse_options_header`.
+# The form that browsers, curl and common libraries write; the slower `parse_options_header` parses all others.
 _BOUNDARY = re.compile(r"multipart/form-data; ?boundary=([0-9A-Za-z'+_./:=?-]{1,70})", re.IGNORECASE)
 _DISPOSITION = re.compile(rb'form-data; name="([^"\\%]*)"(?:; filename="([^"\\%]*)")?')
 
 
 class MultipartError(CifarRayError):
-    """The body is not what its content type promises."""
+    """The body is not valid `multipart/form-data`."""
 
 
 @dataclass(frozen=True)
@@ -36,29 +36,29 @@ class Part:
 
 
 def parse(content_type: str, body: bytes) -> list[Part]:
-    """All fields, in the order sent.
+    """Return all fields of a form in the order sent.
 
     Args:
         content_type: the header, which names the boundary.
         body: complete.
 
     Raises:
-        MultipartError: for a body that breaks the format or is cut short, and for more than 320 fields.
+        MultipartError: for a malformed or incomplete body, and for more than 320 fields.
     """
     delimiter = b"\r\n--" + _boundary(content_type)
     # the first delimiter may stand at the very beginning, without a line before it
     first = -2 if body.startswith(delimiter[2:]) else body.find(delimiter)
     if first == -1:
-        raise MultipartError("the multipart body does not hold the boundary that its content type names")
+        raise MultipartError("the multipart body does not contain the boundary from its Content-Type header")
     position = first + len(delimiter)
     parts: list[Part] = []
     while not body.startswith(b"--", position):
         if len(parts) == MAX_PARTS:
-            raise MultipartError(f"the form has more than {MAX_PARTS} fields")
+            raise MultipartError(f"the form has more than {MAX_PARTS} fields; send fewer")
         start = body.find(b"\r\n\r\n", position) + 4
         end = body.find(delimiter, start)
         if start < 4 or end < 0:
-            raise MultipartError("the multipart body is cut short: its last boundary is missing")
+            raise MultipartError("the multipart body is incomplete: its last boundary is missing")
         parts.append(Part(*_names(body[position : start - 4]), body[start:end]))
         position = end + len(delimiter)
     return parts
@@ -69,12 +69,12 @@ def _boundary(content_type: str) -> bytes:
         return match[1].encode()
     boundary = parse_options_header(content_type)[1].get(b"boundary")
     if not boundary:
-        raise MultipartError("the content type names no boundary; let your HTTP client write that header")
+        raise MultipartError("the Content-Type header has no boundary; let your HTTP client write this header")
     return boundary
 
 
 def _names(head: bytes) -> tuple[str, str | None]:
-    """Field name and file name out of the headers of a part."""
+    """Field name and file name from the headers of a part."""
     for line in head.split(b"\r\n"):
         key, _, value = line.partition(b":")
         if key.strip().lower() != b"content-disposition":
@@ -86,4 +86,4 @@ def _names(head: bytes) -> tuple[str, str | None]:
             name, filename = options.get(b"name"), options.get(b"filename")
         if name is not None:
             return name.decode(errors="replace"), None if filename is None else filename.decode(errors="replace")
-    raise MultipartError("a part of the multipart body has no Content-Disposition with a name")
+    raise MultipartError("a part of the multipart body has no Content-Disposition header with a name")

@@ -1,4 +1,4 @@
-"""The OpenAPI document. Shapes come from `schemas`; routes are listed here once, beside a line of curl each."""
+"""The OpenAPI document: the routes, each with a curl command; the schemas come from `schemas`."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ API_VERSION = "1"
 _SERVER = "http://localhost:8000"
 _REF = "#/components/schemas/{model}"
 
-_PICTURE = {"type": "string", "format": "binary", "description": "JPEG, PNG, WebP, BMP, GIF or TIFF, of any size and mode"}
-_MODEL = {"type": "string", "description": "as ?model=", "examples": ["cifar10@1"]}
+_PICTURE = {"type": "string", "format": "binary", "description": "JPEG, PNG, WebP, BMP, GIF or TIFF, any size and colour mode"}
+_ALTERNATIVE_NAME = "alternative name of the field, for compatibility"
+_MODEL = {"type": "string", "description": "model, as in ?model=", "examples": ["cifar10@1"]}
 _BASE64 = {"type": "string", "description": "base64, or a data URI: data:image/png;base64,…", "examples": [openapi_examples.PICTURE_BASE64]}
-_FORM_TEXT = {"image_base64": _BASE64, "model": _MODEL, "model_type": _MODEL | {"description": "the same, for clients that call it so"}}
+_FORM_TEXT = {"image_base64": _BASE64, "model": _MODEL, "model_type": _MODEL | {"description": _ALTERNATIVE_NAME}}
 _BASE64_BODY = {
     "application/json": {
         "schema": {"$ref": _REF.format(model="PictureInJson")},
@@ -39,7 +40,7 @@ _PICTURE_BODY = {
     "multipart/form-data": {
         "schema": {
             "type": "object",
-            "properties": {"image": _PICTURE, "file": _PICTURE | {"description": "the same, for clients that call it so"}, **_FORM_TEXT},
+            "properties": {"image": _PICTURE, "file": _PICTURE | {"description": _ALTERNATIVE_NAME}, **_FORM_TEXT},
             "oneOf": [{"required": [name]} for name in ("image", "file", "image_base64")],
             "description": "one picture, in one of three fields",
         }
@@ -54,78 +55,78 @@ _PICTURES_BODY = {
             "type": "object",
             "properties": {"images": {"type": "array", "items": _PICTURE, "minItems": 1, "maxItems": MAX_BATCH_IMAGES}, "model": _MODEL},
             "required": ["images"],
-            "description": "fields named images[], image or file do as well",
+            "description": "the field may also be named images[], image or file",
         }
     }
 }
 
 _TOO_LARGE = f"over {MAX_IMAGE_BYTES // 10**6} MB or over {MAX_IMAGE_PIXELS // 10**6} megapixels"
 _BAD_REQUEST = {
-    400: "the body is malformed, the picture is missing, or a path stands in its place",
-    415: "the content type is not accepted",
+    400: "the body is malformed, the picture is missing, or the request contains a file path instead",
+    415: "the content type is not supported",
 }
-_BAD_PICTURE = {413: f"the picture is {_TOO_LARGE}", 422: "the picture is empty, broken or of another format"}
-_NO_ENTRY = {
-    401: "the server asks for a key, and none was sent, or one that it does not know",
-    403: "the key was revoked",
-    429: "more requests than the key may send; Retry-After says when to try again",
+_BAD_PICTURE = {413: f"the picture is {_TOO_LARGE}", 422: "the picture is empty, damaged, or in an unsupported format"}
+_ACCESS_ERRORS = {
+    401: "the API key is missing or unknown",
+    403: "the API key is revoked",
+    429: "the API key exceeds its rate limit; Retry-After says when to try again",
 }
-_FAILED = {500: "a mistake of the server; its log has the details"}
-_WAIT = {"Retry-After": {"description": "seconds until it is worth trying again", "schema": {"type": "integer", "minimum": 1}}}
+_FAILED = {500: "internal error; the server's log has the details"}
+_WAIT = {"Retry-After": {"description": "seconds to wait before the next attempt", "schema": {"type": "integer", "minimum": 1}}}
 _ERROR_HEADERS: dict[int, Json] = {
-    401: {"WWW-Authenticate": {"description": "how to send a key (RFC 6750)", "schema": {"type": "string"}}},
+    401: {"WWW-Authenticate": {"description": "how to send an API key (RFC 6750)", "schema": {"type": "string"}}},
     429: _WAIT,
     503: _WAIT,
 }
-_NO_MODEL = {503: "no model answers now; the detail says what to do"}
-_UNKNOWN_MODEL = {404: "there is no such model; the detail lists those there are"}
+_NO_MODEL = {503: "no model is available; the detail says what to do"}
+_UNKNOWN_MODEL = {404: "model not found; the detail lists the available models"}
 _PREDICTING = (
     _UNKNOWN_MODEL
-    | {408: "the request took too long to arrive", 504: "the answer took too long"}
-    | {503: "no model answers now, or too many pictures wait already; Retry-After says when to try again"}
+    | {408: "the request did not arrive in time", 504: "the prediction timed out"}
+    | {503: "no model is available, or the queue is full; Retry-After says when to try again"}
 )
 _MODEL_PARAMETER = {
     "name": "model",
     "in": "query",
-    "description": "name, name@version or name@alias of a model in the store; the server's own if it is left out",
+    "description": "name, name@version or name@alias of a model in the store; default: the server's default model",
     "schema": {"type": "string"},
     "example": "cifar10@1",
 }
 _TOP_K_PARAMETER = {
     "name": "top_k",
     "in": "query",
-    "description": "how many of the most likely classes to list",
+    "description": "number of most likely classes to list",
     "schema": {"type": "integer", "minimum": 1},
     "example": 3,
 }
 _CLASS_PARAMETER = {
     "name": "class",
     "in": "query",
-    "description": "name or class_id of the class to look for; the one predicted if it is left out",
+    "description": "name or class_id of the class to explain; default: the predicted class",
     "schema": {"type": "string"},
 }
 _FORMAT_PARAMETER = {
     "name": "format",
     "in": "query",
-    "description": "png: the heatmap laid over the picture; json: its numbers",
+    "description": "png: the heatmap over the picture; json: the values of the heatmap",
     "schema": {"type": "string", "enum": ["png", "json"], "default": "png"},
 }
 _PICTURE_HEADERS = {
     name: {"description": description, "schema": {"type": "string"}}
     for name, description in {
-        "X-Model": "name@version that was asked",
-        "X-Class-Id": "of the class",
-        "X-Class-Name": "its name; what is not ASCII is percent-encoded UTF-8",
+        "X-Model": "name@version of the model",
+        "X-Class-Id": "class_id of the explained class",
+        "X-Class-Name": "name of the explained class; characters beyond ASCII are percent-encoded UTF-8",
     }.items()
 }
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One route: what it takes, what it answers, and how to try it.
+    """One route: its request, its response and a curl command.
 
     Attributes:
-        picture_headers: of the PNG that it answers with unless JSON is asked for; empty if it knows JSON only.
+        picture_headers: headers of its PNG response; empty if it only returns JSON.
     """
 
     path: str
@@ -150,7 +151,7 @@ OPERATIONS = (
     ),
     Operation(
         "/predict_base64",
-        "Classify one picture sent as text",
+        "Classify one picture sent as base64 text",
         schemas.PredictAnswer,
         """-H 'Content-Type: application/json' -d '{{"image": "'"$(base64 -w0 frog.jpg)"'"}}' {}""",
         _BASE64_BODY,
@@ -159,7 +160,7 @@ OPERATIONS = (
     ),
     Operation(
         "/predict_batch",
-        f"Classify up to {MAX_BATCH_IMAGES} pictures; a bad one gets its own error",
+        f"Classify up to {MAX_BATCH_IMAGES} pictures; a picture that cannot be read gets its own error",
         schemas.BatchAnswer,
         "-F images=@frog.jpg -F images=@ship.png {}",
         _PICTURES_BODY,
@@ -168,7 +169,7 @@ OPERATIONS = (
     ),
     Operation(
         "/explain",
-        "Where in the picture was a class seen? (Grad-CAM)",
+        "Show which part of the picture supports a class (Grad-CAM)",
         schemas.Explanation,
         "-F image=@frog.jpg -o seen.png '{}?class=cat'",
         _PICTURE_BODY,
@@ -176,26 +177,26 @@ OPERATIONS = (
         (_MODEL_PARAMETER, _CLASS_PARAMETER, _FORMAT_PARAMETER),
         _PICTURE_HEADERS,
     ),
-    Operation("/health", "Does the server run?", schemas.Health, "{}"),
-    Operation("/ready", "Does a model answer?", schemas.Ready, "{}", errors=_NO_MODEL),
+    Operation("/health", "Check that the server runs", schemas.Health, "{}"),
+    Operation("/ready", "Check that the server can predict", schemas.Ready, "{}", errors=_NO_MODEL),
     Operation(
         "/classes",
-        "What does a model tell apart?",
+        "List the classes of a model",
         schemas.Classes,
         "{}",
-        errors={400: "the address names a path"} | _NO_MODEL | _UNKNOWN_MODEL,
+        errors={400: "the query contains a file path"} | _NO_MODEL | _UNKNOWN_MODEL,
         parameters=(_MODEL_PARAMETER,),
     ),
     Operation(
         "/gallery",
-        "What does a model get wrong?",
+        "List the mistakes of a model on its test images",
         schemas.GalleryAnswer,
         "{}",
         errors=_NO_MODEL | _UNKNOWN_MODEL | {403: "the server was started with gallery=false"},
         parameters=(_MODEL_PARAMETER,),
     ),
     Operation(
-        "/models", "What does the model store hold?", schemas.Models, "{}", errors={503: "the model store or the model cannot be reached"}
+        "/models", "List the models in the store", schemas.Models, "{}", errors={503: "the model store or the model cannot be reached"}
     ),
 )
 
@@ -219,12 +220,12 @@ def document() -> Json:
         "components": {
             "schemas": definitions["$defs"],
             "securitySchemes": {
-                "bearer": {"type": "http", "scheme": "bearer", "description": "where the server asks for keys"},
+                "bearer": {"type": "http", "scheme": "bearer", "description": "if the server requires API keys"},
                 "header": {
                     "type": "apiKey",
                     "in": "header",
                     "name": "X-API-Key",
-                    "description": "the same key, for clients that send it so",
+                    "description": "the same key in another header",
                 },
             },
         },
@@ -234,13 +235,13 @@ def document() -> Json:
 def _describe(operation: Operation) -> Json:
     is_open = operation.path in OPEN_PATHS
     errors = operation.errors | _FAILED
-    for status, why in {} if is_open else _NO_ENTRY.items():
+    for status, why in {} if is_open else _ACCESS_ERRORS.items():
         errors[status] = f"{errors[status]}; or {why}" if status in errors else why
     described: Json = {
         "summary": operation.summary,
         "operationId": operation.path.strip("/"),
         "x-codeSamples": [{"lang": "shell", "source": f"curl {operation.curl.format(_SERVER + operation.path)}"}],
-        "responses": {"200": _response("the answer", operation.answer, "application/json", openapi_examples.ANSWERS[operation.answer])}
+        "responses": {"200": _response("success", operation.answer, "application/json", openapi_examples.ANSWERS[operation.answer])}
         | {str(status): _refusal(status, why) for status, why in sorted(errors.items())},
     }
     if operation.picture_headers:
@@ -248,7 +249,7 @@ def _describe(operation: Operation) -> Json:
         success["content"] = {"image/png": {"schema": _PICTURE | {"description": "RGB, square"}}} | success["content"]
         success["headers"] = operation.picture_headers
     if not is_open:
-        described["security"] = [{}, {"bearer": []}, {"header": []}]  # none where the server asks for none
+        described["security"] = [{}, {"bearer": []}, {"header": []}]  # {}: a server without keys
     if operation.body:
         described["requestBody"] = {"required": True, "content": operation.body}
     if operation.parameters:

@@ -1,4 +1,4 @@
-"""What requests and answers look like, for the OpenAPI document; tests hold them against their shapes."""
+"""Examples of requests and responses for the OpenAPI document. Tests check them against the schemas."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _BROKEN: schemas.Problem = {
     "type": "about:blank",
     "title": "Unprocessable Entity",
     "status": 422,
-    "detail": "picture: empty, or not a JPEG, PNG, WebP, BMP, GIF or TIFF picture",
+    "detail": "picture: empty, damaged or in an unsupported format. Supported: JPEG, PNG, WebP, BMP, GIF, TIFF",
 }
 
 ANSWERS: dict[type, Any] = {
@@ -73,17 +73,17 @@ ANSWERS: dict[type, Any] = {
 }
 
 DETAILS = {
-    400: "no picture: send a file in the field 'image' (fields sent: 'photo')",
-    401: "this server asks for a key: Authorization: Bearer KEY, or X-API-Key: KEY",
-    403: "the key of laptop is revoked; ask for a new one",
-    404: "there is no model 'fish'; there is: cifar10@1",
-    408: "the request was not sent within 30 s; try again",
-    413: "the picture has 12,345,678 bytes; at most 10,000,000 are accepted",
-    415: "content type 'text/plain' is not accepted; send multipart/form-data with a field 'image', "
-    "the picture itself as image/* or application/octet-stream, or application/json",
+    400: "no picture found. Send a file in the field 'image' (fields received: 'photo')",
+    401: "API key missing. Send the header Authorization: Bearer KEY, or X-API-Key: KEY",
+    403: "the API key of laptop is revoked. Request a new one from the operator of this server",
+    404: "model 'fish' not found. Available: cifar10@1",
+    408: "the request did not arrive within 30 s; try again",
+    413: "the picture has 12,345,678 bytes; the maximum is 10,000,000",
+    415: "content type 'text/plain' is not supported. Send multipart/form-data with a field 'image', "
+    "the picture as image/* or application/octet-stream, or application/json",
     422: _BROKEN["detail"],
-    429: "laptop may send 600 requests a minute; try again in 1 s",
-    500: "the server failed; its log says why",
-    503: "256 pictures are waiting already; try again soon",
-    504: "no answer within 30 s; try again",
+    429: "rate limit of laptop: 600 requests per minute. Try again in 1 s",
+    500: "internal error; the server's log has the details",
+    503: "the queue is full (256 pictures); try again later",
+    504: "no prediction within 30 s; try again",
 }

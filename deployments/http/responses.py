@@ -1,4 +1,4 @@
-"""What the server answers: predictions, and errors as RFC 9457 wants them. Holds the only table from errors to HTTP."""
+"""HTTP responses: predictions, and errors as problem documents (RFC 9457). Holds the only table from errors to statuses."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from deployments.predicting import schemas
 from deployments.predicting.contract import DeadlineError, Explained, ModelInfo, Pixels, UnavailableError, UnknownClassError
 from deployments.predicting.pipeline import Row
 
-# The first row that fits an error is its answer, so subclasses come first.
+# The first matching row gives the status, so subclasses come first.
 STATUS_TABLE: tuple[tuple[type[Exception], int], ...] = (
     (ImageTooLargeError, 413),
     (ImageError, 422),
@@ -37,26 +37,27 @@ STATUS_TABLE: tuple[tuple[type[Exception], int], ...] = (
 
 
 _LINGER_S = 2.0
-_LEAST_SIDE_PX = 224
-_PLAIN = " " + string.punctuation.replace("%", "")
+_MIN_SIDE_PX = 224
+_UNQUOTED = " " + string.punctuation.replace("%", "")
 
 
 class Json(JSONResponse):
-    """JSON written in Rust: six times as fast as the standard library."""
+    """JSON response, encoded in Rust: six times as fast as the standard library."""
 
     def render(self, content: object) -> bytes:
-        """UTF-8."""
+        """Encode as UTF-8."""
         return to_json(content)
 
 
 class LastJson(Json):
-    """Ends the connection, for a client that sends more than anybody wants to read.
+    """JSON response that closes the connection, for a client whose request is too large to read.
 
-    What still comes is thrown away for two seconds at most: closed at once, the client might never see why (RFC 9112, section 9.6).
+    It discards input for at most two seconds first: if it closed at once, the client might never see the response
+    (RFC 9112, section 9.6).
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI has it."""
+        """The ASGI interface."""
         self.headers["Connection"] = "close"
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self.body, "more_body": True})
@@ -68,7 +69,7 @@ class LastJson(Json):
 
 
 def prediction(model: ModelInfo, row: Row, top_k: int) -> schemas.Prediction:
-    """Names the probabilities of one picture; `top_k` may exceed their number."""
+    """Prediction for one picture as JSON values; `top_k` may exceed the number of classes."""
     rounded = [round(probability, 6) for probability in row.probabilities.tolist()]
     ranked: list[schemas.ClassProbability] = [
         {"class_id": i, "class_name": model.class_names[i], "probability": rounded[i]}
@@ -85,7 +86,7 @@ def prediction(model: ModelInfo, row: Row, top_k: int) -> schemas.Prediction:
 
 
 def explanation(explained: Explained) -> schemas.Explanation:
-    """A heatmap as numbers."""
+    """A heatmap as JSON values."""
     return {
         "model": explained.model.name,
         "version": explained.model.version,
@@ -96,21 +97,21 @@ def explanation(explained: Explained) -> schemas.Explanation:
 
 
 def explanation_png(pixels: Pixels, explained: Explained) -> Response:
-    """A heatmap laid over what the network saw, uint8 `[S, S, 3]`, each pixel enlarged by a whole number."""
+    """A PNG of a heatmap over the network's input, uint8 `[S, S, 3]`, enlarged by a whole number."""
     size_px = len(pixels)
     png = BytesIO()
-    overlay(pixels, explained.heatmap, size_px * max(1, -(-_LEAST_SIDE_PX // size_px))).save(png, "PNG")
+    overlay(pixels, explained.heatmap, size_px * max(1, -(-_MIN_SIDE_PX // size_px))).save(png, "PNG")
     headers = {
         "X-Model": explained.model.reference,
         "X-Class-Id": str(explained.class_id),
-        # a header holds ASCII, a folder's name may be anything
-        "X-Class-Name": quote(explained.model.class_names[explained.class_id], safe=_PLAIN),
+        # a header is ASCII; a class name may contain any character
+        "X-Class-Name": quote(explained.model.class_names[explained.class_id], safe=_UNQUOTED),
     }
     return Response(png.getvalue(), headers=headers, media_type="image/png")
 
 
 def revalidated(request: Request, response: Response) -> Response:
-    """The response with an `ETag`, or 304 where the browser has it already."""
+    """The response with an `ETag`, or 304 if the browser has it already."""
     tag = f'"{hashlib.sha256(response.body).hexdigest()[:32]}"'
     known = [known.strip().removeprefix("W/") for known in request.headers.get("if-none-match", "").split(",")]
     headers = {"ETag": tag, "Cache-Control": "no-cache"}
@@ -121,10 +122,10 @@ def revalidated(request: Request, response: Response) -> Response:
 
 
 def problem(error: Exception) -> schemas.Problem:
-    """An error as RFC 9457 wants it; what nobody foresaw keeps its details for the log."""
+    """An error as a problem document (RFC 9457). The details of an unexpected error go only to the log."""
     if isinstance(error, HTTPException):
         status, detail = error.status_code, error.detail
     else:
         status = next(status for kind, status in STATUS_TABLE if isinstance(error, kind))
-        detail = str(error) if isinstance(error, CifarRayError) else "the server failed; its log says why"
+        detail = str(error) if isinstance(error, CifarRayError) else "internal error; the server's log has the details"
     return {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}

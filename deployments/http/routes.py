@@ -1,4 +1,4 @@
-"""The HTTP side, as a plain Starlette app over a `Classifier`: it knows nothing of Ray."""
+"""The routes, as a plain Starlette app over a `Classifier`; it does not use Ray."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ Sent = TypeVar("Sent")
 
 
 class Api:
-    """The routes.
+    """Handlers of the routes.
 
     Args:
-        classifier: answers for the models.
+        classifier: runs the models.
         config: defaults and limits.
-        observer: told of what happens to requests.
+        observer: receives request events.
     """
 
     def __init__(self, classifier: Classifier, config: ServeConfig, observer: Observer) -> None:
@@ -45,7 +45,7 @@ class Api:
         self._pipeline = Pipeline(classifier, config, observer)
 
     async def predict(self, request: Request) -> Response:
-        """`POST /predict` and `POST /predict_base64`, whose clients send text."""
+        """`POST /predict` and `POST /predict_base64`; clients of the latter send base64 text."""
         top_k = self._top_k(request)
         sent = await self._read(request, uploads.read_picture)
         outcome = await self._pipeline.run([sent.data], sent.model)
@@ -82,22 +82,22 @@ class Api:
 
     async def explain(self, request: Request) -> Response:
         """`POST /explain`."""
-        wanted = request.query_params.get("format", "png")
-        if wanted not in EXPLANATION_FORMATS:
-            raise HTTPException(400, f"format must be {' or '.join(EXPLANATION_FORMATS)}, got {wanted[:20]!r}")
+        image_format = request.query_params.get("format", "png")
+        if image_format not in EXPLANATION_FORMATS:
+            raise HTTPException(400, f"format: expected {' or '.join(EXPLANATION_FORMATS)}, got {image_format[:20]!r}")
         sent = await self._read(request, uploads.read_picture)
         pixels, explained = await self._pipeline.explain(sent.data, sent.model, request.query_params.get("class") or None)
-        if wanted == "json":
+        if image_format == "json":
             return Json(explanation(explained))
         return await asyncio.to_thread(explanation_png, pixels, explained)
 
     async def health(self, _: Request) -> Response:
-        """`GET /health`: this process lives."""
+        """`GET /health`: the process runs."""
         answer: schemas.Health = {"status": "ok"}
         return Json(answer)
 
     async def ready(self, _: Request) -> Response:
-        """`GET /ready`: a model answers."""
+        """`GET /ready`: a model is available."""
         model = await self._pipeline.model(None)
         answer: schemas.Ready = {"status": "ready", "model": model.name, "version": model.version}
         return Json(answer)
@@ -131,26 +131,26 @@ class Api:
         return Json(answer)
 
     async def gallery(self, request: Request) -> Response:
-        """`GET /gallery`: where the model is wrong."""
+        """`GET /gallery`: the model's mistakes."""
         if not self._config.gallery:
-            raise HTTPException(403, "this server shows no gallery; it was started with gallery=false")
+            raise HTTPException(403, "the gallery is disabled on this server (gallery=false)")
         found = await self._classifier.gallery(uploads.model_in_query(request))
         if isinstance(found, Status):
             found.require()
             raise UnavailableError(found.problem)
-        # the attachment goes out as it lies in the bundle, which was checked
+        # the gallery is sent as stored; the store has checked its bundle
         head = Json({"model": found.name, "version": found.version}).body
         content = b'%s,"gallery":%s}' % (bytes(head)[:-1], found.content or b"null")
         return revalidated(request, Response(content, media_type="application/json"))
 
     async def refuse(self, request: Request, error: Exception) -> Response:
-        """Answers a request with an error."""
+        """The response for an error."""
         content = problem(error)
         headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
         if content["status"] == 404 and isinstance(error, HTTPException):
-            content["detail"] = f"there is nothing at {request.url.path}; /docs lists what there is"
+            content["detail"] = f"{request.url.path} not found; see /docs for all routes"
         elif content["status"] == 405:
-            content["detail"] = f"{request.method} is not possible here; allowed: {headers.get('Allow', 'nothing')}"
+            content["detail"] = f"method {request.method} is not allowed. Allowed: {headers.get('Allow', 'none')}"
         elif content["status"] == 503:
             headers["Retry-After"] = str(RETRY_AFTER_S)
         self._observer.refused("Overloaded" if isinstance(error, OverloadedError) else content["title"])
@@ -160,7 +160,7 @@ class Api:
     async def _read(self, request: Request, read: Callable[[Request], Awaitable[Sent]]) -> Sent:
         self._pipeline.check_room()
         try:
-            async with Deadline(self._config.request_timeout_s, "the request was not sent"):
+            async with Deadline(self._config.request_timeout_s, "the request did not arrive"):
                 return await read(request)
         except DeadlineError as error:
             raise HTTPException(408, str(error)) from None
@@ -170,12 +170,12 @@ class Api:
         if text is None:
             return self._config.top_k
         if not (text.isascii() and text.isdecimal() and int(text[:9]) >= 1):
-            raise HTTPException(400, f"top_k must be a whole number of at least 1, got {text[:20]!r}")
+            raise HTTPException(400, f"top_k: expected a whole number of at least 1, got {text[:20]!r}")
         return int(text[:9])
 
 
 def create_app(classifier: Classifier, config: ServeConfig, observer: Observer) -> Starlette:
-    """The app with all routes; every refusal is `application/problem+json` (RFC 9457)."""
+    """The app with all routes; every error is `application/problem+json` (RFC 9457)."""
     api, document = Api(classifier, config, observer), openapi.document()
     docs, front = docs_page.render(document), home_page.render()
 
@@ -204,15 +204,15 @@ def create_app(classifier: Classifier, config: ServeConfig, observer: Observer) 
         middleware=_access_middleware(api, config),
         exception_handlers=dict.fromkeys((HTTPException, *(row[0] for row in STATUS_TABLE)), api.refuse),
     )
-    # around all that Starlette puts around the routes: what nobody foresaw is answered with these headers too
+    # outermost, so that the response to an unexpected error has these headers too
     app.middleware_stack = SecurityHeaders(app.build_middleware_stack(), {"/": front, "/docs": docs})
     return app
 
 
 def _access_middleware(api: Api, config: ServeConfig) -> list[Middleware]:
-    """What a request passes before the routes, outermost first; nothing unless the server was asked to."""
+    """Middleware for CORS and API keys, outermost first; empty by default."""
     middleware = []
-    if config.cors_origins:  # before the keys: a browser asks first, without one
+    if config.cors_origins:  # before the keys: a browser sends its preflight request without one
         middleware.append(
             Middleware(
                 CORSMiddleware,

@@ -1,4 +1,4 @@
-"""Pictures out of request bodies. The limits hold while reading: more than allowed is never kept, whatever the headers promise."""
+"""Read pictures from request bodies. The size limits apply while reading, whatever the headers say."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _JSON_BODY = TypeAdapter(schemas.PictureInJson)
 
 
 class BodyTooLargeError(ImageTooLargeError):
-    """The rest of the body was left unread."""
+    """The body is too large; the rest of it was not read."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,8 @@ class Picture:
 
     Attributes:
         data: an image file, unchecked.
-        filename: what the client calls it; only ever shown back.
-        model: the one asked for, unchecked; `None` for the server's own.
+        filename: from the client; only used in the response.
+        model: requested model, unchecked; `None` for the default model.
     """
 
     data: bytes
@@ -62,10 +62,10 @@ class Pictures:
 
 
 def model_in_query(request: Request) -> str | None:
-    """The model asked for in the address, which wins over the body.
+    """The model named in the query; it takes precedence over one in the body.
 
     Raises:
-        HTTPException: 400 where the address names a path.
+        HTTPException: 400 if the query contains a file path.
     """
     if not request.scope["query_string"]:
         return None
@@ -74,51 +74,51 @@ def model_in_query(request: Request) -> str | None:
 
 
 async def read_picture(request: Request) -> Picture:
-    """The one picture of a request: a form's file or base64, the raw body, or JSON.
+    """Read the picture of a request: a form field with a file or base64, a raw body, or JSON.
 
     Raises:
         HTTPException: 400 for a malformed body, a missing field or a path, 415 for another content type.
         BodyTooLargeError: over 10 MB.
-        ImageError: for text that is not base64.
+        ImageError: if the text is not base64.
     """
     content_type = _content_type(request)
-    asked_for = model_in_query(request)
+    requested_model = model_in_query(request)
     if content_type == "multipart/form-data":
         sent = await _read_form(request, _SINGLE_FIELDS, _MAX_BASE64_BYTES + _WRAPPING_BYTES)
         if len(sent.pictures) > 1:
-            raise HTTPException(400, f"{len(sent.pictures)} pictures in one request; send them to /predict_batch")
+            raise HTTPException(400, f"expected one picture, got {len(sent.pictures)}; send them to /predict_batch")
         return replace(sent.pictures[0], model=sent.model)
     if content_type.startswith("image/") or content_type in ("", "application/octet-stream"):
-        return Picture(await _read_body(request, MAX_IMAGE_BYTES), model=asked_for)
+        return Picture(await _read_body(request, MAX_IMAGE_BYTES), model=requested_model)
     if content_type == "application/json":
         body = await _read_body(request, _MAX_BASE64_BYTES + _WRAPPING_BYTES)
         data, model = await asyncio.to_thread(_parse_json, body)
-        return Picture(data, model=asked_for or model)
+        return Picture(data, model=requested_model or model)
     if content_type == "application/x-www-form-urlencoded":
         body = await _read_body(request, _MAX_URLENCODED_BYTES + _WRAPPING_BYTES)
         data, model = await asyncio.to_thread(_parse_urlencoded, body)
-        return Picture(data, model=asked_for or model)
+        return Picture(data, model=requested_model or model)
     raise HTTPException(
         415,
-        f"content type {content_type[:100]!r} is not accepted; send multipart/form-data with a field 'image', "
-        "the picture itself as image/* or application/octet-stream, or application/json",
+        f"content type {content_type[:100]!r} is not supported. Send multipart/form-data with a field 'image', "
+        "the picture as image/* or application/octet-stream, or application/json",
     )
 
 
 async def read_pictures(request: Request) -> Pictures:
-    """All pictures of a multipart request, in the order sent.
+    """Read all pictures of a multipart request, in the order sent.
 
     Raises:
         HTTPException: 400 for a malformed body, a path, no picture or too many, 415 for another content type.
         BodyTooLargeError: over 100 MB altogether.
     """
     if _content_type(request) != "multipart/form-data":
-        raise HTTPException(415, "send multipart/form-data with one field 'images' for each picture")
+        raise HTTPException(415, "expected multipart/form-data with one field 'images' per picture")
     return await _read_form(request, _BATCH_FIELDS, max_bytes=MAX_BATCH_BYTES)
 
 
 async def _read_form(request: Request, fields: tuple[str, ...], max_bytes: int) -> Pictures:
-    asked_for = model_in_query(request)
+    requested_model = model_in_query(request)
     body = await _read_body(request, max_bytes)
     try:
         parts = multipart.parse(request.headers["content-type"], body)
@@ -126,9 +126,9 @@ async def _read_form(request: Request, fields: tuple[str, ...], max_bytes: int) 
         raise HTTPException(400, str(error)) from None
     sent = {part.name: part for part in parts if part.filename is None}
     _refuse_paths({part.name for part in parts})
-    in_text = _BASE64_FIELD in sent  # megabytes of it take a while
-    pictures = await asyncio.to_thread(_pictures, parts, fields) if in_text else _pictures(parts, fields)
-    return Pictures(pictures, asked_for or _model(lambda name: sent[name].content.decode(errors="replace") if name in sent else None))
+    has_base64 = _BASE64_FIELD in sent  # decoding megabytes would block the event loop
+    pictures = await asyncio.to_thread(_pictures, parts, fields) if has_base64 else _pictures(parts, fields)
+    return Pictures(pictures, requested_model or _model(lambda name: sent[name].content.decode(errors="replace") if name in sent else None))
 
 
 def _pictures(parts: list[multipart.Part], fields: tuple[str, ...]) -> list[Picture]:
@@ -138,13 +138,13 @@ def _pictures(parts: list[multipart.Part], fields: tuple[str, ...]) -> list[Pict
             pictures.append(Picture(decode_base64(part.content.decode(errors="replace").strip())))
         elif part.name in fields:
             if part.filename is None:
-                raise HTTPException(400, f"field {part.name!r} holds text, not a file; with curl: -F {part.name}=@picture.jpg")
+                raise HTTPException(400, f"field {part.name!r} contains text; send a file (with curl: -F {part.name}=@picture.jpg)")
             pictures.append(Picture(part.content, part.filename))
     if not pictures:
         sent = ", ".join(repr(part.name) for part in parts) or "none"
-        raise HTTPException(400, f"no picture: send a file in the field {fields[0]!r} (fields sent: {sent[:200]})")
+        raise HTTPException(400, f"no picture found. Send a file in the field {fields[0]!r} (fields received: {sent[:200]})")
     if len(pictures) > MAX_BATCH_IMAGES:
-        raise HTTPException(400, f"{len(pictures)} pictures in one request; at most {MAX_BATCH_IMAGES} are accepted")
+        raise HTTPException(400, f"the request has {len(pictures)} pictures; the maximum is {MAX_BATCH_IMAGES}")
     return pictures
 
 
@@ -158,17 +158,17 @@ def _model(get: Callable[[str], str | None]) -> str | None:
 
 
 def _refuse_paths(names: Collection[str]) -> None:
-    """Clients of other servers may name files that lie there; this one reads none for anybody."""
+    """Refuse file paths: some servers read local files for a client; this one does not."""
     for name in sorted(_PATH_FIELDS.intersection(names)):
-        raise HTTPException(400, f"{name}: this server reads no file that a client names; send the picture, and name a model with 'model'")
+        raise HTTPException(400, f"{name}: file paths are not supported. Send the picture itself, and choose a model with 'model'")
 
 
 def _parse_json(body: bytes) -> tuple[bytes, str | None]:
-    """The picture in `{"image": "<base64 or data URI>"}`, and the model."""
+    """The picture and the model in `{"image": "<base64 or data URI>"}`."""
     try:
         fields = from_json(body)
     except ValueError as error:
-        raise HTTPException(400, f"the body is not JSON: {error}") from None
+        raise HTTPException(400, f"the body is not valid JSON: {error}") from None
     if isinstance(fields, dict):
         _refuse_paths(fields)
     try:
@@ -181,26 +181,26 @@ def _parse_json(body: bytes) -> tuple[bytes, str | None]:
 
 
 def _parse_urlencoded(body: bytes) -> tuple[bytes, str | None]:
-    """The picture in `image_base64=…`, and the model."""
+    """The picture and the model in `image_base64=…`."""
     try:
         fields = parse_qs(body.decode("ascii"), keep_blank_values=True, max_num_fields=_MAX_URLENCODED_FIELDS)
-    except ValueError:  # most often a picture that curl's --data-binary declares as a form
+    except ValueError:  # usually a picture: curl --data-binary declares it as a form
         fields = {}
     _refuse_paths(fields)
     if _BASE64_FIELD not in fields:
         raise HTTPException(
             415,
-            f"content type 'application/x-www-form-urlencoded' must hold {_BASE64_FIELD}=…; "
-            "to send a picture itself with curl --data-binary, add -H 'Content-Type: image/jpeg'",
+            f"content type 'application/x-www-form-urlencoded' needs {_BASE64_FIELD}=…. "
+            "To send a picture file with curl --data-binary, add -H 'Content-Type: image/jpeg'",
         )
-    # a space is a "+" that the client did not escape: base64 has no spaces
+    # base64 has no spaces, so a space is a "+" that the client did not escape
     return decode_base64(fields[_BASE64_FIELD][0].replace(" ", "+")), _model(lambda name: fields[name][0] if name in fields else None)
 
 
 async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
-    too_large = BodyTooLargeError(f"the request has more than {max_bytes:,} bytes; a picture may have {MAX_IMAGE_BYTES:,}")
-    promised = request.headers.get("content-length", "")
-    if promised.isdecimal() and int(promised[:19]) > max_bytes:
+    too_large = BodyTooLargeError(f"the request exceeds {max_bytes:,} bytes; the maximum for a picture is {MAX_IMAGE_BYTES:,}")
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared[:19]) > max_bytes:
         raise too_large
     received = 0
     async with aclosing(request.stream()) as stream:

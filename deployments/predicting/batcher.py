@@ -1,4 +1,4 @@
-"""Gathers what waits while a model is busy, and sends it on as one array. Knows nothing of Ray or HTTP."""
+"""Collects images that wait while a model is busy, and sends them as one batch. Does not use Ray or HTTP."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from deployments.predicting.contract import Classified, Pixels, ReplicaLostError, Status
 
-# A batch whose replica died is sent again this often: one death is bad luck, three look like the batch's own doing.
+# Retries of a batch whose replica died: one death may be chance; after three, the batch itself is the likely cause.
 _RESENDS = 2
 
 Key = TypeVar("Key", bound=Hashable)
@@ -28,22 +28,22 @@ class _Waiting:
 
 @dataclass(eq=False)
 class _KeyQueue:
-    """What waits under one key, and how many batches of it are under way."""
+    """The waiting requests of one key, and the number of its batches in progress."""
 
     queue: deque[_Waiting] = field(default_factory=deque)
     calls: int = 0
 
 
 class Batcher(Generic[Key]):
-    """Batches whose size follows the load.
+    """Dynamic batching: the batch size follows the load.
 
-    A batch leaves as soon as fewer than `max_calls` of its key are under way, with all that waits by then. So a lone request never
-    waits, and a batch grows while the last one runs. What nobody waits for any more when a batch leaves is left out of it.
+    A batch with all waiting requests leaves as soon as fewer than `max_calls` batches of its key are in progress. So a single
+    request never waits, and a batch grows while the last one runs. A batch leaves out requests that were cancelled meanwhile.
 
     Args:
-        send: answers for a stack of images. Where it raises `ReplicaLostError`, they are sent again.
-        max_batch_size: most images in one call.
-        max_calls: batches of one key under way at once.
+        send: classifies a batch of images. After a `ReplicaLostError`, the batch is sent again.
+        max_batch_size: maximum number of images in one call.
+        max_calls: maximum number of concurrent batches of one key.
     """
 
     def __init__(self, send: Callable[[Key, Pixels], Awaitable[Classified | Status]], max_batch_size: int, max_calls: int) -> None:
@@ -51,14 +51,14 @@ class Batcher(Generic[Key]):
         self._max_batch_size = max_batch_size
         self._max_calls = max_calls
         self._queues: dict[Key, _KeyQueue] = {}
-        self._tasks: set[asyncio.Task[None]] = set()  # the event loop itself keeps no task alive
+        self._tasks: set[asyncio.Task[None]] = set()  # the event loop itself holds only weak references to tasks
 
     async def classify(self, key: Key, images: Pixels) -> Classified | Status:
-        """Classifies images, together with those of other requests.
+        """Classify images in a batch with those of other requests.
 
         Args:
-            key: images of one key may share a batch, so they have one shape.
-            images: uint8 `[N, S, S, 3]`; 1 ≤ N ≤ `max_batch_size`. They stay together.
+            key: only images with the same key share a batch, so they have the same shape.
+            images: uint8 `[N, S, S, 3]`; 1 ≤ N ≤ `max_batch_size`. They stay in one batch.
 
         Raises:
             Exception: what `send` raised.
@@ -67,14 +67,14 @@ class Batcher(Generic[Key]):
         waiting = _Waiting(images, loop.create_future())
         queued = self._queues.setdefault(key, _KeyQueue())
         queued.queue.append(waiting)
-        # not at once: what else becomes ready in this turn of the loop goes along
+        # deferred: requests that become ready in this iteration of the loop join the batch
         loop.call_soon(self._depart, key, queued)
         return await waiting.answer
 
     def _depart(self, key: Key, queued: _KeyQueue) -> None:
         while queued.calls < self._max_calls and (batch := self._gather(queued.queue)):
             queued.calls += 1
-            # A batch belongs to no single request. In the context of one, Serve would cancel the call when that client hangs up.
+            # A batch belongs to several requests. In the context of one, Serve would cancel the call when its client disconnects.
             task = asyncio.get_running_loop().create_task(self._call(key, queued, batch), context=Context())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

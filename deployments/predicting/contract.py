@@ -1,4 +1,4 @@
-"""What the ingress and the classifier say to each other. Light: the ingress needs no torch."""
+"""The interface between ingress and classifier. It imports no torch, because the ingress needs none."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _LISTED_CLASSES = 200
 
 
 class UnavailableError(CifarRayError):
-    """No answer is possible now, but later one may be. The message says why and what to do."""
+    """No prediction is possible now; it may be later. The message says why and what to do."""
 
 
 class ReplicaLostError(UnavailableError):
-    """A replica died with the call in its hands. Nothing was changed by it, so another replica can be asked."""
+    """A replica died during the call. The call has no side effects, so it can be retried on another replica."""
 
 
 class DeadlineError(CifarRayError):
-    """The answer took longer than `request_timeout_s`."""
+    """The request took longer than `request_timeout_s`."""
 
 
 class UnknownClassError(CifarRayError):
-    """The model has no such class. The message lists those it has."""
+    """The model has no such class. The message lists its classes."""
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What is needed to decode for a model and to name its answers; fields as in the manifest."""
+    """The part of a model's manifest that the ingress needs: input size, resize policy and class names."""
 
     name: str
     version: int
@@ -45,33 +45,33 @@ class ModelInfo:
 
     @property
     def reference(self) -> str:
-        """`name@version`: this model and no other."""
+        """`name@version`."""
         return f"{self.name}@{self.version}"
 
-    def class_id(self, asked_for: str) -> int:
-        """The class of a name, else of an id in digits.
+    def class_id(self, name_or_id: str) -> int:
+        """Find a class by its name, else by its id in digits.
 
         Raises:
             UnknownClassError: if it is neither.
         """
-        if asked_for in self.class_names:
-            return self.class_names.index(asked_for)
-        if asked_for in map(str, range(len(self.class_names))):
-            return int(asked_for)
-        there_is = ", ".join(self.class_names[:_LISTED_CLASSES]) + (", …" if len(self.class_names) > _LISTED_CLASSES else "")
+        if name_or_id in self.class_names:
+            return self.class_names.index(name_or_id)
+        if name_or_id in map(str, range(len(self.class_names))):
+            return int(name_or_id)
+        available = ", ".join(self.class_names[:_LISTED_CLASSES]) + (", …" if len(self.class_names) > _LISTED_CLASSES else "")
         raise UnknownClassError(
-            f"{self.reference} has no class {asked_for[:100]!r}; it has: {there_is}, or 0…{len(self.class_names) - 1} by class_id"
+            f"class {name_or_id[:100]!r} of {self.reference} not found. Available: {available}, or class_id 0–{len(self.class_names) - 1}"
         )
 
 
 @dataclass(frozen=True)
 class Status:
-    """The model that answers now.
+    """State of a model on the server.
 
     Attributes:
-        model: `None` while there is none.
-        problem: what is wrong and what to do; empty if nothing is.
-        is_known: whether the store holds the model at all.
+        model: the model that predicts; `None` if none is available.
+        problem: what is wrong and what to do; empty if the model is fine.
+        is_known: whether the store contains the model.
     """
 
     model: ModelInfo | None
@@ -79,11 +79,11 @@ class Status:
     is_known: bool = True
 
     def require(self) -> ModelInfo:
-        """The model that answers.
+        """Return the model.
 
         Raises:
-            UnknownModelError: if the store does not hold it.
-            UnavailableError: if there is none now.
+            UnknownModelError: if the store does not contain it.
+            UnavailableError: if no model is available.
         """
         if self.model is None:
             raise (UnavailableError if self.is_known else UnknownModelError)(self.problem)
@@ -92,14 +92,14 @@ class Status:
 
 @dataclass(frozen=True, eq=False)
 class Classified:
-    """What a model says of N images.
+    """Predictions for N images.
 
     Attributes:
-        model: the one that answered.
+        model: the model that made them.
         probabilities: float32 `[N, C]`.
-        abstains: bool `[N]`, images unlike those that the model knows.
-        batch_size: images in the forward pass, those of other requests too.
-        inference_s: its time.
+        abstains: bool `[N]`, images that are unlike the training images.
+        batch_size: images in the forward pass, including those of other requests.
+        inference_s: time of the forward pass.
     """
 
     model: ModelInfo
@@ -111,12 +111,12 @@ class Classified:
 
 @dataclass(frozen=True, eq=False)
 class Explained:
-    """Where a model saw a class in one image.
+    """Grad-CAM heatmap of a class in one image.
 
     Attributes:
-        model: the one that was asked.
-        class_id: the class.
-        heatmap: float32 `[S, S]`, 0…1.
+        model: the explained model.
+        class_id: the explained class.
+        heatmap: float32 `[S, S]`, 0–1.
     """
 
     model: ModelInfo
@@ -126,7 +126,7 @@ class Explained:
 
 @dataclass(frozen=True, order=True)
 class LoadedVersion:
-    """A version in memory, and how it computes: `engine` is `torch` or `openvino`, `precision` is `bf16`, `fp16` or `fp32`."""
+    """A version in memory with its engine and precision: `engine` is `torch` or `openvino`, `precision` is `bf16`, `fp16` or `fp32`."""
 
     version: int
     engine: str
@@ -141,10 +141,10 @@ class StoredModel:
         name: of the model.
         versions: ascending.
         aliases: versions by alias.
-        loaded: what is in memory, by ascending version.
-        class_names: of the version that the bare name means; empty if its manifest cannot be read.
-        test_accuracy: of the same version, in 0…1; `None` where it was not measured.
-        problem: what is wrong with it; empty if nothing is.
+        loaded: versions in memory, ascending.
+        class_names: classes of the version that the bare name refers to; empty if its manifest cannot be read.
+        test_accuracy: accuracy of the same version, 0–1; `None` if not measured.
+        problem: what is wrong with the model; empty if it is fine.
     """
 
     name: str
@@ -158,12 +158,12 @@ class StoredModel:
 
 @dataclass(frozen=True)
 class StoredGallery:
-    """Where a model is wrong on images it did not learn from.
+    """A model's mistakes on images that were not in its training set.
 
     Attributes:
         name: of the model.
         version: of the model.
-        content: `gallery.json` of its bundle; `None` where it has none.
+        content: `gallery.json` of its bundle; `None` if it has none.
     """
 
     name: str
@@ -172,54 +172,54 @@ class StoredGallery:
 
 
 class Classifier(Protocol):
-    """What the ingress asks for. A reference is as in the model store: `name`, `name@version`; `None` is the server's own model.
+    """What the ingress calls. A reference is as in the model store: `name`, `name@version`; `None` is the default model.
 
-    Every method raises `UnavailableError` when nobody can answer, and `DeadlineError` when nobody does.
+    Every method raises `UnavailableError` if no replica is available, and `DeadlineError` if none answers in time.
     """
 
     async def status(self, reference: str | None = None) -> Status:
-        """The model that answers now; one that was named is loaded first."""
+        """The state of a model; loads a model that `reference` names."""
 
     async def models(self) -> list[StoredModel]:
         """All models in the store."""
 
     async def gallery(self, reference: str | None) -> StoredGallery | Status:
-        """What a model gets wrong, read from the store; a `Status` where there is no such model."""
+        """A model's mistakes, read from the store; a `Status` if the model does not exist."""
 
     async def classify(self, images: Pixels, reference: str | None, resize_policy: ResizePolicy) -> Classified | Status:
-        """Classifies images.
+        """Classify images.
 
         Args:
             images: uint8 `[N, S, S, 3]`; 1 ≤ N ≤ `max_batch_size`.
-            reference: which model.
-            resize_policy: how they became square.
+            reference: the model.
+            resize_policy: the policy that made them square.
 
         Returns:
-            A `Status` where nothing was computed: there is no model, or it takes another size or policy; decode again as it says.
+            A `Status` if nothing was computed: the model does not exist, or needs another size or policy; then decode again.
         """
 
     async def explain(self, image: Pixels, reference: str | None, expected: ModelInfo, class_id: int | None) -> Explained | Status:
-        """Shows where a class was seen in an image (Grad-CAM).
+        """Compute the heatmap of a class in an image (Grad-CAM).
 
         Args:
             image: uint8 `[S, S, 3]`.
-            reference: which model.
-            expected: what it was when the image was decoded for it.
-            class_id: the class; `None` is the one predicted.
+            reference: the model.
+            expected: the model for which the image was decoded.
+            class_id: the class; `None` is the predicted class.
 
         Returns:
-            A `Status` where nothing was computed: there is no model, or it is another one by now; decode again as it says.
+            A `Status` if nothing was computed: the model does not exist, or was replaced; then decode again.
         """
 
 
 class Observer(Protocol):
-    """Who counts what the ingress does."""
+    """Receives request events, for metrics."""
 
     def answered(self, timings_ms: Timings) -> None:
-        """A request was answered."""
+        """A request succeeded."""
 
     def refused(self, reason: str) -> None:
-        """A request was not answered; the reason is one of a few, such as `Unprocessable Entity`."""
+        """A request failed; the reason is one of a few, for example `Unprocessable Entity`."""
 
     def pending(self, images: int) -> None:
-        """How many images are being decoded, wait, or are with a model."""
+        """The number of images that are being decoded, wait, or are with a model."""

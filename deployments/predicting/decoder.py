@@ -1,4 +1,4 @@
-"""Turns pictures into pixels beside the event loop. Knows nothing of Ray or HTTP."""
+"""Decodes pictures in threads, beside the event loop. Does not use Ray or HTTP."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from deployments.predicting.contract import Pixels
 _THREADS = min(8, os.cpu_count() or 1)
 _M_MMAP_THRESHOLD = -3  # malloc.h
 _MAPPED_BYTES = 1 << 20
-# Up to here decoding takes a fraction of a millisecond, no longer than the way to a thread and back.
+# Decoding up to this size takes a fraction of a millisecond, no longer than handing it to a thread and back.
 _THUMBNAIL_BYTES = 16_384
 _THUMBNAIL_PIXELS = 96 * 96
 
 
 class Decoder:
-    """Decodes photos in as many threads as there are cores, and a thumbnail where it stands."""
+    """Decodes photos in one thread per core, and a thumbnail in the calling thread."""
 
     def __init__(self) -> None:
-        _give_memory_back()
+        _return_freed_memory()
         self._executor = ThreadPoolExecutor(_THREADS, "decode")
 
     async def decode(self, pictures: Sequence[bytes], image_size_px: int, resize_policy: ResizePolicy) -> list[Pixels | ImageError]:
-        """Decodes pictures, each on its own: a broken one leaves its error in its place.
+        """Decode pictures; for a picture that cannot be decoded, the result contains its error.
 
         Args:
             pictures: image files, unchecked.
             image_size_px: side of the results.
-            resize_policy: how they become square.
+            resize_policy: the policy that makes them square.
 
         Returns:
             uint8 `[image_size_px, image_size_px, 3]` for each.
@@ -50,10 +50,10 @@ class Decoder:
         )
 
 
-def _give_memory_back() -> None:
-    """Has the C library return a photo's memory when it is freed, by mapping each large block on its own.
+def _return_freed_memory() -> None:
+    """Make the C library return the memory of large pictures to the system: map each large block on its own.
 
-    Its own way is to keep what is like blocks that were freed before: some pictures of 50 megapixels left a gigabyte behind.
+    By default it keeps freed blocks of similar size: some pictures of 50 megapixels left a gigabyte behind.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
     if mallopt is not None:

@@ -1,4 +1,4 @@
-"""From pictures to probabilities, over a `Classifier`: admits, decodes in threads, sends in batches, keeps the deadline."""
+"""From pictures to probabilities over a `Classifier`: admission, decoding in threads, batching, deadline."""
 
 from __future__ import annotations
 
@@ -34,29 +34,29 @@ from deployments.predicting.decoder import Decoder
 
 # The model may change between decoding and classifying.
 _ATTEMPTS = 3
-# Batches on the way to each replica: while one runs, the next is already there.
+# Batches in progress per replica: while one runs, the next is already there.
 _CALLS_PER_REPLICA = 2
 
 
 class Row(NamedTuple):
-    """What a model says of one picture: probabilities, float32 `[C]`, and whether it had rather not."""
+    """Prediction for one picture: class probabilities, float32 `[C]`, and whether the model abstains."""
 
     probabilities: npt.NDArray[np.float32]
     abstains: bool
 
 
 class OverloadedError(UnavailableError):
-    """There is no room for another picture."""
+    """The queue is full."""
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What became of the pictures of one request.
+    """Results for the pictures of one request.
 
     Attributes:
-        model: the one that answered.
-        rows: for each picture the answer, or why there is none.
-        timings_ms: where the time went.
+        model: the model that predicted.
+        rows: the prediction or the error for each picture.
+        timings_ms: time per stage.
     """
 
     model: ModelInfo
@@ -74,12 +74,12 @@ class _Key:
 
 
 class Pipeline:
-    """Runs requests through decoding and a model.
+    """Decodes the pictures of a request and classifies them.
 
     Args:
-        classifier: answers for the models.
+        classifier: runs the models.
         config: limits.
-        observer: told of times and of what is pending.
+        observer: receives timings and the number of pending images.
     """
 
     def __init__(self, classifier: Classifier, config: ServeConfig, observer: Observer) -> None:
@@ -92,59 +92,59 @@ class Pipeline:
             config.max_batch_size,
             max_calls=_CALLS_PER_REPLICA * config.replica_limit,
         )
-        # The last model heard of, by reference; an answer by another one replaces it, so nothing needs to be polled.
+        # The last known model by reference; a prediction by another one replaces it, so there is no polling.
         self._models: dict[str | None, ModelInfo] = {}
         self._pending_images = 0
 
     async def model(self, reference: str | None) -> ModelInfo:
-        """The model that answers now.
+        """The model that predicts.
 
         Raises:
-            UnavailableError: if there is none.
+            UnavailableError: if no model is available.
             UnknownModelError: if it is not in the store.
         """
         return (await self._classifier.status(reference)).require()
 
-    async def explain(self, picture: bytes, reference: str | None, asked_class: str | None) -> tuple[Pixels, Explained]:
-        """Shows where a class was seen in a picture.
+    async def explain(self, picture: bytes, reference: str | None, class_name_or_id: str | None) -> tuple[Pixels, Explained]:
+        """Compute the Grad-CAM heatmap of a class in a picture.
 
         Args:
             picture: an image file, unchecked.
-            reference: which model.
-            asked_class: name or id of the class; `None` is the one predicted.
+            reference: the model.
+            class_name_or_id: the class; `None` is the predicted class.
 
         Returns:
             The picture as the network sees it, uint8 `[S, S, 3]`, and the heatmap.
 
         Raises:
-            ImageError: if the picture cannot be used.
+            ImageError: if the picture cannot be decoded.
             UnknownClassError: if the model has no such class.
-            OverloadedError: and the others of `run`.
+            OverloadedError: and the other errors of `run`.
         """
         with self._admitted(1):
-            async with Deadline(self._config.request_timeout_s, "no answer"):
-                return await self._explain(picture, reference, asked_class)
+            async with Deadline(self._config.request_timeout_s, "no prediction"):
+                return await self._explain(picture, reference, class_name_or_id)
 
     def check_room(self) -> None:
-        """Asked before a request is read, so that refusing costs next to nothing.
+        """Check that the queue has room. Called before a request is read, so that a refusal is cheap.
 
         Raises:
-            OverloadedError: if no picture can be taken now.
+            OverloadedError: if the queue is full.
         """
         if self._pending_images >= self._config.pending_image_limit:
-            raise OverloadedError(f"{self._pending_images} pictures are waiting already; try again soon")
+            raise OverloadedError(f"the queue is full ({self._pending_images} pictures); try again later")
 
     async def run(self, pictures: Sequence[bytes], reference: str | None) -> Outcome:
-        """Classifies the pictures of one request, all by the same version.
+        """Classify the pictures of one request, all with the same model version.
 
         Raises:
-            OverloadedError: if there is no room for them.
+            OverloadedError: if the queue is full.
             DeadlineError: if it takes longer than `request_timeout_s`.
-            UnavailableError: if no model answers.
+            UnavailableError: if no model is available.
             UnknownModelError: if the model is not in the store.
         """
         with self._admitted(len(pictures)):
-            async with Deadline(self._config.request_timeout_s, "no answer"):
+            async with Deadline(self._config.request_timeout_s, "no prediction"):
                 outcome = await self._run(pictures, reference)
         self._observer.answered(outcome.timings_ms)
         return outcome
@@ -160,10 +160,10 @@ class Pipeline:
             self._pending_images -= images
             self._observer.pending(self._pending_images)
 
-    async def _run(self, pictures: Sequence[bytes], asked_for: str | None) -> Outcome:
+    async def _run(self, pictures: Sequence[bytes], requested_model: str | None) -> Outcome:
         started = time.perf_counter()
-        reference = asked_for
-        model = self._models.get(asked_for) or await self.model(asked_for)
+        reference = requested_model
+        model = self._models.get(requested_model) or await self.model(requested_model)
         for _ in range(_ATTEMPTS):
             decoding = time.perf_counter()
             decoded = await self._decoder.decode(pictures, model.image_size_px, model.resize_policy)
@@ -171,7 +171,7 @@ class Pipeline:
             answer = await self._classify([pixels for pixels in decoded if not isinstance(pixels, ImageError)], reference, model)
             ended = time.perf_counter()
             if isinstance(answer, Classified):
-                self._models[asked_for] = answer.model
+                self._models[requested_model] = answer.model
                 abstains = answer.abstains & self._config.abstain
                 rows = map(Row, answer.probabilities, abstains.tolist())
                 timings: schemas.Timings = {
@@ -181,31 +181,31 @@ class Pipeline:
                     "total": _ms(ended - started),
                 }
                 return Outcome(answer.model, [pixels if isinstance(pixels, ImageError) else next(rows) for pixels in decoded], timings)
-            # Replicas take up a new version one after the other: from here on the request keeps to one.
-            self._models.pop(asked_for, None)
+            # Replicas load a new version one after the other; from here on the request uses one version.
+            self._models.pop(requested_model, None)
             model = answer.require()
             reference = model.reference
-        raise UnavailableError("the model is being replaced; try again")
+        raise UnavailableError("the server is loading a new version of the model; try again")
 
-    async def _explain(self, picture: bytes, asked_for: str | None, asked_class: str | None) -> tuple[Pixels, Explained]:
-        reference, model = asked_for, await self.model(asked_for)
+    async def _explain(self, picture: bytes, requested_model: str | None, class_name_or_id: str | None) -> tuple[Pixels, Explained]:
+        reference, model = requested_model, await self.model(requested_model)
         for _ in range(_ATTEMPTS):
-            class_id = None if asked_class is None else model.class_id(asked_class)
+            class_id = None if class_name_or_id is None else model.class_id(class_name_or_id)
             [pixels] = await self._decoder.decode([picture], model.image_size_px, model.resize_policy)
             if isinstance(pixels, ImageError):
                 raise pixels
             try:
                 answer = await self._classifier.explain(pixels, reference, model, class_id)
-            except ReplicaLostError:  # another one can be asked
+            except ReplicaLostError:  # retry on another replica
                 continue
             if isinstance(answer, Explained):
                 return pixels, answer
             model = answer.require()
             reference = model.reference
-        raise UnavailableError("the model is being replaced; try again")
+        raise UnavailableError("the server is loading a new version of the model; try again")
 
     async def _classify(self, images: Sequence[Pixels], reference: str | None, model: ModelInfo) -> Classified | Status:
-        """Sends images in parts of at most `max_batch_size`; all must be answered by one version."""
+        """Send images in parts of at most `max_batch_size`; one version must classify all of them."""
         if not images:
             return Classified(model, np.empty((0, len(model.class_names)), np.float32), np.empty(0, np.bool_), 0, 0.0)
         key, step = _Key(reference, model.image_size_px, model.resize_policy), self._config.max_batch_size
@@ -224,11 +224,11 @@ class Pipeline:
 
 
 class Deadline:
-    """Ends what takes longer, as an asynchronous context manager.
+    """Asynchronous context manager with a time limit.
 
     Args:
-        timeout_s: longest time.
-        what: begins the message.
+        timeout_s: the limit.
+        what: start of the error message.
 
     Raises:
         DeadlineError: `<what> within <timeout_s> s`.

@@ -1,6 +1,6 @@
-"""The shapes of requests and answers, said once: mypy holds the code to them, and the OpenAPI document is made from them.
+"""Schemas of requests and responses: mypy checks the code against them, and the OpenAPI document contains them.
 
-Typed dictionaries: an answer is built, checked before it ever runs, and written as it is.
+They are typed dictionaries: mypy checks a response before it runs, and nothing converts or validates it at run time.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ Milliseconds = Annotated[float, Field(ge=0)]
 
 
 class PictureInJson(TypedDict):
-    """A picture as text."""
+    """A picture as base64 text."""
 
     image: Annotated[str, Field(description="base64, or a data URI: data:image/png;base64,…")]
-    model: NotRequired[Annotated[str, Field(description="as ?model=")]]
-    model_type: NotRequired[Annotated[str, Field(description="the same, for clients that call it so")]]
+    model: NotRequired[Annotated[str, Field(description="model, as in ?model=")]]
+    model_type: NotRequired[Annotated[str, Field(description="alternative name of the field model, for compatibility")]]
 
 
 class ClassProbability(TypedDict):
-    """One class and how likely it is."""
+    """One class and its probability."""
 
     class_id: int
     class_name: str
@@ -31,27 +31,27 @@ class ClassProbability(TypedDict):
 
 
 class Prediction(TypedDict):
-    """What the model says of one picture."""
+    """Prediction for one picture."""
 
-    class_id: Annotated[int, Field(description="of the most likely class")]
+    class_id: Annotated[int, Field(description="class_id of the most likely class")]
     class_name: str
     confidence: Annotated[Probability, Field(description="probability of the most likely class")]
-    abstain: Annotated[bool, Field(description="the picture is unlike those that the model knows: better not believe it")]
+    abstain: Annotated[bool, Field(description="true if the picture is unlike the training images: do not rely on the prediction")]
     top_k: Annotated[list[ClassProbability], Field(description="most likely first")]
-    probabilities: Annotated[dict[str, Probability], Field(description="of every class, by name")]
+    probabilities: Annotated[dict[str, Probability], Field(description="probability of each class, by class name")]
 
 
 class Timings(TypedDict):
-    """Where the time went, in ms."""
+    """Time per stage, in ms."""
 
-    decode: Annotated[Milliseconds, Field(description="picture → pixels")]
-    queue: Annotated[Milliseconds, Field(description="way to the model and back, and waiting for a batch")]
-    inference: Annotated[Milliseconds, Field(description="the forward pass of the batch")]
-    total: Annotated[Milliseconds, Field(description="from the whole request read to the answer")]
+    decode: Annotated[Milliseconds, Field(description="decoding and resizing the picture")]
+    queue: Annotated[Milliseconds, Field(description="waiting for a batch, and transfer to the model and back")]
+    inference: Annotated[Milliseconds, Field(description="forward pass of the batch")]
+    total: Annotated[Milliseconds, Field(description="from the end of the request to the response")]
 
 
 class PredictAnswer(Prediction):
-    """Answer to one picture."""
+    """Response for one picture."""
 
     model: str
     version: int
@@ -59,7 +59,7 @@ class PredictAnswer(Prediction):
 
 
 class Problem(TypedDict):
-    """What is wrong with a request (RFC 9457)."""
+    """An error (RFC 9457)."""
 
     type: str
     title: str
@@ -68,39 +68,41 @@ class Problem(TypedDict):
 
 
 class BatchPrediction(Prediction):
-    """What the model says of one picture of several."""
+    """Prediction for one picture of a batch."""
 
-    index: Annotated[int, Field(ge=0, description="in the order sent")]
+    index: Annotated[int, Field(ge=0, description="position in the request, from 0")]
     filename: str | None
 
 
 class BatchFailure(TypedDict):
-    """Why one picture of several has no prediction."""
+    """Error for one picture of a batch."""
 
-    index: Annotated[int, Field(ge=0, description="in the order sent")]
+    index: Annotated[int, Field(ge=0, description="position in the request, from 0")]
     filename: str | None
     error: Problem
 
 
 class BatchAnswer(TypedDict):
-    """Answer to several pictures, each on its own."""
+    """Response for several pictures."""
 
     model: str
     version: int
-    predictions: Annotated[list[BatchPrediction | BatchFailure], Field(description="one for each picture, in the order sent")]
-    num_failed: Annotated[int, Field(ge=0, description="pictures that have an error instead")]
+    predictions: Annotated[
+        list[BatchPrediction | BatchFailure], Field(description="prediction or error of each picture, in the order sent")
+    ]
+    num_failed: Annotated[int, Field(ge=0, description="number of pictures with an error")]
     timings_ms: Timings
 
 
 class Explanation(TypedDict):
-    """Where a model saw a class in a picture (Grad-CAM)."""
+    """Heatmap of a class in a picture (Grad-CAM)."""
 
     model: str
     version: int
     class_id: int
     class_name: str
     heatmap: Annotated[
-        list[list[Probability]], Field(description="rows of the picture as the network sees it; 1 where it speaks loudest for the class")
+        list[list[Probability]], Field(description="rows of the network's input; 1 marks the strongest evidence for the class")
     ]
 
 
@@ -119,18 +121,18 @@ class Ready(TypedDict):
 
 
 class Classes(TypedDict):
-    """What the model tells apart."""
+    """The classes of a model."""
 
     model: str
     version: int
-    classes: Annotated[list[str], Field(description="names, in the order of class_id")]
+    classes: Annotated[list[str], Field(description="class names, in the order of class_id")]
 
 
 class LoadedVersion(TypedDict):
-    """A version in memory, and how it computes."""
+    """A version in memory with its engine and precision."""
 
     version: int
-    engine: Annotated[str, Field(description="torch or openvino: the faster one when it was loaded, unless the server was told")]
+    engine: Annotated[str, Field(description="torch or openvino: the one configured, else the faster one at loading time")]
     precision: Annotated[str, Field(description="bf16, fp16 or fp32")]
 
 
@@ -139,48 +141,48 @@ class ModelEntry(TypedDict):
 
     name: str
     versions: list[int]
-    aliases: Annotated[dict[str, int], Field(description="versions by alias, e.g. production")]
-    classes: Annotated[list[str], Field(description="of the version that the bare name means, in the order of class_id")]
-    test_accuracy: Annotated[Probability | None, Field(description="of the same version; null if it was not measured")]
-    loaded: Annotated[list[LoadedVersion], Field(description="the versions in memory, of the copy that answers")]
-    problem: Annotated[str | None, Field(description="what is wrong with it, or null")]
+    aliases: Annotated[dict[str, int], Field(description="version by alias, for example production")]
+    classes: Annotated[list[str], Field(description="class names of the version that the bare name refers to, in the order of class_id")]
+    test_accuracy: Annotated[Probability | None, Field(description="accuracy of the same version; null if not measured")]
+    loaded: Annotated[list[LoadedVersion], Field(description="versions in the memory of the replica that answers")]
+    problem: Annotated[str | None, Field(description="what is wrong with the model, or null")]
 
 
 class Models(TypedDict):
-    """What the model store holds."""
+    """The models in the store."""
 
-    default: Annotated[str | None, Field(description="name@version that answers requests which name no model; null if none can")]
+    default: Annotated[str | None, Field(description="name@version for requests that name no model; null if none is available")]
     models: list[ModelEntry]
-    problem: Annotated[str | None, Field(description="what is wrong with the default, or null")]
+    problem: Annotated[str | None, Field(description="what is wrong with the default model, or null")]
 
 
 class Confusion(TypedDict):
-    """How often pictures of one class are taken for another."""
+    """Number of pictures of one class that are predicted as another."""
 
-    true: Annotated[int, Field(ge=0, description="class_id of what they show")]
-    predicted: Annotated[int, Field(ge=0, description="class_id of what the model says")]
+    true: Annotated[int, Field(ge=0, description="class_id of the true class")]
+    predicted: Annotated[int, Field(ge=0, description="class_id of the predicted class")]
     count: Annotated[int, Field(ge=1)]
 
 
 class Mistake(TypedDict):
-    """A picture that the model gets wrong."""
+    """A picture that the model misclassifies."""
 
     true: int
     predicted: int
     confidence: Probability
-    name: Annotated[str, Field(description="its file, or its number in the data set")]
+    name: Annotated[str, Field(description="file of the picture, or its number in the data set")]
     picture: Annotated[str, Field(description="at most 96 px wide and high: data:image/webp;base64,…")]
 
 
 class Gallery(TypedDict):
-    """What a model gets wrong."""
+    """A model's mistakes."""
 
-    split: Annotated[str, Field(description="which part of the data set they are, e.g. test")]
-    class_names: Annotated[list[str], Field(description="in the order of class_id")]
-    images: Annotated[list[int], Field(description="of each class")]
-    correct: Annotated[list[int], Field(description="of each class, those named right")]
-    confusions: Annotated[list[Confusion], Field(description="most frequent first, 10,000 at most")]
-    mistakes: Annotated[list[Mistake], Field(description="the surest ones: at most 12 of each confusion and 1,000 in all")]
+    split: Annotated[str, Field(description="part of the data set, for example test")]
+    class_names: Annotated[list[str], Field(description="class names, in the order of class_id")]
+    images: Annotated[list[int], Field(description="number of images of each class")]
+    correct: Annotated[list[int], Field(description="number of correct predictions of each class")]
+    confusions: Annotated[list[Confusion], Field(description="most frequent first, at most 10,000")]
+    mistakes: Annotated[list[Mistake], Field(description="highest confidence first: at most 12 per confusion and 1,000 in total")]
 
 
 class GalleryAnswer(TypedDict):
@@ -188,4 +190,4 @@ class GalleryAnswer(TypedDict):
 
     model: str
     version: int
-    gallery: Annotated[Gallery | None, Field(description="null where the model was kept without one")]
+    gallery: Annotated[Gallery | None, Field(description="null if the model was saved without one")]

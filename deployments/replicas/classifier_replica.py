@@ -1,4 +1,4 @@
-"""The model's side: keeps models ready and runs batches on one thread."""
+"""The classifier replica: keeps models in memory and runs batches on one thread."""
 
 from __future__ import annotations
 
@@ -23,45 +23,45 @@ POLL_S = 2.0
 
 
 class ClassifierReplica:
-    """A copy of the models as a Serve deployment; the other side of `contract.Classifier`."""
+    """The classifier as a Serve deployment; it implements `contract.Classifier`."""
 
     def __init__(self, config: ServeConfig) -> None:
         threads = compute_threads(config, _node_cores())
         self._models = LiveModels(config, "cuda" if ray.get_gpu_ids() else "cpu")
         self._metrics = ModelMetrics()
-        # one thread: forward passes side by side would only share the same cores
+        # one thread: concurrent forward passes would only share the same cores
         self._compute = ThreadPoolExecutor(1, "compute", initializer=torch.set_num_threads, initargs=(threads,))
-        # another one, so that a model is loaded and warmed up beside the one that answers
+        # a second one loads and warms up a model while the first predicts
         self._loader = ThreadPoolExecutor(1, "load", initializer=torch.set_num_threads, initargs=(threads,))
-        # merges what several ingress replicas send while a batch runs
+        # merges the batches of several ingress replicas while a batch runs
         self._batcher = Batcher(self._run, config.max_batch_size, max_calls=1)
-        # loaded before the replica counts as ready, so that no request meets one that is still empty
+        # loads before the replica counts as ready, so that every request finds a model
         self._loader.submit(self._models.refresh).result()
-        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+        threading.Thread(target=self._refresh_forever, name="refresh", daemon=True).start()
 
     async def status(self, reference: str | None = None) -> Status:
-        """As the contract says."""
+        """Implements `Classifier`."""
         if reference is None:
             return self._models.status
         found = await self._load(reference)
         return found if isinstance(found, Status) else Status(found.info)
 
     async def models(self) -> list[StoredModel]:
-        """As the contract says."""
+        """Implements `Classifier`."""
         try:
             return await asyncio.to_thread(self._models.stored)
         except CifarRayError as error:
             raise UnavailableError(str(error)) from None
 
     async def gallery(self, reference: str | None) -> StoredGallery | Status:
-        """As the contract says."""
+        """Implements `Classifier`."""
         try:
             return await asyncio.to_thread(self._models.gallery, reference)
         except CifarRayError as error:
             return Status(None, str(error), is_known=not isinstance(error, UnknownModelError))
 
     async def classify(self, images: Pixels, reference: str | None, resize_policy: ResizePolicy) -> Classified | Status:
-        """As the contract says."""
+        """Implements `Classifier`."""
         loaded = await self._find(reference)
         if isinstance(loaded, Status):
             return loaded
@@ -70,13 +70,13 @@ class ClassifierReplica:
         return await self._batcher.classify(loaded, images)
 
     async def explain(self, image: Pixels, reference: str | None, expected: ModelInfo, class_id: int | None) -> Explained | Status:
-        """As the contract says."""
+        """Implements `Classifier`."""
         loaded = await self._find(reference)
         if isinstance(loaded, Status):
             return loaded
         if loaded.info != expected:
             return Status(loaded.info)
-        # on the thread of the batches, in its turn: beside them it would take their cores
+        # on the thread that runs the batches: at the same time it would compete for their cores
         found = await asyncio.get_running_loop().run_in_executor(self._compute, explain, loaded.predictor, image, class_id)
         return Explained(loaded.info, *found)
 
@@ -86,7 +86,7 @@ class ClassifierReplica:
     async def _load(self, reference: str) -> LoadedModel | Status:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._loader, self._models.load, reference)
-        except CifarRayError as error:  # returned, because Serve logs a traceback of what is raised
+        except CifarRayError as error:  # returned, because Serve logs a traceback of an exception
             return Status(None, str(error), is_known=not isinstance(error, UnknownModelError))
 
     async def _run(self, loaded: LoadedModel, images: Pixels) -> Classified:
@@ -97,16 +97,16 @@ class ClassifierReplica:
         self._metrics.ran(classified)
         return classified
 
-    def _watch(self) -> None:
+    def _refresh_forever(self) -> None:
         while True:
             time.sleep(POLL_S)
             self._loader.submit(self._models.refresh).result()
 
 
 def compute_threads(config: ServeConfig, node_cores: int) -> int:
-    """Threads for one forward pass: as asked, else the whole cores set aside, else an even share of the node's.
+    """Threads for one forward pass: as configured, else the whole cores reserved, else an even share of the node's cores.
 
-    A request of less than a core only lets everything fit on a small machine; it does not mean that the rest lies idle.
+    Less than one reserved core only lets all actors fit on a small machine; it does not mean that the other cores are idle.
     """
     if config.torch_threads:
         return config.torch_threads

@@ -1,4 +1,4 @@
-"""The ingress as a Serve deployment, with the classifier behind a Serve handle. Light: its process needs no torch."""
+"""The ingress as a Serve deployment; it calls the classifier through a Serve handle. Its process imports no torch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from deployments.replicas.request_metrics import IngressMetrics
 
 
 class RemoteClassifier(Classifier):
-    """Calls a classifier replica, and turns Ray's failures into the contract's errors.
+    """Calls a classifier replica and translates Ray's errors into those of the contract.
 
     Args:
         handle: of the classifier deployment.
@@ -43,27 +43,27 @@ class RemoteClassifier(Classifier):
         self._timeout_s = timeout_s
 
     async def status(self, reference: str | None = None) -> Status:
-        """As the contract says."""
+        """Implements `Classifier`."""
         status: Status = await self._answer(self._handle.status.remote(reference))
         return status
 
     async def models(self) -> list[StoredModel]:
-        """As the contract says."""
+        """Implements `Classifier`."""
         models: list[StoredModel] = await self._answer(self._handle.models.remote())
         return models
 
     async def gallery(self, reference: str | None) -> StoredGallery | Status:
-        """As the contract says."""
+        """Implements `Classifier`."""
         gallery: StoredGallery | Status = await self._answer(self._handle.gallery.remote(reference))
         return gallery
 
     async def classify(self, images: Pixels, reference: str | None, resize_policy: ResizePolicy) -> Classified | Status:
-        """As the contract says."""
+        """Implements `Classifier`."""
         result: Classified | Status = await self._answer(self._handle.classify.remote(images, reference, resize_policy))
         return result
 
     async def explain(self, image: Pixels, reference: str | None, expected: ModelInfo, class_id: int | None) -> Explained | Status:
-        """As the contract says."""
+        """Implements `Classifier`."""
         result: Explained | Status = await self._answer(self._handle.explain.remote(image, reference, expected, class_id))
         return result
 
@@ -72,22 +72,22 @@ class RemoteClassifier(Classifier):
             async with asyncio.timeout(self._timeout_s):
                 return await response
         except TimeoutError:
-            raise DeadlineError(f"the model did not answer within {self._timeout_s:g} s; try again, or add replicas") from None
-        except RayTaskError as error:  # the replica raised: our own error travels inside, anything else is a bug
+            raise DeadlineError(f"no prediction within {self._timeout_s:g} s; try again, or start the server with more replicas") from None
+        except RayTaskError as error:  # the replica raised: the cause is one of our errors, or a bug
             if isinstance(error.cause, UnavailableError):
                 raise error.cause from None
             raise
         except (RayActorError, ReplicaUnavailableError):
-            raise ReplicaLostError("the replica that had the picture is gone; try again") from None
+            raise ReplicaLostError("the replica that processed the picture died; try again") from None
         except (RayError, RayServeException) as error:
-            raise UnavailableError(f"no replica of the model can answer now ({type(error).__name__}); try again") from None
+            raise UnavailableError(f"no replica of the model is available ({type(error).__name__}); try again") from None
 
 
 class IngressReplica:
-    """The HTTP side; Serve runs the app that `__serve_build_asgi_app__` returns."""
+    """The ingress deployment; Serve runs the app that `__serve_build_asgi_app__` returns."""
 
     def __init__(self, classifier: DeploymentHandle[Any], config: ServeConfig) -> None:
-        logging.getLogger("python_multipart").setLevel(logging.ERROR)  # else it logs every malformed upload
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it logs every malformed upload otherwise
         self._app = create_app(RemoteClassifier(classifier, config.request_timeout_s), config, IngressMetrics())
 
     def __serve_build_asgi_app__(self) -> Starlette:

@@ -1,4 +1,4 @@
-"""The models in memory: found in the store, kept as new as it is, and dropped when others need the room."""
+"""Models in memory: loaded from the store, updated when it changes, and evicted when memory runs short."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from deployments.predicting.contract import LoadedVersion, ModelInfo, Status, St
 DEFAULT_MODEL = "cifar10"
 RETRY_DAMAGED_S = 30.0
 
-# Serve's own logger: it writes to the replica's log file and to the terminal of `serve run`
+# Serve's logger writes to the replica's log file and to the terminal of `serve run`
 logger = logging.getLogger("ray.serve")
 
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A predictor that has been checked and warmed up, and what the ingress must know of it."""
+    """A checked and warmed-up predictor, and what the ingress needs to know of it."""
 
     predictor: Predictor
     info: ModelInfo
@@ -35,14 +35,14 @@ class LoadedModel:
 
 
 class LiveModels:
-    """The models that answer, by reference; `None` refers to the server's own model, which is never dropped.
+    """The models in memory by reference; `None` refers to the default model, which is never evicted.
 
-    A version is loaded, checked and warmed up beside the one that answers, and only then put in its place, as one object: who holds
-    the old one keeps it. What fails replaces nothing. `find` may be called from anywhere, the other methods by one thread at a time.
+    A new version is loaded, checked and warmed up first, and then replaces the old one in one step; requests in progress finish
+    with the old one. If loading fails, the old one stays. `find` is thread-safe; only one thread at a time may call the others.
 
     Args:
-        config: which model is the server's own, where models are, in which precision, and how much memory they may take.
-        device: where they run.
+        config: default model, storage, precision and memory limit.
+        device: `cpu` or `cuda`.
     """
 
     def __init__(self, config: ServeConfig, device: str) -> None:
@@ -55,27 +55,27 @@ class LiveModels:
 
     @cached_property
     def _store(self) -> ModelStore:
-        """Without patience: a refresh is repeated anyway, and who asks for a model waits for the answer."""
+        """The store, without retries: a refresh is repeated anyway, and a client waits for the model it names."""
         return ModelStore(self._config.storage, timeout_s=0)
 
     @property
     def status(self) -> Status:
-        """The server's own model, and what is wrong with it."""
+        """The default model, and what is wrong with it."""
         own = self._answering.get(None)
         return Status(own.info if own else None, self._problems.get(None, ""))
 
     def find(self, reference: str | None) -> LoadedModel | None:
-        """What answers now, if it is in memory. Touches no disk."""
+        """The model of a reference if it is in memory. Does not access the disk."""
         if reference in self._answering:
             self._used_at[reference] = time.monotonic()
             return self._answering[reference]
         return next((loaded for loaded in list(self._answering.values()) if loaded.info.reference == reference), None)
 
     def load(self, reference: str) -> LoadedModel:
-        """What answers now, loaded if need be. Drops what was not used for longest where memory runs short.
+        """The model of a reference, loaded if necessary. Evicts the least recently used models if memory runs short.
 
         Raises:
-            UnknownModelError: if there is no such model, listing those there are.
+            UnknownModelError: if the store has no such model.
             StoreError: if the storage cannot be read.
             BundleError: if the model cannot be loaded.
         """
@@ -86,32 +86,32 @@ class LiveModels:
             loaded = self._load(store, reference)
         self._used_at[reference] = time.monotonic()
         self._answering[reference] = loaded
-        self._make_room(keep=reference)
+        self._evict(keep=reference)
         return loaded
 
     def refresh(self) -> None:
-        """Brings what is in memory up to date with the store. Never raises: the server stays up to say what is wrong."""
+        """Update the models in memory from the store. Never raises: the server stays up to report the problem."""
         for reference in {None: None} | self._answering:
-            unforeseen: Exception | None = None
+            unexpected: Exception | None = None
             try:
                 self._answering[reference], problem = self._newest(reference)
             except UnknownModelError as error:
                 problem = str(error)
-                if reference is not None:  # deleted: from now on it is unknown
+                if reference is not None:  # the model was deleted
                     del self._answering[reference], self._used_at[reference]
             except CifarRayError as error:
                 problem = str(error)
             except Exception as error:
-                problem, unforeseen = f"loading a model failed: {type(error).__name__}: {' '.join(str(error).split())}", error
+                problem, unexpected = f"loading a model failed: {type(error).__name__}: {' '.join(str(error).split())}", error
             if problem and problem != self._problems.get(reference):
                 present = self._answering.get(reference)
-                instead = f"{present.info.reference} answers" if present else "no model to serve"
-                logger.warning("%s: %s", instead, problem, exc_info=unforeseen)
+                instead = f"still serving {present.info.reference}" if present else "no model to serve"
+                logger.warning("%s: %s", instead, problem, exc_info=unexpected)
             self._problems[reference] = problem
-        self._make_room()
+        self._evict()
 
     def stored(self) -> list[StoredModel]:
-        """All names in the store.
+        """All models in the store.
 
         Raises:
             StoreError: if the storage cannot be read.
@@ -119,11 +119,11 @@ class LiveModels:
         return [self._describe(self._store, name) for name in self._store.names()]
 
     def gallery(self, reference: str | None) -> StoredGallery:
-        """Where a model is wrong, read from the store: the model itself is not loaded.
+        """A model's mistakes, read from the store without loading the model.
 
         Raises:
-            UnavailableError: if it is the server's own and there is none.
-            UnknownModelError: if there is no such model, listing those there are.
+            UnavailableError: if the default model is meant and there is none.
+            UnknownModelError: if the store has no such model.
             StoreError: if the storage cannot be read.
             BundleError: if the bundle is damaged.
         """
@@ -151,10 +151,10 @@ class LiveModels:
         return StoredModel(name, versions, store.aliases(name), tuple(sorted(in_memory)), class_names, test_accuracy, problem)
 
     def _newest(self, reference: str | None) -> tuple[LoadedModel, str]:
-        """What a reference means now, and what is wrong with those that were meant to answer instead.
+        """The model that a reference means now, and the problems of better candidates that cannot be loaded.
 
         Raises:
-            CifarRayError: if nothing that it may mean can be loaded.
+            CifarRayError: if no candidate can be loaded.
         """
         store = self._store
         if reference is not None:
@@ -166,17 +166,17 @@ class LiveModels:
                 return self._load(store, candidate), "; ".join(problems)
             except CifarRayError as error:
                 problems.append(str(error))
-                if present and candidate.partition("@")[0] == present.info.name:  # it is better than any second choice
+                if present and candidate.partition("@")[0] == present.info.name:  # the version in memory is better than any other candidate
                     break
         raise BundleError("; ".join(problems))
 
     def _candidates(self, store: ModelStore) -> Iterator[str]:
-        """References to the server's own model, best first. All replicas find the same, whenever they started."""
+        """References to the default model, best first. All replicas find the same, whenever they started."""
         names, wanted = store.names(), self._config.model
         if not names or (wanted and wanted.partition("@")[0] not in names):
-            missing = f"no model {wanted}" if wanted else "no model yet"
-            there_is = f" (there is: {', '.join(names)})" if names else ""
-            raise UnavailableError(f"{missing} in {self._config.storage}{there_is}; train one: {self._config.train_command}")
+            missing = f"model {wanted} not found" if wanted else "no model yet"
+            available = f". Available: {', '.join(names)}" if names else ""
+            raise UnavailableError(f"{missing} in {self._config.storage}{available}. Train one: {self._config.train_command}")
         for name in [wanted] if wanted else [DEFAULT_MODEL] if DEFAULT_MODEL in names else sorted(names, key=partial(_age, store)):
             yield name
             if "@" in name:
@@ -184,7 +184,7 @@ class LiveModels:
             aliases = store.aliases(name)
             if PREVIOUS in aliases:
                 yield f"{name}@{PREVIOUS}"
-            elif PRODUCTION not in aliases:  # the newest was meant, so the one before is next best
+            elif PRODUCTION not in aliases:  # the newest version was meant; the one before is next best
                 yield from (f"{name}@{version}" for version in reversed(store.versions(name)[:-1]))
 
     def _load(self, store: ModelStore, reference: str) -> LoadedModel:
@@ -194,7 +194,7 @@ class LiveModels:
             if (loaded.info.name, loaded.info.version) == (name, version):
                 return loaded
         failed_at, failure = self._failed.get((name, version), (0.0, ""))
-        # a version is immutable, so a damaged one is only read again in case somebody restores it
+        # a version is immutable; a damaged one is read again only in case somebody restores it
         if failure and started - failed_at < RETRY_DAMAGED_S:
             raise BundleError(failure)
         try:
@@ -218,29 +218,29 @@ class LiveModels:
         info = ModelInfo(bundle.name, bundle.version, manifest.class_names, manifest.image_size_px, manifest.resize_policy)
         return LoadedModel(predictor, info, sum(tensor.nbytes for tensor in bundle.weights.values()))
 
-    def _make_room(self, keep: str | None = None) -> None:
-        """Drops what was not used for longest until the rest fits; the server's own model and `keep` stay in any case."""
+    def _evict(self, keep: str | None = None) -> None:
+        """Evict the least recently used models until the rest fits; the default model and `keep` always stay."""
         while sum({id(loaded): loaded.weights_bytes for loaded in self._answering.values()}.values()) > self._config.model_memory_bytes:
             droppable = [reference for reference in self._answering if reference not in (None, keep)]
             if not droppable:
                 return
             oldest = min(droppable, key=lambda reference: self._used_at[reference])
-            logger.info("dropped %s: its place in memory is needed", self._answering[oldest].info.reference)
+            logger.info("evicted %s: other models need the memory", self._answering[oldest].info.reference)
             del self._answering[oldest], self._used_at[oldest]
 
 
 @contextmanager
 def _without_location(store: ModelStore, reference: str | None) -> Iterator[None]:
-    """The store's message about an unknown model says where it lies, which is not for a client to know."""
+    """Replace the store's message about an unknown model: clients must not learn the location of the store."""
     try:
         yield
     except UnknownModelError:
-        there_is = ", ".join(f"{name}@{version}" for name in store.names() for version in store.versions(name))
-        raise UnknownModelError(f"there is no model {(reference or '')[:100]!r}; there is: {there_is or 'none yet'}") from None
+        available = ", ".join(f"{name}@{version}" for name in store.names() for version in store.versions(name))
+        raise UnknownModelError(f"model {(reference or '')[:100]!r} not found. Available: {available or 'none'}") from None
 
 
 def _age(store: ModelStore, name: str) -> datetime:
-    """When a name came into the store: unlike the alphabet, this does not change when others come."""
+    """Time at which a model came into the store; unlike the alphabetical order, it does not change when others come."""
     try:
         return store.manifest(f"{name}@{store.versions(name)[0]}").created_at
     except BundleError:

@@ -1,4 +1,4 @@
-"""What Prometheus sees, through Ray: each name below with `ray_` before it, on the metrics port of every node."""
+"""Metrics for Prometheus through Ray: each name below gets the prefix `ray_`, on the metrics port of every node."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ _BATCH_BOUNDARIES = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096]
 
 
 class IngressMetrics(Observer):
-    """Counted in each ingress replica."""
+    """Metrics of an ingress replica."""
 
     def __init__(self) -> None:
         self._stage = Histogram(
-            "cifar_ray_stage_ms", "Time of an answered request by stage, as in its timings_ms", _STAGE_BOUNDARIES_MS, ("stage",)
+            "cifar_ray_stage_ms", "Time of a successful request by stage, as in its timings_ms", _STAGE_BOUNDARIES_MS, ("stage",)
         )
-        self._refused = Counter("cifar_ray_refused_total", "Requests that were not answered, by reason", ("reason",))
-        self._gauge = Gauge("cifar_ray_pending_images", "Pictures being decoded, waiting or with a model")
+        self._refused = Counter("cifar_ray_refused_total", "Failed requests by reason", ("reason",))
+        self._gauge = Gauge("cifar_ray_pending_images", "Pictures that are being decoded, wait, or are with a model")
         self._pending_images = 0
         self._is_due = False
 
     def answered(self, timings_ms: Timings) -> None:
-        """As the contract says."""
+        """Implements `Observer`."""
         for stage in _STAGES:
             self._stage.observe(timings_ms[stage], {"stage": stage})
 
     def refused(self, reason: str) -> None:
-        """As the contract says."""
+        """Implements `Observer`."""
         self._refused.inc(1, {"reason": reason})
 
     def pending(self, images: int) -> None:
-        """As the contract says. The gauge follows within half a second: setting it takes as long as parsing the request."""
+        """Implements `Observer`. The gauge follows within half a second: setting it takes as long as parsing the request."""
         self._pending_images = images
         if not self._is_due:
             self._is_due = True
@@ -51,16 +51,16 @@ class IngressMetrics(Observer):
 
 
 class ModelMetrics:
-    """Counted in each replica of the classifier, once a forward pass."""
+    """Metrics of a classifier replica, updated once per forward pass."""
 
     def __init__(self) -> None:
         self._batch_size = Histogram("cifar_ray_batch_size", "Images in a forward pass", _BATCH_BOUNDARIES, ("model", "version"))
         self._forward = Histogram("cifar_ray_forward_ms", "Time of a forward pass", _STAGE_BOUNDARIES_MS, ("model", "version"))
         self._predicted = Counter("cifar_ray_predicted_total", "Images by most likely class", ("model", "version", "class_name"))
-        self._abstained = Counter("cifar_ray_abstained_total", "Images unlike those that the model knows", ("model", "version"))
+        self._abstained = Counter("cifar_ray_abstained_total", "Images unlike the training images", ("model", "version"))
 
     def ran(self, classified: Classified) -> None:
-        """Counts a forward pass, and what it saw in its images."""
+        """Record a forward pass and its predictions."""
         model = {"model": classified.model.name, "version": str(classified.model.version)}
         self._batch_size.observe(classified.batch_size, model)
         self._forward.observe(classified.inference_s * 1000, model)

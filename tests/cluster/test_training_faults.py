@@ -34,7 +34,7 @@ def test_a_storage_that_hosts_do_not_share_is_told_within_seconds(cluster: Machi
     assert lines[-1] == "exit 2"
     assert lines[-2].startswith("error: --storage /tmp/own: host worker")
     assert lines[-2].endswith(
-        "does not see what head wrote there; name a folder that all hosts share, such as NFS, or a URI, such as s3://bucket/path"
+        "does not see the files that host head wrote. Pass a folder that all hosts share, such as NFS, or a URI, such as s3://bucket/path"
     )
     assert not any("Traceback" in line for line in lines)
     assert took_s < 60

@@ -150,14 +150,14 @@ def png_header(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("side", [10_000, 60_000])
 def test_too_many_pixels_are_refused_from_the_header_alone(side: int) -> None:
-    with pytest.raises(ImageTooLargeError, match="over 50,000,000 pixels"):
+    with pytest.raises(ImageTooLargeError, match="maximum is 50,000,000 pixels"):
         decode_image(png_header(side, side))
 
 
 def test_the_pixel_limit_itself_is_allowed() -> None:
     data = encode(picture(), "PNG")
     assert decode_image(data, max_pixels=WIDTH * HEIGHT).size == (WIDTH, HEIGHT)
-    with pytest.raises(ImageTooLargeError, match="over 959 pixels"):
+    with pytest.raises(ImageTooLargeError, match="maximum is 959 pixels"):
         decode_image(data, max_pixels=WIDTH * HEIGHT - 1)
 
 
@@ -175,7 +175,7 @@ def test_a_truncated_picture_is_an_error(kind: str) -> None:
     "data", [b"", b"\0", b"not a picture", b"<svg/>", encode(Image.new("RGB", (9, 9)), "PPM"), encode(Image.new("RGB", (16, 16)), "ICO")]
 )
 def test_other_data_is_refused_by_naming_the_formats(data: bytes) -> None:
-    with pytest.raises(ImageError, match="JPEG, PNG, WebP, BMP, GIF or TIFF"):
+    with pytest.raises(ImageError, match="Supported: JPEG, PNG, WebP, BMP, GIF, TIFF"):
         decode_image(data)
 
 

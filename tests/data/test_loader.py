@@ -98,7 +98,7 @@ def test_a_batch_larger_than_the_data_is_refused_with_advice() -> None:
 
 def test_batches_that_would_leave_a_worker_without_an_image_are_refused() -> None:
     """10 images in batches of up to 4 make three batches, one of 3."""
-    with pytest.raises(DataError, match="batches of 3 images leave some of 4 workers without one"):
+    with pytest.raises(DataError, match="a batch of 3 images is too small for 4 workers"):
         loader(size=10, batch_size=4, shard=Shard(0, 4))
 
 

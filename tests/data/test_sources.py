@@ -141,7 +141,7 @@ def refused_in_one_line(settings: TrainConfig) -> str:
         load_splits(settings)
     message = str(refused.value)
     assert "\n" not in message
-    assert "put cifar-10-python.tar.gz into" in message
+    assert "Put cifar-10-python.tar.gz into" in message
     assert "--dataset digits" in message
     return message
 
@@ -149,7 +149,7 @@ def refused_in_one_line(settings: TrainConfig) -> str:
 def test_without_a_network_one_line_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_cifar(tmp_path / "elsewhere", "cifar10", monkeypatch)
     message = refused_in_one_line(config(data_dir=str(tmp_path / "empty")))
-    assert f"from {tmp_path / 'empty'} or downloaded from http://127.0.0.1:9/no-network.tar.gz" in message
+    assert f"from {tmp_path / 'empty'} or download it from http://127.0.0.1:9/no-network.tar.gz" in message
 
 
 def test_damaged_files_are_not_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

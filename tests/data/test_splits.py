@@ -65,7 +65,9 @@ def test_small_classes_are_in_every_split(fraction: float) -> None:
     ("count", "val", "test", "split", "needed"), [(1, 0.1, 0.0, "val", 2), (1, 0.0, 0.1, "test", 2), (2, 0.1, 0.1, "test", 3)]
 )
 def test_a_class_too_small_to_share_is_named(count: int, val: float, test: float, split: str, needed: int) -> None:
-    with pytest.raises(DataError, match=rf"class 'b': {count} images .* {split} from, {needed} are needed;.*--{split}-fraction 0"):
+    with pytest.raises(
+        DataError, match=rf"class 'b' has {count} images, but a {split} split needs at least {needed};.*--{split}-fraction 0"
+    ):
         complete(found(numbered(9, count)), val, test, seed=0)
 
 
@@ -86,4 +88,4 @@ def test_own_validation_images_are_left_out_with_a_warning_when_none_are_wanted(
     with caplog.at_level(logging.WARNING):
         splits = complete(found(numbered(9, 9), numbered(2, 2), numbered(3, 3)), 0.0, 0.1, seed=0)
     assert splits.val is None
-    assert "4 validation images of letters are left out" in caplog.text
+    assert "ignoring the 4 validation images of letters" in caplog.text

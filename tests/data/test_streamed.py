@@ -84,14 +84,14 @@ def test_broken_pictures_are_left_out_as_they_are_in_memory(pets: Path, caplog: 
 def test_too_many_broken_pictures_are_refused_as_they_are_in_memory(pets: Path) -> None:
     for number in range(4):
         (pets / "cat" / f"{number:03}.png").write_bytes(b"broken")
-    with pytest.raises(DataError, match=r"more than 1 % of 360 pictures are broken, first .*000\.png"):
+    with pytest.raises(DataError, match=r"more than 1 % of 360 pictures are damaged; .* The first are: .*000\.png"):
         open_splits(config(pets, stream="always"))
 
 
 def test_a_picture_that_breaks_during_training_is_named(pets: Path) -> None:
     _, streams = both(pets)
     (pets / streams.train.pictures.names[5].decode()).unlink()
-    with pytest.raises(DataError, match=r"\d+\.png.*sound when the data were prepared"):
+    with pytest.raises(DataError, match=r"\d+\.png.*intact when training started"):
         streams.train.pictures.read(np.arange(8))
 
 

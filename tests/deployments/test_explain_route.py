@@ -39,7 +39,7 @@ class Seer(FakeClassifier):
         status = await self.status(reference)
         if self.lost:
             self.lost -= 1
-            raise ReplicaLostError("the replica that had the picture is gone; try again")
+            raise ReplicaLostError("the replica that processed the picture died; try again")
         if status.model != expected:
             return status
         self.calls.append(image[None])
@@ -132,7 +132,7 @@ def test_a_class_is_asked_for_by_name_or_id(send: Send, picture: bytes, asked: s
 @pytest.mark.parametrize("asked", ["fox", "3", "-1", "01", "²", "0000000001", "9" * 30, "cat\n"])
 def test_an_unknown_class_is_refused_with_the_list(send: Send, classifier: Seer, picture: bytes, asked: str) -> None:
     detail = problem(send("/explain", params={"class": asked}, content=picture), 400)
-    assert detail == f"pets@3 has no class {asked!r}; it has: cat, dog, eel, or 0…2 by class_id"
+    assert detail == f"class {asked!r} of pets@3 not found. Available: cat, dog, eel, or class_id 0–2"
     assert classifier.calls == []
 
 
@@ -152,11 +152,11 @@ def test_pixels_are_enlarged_by_a_whole_number_to_at_least_224(size_px: int, sid
 @pytest.mark.parametrize(
     ("path", "content", "status", "detail"),
     [
-        ("/explain?format=gif", None, 400, "format must be png or json, got 'gif'"),
+        ("/explain?format=gif", None, 400, "format: expected png or json, got 'gif'"),
         ("/explain", b"", 422, "picture"),
         ("/explain", b"not a picture", 422, "picture"),
         ("/explain", bytes(10_000_001), 413, "10,000,000"),
-        ("/explain?model=fish", None, 404, "there is no model 'fish'"),
+        ("/explain?model=fish", None, 404, "model 'fish' not found"),
     ],
 )
 def test_what_cannot_be_explained_is_refused_as_by_predict(

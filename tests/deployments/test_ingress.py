@@ -57,7 +57,7 @@ class FakeClassifier(Classifier):
         if reference is None or (self.now.model and reference == self.now.model.reference):
             return self.now
         if reference not in self.others:
-            return Status(None, f"there is no model {reference!r}; there is: birds@1, pets@3", is_known=False)
+            return Status(None, f"model {reference!r} not found. Available: birds@1, pets@3", is_known=False)
         return Status(self.others[reference])
 
     async def models(self) -> list[StoredModel]:
@@ -188,19 +188,19 @@ def test_an_impossible_top_k_is_refused(send: Send, picture: bytes, top_k: str) 
 @pytest.mark.parametrize(
     ("path", "request_", "status", "detail"),
     [
-        ("/predict", {"content": b"x", "headers": {"content-type": "text/plain"}}, 415, "'text/plain' is not accepted"),
+        ("/predict", {"content": b"x", "headers": {"content-type": "text/plain"}}, 415, "'text/plain' is not supported"),
         ("/predict", {"data": {"image": "x"}}, 415, "x-www-form-urlencoded"),
         ("/predict", {"data": {"image_base64": "###"}}, 422, "base64"),
         ("/predict", {"files": {"image_base64": (None, b"###")}}, 422, "base64"),
         ("/predict", {"data": {str(number): "x" for number in range(99)} | {"image_base64": "eA=="}}, 415, "image_base64"),
         ("/predict_batch", {"json": {"images": []}}, 415, "multipart/form-data"),
-        ("/predict", {"files": {"other": ("a", b"x")}}, 400, "fields sent: 'other'"),
-        ("/predict", {"files": {"image": (None, b"text")}}, 400, "holds text"),
+        ("/predict", {"files": {"other": ("a", b"x")}}, 400, "fields received: 'other'"),
+        ("/predict", {"files": {"image": (None, b"text")}}, 400, "contains text"),
         ("/predict", {"files": [("image", ("a", b"x")), ("image", ("b", b"y"))]}, 400, "/predict_batch"),
         ("/predict_batch", {"files": {"other": ("a", b"x")}}, 400, "'images'"),
         ("/predict", {"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "boundary"),
         ("/predict", {"content": b"x", "headers": {"content-type": "multipart/form-data; boundary=y"}}, 400, "multipart"),
-        ("/predict", {"content": b"--y\r\n", "headers": {"content-type": "multipart/form-data; boundary=y"}}, 400, "cut short"),
+        ("/predict", {"content": b"--y\r\n", "headers": {"content-type": "multipart/form-data; boundary=y"}}, 400, "is incomplete"),
         ("/predict", {"content": b'{"image": ', "headers": {"content-type": "application/json"}}, 400, "JSON"),
         ("/predict", {"content": b"[" * 100_000, "headers": {"content-type": "application/json"}}, 400, "JSON"),
         ("/predict", {"content": b'{"image": "\xff"}', "headers": {"content-type": "application/json"}}, 400, "JSON"),
@@ -325,13 +325,13 @@ def test_models_lists_the_store_and_what_is_loaded(send: Send) -> None:
 
 
 def test_without_a_model_the_server_lives_and_says_what_to_do(send: Send, classifier: FakeClassifier, picture: bytes) -> None:
-    classifier.now = Status(None, "no model yet; train one")
+    classifier.now = Status(None, "no model yet. Train one")
     assert send("GET", "/health").status_code == 200
-    assert send("GET", "/models").json()["problem"] == "no model yet; train one"
+    assert send("GET", "/models").json()["problem"] == "no model yet. Train one"
     responses = [send("GET", "/ready"), send("GET", "/classes"), send("POST", "/predict", content=picture)]
     responses.append(send("POST", "/predict_batch", files={"images": ("a", picture)}))
     for response in responses:
-        assert problem(response, 503) == "no model yet; train one"
+        assert problem(response, 503) == "no model yet. Train one"
         assert int(response.headers["retry-after"]) > 0
 
 
@@ -393,13 +393,13 @@ def test_a_path_on_the_server_is_never_taken_from_a_client(
     send: Send, classifier: FakeClassifier, picture: bytes, name: str, path: str, request_of: Callable[[str, bytes], dict[str, Any]]
 ) -> None:
     detail = problem(send("POST", path.format(name), **request_of(name, picture)), 400)
-    assert detail.startswith(f"{name}: this server reads no file that a client names")
+    assert detail.startswith(f"{name}: file paths are not supported")
     assert classifier.calls == []
 
 
 def test_an_unknown_model_is_a_404_with_the_list(send: Send, picture: bytes) -> None:
     for path in ("/predict?model=fish", "/predict?model=../etc/passwd"):
-        assert "there is: birds@1, pets@3" in problem(send("POST", path, content=picture), 404)
+        assert "Available: birds@1, pets@3" in problem(send("POST", path, content=picture), 404)
 
 
 def test_replicas_with_different_versions_answer_one_request_by_one(send: Send, classifier: FakeClassifier, picture: bytes) -> None:
@@ -444,7 +444,7 @@ def test_beyond_its_room_requests_are_refused_at_once_and_all_others_answered(
     accepted, refused = asyncio.run(overload())
     assert [response.status_code for response in accepted] == [200] * 4
     for response in refused:
-        assert "4 pictures are waiting" in problem(response, 503)
+        assert "queue is full (4 pictures)" in problem(response, 503)
         assert int(response.headers["retry-after"]) > 0
     assert observer.reasons == ["Overloaded"] * 20
     assert (observer.most_pending, observer.now_pending, len(observer.answers)) == (4, 0, 4)
@@ -486,11 +486,11 @@ def test_a_model_that_does_not_answer_in_time_is_a_504_and_a_slow_sender_a_408(c
             return await client.post("/predict", content=content)
 
     assert "within 0.1 s" in problem(asyncio.run(ask(picture)), 504)
-    assert "was not sent" in problem(asyncio.run(ask(trickle())), 408)
+    assert "did not arrive" in problem(asyncio.run(ask(trickle())), 408)
 
 
 def test_a_dead_replica_is_a_503_and_not_a_500(send: Send, classifier: FakeClassifier, picture: bytes) -> None:
-    classifier.failure = UnavailableError("no replica of the model can answer now; try again")
+    classifier.failure = UnavailableError("no replica of the model is available; try again")
     assert "try again" in problem(send("POST", "/predict", content=picture), 503)
 
 

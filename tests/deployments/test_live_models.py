@@ -34,7 +34,7 @@ def damage(storage: Path, name: str, version: int) -> None:
 def test_an_empty_store_gives_a_status_that_says_what_to_type(tmp_path: Path) -> None:
     status = look(tmp_path).status
     assert status.model is None
-    assert status.problem == f"no model yet in {tmp_path}; train one: python -m cifar_ray.train --storage {tmp_path}"
+    assert status.problem == f"no model yet in {tmp_path}. Train one: python -m cifar_ray.train --storage {tmp_path}"
 
 
 def test_the_first_model_is_picked_up(tmp_path: Path, save_tiny: SaveTiny) -> None:
@@ -107,7 +107,7 @@ def test_a_damaged_version_never_replaces_a_good_one(
     assert present.info.reference == "pets@1"
     assert "pets@2" in live.status.problem
     assert "pets@2" in live.stored()[1].problem
-    assert logged == [f"pets@1 answers: {live.status.problem}"] * 2  # once for the default, once for the name
+    assert logged == [f"still serving pets@1: {live.status.problem}"] * 2  # once for the default, once for the name
 
 
 def test_a_replica_that_starts_beside_a_damaged_production_version_answers_with_the_previous_one(
@@ -164,7 +164,7 @@ def test_a_model_that_a_request_names_is_loaded_and_stays_as_new_as_the_store(tm
     assert live.load("birds@1").info.reference == "birds@1"
     ModelStore(str(tmp_path)).delete("birds@1")
     live.refresh()
-    with pytest.raises(UnknownModelError, match=r"there is no model 'birds@1'; there is: birds@2, pets@1$"):
+    with pytest.raises(UnknownModelError, match=r"model 'birds@1' not found\. Available: birds@2, pets@1$"):
         live.load("birds@1")
 
 
@@ -174,7 +174,7 @@ def test_an_unknown_model_is_refused_with_the_list_and_without_the_place(tmp_pat
     live = look(tmp_path)
     with pytest.raises(UnknownModelError) as refusal:
         live.load(reference)
-    assert str(refusal.value) == f"there is no model {reference!r}; there is: pets@1"
+    assert str(refusal.value) == f"model {reference!r} not found. Available: pets@1"
 
 
 def test_the_model_not_used_for_longest_is_dropped_when_memory_runs_short_but_never_the_servers_own(
@@ -207,8 +207,8 @@ def test_a_model_asked_for_is_waited_for_and_no_other_served(tmp_path: Path, sav
     save_tiny(str(tmp_path), "cifar10")
     live = look(tmp_path, model="digits")
     assert live.status.model is None
-    assert "no model digits" in live.status.problem
-    assert "there is: cifar10" in live.status.problem
+    assert "model digits not found" in live.status.problem
+    assert "Available: cifar10" in live.status.problem
     assert "--dataset digits" in live.status.problem
     save_tiny(str(tmp_path), "digits")
     live.refresh()
@@ -288,7 +288,7 @@ def test_the_gallery_of_any_version_is_read_from_its_bundle_without_loading_it(t
     assert live.gallery(None) == StoredGallery("pets", 1, None)
     assert live.gallery("ants") == live.gallery("ants@1") == StoredGallery("ants", 1, b"{}")
     assert live.find("ants@1") is None
-    with pytest.raises(UnknownModelError, match=r"there is: ants@1, pets@1$"):
+    with pytest.raises(UnknownModelError, match=r"Available: ants@1, pets@1$"):
         live.gallery("../pets")
     (tmp_path / "models" / "ants" / "1" / GALLERY_FILE).write_bytes(b"{!")
     with pytest.raises(BundleError, match=GALLERY_FILE):

@@ -77,8 +77,8 @@ def test_a_body_cut_anywhere_is_refused(end: int) -> None:
     ("content_type", "body", "message"),
     [
         ("multipart/form-data", BODIES[0], "no boundary"),
-        ("multipart/form-data; boundary=other", BODIES[0], "does not hold the boundary"),
-        (CONTENT_TYPE, b"", "does not hold the boundary"),
+        ("multipart/form-data; boundary=other", BODIES[0], "does not contain the boundary"),
+        (CONTENT_TYPE, b"", "does not contain the boundary"),
         (CONTENT_TYPE, form(("Content-Type: image/jpeg", b"1")), "no Content-Disposition"),
         (CONTENT_TYPE, form(*[('Content-Disposition: form-data; name="a"', b"1")] * (MAX_PARTS + 1)), "more than 320"),
     ],

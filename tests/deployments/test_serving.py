@@ -167,7 +167,7 @@ def test_a_request_may_name_another_model_and_an_unknown_one_is_a_404_with_the_l
         answer = httpx.post(f"{server.url}/predict?model=birds", content=picture, timeout=30).json()
         assert (answer["model"], set(answer["probabilities"])) == ("birds", {"jay", "owl", "tit"})
     refusal = httpx.post(f"{server.url}/predict?model=fish", content=picture)
-    assert (refusal.status_code, refusal.json()["detail"]) == (404, "there is no model 'fish'; there is: birds@1, pets@1")
+    assert (refusal.status_code, refusal.json()["detail"]) == (404, "model 'fish' not found. Available: birds@1, pets@1")
 
 
 def test_predict_gives_the_same_rows_through_the_server_as_with_the_model_itself(server: Server, picture: bytes, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_predict_gives_the_same_rows_through_the_server_as_with_the_model_itself
     )
     assert torn["error"]
     assert rows["here"][1]["error"]
-    with pytest.raises(ServerError, match=r"404: there is no model 'fish'; there is"):
+    with pytest.raises(ServerError, match=r"404: model 'fish' not found\. Available"):
         Client(f"{server.url}?model=fish").predict_batch([("sound.jpg", picture)], top_k=1)
 
 

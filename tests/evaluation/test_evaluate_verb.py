@@ -164,7 +164,7 @@ def test_another_folder_may_have_some_of_the_classes_only(models: Models, pictur
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [
-        (["nobody"], "no model nobody"),
+        (["nobody"], "model nobody not found"),
         (["mistaken", "--split", "val", "--data-dir", "/nowhere"], "/nowhere"),
         (
             ["mistaken", "--dataset", "digits"],

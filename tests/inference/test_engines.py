@@ -89,7 +89,7 @@ def test_an_engine_whose_logits_are_off_is_never_taken(
     exact = OpenVinoEngine.logits
     monkeypatch.setattr(OpenVinoEngine, "logits", lambda self, images: exact(self, images) * np.float32(error))
     assert Predictor(make_bundle(), precision=precision).engine == "torch"
-    with pytest.raises(ConfigError, match="openvino's logits are off by"):
+    with pytest.raises(ConfigError, match="the logits of openvino deviate by"):
         Predictor(make_bundle(), precision=precision, engine="openvino")
 
 
@@ -119,5 +119,5 @@ def test_without_openvino_torch_answers_and_the_reason_says_what_to_install(
 
 def test_a_precision_that_openvino_does_not_have_is_torchs(make_bundle: MakeBundle) -> None:
     assert Predictor(make_bundle(), precision="fp16").engine == "torch"
-    with pytest.raises(ConfigError, match="engine: openvino computes on CPUs in bf16 or fp32"):
+    with pytest.raises(ConfigError, match="engine: openvino only supports CPUs with bf16 or fp32"):
         Predictor(make_bundle(), precision="fp16", engine="openvino")

@@ -59,7 +59,7 @@ def test_an_ensemble_may_hold_ensembles(store: ModelStore, images: npt.NDArray[n
 
 
 @pytest.mark.parametrize(
-    ("members", "message"), [(["a", "other"], "differ in class_names"), (["a"], "at least two"), (["a", "c"], "no model c")]
+    ("members", "message"), [(["a", "other"], "have different class_names"), (["a"], "at least two"), (["a", "c"], "model c not found")]
 )
 def test_members_that_do_not_fit_are_refused(store: ModelStore, members: list[str], message: str) -> None:
     with pytest.raises(StoreError, match=message):

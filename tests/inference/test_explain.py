@@ -94,9 +94,9 @@ def test_whatever_engine_predicts_the_class_asked_for_or_predicted_is_explained(
 
 def test_a_network_without_maps_and_a_missing_class_are_told(make_bundle: MakeBundle, images: npt.NDArray[np.uint8]) -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(16 * 16 * 3, 3))
-    with pytest.raises(ConfigError, match="nothing to show"):
+    with pytest.raises(ConfigError, match="no layer with spatial size"):
         grad_cam(flat, make_bundle().manifest, images, [0] * 5)
-    with pytest.raises(ValueError, match="one class an image"):
+    with pytest.raises(ValueError, match="expected one class per image"):
         grad_cam(RedOrBlue(), make_bundle().manifest, images, [0])
     assert grad_cam(RedOrBlue(), make_bundle().manifest, images[:0], []).shape == (0, 16, 16)
 

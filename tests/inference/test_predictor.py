@@ -84,10 +84,10 @@ def nan_weights() -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"weights": {}}, "pets@7: weights do not fit small_cnn: .*Missing key"),
+        ({"weights": {}}, "pets@7: the weights do not match small_cnn: .*Missing key"),
         ({"weights": create_model("small_cnn", 4, 16).state_dict()}, "size mismatch"),
         ({"weights": nan_weights()}, "not finite"),
-        ({"class_names": ("cat", "dog")}, "3 logits for 2 class names"),
+        ({"class_names": ("cat", "dog")}, "3 outputs, but the manifest has 2 class names"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused_in_one_line(make_bundle: MakeBundle, changes: dict[str, Any], reason: str) -> None:

@@ -27,7 +27,7 @@ def test_weights_follow_from_torchs_seed(name: str, narrow: dict) -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_list() -> None:
-    with pytest.raises(ConfigError, match=r"'resnet19'; there are airnet, .*, resnet18, .*, small_cnn"):
+    with pytest.raises(ConfigError, match=r"'resnet19'\. Available: airnet, .*, resnet18, .*, small_cnn"):
         create_model("resnet19", 10, 32)
 
 

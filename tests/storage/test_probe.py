@@ -27,7 +27,7 @@ def test_a_host_that_sees_a_disk_of_its_own_says_so_and_writes_nothing(tmp_path:
     if own != "nothing":
         left_in(here)
     before = sorted(tmp_path.rglob("*"))
-    line = rf"--storage {here}: host \S+ does not see what {there.host} wrote there; name a folder that all hosts share"
+    line = rf"--storage {here}: host \S+ does not see the files that host {there.host} wrote\. Pass a folder that all hosts share"
     with pytest.raises(StoreError, match=line):
         there.check(str(here), "runs/run")
     assert sorted(tmp_path.rglob("*")) == before

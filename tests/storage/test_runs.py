@@ -84,7 +84,7 @@ def test_a_checkpoint_that_was_damaged_where_it_is_stored_is_told_of_and_the_one
         assert checkpoints.newest() == (Place(attempt, 1, 0), b"state 1")
     files.file_system.delete_file(files.path(f"{newest}/{STATE_FILE}"))
     assert checkpoints.newest() == (Place(attempt, 1, 0), b"state 1")
-    assert messages == [f"checkpoint {newest}: state.pt is {how}; trying an older one" for how in (*["damaged"] * 3, "missing")]
+    assert messages == [f"checkpoint {newest}: state.pt is {how}; trying an older checkpoint" for how in (*["damaged"] * 3, "missing")]
 
 
 @pytest.mark.slow

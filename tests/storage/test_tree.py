@@ -157,7 +157,7 @@ def test_a_number_of_a_writer_that_died_is_passed_over(s3: Any, monkeypatch: pyt
     tree.replace(f"pets/{CLAIMS}/2/00000000000000000001-of-the-dead", b"")
     assert tree.add_numbered("pets", {"manifest": b""}) == 3
     # one that died as both looked, with a claim later than ours: it may be alive, so it is waited for a while
-    monkeypatch.setattr("cifar_ray.storage.objects._GIVE_UP_S", 0.3)
+    monkeypatch.setattr("cifar_ray.storage.objects._CLAIM_TIMEOUT_S", 0.3)
     monkeypatch.setattr(FileTree, "_next_number", lambda *_: 4)
     tree.replace(f"pets/{CLAIMS}/4/99999999999999999999-of-the-dead", b"")
     assert tree.add_numbered("pets", {"manifest": b""}) == 5
@@ -168,7 +168,7 @@ def test_no_two_win_a_number_however_their_steps_mix(s3: Any, monkeypatch: pytes
     tree = FileTree(s3.uri("storage"), "root")
     writer = tree._objects
     assert isinstance(writer, ObjectWriter)
-    monkeypatch.setattr("cifar_ray.storage.objects._GIVE_UP_S", 0.2)
+    monkeypatch.setattr("cifar_ray.storage.objects._CLAIM_TIMEOUT_S", 0.2)
     monkeypatch.setattr("cifar_ray.storage.objects.time.time_ns", lambda: random.randrange(10))  # noqa: S311
     won: list[int] = []
     start = threading.Barrier(6)

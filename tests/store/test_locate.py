@@ -42,7 +42,7 @@ def test_a_copy_of_a_bundle_is_a_model_wherever_it_lies(filled: ModelStore, tmp_
 
 
 @pytest.mark.parametrize(
-    ("reference", "reason"), [("birds", "there is: pets"), ("lost", "run lost has left no model"), ("{}/runs", "neither")]
+    ("reference", "reason"), [("birds", "Available: pets"), ("lost", "run lost has no model"), ("{}/runs", "is not a model")]
 )
 def test_what_is_no_model_is_said_in_one_line(filled: ModelStore, tmp_path: Path, reference: str, reason: str) -> None:
     with pytest.raises(UnknownModelError, match=reason):

@@ -100,8 +100,8 @@ def test_show_checks_the_weights(filled: ModelStore, command: Command, tmp_path:
 
 
 def test_promote_and_rollback_say_what_is_in_production(filled: ModelStore, command: Command) -> None:
-    assert command("promote", "pets@latest") == (0, "pets@3 is in production; before it pets@2\n", "")
-    assert command("rollback", "pets") == (0, "pets@2 is in production; before it pets@3\n", "")
+    assert command("promote", "pets@latest") == (0, "pets@3 is in production, previous version: pets@2\n", "")
+    assert command("rollback", "pets") == (0, "pets@2 is in production, previous version: pets@3\n", "")
     assert command("promote", "digits@1") == (0, "digits@1 is in production\n", "")
     assert filled.aliases("pets") == {"production": 2, "previous": 3}
 
@@ -142,7 +142,7 @@ def test_the_module_runs_and_reads_the_storage_variable(filled: ModelStore, tmp_
     monkeypatch.setenv("CIFAR_RAY_STORAGE", str(tmp_path))
     shown = subprocess.run([sys.executable, "-m", "cifar_ray.store", "show", "pets@9"], capture_output=True, text=True, check=False)
     assert (shown.returncode, shown.stdout, shown.stderr.count("\n")) == (2, "", 1)
-    assert "of pets there is: 1, 2, 3, production, previous, latest" in shown.stderr
+    assert "Available for pets: 1, 2, 3, production, previous, latest" in shown.stderr
 
 
 def test_the_command_line_needs_neither_torch_nor_ray() -> None:

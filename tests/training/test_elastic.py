@@ -133,13 +133,13 @@ def alone(config: TrainConfig, epochs: int) -> list[EpochReport]:
 
 def test_hosts_that_an_autoscaler_may_start_are_waited_for_and_more_than_those_refused(growing: None, tmp_path: Path) -> None:
     flags = ["--dataset", "digits", "--epochs", "2"]
-    for workers, code, last in (("2", 0, "epoch 2/2"), ("3", 2, "--num-workers 3: that is more than the autoscaler may start")):
+    for workers, code, last in (("2", 0, "epoch 2/2"), ("3", 2, "--num-workers 3: exceeds the limits of the autoscaler")):
         command = Command(tmp_path, *flags, "--num-workers", workers, "--name", f"with-{workers}")
         try:
             assert command.wait() == code, command.lines
         finally:
             command.end()
-        assert any(line.startswith(f"{workers} workers need more than is there: waiting for the autoscaler") for line in command.lines)
+        assert any(line.startswith(f"the cluster has no room for {workers} workers: waiting for the autoscaler") for line in command.lines)
         assert last in command.lines[-1]
 
 

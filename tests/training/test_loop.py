@@ -169,7 +169,7 @@ def test_the_parts_of_all_workers_add_up_to_the_logits_of_the_split_in_its_order
 
 
 def test_a_loss_that_is_no_longer_finite_ends_the_run_and_names_the_step(stripes: DatasetSplits) -> None:
-    with pytest.raises(TrainingError, match=r"the loss became .* in step . of epoch 1; lower the learning rate"):
+    with pytest.raises(TrainingError, match=r"the loss is .* in step . of epoch 1; lower the learning rate"):
         run(stripes, optimizer={"name": "sgd", "lr": 1e12, "momentum": 0.9})
 
 

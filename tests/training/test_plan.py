@@ -115,5 +115,5 @@ def test_hosts_that_do_not_share_a_storage_are_found(ray_cluster: None, tmp_path
     here = {"NodeID": ray.get_runtime_context().get_node_id(), "Alive": True}
     monkeypatch.setattr(ray, "nodes", lambda: [here, here])
     check_shared_storage(StorageProbe.place(FileTree(str(tmp_path), "folder")), str(tmp_path), "folder")
-    with pytest.raises(StoreError, match="does not see what head wrote there"):
+    with pytest.raises(StoreError, match="does not see the files that host head wrote"):
         check_shared_storage(StorageProbe("another", "head"), str(tmp_path), "folder")

@@ -56,12 +56,12 @@ def test_a_damaged_file_of_weights_is_told(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / Path(ResNet50_Weights.IMAGENET1K_V2.url).name).write_bytes(b"half a file")
-    with pytest.raises(DataError, match=r"no ImageNet weights .* put that file into"):
+    with pytest.raises(DataError, match=r"cannot load the ImageNet weights .* put this file into"):
         imagenet_weights("resnet50")
 
 
 def test_an_architecture_without_such_weights_is_refused(stripes: DatasetSplits) -> None:
-    with pytest.raises(ConfigError, match="not for small_cnn; pass --no-pretrained"):
+    with pytest.raises(ConfigError, match=r"no ImageNet weights for small_cnn\. Available: resnet50\. Pass --no-pretrained"):
         Trainer(config("small_cnn"), stripes, CPU, Shard())
 
 

@@ -246,7 +246,7 @@ def test_a_nan_stops_the_run_names_its_step_and_leaves_the_last_good_checkpoint(
     few_stripes: DatasetSplits, narrow_airnet: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = Job(poisoned(few_stripes, [7], monkeypatch), MUON)
-    with pytest.raises(TrainingError, match="the loss became nan in step 3 of epoch 2; lower the learning rate"):
+    with pytest.raises(TrainingError, match="the loss is nan in step 3 of epoch 2; lower the learning rate"):
         job.run(save_every=1)
     assert job.saved is not None
     good = Snapshot.from_bytes(job.saved, CPU)
@@ -260,7 +260,7 @@ def test_skip_leaves_out_the_step_and_nothing_else(
     job = Job(poisoned(few_stripes, [6, 7], monkeypatch), MUON | {"on_nan": "skip"})
     job.run()
     assert [message for message in job.messages if "skipped" in message] == [
-        f"skipped step {step} of epoch 2, whose loss or gradients are not finite" for step in (2, 3)
+        f"skipped step {step} of epoch 2: loss or gradients are not finite" for step in (2, 3)
     ]
     history, state = job.end()
     assert all(torch.isfinite(weights).all() for weights in state["model"].values())
@@ -270,7 +270,7 @@ def test_skip_leaves_out_the_step_and_nothing_else(
 
 def test_skip_gives_up_when_nothing_but_nan_comes(few_stripes: DatasetSplits, narrow_airnet: None, monkeypatch: pytest.MonkeyPatch) -> None:
     job = Job(poisoned(few_stripes, [2], monkeypatch, always=True), MUON | {"on_nan": "skip", "epochs": 9, "patience": None})
-    with pytest.raises(TrainingError, match="20 steps in a row up to step 1 of epoch 6 were not finite"):
+    with pytest.raises(TrainingError, match="20 steps in a row up to step 1 of epoch 6 had a loss or gradients that are not finite"):
         job.run()
 
 
@@ -279,7 +279,7 @@ def test_rewind_goes_back_to_the_last_checkpoint_at_half_the_rate(
 ) -> None:
     job = Job(poisoned(few_stripes, [11], monkeypatch), MUON | {"on_nan": "rewind"})
     job.run()
-    assert job.messages == ["the loss became nan in step 3 of epoch 3: back to epoch 3, step 1, at 0.5 of the learning rate"]
+    assert job.messages == ["the loss is nan in step 3 of epoch 3: rewinding to epoch 3, step 1, with learning rate × 0.5"]
     assert [report.epoch for report in job.reports] == [1, 2, 3]
     plain = Job(few_stripes, MUON)
     plain.run()
@@ -288,6 +288,6 @@ def test_rewind_goes_back_to_the_last_checkpoint_at_half_the_rate(
 
 def test_rewind_goes_back_three_times_at_most(few_stripes: DatasetSplits, narrow_airnet: None, monkeypatch: pytest.MonkeyPatch) -> None:
     job = Job(poisoned(few_stripes, [5], monkeypatch, always=True), MUON | {"on_nan": "rewind"})
-    with pytest.raises(TrainingError, match="also after going back 3 times"):
+    with pytest.raises(TrainingError, match="even after 3 rewinds"):
         job.run()
     assert len(job.messages) == 3

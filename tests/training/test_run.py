@@ -64,7 +64,7 @@ def test_data_that_changed_meanwhile_are_noticed(tmp_path: Path) -> None:
     Run(config(tmp_path), fingerprint="one").begin()
     assert Run(config(tmp_path), fingerprint="one").is_resumed
     assert Run(config(tmp_path)).is_resumed
-    with pytest.raises(DataError, match=r"its images or labels have changed; restore them, or choose another --name") as refused:
+    with pytest.raises(DataError, match=r"images or labels have changed since; restore them, or choose another --name") as refused:
         Run(config(tmp_path), fingerprint="two")
     assert "\n" not in str(refused.value)
 
@@ -80,5 +80,5 @@ def test_resume_with_a_name_brings_the_settings_of_that_run(tmp_path: Path) -> N
 
 
 def test_resume_with_an_unknown_name_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--resume nothing: no such run in"):
+    with pytest.raises(ConfigError, match="--resume nothing: run not found in"):
         cli.parse_train_command(["--resume", "nothing", "--storage", str(tmp_path)], "train")

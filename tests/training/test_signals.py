@@ -32,7 +32,7 @@ with Signals() as signals:
     for _ in range(50):
         asked = []
         signals.ask_with(asked.append)
-        signals.received, signals._came = None, False
+        signals.received, signals._has_signal = None, False
         signal.pthread_sigmask(signal.SIG_BLOCK, both)
         for number in both:
             signal.raise_signal(number)

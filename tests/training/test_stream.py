@@ -107,13 +107,13 @@ def test_images_arrive_in_the_order_asked_for_and_a_picture_that_breaks_meanwhil
         victim.write_bytes(sound)
     assert "\n" not in str(refused.value)
     other = dataclasses.replace(splits.train, fingerprint="of other pictures")
-    with pytest.raises(DataError, match="the pictures differ between nodes"):
+    with pytest.raises(DataError, match="the pictures differ between hosts"):
         fed_by_ray(StreamedSplits(splits.name, other, splits.val, splits.test))
 
 
 def test_streams_are_made_for_a_number_of_workers_that_stays(folder: Path, tmp_path: Path) -> None:
     job = config(folder, tmp_path, num_workers="1:2", stream="always")
-    with pytest.raises(ConfigError, match="num_workers: 1:2 changes with the cluster"):
+    with pytest.raises(ConfigError, match="num_workers: 1:2 is variable"):
         stream(open_splits(job).train, job, WorkerPlan(1, 2.0, False, bounds=(1, 2)), 2.0)
 
 

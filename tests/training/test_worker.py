@@ -103,5 +103,5 @@ def test_a_worker_falls_back_to_the_checkpoint_before_a_damaged_one_and_says_so(
     expected_epoch = before.epoch
     run(tmp_path, "run", channel)
     assert [(epoch, step) for epoch, step, _, _ in channel.of("start")] == [(expected_epoch, 0)]
-    assert channel.of("message") == [f"checkpoint {newest.folder}: state.pt is damaged; trying an older one"]
+    assert channel.of("message") == [f"checkpoint {newest.folder}: state.pt is damaged; trying an older checkpoint"]
     assert [report.epoch for report in channel.of("epoch")] == [3]

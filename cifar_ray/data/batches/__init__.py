@@ -1,1 +1,1 @@
-"""From images in memory to augmented batches of tensors."""
+"""Augmented batches of tensors from data sets."""

@@ -1,6 +1,6 @@
-"""What a recipe does to training images at random: drawn first, for a whole batch, and applied later, in pieces and on the device.
+"""Random augmentation of training images: drawn first for a whole batch, then applied in pieces on the device.
 
-So what happens to an image depends on the seed, the epoch, the step and its place in the global batch, and never on the number of workers.
+So the augmentation of an image depends on seed, epoch, step and position in the global batch, and never on the number of workers.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from cifar_ray.config import AugmentationConfig
 from cifar_ray.data.batches.policy import apply_operations, draw_operations
 from cifar_ray.data.batches.transforms import erase, jitter, mix, shift_and_mirror, turn
 
-_ERASED_AREA, _ERASED_RATIO = (0.02, 0.33), (0.3, 1 / 0.3)  # Zhong et al. 2017 (arXiv 1708.04896), as torchvision takes them
+_ERASED_AREA, _ERASED_RATIO = (0.02, 0.33), (0.3, 1 / 0.3)  # Zhong et al. 2017 (arXiv 1708.04896), values of torchvision
 _NOISE_WINDOWS = 1 << 20
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What was drawn for each image of a batch; `None` for what is off.
+    """Random parameters of the augmentation of each image in a batch; `None` for an augmentation that is off.
 
     Attributes:
         mirrored: bool `[N]`.
         shift: int64 `[N, 2]`, px down and right.
         cutout_corner: int64 `[N, 2]`, top and left of the square set to the mean colour, may lie outside.
-        angle: float32 `[N]`, radians, against the clock.
+        angle: float32 `[N]`, radians, counterclockwise.
         codes: int64 `[N, K]`, the policy's operations.
-        values: float32 `[N, K]`, what they are given.
-        colour: float32 `[N, 4]`, factors of brightness, contrast and saturation; turn of hue in radians.
-        noise: int64 `[N]`, where in the table of noise the image's begins.
+        values: float32 `[N, K]`, their arguments.
+        colour: float32 `[N, 4]`, factors of brightness, contrast and saturation; hue shift in radians.
+        noise: int64 `[N]`, offset of the image's noise in the noise table.
         erased: int64 `[N, 4]`, top, left, bottom and right of the rectangle set to the mean colour.
-        kept: float32 `[N]`, share of the image in its blend with the next.
-        patch: int64 `[N, 4]`, the rectangle that shows the next image alone.
+        kept: float32 `[N]`, weight of the image in its blend with the next (mixup).
+        patch: int64 `[N, 4]`, rectangle that shows the next image (cutmix).
     """
 
     mirrored: Tensor
@@ -55,10 +55,10 @@ class Augmentation:
 
     @classmethod
     def draw(cls, config: AugmentationConfig, size: int, image_size_px: int, generator: torch.Generator) -> Self:
-        """Draws for `size` images; `mirrored` is a fair coin unless flipping is off.
+        """Draw the parameters for `size` images; `mirrored` has probability 0.5 unless flipping is off.
 
         Args:
-            config: which changes, and how strong.
+            config: augmentations and their strengths.
             size: number of images.
             image_size_px: side of the images.
             generator: the only source of randomness, on the CPU.
@@ -75,7 +75,7 @@ class Augmentation:
         return self._each(lambda drawn: drawn[part])
 
     def to(self, device: torch.device) -> Self:
-        """The same draws on another device."""
+        """The same parameters on another device."""
         return self._each(lambda drawn: drawn.to(device, non_blocking=True))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
@@ -84,7 +84,7 @@ class Augmentation:
 
 
 def _draw_more(config: AugmentationConfig, size: int, image_size_px: int, seed: int) -> dict[str, Tensor]:
-    """Draws each change from a stream of its own, so that none depends on which others are on."""
+    """Draw each augmentation from its own random stream, so that it does not depend on which others are on."""
 
     def stream(number: int) -> np.random.Generator:
         return np.random.default_rng((seed, number))
@@ -115,7 +115,7 @@ def _float(values: npt.NDArray[np.float64]) -> Tensor:
 
 
 def _erased_boxes(rng: np.random.Generator, probability: float, size: int, side_px: int) -> npt.NDArray[np.int64]:
-    """Rectangles of random area, shape and place, `[N, 4]`; empty ones for images that stay whole."""
+    """Rectangles of random area, aspect ratio and position, `[N, 4]`; empty for images without erasing."""
     area = rng.uniform(*_ERASED_AREA, size)
     flattest, steepest = np.log(_ERASED_RATIO)
     ratio = np.exp(rng.uniform(flattest, steepest, size))
@@ -128,9 +128,10 @@ def _erased_boxes(rng: np.random.Generator, probability: float, size: int, side_
 def _mixtures(
     rng: np.random.Generator, config: AugmentationConfig, size: int, side_px: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Shares kept by mixup (Zhang et al. 2018, arXiv 1710.09412) and rectangles given away by cutmix (Yun et al. 2019, arXiv 1905.04899).
+    """Weights for mixup (Zhang et al. 2018, arXiv 1710.09412) and rectangles for cutmix (Yun et al. 2019, arXiv 1905.04899).
 
-    Each image has its own; where both are on a coin decides, and the other one does nothing: share 1, or an empty rectangle.
+    Each image has its own. If both are on, each image gets one of them at random; the other does nothing (weight 1, or an empty
+    rectangle).
     """
     cuts = rng.random(size) < (0.5 if config.mixup and config.cutmix else float(config.cutmix > 0))
     kept = np.where(cuts, 1.0, rng.beta(config.mixup or 1, config.mixup or 1, size))
@@ -141,15 +142,15 @@ def _mixtures(
 
 
 class Augmenter:
-    """Turns drawn changes into what the network is given.
+    """Applies drawn augmentations and gives the inputs of the network.
 
     Args:
-        config: what the draws were made with.
-        normalize: uint8 or float32 `[N, H, W, 3]` in 0…255 → inputs `[N, 3, H, W]`.
-        num_classes: of the labels of mixed images.
+        config: the config of the draws.
+        normalize: uint8 or float32 `[N, H, W, 3]` in 0–255 → inputs `[N, 3, H, W]`.
+        num_classes: number of classes, for the labels of mixed images.
         image_size_px: side of the images.
-        generator: of the table of noise, on the CPU; the same for all workers.
-        device: where the images are.
+        generator: generator of the noise table, on the CPU; the same for all workers.
+        device: device of the images.
     """
 
     def __init__(
@@ -164,22 +165,22 @@ class Augmenter:
     ) -> None:
         self.config, self.normalize, self.num_classes = config, normalize, num_classes
         if config.noise_std:
-            # Windows of one table: to draw each pixel's noise anew would take longer than all else together
+            # windows of one table: drawing new noise for each pixel would take longer than everything else together
             pixels = 3 * image_size_px**2
             table = torch.randn(_NOISE_WINDOWS + pixels, generator=generator) * (255 * config.noise_std)
             self._noise = table.to(device).unfold(0, pixels, 1)
 
     def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, drawn: Augmentation) -> tuple[Tensor, Tensor]:
-        """Gathers and changes images.
+        """Gather and augment images.
 
         Args:
             images: uint8 `[M, H, W, 3]`.
             labels: int64 `[M]`.
-            indices: int64 `[N]`, which images; with mixing `[N + 1]`: each is mixed with the one after it.
-            drawn: for these.
+            indices: int64 `[N]`; with mixing `[N + 1]`, because each image is mixed with the next one.
+            drawn: the parameters for these images.
 
         Returns:
-            Inputs, `[N, 3, H, W]`, channels last in memory; labels, int64 `[N]`, or with mixing the share of each class, float32 `[N, C]`.
+            Inputs, `[N, 3, H, W]`, channels last in memory; labels, int64 `[N]`, or with mixing the weight of each class, float32 `[N, C]`.
         """
         place = (images, indices, drawn.shift, drawn.mirrored)
         pixels = shift_and_mirror(*place, self.config.translate_px) if drawn.angle is None else turn(*place, drawn.angle)
@@ -194,7 +195,7 @@ class Augmenter:
         return mix(inputs, F.one_hot(labels[indices], self.num_classes).float(), kept, patch)
 
     def _recolour(self, pixels: Tensor, drawn: Augmentation) -> Tensor:
-        """Policy, colours and noise: `[N, H, W, 3]` again, uint8 or float32."""
+        """Apply policy, colour jitter and noise: `[N, H, W, 3]`, uint8 or float32."""
         planes = pixels.permute(0, 3, 1, 2)  # contiguous planes are several times as fast as interleaved channels
         if drawn.codes is not None and drawn.values is not None:
             planes = apply_operations(planes.contiguous(), drawn.codes, drawn.values)

@@ -1,7 +1,7 @@
-"""Batches from a data set that lies whole in memory, on the worker's device, as uint8, or arrives in the order it is asked for.
+"""Batches from a data set in memory, as uint8 on the worker's device, or from streamed images.
 
 Every worker draws the same permutation and the same augmentation of each global batch and takes its own slice:
-the images a step sees are the same for any number of workers, and a step can be repeated from (seed, epoch, step) alone.
+a step sees the same images for any number of workers, and (seed, epoch, step) is enough to repeat it.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from cifar_ray.data.statistics import ChannelValues
 from cifar_ray.data.streamed import StreamedImages, TrainingImages
 from cifar_ray.errors import DataError
 
-_WHOLE_SAMPLE_PX = 32  # a sample of larger images has fewer of them, and as many pixels
+_WHOLE_SAMPLE_PX = 32  # a sample of larger images has fewer images and the same number of pixels
 _FLIP_STREAM, _ORDER_STREAM, _AUGMENT_STREAM, _NOISE_STREAM = range(4)
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Which part of each batch is this worker's.
+    """This worker's part of each batch.
 
     Attributes:
-        rank: in `0…world_size-1`.
+        rank: from 0 to `world_size - 1`.
         world_size: number of workers.
     """
 
@@ -45,14 +45,14 @@ class Shard:
 
 @dataclass(frozen=True)
 class Normalization:
-    """Mean and standard deviation of each channel, in 0…1, and the dtype that the network takes."""
+    """Normalization of the inputs: mean and standard deviation of each channel, 0–1, and the dtype of the network."""
 
     mean: ChannelValues
     std: ChannelValues
     dtype: torch.dtype
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8, or float32 in 0…255, `[N, H, W, 3]` → `dtype` `[N, 3, H, W]`."""
+        """Normalize uint8, or float32 in 0–255, `[N, H, W, 3]` to `dtype` `[N, 3, H, W]`."""
         return normalize(images, self.mean, self.std, self.dtype)
 
 
@@ -61,10 +61,10 @@ class Step:
     """This worker's share of one global batch.
 
     Attributes:
-        global_size: images of the batch over all workers; the loss is divided by it.
-        num_pieces: micro-batches of this worker, at least 1.
-        pieces: (inputs `[n, 3, H, W]`, labels int64 `[n]`) of each, made as they are asked for; labels of mixed images are the shares of
-            classes, float32 `[n, C]`.
+        global_size: number of images in the batch of all workers; the loss is divided by it.
+        num_pieces: number of micro-batches of this worker, at least 1.
+        pieces: (inputs `[n, 3, H, W]`, labels int64 `[n]`) of each micro-batch, computed on demand; labels of mixed images are the
+            weights of the classes, float32 `[n, C]`.
     """
 
     global_size: int
@@ -75,21 +75,21 @@ class Step:
 class TrainLoader:
     """Shuffled, augmented training batches.
 
-    An epoch is cut into `ceil(N / batch_size)` batches whose sizes differ by at most one: each image comes once, and
-    no batch is a small remainder.
+    An epoch has `ceil(N / batch_size)` batches whose sizes differ by at most one: each image appears once, and no batch is a small
+    remainder.
 
     Args:
-        dataset: all training images; each worker holds them whole, or has its own share of each batch sent in time.
-        batch_size: largest global batch.
-        micro_batch_size: largest piece handed to the network; `None` for the whole share.
+        dataset: all training images, in memory on each worker, or streamed.
+        batch_size: maximum size of the global batch.
+        micro_batch_size: maximum size of a forward pass; `None` for this worker's whole share.
         augmentation: random changes.
         normalization: applied last.
-        shard: this worker's.
-        seed: of order and augmentation; the same on all workers.
-        device: where images lie and are changed.
+        shard: this worker's part.
+        seed: seed of order and augmentation; the same on all workers.
+        device: device for images and augmentation.
 
     Raises:
-        DataError: if a batch is larger than the data set, or too small to give each worker an image.
+        DataError: if a batch is larger than the data set, or smaller than the number of workers.
     """
 
     def __init__(
@@ -134,13 +134,13 @@ class TrainLoader:
 
     @property
     def pieces_per_step(self) -> int:
-        """Micro-batches in a worker's share of a batch, at most."""
+        """Maximum number of micro-batches in a worker's share of a batch."""
         share = -(-len(self) // (self.steps_per_epoch * self.shard.world_size))
         return self._count_pieces(share)
 
     @property
     def piece_sizes(self) -> list[int]:
-        """How many images this worker's micro-batches have: all numbers that occur, the largest first."""
+        """All sizes of this worker's micro-batches, the largest first."""
         batches = {len(range(len(self))[Shard(step, self.steps_per_epoch).slice(len(self))]) for step in range(self.steps_per_epoch)}
         sizes = set()
         for share in (len(range(size)[self.shard.slice(size)]) for size in batches):
@@ -149,14 +149,14 @@ class TrainLoader:
         return sorted(sizes, reverse=True)
 
     def sample(self, count: int) -> Tensor:
-        """Some training images, uint8 `[N, H, W, 3]` on the device: the first `count` of those in memory.
+        """Sample of training images, uint8 `[N, H, W, 3]` on the device: the first `count` images in memory.
 
-        Of streamed ones, `count` from all over the data set, or fewer where they are larger than 32 px.
+        For streamed images, `count` images spread over the data set, or fewer if they are larger than 32 px.
         """
         return self._source.sample(count)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Step]:
-        """The steps of an epoch, counted from 0, beginning at `first_step`."""
+        """Iterate over the steps of an epoch (from 0), starting at `first_step`."""
         order = torch.randperm(len(self), generator=self._generator(_ORDER_STREAM, epoch))
         batches = [order[Shard(step, self.steps_per_epoch).slice(len(self))] for step in range(self.steps_per_epoch)]
         self._source.expect(batch[self._rows(len(batch))] for batch in batches[first_step:])
@@ -172,7 +172,7 @@ class TrainLoader:
             yield Step(len(batch), count, self._pieces(batch[rows].to(self.device), drawn[rows].to(self.device), share, count))
 
     def _rows(self, size: int) -> Tensor:
-        """Where in a batch of `size` this worker's images are; mixing needs the next one besides, after the batch's last its first."""
+        """Positions of this worker's images in a batch of `size`; with mixing also the next one, which wraps around at the end."""
         mine = self.shard.slice(size)
         return torch.arange(mine.start, mine.stop + self.augmentation.mixes) % size
 
@@ -187,31 +187,31 @@ class TrainLoader:
             yield self.augment(images, labels, rows[part], drawn[part])
 
     def _generator(self, stream: int, position: int = 0) -> torch.Generator:
-        """A generator of its own for each purpose and position, so that nothing depends on what was drawn before."""
+        """Create a generator for a purpose and position, so that no draw depends on earlier draws."""
         words = np.random.SeedSequence((self.seed, stream, position)).generate_state(2, np.uint32)
         return torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
 
 
 class _Held:
-    """Images in memory: any can be taken at any time."""
+    """Images in memory, with random access."""
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self._images, self._labels = images, labels
 
     def sample(self, count: int) -> Tensor:
-        """As `TrainLoader.sample`."""
+        """Implements `TrainLoader.sample`."""
         return self._images[:count]
 
     def expect(self, shares: Iterable[Tensor]) -> None:
-        """Nothing needs to be done."""
+        """Do nothing: images in memory need no request."""
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images, uint8 `[M, H, W, 3]`, and labels, int64 `[M]`, and where in them those at `indices`, int64 `[n]`, are."""
+        """Return images, uint8 `[M, H, W, 3]`, labels, int64 `[M]`, and the positions of `indices`, int64 `[n]`, in them."""
         return self._images, self._labels, indices
 
 
 class _Arriving:
-    """Images that are streamed: what is expected is taken once, in this order."""
+    """Streamed images: each requested image is taken once, in the requested order."""
 
     def __init__(self, dataset: StreamedImages, labels: Tensor) -> None:
         self._dataset, self._labels = dataset, labels
@@ -219,19 +219,19 @@ class _Arriving:
         self._rest = np.empty((0, dataset.image_size_px, dataset.image_size_px, 3), np.uint8)
 
     def sample(self, count: int) -> Tensor:
-        """As `TrainLoader.sample`."""
+        """Implements `TrainLoader.sample`."""
         size_px = max(_WHOLE_SAMPLE_PX, self._dataset.image_size_px)
         count = min(len(self._dataset), max(1, count * _WHOLE_SAMPLE_PX**2 // size_px**2))
         rows = np.arange(count) * len(self._dataset) // count
         return torch.from_numpy(self._dataset.pictures.read(rows)).to(self._labels.device)
 
     def expect(self, shares: Iterable[Tensor]) -> None:
-        """Asks for a whole epoch, int64 `[n]` a step, which `take` will be given."""
+        """Request the images of a whole epoch, int64 `[n]` per step; `take` then gets the same indices."""
         self._rest = self._rest[:0]
         self._blocks = self._dataset.feed(torch.cat(list(shares)).numpy())
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As `_Held.take`; only these images are there."""
+        """Return only the images at `indices`, otherwise as `_Held.take`."""
         images = np.empty((len(indices), *self._rest.shape[1:]), np.uint8)
         done = 0
         while done < len(images):
@@ -245,14 +245,14 @@ class _Arriving:
 
 
 class EvaluationLoader:
-    """This worker's part of a split, in order, unchanged: over all workers each image comes exactly once.
+    """This worker's part of a split, in order and without augmentation; all workers together cover each image exactly once.
 
     Args:
         dataset: the whole split.
-        batch_size: largest batch of this worker.
+        batch_size: maximum batch size of this worker.
         normalization: applied to each batch.
-        shard: this worker's.
-        device: where the images lie.
+        shard: this worker's part.
+        device: device of the images.
     """
 
     def __init__(self, dataset: ImageDataset, *, batch_size: int, normalization: Normalization, shard: Shard, device: torch.device) -> None:
@@ -269,28 +269,26 @@ class EvaluationLoader:
 
 
 def steps_per_epoch(images: int, batch_size: int) -> int:
-    """Batches of at most `batch_size` that hold all images."""
+    """Number of batches of at most `batch_size` images in an epoch."""
     return -(-images // batch_size)
 
 
 def check_batch_size(batch_size: int, images: int, num_workers: int) -> None:
-    """Refuses a batch that is larger than the training split, or that leaves a worker without an image.
+    """Check that a batch is not larger than the training split, and that every worker gets an image.
 
     Raises:
-        DataError: saying what fits.
+        DataError: with a batch size that fits.
     """
     if batch_size > images:
         advice = 2 ** int(np.log2(max(1, images // 8)))
-        raise DataError(f"batch_size: {batch_size} is more than the {images} training images; pass --batch-size {advice} or another recipe")
+        raise DataError(f"batch_size: {batch_size} exceeds the {images} training images; pass --batch-size {advice} or another recipe")
     smallest = images // steps_per_epoch(images, batch_size)
     if smallest < num_workers:
-        raise DataError(
-            f"batch_size: batches of {smallest} images leave some of {num_workers} workers without one; pass a larger --batch-size"
-        )
+        raise DataError(f"batch_size: a batch of {smallest} images is too small for {num_workers} workers; pass a larger --batch-size")
 
 
 def resident(dataset: ImageDataset, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images, uint8 `[N, H, W, 3]`, and labels, int64 `[N]`, on the device; on a CPU without a copy where memory is writable."""
+    """Images, uint8 `[N, H, W, 3]`, and labels, int64 `[N]`, on the device; on a CPU without a copy if the memory is writable."""
     arrays = (dataset.images, dataset.labels)
     images, labels = (torch.from_numpy(array if array.flags.writeable else array.copy()).to(device) for array in arrays)
     return images, labels

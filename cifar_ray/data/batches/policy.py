@@ -1,7 +1,7 @@
-"""RandAugment and AutoAugment on whole batches: each image has its own operations and strengths.
+"""RandAugment and AutoAugment for batches: each image has its own operations and magnitudes.
 
-What is drawn, and what each operation does, is what torchvision's transforms of these names do to one uint8 tensor. Operations that are
-alike are done together: those that move pixels in one gather, those of blending in one sum.
+Draws and operations are those of torchvision's transforms of these names on one uint8 tensor. Similar operations run together: all that
+move pixels in one gather, all that blend in one sum.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _OF_RANDAUGMENT = len(OPERATIONS) - 1  # all but Invert
 
 AUTOAUGMENT_LEVELS, RANDAUGMENT_LEVELS = 10, 31
 
-# Cubuk et al. 2019 (arXiv 1805.09501), table 7: two operations, each with its probability and its level in 0…9
+# Cubuk et al. 2019 (arXiv 1805.09501), table 7: two operations, each with its probability and its level, 0–9
 AUTOAUGMENT_CIFAR = (
     (("Invert", 0.1, 0), ("Contrast", 0.2, 6)),
     (("Rotate", 0.7, 2), ("TranslateX", 0.3, 9)),
@@ -57,7 +57,7 @@ AUTOAUGMENT_CIFAR = (
 
 
 def draw_operations(config: AugmentationConfig, size: int, image_size_px: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Draws for `size` images what `config.policy` says.
+    """Draw the operations of `config.policy` for `size` images.
 
     Returns:
         Codes, int64 `[N, K]`, and values, float32 `[N, K]`, as `apply_operations` takes them.
@@ -75,7 +75,7 @@ def draw_operations(config: AugmentationConfig, size: int, image_size_px: int, r
 
 
 def operation_values(codes: npt.NDArray[np.int64], strengths: npt.NDArray[np.float64], image_size_px: int) -> npt.NDArray[np.float64]:
-    """What strengths in -1…1 mean for each operation; the sign counts only where there are two directions."""
+    """Convert magnitudes from -1 to 1 to the argument of each operation; the sign matters only for operations with two directions."""
     sized = np.abs(strengths)
     values = np.zeros(codes.shape)
     for names, meant in (
@@ -91,7 +91,7 @@ def operation_values(codes: npt.NDArray[np.int64], strengths: npt.NDArray[np.flo
 
 
 def apply_operations(images: Tensor, codes: Tensor, values: Tensor) -> Tensor:
-    """Does to each image its operations, one after the other.
+    """Apply to each image its operations in turn.
 
     Args:
         images: uint8 `[N, 3, H, W]`; changed in place.
@@ -110,7 +110,7 @@ def apply_operations(images: Tensor, codes: Tensor, values: Tensor) -> Tensor:
 
 
 def _warp(images: Tensor, amount: Tensor, code: Tensor) -> Tensor:
-    """Shears from the top left corner, moves or turns images: the nearest pixel, black where there was none."""
+    """Shear from the top left corner, translate or rotate images: nearest pixel, black outside."""
     height, width = images.shape[2:]
     of = {
         name: torch.where(code == _CODE[name], amount, 0).view(-1, 1, 1)
@@ -129,7 +129,7 @@ def _warp(images: Tensor, amount: Tensor, code: Tensor) -> Tensor:
 
 
 def _blend(images: Tensor, factor: Tensor, code: Tensor) -> Tensor:
-    """Moves images away from, or towards, black, their grey, their mean grey or a smoothed copy."""
+    """Blend images with black, their grey, their mean grey or a smoothed copy."""
     pixels = images.float()
     weights = torch.tensor([0.2989, 0.587, 0.114], device=images.device).view(3, 1, 1)
     grey = (pixels * weights).sum(1, keepdim=True).floor_()
@@ -141,7 +141,7 @@ def _blend(images: Tensor, factor: Tensor, code: Tensor) -> Tensor:
 
 
 def _smooth(images: Tensor) -> Tensor:
-    """Pillow's SMOOTH filter; border pixels stay."""
+    """Pillow's SMOOTH filter; it does not change border pixels."""
     smoothed = images.clone()
     inner = smoothed[:, :, 1:-1, 1:-1]
     inner.mul_(4).add_(F.avg_pool2d(images, 3, stride=1), alpha=9).div_(13).round_()
@@ -158,7 +158,7 @@ def _solarize(images: Tensor, threshold: Tensor, _: Tensor) -> Tensor:
 
 
 def _autocontrast(images: Tensor, _: Tensor, __: Tensor) -> Tensor:
-    from torchvision.transforms.v2.functional import autocontrast  # a second that training without a policy does without
+    from torchvision.transforms.v2.functional import autocontrast  # takes a second, and only policies need it
 
     return cast(Tensor, autocontrast(images))
 
@@ -173,7 +173,7 @@ def _invert(images: Tensor, _: Tensor, __: Tensor) -> Tensor:
     return 255 - images
 
 
-# Operations from the first to the last name are done together: uint8 `[n, 3, H, W]`, values and codes `[n, 1, 1, 1]` → as the images
+# Operations from the first to the last name run together: uint8 `[n, 3, H, W]`, values and codes `[n, 1, 1, 1]` → as the images
 _GROUPS: tuple[tuple[str, str, Callable[[Tensor, Tensor, Tensor], Tensor]], ...] = (
     ("ShearX", "Rotate", _warp),
     ("Brightness", "Sharpness", _blend),

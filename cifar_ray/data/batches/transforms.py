@@ -1,4 +1,4 @@
-"""Changes to images, in batches and on their device. Those that are random are given what was drawn: `data/augmentation.py`."""
+"""Image transforms for batches on their device. `augmentation.py` draws the parameters of the random ones."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ _FROM_YIQ = torch.linalg.inv(_TO_YIQ)
 
 
 def shift_and_mirror(images: Tensor, indices: Tensor, shift: Tensor, mirrored: Tensor, reach_px: int) -> Tensor:
-    """Gathers images while shifting (border filled by reflection) and mirroring them.
+    """Gather images while shifting (reflection padding) and mirroring them.
 
-    Only whole rows are copied, which on a CPU takes less than half as long as gathering single pixels.
+    It copies whole rows, which on a CPU takes less than half the time of gathering single pixels.
 
     Args:
         images: uint8 `[M, H, W, 3]`, the whole data set.
         indices: int64 `[N]`, on the same device.
         shift: int64 `[N, 2]`, px down and right.
         mirrored: bool `[N]`.
-        reach_px: what no shift exceeds.
+        reach_px: maximum shift.
 
     Returns:
         uint8 `[N, H, W, 3]`.
@@ -30,7 +30,7 @@ def shift_and_mirror(images: Tensor, indices: Tensor, shift: Tensor, mirrored: T
     height, width = images.shape[1:3]
     rows = indices[:, None] * height + _reflect(torch.arange(height, device=images.device) - shift[:, :1], height)
     strips = images.reshape(-1, 3 * width).index_select(0, rows.flatten()).view(-1, width, 3)
-    both = strips.new_empty(2, len(strips), width + 2 * reach_px, 3)  # each row with its borders, as it is and mirrored
+    both = strips.new_empty(2, len(strips), width + 2 * reach_px, 3)  # each row with its borders, unchanged and mirrored
     wide = both[0]
     wide[:, reach_px : reach_px + width] = strips
     wide[:, :reach_px] = strips[:, 1 : reach_px + 1].flip(1)
@@ -42,14 +42,14 @@ def shift_and_mirror(images: Tensor, indices: Tensor, shift: Tensor, mirrored: T
 
 
 def turn(images: Tensor, indices: Tensor, shift: Tensor, mirrored: Tensor, angle: Tensor) -> Tensor:
-    """Gathers images while shifting, mirroring, then turning them about their centre: bilinear, border filled by reflection.
+    """Gather images while shifting, mirroring and then rotating them about their centre (bilinear, reflection padding).
 
     Args:
         images: uint8 `[M, H, W, 3]`, square.
         indices: int64 `[N]`.
         shift: int64 `[N, 2]`, px down and right.
         mirrored: bool `[N]`.
-        angle: float32 `[N]`, radians, against the clock.
+        angle: float32 `[N]`, radians, counterclockwise.
 
     Returns:
         uint8 `[N, H, W, 3]`, planes in memory.
@@ -57,7 +57,7 @@ def turn(images: Tensor, indices: Tensor, shift: Tensor, mirrored: Tensor, angle
     half = (images.shape[1] - 1) / 2
     sign = torch.where(mirrored, -1.0, 1.0)
     cos, sin = angle.cos(), angle.sin()
-    # where each pixel comes from, the centre at 0 and the border pixels' centres at ±1
+    # source of each pixel; 0 is the centre of the image, ±1 the centres of the border pixels
     columns = torch.stack((sign * cos, -sign * sin, -shift[:, 1] / half), 1)
     rows = torch.stack((sin, cos, -shift[:, 0] / half), 1)
     grid = F.affine_grid(torch.stack((columns, rows), 1), [len(indices), 3, *images.shape[1:3]], align_corners=True)
@@ -67,23 +67,23 @@ def turn(images: Tensor, indices: Tensor, shift: Tensor, mirrored: Tensor, angle
 
 
 def _reflect(positions: Tensor, size: int) -> Tensor:
-    """Folds positions in -size…2·size back into 0…size-1, the border pixel itself not repeated."""
+    """Reflect positions from -size to 2·size into 0 to size-1, without repeating the border pixel."""
     last = size - 1
     return last - (last - positions.abs()).abs()
 
 
 def jitter(planes: Tensor, colour: Tensor) -> Tensor:
-    """Changes brightness, contrast, saturation, then hue of each image, in one affine map of its colours.
+    """Change brightness, contrast, saturation and then hue of each image in one affine map of its colours.
 
-    Contrast is the distance from the image's mean grey, saturation that from each pixel's grey; hue turns about the grey axis in the
-    colour space YIQ, where that is linear (Haeberli 1993, Matrix Operations for Image Processing). Nothing is cut off between the four.
+    Contrast is the distance from the image's mean grey, saturation the distance from each pixel's grey; hue rotates about the grey axis
+    in the YIQ colour space, where this is linear (Haeberli 1993, Matrix Operations for Image Processing). It does not clip in between.
 
     Args:
         planes: float32 `[N, 3, H, W]`.
         colour: float32 `[N, 4]`, three factors and an angle in radians.
 
     Returns:
-        As `planes`; values may leave the range of the images'.
+        As `planes`; values may be outside the range of the input.
     """
     brightness, contrast, saturation, hue = colour.unbind(1)
     to_yiq, from_yiq = _TO_YIQ.to(planes.device), _FROM_YIQ.to(planes.device)
@@ -92,52 +92,52 @@ def jitter(planes: Tensor, colour: Tensor) -> Tensor:
     in_yiq[:, 1, 1] = in_yiq[:, 2, 2] = saturation * hue.cos()
     in_yiq[:, 2, 1] = saturation * hue.sin()
     in_yiq[:, 1, 2] = -in_yiq[:, 2, 1]
-    mean_grey = (planes.mean((2, 3)) * to_yiq[0]).sum(1)  # a product of matrices would round differently in batches of another size
+    mean_grey = (planes.mean((2, 3)) * to_yiq[0]).sum(1)  # a matrix product would round differently for other batch sizes
     gain = (brightness * contrast).view(-1, 1, 1)
     lift = (brightness * (1 - contrast) * mean_grey).view(-1, 1, 1)
     return torch.baddbmm(lift, from_yiq @ in_yiq @ to_yiq * gain, planes.flatten(2)).view_as(planes)
 
 
 def inside(boxes: Tensor, channels: int, height: int, width: int) -> Tensor:
-    """Which values lie in each image's rectangle: bool `[N, C, H, W]`, channels last in memory, as what it is used with.
+    """Mask of each image's rectangle: bool `[N, C, H, W]`, channels last in memory.
 
     Args:
-        boxes: int64 `[N, 4]`, top, left, bottom and right; may reach outside.
-        channels: of the images.
-        height: of the images.
-        width: of the images.
+        boxes: int64 `[N, 4]`, top, left, bottom and right; may extend beyond the image.
+        channels: channels of the images.
+        height: height of the images, px.
+        width: width of the images, px.
     """
     top, left, bottom, right = boxes.view(-1, 4, 1).unbind(1)
     rows = torch.arange(height, device=boxes.device)
     columns = torch.arange(width, device=boxes.device).repeat_interleave(channels)
     down, across = (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
-    mask = down.view(torch.uint8)[:, :, None] & across.view(torch.uint8)[:, None]  # eight times as fast as of booleans, on a CPU
+    mask = down.view(torch.uint8)[:, :, None] & across.view(torch.uint8)[:, None]  # on a CPU eight times as fast as for booleans
     return mask.view(torch.bool).view(-1, height, width, channels).permute(0, 3, 1, 2)
 
 
 def erase(images: Tensor, boxes: Tensor) -> Tensor:
-    """Sets a rectangle of each image to zero, in place: the mean colour of normalised images.
+    """Set a rectangle of each image to zero, the mean colour of normalised images, in place.
 
-    Cutout (DeVries & Taylor 2017, arXiv 1708.04552) and random erasing (Zhong et al. 2017, arXiv 1708.04896) differ in what they draw.
+    Cutout (DeVries & Taylor 2017, arXiv 1708.04552) and random erasing (Zhong et al. 2017, arXiv 1708.04896) draw different rectangles.
 
     Args:
         images: normalised, `[N, 3, H, W]`.
-        boxes: int64 `[N, 4]`, as `inside` takes them.
+        boxes: int64 `[N, 4]`, as for `inside`.
     """
     return images.masked_fill_(inside(boxes, *images.shape[1:]), 0)
 
 
 def mix(images: Tensor, labels: Tensor, kept: Tensor | None, patch: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mixes each image but the last with the one after it, and their labels as much.
+    """Mix each image except the last with the next one, and their labels in the same proportion.
 
     Args:
         images: `[N + 1, 3, H, W]`.
-        labels: shares of the classes, float32 `[N + 1, C]`.
-        kept: float32 `[N]`, weight of the image itself (mixup), if any.
-        patch: int64 `[N, 4]`, rectangle within the image that shows the next one alone (cutmix), if any.
+        labels: weights of the classes, float32 `[N + 1, C]`.
+        kept: float32 `[N]`, weight of the image itself (mixup), or `None`.
+        patch: int64 `[N, 4]`, rectangle that shows the next image (cutmix), or `None`.
 
     Returns:
-        Images `[N, 3, H, W]` and labels `[N, C]`; the label's share is the mean weight over the pixels.
+        Images `[N, 3, H, W]` and labels `[N, C]`; the weight of a label is the mean weight over the pixels.
     """
     mixed, following = images[:-1], images[1:]
     share = torch.ones(len(mixed), 1, device=images.device)
@@ -152,13 +152,13 @@ def mix(images: Tensor, labels: Tensor, kept: Tensor | None, patch: Tensor | Non
 
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype) -> Tensor:
-    """Brings channels to mean 0 and standard deviation 1. Training and serving both call this one.
+    """Normalize channels to mean 0 and standard deviation 1. Training and serving both call this function.
 
     Args:
-        images: uint8, or float32 in 0…255, `[N, H, W, 3]`.
-        mean: of each channel, in 0…1.
-        std: the same for the standard deviation.
-        dtype: of the result; computed in float32.
+        images: uint8, or float32 in 0–255, `[N, H, W, 3]`.
+        mean: mean of each channel, 0–1.
+        std: standard deviation of each channel, 0–1.
+        dtype: dtype of the result; the computation is in float32.
 
     Returns:
         `dtype`, `[N, 3, H, W]`, channels last in memory.

@@ -1,4 +1,4 @@
-"""From names of pictures to rows, by a bundle."""
+"""Classify picture files with a bundle: names → rows."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import Manifest, load_model
 
 BATCH_SIZE = 256
-_MOST_THREADS = 16
+_MAX_THREADS = 16
 
 
 @dataclass(frozen=True)
 class ModelJob:
-    """What a worker needs to know to classify pictures; small, so that it can be sent anywhere.
+    """Settings of a worker that classifies pictures; small enough to send to any host.
 
     Attributes:
         model: reference, run or path.
-        storage: where to look it up.
-        top_k: classes a row.
-        precision: of the arithmetic.
-        engine: what computes.
+        storage: storage of the model.
+        top_k: number of classes per row.
+        precision: number format of the arithmetic.
+        engine: inference engine.
         explain_dir: folder for a Grad-CAM overlay of each picture; `None` for none.
-        abstain: false says of no picture that the model abstains.
+        abstain: whether the model may abstain.
     """
 
     model: str
@@ -51,11 +51,11 @@ class ModelJob:
 
 
 class BundleClassifier:
-    """Decodes in threads while the network computes the batch before, on a GPU where there is one.
+    """Decodes pictures in threads while the network computes the previous batch, on a GPU if there is one.
 
     Raises:
-        StoreError: if there is no such model.
-        BundleError: if it is damaged.
+        StoreError: if the model is not in the store.
+        BundleError: if the model is damaged.
     """
 
     def __init__(self, job: ModelJob) -> None:
@@ -64,10 +64,10 @@ class BundleClassifier:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.predictor = Predictor(self.bundle, device, job.precision, job.engine)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self._threads = min(cores, _MOST_THREADS)
+        self._threads = min(cores, _MAX_THREADS)
 
     def __call__(self, names: Sequence[str]) -> pa.Table:
-        """As the protocol says."""
+        """Implements `Classifier`."""
         rows: list[Row] = []
         with ThreadPool(self._threads) as pool:
             decoded = pool.imap(self._decode, names, chunksize=16)
@@ -84,10 +84,10 @@ class BundleClassifier:
             return error
 
     def _predict(self, names: Sequence[str], decoded: Sequence[npt.NDArray[np.uint8] | ImageError]) -> list[Row]:
-        sound = [image for image in decoded if not isinstance(image, ImageError)]
+        images_decoded = [image for image in decoded if not isinstance(image, ImageError)]
         answers: Iterator[tuple[list[Row], bool]] = iter(())
-        if sound:
-            images = np.stack(sound)
+        if images_decoded:
+            images = np.stack(images_decoded)
             prediction = self.predictor.predict(images)
             abstains = prediction.abstains & self.job.abstain
             answers = zip(_rank(prediction.probabilities, self.job.top_k, self.bundle.manifest), abstains.tolist(), strict=True)
@@ -110,7 +110,7 @@ class BundleClassifier:
 
 
 def overlay_name(name: str) -> str:
-    """A file name that tells a picture's whole path, so that no two overlays collide."""
+    """File name that contains a picture's whole path, so that it is unique."""
     return name.removeprefix(f"{Path.cwd()}/").strip("/").replace("://", "_").replace("/", "_")
 
 

@@ -1,4 +1,4 @@
-"""Which pictures a user means, and their bytes; paths and URIs alike."""
+"""Find and read picture files, from paths and URIs."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ STDIN = "-"
 
 
 def list_pictures(sources: Sequence[str], stdin: Iterable[str]) -> list[str]:
-    """Finds the pictures, without opening them.
+    """Find picture files, without opening them.
 
     Args:
-        sources: files, folders (searched at any depth), globs (`**` too), URIs of such (`s3://bucket/folder`), and `-` for
-            paths on stdin, one a line.
+        sources: files, folders (searched at any depth), globs (including `**`), URIs (`s3://bucket/folder`), and `-` for
+            paths on stdin, one per line.
         stdin: lines; read only for `-`.
 
     Returns:
         Absolute paths or URIs, each once: the order of `sources`, sorted within a folder.
 
     Raises:
-        DataError: if a source does not exist, or there is no picture at all. One missing line of a long list is kept, and
-            fails when it is read.
+        DataError: if a source does not exist, or no picture is found. A missing file in a list on stdin is kept, and
+            gives an error when it is read.
     """
     found: dict[str, None] = {}
     for source in sources:
@@ -42,12 +42,12 @@ def list_pictures(sources: Sequence[str], stdin: Iterable[str]) -> list[str]:
                     raise
                 found[line if "://" in line else str(Path(line).expanduser().absolute())] = None
     if not found:
-        raise DataError(f"{', '.join(sources)}: no picture there ({', '.join(SUFFIXES)})")
+        raise DataError(f"{', '.join(sources)}: no pictures found. Supported: {', '.join(SUFFIXES)}")
     return list(found)
 
 
 def read_picture(name: str) -> bytes:
-    """The bytes of a picture.
+    """Read a picture file.
 
     Raises:
         ImageError: if the file cannot be read.
@@ -60,7 +60,7 @@ def read_picture(name: str) -> bytes:
             data: bytes = stream.readall()
             return data
     except (OSError, ArrowException) as error:
-        raise ImageError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or ' '.join(str(error).split())}") from None
+        raise ImageError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or ' '.join(str(error).split())})") from None
 
 
 def _find(source: str) -> Iterator[str]:
@@ -74,7 +74,7 @@ def _find(source: str) -> Iterator[str]:
             if Path(match).is_file():
                 yield match
     else:
-        raise DataError(f"{source}: no such file or folder")
+        raise DataError(f"{source}: file or folder not found")
 
 
 def _find_by_uri(uri: str) -> Iterator[str]:
@@ -82,7 +82,7 @@ def _find_by_uri(uri: str) -> Iterator[str]:
         file_system, path = FileSystem.from_uri(uri)
         (entry,) = file_system.get_file_info([path])
         if entry.type == FileType.NotFound:
-            raise DataError(f"{uri}: no such file or folder")
+            raise DataError(f"{uri}: file or folder not found")
         if entry.type != FileType.Directory:
             yield uri
             return

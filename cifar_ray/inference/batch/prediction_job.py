@@ -121,7 +121,7 @@ def _to_file(
     missing = results.missing()
     left = sum(len(part.names) for part in missing)
     if left < len(names):
-        progress.write(f"{len(names) - left:,} of {len(names):,} pictures were done before")
+        progress.write(f"resuming: {len(names) - left:,} of {len(names):,} pictures are done")
     with _computed_parts(job, missing, results.folder) as parts:
         on_done = progress.start("predicting", len(names))
         on_done(len(names) - left)

@@ -1,4 +1,4 @@
-"""What is said of a picture, as a row of a table."""
+"""Prediction of a picture as a row of a table."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ SCHEMA = pa.schema(
         ("error", pa.string()),
     ]
 )
-"""A row a picture; `error` is empty for a sound one, and all but `file` and `error` are empty for a broken one."""
+"""A row per picture; `error` is empty for a prediction, and all but `file` and `error` are empty for an error."""
 
 Row = dict[str, Any]
 
 
 class Classifier(Protocol):
-    """Says what pictures show."""
+    """Classifies picture files."""
 
     def __call__(self, names: Sequence[str]) -> pa.Table:
-        """Rows of `SCHEMA`, in the order of `names`. A picture that cannot be used is a row with an error."""
+        """Rows of `SCHEMA`, in the order of `names`. A picture that cannot be decoded gives a row with an error."""
 
 
 def sound_row(name: str, ranked: list[Row], abstain: bool) -> Row:
-    """A row of `SCHEMA`; `ranked` are its classes, most likely first, and `abstain` says that they had better not be believed."""
+    """A row of `SCHEMA` with a prediction; `ranked` contains its classes, most likely first."""
     best = ranked[0]
     return {
         "file": name,
@@ -46,5 +46,5 @@ def sound_row(name: str, ranked: list[Row], abstain: bool) -> Row:
 
 
 def broken_row(name: str, reason: object) -> Row:
-    """A row of `SCHEMA` for a picture that could not be used."""
+    """A row of `SCHEMA` for a picture that cannot be decoded."""
     return {"file": name, "error": str(reason)}

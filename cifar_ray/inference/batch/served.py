@@ -1,4 +1,4 @@
-"""From names of pictures to rows, by a running server; needs neither torch nor Ray."""
+"""Classify picture files with a running server, without torch and Ray: names → rows."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from cifar_ray.inference.batch.rows import SCHEMA, Row, broken_row, sound_row
 
 
 class ServerClassifier:
-    """Sends pictures to a running server, whose answers become the same rows.
+    """Sends pictures to a running server and converts its responses to rows.
 
     Args:
-        url: of the server, see `Client`.
-        top_k: classes a row.
-        abstain: false says of no picture that the model abstains.
+        url: address of the server, see `Client`.
+        top_k: number of classes per row.
+        abstain: whether the model may abstain.
     """
 
     def __init__(self, url: str, top_k: int, abstain: bool) -> None:
         self._client, self.top_k, self.abstain = Client(url), top_k, abstain
 
     def __call__(self, names: Sequence[str]) -> pa.Table:
-        """As the protocol says; two requests are under way at a time, so that the server never waits for the next.
+        """Implements `Classifier`, with two concurrent requests, so that the server never waits for the next one.
 
         Raises:
-            ServerError: if the server cannot be reached or refuses.
+            ServerError: if the server cannot be reached or refuses the request.
         """
         with ThreadPool(2) as pool:
             rows = pool.imap(self._ask, _batches(names))
@@ -50,7 +50,7 @@ class ServerClassifier:
 
 
 def _batches(names: Sequence[str]) -> Iterator[list[tuple[str, bytes | ImageError]]]:
-    """Read pictures, in lots that a server takes in one request."""
+    """Read pictures, in batches that a server accepts in one request."""
     batch: list[tuple[str, bytes | ImageError]] = []
     size_bytes = 0
     for name in names:

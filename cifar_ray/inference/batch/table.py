@@ -1,4 +1,4 @@
-"""Predictions on their way to one file: finished parts outlive a crash, and are not computed again."""
+"""Write predictions to one file in parts: finished parts survive a crash and are not computed again."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ _JOB_FILE = "job.json"
 
 @dataclass(frozen=True)
 class Part:
-    """Some of a job's pictures, whose rows are written at once.
+    """A part of a job's pictures, whose rows are written together.
 
     Attributes:
-        number: from 0, in the order of the job.
-        names: of the pictures.
+        number: number of the part, from 0, in the order of the job.
+        names: names of the pictures.
     """
 
     number: int
@@ -37,16 +37,16 @@ class Part:
 
 
 class Results:
-    """A file of predictions, and beside it, while it is incomplete, the folder `<file>.parts`.
+    """A file of predictions, and the folder `<file>.parts` while it is incomplete.
 
     Args:
-        target: path or URI ending in one of `FORMATS`; on a cluster, one that all nodes share.
+        target: path or URI ending in one of `FORMATS`; on a cluster, all hosts must share it.
         names: all pictures.
-        part_size: pictures a part.
-        about: the rest of what the rows depend on, e.g. model and top-k. A folder of parts is only taken up again for the same.
+        part_size: number of pictures per part.
+        about: everything else that the rows depend on, for example model and top-k. A job only resumes parts with equal values.
 
     Raises:
-        ConfigError: if the format is unknown, or there are parts of another job.
+        ConfigError: if the format is unknown, or the folder contains parts of another job.
         StoreError: if the target cannot be written.
     """
 
@@ -55,7 +55,7 @@ class Results:
         path, mark, query = self.target.partition("?") if "://" in target else (self.target, "", "")
         self.suffix = PurePosixPath(path).suffix.lower()
         if self.suffix not in FORMATS:
-            raise ConfigError(f"--out {target}: the name must end in {', '.join(FORMATS)}")
+            raise ConfigError(f"--out {target}: unknown format. Supported: {', '.join(FORMATS)}")
         self._names, self._part_size = names, part_size
         digest = hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()
         job = json.dumps({"pictures": len(names), "names_sha256": digest, "part_size": part_size} | about, indent=1).encode()
@@ -64,8 +64,8 @@ class Results:
         present = self._tree.read(_JOB_FILE)
         if present is not None and present != job:
             raise ConfigError(
-                f"--out {target}: {self.folder} holds what is done of another job (other pictures, model or top-k); "
-                "repeat that one to finish it, remove the folder, or choose another --out"
+                f"--out {target}: {self.folder} contains parts of another job (other pictures, model or top-k). "
+                "Run that job again to finish it, delete the folder, or choose another --out"
             )
         if present is None:
             self._tree.replace(_JOB_FILE, job)
@@ -86,11 +86,11 @@ class Results:
         for number in range(-(-len(self._names) // self._part_size)):
             data = self._tree.read(part_file(number))
             if data is None:
-                raise StoreError(f"{self.folder}/{part_file(number)} is gone; run the same command again")
+                raise StoreError(f"{self.folder}/{part_file(number)} is missing; run the same command again")
             yield pq.read_table(io.BytesIO(data))
 
     def finish(self) -> None:
-        """Joins the parts to the one file, which appears whole, and removes them.
+        """Join the parts to one file, which appears complete, and remove the parts.
 
         Raises:
             StoreError: if the file cannot be written.
@@ -102,10 +102,10 @@ class Results:
 
 
 def classify_part(classifier: Classifier, part: Part, folder: str) -> dict[str, int]:
-    """Computes a part and writes it, whole or not at all; runs anywhere that sees the folder.
+    """Compute a part and write it atomically; runs on any host that sees the folder.
 
     Returns:
-        `pictures`, and how many of them were `broken`.
+        Number of `pictures`, and of those that are `broken`.
     """
     table = classifier(part.names)
     data = io.BytesIO()
@@ -126,7 +126,7 @@ def _write_parquet(tables: Iterator[pa.Table], file: IO[bytes]) -> None:
 
 
 def _write_json(tables: Iterator[pa.Table], file: IO[bytes]) -> None:
-    """One list of objects, a line each."""
+    """Write a list of objects, one per line."""
     separator = b"[\n"
     for table in tables:
         for row in table.to_pylist():
@@ -136,7 +136,7 @@ def _write_json(tables: Iterator[pa.Table], file: IO[bytes]) -> None:
 
 
 def _write_csv(tables: Iterator[pa.Table], file: IO[bytes]) -> None:
-    """Flat: the classes after the first are columns `class_2`, `probability_2` and so on."""
+    """Write a flat table; the classes after the first are in columns `class_2`, `probability_2` and so on."""
     text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="", write_through=True)
     writer: Any = None
     for table in tables:

@@ -1,4 +1,4 @@
-"""Running averages of weights: EMA, and lookahead, which also goes on from its average."""
+"""Running averages of weights: EMA, and lookahead, which also continues training from its average."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class WeightAverage:
-    """An average of a network over the steps of its training, batch-norm statistics included.
+    """Running average of a network's weights and batch-norm statistics over its training steps.
 
-    EMA: `average ← decay · average + (1 - decay) · weights`, with a decay that begins low, so that the first epochs are not held back by
-    the random start (as TensorFlow's `ExponentialMovingAverage`). Lookahead (Zhang et al. 2019, arXiv 1907.08610, algorithm 1) does the
-    same at a constant decay and then `weights ← average`; optimizers keep their momentum.
+    EMA: `average ← decay · average + (1 - decay) · weights`, with a decay that starts low, so that the random initial weights do not
+    slow down the first epochs (as in TensorFlow's `ExponentialMovingAverage`). Lookahead (Zhang et al. 2019, arXiv 1907.08610,
+    algorithm 1) does the same with a constant decay and then `weights ← average`; optimizers keep their momentum.
 
     Args:
-        model: on its device, before its first step.
-        config: which average; `none` is no choice here.
+        model: the network on its device, before its first step.
+        config: kind of average, not `none`.
 
     Attributes:
-        network: the averaged network, which is evaluated and kept.
+        network: the averaged network, which is evaluated and saved.
     """
 
     def __init__(self, model: nn.Module, config: AveragingConfig) -> None:
@@ -37,13 +37,13 @@ class WeightAverage:
 
     @property
     def network(self) -> nn.Module:
-        """The averaged network, which is evaluated and kept."""
+        """The averaged network, which is evaluated and saved."""
         network: nn.Module = self._averaged.module
         return network
 
     @torch.no_grad()
     def after_step(self, model: nn.Module) -> None:
-        """Takes the present weights into the average, every so many steps."""
+        """Update the average with the present weights, every `every_steps` steps."""
         self._steps += 1
         if self._steps % self._config.every_steps:
             return
@@ -53,19 +53,19 @@ class WeightAverage:
                 theirs.copy_(ours)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that it takes to go on; tensors are shared."""
+        """State for resuming; it shares the tensors."""
         return {"steps": self._steps, "averaged": self._averaged.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes up what `state_dict` gave."""
+        """Restore the state from `state_dict`."""
         self._steps = state["steps"]
         self._averaged.load_state_dict(state["averaged"])
 
     def _blend(self, averages: Tensors, present: Tensors, _count: Tensor | int) -> None:
-        if not averages[0].is_floating_point():  # the batches that norms counted
+        if not averages[0].is_floating_point():  # the batch counters of the norms
             copy_each(averages, present)
             return
-        decay, updates = self._config.decay, int(self._averaged.n_averaged)  # on the CPU, so a GPU need not be waited for
+        decay, updates = self._config.decay, int(self._averaged.n_averaged)  # on the CPU, which needs no GPU synchronisation
         if self._config.name == "ema":
             decay = min(decay, (1 + updates) / (10 + updates))
         lerp_each(averages, present, 1 - decay)

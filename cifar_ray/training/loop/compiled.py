@@ -1,4 +1,4 @@
-"""`torch.compile` of the network that trains, done before the first step."""
+"""Compile the network with `torch.compile` before the first step."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _CALLS = 3  # CUDA graphs: the second call records, the third replays
 
 
 def compiled(network: nn.Module, mode: CompileMode) -> nn.Module:
-    """What a training step calls: the network, or its compiled form around the same weights.
+    """The network for training steps: the network itself, or its compiled form with the same weights.
 
-    torch keeps on disk what it compiled (`TORCHINDUCTOR_CACHE_DIR`), so another run of the same network, batch and precision starts sooner.
+    torch caches compiled code on disk (`TORCHINDUCTOR_CACHE_DIR`), so another run with the same network, batch and precision starts sooner.
 
     Args:
         network: on its device.
-        mode: `default` fuses what lies between convolutions; `max-autotune` besides tries several kernels for each operation and,
+        mode: `default` fuses the operations between convolutions; `max-autotune` also tries several kernels for each operation and,
             on a GPU, replays a step as one CUDA graph.
     """
     if mode == "none":
@@ -33,18 +33,18 @@ def compiled(network: nn.Module, mode: CompileMode) -> nn.Module:
 
 
 def warm_up(network: nn.Module, model: nn.Module, pieces: Iterable[Tensor], precision: Precision) -> None:
-    """Has a compiled network compile for all it will meet: each size of piece, the stem learning and, where it will be, frozen.
+    """Compile the network for all cases of the training: each micro-batch size, with a trainable and with a frozen stem.
 
-    Weights, statistics and random state are left as they were.
+    It restores weights, statistics and random state.
 
     Args:
-        network: as `compiled` gave it.
-        model: what it was made from.
-        pieces: normalised images, a batch of each size.
-        precision: of the training.
+        network: the result of `compiled`.
+        model: the network that was compiled.
+        pieces: normalised images, one batch of each size.
+        precision: precision of the training.
 
     Raises:
-        ConfigError: if the network cannot be compiled here.
+        ConfigError: if the network cannot be compiled on this machine.
     """
     buffers = [buffer.clone() for buffer in model.buffers()]
     trained = [weight.requires_grad for weight in model.parameters()]
@@ -56,9 +56,9 @@ def warm_up(network: nn.Module, model: nn.Module, pieces: Iterable[Tensor], prec
             if isinstance(model, DataInitialized):
                 model.freeze_stem()
                 _call(network, inputs, precision)
-    except RuntimeError as error:  # torch._dynamo's are, too; naming them would import it, which takes seconds
+    except RuntimeError as error:  # includes errors of torch._dynamo, whose import takes seconds
         reason = str(error).strip().partition("\n")[0]
-        raise ConfigError(f"compile: this network cannot be compiled here ({reason}); pass --compile none") from error
+        raise ConfigError(f"compile: this network cannot be compiled on this machine ({reason}); pass --compile none") from error
     finally:
         with torch.no_grad():
             for buffer, before in zip(model.buffers(), buffers, strict=True):

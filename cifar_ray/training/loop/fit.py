@@ -1,4 +1,4 @@
-"""A whole training, from fresh weights or a snapshot to the last test: no Ray, no files."""
+"""The training loop, from the initial weights or a snapshot to the final test; uses neither Ray nor files."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from cifar_ray.training.loop.step_monitor import NotFiniteError, StepMonitor, St
 from cifar_ray.training.loop.trainer import OnStep, Trainer
 from cifar_ray.training.records.results import Confusion, EpochReport, FitResult, Weights
 
-_MOST_REWINDS = 3
-_MOST_SKIPPED = 20  # in a row
+_MAX_REWINDS = 3
+_MAX_SKIPPED = 20  # in a row
 _ADVICE = "lower the learning rate, or pass --precision fp32, --on-nan skip or --on-nan rewind"
 
 
 def after_each_epoch(epoch: int, step: int) -> Command:
-    """The usual next_command: a snapshot after each epoch."""
+    """Default of `next_command`: save a snapshot after each epoch."""
     return Command.CONTINUE if step else Command.SAVE
 
 
@@ -46,26 +46,26 @@ def fit(
     resume: Snapshot | None = None,
     on_message: Callable[[str], None] = lambda _: None,
 ) -> FitResult:
-    """Trains to the end, then evaluates the kept weights once on test.
+    """Train to the end, then evaluate the best weights once on the test images.
 
     Args:
-        config: the whole job.
-        splits: the data; every worker passes the same.
-        device: where this worker computes.
+        config: config of the job.
+        splits: the data set, the same on every worker.
+        device: device of this worker.
         shard: this worker's part.
         on_step: called after each step.
         on_epoch: called after each epoch with its report and the present weights (on the device, not copied).
         parent: the bundle that `config.start` names.
-        on_snapshot: given all that it takes to go on, when asked for and after the last epoch, before `on_epoch`.
-        next_command: called after each step with the number of finished epochs and of steps since; the result on rank 0 counts.
-        resume: goes on from there instead of starting.
-        on_message: told what is worth a line.
+        on_snapshot: receives a snapshot for resuming, after a save command and after the last epoch, before `on_epoch`.
+        next_command: called after each step with the number of finished epochs and of steps since then; the result on rank 0 counts.
+        resume: snapshot to resume from.
+        on_message: receives messages for the user.
 
     Raises:
         DataError: if a batch is larger than the training split.
-        ConfigError: if model, image size and precision do not go together.
-        TrainingError: if the loss is no longer finite, and `config.on_nan` knows no more help.
-        Stopped: on command.
+        ConfigError: if model, image size and precision are incompatible.
+        TrainingError: if the loss is not finite and `config.on_nan` does not help.
+        Stopped: after a stop command.
     """
     trainer = Trainer(config, splits, device, shard, parent)
     state = _FitState(trainer, splits, on_step, on_epoch, on_snapshot, next_command, on_message)
@@ -76,7 +76,7 @@ def fit(
 
 
 class _FitState:
-    """The position of a training, and its results so far."""
+    """State of the training loop: position and results so far."""
 
     def __init__(
         self,
@@ -107,12 +107,12 @@ class _FitState:
 
     @property
     def finished(self) -> bool:
-        """Whether no epoch is left, or none that patience would wait for."""
+        """Whether all epochs are done, or early stopping applies."""
         waited = self.epoch - self.best.epoch if self.best else 0
         return self.epoch >= self.config.epochs or (self.config.patience is not None and waited >= self.config.patience)
 
     def run(self) -> None:
-        """All epochs that are left."""
+        """Run the remaining epochs."""
         if self.config.on_nan == "rewind":
             self.good = self._snapshot().to_bytes()
         while not self.finished:
@@ -121,12 +121,12 @@ class _FitState:
             except NotFiniteError as error:
                 if self.good is None:
                     raise TrainingError(f"{error}; {_ADVICE}") from None
-                if self.rewinds == _MOST_REWINDS:
-                    raise TrainingError(f"{error}, also after going back {self.rewinds} times; lower the learning rate") from None
+                if self.rewinds == _MAX_REWINDS:
+                    raise TrainingError(f"{error}, even after {self.rewinds} rewinds; lower the learning rate") from None
                 self._rewind(str(error), self.good)
 
     def resume_from(self, snapshot: Snapshot) -> None:
-        """Goes on from a snapshot."""
+        """Restore the state from a snapshot."""
         snapshot.restore(self.trainer)
         self.trainer.rate_share = 0.5**snapshot.rewinds
         self.epoch, self.step, self.rewinds = snapshot.epoch, snapshot.step, snapshot.rewinds
@@ -139,11 +139,13 @@ class _FitState:
     def _rewind(self, why: str, good: bytes) -> None:
         rewinds = self.rewinds + 1
         self.monitor = StepMonitor(self.trainer.device)
-        # a fresh one, because the stem may have been frozen since
+        # a new trainer, because the stem may be frozen by now
         self.trainer = Trainer(self.config, self.splits, self.trainer.device, self.trainer.shard, self.trainer.parent)
         self.resume_from(Snapshot.from_bytes(good, self.trainer.device))
         self.rewinds, self.trainer.rate_share = rewinds, 0.5**rewinds
-        self.on_message(f"{why}: back to epoch {self.epoch + 1}, step {self.step + 1}, at {self.trainer.rate_share:g} of the learning rate")
+        self.on_message(
+            f"{why}: rewinding to epoch {self.epoch + 1}, step {self.step + 1}, with learning rate × {self.trainer.rate_share:g}"
+        )
 
     def _run_epoch(self) -> None:
         trainer = self.trainer
@@ -180,17 +182,19 @@ class _FitState:
     def _after_step(self, epoch: int, done: int, steps: int) -> None:
         self.step = done
         self.on_step(epoch, done, steps)
+        where = f"step {done} of epoch {epoch}"
         skipped = self.trainer.skipped_in_a_row
         if skipped:
-            self.on_message(f"skipped step {done} of epoch {epoch}, whose loss or gradients are not finite")
-        if skipped == _MOST_SKIPPED:
-            raise TrainingError(f"{skipped} steps in a row up to step {done} of epoch {epoch} were not finite; lower the learning rate")
-        where = f"step {done} of epoch {epoch}"
+            self.on_message(f"skipped {where}: loss or gradients are not finite")
+        if skipped == _MAX_SKIPPED:
+            raise TrainingError(
+                f"{skipped} steps in a row up to {where} had a loss or gradients that are not finite; lower the learning rate"
+            )
         command = self.monitor.after_step(where, self.next_command(self.epoch, done), self.trainer.step_sums[0])
         if done == steps or command:
             command = max(command, self.monitor.settle())
         if done == steps:
-            self.command = command  # the epoch's end saves as well, and more
+            self.command = command  # the end of the epoch saves, too
         elif command:
             self._save()
             if command == Command.STOP:
@@ -200,7 +204,7 @@ class _FitState:
         if self.on_snapshot is None and self.good is None:
             return
         if not all(bool(torch.isfinite(weight).all()) for weight in self.trainer.model.parameters()):
-            raise NotFiniteError(f"weights are no longer finite after {self._where()}")
+            raise NotFiniteError(f"the weights are not finite after {self._where()}")
         snapshot = self._snapshot()
         if self.good is not None:
             self.good = snapshot.to_bytes()
@@ -223,7 +227,7 @@ class _FitState:
         )
 
     def result(self) -> FitResult:
-        """Of the kept weights, when all epochs are done."""
+        """Evaluate the best weights after the last epoch."""
         trainer, splits, best = self.trainer, self.splits, self.best
         assert best is not None, "epochs ≥ 1"  # noqa: S101
         train_seconds = time.perf_counter() - self.started

@@ -14,16 +14,16 @@ from cifar_ray.models.stages import stages
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum whose update of each filter bank is made orthogonal (Jordan 2024, "Muon: An optimizer for hidden layers").
+    """Muon: momentum with orthogonalised updates of each filter bank (Jordan 2024, "Muon: An optimizer for hidden layers").
 
-    A filter bank `[out, in, h, w]` is seen as a matrix `[out, in·h·w]`. Its weights are kept at norm √out, so the
-    learning rate alone sets the relative change of a step.
+    It treats a filter bank `[out, in, h, w]` as a matrix `[out, in·h·w]` and keeps its norm at √out, so that only the
+    learning rate sets the relative change of a step.
 
     Args:
         params: convolution filters, at least two-dimensional.
-        lr: size of an update whose singular values are about 1.
-        momentum: of the running gradient.
-        nesterov: look one step ahead.
+        lr: size of an update with singular values of about 1.
+        momentum: momentum of the running gradient.
+        nesterov: use Nesterov momentum.
     """
 
     def __init__(self, params: Iterable[Any], lr: float, momentum: float, nesterov: bool) -> None:
@@ -31,7 +31,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Updates every filter bank that has a gradient."""
+        """Update every filter bank that has a gradient."""
         del closure
         for group in self.param_groups:
             directions: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
@@ -39,7 +39,7 @@ class Muon(torch.optim.Optimizer):
                 if weights.grad is not None:
                     direction = self._direction(weights, weights.grad, group)
                     directions.setdefault(weights.shape, []).append((weights, direction))
-            for shape, banks in directions.items():  # those of one shape at once: a GPU would wait for each small product
+            for shape, banks in directions.items():  # all of one shape at once: a GPU would wait for each small product
                 updates = orthogonalize(torch.stack([direction.flatten(1) for _, direction in banks]))
                 for (weights, _), update in zip(banks, updates, strict=True):
                     weights.mul_(len(weights) ** 0.5 / weights.norm())
@@ -54,11 +54,11 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(matrices: Tensor, steps: int = 3) -> Tensor:
-    """Moves all singular values towards 1 by a quintic Newton–Schulz iteration; the coefficients favour speed over precision.
+    """Move all singular values towards 1 with a quintic Newton–Schulz iteration, whose coefficients favour speed over precision.
 
     Args:
-        matrices: `[…, rows, columns]`, each on its own.
-        steps: iterations; after 3 singular values lie roughly in 0.5…1.5, unless they began below a few per cent of the norm.
+        matrices: `[…, rows, columns]`.
+        steps: iterations; after 3, singular values are roughly in 0.5–1.5, unless they started below a few per cent of the norm.
 
     Returns:
         bfloat16, same shape.
@@ -75,14 +75,14 @@ def orthogonalize(matrices: Tensor, steps: int = 3) -> Tensor:
 
 
 class DecoupledSGD(torch.optim.SGD):
-    """SGD whose weights shrink by a share instead of being pulled by the gradient (SGDW: Loshchilov & Hutter 2019, arXiv 1711.05101).
+    """SGD with decoupled weight decay (SGDW: Loshchilov & Hutter 2019, arXiv 1711.05101).
 
-    Its groups say by `decay` how much, times their learning rate, as AdamW does.
+    The decay per step is `decay` of the group times its learning rate, as in AdamW.
     """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Shrinks the weights that have a gradient, then updates them."""
+        """Apply the weight decay to weights with a gradient, then update them."""
         del closure
         for group in self.param_groups:
             for weights in group["params"]:
@@ -92,7 +92,7 @@ class DecoupledSGD(torch.optim.SGD):
 
 
 def peak_learning_rate(config: OptimizerConfig, batch_size: int) -> float:
-    """`config.lr` for a global batch of `batch_size` images.
+    """Peak learning rate for a global batch of `batch_size` images.
 
     Linear: Goyal et al. 2017, arXiv 1706.02677, section 2.1. Square root, for optimizers that normalise their updates: Malladi et al. 2022,
     arXiv 2205.10287.
@@ -102,12 +102,12 @@ def peak_learning_rate(config: OptimizerConfig, batch_size: int) -> float:
 
 
 def create_optimizers(model: nn.Module, config: OptimizerConfig, batch_size: int) -> list[torch.optim.Optimizer]:
-    """One optimizer for all trained weights, or two for `muon`.
+    """Create one optimizer for all trained weights, or two for `muon`.
 
     Args:
-        model: on its device.
-        config: rates and momenta.
-        batch_size: global batch; with `muon`, SGD rates of head, norms and biases are proportional to it
+        model: the network on its device.
+        config: learning rates and momenta.
+        batch_size: global batch size; with `muon`, the SGD rates of head, norms and biases are proportional to it
             (linear scaling rule, Goyal et al. 2017, arXiv 1706.02677).
     """
     lr = peak_learning_rate(config, batch_size)
@@ -132,7 +132,7 @@ def create_optimizers(model: nn.Module, config: OptimizerConfig, batch_size: int
 
 
 def _groups(model: nn.Module, config: OptimizerConfig, lr: float) -> list[dict[str, Any]]:
-    """Trained weights by rate and decay: norms and biases, the head, and all others may each have their own."""
+    """Group trained weights by learning rate and decay: norms and biases, the head, and all others may differ."""
     head = set(stages(model)[-1].parameters())
     found: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in (parameter for parameter in model.parameters() if parameter.requires_grad):
@@ -148,16 +148,16 @@ def _sgd(params: Any, lr: float, momentum: float, nesterov: bool, fused: bool) -
 
 
 def _on_gpu(model: nn.Module) -> bool:
-    """Whether one kernel may update all weights; on a CPU fused SGD would not see fp16's overflows."""
+    """Whether a fused kernel can update all weights; on a CPU, fused SGD would not detect fp16 overflows."""
     return next(model.parameters()).is_cuda
 
 
 def scale_rates(optimizers: Iterable[torch.optim.Optimizer], factors: Mapping[nn.Parameter, float]) -> None:
-    """Gives weights of the same optimizer different rates, before its first step.
+    """Scale the learning rates of weights, before the first step.
 
     Args:
         optimizers: changed in place; within each, groups with the highest rate come first.
-        factors: of every trained weight's present rate.
+        factors: factor for the learning rate of every trained weight.
     """
     for optimizer in optimizers:
         scaled: list[dict[str, Any]] = []
@@ -169,15 +169,15 @@ def scale_rates(optimizers: Iterable[torch.optim.Optimizer], factors: Mapping[nn
 
 
 def learning_rate_factor(config: ScheduleConfig, epoch: float, epochs: float) -> float:
-    """The learning rate as a share of its peak.
+    """Learning rate as a fraction of its peak.
 
     Args:
-        config: which curve.
+        config: the schedule.
         epoch: epochs done, with fraction.
-        epochs: epochs in all.
+        epochs: total number of epochs.
 
     Returns:
-        0…1.
+        0–1.
     """
     warmup = config.warmup_epochs or (0.3 * epochs if config.name == "one_cycle" else 0.0)
     if epoch < warmup:
@@ -196,7 +196,7 @@ def learning_rate_factor(config: ScheduleConfig, epoch: float, epochs: float) ->
 
 
 def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], factor: float) -> None:
-    """Sets each group's rate to `factor` times the rate it was made with."""
+    """Set the learning rate of each group to `factor` times its initial value."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = factor * group.setdefault("initial_lr", group["lr"])

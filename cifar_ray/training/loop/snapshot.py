@@ -1,6 +1,6 @@
-"""The whole state of a training between two steps, so that it can go on in another process as if it had never stopped.
+"""Snapshot of the training state between two steps, from which another process resumes as if nothing had happened.
 
-Order, augmentation and dropout follow from (seed, epoch, step, rank), so no generator needs to be kept.
+Order, augmentation and dropout depend only on (seed, epoch, step, rank), so a snapshot contains no generator state.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """State after a step.
+    """Training state after a step.
 
     Attributes:
-        epoch: how many are finished.
-        step: how many are done of the next.
-        history: a mapping for each finished epoch, as `EpochReport.figures`.
-        best_epoch: counted from 1; 0 before the first has ended.
-        seconds: spent on it all; and on the epoch that is under way.
-        rewinds: how often training went back.
-        state: weights and their average, optimizers and scaler, under `kept` the best weights, and under `workers` what differs
-            between workers within an epoch.
+        epoch: number of finished epochs.
+        step: number of finished steps in the next epoch.
+        history: `EpochReport.figures` of each finished epoch.
+        best_epoch: best epoch, from 1; 0 before the end of the first epoch.
+        seconds: duration of the training and of the present epoch.
+        rewinds: number of rewinds.
+        state: weights, their average, optimizers and scaler; the best weights as `kept`; the state that differs between workers
+            within an epoch as `workers`.
     """
 
     epoch: int
@@ -47,7 +47,7 @@ class Snapshot:
         return self.history[-1]
 
     def restore(self, trainer: Trainer) -> None:
-        """Puts a trainer of the same config, which has not trained yet, into this state."""
+        """Restore this state in a new trainer of the same config."""
         trainer.model.load_state_dict(self.state["model"])
         for optimizer, state in zip(trainer.optimizers, self.state["optimizers"], strict=True):
             optimizer.load_state_dict(state)
@@ -58,14 +58,14 @@ class Snapshot:
             _restore_worker(trainer, **self.state["workers"])
 
     def to_bytes(self) -> bytes:
-        """For a file."""
+        """Serialize to bytes."""
         file = io.BytesIO()
         torch.save(vars(self), file)
         return file.getvalue()
 
     @classmethod
     def from_bytes(cls, data: bytes, device: torch.device) -> Self:
-        """Reads what `to_bytes` gave; executes nothing in it.
+        """Deserialize from `to_bytes`, without executing code.
 
         Raises:
             RuntimeError, pickle.UnpicklingError, EOFError: if the data are damaged.
@@ -74,7 +74,7 @@ class Snapshot:
 
 
 def state_of(trainer: Trainer, kept: dict[str, Tensor], within_epoch: bool) -> dict[str, Any]:
-    """`Snapshot.state` of a trainer, on all workers at once; tensors are shared with it, so write it out before training goes on."""
+    """`Snapshot.state` of a trainer, called on all workers. It shares the trainer's tensors, so serialize it before training continues."""
     workers = {
         "sums": gather_over_workers(trainer.sums),
         "images_seen": trainer.images_seen,
@@ -91,7 +91,7 @@ def state_of(trainer: Trainer, kept: dict[str, Tensor], within_epoch: bool) -> d
 
 
 def _buffers(trainer: Trainer) -> list[Tensor]:
-    """Batch-norm statistics, which each worker gathers on its own images until the epoch ends."""
+    """Batch-norm statistics, which each worker computes on its own images until the end of the epoch."""
     networks = [trainer.model] if trainer.average is None else [trainer.model, trainer.average.network]
     return [buffer for network in networks for buffer in network.buffers() if buffer.is_floating_point()]
 
@@ -102,7 +102,7 @@ def _statistics(trainer: Trainer) -> Tensor:
 
 
 def _restore_worker(trainer: Trainer, sums: Tensor, images_seen: int, buffers: Tensor) -> None:
-    """Of as many workers as before, each goes on with its own; of more or fewer, all with the means, and the first with the sums."""
+    """Restore the state of this worker: its own if the number of workers is unchanged, else the mean statistics, and on rank 0 the sums."""
     rank, same = trainer.shard.rank, len(sums) == trainer.shard.world_size
     if same:
         trainer.sums = sums[rank].clone()

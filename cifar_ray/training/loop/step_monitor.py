@@ -1,4 +1,4 @@
-"""What workers agree on between steps: that the loss is finite, and whether to save or to stop."""
+"""Agreement of all workers between steps: a finite loss, and save and stop commands."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from cifar_ray.errors import TrainingError
 from cifar_ray.training.loop.command import Command
 
 
-class Stopped(Exception):  # noqa: N818  no error: it was asked for
+class Stopped(Exception):  # noqa: N818  not an error: the user requested it
     """Training stopped on command, after its state was saved."""
 
 
 class NotFiniteError(TrainingError):
-    """The loss, or a weight, is no longer a number."""
+    """The loss or a weight is not finite."""
 
 
 class StepMonitor:
     """All-reduces the command and the loss with each step, and reads the result one step later.
 
-    So a GPU computes the next step while this waits for the last one, and a loss that is not finite is found one step late.
+    So a GPU computes the next step while this waits for the previous one, and a non-finite loss is detected one step late.
 
     Args:
-        device: of the losses.
+        device: device of the losses.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -35,15 +35,15 @@ class StepMonitor:
         self._pending: tuple[str, Tensor, Any] | None = None
 
     def after_step(self, where: str, command: Command, loss: Tensor) -> Command:
-        """Starts the all-reduce of a step, and returns the command of the step before.
+        """Start the all-reduce of a step, and return the command of the previous step.
 
         Args:
-            where: the step, for a message.
-            command: of rank 0; those of others do not count.
-            loss: float64, of this worker.
+            where: the step, for messages.
+            command: command of rank 0; the commands of other workers do not count.
+            loss: loss of this worker, float64.
 
         Raises:
-            NotFiniteError: on all workers alike, naming the earlier step.
+            NotFiniteError: on all workers, with the previous step.
         """
         first = not dist.is_initialized() or dist.get_rank() == 0
         values = torch.stack((torch.full_like(loss, float(command if first else 0)), loss.detach()))
@@ -53,7 +53,7 @@ class StepMonitor:
         return earlier
 
     def settle(self) -> Command:
-        """Returns the command that is still being reduced, if any.
+        """Wait for a pending all-reduce and return its command.
 
         Raises:
             NotFiniteError: as `after_step`.
@@ -65,10 +65,10 @@ class StepMonitor:
             work.wait()
         command, loss = values.tolist()
         if not math.isfinite(loss):
-            raise NotFiniteError(f"the loss became {loss} in {where}")
+            raise NotFiniteError(f"the loss is {loss} in {where}")
         return Command(int(command))
 
     def agree(self, command: Command) -> Command:
-        """Returns the command of rank 0, on all workers; no all-reduce may be in progress."""
+        """Return the command of rank 0 on all workers; no all-reduce may be pending."""
         self.after_step("", command, torch.zeros((), dtype=torch.float64, device=self._device))
         return self.settle()

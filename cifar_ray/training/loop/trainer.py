@@ -1,4 +1,4 @@
-"""Epochs and steps of training: no Ray, no files. Runs alone, or as one of several workers once `torch.distributed` is set up."""
+"""Epochs and steps of training, without Ray and files, on one worker or on several with `torch.distributed`."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ from cifar_ray.training.loop.optimizers import create_optimizers, learning_rate_
 from cifar_ray.training.loop.validation import evaluate, gather_logits
 from cifar_ray.training.weights.initial_network import freeze, initial_network, input_statistics, rate_factors
 
-OnStep = Callable[[int, int, int], None]  # epoch, counted from 1; steps done in it; steps an epoch
+OnStep = Callable[[int, int, int], None]  # epoch (from 1), steps done in it, steps per epoch
 
 _WHITENING_IMAGES = 5000
 _CPU_MICRO_BATCH_PX = (
     250 * 32 * 32
-)  # activations of a piece this large stay in a core's cache: about 1.7 times as fast as 2,000 images at once
+)  # activations of such a micro-batch stay in a core's cache: about 1.7 times as fast as 2,000 images at once
 
 
 class Trainer:
-    """A network with all that trains it on one worker.
+    """A network with its optimizers and data, on one worker.
 
     Args:
-        config: the whole job.
-        splits: the data, the same on all workers.
-        device: where this worker computes.
-        shard: which part of each batch is this worker's.
-        parent: the bundle to begin with, as `config.start` says; `None` for fresh weights.
+        config: config of the job.
+        splits: the data set, the same on all workers.
+        device: device of this worker.
+        shard: this worker's part of each batch.
+        parent: the bundle to start from; `None` for fresh weights.
 
     Attributes:
-        sums: summed loss and number of right answers of this worker in this epoch so far, float64 `[2]`.
-        step_sums: the same of the last step.
-        images_seen: by all workers in this epoch so far.
-        skipped_in_a_row: last steps whose gradients were not finite and that changed nothing, with `--on-nan skip`.
-        rate_share: what is left of the learning rate after rewinds.
+        sums: summed loss and number of correct predictions of this worker in this epoch so far, float64 `[2]`.
+        step_sums: summed loss and number of correct predictions of the last step.
+        images_seen: number of images of all workers in this epoch so far.
+        skipped_in_a_row: number of consecutive skipped steps, with `--on-nan skip`.
+        rate_share: factor of the learning rate after rewinds.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Trainer:
 
     @property
     def network(self) -> nn.Module:
-        """The network that is evaluated and kept: that which learns, or its average."""
+        """The network that is evaluated and saved: the trained one, or its running average."""
         return self.model if self.average is None else self.average.network
 
     def _create_model(self, train: TrainingImages) -> nn.Module:
@@ -97,21 +97,21 @@ class Trainer:
         if isinstance(model, DataInitialized) and not self.parent:
             model.initialize_from(self.normalization(self.loader.sample(_WHITENING_IMAGES)))
         for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
-            if norm.momentum is not None:  # as much forgetting a step, however many pieces it has
+            if norm.momentum is not None:  # the same decay per step for any number of micro-batches
                 norm.momentum = 1 - (1 - norm.momentum) ** (1 / self.loader.pieces_per_step)
         return model
 
     def _wrap(self) -> nn.Module:
-        """The network as DDP sees it; made anew when the set of trained weights changes."""
+        """Wrap the network in DDP; needed again when the set of trained weights changes."""
         if self.shard.world_size == 1:
             return self._compiled
         return DistributedDataParallel(self._compiled, broadcast_buffers=False, gradient_as_bucket_view=True)
 
     def _warm_up(self) -> None:
-        """Compiles the network, where it is to be, so that no epoch waits for that.
+        """Compile the network, if configured, before the first epoch.
 
         Raises:
-            ConfigError: if it cannot be compiled here.
+            ConfigError: if it cannot be compiled on this machine.
         """
         if self.config.compile != "none":
             sizes, side = self.loader.piece_sizes, self.loader.image_size_px
@@ -119,15 +119,15 @@ class Trainer:
             warm_up(self._compiled, self.model, map(self.normalization, pieces), self.precision)
 
     def train_epoch(self, epoch: int, on_step: OnStep, first_step: int = 0) -> tuple[float, float]:
-        """Trains on every image once.
+        """Train on every image once.
 
         Args:
             epoch: counted from 0.
-            on_step: called after each step; what it raises ends the epoch.
-            first_step: where to go on in an epoch that was begun, with its `sums` and `images_seen` put back.
+            on_step: called after each step; an exception from it ends the epoch.
+            first_step: step at which to resume an epoch, after its `sums` and `images_seen` were restored.
 
         Returns:
-            Mean loss and accuracy over all workers' images; those of steps that were skipped do not count.
+            Mean loss and accuracy over the images of all workers, without skipped steps.
         """
         if epoch >= self.config.stem_epochs and not self._stem_frozen and isinstance(self.model, DataInitialized):
             self.model.freeze_stem()
@@ -154,10 +154,10 @@ class Trainer:
         return loss, accuracy
 
     def train_step(self, step: Step) -> Tensor:
-        """Accumulates the gradients of this worker's pieces, then updates the weights once.
+        """Accumulate the gradients of this worker's micro-batches, then update the weights once.
 
         Returns:
-            float64 `[2]`: summed loss and number of right answers of this worker; zeros for a step that was skipped.
+            float64 `[2]`: summed loss and number of correct predictions of this worker; zeros for a skipped step.
         """
         buffers = [buffer.clone() for buffer in self.model.buffers()] if self.config.on_nan == "skip" else []
         sums = torch.zeros(2, dtype=torch.float64, device=self.device)
@@ -166,9 +166,9 @@ class Trainer:
                 with self.precision.autocast():
                     logits = self.parallel(inputs).float()
                 loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing, reduction="sum")
-                # DDP averages over workers; times world_size makes it the mean over the global batch, whatever the shares
+                # DDP averages over workers; the factor world_size makes this the mean over the global batch, for any shares
                 self.scaler.scale(loss * (self.shard.world_size / step.global_size)).backward()  # type: ignore[no-untyped-call]
-            main_labels = labels.argmax(1) if labels.is_floating_point() else labels  # of mixed images that of the larger share
+            main_labels = labels.argmax(1) if labels.is_floating_point() else labels  # for mixed images the label with the larger weight
             sums += torch.stack((loss.detach().double(), (logits.argmax(1) == main_labels).sum().double()))
         if self.config.on_nan == "skip" and not self._is_finite(sums[0]):
             for buffer, before in zip(self.model.buffers(), buffers, strict=True):
@@ -181,7 +181,7 @@ class Trainer:
         return sums
 
     def _is_finite(self, loss: Tensor) -> bool:
-        """Whether loss and gradients of a step are, on all workers; fp16 has a scaler that looks after gradients."""
+        """Whether loss and gradients of a step are finite on all workers; for fp16 the scaler checks the gradients."""
         health = loss.clone()
         if not self.scaler.is_enabled():
             health += nn.utils.get_total_norm([weight.grad for weight in self.model.parameters() if weight.grad is not None])
@@ -200,11 +200,11 @@ class Trainer:
             self.average.after_step(self.model)
 
     def evaluate(self, dataset: ImageDataset, augmentation: TestTimeAugmentation = "none") -> Evaluation:
-        """Evaluates the present weights on a split, each image once over all workers."""
+        """Evaluate the present weights on a split; all workers together cover each image once."""
         return evaluate(self.network, self._part_of(dataset), self.precision, augmentation)
 
     def logits(self, dataset: ImageDataset) -> Logits:
-        """Logits of the present weights, `[N, C]` in the order of the split, equal on all workers."""
+        """Compute the logits of a split with the present weights: `[N, C]` in the order of the split, equal on all workers."""
         return gather_logits(self.network, self._part_of(dataset), self.precision, self.shard.slice(len(dataset)), len(dataset))
 
     def _part_of(self, dataset: ImageDataset) -> EvaluationLoader:
@@ -218,12 +218,12 @@ class Trainer:
 
 
 def _dropout_seed(seed: int, epoch: int, step: int, rank: int) -> int:
-    """Dropout, too, follows from the step, and differs between workers."""
+    """Seed of dropout: it depends on the step, and differs between workers."""
     return int(np.random.SeedSequence((seed, epoch, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _communicating(parallel: nn.Module, last: bool) -> Any:
-    """Lets DDP exchange gradients after a worker's last piece only."""
+    """Let DDP exchange gradients only after a worker's last micro-batch."""
     if isinstance(parallel, DistributedDataParallel) and not last:
         return parallel.no_sync()
     return torch.enable_grad()

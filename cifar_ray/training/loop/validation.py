@@ -1,4 +1,4 @@
-"""Evaluates weights while they are in training, over all workers."""
+"""Evaluate the present weights during training, over all workers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cifar_ray.training.loop.collective import sum_over_workers
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, loader: EvaluationLoader, precision: Precision, augmentation: TestTimeAugmentation = "none") -> Evaluation:
-    """Loss and confusion matrix over the parts of all workers.
+    """Compute loss and confusion matrix over the parts of all workers.
 
     Args:
-        model: put into evaluation mode.
+        model: the network; it is put into evaluation mode.
         loader: this worker's part.
-        precision: of the forward pass.
+        precision: precision of the forward pass.
         augmentation: views whose logits are averaged.
     """
     model.eval()
@@ -40,14 +40,14 @@ def evaluate(model: nn.Module, loader: EvaluationLoader, precision: Precision, a
 
 @torch.inference_mode()
 def gather_logits(model: nn.Module, loader: EvaluationLoader, precision: Precision, rows: slice, count: int) -> Logits:
-    """Logits of a whole split, `[count, C]`, in its order and equal on all workers.
+    """Gather the logits of a whole split, `[count, C]`, in its order and equal on all workers.
 
     Args:
-        model: put into evaluation mode.
+        model: the network; it is put into evaluation mode.
         loader: this worker's part.
-        precision: of the forward pass.
-        rows: where this part is in the split.
-        count: images in the split.
+        precision: precision of the forward pass.
+        rows: position of this part in the split.
+        count: number of images in the split.
     """
     model.eval()
     gathered = torch.zeros(count, loader.num_classes, device=precision.device)
@@ -65,7 +65,7 @@ def views(inputs: Tensor, augmentation: TestTimeAugmentation) -> list[tuple[floa
 
     Args:
         inputs: normalised, `[N, 3, H, W]`.
-        augmentation: `mirror` adds the mirror image; `mirror_shift` adds both of them moved by a pixel up-left and down-right.
+        augmentation: `mirror` adds the mirror image; `mirror_shift` also adds both shifted by one pixel up-left and down-right.
     """
     if augmentation == "none":
         return [(1.0, inputs)]

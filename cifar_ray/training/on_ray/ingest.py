@@ -1,8 +1,8 @@
-"""Decodes streamed images on the cluster's free CPUs, with Ray Data, in the very order in which each worker will take them.
+"""Decode streamed images on the cluster's free CPUs with Ray Data, in the order in which each worker uses them.
 
-Every worker runs a stream of its own over the same plan, a list of chunk numbers; which pictures are in its chunks this epoch, it says in
-the stream's context. So order and augmentation are those of data in memory, and Ray Data needs no shuffling of its own.
-Decoding tasks import this module, so torch is not imported with it, and Ray Data, which takes a second, where it is needed.
+Every worker has its own stream over the same plan, a list of chunk numbers; it puts the pictures of its chunks in this epoch into the
+stream's context. So order and augmentation are those of data in memory, and Ray Data does not shuffle.
+Decoding tasks import this module, so it does not import torch, and imports Ray Data, which takes a second, only where needed.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 _NAME = "train"
 _ORDER, _FINGERPRINT = "cifar_ray.order", "cifar_ray.fingerprint"
-_CHUNKS_AHEAD = 8  # decoded and not yet taken, a worker
+_CHUNKS_AHEAD = 8  # maximum number of decoded chunks that wait, per worker
 
 
 class _Decode:
-    """What Ray Data's tasks do: a chunk's number → its images."""
+    """Ray Data's task: decode the images of a chunk, given by its number."""
 
     def __init__(self, pictures: PictureFiles) -> None:
         self._pictures = pictures
@@ -45,30 +45,32 @@ class _Decode:
 
 
 def stream(images: StreamedImages, config: TrainConfig, plan: WorkerPlan, free_cpus: float) -> tuple[WorkerPlan, dict[str, Any]]:
-    """Gives workers room beside them for decoding, and a stream each, which they reach with `fed_by_ray`.
+    """Reserve CPUs for decoding, and create a stream per worker, which the worker uses through `fed_by_ray`.
 
     Args:
-        images: to train on.
+        images: the training images.
         config: the job.
-        plan: with all CPUs for the workers, beside which Ray Data would wait for ever.
-        free_cpus: of the cluster, that nobody uses now.
+        plan: a plan that gives all CPUs to the workers, so that Ray Data would wait forever.
+        free_cpus: free CPUs of the cluster.
 
     Returns:
-        The plan with half of the CPUs, or where there are GPUs with one a worker; and further arguments of the trainer.
+        The plan with half of the CPUs, or with one CPU per worker if there are GPUs; and additional arguments of the trainer.
 
     Raises:
         ConfigError: if the number of workers changes with the cluster.
     """
     if plan.bounds:
-        # Ray Train would take the cores that are left to decoding for room for more workers
-        raise ConfigError(f"num_workers: {config.num_workers} changes with the cluster, and streamed images need a number that does not")
+        # Ray Train would count the cores for decoding as room for more workers
+        raise ConfigError(
+            f"num_workers: {config.num_workers} is variable, but streamed images need a fixed number; pass --num-workers {plan.bounds[1]}"
+        )
     from ray.data import ExecutionOptions, ExecutionResources
 
     from cifar_ray.data.batches.loader import steps_per_epoch
 
     cpus, decoding_cpus = share_cpus(plan, free_cpus)
     pictures = images.pictures
-    # of an epoch: shares of a step differ by one at most
+    # in an epoch: the shares of a step differ by at most one
     largest_share = len(images) // plan.num_workers + steps_per_epoch(len(images), config.batch_size)
     chunks = -(-largest_share // pictures.chunk)
     dataset = ray.data.range(chunks, override_num_blocks=chunks).map_batches(
@@ -77,7 +79,7 @@ def stream(images: StreamedImages, config: TrainConfig, plan: WorkerPlan, free_c
     bytes_a_chunk = pictures.chunk * 3 * pictures.size_px**2
     dataset.context.target_max_block_size = 2 * bytes_a_chunk
     dataset.context.set_config(_FINGERPRINT, images.fingerprint)
-    dataset.context.raise_original_map_exception = True  # else its type is lost on the way
+    dataset.context.raise_original_map_exception = True  # keeps the type of the exception
     dataset.context.enable_progress_bars = False
     dataset.context.print_on_execution_start = False
     limits = ExecutionResources(cpu=decoding_cpus, object_store_memory=_CHUNKS_AHEAD * bytes_a_chunk)
@@ -87,7 +89,7 @@ def stream(images: StreamedImages, config: TrainConfig, plan: WorkerPlan, free_c
 
 
 def share_cpus(plan: WorkerPlan, free: float) -> tuple[float, float]:
-    """Divides a worker's part of the free CPUs into those it computes with, whole ones if more than one, and those that decode for it."""
+    """Divide a worker's share of the free CPUs between training (whole CPUs if more than one) and decoding."""
     share = free / plan.num_workers
     cpus = min(1.0, share / 2) if plan.use_gpu else min(plan.cpus, share / 2)
     cpus = float(int(cpus)) if cpus >= 1 else int(cpus * 100) / 100
@@ -95,14 +97,16 @@ def share_cpus(plan: WorkerPlan, free: float) -> tuple[float, float]:
 
 
 def fed_by_ray(splits: StreamedSplits) -> StreamedSplits:
-    """Inside a worker: the same splits, but training images are decoded by Ray Data, ahead of their use.
+    """In a worker: the same splits, with training images that Ray Data decodes ahead of their use.
 
     Raises:
-        DataError: if the driver has other images, whose numbers would mean nothing here.
+        DataError: if the driver has other images, so that row numbers would not match.
     """
     shard = train.get_dataset_shard(_NAME)
     if shard.get_context().get_config(_FINGERPRINT) != splits.train.fingerprint:
-        raise DataError(f"{splits.train.pictures.root}: the pictures differ between nodes, or changed just now; copy them, and run again")
+        raise DataError(
+            f"{splits.train.pictures.root}: the pictures differ between hosts or have changed; copy the same ones to every host, then rerun"
+        )
 
     def feed(rows: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.uint8]]:
         shard.get_context().set_config(_ORDER, ray.put(rows))

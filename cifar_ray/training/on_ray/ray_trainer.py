@@ -1,4 +1,4 @@
-"""Runs the training loop on Ray Train, from the driver: cluster, workers, events, signals, errors."""
+"""Run the training loop on Ray Train, from the driver: cluster, workers, events, signals, errors."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ from cifar_ray.training.records.results import FitResult, TrainedRun, Weights
 from cifar_ray.training.records.run_folder import Run
 from cifar_ray.training.records.run_log import RunLog
 
-POLL_INTERVAL_S = "0.5"  # Ray's default of 2 s would hold up short runs; each poll takes a little of a core from the training
-_START_S, _NEW_HOST_S = 60, 900  # until workers are placed; as long as an autoscaler may take for a host that replaces a lost one
-# When the number of workers changes, Ray asks for as many as it thinks there are; a lost host counts for half a minute: up to three times
+POLL_INTERVAL_S = "0.5"  # Ray's default of 2 s would delay short runs; each poll takes a little processor time from the training
+_START_S, _NEW_HOST_S = 60, 900  # timeouts for placing workers; an autoscaler may need long for a new host
+# After a change, Ray requests as many workers as it believes to fit; it counts a lost host for half a minute, so it fails up to three times
 _FEWER_S, _STALE_COUNTS = 15, 3
 
 
 def train_on_ray(run: Run, progress: Progress, streamed: StreamedImages | None = None) -> TrainedRun:
-    """Trains through Ray Train, from the run's newest checkpoint if there is one; config, history and checkpoints go into its folder.
+    """Train with Ray Train, from the run's newest checkpoint if there is one; write config, history and checkpoints to its folder.
 
-    Connects to a running cluster, or starts one on this machine and stops it at the end.
+    It connects to a running cluster, or starts one on this machine and stops it at the end.
 
     Args:
         run: new or unfinished.
         progress: receives the events of the run.
-        streamed: the training images, where they are not held in memory.
+        streamed: the training images, if they are streamed.
 
     Raises:
-        ResourceError: if the cluster cannot hold the workers, and nothing adds hosts to it.
-        TrainingError: if the run failed; the message holds the workers' reason.
+        ResourceError: if the cluster has too few resources and no autoscaler.
+        TrainingError: if the run failed; the message gives the reason.
         Interrupted: after Ctrl-C or SIGTERM, once the workers have saved their state and stopped.
     """
     config, log = run.config, RunLog(progress)
@@ -91,7 +91,7 @@ def _create_trainer(
 ) -> TorchTrainer:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", POLL_INTERVAL_S)
     if len(alive_hosts()) == 1 and plan.bounds is None:
-        # no cloud takes this host away with a warning, and the process that listens for one takes seconds to start
+        # a single host gets no preemption warning, and the process that listens for one takes seconds to start
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     start_s = _FEWER_S if plan.bounds else _NEW_HOST_S if plan.grows else _START_S
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(start_s)
@@ -100,7 +100,8 @@ def _create_trainer(
     return TorchTrainer(
         train_worker,
         train_loop_config={
-            "config": config.model_dump(mode="json") | {"stream": "always" if ingest else "never"},  # not decided again on each node
+            "config": config.model_dump(mode="json")
+            | {"stream": "always" if ingest else "never"},  # so that each node does not decide again
             "channel": channel,
             "probe": probe,
             "threads": plan.threads,
@@ -108,7 +109,7 @@ def _create_trainer(
         torch_config=TorchConfig(backend="nccl" if plan.use_gpu else "gloo"),
         scaling_config=plan.scaling_config(),
         **ingest,
-        # Ray gets no checkpoints: it trusts one file for all of them, and would delete those that we may have to go back to
+        # Ray Train gets no checkpoints: it relies on one file for all of them, and would delete those that may still be needed
         run_config=train.RunConfig(
             name=run.name,
             storage_path=runs.path(),
@@ -123,7 +124,7 @@ def _create_trainer(
 
 
 def _fit(trainer: TorchTrainer) -> train.Result:
-    """In a thread of its own: in the main thread Ray would take over Ctrl-C, and end the workers before they can save."""
+    """Run `trainer.fit` in a separate thread: in the main thread, Ray would handle Ctrl-C and stop the workers before they can save."""
     outcome: Future[train.Result] = Future()
 
     def fit() -> None:
@@ -147,4 +148,4 @@ def _best_weights(run: Run, epoch: int) -> Weights:
         if snapshot.best_epoch == epoch:
             weights: Weights = snapshot.state["kept"]
             return weights
-    raise TrainingError(f"run {run.name}: its last checkpoint is gone; run the same command to train again")
+    raise TrainingError(f"run {run.name}: the last checkpoint is missing; run the same command again to repeat the training")

@@ -1,4 +1,4 @@
-"""What each worker of a run does on Ray Train: data, loop, checkpoints, and from rank 0 events for the driver."""
+"""The function that Ray Train runs in each worker: data, training loop, checkpoints, and on rank 0 events for the driver."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _STEP_INTERVAL_S = 0.5  # between two events about steps
 
 
 def train_worker(job: dict[str, Any]) -> FitResult | None:
-    """Trains, from the newest checkpoint if there is one; `None` if the driver commanded to stop."""
+    """Train from the newest checkpoint, if there is one; returns `None` after a stop command."""
     config = parse_config(TrainConfig, job["config"])
     context = train.get_context()
     shard = Shard(context.get_world_rank(), context.get_world_size())
@@ -57,12 +57,12 @@ _NO_LISTENERS: dict[str, Any] = {"on_step": lambda *_: None, "on_epoch": lambda 
 def _read(checkpoints: Checkpoints, place: Place) -> Snapshot:
     data = checkpoints.read(place)
     if data is None:
-        raise TrainingError(f"checkpoint {place.folder} cannot be read on every node; is the storage shared?")
+        raise TrainingError(f"checkpoint {place.folder} cannot be read on every host; pass a --storage that all hosts share")
     return Snapshot.from_bytes(data, get_ray_device())
 
 
 class _RankZero:
-    """The worker that writes checkpoints and talks with the driver."""
+    """The part of rank 0: it writes checkpoints and communicates with the driver."""
 
     def __init__(self, config: TrainConfig, channel: Channel) -> None:
         assert config.name is not None  # noqa: S101
@@ -74,7 +74,7 @@ class _RankZero:
         self.checkpoints = Checkpoints(config.storage, config.name, lambda text: channel.send("message", text))
 
     def begin(self, shard: Shard) -> Place | None:
-        """Claims the number of this attempt, then finds the checkpoint to resume from: from then on earlier attempts write no more."""
+        """Claim the number of this attempt, so that earlier attempts stop writing, then find the checkpoint to resume from."""
         about = {"began_at": time.time(), "workers": shard.world_size, "host": platform.node()}
         self._attempt = self.checkpoints.begin_attempt(about)
         newest = self.checkpoints.newest()
@@ -82,7 +82,7 @@ class _RankZero:
         return newest[0] if newest else None
 
     def listeners(self, writer: BackgroundWriter, resume: Snapshot | None, shard: Shard) -> dict[str, Any]:
-        """Arguments of `fit`."""
+        """Callbacks for `fit`."""
         start = (resume.epoch, resume.step, resume.history) if resume else (0, 0, [])
         self._channel.send_and_wait("start", (*start, shard.world_size))
 

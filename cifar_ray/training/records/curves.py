@@ -1,4 +1,4 @@
-"""Pictures of a run: curves over its epochs, and a confusion matrix."""
+"""Plots of a run: learning curves and a confusion matrix."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 from cifar_ray.training.records.results import Confusion, EpochReport
 
-_MOST_COUNTED = 25  # classes
+_MAX_COUNTED = 25  # classes
 
 
 def draw_curves(history: Sequence[EpochReport], title: str) -> bytes:
-    """Curves of loss and accuracy over epochs."""
-    from matplotlib.figure import Figure  # takes half a second, and only this needs it
+    """Plot loss and accuracy over epochs as PNG."""
+    from matplotlib.figure import Figure  # the import takes half a second
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     figure.suptitle(title)
@@ -36,7 +36,7 @@ def draw_curves(history: Sequence[EpochReport], title: str) -> bytes:
 
 
 def draw_confusion(confusion: Confusion, class_names: Sequence[str], title: str) -> bytes:
-    """A confusion matrix: shares of each true class, and counts where there is room for them."""
+    """Plot a confusion matrix as PNG: fractions of each true class, and counts if there is room."""
     from matplotlib.figure import Figure
 
     counts = np.array(confusion)
@@ -45,12 +45,12 @@ def draw_confusion(confusion: Confusion, class_names: Sequence[str], title: str)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    figure.colorbar(image, label="share of the true class", shrink=0.8)
+    figure.colorbar(image, label="fraction of the true class", shrink=0.8)
     places = range(len(class_names))
     axes.set(xlabel="predicted", ylabel="true", title=title)
     axes.set_xticks(places, class_names, rotation=90)
     axes.set_yticks(places, class_names)
-    if len(class_names) <= _MOST_COUNTED:
+    if len(class_names) <= _MAX_COUNTED:
         for row, column in np.ndindex(*counts.shape):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=colour, fontsize=8)

@@ -1,4 +1,4 @@
-"""What happened in a run, epoch by epoch, as table, JSON and picture."""
+"""History of a run, one entry per epoch, as CSV and JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cifar_ray.training.records.results import EpochReport
 
 
 def to_csv(history: Sequence[EpochReport]) -> bytes:
-    """A row an epoch, columns named like `EpochReport.figures()`; empty where there is no value."""
+    """CSV with a row per epoch and the columns of `EpochReport.figures()`; a missing value is empty."""
     table = io.StringIO()
     columns = [field.name for field in dataclasses.fields(EpochReport) if field.name != "val_confusion"]
     writer = csv.DictWriter(table, columns, lineterminator="\n")
@@ -22,5 +22,5 @@ def to_csv(history: Sequence[EpochReport]) -> bytes:
 
 
 def to_json(history: Sequence[EpochReport]) -> bytes:
-    """The same as a list of objects."""
+    """JSON list with an object per epoch."""
     return json.dumps([report.figures() for report in history], indent=2).encode()

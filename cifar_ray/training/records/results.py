@@ -1,4 +1,4 @@
-"""What training says of itself: of each epoch, and at the end."""
+"""Results of training: of each epoch, and at the end."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Confusion = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class EpochReport:
-    """One line of a run's history.
+    """Figures of one epoch.
 
     Attributes:
-        epoch: counted from 1.
-        train_loss: mean over the epoch's images, with label smoothing, nats an image.
-        train_accuracy: on augmented images, while learning, 0…1.
+        epoch: number of the epoch, from 1.
+        train_loss: mean over the epoch's images, with label smoothing, nats per image.
+        train_accuracy: accuracy on augmented images during training, 0–1.
         val_loss: cross-entropy; `None` without a validation split.
-        val_accuracy: 0…1; `None` without a validation split.
-        learning_rate: of the first optimizer group at the last step.
-        seconds: of training and evaluation.
-        images_per_s: trained by all workers together, evaluation not counted.
-        improved: these are the weights to keep so far.
+        val_accuracy: 0–1; `None` without a validation split.
+        learning_rate: learning rate of the first optimizer group in the last step.
+        seconds: duration of training and evaluation.
+        images_per_s: training images per second of all workers, without evaluation.
+        improved: whether these are the best weights so far.
         val_confusion: images by true class (row) and predicted class; `None` without a validation split.
     """
 
@@ -46,26 +46,26 @@ class EpochReport:
     val_confusion: Confusion | None = None
 
     def figures(self) -> dict[str, Any]:
-        """All but the confusion matrix: what fits into a row of a table."""
+        """All figures except the confusion matrix, for a row of a table."""
         return {name: value for name, value in vars(self).items() if name != "val_confusion"}
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What a finished training leaves, equal on all workers.
+    """Result of a finished training, equal on all workers.
 
     Attributes:
-        best_epoch: whose weights were kept.
-        normalization: of the training images.
-        metrics: by name: `val_accuracy`, `test_accuracy`, `test_accuracy_tta` and those of `Trust.metrics`, where there are such splits;
-            0…1 and nats.
-        precision: format that was used.
-        train_seconds: all epochs, evaluation included.
+        best_epoch: epoch of the best weights.
+        normalization: normalization of the inputs.
+        metrics: by name: `val_accuracy`, `test_accuracy`, `test_accuracy_tta` and those of `Trust.metrics`, for the existing splits;
+            0–1 and nats.
+        precision: number format of the training.
+        train_seconds: duration of all epochs, including evaluation.
         architecture: name and arguments of the network.
-        trust: fitted on validation; as it stands where there is none.
-        parent_weights_sha256: of the bundle that training began with; `None` for fresh weights.
-        test_confusion: as `EpochReport.val_confusion`, of the kept weights on test.
-        test_judged: what they say of each test image.
+        trust: fitted on the validation images; the default without them.
+        parent_weights_sha256: sha256 of the weights of the parent bundle; `None` for fresh weights.
+        test_confusion: as `EpochReport.val_confusion`, for the best weights on the test images.
+        test_judged: predictions for each test image.
     """
 
     best_epoch: int
@@ -85,14 +85,14 @@ class TrainedRun:
     """A finished run.
 
     Attributes:
-        name: of the run.
-        path: of its folder, in the file system of the storage.
-        result: what the workers found.
-        history: a report an epoch.
-        weights: of the best epoch, on the CPU.
-        restarts: how often workers were lost and training went on with new ones.
-        repeated_steps: how many were done again for it.
-        workers: epoch and step, counted from 1, at which workers began, and how many there were.
+        name: name of the run.
+        path: path of its folder, in the file system of the storage.
+        result: result from the workers.
+        history: one report per epoch.
+        weights: weights of the best epoch, on the CPU.
+        restarts: number of restarts after worker failures.
+        repeated_steps: number of steps that were repeated after restarts.
+        workers: epoch and step, from 1, at which workers started, and their number.
     """
 
     name: str
@@ -107,12 +107,12 @@ class TrainedRun:
 
 @dataclass(frozen=True)
 class SavedModel:
-    """A model that is now in the store.
+    """A model that was saved to the store.
 
     Attributes:
-        bundle: with its name and version.
+        bundle: its bundle, with name and version.
         promoted: whether it is `production` now.
-        reason: why, or why not.
+        reason: reason for promoting it or not.
     """
 
     bundle: Bundle

@@ -1,4 +1,4 @@
-"""A run's folder, `<storage>/runs/<name>`: its config and history, and whether the run may start or resume."""
+"""The folder of a run, `<storage>/runs/<name>`: config, history, and the check whether the run may start or resume."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Run:
         fingerprint: of the data; a run that started with other data is not resumed.
 
     Attributes:
-        files: of its folder.
-        checkpoints: in it.
-        is_resumed: whether it was started before.
+        files: files of its folder.
+        checkpoints: its checkpoints.
+        is_resumed: whether the run was started before.
 
     Raises:
         ConfigError: if a run of that name exists and is finished, or has another config.
-        DataError: if its data have changed.
+        DataError: if its data set has changed.
         StoreError: if the storage cannot be used.
     """
 
@@ -61,15 +61,15 @@ class Run:
         if changes:
             raise ConfigError(f"{where} with another config{differs}; choose another --name, or resume it with {self.command()}")
         if fingerprint and (self.files.read(_DATA_FILE) or fingerprint.encode()) != fingerprint.encode():
-            raise DataError(f"{where}, but its images or labels have changed; restore them, or choose another --name")
+            raise DataError(f"{where}, but its images or labels have changed since; restore them, or choose another --name")
 
     def is_finished(self) -> bool:
-        """Whether its model was saved; runs of earlier releases, which cannot resume, count too."""
+        """Whether its model was saved; runs of earlier releases, which cannot resume, count as finished."""
         ended, has_history = self.files.have_files([_END_FILE, "history.json"])
         return ended or (has_history and self.checkpoints.attempts() == 0)
 
     def begin(self) -> StorageProbe:
-        """Writes the config, so that the same command resumes this run, and the fingerprint of the data.
+        """Write the config, so that the same command resumes this run, and the fingerprint of the data set.
 
         Returns:
             The probe by which workers check that they see this folder.
@@ -80,32 +80,33 @@ class Run:
         return StorageProbe.place(self.files)
 
     def write_history(self, reports: Sequence[EpochReport]) -> None:
-        """Table, JSON and curves."""
+        """Write history and curves."""
         self.files.replace("history.csv", history.to_csv(reports))
         self.files.replace("history.json", history.to_json(reports))
         self.files.replace("curves.png", curves.draw_curves(reports, self.name))
 
     def finish(self, **about: Any) -> None:
-        """Marks the run as finished, and keeps only the last checkpoint."""
+        """Mark the run as finished, and keep only the last checkpoint."""
         self.files.replace(_END_FILE, json.dumps(about, indent=1).encode())
         self.checkpoints.sweep(keep=1)
 
     def command(self) -> str:
-        """The command that resumes it."""
+        """The command that resumes the run."""
         storage = self.config.storage
         elsewhere = "" if storage == resolve_storage(default_storage()) else f" --storage {storage}"
         return f"python -m cifar_ray.train --resume {self.name}{elsewhere}"
 
 
 def saved_settings(name: str, storage: str) -> dict[str, Any]:
-    """The settings of a run, to resume it.
+    """Read the settings of a run, to resume it.
 
     Raises:
-        ConfigError: if there is no such run.
+        ConfigError: if the run does not exist.
     """
     saved = _read_config(FileTree(storage, f"runs/{name}"))
     if saved is None:
-        raise ConfigError(f"--resume {name}: no such run in {storage}/runs")
+        available = ", ".join(FileTree(storage, "runs").folders()) or "none"
+        raise ConfigError(f"--resume {name}: run not found in {storage}/runs. Available: {available}")
     return saved | {"name": name, "storage": storage}
 
 
@@ -123,7 +124,7 @@ def _read_config(files: FileTree) -> dict[str, Any] | None:
 
 
 def _differences(saved: dict[str, Any], config: TrainConfig) -> list[str]:
-    """The settings in which the saved config differs, as `field theirs (now ours)`."""
+    """Differences between the saved and the present config, as `field saved (now present)`."""
     known = {key: value for key, value in saved.items() if key in TrainConfig.model_fields}
     theirs = flatten(parse_config(TrainConfig, known | {"storage": config.storage}).model_dump(mode="json"))
     ours = flatten(config.model_dump(mode="json"))

@@ -1,4 +1,4 @@
-"""The events of a run, on the driver: epochs, worker failures, and workers that come and go with the cluster."""
+"""Events of a run on the driver: epochs, worker failures, and changes of the number of workers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class RunLog:
         progress: shows them.
 
     Attributes:
-        reports: one per epoch, with those before this process started.
-        repeated_steps: steps that were done again; a few more may have been, of which no event arrived.
-        workers: epoch and step, counted from 1, at which workers started, and their number.
+        reports: one per epoch, including those before this process started.
+        repeated_steps: number of repeated steps; it may miss a few for which no event arrived.
+        workers: epoch and step, from 1, at which workers started, and their number.
         waits: whether there are no workers because the cluster has no room for them now.
     """
 
@@ -32,7 +32,7 @@ class RunLog:
 
     @property
     def restarts(self) -> int:
-        """How often workers were restarted after a failure."""
+        """Number of restarts after a worker failure."""
         return max(0, len(self.workers) - 1 - self._resizes)
 
     def handle(self, kind: str, content: Any) -> None:
@@ -64,9 +64,10 @@ class RunLog:
             self.repeated_steps += lost
             self._resizes += self._on_purpose
             why = "the cluster changed" if self._on_purpose else "worker failure"
-            who = "new workers" if workers == before else f"{workers} instead of {before} workers"
+            workers_now = "new workers" if workers == before else f"{workers} instead of {before} workers"
             self._progress.on_message(
-                f"{why}: resuming with {who} from step {step + 1} of epoch {epoch + 1}, {lost} {'step' if lost == 1 else 'steps'} repeated"
+                f"{why}: resuming with {workers_now} from step {step + 1} of epoch {epoch + 1}, "
+                f"{lost} {'step' if lost == 1 else 'steps'} repeated"
             )
         elif epoch or step:
             self._progress.on_message(f"resuming from step {step + 1} of epoch {epoch + 1}" if step else f"resuming after epoch {epoch}")

@@ -1,4 +1,4 @@
-"""TensorBoard and MLflow as trackers; each through its own package, imported when it is asked for."""
+"""Trackers for TensorBoard and MLflow; each imports its package on demand."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from cifar_ray.training.records.results import Confusion, EpochReport, SavedMode
 
 _ADDRESS_VARIABLE = "MLFLOW_TRACKING_URI"
 _CONNECT_TIMEOUT_S = 5
-_LONGEST_PARAM = 6000  # MLflow's own limit
+_MAX_PARAM_LENGTH = 6000  # MLflow's own limit
 
 
 class TensorBoardTracker:
-    """Event files in `<storage>/tensorboard/<run>`, for `tensorboard --logdir <storage>/tensorboard`.
+    """Writes event files to `<storage>/tensorboard/<run>`; view them with `tensorboard --logdir <storage>/tensorboard`.
 
     Raises:
         MissingDependencyError: if TensorBoard is not installed.
-        ConfigError: if the storage is not a local path: event files are appended to, which an object store cannot.
+        ConfigError: if the storage is not a local path: an object store cannot append to event files.
     """
 
     def __init__(self, storage: str) -> None:
@@ -42,14 +42,14 @@ class TensorBoardTracker:
             raise MissingDependencyError("tensorboard is not installed: pip install 'cifar-ray[tracking]'") from None
         del tensorboard
         if "://" in storage:
-            raise ConfigError(f"--track tensorboard needs a storage on a local path, not {storage}; --track mlflow does without")
+            raise ConfigError(f"--track tensorboard: cannot write to {storage}; pass a --storage on a local path, or --track mlflow")
         self._root = Path(storage, "tensorboard")
         self._class_names: Sequence[str] = ()
         self._title = ""
         self._writer: Any = None
 
     def on_start(self, config: TrainConfig, splits: TrainingSplits) -> None:
-        """As the protocol says."""
+        """Implements `Tracker`."""
         from torch.utils.tensorboard import SummaryWriter
 
         assert config.name is not None  # noqa: S101
@@ -58,13 +58,13 @@ class TensorBoardTracker:
         self._writer.add_text("config", f"```yaml\n{to_yaml(config)}```")
 
     def on_epoch(self, report: EpochReport) -> None:
-        """As the protocol says."""
+        """Implements `Tracker`."""
         for name, value in epoch_metrics(report, self._class_names).items():
             self._writer.add_scalar(name, value, report.epoch)
         self._writer.flush()
 
     def on_end(self, run: TrainedRun, kept: SavedModel) -> None:
-        """As the protocol says; the bundle itself stays in the store, and is named."""
+        """Log final figures, plots and the reference of the model."""
         for name, value in run.result.metrics.items():
             self._writer.add_scalar(f"final/{name}", value, run.result.best_epoch)
         for name, picture in _pictures(run, self._class_names, self._title).items():
@@ -72,13 +72,13 @@ class TensorBoardTracker:
         self._writer.add_text("model", f"{kept.bundle.reference}, promoted: {kept.promoted} ({kept.reason})")
 
     def close(self, *, finished: bool) -> None:
-        """As the protocol says."""
+        """Implements `Tracker`."""
         if self._writer is not None:
             self._writer.close()
 
 
 class MlflowTracker:
-    """A run in the experiment named like the model, at `$MLFLOW_TRACKING_URI`, else in `<storage>/mlflow.db`.
+    """Logs to an experiment with the name of the model, at `$MLFLOW_TRACKING_URI`, else in `<storage>/mlflow.db`.
 
     Raises:
         MissingDependencyError: if MLflow is not installed.
@@ -86,10 +86,10 @@ class MlflowTracker:
     """
 
     def __init__(self, storage: str) -> None:
-        # MLflow would otherwise try for minutes; a run in progress must not wait for it
+        # by default MLflow retries for minutes; a run must not wait for it
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # it would report its use to its makers
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # turn off its usage reports
         try:
             import mlflow
         except ImportError:
@@ -98,7 +98,9 @@ class MlflowTracker:
         self._address = os.environ.get(_ADDRESS_VARIABLE, "")
         if not self._address:
             if "://" in storage:
-                raise ConfigError(f"--track mlflow: set ${_ADDRESS_VARIABLE}, since {storage} cannot hold a database")
+                raise ConfigError(
+                    f"--track mlflow: {storage} cannot contain a database; set {_ADDRESS_VARIABLE} to the address of an MLflow server"
+                )
             Path(storage).mkdir(parents=True, exist_ok=True)
             self._address, self._artifacts = f"sqlite:///{storage}/mlflow.db", Path(storage, "mlflow").as_uri()
         _check_reachable(self._address)
@@ -108,23 +110,23 @@ class MlflowTracker:
         self._run_id = ""
 
     def on_start(self, config: TrainConfig, splits: TrainingSplits) -> None:
-        """Creates the run.
+        """Create the run.
 
         Raises:
-            ConfigError: if the server refuses.
+            ConfigError: if the server refuses the run.
         """
         from mlflow.entities import Param
         from mlflow.exceptions import MlflowException
 
         self._class_names, self._config = splits.train.class_names, config
-        params = [Param(key, value[:_LONGEST_PARAM]) for key, value in flatten(config.model_dump(mode="json")).items()]
+        params = [Param(key, value[:_MAX_PARAM_LENGTH]) for key, value in flatten(config.model_dump(mode="json")).items()]
         try:
             experiment = self._experiment(config.save_as or splits.name)
             self._run_id = self._client.create_run(experiment, run_name=config.name).info.run_id
             for start in range(0, len(params), 100):
                 self._client.log_batch(self._run_id, params=params[start : start + 100])
         except MlflowException as error:
-            raise ConfigError(f"--track mlflow: {self._address} refuses: {' '.join(str(error).split())[:200]}") from None
+            raise ConfigError(f"--track mlflow: {self._address} refused the run: {' '.join(str(error).split())[:200]}") from None
 
     def _experiment(self, name: str) -> str:
         found = self._client.get_experiment_by_name(name)
@@ -133,11 +135,11 @@ class MlflowTracker:
         return str(self._client.create_experiment(name, artifact_location=self._artifacts))
 
     def on_epoch(self, report: EpochReport) -> None:
-        """As the protocol says."""
+        """Implements `Tracker`."""
         self._log(epoch_metrics(report, self._class_names), report.epoch)
 
     def on_end(self, run: TrainedRun, kept: SavedModel) -> None:
-        """Adds final figures, pictures, config and the bundle itself."""
+        """Log final figures, plots, config and the bundle."""
         assert self._config is not None  # noqa: S101
         self._log({f"final/{name}": value for name, value in run.result.metrics.items()}, run.result.best_epoch)
         self._client.set_tag(self._run_id, "model", kept.bundle.reference)
@@ -153,7 +155,7 @@ class MlflowTracker:
             self._client.log_artifacts(self._run_id, folder)
 
     def close(self, *, finished: bool) -> None:
-        """As the protocol says."""
+        """Implements `Tracker`."""
         if self._run_id:
             self._client.set_terminated(self._run_id, "FINISHED" if finished else "FAILED")
 
@@ -166,20 +168,22 @@ class MlflowTracker:
 
 
 def _check_reachable(address: str) -> None:
-    """Says at once that nobody listens."""
+    """Fail fast if no server listens at the address."""
     if not address.startswith(("http://", "https://")):
         return
     try:
         urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=_CONNECT_TIMEOUT_S).close()  # noqa: S310  (checked above)
     except urllib.error.HTTPError:
-        return  # somebody listens; what he thinks of us comes out when the run is created
+        return  # a server listens; creating the run shows whether it accepts us
     except OSError as error:
         reason = " ".join(str(getattr(error, "reason", error)).split())
-        raise ConfigError(f"--track mlflow: no answer from {address} ({reason}); start it, or set ${_ADDRESS_VARIABLE}") from None
+        raise ConfigError(
+            f"--track mlflow: no response from {address} ({reason}); start the MLflow server, or set {_ADDRESS_VARIABLE}"
+        ) from None
 
 
 def _pictures(run: TrainedRun, class_names: Sequence[str], title: str) -> dict[str, bytes]:
-    """Curves, and the confusion matrix on test, else of the kept epoch on validation."""
+    """Learning curves, and the confusion matrix on the test images, else of the best epoch on the validation images."""
     pictures = {"curves.png": curves.draw_curves(run.history, title)}
     kept = next((report.val_confusion for report in run.history if report.epoch == run.result.best_epoch), None)
     confusion, split = (run.result.test_confusion, "test") if run.result.test_confusion else (kept, "validation")
@@ -199,13 +203,13 @@ def _pixels(picture: bytes) -> Any:
 
 
 def epoch_metrics(report: EpochReport, class_names: Sequence[str]) -> dict[str, float]:
-    """What is worth a curve: figures of the epoch, accuracy of each class, and the state of the driver's machine."""
+    """Metrics of an epoch: its figures, the accuracy of each class, and load and memory of the driver's machine."""
     figures = {name: float(value) for name, value in report.figures().items() if value is not None and name not in ("epoch", "improved")}
     return figures | _per_class(report.val_confusion, class_names) | system_metrics()
 
 
 def system_metrics() -> dict[str, float]:
-    """Load and memory of this machine: processes that want to run (1-minute mean), and bytes in use."""
+    """Load (1-minute average) and memory in use of this machine, in bytes."""
     page_bytes = os.sysconf("SC_PAGE_SIZE")
     used_bytes = (os.sysconf("SC_PHYS_PAGES") - os.sysconf("SC_AVPHYS_PAGES")) * page_bytes
     found = {"system/load_1m": os.getloadavg()[0], "system/memory_used_bytes": float(used_bytes)}

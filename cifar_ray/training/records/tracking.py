@@ -1,6 +1,6 @@
-"""Experiment tracking: what a run tells TensorBoard or MLflow, and when.
+"""Experiment tracking with TensorBoard and MLflow.
 
-All of it happens on the driver, which hears of each epoch once, so a run is logged once however many workers and nodes it has.
+The driver logs the run: it receives each epoch once, so a run is logged once for any number of workers and nodes.
 """
 
 from __future__ import annotations
@@ -18,76 +18,76 @@ from cifar_ray.training.records.results import EpochReport, SavedModel, TrainedR
 
 
 class Tracker(Protocol):
-    """Remembers a run somewhere. Calls come in this order, `on_epoch` from another thread than the rest."""
+    """Logs a run. The methods are called in this order; `on_epoch` is called from another thread."""
 
     def on_start(self, config: TrainConfig, splits: TrainingSplits) -> None:
-        """Training is about to begin."""
+        """Training starts."""
 
     def on_epoch(self, report: EpochReport) -> None:
         """An epoch ended."""
 
     def on_end(self, run: TrainedRun, kept: SavedModel) -> None:
-        """The model is in the store."""
+        """The model was saved to the store."""
 
     def close(self, *, finished: bool) -> None:
-        """Nothing more comes; `finished` is false after an error or Ctrl-C."""
+        """No calls follow; `finished` is false after an error or Ctrl-C."""
 
 
 class NullTracker:
-    """Remembers nothing."""
+    """Logs nothing."""
 
     def on_start(self, config: TrainConfig, splits: TrainingSplits) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def on_epoch(self, report: EpochReport) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def on_end(self, run: TrainedRun, kept: SavedModel) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def close(self, *, finished: bool) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class Several:
-    """Tells several trackers. One that fails while training goes on is said so once and left out: it costs no epoch."""
+    """Logs to several trackers. If one fails during training, it prints one message and continues without it."""
 
     def __init__(self, trackers: dict[str, Tracker]) -> None:
         self._trackers = dict(trackers)
 
     def on_start(self, config: TrainConfig, splits: TrainingSplits) -> None:
-        """Raises what a tracker raises: nothing is lost yet, and a wrong address should be known now."""
+        """Start all trackers. An error here ends the job: nothing is lost yet, and the user can correct the address."""
         for tracker in self._trackers.values():
             tracker.on_start(config, splits)
 
     def on_epoch(self, report: EpochReport) -> None:
-        """As the protocol says."""
-        self._tell(lambda tracker: tracker.on_epoch(report))
+        """Implements `Tracker`."""
+        self._call_each(lambda tracker: tracker.on_epoch(report))
 
     def on_end(self, run: TrainedRun, kept: SavedModel) -> None:
-        """As the protocol says."""
-        self._tell(lambda tracker: tracker.on_end(run, kept))
+        """Implements `Tracker`."""
+        self._call_each(lambda tracker: tracker.on_end(run, kept))
 
     def close(self, *, finished: bool) -> None:
-        """As the protocol says."""
-        self._tell(lambda tracker: tracker.close(finished=finished))
+        """Implements `Tracker`."""
+        self._call_each(lambda tracker: tracker.close(finished=finished))
 
-    def _tell(self, call: Callable[[Tracker], None]) -> None:
+    def _call_each(self, call: Callable[[Tracker], None]) -> None:
         for name, tracker in list(self._trackers.items()):
             try:
                 call(tracker)
-            except Exception as error:  # each library fails in its own ways, and none of them is worth a training
+            except Exception as error:  # a failing tracker must not end a training, whatever it raises
                 del self._trackers[name]
                 reason = " ".join(str(error).split())[:200] or type(error).__name__
                 print(f"--track {name}: {reason}; training continues without it", file=sys.stderr)
 
 
 def create_tracker(names: str, storage: str) -> Tracker:
-    """The trackers that a user names.
+    """Create the trackers that a user names.
 
     Args:
         names: `tensorboard`, `mlflow`, or both with a comma; empty for none.
-        storage: where those that write files put them.
+        storage: storage for trackers that write files.
 
     Raises:
         ConfigError: for an unknown name.
@@ -99,30 +99,30 @@ def create_tracker(names: str, storage: str) -> Tracker:
     chosen = [name.strip() for name in names.split(",") if name.strip()]
     for name in chosen:
         if name not in known:
-            raise ConfigError(f"--track {name}: unknown. Available: {', '.join(known)}")
+            raise ConfigError(f"--track {name}: unknown tracker. Available: {', '.join(known)}")
     return Several({name: known[name](storage) for name in chosen}) if chosen else NullTracker()
 
 
 @dataclass(frozen=True)
 class TrackedProgress:
-    """Passes on what happens to both the terminal and a tracker."""
+    """Passes progress to the terminal and epochs also to a tracker."""
 
     shown: Progress
     tracker: Tracker
 
     def on_message(self, text: str) -> None:
-        """For the terminal."""
+        """Show on the terminal."""
         self.shown.on_message(text)
 
     def on_step(self, epoch: int, steps_done: int, steps_per_epoch: int) -> None:
-        """For the terminal."""
+        """Show on the terminal."""
         self.shown.on_step(epoch, steps_done, steps_per_epoch)
 
     def on_epoch(self, report: EpochReport) -> None:
-        """For both."""
+        """Show on the terminal and log."""
         self.shown.on_epoch(report)
         self.tracker.on_epoch(report)
 
     def close(self) -> None:
-        """For the terminal; the tracker is closed when the model is saved."""
+        """Close the terminal; the tracker is closed after the model is saved."""
         self.shown.close()

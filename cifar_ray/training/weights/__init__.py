@@ -1,1 +1,1 @@
-"""The weights that training starts from: fresh, pretrained, or those of a saved model."""
+"""Initial weights of training: fresh, pretrained, or from a saved model."""

@@ -1,4 +1,4 @@
-"""What training begins with: fresh weights, ImageNet's, or those of a bundle, which is fine-tuning."""
+"""The initial network of training: fresh weights, ImageNet weights, or the weights of a bundle (fine-tuning)."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from cifar_ray.training.weights.pretrained import IMAGENET_STATISTICS, load_pret
 
 
 def load_parent(config: TrainConfig) -> Bundle | None:
-    """The bundle that a job starts from; `None` for fresh weights.
+    """Load the bundle from which a job starts; `None` for fresh weights.
 
     Raises:
-        StoreError: if there is no such model.
+        StoreError: if the model is not in the store.
         BundleError: if it is damaged.
     """
     return load_model(config.start.model, config.storage) if config.start else None
 
 
 def input_statistics(config: TrainConfig, train: TrainingImages, parent: Bundle | None) -> tuple[ChannelValues, ChannelValues]:
-    """Mean and standard deviation of the channels, for normalisation: what filters learnt holds for inputs scaled as they were."""
+    """Mean and standard deviation of the channels for normalisation; trained filters need the scaling of their own training."""
     if parent:
         return parent.manifest.channel_mean, parent.manifest.channel_std
     return IMAGENET_STATISTICS if config.pretrained else training_mean_std(train)
 
 
 def initial_network(config: TrainConfig, train: TrainingImages, parent: Bundle | None) -> nn.Module:
-    """The network as training begins with it; what is fresh is drawn from torch's global generator.
+    """Create the initial network; fresh weights come from torch's global generator.
 
     Raises:
         ConfigError, BundleError: see `create_model`, `create_from` and `load_pretrained`.
-        DataError: if pretrained weights cannot be had.
+        DataError: if pretrained weights cannot be downloaded.
     """
     if parent:
         return create_from(parent, train.class_names, train.image_size_px, parse_groups(config.groups))
@@ -50,16 +50,16 @@ def initial_network(config: TrainConfig, train: TrainingImages, parent: Bundle |
 
 
 def create_from(parent: Bundle, class_names: Sequence[str], image_size_px: int, groups: Mapping[str, Sequence[str]]) -> nn.Module:
-    """Builds a network whose body is the parent's, for other classes.
+    """Create a network with the parent's body for other classes.
 
-    A class that the parent knows, or a group of such, begins with the mean of their rows of the parent's head; other rows are fresh,
-    drawn from torch's global generator.
+    For a class of the parent, or a group of such classes, the head starts with the mean of their rows in the parent's head. Other rows
+    are fresh, from torch's global generator.
 
     Args:
-        parent: whose weights are copied.
+        parent: the bundle with the weights.
         class_names: in the order of the logits.
         image_size_px: side of the images.
-        groups: the parent's classes by new name.
+        groups: the parent's classes by group name.
 
     Raises:
         ConfigError: if the parent has no single linear head.
@@ -67,7 +67,7 @@ def create_from(parent: Bundle, class_names: Sequence[str], image_size_px: int, 
     """
     architecture = parent.manifest.architecture
     if architecture.name == "ensemble":
-        raise ConfigError(f"{parent.reference} is an ensemble, and only single networks can be fine-tuned; choose one of its members")
+        raise ConfigError(f"{parent.reference} is an ensemble, which cannot be fine-tuned; pass one of its members")
     model = create_model(architecture.name, **(architecture.arguments | {"num_classes": len(class_names), "image_size": image_size_px}))
     name, known = head_name(model), parent.manifest.class_names
     weights = dict(parent.weights)
@@ -81,24 +81,27 @@ def create_from(parent: Bundle, class_names: Sequence[str], image_size_px: int, 
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise BundleError(f"{parent.reference}: weights do not fit {architecture.name}: {' '.join(str(error).split())[:300]}") from None
+        raise BundleError(
+            f"{parent.reference}: the weights do not match {architecture.name}: {' '.join(str(error).split())[:300]}"
+        ) from None
     return model
 
 
 def freeze(model: nn.Module, start: StartConfig) -> list[Stage]:
-    """Stops training the first stages of a network.
+    """Freeze the first stages of a network.
 
     Returns:
-        The stages that no longer change; keep them in evaluation mode, or their batch norms would still move.
+        The frozen stages; keep them in evaluation mode, or their batch-norm statistics would still change.
 
     Raises:
-        ConfigError: if nothing would be left to train.
+        ConfigError: if all stages would be frozen.
     """
     parts = stages(model)
     count = {"none": 0, "backbone": len(parts) - 1}.get(start.freeze)
     count = int(start.freeze) if count is None else count
     if count >= len(parts):
-        raise ConfigError(f"freeze: {count} of {len(parts)} stages leave nothing to train; there are {', '.join(s.name for s in parts)}")
+        names = ", ".join(stage.name for stage in parts)
+        raise ConfigError(f"freeze: {count} freezes all stages; freeze at most {len(parts) - 1} of {len(parts)}: {names}")
     for stage in parts[:count]:
         for parameter in stage.parameters():
             parameter.requires_grad_(False)
@@ -106,7 +109,7 @@ def freeze(model: nn.Module, start: StartConfig) -> list[Stage]:
 
 
 def rate_factors(model: nn.Module, stage_decay: float) -> dict[torch.nn.Parameter, float]:
-    """Shares of the learning rate: 1 for the head, and `stage_decay` times the share above for each stage below it.
+    """Learning-rate factor of each parameter: 1 for the head, and for each stage below it `stage_decay` times that of the stage above.
 
     Discriminative fine-tuning (Howard & Ruder 2018, arXiv 1801.06146, section 3.2).
     """

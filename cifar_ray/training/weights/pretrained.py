@@ -1,4 +1,4 @@
-"""Weights that torchvision learnt on ImageNet, to begin with."""
+"""ImageNet weights from torchvision."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from cifar_ray.data.sources import impatient_network
 from cifar_ray.errors import ConfigError, DataError
 from cifar_ray.models.stages import head_name
 
-IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of the channels that the weights are for
+IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of the channels in the training of the weights
 
 
 def imagenet_weights(architecture: str) -> dict[str, Tensor]:
-    """Downloads the weights on first use, into torch's own folder.
+    """Load the weights; download them to torch's cache folder on first use.
 
     Raises:
-        ConfigError: if there are none for the architecture.
+        ConfigError: if the architecture has no ImageNet weights.
         DataError: if they cannot be downloaded, or the file is damaged.
     """
     if architecture != "resnet50":
-        raise ConfigError(f"pretrained: there are ImageNet weights for resnet50, not for {architecture}; pass --no-pretrained")
+        raise ConfigError(f"pretrained: no ImageNet weights for {architecture}. Available: resnet50. Pass --no-pretrained")
     from torchvision.models import ResNet50_Weights
 
     source = ResNet50_Weights.IMAGENET1K_V2
@@ -35,12 +35,12 @@ def imagenet_weights(architecture: str) -> dict[str, Tensor]:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         folder = Path(torch.hub.get_dir(), "checkpoints")
         raise DataError(
-            f"pretrained: no ImageNet weights from {source.url} ({reason}); put that file into {folder}, or pass --no-pretrained"
+            f"pretrained: cannot load the ImageNet weights {source.url} ({reason}); put this file into {folder}, or pass --no-pretrained"
         ) from None
 
 
 def load_pretrained(model: nn.Module, architecture: str) -> None:
-    """Puts ImageNet's weights into a fresh network; its head, which is for other classes, stays as it is.
+    """Load ImageNet weights into a fresh network, except its head, which is for other classes.
 
     Raises:
         ConfigError, DataError: see `imagenet_weights`.
