@@ -1,4 +1,4 @@
-"""What this project adds to Ray Train's controller, the actor that starts and restarts workers."""
+"""Callbacks in Ray Train's controller, the actor that starts and restarts workers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _POLL_S = 1.0
 
 
 class EndOnOurErrors(train.UserCallback):  # type: ignore[misc]
-    """Ends a run whose workers raise one of our own errors: a retry helps only where a worker was lost."""
+    """Ends a run after a `CifarRayError` in a worker: a retry only helps after the loss of a worker."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Raises our error, which ends the run: Ray retries no error of its controller."""
+        """Raise the worker's error, which ends the run: Ray does not retry errors of its controller."""
         del run_context
         for error in worker_exceptions.values():
             if found := find_our_error(error):
@@ -26,12 +26,12 @@ class EndOnOurErrors(train.UserCallback):  # type: ignore[misc]
 
 
 class SaveBeforeChange:
-    """Makes workers save before Ray ends them on purpose, and makes their next number follow the hosts that are left.
+    """Makes workers save before Ray stops them on purpose, and updates the number of hosts before a restart.
 
     Args:
-        channel: to rank 0, which saves, and to the driver, which is informed.
-        timeout_s: longest wait for the checkpoint.
-        states: Ray Train's.
+        channel: channel to rank 0, which saves, and to the driver.
+        timeout_s: maximum wait for the checkpoint.
+        states: Ray Train's controller states.
     """
 
     def __init__(self, channel: Channel, timeout_s: float, states: ControllerStates) -> None:
@@ -39,13 +39,13 @@ class SaveBeforeChange:
         self._waits = False
 
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
-        """Called by Ray after each step of its controller."""
+        """Ray calls this after each step of its controller."""
         decision = getattr(current_state, "scaling_decision", None)
         if isinstance(current_state, self._states.ends_workers) and type(current_state) is not type(previous_state):
             self._channel.request_save(self._timeout_s)
             if isinstance(current_state, self._states.resizes):
                 self._channel.send("resize", decision.num_workers if decision else None)
-        waits = current_state is previous_state  # until there are enough hosts
+        waits = current_state is previous_state  # until the cluster has enough hosts
         if waits:
             if not self._waits:
                 self._channel.send("wait", None)
@@ -56,17 +56,18 @@ class SaveBeforeChange:
 
 
 def create_callbacks(channel: Channel, timeout_s: float) -> list[Any]:
-    """The callbacks of one run.
+    """Create the callbacks of one run.
 
     Args:
-        channel: of the run.
-        timeout_s: longest wait for a checkpoint before workers are ended.
+        channel: channel of the run.
+        timeout_s: maximum wait for a checkpoint before Ray stops the workers.
     """
     states = controller_states()
     if states is None:
         channel.send(
-            "message", "this Ray version does not say when it changes the number of workers: they restart from their last checkpoint"
+            "message",
+            "this Ray version does not announce changes of the number of workers: after a change they resume from the last checkpoint",
         )
         return [EndOnOurErrors()]
-    callback = type("RaySaveBeforeChange", (SaveBeforeChange, states.callback), {})
-    return [EndOnOurErrors(), callback(channel, timeout_s, states)]
+    watch = type("RaySaveBeforeChange", (SaveBeforeChange, states.callback), {})
+    return [EndOnOurErrors(), watch(channel, timeout_s, states)]

@@ -1,10 +1,10 @@
 """Checkpoints of a run: folders `epoch-0007-try-0001` and, within an epoch, `epoch-0007-step-00120-try-0001`.
 
-A checkpoint is committed by `checkpoint.json`, which is written last and has the sha256 of the state. Readers ignore a folder without
-one, and go back to the next older checkpoint where a state is not what was written.
+`checkpoint.json` commits a checkpoint: it is written last and contains the sha256 of the state. Readers ignore a folder without
+it, and fall back to the next older checkpoint if the checksum of a state differs.
 
-A try is one time that the workers started. Its number is never given again and stands in the names, so a worker that was cut off and
-comes back writes over nothing of its successors; before it writes it finds that there are any, and gives up.
+A try is one start of the workers. Its number is never reused and is part of the names, so a worker that was disconnected and comes
+back cannot overwrite files of its successors; before it writes, it notices them and stops.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ STATE_FILE = "state.pt"
 COMMIT_FILE = "checkpoint.json"
 FORMAT_VERSION = 1
 ATTEMPTS = "tries"  # the name on disk since the first release
-KEPT = 2  # the newest, and one to go back to should it be damaged
+KEPT = 2  # the newest, and one to fall back to if it is damaged
 
 _NAME = re.compile(r"epoch-(\d{4,})(?:-step-(\d{5,}))?-try-(\d{4,})")
 
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """Where a checkpoint stands; later tries are greater, whatever their epoch: they knew of all before."""
+    """Position of a checkpoint; a later try is greater, whatever its epoch, because it resumed from the earlier ones."""
 
     attempt: int
     epoch: int
@@ -41,7 +41,7 @@ class Place:
 
     @property
     def folder(self) -> str:
-        """Its name below the run."""
+        """Name of its folder in the run."""
         step = f"-step-{self.step:05d}" if self.step else ""
         return f"epoch-{self.epoch:04d}{step}-try-{self.attempt:04d}"
 
@@ -53,9 +53,9 @@ class Checkpoints:
     """All checkpoints of one run.
 
     Args:
-        storage: where the run is.
-        run: its name.
-        on_message: told in a line when one is damaged.
+        storage: storage of the run.
+        run: name of the run.
+        on_message: receives a message if a checkpoint is damaged.
     """
 
     def __init__(self, storage: str, run: str, on_message: Callable[[str], None] = lambda _: None) -> None:
@@ -64,21 +64,21 @@ class Checkpoints:
         self._on_message = on_message
 
     def begin_attempt(self, about: dict[str, Any]) -> int:
-        """Takes the next number, and leaves what is known of the try under it."""
+        """Claim the next number, and save facts about the try under it."""
         return self._files.add_numbered(ATTEMPTS, {"try.json": json.dumps(about).encode()})
 
     def attempts(self) -> int:
-        """How often the run's workers were started."""
+        """Number of starts of the run's workers."""
         return max(self._files.numbers(ATTEMPTS), default=0)
 
     def places(self) -> list[Place]:
-        """Of all folders, newest first; some may lack their commit."""
+        """Positions of all checkpoint folders, newest first, including uncommitted ones."""
         found = (_NAME.fullmatch(folder) for folder in self._files.folders())
         places = (Place(int(match[3]), int(match[1]), int(match[2] or 0)) for match in found if match)
         return sorted(places, reverse=True)
 
     def newest(self) -> tuple[Place, bytes] | None:
-        """The newest checkpoint that is whole, and its state."""
+        """The newest intact checkpoint and its state."""
         for place in self.places():
             data = self.read(place)
             if data is not None:
@@ -86,7 +86,7 @@ class Checkpoints:
         return None
 
     def read(self, place: Place) -> bytes | None:
-        """The state of a checkpoint; `None`, and a message, if it is damaged. One that was never committed is passed over in silence."""
+        """Read the state of a checkpoint; `None` with a message if it is damaged, `None` without a message if it was never committed."""
         commit = self._files.read(f"{place.folder}/{COMMIT_FILE}")
         if commit is None:
             return None
@@ -100,19 +100,19 @@ class Checkpoints:
             without_format(values, self._files.path(f"{place.folder}/{COMMIT_FILE}"), FORMAT_VERSION)
         if data is not None and hashlib.sha256(data).hexdigest() == expected:
             return data
-        wrong = "is missing" if data is None else "is damaged"
-        self._on_message(f"checkpoint {place.folder}: {STATE_FILE if expected else COMMIT_FILE} {wrong}; trying an older one")
+        problem = "is missing" if data is None else "is damaged"
+        self._on_message(f"checkpoint {place.folder}: {STATE_FILE if expected else COMMIT_FILE} {problem}; trying an older checkpoint")
         return None
 
     def write(self, place: Place, data: bytes, figures: dict[str, Any]) -> None:
-        """Commits a checkpoint; then removes all but the newest few.
+        """Write and commit a checkpoint; then remove all but the newest ones.
 
         Raises:
-            StoreError: if the storage does not take it.
-            TrainingError: if another process has taken the run over.
+            StoreError: if the storage cannot be written.
+            TrainingError: if another process has taken over the run.
         """
         if self.attempts() > place.attempt:
-            raise TrainingError(f"{self._files.path()} was taken over by another process; stopping this one")
+            raise TrainingError(f"another process has taken over {self._files.path()}; stopping this one")
         commit = (
             {"format_version": FORMAT_VERSION}
             | figures
@@ -123,7 +123,7 @@ class Checkpoints:
         self.sweep()
 
     def sweep(self, keep: int = KEPT) -> None:
-        """Removes folders that were left behind by earlier tries, and all committed ones but the newest few."""
+        """Remove uncommitted folders and all committed checkpoints but the newest ones."""
         places = self.places()
         commits = self._files.have_files([f"{place.folder}/{COMMIT_FILE}" for place in places])
         committed = [place for place, is_there in zip(places, commits, strict=True) if is_there]
@@ -133,16 +133,16 @@ class Checkpoints:
 
 
 class BackgroundWriter:
-    """Writes beside the training, one checkpoint at a time; what fails is raised by the next call, or at the end.
+    """Writes checkpoints in a thread, one at a time; the next call, or the end, raises an error from writing.
 
     Args:
-        checkpoints: of the run.
+        checkpoints: checkpoints of the run.
     """
 
     def __init__(self, checkpoints: Checkpoints) -> None:
         self._checkpoints = checkpoints
         self._pool = ThreadPoolExecutor(1, "checkpoint")
-        self._under_way: Future[None] | None = None
+        self._pending: Future[None] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -157,16 +157,16 @@ class BackgroundWriter:
             self._pool.shutdown()
 
     def write(self, place: Place, data: bytes, figures: dict[str, Any], on_written: Callable[[], None] = lambda: None) -> None:
-        """As `Checkpoints.write`; waits for the one before. `on_written` is called at the end, in another thread."""
+        """Write a checkpoint in the thread, then call `on_written` there; first wait for the previous one."""
         self.wait()
-        self._under_way = self._pool.submit(self._write, place, data, figures, on_written)
+        self._pending = self._pool.submit(self._write, place, data, figures, on_written)
 
     def _write(self, place: Place, data: bytes, figures: dict[str, Any], on_written: Callable[[], None]) -> None:
         self._checkpoints.write(place, data, figures)
         on_written()
 
     def wait(self) -> None:
-        """Until all is written."""
-        if self._under_way is not None:
-            under_way, self._under_way = self._under_way, None
-            under_way.result()
+        """Wait until the last checkpoint is written."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
