@@ -91,11 +91,9 @@ class Client:
     """
 
     def __init__(self, url: str, key: str | None = None, timeout_s: float = 60.0) -> None:
-        self._url: SplitResult = urlsplit(url)
+        self._url: SplitResult = _split_address(url)
         self._timeout_s = timeout_s
         key = os.environ.get(KEY_VARIABLE) if key is None else key
-        if self._url.scheme not in ("http", "https") or not self._url.hostname:
-            raise ConfigError(f"{url}: expected the address of a server, as in http://localhost:8000")
         if key and not (key.isascii() and key.isprintable()):
             raise ConfigError(f"{KEY_VARIABLE} or key: expected printable ASCII characters")  # without the key: it is secret
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -235,6 +233,18 @@ class Client:
     @property
     def _where(self) -> str:
         return f"server {self._url.scheme}://{self._url.netloc.rpartition('@')[2]}"
+
+
+def _split_address(url: str) -> SplitResult:
+    """Raises `ConfigError` for what is no address: another scheme, no host, a port that cannot be."""
+    try:
+        split = urlsplit(url)
+        usable = split.scheme in ("http", "https") and bool(split.hostname) and split.port != 0
+    except ValueError:  # the port is no number up to 65535, or brackets do not match
+        usable = False
+    if not usable:
+        raise ConfigError(f"{url}: expected the address of a server, as in http://localhost:8000")
+    return split
 
 
 def _content(picture: Picture) -> bytes:

@@ -110,6 +110,12 @@ def test_other_refusals_are_server_errors_with_their_status(url: str, picture: b
         assert refused.value.status == status
 
 
+@pytest.mark.parametrize("url", ["http://h:99999", "http://h:x", "http://h:0", "http://[::1", "ftp://h", "h:8000", "http://", ""])
+def test_what_is_no_address_is_refused_before_anything_is_sent(url: str) -> None:
+    with pytest.raises(ConfigError, match="expected the address of a server"):
+        Client(url)
+
+
 def test_the_key_may_be_in_the_environment_and_is_in_no_message(url: str, picture: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY_VARIABLE, KEY)
     assert Client(url).predict(picture).class_name == "eel"

@@ -90,3 +90,24 @@ def test_storage_comes_from_the_environment_unless_given(tmp_path: Path, monkeyp
     monkeypatch.setenv("CIFAR_RAY_STORAGE", str(tmp_path / "shared"))
     assert TrainConfig().storage == str(tmp_path / "shared")
     assert TrainConfig(storage="/other").storage == "/other"
+
+
+def test_numbers_in_yaml_are_taken_where_text_is_meant(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("checkpoint_every: 2\nname: 2024\nsave_as: 7\nnum_workers: 3\n")
+    config = parse_config(TrainConfig, read_yaml(path))
+    assert (config.checkpoint_every, config.name, config.save_as, config.num_workers) == ("2", "2024", "7", 3)
+
+
+@pytest.mark.parametrize(("text", "key"), [("epochs: 1\nmodel: a\nepochs: 2\n", "epochs"), ("optimizer:\n  lr: 1\n  lr: 2\n", "lr")])
+def test_a_key_that_occurs_twice_is_refused(tmp_path: Path, text: str, key: str) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=f"duplicate key '{key}'"):
+        read_yaml(path)
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_bytes("\ufeffepochs: 3\r\nmodel: cnn3\r\n".encode())
+    assert read_yaml(path) == {"epochs": 3, "model": "cnn3"}

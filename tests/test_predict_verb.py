@@ -180,6 +180,10 @@ def test_pictures_are_named_by_files_folders_globs_uris_and_stdin(pictures: Path
     assert list_pictures(["**/0*.png"], []) == sorted(str(path) for path in pictures.rglob("0*.png"))
     assert list_pictures(["-"], io.StringIO("00.png\nlost.png\n")) == [str(pictures / "00.png"), str(pictures / "lost.png")]
     assert list_pictures(["-"], io.StringIO("00.png\n\nmore/01.png\n")) == [str(pictures / "00.png"), str(pictures / "more/01.png")]
+    assert list_pictures(["-"], io.StringIO("\ufeff00.png\r\nmore/01.png\r\n", newline="")) == [
+        str(pictures / "00.png"),
+        str(pictures / "more/01.png"),
+    ]
     assert list_pictures([f"file://{pictures}/more"], []) == [f"file://{path}" for path in sorted(pictures.glob("more/*"))]
     for nothing in ("nowhere", "*.gif", "notes"):
         with pytest.raises(DataError, match=r"not found|no pictures found"):

@@ -39,6 +39,6 @@ FrozenPart = Annotated[str, Field(pattern=FROZEN_PATTERN)]
 
 
 class Config(BaseModel):
-    """Base of all configs: frozen, and unknown keys are refused."""
+    """Base of all configs: frozen, and unknown keys are refused. YAML's numbers are taken where text is meant: `checkpoint_every: 2`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(coerce_numbers_to_str=True, frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())

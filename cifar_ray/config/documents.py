@@ -17,6 +17,18 @@ _FORMAT_KEY = "format_version"
 ConfigType = TypeVar("ConfigType", bound=Config)
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that occurs twice in a mapping; YAML itself takes the last one silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key.value!r}", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def describe(error: ValidationError) -> str:
     """The first mistake in a validation error as one line: `field: what is wrong (got value)`."""
     first = error.errors(include_url=False)[0]
@@ -60,7 +72,7 @@ def read_yaml(path: str | Path, flag: str = "--config") -> dict[str, Any]:
         ConfigError: if the file cannot be read or is not a mapping.
     """
     try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        values = yaml.load(Path(path).read_text(encoding="utf-8-sig"), _UniqueKeys)  # noqa: S506  (a safe loader)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{flag} {path}: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):

@@ -23,7 +23,8 @@ DECODER_VERSION = 1
 # Each scan of a progressive JPEG covers all pixels, and a few bytes can describe one: 10 MB of scans take minutes to decode.
 # Cameras and programs write about ten scans.
 _MAX_JPEG_SCANS = 100
-_START_OF_SCAN = b"\xff\xda"
+_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")  # without those that stand alone: TEM, RST0–7, SOI
+_END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
 # Pictures are processed in strips of this many pixels: whole ones would block other threads in Pillow and numpy, or need much memory.
 _STRIP_PIXELS = 1 << 20
 
@@ -75,10 +76,21 @@ def _decode(source: bytes | Path, max_pixels: int) -> Image.Image:
     with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
         if image.width * image.height > max_pixels:
             raise Image.DecompressionBombError
-        if isinstance(source, bytes) and image.format in ("JPEG", "MPO") and source.count(_START_OF_SCAN) > _MAX_JPEG_SCANS:
+        if isinstance(source, bytes) and image.format in ("JPEG", "MPO") and _has_too_many_scans(source):
             raise OSError(f"the JPEG has more than {_MAX_JPEG_SCANS} scans")
         image.load()
         return _upright(_to_rgb(image), image)
+
+
+def _has_too_many_scans(jpeg: bytes) -> bool:
+    """Count the scans up to the end of the image (ITU T.81, annex B): not in embedded thumbnails, nor in a video after the end."""
+    scans, position = 0, 0
+    while (marker := _MARKER.search(jpeg, position)) is not None and marker[1][0] != _END_OF_IMAGE:
+        scans += marker[1][0] == _START_OF_SCAN
+        if scans > _MAX_JPEG_SCANS:
+            return True
+        position = marker.end() + max(2, int.from_bytes(jpeg[marker.end() : marker.end() + 2]))
+    return False
 
 
 def fit(image: Image.Image, size_px: int, policy: ResizePolicy) -> npt.NDArray[np.uint8]:

@@ -40,6 +40,8 @@ def preprocess(data: bytes, image_size_px: int, resize_policy: ResizePolicy, max
 def decode_base64(text: str) -> bytes:
     """Decode padded base64 (RFC 4648, section 4) or a `data:…;base64,…` URI (RFC 2397).
 
+    White space is ignored: GNU `base64`, MIME and Android break the text into lines.
+
     Raises:
         ImageError: for an invalid character, invalid padding or another kind of URI.
     """
@@ -49,6 +51,6 @@ def decode_base64(text: str) -> bytes:
         if not comma or not header.lower().endswith(";base64"):
             raise ImageError("the data URI has no base64 content; send data:image/png;base64,… or plain base64")
     try:
-        return base64.b64decode(payload, validate=True)
+        return base64.b64decode("".join(payload.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise ImageError(f"the picture is not valid base64 ({error}); encode it with: base64 -w0 FILE") from None

@@ -247,3 +247,36 @@ def test_shrinking_averages_and_does_not_alias(policy: Any) -> None:
     checkers = np.repeat((((x + y) % 2) * 255).astype(np.uint8)[..., None], 3, -1)
     fitted = fit(Image.fromarray(checkers), 32, policy)
     assert np.abs(fitted.astype(int) - 127).max() <= 2
+
+
+def jpeg_with_thumbnail(scans: int) -> bytes:
+    """A JPEG whose EXIF segment holds so many markers of a scan, as in an embedded thumbnail."""
+    plain = encode(picture(), "JPEG")
+    hidden = b"Exif\0\0" + b"\xff\xda\x00\x02" * scans
+    return plain[:2] + b"\xff\xe1" + struct.pack(">H", len(hidden) + 2) + hidden + plain[2:]
+
+
+@pytest.mark.parametrize("kind", ["video after the end", "garbage after the end", "thumbnail"])
+def test_what_is_no_scan_of_a_jpeg_is_not_counted_as_one(kind: str) -> None:
+    """Motion photos have megabytes of video behind the picture."""
+    plain = encode(picture(), "JPEG")
+    data = {
+        "video after the end": plain + b"\0\0\0\x18ftypmp42" + np.random.default_rng(1).bytes(8_000_000),
+        "garbage after the end": plain + b"\xff\xda\x00\x02" * 1000,
+        "thumbnail": jpeg_with_thumbnail(1000),
+    }[kind]
+    assert np.array_equal(np.asarray(decode_image(data)), np.asarray(decode_image(plain)))
+
+
+@pytest.mark.parametrize(("scans", "allowed"), [(100, True), (101, False)])
+def test_scans_are_counted_exactly(scans: int, allowed: bool) -> None:
+    progressive = encode(picture(), "JPEG", progressive=True)
+    own = progressive.count(b"\xff\xda")
+    assert own > 1
+    last = progressive.rindex(b"\xff\xda")
+    many = progressive[:last] + progressive[last:-2] * (scans - own + 1) + progressive[-2:]
+    if allowed:
+        decode_image(many)
+    else:
+        with pytest.raises(ImageError, match="more than 100 scans"):
+            decode_image(many)

@@ -54,7 +54,15 @@ def test_base64_and_data_uris_give_the_bytes_back(photo: bytes, prefix: str) -> 
     assert decode_base64(prefix + base64.b64encode(photo).decode()) == photo
 
 
-@pytest.mark.parametrize("text", ["###", "QUJ", "QUJD\n", "QUJ-", "ÄÖÜ=", "data:image/png;base64", "data:image/png,QUJD", "data:,x"])
+@pytest.mark.parametrize("broken_by", ["\n", "\r\n", "\r\n\t", " "])
+def test_base64_in_lines_is_taken(photo: bytes, broken_by: str) -> None:
+    """GNU base64, MIME and Android's default break the text into lines, and end with one."""
+    text = base64.b64encode(photo).decode()
+    lines = broken_by.join(text[start : start + 76] for start in range(0, len(text), 76)) + broken_by
+    assert decode_base64(lines) == decode_base64(f"data:image/jpeg;base64,{lines}") == photo
+
+
+@pytest.mark.parametrize("text", ["###", "QUJ", "QUJ-", "ÄÖÜ=", "data:image/png;base64", "data:image/png,QUJD", "data:,x"])
 def test_what_is_not_strictly_base64_is_refused(text: str) -> None:
     with pytest.raises(ImageError, match="base64"):
         decode_base64(text)

@@ -14,6 +14,7 @@ from cifar_ray.data.folder import pictures_in
 from cifar_ray.errors import DataError, ImageError
 
 STDIN = "-"
+_BYTE_ORDER_MARK = "\ufeff"  # Windows programs write it at the start of a list, and end lines with \r\n
 
 
 def list_pictures(sources: Sequence[str], stdin: Iterable[str]) -> list[str]:
@@ -33,7 +34,7 @@ def list_pictures(sources: Sequence[str], stdin: Iterable[str]) -> list[str]:
     """
     found: dict[str, None] = {}
     for source in sources:
-        lines = [line.rstrip("\n") for line in stdin] if source == STDIN else [source]
+        lines = [line.lstrip(_BYTE_ORDER_MARK).rstrip("\r\n") for line in stdin] if source == STDIN else [source]
         for line in filter(None, lines):
             try:
                 found.update(dict.fromkeys(_find_by_uri(line) if "://" in line else _find(line)))
