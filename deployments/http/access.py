@@ -135,6 +135,16 @@ def _key_in(headers: Headers) -> bytes | None:
     return in_own_header
 
 
+def _is_open(method: str, path: str) -> bool:
+    """Whether a request needs no key.
+
+    A browser may ask for an open path with a slash at the end, which the router redirects, and below a prefix for the empty path.
+    """
+    if path in OPEN_PATHS or path.startswith(OPEN_FOLDER):
+        return True
+    return method in ("GET", "HEAD") and (path.rstrip("/") or "/") in OPEN_PATHS
+
+
 class KeyGuard:
     """Refuses requests without a valid API key, except to `OPEN_PATHS` and `OPEN_FOLDER`.
 
@@ -151,7 +161,7 @@ class KeyGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI interface."""
-        if scope["type"] == "http" and (path := route_path(scope)) not in OPEN_PATHS and not path.startswith(OPEN_FOLDER):
+        if scope["type"] == "http" and not _is_open(scope["method"], route_path(scope)):
             refusal = self._keys.refusal(scope["headers"])
             if refusal:
                 response = await self._refuse(Request(scope), refusal)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from urllib.parse import unquote_to_bytes
 
 from python_multipart.multipart import parse_options_header
 
@@ -14,6 +15,10 @@ MAX_PARTS = 320
 # The form that browsers, curl and common libraries write; the slower `parse_options_header` parses all others.
 _BOUNDARY = re.compile(r"multipart/form-data; ?boundary=([0-9A-Za-z'+_./:=?-]{1,70})", re.IGNORECASE)
 _DISPOSITION = re.compile(rb'form-data; name="([^"\\%]*)"(?:; filename="([^"\\%]*)")?')
+
+
+_EXTENDED_FILENAME = re.compile(rb";\s*filename\*\s*=\s*\"?[A-Za-z0-9_-]*'[^']*'([^;\s\"]*)", re.IGNORECASE)
+_FILE_TYPES = (b"image/", b"application/octet-stream")
 
 
 class MultipartError(CifarRayError):
@@ -74,16 +79,28 @@ def _boundary(content_type: str) -> bytes:
 
 
 def _names(head: bytes) -> tuple[str, str | None]:
-    """Field name and file name from the headers of a part."""
+    """Field name and file name from the headers of a part.
+
+    A part is a file by its `filename`, by a `filename*` alone (RFC 5987; urllib3 before 2.0 writes it so for names that are not ASCII), or
+    by the type of a file; without a name of its own it gets an empty one.
+    """
+    name = filename = None
+    is_file = False
     for line in head.split(b"\r\n"):
         key, _, value = line.partition(b":")
-        if key.strip().lower() != b"content-disposition":
+        if key.strip().lower() == b"content-type":
+            is_file = value.strip().lower().startswith(_FILE_TYPES)
+        if name is not None or key.strip().lower() != b"content-disposition":
             continue
         if match := _DISPOSITION.fullmatch(value.strip()):
             name, filename = match.groups()
         else:
             options = parse_options_header(value)[1]
             name, filename = options.get(b"name"), options.get(b"filename")
-        if name is not None:
-            return name.decode(errors="replace"), None if filename is None else filename.decode(errors="replace")
-    raise MultipartError("a part of the multipart body has no Content-Disposition header with a name")
+            if filename is None and (extended := _EXTENDED_FILENAME.search(value)) is not None:
+                filename = unquote_to_bytes(extended[1])
+    if name is None:
+        raise MultipartError("a part of the multipart body has no Content-Disposition header with a name")
+    if filename is None and is_file:
+        filename = b""
+    return name.decode(errors="replace"), None if filename is None else filename.decode(errors="replace")

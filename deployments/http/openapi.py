@@ -18,7 +18,7 @@ from deployments.predicting import schemas
 Json = dict[str, Any]
 
 API_VERSION = "1"
-_SERVER = "http://localhost:8000"
+_EXAMPLE_SERVER = "http://localhost:8000"
 _REF = "#/components/schemas/{model}"
 
 _PICTURE = {"type": "string", "format": "binary", "description": "JPEG, PNG, WebP, BMP, GIF or TIFF, any size and colour mode"}
@@ -215,7 +215,7 @@ def document() -> Json:
             "version": API_VERSION,
             "description": "Classifies pictures. Errors are problem documents (RFC 9457).",
         },
-        "servers": [{"url": _SERVER}],
+        "servers": [{"url": ".", "description": "the server that sent this document, below its prefix"}],
         "paths": {operation.path: {"post" if operation.body else "get": _describe(operation)} for operation in OPERATIONS},
         "components": {
             "schemas": definitions["$defs"],
@@ -240,7 +240,7 @@ def _describe(operation: Operation) -> Json:
     described: Json = {
         "summary": operation.summary,
         "operationId": operation.path.strip("/"),
-        "x-codeSamples": [{"lang": "shell", "source": f"curl {operation.curl.format(_SERVER + operation.path)}"}],
+        "x-codeSamples": [{"lang": "shell", "source": f"curl {operation.curl.format(_EXAMPLE_SERVER + operation.path)}"}],
         "responses": {"200": _response("success", operation.answer, "application/json", openapi_examples.ANSWERS[operation.answer])}
         | {str(status): _refusal(status, why) for status, why in sorted(errors.items())},
     }

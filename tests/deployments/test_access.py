@@ -81,7 +81,7 @@ def test_a_key_opens_the_door_however_it_is_sent(file: Path, picture: bytes, hea
         ({"X-API-Key": REVOKED_KEY}, 403, None),
     ],
 )
-@pytest.mark.parametrize("path", ["/predict", "/predict_base64", "/predict_batch", "/classes", "/models", "/nothing", "/health/"])
+@pytest.mark.parametrize("path", ["/predict", "/predict_base64", "/predict_batch", "/classes", "/models", "/nothing", "/health/x"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_without_a_valid_key_nothing_is_done(
     file: Path, method: str, path: str, headers: dict[str, str], status: int, challenge: str | None
@@ -96,6 +96,22 @@ def test_without_a_valid_key_nothing_is_done(
 @pytest.mark.parametrize("path", sorted(access.OPEN_PATHS))
 def test_what_needs_no_key(file: Path, path: str) -> None:
     assert send(app_with(api_keys=file), "GET", path).status_code < 400
+
+
+@pytest.mark.parametrize("prefix", ["", "/p"])
+@pytest.mark.parametrize("path", ["", "/", "/health", "/health/", "/docs/", "/ready/", "/openapi.json/"])
+def test_an_open_path_is_open_with_a_slash_and_without_and_below_a_prefix(file: Path, prefix: str, path: str) -> None:
+    async def once() -> int:
+        transport = httpx.ASGITransport(app_with(api_keys=file), root_path=prefix)
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            return (await client.get(prefix + path)).status_code
+
+    assert asyncio.run(once()) in (200, 307)
+
+
+@pytest.mark.parametrize("path", ["/models/", "/healthy", "/health/x", "/docs/../models"])
+def test_a_slash_opens_nothing_else(file: Path, path: str) -> None:
+    assert send(app_with(api_keys=file), "GET", path).status_code == 401
 
 
 def test_a_server_without_keys_asks_for_none(picture: bytes) -> None:

@@ -98,6 +98,11 @@ def test_every_answer_and_every_error_has_an_example_of_its_own_shape() -> None:
         jsonschema.validate(example, schema | components)
 
 
+def test_the_server_address_is_relative() -> None:
+    """A generated client, and a document below a prefix, must not name a server elsewhere."""
+    assert [server["url"] for server in openapi.document()["servers"]] == ["."]
+
+
 def test_what_is_behind_the_door_says_so_and_what_is_open_does_not() -> None:
     for path, item in openapi.document()["paths"].items():
         [operation] = item.values()
