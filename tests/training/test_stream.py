@@ -101,7 +101,7 @@ def test_images_arrive_in_the_order_asked_for_and_a_picture_that_breaks_meanwhil
     sound = victim.read_bytes()
     victim.write_bytes(b"x")
     try:
-        with pytest.raises(DataError, match=rf"{victim.name}.*leave them alone while training") as refused:
+        with pytest.raises(DataError, match=rf"{victim.name}.*do not change the pictures during training") as refused:
             list(fed.feed(np.arange(20)))
     finally:
         victim.write_bytes(sound)
