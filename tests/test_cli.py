@@ -51,6 +51,8 @@ def test_the_recipe_follows_from_data_and_model_unless_named(argv: list[str], re
         (["--epochs", "many"], "--epochs"),
         (["--epochs"], "epochs"),
         (["--recipe"], "--recipe"),
+        (["--epoch", "2"], r"^--epoch: unknown flag\. Did you mean --epochs\?$"),
+        (["--zzz"], "^--zzz: unknown flag$"),
         (["--recipe", "nope"], "--recipe nope: unknown recipe. Available: .*airbench94"),
         (["--precision", "int8"], "int8.*bf16"),
         (["--optimizer.lr", "-1"], r"^optimizer\.lr: .* \(got -1"),

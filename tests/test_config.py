@@ -107,6 +107,11 @@ def test_a_key_that_occurs_twice_is_refused(tmp_path: Path, text: str, key: str)
         read_yaml(path)
 
 
+def test_a_missing_file_is_said_in_words(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--config .*nosuch\.yaml: cannot be read \(No such file or directory\)"):
+        read_yaml(tmp_path / "nosuch.yaml")
+
+
 def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> None:
     path = tmp_path / "settings.yaml"
     path.write_bytes("\ufeffepochs: 3\r\nmodel: cnn3\r\n".encode())

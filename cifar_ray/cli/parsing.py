@@ -22,6 +22,8 @@ _VALIDATION_ERROR = re.compile(
     r"(?:Value error, (?P<combination>.*?)|(?P<field>[\w.]+) (?P<message>.*?)) \[type=.*?input_value=(?P<value>.*?), input_type"
 )
 
+_UNKNOWN_FLAG = re.compile(r"Unrecognized options:? (?P<flag>--[^\s,]+)(?:.*?Perhaps you meant: ?(?P<nearest>--[\w.-]+))?")
+
 
 def parse(command: Any, argv: Sequence[str] | None, prog: str, default: Any = None) -> Any:
     """Parses flags into a command.
@@ -79,6 +81,9 @@ def _one_line(report: str) -> str:
     if invalid:
         nested = f"{invalid['config']}." if invalid["config"].islower() else ""
         return f"{nested}{invalid['field']}: {in_words(invalid['message'])} (got {invalid['value']})"
+    unknown = _UNKNOWN_FLAG.search(text)
+    if unknown:
+        return f"{unknown['flag']}: unknown flag" + (f". Did you mean {unknown['nearest']}?" if unknown["nearest"] else "")
     for noise in ("Got errors:", "Argument helptext:", "For full helptext"):
         text = text.partition(noise)[0]
     return text.strip().removeprefix("Value error ").removeprefix("Unrecognized options ")

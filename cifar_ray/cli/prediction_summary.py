@@ -43,7 +43,8 @@ class PredictionSummary:
         total = self._broken + self.sound
         lines = self._picture_lines() if total <= _MAX_LINES else self._class_lines(total)
         rate = f" in {time.seconds:.1f} s: {time.pictures / max(time.seconds, 1e-9):,.0f} images/s"
-        speed = f"{time.pictures:,} pictures{rate}" if time.pictures else f"{total:,} pictures"
+        count = time.pictures or total
+        speed = f"{count:,} {'picture' if count == 1 else 'pictures'}{rate if time.pictures else ''}"
         abstained = f", not sure of {self._abstained:,}" if self._abstained else ""
         return "\n".join([*lines, f"{speed}; {self._broken:,} broken{abstained}"])
 

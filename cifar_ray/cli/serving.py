@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import socket
 import time
 import urllib.request
@@ -14,6 +15,8 @@ from tyro.conf import Positional
 
 from cifar_ray.config import STORAGE_VARIABLE, Config, TrainConfig, default_storage, parse_config, resolve_storage
 from cifar_ray.config.serve_config import ServeConfig
+from cifar_ray.errors import ConfigError, StoreError
+from cifar_ray.store.registry import ModelStore
 
 if TYPE_CHECKING:
     from cifar_ray.data import ImageDataset
@@ -43,6 +46,27 @@ class ServeCommand(Config):
         given = values | ({} if self.model is None else {"model": self.model})
         parse_config(ServeConfig, given)
         return given
+
+    def check(self) -> None:
+        """Finds what would make the server useless, before Ray starts.
+
+        Raises:
+            StoreError: if there is no such model, or none at all.
+            ConfigError: if the port is in use on this machine.
+        """
+        config = parse_config(ServeConfig, self.arguments())
+        store = ModelStore(config.storage)
+        if not store.names():
+            raise StoreError(f"no model in {store.location}; train one: {config.train_command}")
+        if self.model is not None:
+            store.resolve(self.model)
+        if not os.environ.get("RAY_ADDRESS"):  # else the server listens on another machine
+            family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+            try:
+                socket.create_server((self.host, self.port), family=family).close()
+            except OSError as error:
+                reason = os.strerror(error.errno) if error.errno else str(error)
+                raise ConfigError(f"cannot listen on {self.host}:{self.port} ({reason}); choose another --port or --host") from None
 
 
 class DemoCommand(Config):

@@ -218,7 +218,7 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
     from cifar_ray.cli.terminal import print_table  # imports rich
 
     styles = ["red" if row["damaged"] else "green" if PRODUCTION in row["aliases"] else "" for row in rows]
-    print_table([_cells(row) for row in rows], _HEADINGS, styles=styles)
+    print_table([_cells(row) for row in rows], _HEADINGS, styles=styles, cut_last=True)
     for row in rows:
         if row["damaged"]:
             print(f"damaged: {row['damaged']}")

@@ -75,14 +75,16 @@ def print_table(
     headings: Sequence[str] | None = None,
     justify: Sequence[Justify] | None = None,
     styles: Sequence[str] | None = None,
+    *,
+    cut_last: bool = False,
 ) -> None:
     """Prints a table on stdout: in colour on a terminal, elsewhere as aligned plain lines of any length. See `create_table`."""
     if not rows:
         return
-    table = create_table(rows, headings, justify, styles)
     if is_terminal(sys.stdout):
-        create_console(sys.stdout).print(table)
+        create_console(sys.stdout).print(create_table(rows, headings, justify, styles, cut_last=cut_last))
         return
+    table = create_table(rows, headings, justify, styles)
     plain = Console(file=io.StringIO(), width=_UNLIMITED_WIDTH, color_system=None, force_terminal=False, markup=False, emoji=False)
     with plain.capture() as captured:
         plain.print(table)

@@ -73,7 +73,9 @@ def read_yaml(path: str | Path, flag: str = "--config") -> dict[str, Any]:
     """
     try:
         values = yaml.load(Path(path).read_text(encoding="utf-8-sig"), _UniqueKeys)  # noqa: S506  (a safe loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except OSError as error:
+        raise ConfigError(f"{flag} {path}: cannot be read ({error.strerror})") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{flag} {path}: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{flag} {path}: expected a mapping of settings, got {type(values).__name__}")

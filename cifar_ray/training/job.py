@@ -38,7 +38,8 @@ class JobResult:
         bundle = self.saved.bundle
         verdict = "promoted to production" if self.saved.promoted else "saved, not promoted"
         lines.append(f"model  {bundle.reference}: {verdict} ({self.saved.reason})")
-        lines.append(f"serve  serve run deployments:app model={bundle.name} storage={self.config.storage}")
+        model = bundle.name if self.saved.promoted else bundle.reference
+        lines.append(f"serve  serve run deployments:app model={model} storage={self.config.storage}")
         return "\n".join(lines)
 
 
