@@ -22,7 +22,7 @@ _VALIDATION_ERROR = re.compile(
     r"(?:Value error, (?P<combination>.*?)|(?P<field>[\w.]+) (?P<message>.*?)) \[type=.*?input_value=(?P<value>.*?), input_type"
 )
 
-_UNKNOWN_FLAG = re.compile(r"Unrecognized options:? (?P<flag>--[^\s,]+)(?:.*?Perhaps you meant: ?(?P<nearest>--[\w.-]+))?")
+_UNKNOWN_FLAG = re.compile(r"Unrecognized options:? (?P<flag>--[A-Za-z][^\s,]*)(?:.*?Perhaps you meant: ?(?P<nearest>--[A-Za-z][\w.-]*))?")
 
 
 def parse(command: Any, argv: Sequence[str] | None, prog: str, default: Any = None) -> Any:
