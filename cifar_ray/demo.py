@@ -1,4 +1,4 @@
-"""`cifar-ray demo`: trains on built-in images, saves the model, serves it, asks it, and leaves nothing running."""
+"""`cifar-ray demo`: trains a model on built-in images, serves it, sends it a test picture, and stops everything."""
 
 from __future__ import annotations
 

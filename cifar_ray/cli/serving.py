@@ -70,7 +70,7 @@ class ServeCommand(Config):
 
 
 class DemoCommand(Config):
-    """Trains a model on built-in images with two workers, serves it, asks it about a picture, and stops everything."""
+    """Trains a model on built-in images with two workers, serves it, sends it a test picture, and stops everything."""
 
     storage: str = Field(default_factory=default_storage, description=f"path or URI of the model; default ${STORAGE_VARIABLE} or ./storage")
 

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+SERVED_AS = "cifar-ray-demo"
 APP = "deployments:app"  # a string, because this module does not import the server
 
 
@@ -62,8 +63,8 @@ def serving(arguments: Mapping[str, Any], port: int) -> Iterator[None]:
     module, _, attribute = APP.partition(":")
     application = getattr(importlib.import_module(module), attribute)
     serve.start(http_options={"port": port})
-    serve.run(application(dict(arguments)))
+    serve.run(application(dict(arguments)), name=SERVED_AS)
     try:
         yield
     finally:
-        serve.shutdown()
+        serve.delete(SERVED_AS)  # Serve itself ends with the cluster; on one that goes on, other applications stay

@@ -30,7 +30,7 @@ def grad_cam(
 
     It uses the last layer with spatial size, as in the paper: on CIFAR-10, hiding the hottest quarter of a picture reduces the
     probability of AirNet 1.5 times as much as hiding a random quarter, while earlier layers are no better than chance. The map
-    of an ensemble is the mean of its members' maps. It computes in float32, whatever the precision of predictions, and is
+    of an ensemble is the mean of its members' maps. It computes in float32, also where predictions use another precision, and is
     thread-safe: it does not change the network, not even by hooks.
 
     Args:

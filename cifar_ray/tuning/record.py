@@ -127,7 +127,7 @@ class Record:
         return [trial for trial in self.trials if trial.status == "interrupted"]
 
     def settled(self) -> list[Trial]:
-        """Trials that are complete, whatever their outcome."""
+        """Trials that are complete, with any outcome."""
         return [trial for trial in self.trials if trial.status not in ("running", "interrupted")]
 
     def settle(self, status: Status, reason: str = "") -> None:

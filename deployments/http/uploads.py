@@ -1,4 +1,4 @@
-"""Read pictures from request bodies. The size limits apply while reading, whatever the headers say."""
+"""Read pictures from request bodies. The size limits apply while reading; the headers are not trusted."""
 
 from __future__ import annotations
 
