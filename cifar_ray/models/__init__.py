@@ -16,6 +16,8 @@ from cifar_ray.models.plain_cnn import PlainCNN
 from cifar_ray.models.resnet import resnet18, resnet50
 from cifar_ray.models.resnet9 import ResNet9
 from cifar_ray.models.small_cnn import SmallCNN
+from cifar_ray.models.timm_networks import PREFIX, check_name, create_timm
+from cifar_ray.models.views import Views
 from cifar_ray.models.wide_resnet import WideResNet
 
 _ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {
@@ -48,13 +50,27 @@ def list_models() -> list[str]:
     return sorted(_ARCHITECTURES)
 
 
-def create_model(name: str, num_classes: int, image_size: int, **arguments: Any) -> nn.Module:
+def check_model(name: str) -> None:
+    """Check the name of an architecture.
+
+    Raises:
+        ConfigError: if it is unknown.
+    """
+    if name.startswith(PREFIX):
+        check_name(name)
+    elif name not in _ARCHITECTURES:
+        raise ConfigError(f"model: unknown architecture {name!r}. Available: {', '.join(list_models())}, and timm's as timm:NAME")
+
+
+def create_model(name: str, num_classes: int, image_size: int, views: int = 1, mirror_views: bool = True, **arguments: Any) -> nn.Module:
     """Create a network with fresh weights from torch's global generator.
 
     Args:
-        name: one of `list_models()`, or `ensemble` with `members`.
+        name: one of `list_models()`, `timm:NAME`, or `ensemble` with `members`.
         num_classes: width of the logits, at least 2.
         image_size: height and width of the images, px.
+        views: number of views of each image whose logits are averaged.
+        mirror_views: whether every second view is mirrored.
         **arguments: other arguments of the architecture, for example `widths` of `airnet`.
 
     Returns:
@@ -65,11 +81,12 @@ def create_model(name: str, num_classes: int, image_size: int, **arguments: Any)
     """
     if name == "ensemble" and "members" in arguments:
         return _create_ensemble(**arguments)
-    if name not in _ARCHITECTURES:
-        raise ConfigError(f"model: unknown architecture {name!r}. Available: {', '.join(list_models())}")
+    check_model(name)
     if num_classes < 2:
         raise ConfigError(f"model: expected at least 2 classes, got {num_classes}")
-    return _ARCHITECTURES[name](num_classes=num_classes, image_size=image_size, **arguments)
+    create = partial(create_timm, name) if name.startswith(PREFIX) else _ARCHITECTURES[name]
+    network = create(num_classes=num_classes, image_size=image_size, **arguments)
+    return Views(network, views, mirror_views) if views > 1 else network
 
 
 def _create_ensemble(members: Sequence[Mapping[str, Any]], temperatures: Sequence[float]) -> Ensemble:

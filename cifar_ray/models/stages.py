@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
 from cifar_ray.errors import ConfigError
+from cifar_ray.models.timm_networks import timm_head_name
+from cifar_ray.models.views import Views
+
+_NORMS = (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,13 +21,16 @@ class Stage:
     Attributes:
         name: name of its first module.
         modules: a convolution or block, and the norms that follow it.
+        own: weights of the network itself, such as position embeddings; they belong to the first stage.
     """
 
     name: str
     modules: tuple[nn.Module, ...]
+    own: tuple[nn.Parameter, ...] = ()
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """All weights of the stage."""
+        yield from self.own
         for module in self.modules:
             yield from module.parameters()
 
@@ -33,12 +40,14 @@ def stages(model: nn.Module) -> list[Stage]:
 
     It splits sequences of blocks, and a norm belongs to the preceding module.
     """
+    if isinstance(model, Views):
+        return [Stage(f"network.{stage.name}", stage.modules, stage.own) for stage in stages(model.network)]
     found: list[Stage] = []
     for name, module in _blocks(model):
-        if found and isinstance(module, nn.BatchNorm2d):
-            found[-1] = Stage(found[-1].name, (*found[-1].modules, module))
+        if found and isinstance(module, _NORMS):
+            found[-1] = replace(found[-1], modules=(*found[-1].modules, module))
         elif any(True for _ in module.parameters()):
-            found.append(Stage(name, (module,)))
+            found.append(Stage(name, (module,), () if found else tuple(model.parameters(recurse=False))))
     return found
 
 
@@ -55,8 +64,9 @@ def head_name(model: nn.Module) -> str:
 
 
 def _blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    head = timm_head_name(model)
     for name, module in model.named_children():
-        if isinstance(module, nn.Sequential | nn.ModuleList):
+        if isinstance(module, nn.Sequential | nn.ModuleList) or head.startswith(f"{name}."):
             yield from ((f"{name}.{inner}", block) for inner, block in module.named_children())
         else:
             yield name, module

@@ -92,7 +92,7 @@ def resnet50_finetune() -> TrainConfig:
     return TrainConfig(
         recipe="resnet50_finetune",
         model="resnet50",
-        pretrained=True,
+        pretrained="hub",
         epochs=5,
         batch_size=128,
         micro_batch_size=64,  # images of 128 px

@@ -2,7 +2,7 @@
 
 from cifar_ray.store.bundle import Bundle
 from cifar_ray.store.locate import load_model
-from cifar_ray.store.manifest import Architecture, Manifest, Quantization
+from cifar_ray.store.manifest import Architecture, Manifest, PretrainedOrigin, Quantization
 from cifar_ray.store.promotion import should_promote
 from cifar_ray.store.registry import LATEST, PREVIOUS, PRODUCTION, ModelStore
 
@@ -14,6 +14,7 @@ __all__ = [
     "Bundle",
     "Manifest",
     "ModelStore",
+    "PretrainedOrigin",
     "Quantization",
     "load_model",
     "should_promote",

@@ -20,6 +20,22 @@ class Architecture(Config):
     arguments: dict[str, Any] = Field(default_factory=dict, description="other keyword arguments of create_model")
 
 
+class PretrainedOrigin(Config):
+    """Where the weights come from that training started from.
+
+    Attributes:
+        source: repository of the hub, address, file name, or package and version.
+        sha256: of the file; empty if unknown.
+        license: licence of the weights; empty if unknown.
+        timm_version: version of timm that built the network.
+    """
+
+    source: str
+    sha256: str = ""
+    license: str = ""
+    timm_version: str = ""
+
+
 class Quantization(Config):
     """Accuracy of the int8 form of a network, measured when it was made.
 
@@ -64,6 +80,8 @@ class Manifest(Config):
         weights_sha256: sha256 of `model.safetensors`.
         attachments: sha256 of additional files by name, for example the int8 form of the network.
         quantization: accuracy of the int8 form, if there is one.
+        pretrained: origin of the pretrained weights; `None` if training started from fresh weights.
+        interpolation: resampling by which pictures are resized.
         created_at: time of writing, with time zone.
     """
 
@@ -89,6 +107,8 @@ class Manifest(Config):
         default_factory=dict, description="set by the writer"
     )
     quantization: Quantization | None = None
+    pretrained: PretrainedOrigin | None = None
+    interpolation: Literal["bicubic"] = "bicubic"
     created_at: AwareDatetime
 
     @property

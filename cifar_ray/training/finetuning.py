@@ -18,7 +18,20 @@ _MIN_STEPS_PER_EPOCH = 8
 _RATES = ("lr", "head_lr", "bias_lr")
 _DATA_SETTINGS = ("dataset", "data_dir", "groups", "stream")
 # Settings of the parent's run that do not apply to its child.
-_NOT_INHERITED = ("name", "save_as", "promote", "num_workers", "patience", "precision", "start", "model", "recipe")
+_NOT_INHERITED = (
+    "name",
+    "save_as",
+    "promote",
+    "num_workers",
+    "patience",
+    "precision",
+    "start",
+    "model",
+    "recipe",
+    "pretrained",
+    "method",
+    "views",
+)
 
 
 def inherited_settings(parent: Bundle, data: Mapping[str, str], rate_factor: float) -> dict[str, Any]:

@@ -67,10 +67,10 @@ def run(config: TrainConfig, splits: TrainingSplits, progress: Progress, track: 
 
     job = Run(config, resume, splits.fingerprint)
     progress.on_message(_describe_start(config, splits))
-    if config.pretrained and not config.start:
-        from cifar_ray.training.weights.pretrained import imagenet_weights
+    if config.pretrained != "none" and not config.start:
+        from cifar_ray.training.weights.pretrained import find_pretrained
 
-        imagenet_weights(config.model)  # fails before Ray starts, and one download serves all workers of a host
+        find_pretrained(config.model, config.pretrained)  # fails before Ray starts, and one download serves all workers of a host
 
     from cifar_ray.training.on_ray.ray_trainer import train_on_ray  # the import of Ray takes a second; errors in settings come before it
     from cifar_ray.training.records.tracking import TrackedProgress, create_tracker

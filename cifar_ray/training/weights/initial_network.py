@@ -14,7 +14,7 @@ from cifar_ray.errors import BundleError, ConfigError
 from cifar_ray.models import create_model
 from cifar_ray.models.stages import Stage, head_name, stages
 from cifar_ray.store import Bundle, load_model
-from cifar_ray.training.weights.pretrained import IMAGENET_STATISTICS, load_pretrained
+from cifar_ray.training.weights.pretrained import find_pretrained, load_pretrained
 
 
 def load_parent(config: TrainConfig) -> Bundle | None:
@@ -31,7 +31,10 @@ def input_statistics(config: TrainConfig, train: TrainingImages, parent: Bundle 
     """Mean and standard deviation of the channels for normalisation; trained filters need the scaling of their own training."""
     if parent:
         return parent.manifest.channel_mean, parent.manifest.channel_std
-    return IMAGENET_STATISTICS if config.pretrained else training_mean_std(train)
+    if config.pretrained != "none":
+        found = find_pretrained(config.model, config.pretrained)
+        return found.mean, found.std
+    return training_mean_std(train)
 
 
 def initial_network(config: TrainConfig, train: TrainingImages, parent: Bundle | None) -> nn.Module:
@@ -44,8 +47,8 @@ def initial_network(config: TrainConfig, train: TrainingImages, parent: Bundle |
     if parent:
         return create_from(parent, train.class_names, train.image_size_px, parse_groups(config.groups))
     model = create_model(config.model, train.num_classes, train.image_size_px)
-    if config.pretrained:
-        load_pretrained(model, config.model)
+    if config.pretrained != "none":
+        load_pretrained(model, config.model, config.pretrained)
     return model
 
 

@@ -1,0 +1,90 @@
+"""Cache of features on the local disk, by the content of each picture and the network: unchanged pictures are not computed again."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from cifar_ray.data import cache
+
+FOLDER = "features"
+
+LIMIT_BYTES = 10_000_000_000
+
+_DIGESTS, _DIGEST_BYTES = ".digests", 16
+_logger = logging.getLogger(__name__)
+
+Floats = npt.NDArray[np.float32]
+
+
+class FeatureCache:
+    """Features of one network, in pairs of files: `<key>/<number>.npy` with features, `<number>.digests` with the pictures they belong to.
+
+    A pair is written once, under temporary names that are then changed. A full or read-only disk costs the cache, not the run.
+
+    Args:
+        key: identifies network, weights, view, input size and normalisation; equal keys give equal features.
+    """
+
+    def __init__(self, key: str) -> None:
+        self.folder = cache.cache_folder() / FOLDER / key
+        self._tables: list[Floats] = []
+        self._places: dict[bytes, tuple[int, int]] = {}
+        for path in sorted(self.folder.glob("*.npy")):
+            try:
+                digests, values = path.with_suffix(_DIGESTS).read_bytes(), np.load(path, mmap_mode="r").view(np.ndarray)
+                if len(digests) != len(values) * _DIGEST_BYTES:
+                    raise ValueError("its two files differ in length")
+                os.utime(path)  # the least recently used are deleted first
+            except (OSError, ValueError, EOFError) as error:
+                _logger.warning("feature cache: ignoring %s, which is damaged (%s)", path, error)
+                continue
+            for row in range(len(values)):
+                self._places[digests[row * _DIGEST_BYTES : (row + 1) * _DIGEST_BYTES]] = len(self._tables), row
+            self._tables.append(values)
+
+    def find(self, digest: bytes) -> Floats | None:
+        """Features of a picture, float32 `[D]`, or `None`."""
+        place = self._places.get(digest)
+        return None if place is None else self._tables[place[0]][place[1]]
+
+    def add(self, digests: Sequence[bytes], features: Floats) -> None:
+        """Store features, float32 `[N, D]`, of pictures with `digests`."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            needed, free = features.nbytes, shutil.disk_usage(self.folder).free
+            if needed > free // 2:
+                raise OSError(f"{needed:,} bytes needed, {free:,} free")  # noqa: TRY301
+            make_room(LIMIT_BYTES - needed)
+            name = f"{time.time_ns():x}-{os.getpid():x}"
+            partial = self.folder / f"{name}.partial"
+            (self.folder / f"{name}{_DIGESTS}").write_bytes(b"".join(digests))
+            with partial.open("wb") as file:
+                np.save(file, features)
+            partial.rename(self.folder / f"{name}.npy")
+        except OSError as error:
+            _logger.warning("feature cache: cannot write %s (%s); the next run computes these features again", self.folder, error)
+
+
+def digest(image: npt.NDArray[np.uint8]) -> bytes:
+    """A digest of a picture's pixels."""
+    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=_DIGEST_BYTES).digest()
+
+
+def make_room(limit_bytes: int) -> None:
+    """Delete the least recently used files until the features of all networks take at most `limit_bytes`."""
+    files = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in (cache.cache_folder() / FOLDER).glob("*/*.npy"))
+    total = sum(size for _, size, _ in files)
+    for _, size, path in files:
+        if total <= limit_bytes:
+            break
+        path.unlink(missing_ok=True)
+        path.with_suffix(_DIGESTS).unlink(missing_ok=True)
+        total -= size

@@ -1,0 +1,89 @@
+"""Networks of timm, the library of pretrained image networks: `timm:NAME` or `timm:NAME.TAG`."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from torch import nn
+
+from cifar_ray.errors import ConfigError
+
+PREFIX = "timm:"
+
+
+def create_timm(name: str, num_classes: int, image_size: int, **arguments: Any) -> nn.Module:
+    """Create a network of timm with fresh weights from torch's global generator.
+
+    Args:
+        name: `timm:NAME`, with or without the tag of its weights.
+        num_classes: width of the logits.
+        image_size: height and width of the images, px; networks with position embeddings are built for it.
+        **arguments: other keyword arguments of `timm.create_model`.
+
+    Raises:
+        ConfigError: if timm has no such network, it cannot be created for this size, or it does not end in one linear layer.
+    """
+    import timm  # takes seconds, which other networks do without
+
+    known = check_name(name)
+    if pretrained_config(name).fixed_input_size:
+        arguments = {"img_size": image_size} | arguments
+    try:
+        model: nn.Module = timm.create_model(known, pretrained=False, num_classes=num_classes, **arguments)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(f"model: {name} cannot be created for {image_size} px: {' '.join(str(error).split())[:200]}") from None
+    head = timm_head_name(model)
+    if not head or not isinstance(model.get_submodule(head), nn.Linear):
+        raise ConfigError(f"model: {name} does not end in one linear layer, which fine-tuning and serving need; choose another network")
+    return model
+
+
+def check_name(name: str) -> str:
+    """Name of a network as timm knows it, without the prefix.
+
+    Raises:
+        ConfigError: if timm has no such network, or no such weights of it; the message suggests similar ones.
+    """
+    import timm
+
+    full = name.removeprefix(PREFIX)
+    plain, _, tag = full.partition(".")
+    if not timm.is_model(plain):
+        close = difflib.get_close_matches(plain, timm.list_models(), n=3)
+        advice = (
+            f"did you mean {', '.join(PREFIX + one for one in close)}?"
+            if close
+            else "see: python -m cifar_ray.train --list-models timm:PATTERN"
+        )
+        raise ConfigError(f"model: timm has no network {plain!r}; {advice}")
+    tags = [one.partition(".")[2] for one in timm.list_pretrained(f"{plain}.*")]
+    if tag and tag not in tags:
+        raise ConfigError(f"model: {PREFIX}{plain} has no weights {tag!r}. Available: {', '.join(tags) or 'none'}")
+    return full
+
+
+def pretrained_config(name: str) -> Any:
+    """timm's `PretrainedCfg` of a network: mean, std, input size, licence and address of its weights.
+
+    Raises:
+        ConfigError: see `check_name`.
+    """
+    from timm.models import get_pretrained_cfg
+
+    return get_pretrained_cfg(check_name(name))
+
+
+def list_timm(pattern: str) -> list[str]:
+    """Names of timm's networks that match a pattern such as `timm:convnext*`, with the prefix."""
+    import timm
+
+    wanted = pattern.removeprefix(PREFIX) or "*"
+    return [PREFIX + one for one in timm.list_models(wanted if "*" in wanted else f"*{wanted}*")]
+
+
+def timm_head_name(model: nn.Module) -> str:
+    """Name of the layer that computes the logits of a network of timm; empty for others, and for networks with several."""
+    config = getattr(model, "pretrained_cfg", None)
+    name = config.get("classifier") if isinstance(config, dict) else None
+    return name if isinstance(name, str) else ""

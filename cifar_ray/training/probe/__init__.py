@@ -1,0 +1,1 @@
+"""The probe: a linear head on the features of a pretrained network."""

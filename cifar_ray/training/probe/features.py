@@ -1,0 +1,162 @@
+"""Features of a pretrained network for all pictures of a split, from the cache or by the fastest engine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from cifar_ray.data.feature_cache import FeatureCache, digest
+from cifar_ray.data.statistics import ChannelValues
+from cifar_ray.data.task_progress import StartTask, no_progress
+from cifar_ray.inference.engines import Engine, NetworkInput, TorchEngine, choose
+from cifar_ray.models.precision import Precision
+from cifar_ray.models.stages import head_name
+from cifar_ray.models.views import view
+
+BATCH_SIZE = 16  # activations stay in the cache of a core
+GPU_BATCH_SIZE = 256
+ROWS_PER_FILE = 4096  # also what an interrupted run loses at most
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A pretrained network without its head.
+
+    Attributes:
+        network: from normalised images to features `[N, D]`, in evaluation mode.
+        model: its name.
+        sha256: of its weights.
+        image_size_px: side of its images.
+        mean: mean of the channels for the normalisation.
+        std: standard deviation of the channels for the normalisation.
+        mirror: whether every second view is mirrored.
+    """
+
+    network: nn.Module
+    model: str
+    sha256: str
+    image_size_px: int
+    mean: ChannelValues
+    std: ChannelValues
+    mirror: bool = True
+
+    @classmethod
+    def of(
+        cls, network: nn.Module, model: str, image_size_px: int, mean: ChannelValues, std: ChannelValues, mirror: bool = True
+    ) -> Backbone:
+        """Replace the head of a network by nothing; the network itself is changed."""
+        sha256 = hash_weights({name: tensor for name, tensor in network.state_dict().items() if not name.startswith(head_name(network))})
+        network.set_submodule(head_name(network), nn.Identity())
+        return cls(network.eval(), model, sha256, image_size_px, mean, std, mirror)
+
+    def key(self, number: int, engine: Engine) -> str:
+        """Identifies the features of view `number`: equal keys give equal features, within the rounding of the engine's number format."""
+        shown = number if self.mirror or number == 0 else f"{number}-unmirrored"
+        text = repr((self.model, self.sha256, self.image_size_px, self.mean, self.std, shown, engine.precision.name))
+        return f"{self.model.rpartition(':')[2]}-{self.image_size_px}px-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def hash_weights(weights: Mapping[str, Tensor]) -> str:
+    """sha256 of names and values of a state dict."""
+    digest = hashlib.sha256()
+    for name, tensor in weights.items():
+        digest.update(name.encode() + b"\0")
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Images(Protocol):
+    """Images of a split, in memory or in files."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """The images at `rows`, uint8 `[n, S, S, 3]`."""
+
+
+class _OneView(nn.Module):
+    def __init__(self, network: nn.Module, number: int, mirror: bool) -> None:
+        super().__init__()
+        self.network, self.number, self.mirror = network, number, mirror
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.network(view(images, self.number, self.mirror))
+        return features
+
+
+class Extractor:
+    """Computes features of one view; safe to keep for several splits.
+
+    Args:
+        backbone: the network.
+        number: number of the view.
+        device: device to compute on.
+    """
+
+    def __init__(self, backbone: Backbone, number: int, device: torch.device) -> None:
+        precision = Precision.resolve("auto", device)
+        network = _OneView(backbone.network, number, backbone.mirror).to(device).to(memory_format=torch.channels_last).eval()
+        about = NetworkInput(backbone.image_size_px, backbone.mean, backbone.std)
+        self._engine, self.reason = choose(TorchEngine(network, about, precision), "auto")
+        self.engine = self._engine.name
+        self._cache = FeatureCache(backbone.key(number, self._engine))
+        self._batch_size = GPU_BATCH_SIZE if device.type == "cuda" else BATCH_SIZE
+
+    def __call__(self, images: Images, on_done: Callable[[int], None]) -> Floats:
+        """Features, float32 `[N, D]`, of a split, some thousand pictures at a time."""
+        features: Floats | None = None
+        for start in range(0, len(images), ROWS_PER_FILE):
+            block = images.read(np.arange(start, min(start + ROWS_PER_FILE, len(images))))
+            values = self._block(block, on_done)
+            features = np.empty((len(images), values.shape[1]), np.float32) if features is None else features
+            features[start : start + len(values)] = values
+        assert features is not None, "a split has images"  # noqa: S101
+        return features
+
+    def _block(self, images: npt.NDArray[np.uint8], on_done: Callable[[int], None]) -> Floats:
+        digests = [digest(image) for image in images]
+        found = [self._cache.find(one) for one in digests]
+        missing = np.array([row for row, values in enumerate(found) if values is None], np.int64)
+        on_done(len(images) - len(missing))
+        computed: list[Floats] = []
+        for start in range(0, len(missing), self._batch_size):
+            rows = missing[start : start + self._batch_size]
+            computed.append(np.array(self._engine.logits(images[rows])))
+            on_done(len(rows))
+        if computed:
+            new = np.concatenate(computed)
+            self._cache.add([digests[row] for row in missing], new)
+            for row, values in zip(missing.tolist(), new, strict=True):
+                found[row] = values
+        return np.stack([values for values in found if values is not None])
+
+
+def extract(
+    backbone: Backbone, views: int, device: torch.device, splits: Mapping[str, Images], progress: StartTask = no_progress
+) -> dict[str, Floats]:
+    """Mean of the features over the views, float32 `[N, D]`, by split.
+
+    Args:
+        backbone: the network.
+        views: number of views.
+        device: device to compute on.
+        splits: images by split.
+        progress: receives the progress.
+    """
+    sums: dict[str, Floats] = {}
+    on_done = progress("computing features", views * sum(map(len, splits.values())))
+    for number in range(views):
+        extractor = Extractor(backbone, number, device)
+        for split, images in splits.items():
+            features = extractor(images, on_done)
+            sums[split] = features if number == 0 else np.add(sums[split], features, out=sums[split])
+    return {split: np.divide(total, views, out=total) for split, total in sums.items()} if views > 1 else sums

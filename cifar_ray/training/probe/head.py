@@ -1,0 +1,179 @@
+"""A linear head on features, by L-BFGS, with its regularisation from cross-validation inside the training part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+
+FOLDS = 5
+# From strong to weak: each solution is the start of the next. The weight of half the squared norm beside the mean cross-entropy.
+_STRENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
+_MUCH_WORSE = 1.1  # the loss has one minimum along the path: weaker ones need not be tried
+_MAX_ITERATIONS = 100
+_MAX_FOLD_LOGITS = 30_000_000  # rows × folds × classes; more would need more memory than the features themselves
+
+
+@dataclass(frozen=True)
+class LinearHead:
+    """Head of a network: logits are `features @ weight.T + bias`.
+
+    Attributes:
+        weight: float32 `[C, D]`.
+        bias: float32 `[C]`.
+    """
+
+    weight: Floats
+    bias: Floats
+
+    def logits(self, features: Floats) -> Floats:
+        """Logits, float32 `[N, C]`, of features, float32 `[N, D]`."""
+        result: Floats = features @ self.weight.T + self.bias
+        return result
+
+
+@dataclass(frozen=True, eq=False)
+class FittedHead:
+    """A head and its cross-validation.
+
+    Attributes:
+        head: fitted on all rows.
+        strength: the regularisation that cross-validation chose.
+        held_out: float32 `[R, C]`: logits of each row from a head that was not fitted on its fold.
+        rows: int64 `[R]`: the rows of `held_out`; all of them, or one fold where there are many.
+        loss: mean cross-entropy of `held_out`, nats.
+        accuracy: accuracy of `held_out`, 0–1.
+    """
+
+    head: LinearHead
+    strength: float
+    held_out: Floats
+    rows: Integers
+    loss: float
+    accuracy: float
+
+
+def assign_folds(labels: Integers, groups: Integers, seed: int, folds: int = FOLDS) -> Integers:
+    """Assign each row to a fold, int64 `[N]`, stratified by class; rows of one group (near-duplicates) share a fold.
+
+    Args:
+        labels: int64 `[N]`.
+        groups: int64 `[N]`; equal numbers mark rows that belong together.
+        seed: seed of the assignment.
+        folds: number of folds.
+    """
+    generator = np.random.default_rng((seed, 7))
+    fold_of = np.zeros(len(labels), np.int64)
+    start = 0
+    for label in np.unique(labels):
+        members = np.unique(groups[labels == label])
+        numbers = dict(zip(generator.permutation(members).tolist(), ((start + np.arange(len(members))) % folds).tolist(), strict=True))
+        rows = np.flatnonzero(labels == label)
+        fold_of[rows] = [numbers[group] for group in groups[rows].tolist()]
+        start += len(members)
+    return fold_of
+
+
+def fit_head(
+    features: Floats,
+    labels: Integers,
+    num_classes: int,
+    fold_of: Integers,
+    weights: Floats | None = None,
+    on_step: Callable[[int], None] = lambda _: None,
+) -> FittedHead:
+    """Fit multinomial logistic regression on standardised features.
+
+    The regularisation is the one with the smallest cross-entropy on held-out folds, and the head is then fitted on all rows.
+
+    Args:
+        features: float32 `[N, D]`; they are standardised in place.
+        labels: int64 `[N]`.
+        num_classes: C.
+        fold_of: int64 `[N]`, from `assign_folds`.
+        weights: float32 `[N]`, weight of each image in the loss; `None` for equal weights.
+        on_step: called after each fit, with 1.
+    """
+    mean, std = _standardise(features)
+    each = np.ones(len(labels), np.float32) if weights is None else weights
+    folds = int(fold_of.max()) + 1
+    held = range(folds if len(labels) * folds * num_classes <= _MAX_FOLD_LOGITS else 1)
+    kept = np.stack([(fold_of != fold) * each for fold in held], axis=1)
+    tested = np.flatnonzero(fold_of < len(held))
+    solution: Floats | None = None
+    best = (np.inf, 0.0, np.zeros((0, num_classes), np.float32))
+    for strength in _STRENGTHS:
+        solution = _solve(features, labels, kept, strength, num_classes, solution)
+        logits = _held_out(features, fold_of, solution, tested)
+        on_step(1)
+        loss = _cross_entropy(logits, labels[tested])
+        if loss < best[0]:
+            best = (loss, strength, logits)
+        elif loss > _MUCH_WORSE * best[0]:
+            break
+    loss, strength, logits = best
+    start = None if solution is None else solution.mean(axis=1, keepdims=True)
+    final = _solve(features, labels, each[:, None], strength, num_classes, start)
+    weight = (final[:-1, 0] / std[:, None]).T
+    head = LinearHead(np.ascontiguousarray(weight, np.float32), (final[-1, 0] - weight @ mean).astype(np.float32))
+    accuracy = float((logits.argmax(axis=1) == labels[tested]).mean())
+    return FittedHead(head, strength, logits, tested, loss, accuracy)
+
+
+def _standardise(features: Floats) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Subtract the mean and divide by the standard deviation of each column, in place; return both."""
+    mean = features.mean(axis=0, dtype=np.float64)
+    features -= mean.astype(np.float32)
+    std = np.sqrt(np.einsum("nd,nd->d", features, features, dtype=np.float64) / len(features)) + 1e-6
+    features /= std.astype(np.float32)
+    return mean, std
+
+
+def _solve(rows: Floats, labels: Integers, kept: Floats, strength: float, num_classes: int, start: Floats | None) -> Floats:
+    """Weights of one regression per column of `kept`, `[D + 1, F, C]`; the last row is the bias.
+
+    The regressions are independent, and one run of L-BFGS (Liu & Nocedal 1989) on their sum needs one matrix product for all of them.
+    """
+    from scipy.optimize import minimize
+
+    width, problems = rows.shape[1], kept.shape[1]
+    shares = kept / kept.sum(axis=0)
+    at = np.arange(len(rows))
+
+    def objective(flat: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+        parameters = flat.reshape(width + 1, -1).astype(np.float32)
+        logits = (rows @ parameters[:-1] + parameters[-1]).reshape(len(rows), problems, num_classes)
+        logits -= logits.max(axis=2, keepdims=True)
+        true = logits[at, :, labels].copy()
+        np.exp(logits, out=logits)
+        sums = logits.sum(axis=2)
+        value = float(((np.log(sums) - true) * shares).sum()) + 0.5 * strength * float((parameters[:-1] ** 2).sum())
+        logits /= sums[:, :, None]
+        logits[at, :, labels] -= 1
+        logits *= shares[:, :, None]
+        slopes = logits.reshape(len(rows), -1)
+        gradient = np.concatenate((rows.T @ slopes + strength * parameters[:-1], slopes.sum(axis=0, keepdims=True)))
+        return value, gradient.ravel().astype(np.float64)
+
+    first = np.zeros((width + 1) * problems * num_classes) if start is None else start.ravel().astype(np.float64)
+    found = minimize(objective, first, jac=True, method="L-BFGS-B", options={"maxiter": _MAX_ITERATIONS, "gtol": 1e-4, "ftol": 1e-9})
+    solution: Floats = found.x.reshape(width + 1, problems, num_classes).astype(np.float32)
+    return solution
+
+
+def _held_out(features: Floats, fold_of: Integers, solution: Floats, tested: Integers) -> Floats:
+    logits = np.empty((len(tested), solution.shape[2]), np.float32)
+    for fold in range(solution.shape[1]):
+        here = fold_of[tested] == fold
+        logits[here] = features[tested[here]] @ solution[:-1, fold] + solution[-1, fold]
+    return logits
+
+
+def _cross_entropy(logits: Floats, labels: Integers) -> float:
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return float((np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]).mean())
