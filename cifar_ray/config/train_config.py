@@ -36,7 +36,7 @@ class TrainConfig(Config):
     )
     promote: Literal["auto", "always", "never"] = Field(
         "auto",
-        description="promote the model to production; auto: if its test accuracy is at least that of the present one on the same data",
+        description="promote the model to production; auto: if it is not worse than the present one, or has other classes",
     )
 
     dataset: DatasetName = Field("cifar10", description="data set to train on; folder reads --data-dir")
