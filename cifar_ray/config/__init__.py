@@ -14,6 +14,7 @@ from cifar_ray.config.base import (
     Positive,
     PrecisionName,
     ResizePolicy,
+    SamplingName,
     ShareOfRate,
     TestTimeAugmentation,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "Positive",
     "PrecisionName",
     "ResizePolicy",
+    "SamplingName",
     "ScheduleConfig",
     "ShareOfRate",
     "StartConfig",

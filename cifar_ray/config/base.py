@@ -18,6 +18,8 @@ CompileMode = Literal["none", "default", "max-autotune"]
 EngineName = Literal["auto", "torch", "openvino", "openvino-int8"]
 TestTimeAugmentation = Literal["none", "mirror", "mirror_shift"]
 
+SamplingName = Literal["natural", "balanced"]
+
 ShareOfRate = Annotated[float, Field(gt=0, le=1)]
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"

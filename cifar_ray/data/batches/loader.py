@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cifar_ray.config import AugmentationConfig
+from cifar_ray.config import AugmentationConfig, SamplingName
 from cifar_ray.data.batches.augmentation import Augmentation, Augmenter
+from cifar_ray.data.batches.sampling import draw_order
 from cifar_ray.data.batches.transforms import normalize
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.statistics import ChannelValues
@@ -75,8 +77,7 @@ class Step:
 class TrainLoader:
     """Shuffled, augmented training batches.
 
-    An epoch has `ceil(N / batch_size)` batches whose sizes differ by at most one: each image appears once, and no batch is a small
-    remainder.
+    An epoch has N images in `ceil(N / batch_size)` batches whose sizes differ by at most one, so that no batch is a small remainder.
 
     Args:
         dataset: all training images, in memory on each worker, or streamed.
@@ -87,6 +88,7 @@ class TrainLoader:
         shard: this worker's part.
         seed: seed of order and augmentation; the same on all workers.
         device: device for images and augmentation.
+        sampling: images of an epoch, as for `draw_order`.
 
     Raises:
         DataError: if a batch is larger than the data set, or smaller than the number of workers.
@@ -103,6 +105,7 @@ class TrainLoader:
         shard: Shard,
         seed: int,
         device: torch.device,
+        sampling: SamplingName = "natural",
     ) -> None:
         check_batch_size(batch_size, len(dataset), shard.world_size)
         self._source: _Held | _Arriving
@@ -119,6 +122,8 @@ class TrainLoader:
         self.shard = shard
         self.seed = seed
         self.device = device
+        self._draw_order = partial(draw_order, torch.from_numpy(dataset.labels.copy()), dataset.num_classes, sampling)
+        self._alternates = augmentation.flip == "alternating" and sampling == "natural"  # else an image may be there twice in an epoch
         self.augment = Augmenter(
             augmentation,
             normalization,
@@ -157,14 +162,14 @@ class TrainLoader:
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Step]:
         """Iterate over the steps of an epoch (from 0), starting at `first_step`."""
-        order = torch.randperm(len(self), generator=self._generator(_ORDER_STREAM, epoch))
+        order = self._draw_order(self._generator(_ORDER_STREAM, epoch))
         batches = [order[Shard(step, self.steps_per_epoch).slice(len(self))] for step in range(self.steps_per_epoch)]
         self._source.expect(batch[self._rows(len(batch))] for batch in batches[first_step:])
         for step, batch in enumerate(batches[first_step:], first_step):
             drawn = Augmentation.draw(
                 self.augmentation, len(batch), self.image_size_px, self._generator(_AUGMENT_STREAM, epoch * self.steps_per_epoch + step)
             )
-            if self.augmentation.flip == "alternating":
+            if self._alternates:
                 drawn.mirrored.copy_(self._first_flip[batch] ^ bool(epoch % 2))
             rows = self._rows(len(batch))
             share = len(rows) - self.augmentation.mixes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from cifar_ray.config import TrainConfig
@@ -12,7 +13,7 @@ from cifar_ray.data.batches.loader import Shard
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.streamed import TrainingImages, TrainingSplits
 from cifar_ray.errors import TrainingError
-from cifar_ray.metrics.accuracy import Evaluation, evaluate_logits
+from cifar_ray.metrics.accuracy import Evaluation, evaluate_logits, is_uneven
 from cifar_ray.metrics.trust import Trust
 from cifar_ray.store import Architecture, Bundle
 from cifar_ray.store.gallery import Judged
@@ -232,10 +233,14 @@ class _FitState:
         assert best is not None, "epochs ≥ 1"  # noqa: S101
         train_seconds = time.perf_counter() - self.started
         trainer.network.load_state_dict(self.kept)
-        trust = Trust.fit(trainer.logits(splits.val), splits.val.labels) if splits.val is not None else Trust()
+        val_logits = trainer.logits(splits.val) if splits.val is not None else None
+        trust = Trust.fit(val_logits, splits.val.labels) if splits.val is not None and val_logits is not None else Trust()
         metrics, test, judged = _judge_on_test(trainer, splits.test, trust)
         if best.val_accuracy is not None:
             metrics = {"val_accuracy": best.val_accuracy} | metrics
+        if is_uneven(np.bincount(splits.train.labels, minlength=splits.train.num_classes)):
+            val = None if splits.val is None or val_logits is None else evaluate_logits(val_logits, splits.val.labels)
+            metrics |= _over_classes("val", val) | _over_classes("test", test)
         return FitResult(
             best_epoch=best.epoch,
             normalization=trainer.normalization,
@@ -264,6 +269,13 @@ def _judge_on_test(trainer: Trainer, test: ImageDataset | None, trust: Trust) ->
     if trainer.config.test_time_augmentation != "none":
         metrics["test_accuracy_tta"] = trainer.evaluate(test, trainer.config.test_time_augmentation).accuracy
     return metrics, evaluation, Judged.of(logits, test.labels, trust.temperature)
+
+
+def _over_classes(split: str, evaluation: Evaluation | None) -> dict[str, float]:
+    """Metrics in which each class counts the same, for uneven classes."""
+    if evaluation is None:
+        return {}
+    return {f"{split}_balanced_accuracy": evaluation.balanced_accuracy, f"{split}_macro_f1": evaluation.macro_f1}
 
 
 def _plain(evaluation: Evaluation | None) -> Confusion | None:

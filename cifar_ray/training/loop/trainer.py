@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -22,6 +21,7 @@ from cifar_ray.store import Bundle
 from cifar_ray.training.loop.averaging import WeightAverage
 from cifar_ray.training.loop.collective import average_buffers, sum_over_workers
 from cifar_ray.training.loop.compiled import compiled, warm_up
+from cifar_ray.training.loop.losses import TrainingLoss
 from cifar_ray.training.loop.optimizers import create_optimizers, learning_rate_factor, scale_rates, set_learning_rate
 from cifar_ray.training.loop.validation import evaluate, gather_logits
 from cifar_ray.training.weights.initial_network import freeze, initial_network, input_statistics, rate_factors
@@ -68,7 +68,9 @@ class Trainer:
             shard=shard,
             seed=config.seed,
             device=device,
+            sampling=config.sampling,
         )
+        self.loss = TrainingLoss(config, splits.train.labels, splits.train.num_classes, device)
         torch.manual_seed(config.seed)
         self.model = self._create_model(splits.train)
         self.frozen = freeze(self.model, config.start) if config.start else []
@@ -165,7 +167,7 @@ class Trainer:
             with _communicating(self.parallel, last=number + 1 == step.num_pieces):
                 with self.precision.autocast():
                     logits = self.parallel(inputs).float()
-                loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing, reduction="sum")
+                loss = self.loss(logits, labels)
                 # DDP averages over workers; the factor world_size makes this the mean over the global batch, for any shares
                 self.scaler.scale(loss * (self.shard.world_size / step.global_size)).backward()  # type: ignore[no-untyped-call]
             main_labels = labels.argmax(1) if labels.is_floating_point() else labels  # for mixed images the label with the larger weight

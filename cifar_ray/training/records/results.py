@@ -58,7 +58,7 @@ class FitResult:
         best_epoch: epoch of the best weights.
         normalization: normalization of the inputs.
         metrics: by name: `val_accuracy`, `test_accuracy`, `test_accuracy_tta` and those of `Trust.metrics`, for the existing splits;
-            0–1 and nats.
+            with uneven classes also `…_balanced_accuracy` and `…_macro_f1`; 0–1 and nats.
         precision: number format of the training.
         train_seconds: duration of all epochs, including evaluation.
         architecture: name and arguments of the network.
