@@ -41,6 +41,10 @@ class TrainConfig(Config):
         description="promote the model to production; auto: if it is not worse than the present one, or has other classes",
     )
 
+    gallery: int = Field(
+        1000, ge=0, le=1000, description="maximum number of test pictures in the model, for the mistakes on the server's page; 0: none"
+    )
+
     dataset: DatasetName = Field("cifar10", description="data set to train on; folder reads --data-dir")
     data_dir: str | None = Field(
         None,

@@ -39,6 +39,9 @@ class JobResult:
         bundle = self.saved.bundle
         verdict = "promoted to production" if self.saved.promoted else "saved, not promoted"
         lines.append(f"model  {bundle.reference}: {verdict} ({self.saved.reason})")
+        if self.saved.pictures and self.config.dataset == "folder":
+            pictures = f"{self.saved.pictures:,} of your test pictures"
+            lines.append(f"gallery  the model contains {pictures} for the server's page; --gallery 0 leaves them out")
         model = bundle.name if self.saved.promoted else bundle.reference
         lines.append(f"serve  serve run deployments:app model={model} storage={self.config.storage}")
         return "\n".join(lines)

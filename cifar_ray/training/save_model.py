@@ -11,7 +11,7 @@ from cifar_ray.config import TrainConfig
 from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.errors import BundleError
 from cifar_ray.store.bundle import MANIFEST_FILE, Bundle, decode_manifest, encode
-from cifar_ray.store.gallery import GALLERY_FILE, encode_gallery
+from cifar_ray.store.gallery import GALLERY_FILE, count_pictures, encode_gallery
 from cifar_ray.store.manifest import Manifest
 from cifar_ray.store.promotion import should_promote
 from cifar_ray.store.registry import ModelStore
@@ -35,14 +35,15 @@ def save_model(run: TrainedRun, config: TrainConfig, splits: TrainingSplits, res
     store, name = ModelStore(config.storage), config.save_as or splits.name
     manifest = describe(run, config, splits)
     found = _find(store, name, manifest, run) if resumed else None
-    bundle = found or store.save(name, manifest, run.weights, _gallery(run, splits))
+    bundle = found or store.save(name, manifest, run.weights, _gallery(run, splits, config.gallery))
     if config.promote == "auto":
         promoted, reason = should_promote(store, bundle)
     else:
         promoted, reason = config.promote == "always", f"--promote {config.promote}"
     if promoted:
         store.promote(bundle.name, bundle.version)
-    return SavedModel(bundle, promoted, reason)
+    pictures = count_pictures(bundle.attachments[GALLERY_FILE]) if GALLERY_FILE in bundle.attachments else 0
+    return SavedModel(bundle, promoted, reason, pictures)
 
 
 def _find(store: ModelStore, name: str, manifest: Manifest, run: TrainedRun) -> Bundle | None:
@@ -58,12 +59,12 @@ def _find(store: ModelStore, name: str, manifest: Manifest, run: TrainedRun) -> 
     return None
 
 
-def _gallery(run: TrainedRun, splits: TrainingSplits) -> dict[str, bytes]:
-    """The model's mistakes, for the server's page; empty without test images."""
+def _gallery(run: TrainedRun, splits: TrainingSplits, limit: int) -> dict[str, bytes]:
+    """The model's mistakes, at most `limit` of them with their pictures, for the server's page; empty without test images."""
     test, judged = splits.test, run.result.test_judged
     if test is None or judged is None:
         return {}
-    return {GALLERY_FILE: encode_gallery(judged, test.images, test.class_names, test.name_of, "test")}
+    return {GALLERY_FILE: encode_gallery(judged, test.images, test.class_names, test.name_of, "test", limit)}
 
 
 def describe(run: TrainedRun, config: TrainConfig, splits: TrainingSplits) -> Manifest:

@@ -113,8 +113,10 @@ class SavedModel:
         bundle: its bundle, with name and version.
         promoted: whether it is `production` now.
         reason: reason for promoting it or not.
+        pictures: number of test pictures in its gallery.
     """
 
     bundle: Bundle
     promoted: bool
     reason: str
+    pictures: int = 0
