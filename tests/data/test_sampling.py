@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from cifar_ray.config import AugmentationConfig
 from cifar_ray.data.batches.loader import Normalization, Shard, TrainLoader
 from cifar_ray.data.batches.sampling import draw_order
 from cifar_ray.data.dataset import ImageDataset
+from cifar_ray.data.streamed import PictureFiles, StreamedImages, TrainingImages
 
 LABELS = np.repeat([0, 1, 2], (70, 25, 5))
 
@@ -40,24 +43,36 @@ def test_a_class_without_images_is_left_out() -> None:
     assert np.bincount(np.repeat([0, 3], (8, 2))[drawn]).tolist() == [5, 0, 0, 5]
 
 
+IMAGES = np.arange(100, dtype=np.uint8)[:, None, None, None].repeat(8, 1).repeat(8, 2).repeat(3, 3)
+
+
+def seen(shard: Shard, streamed: bool = False) -> list[list[int]]:
+    """Numbers of the images of each step."""
+    dataset: TrainingImages = ImageDataset(IMAGES, LABELS.astype(np.int64), ("a", "b", "c"))
+    if streamed:
+        pictures = PictureFiles(Path(), np.zeros(100, "S1"), 8, "pad")
+        statistics = ((0.0,) * 3, (1.0,) * 3)
+        dataset = StreamedImages(pictures, dataset.labels, dataset.class_names, statistics, "", lambda rows: iter([IMAGES[rows]]))
+    loader = TrainLoader(
+        dataset,
+        batch_size=30,
+        micro_batch_size=7,
+        augmentation=AugmentationConfig(translate_px=0),
+        normalization=Normalization((0.0,) * 3, (1.0,) * 3, torch.float32),
+        shard=shard,
+        seed=3,
+        device=torch.device("cpu"),
+        sampling="balanced",
+    )
+    return [[round(255 * float(image[0, 0, 0])) for inputs, _ in step.pieces for image in inputs] for step in loader.epoch(1)]
+
+
+def test_streamed_images_come_in_the_same_order() -> None:
+    assert seen(Shard(1, 2), streamed=True) == seen(Shard(1, 2))
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_a_step_has_the_same_images_for_any_number_of_workers(world_size: int) -> None:
-    images = np.arange(100, dtype=np.uint8)[:, None, None, None].repeat(8, 1).repeat(8, 2).repeat(3, 3)
-
-    def seen(shard: Shard) -> list[list[int]]:
-        loader = TrainLoader(
-            ImageDataset(images, LABELS.astype(np.int64), ("a", "b", "c")),
-            batch_size=30,
-            micro_batch_size=7,
-            augmentation=AugmentationConfig(translate_px=0),
-            normalization=Normalization((0.0,) * 3, (1.0,) * 3, torch.float32),
-            shard=shard,
-            seed=3,
-            device=torch.device("cpu"),
-            sampling="balanced",
-        )
-        return [[round(255 * float(image[0, 0, 0])) for inputs, _ in step.pieces for image in inputs] for step in loader.epoch(1)]
-
     alone = seen(Shard())
     shares = [seen(Shard(rank, world_size)) for rank in range(world_size)]
     assert [[n for share in shares for n in share[step]] for step in range(len(alone))] == alone
