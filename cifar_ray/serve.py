@@ -15,9 +15,9 @@ PROG = "python -m cifar_ray.serve"
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves as the flags say; the command line's own where `argv` is `None`."""
     command: ServeCommand = cli.parse(ServeCommand, argv, PROG)
-    command.check()
+    model = command.check()
     config = serve_config(command.arguments(), command.host, command.port)
-    print(f"starting the server; then open http://{command.host}:{command.port} (Ctrl-C stops it)", file=sys.stderr)
+    print(f"starting the server for {model}; then open http://{command.host}:{command.port} (Ctrl-C stops it)", file=sys.stderr)
     become_serve_run(config)
 
 

@@ -13,6 +13,9 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
 from cifar_ray.config.serve_config import ServeConfig
+from cifar_ray.errors import CifarRayError
+from cifar_ray.store import ModelStore
+from cifar_ray.store.default_model import last_promoted_first
 from deployments.http.routes import RETRY_AFTER_S
 from deployments.replicas.classifier_replica import ClassifierReplica
 from deployments.replicas.ingress_replica import IngressReplica
@@ -38,7 +41,7 @@ def build(config: ServeConfig) -> Application:
         max_ongoing_requests=_CLASSIFIER_ONGOING_CALLS,
         health_check_period_s=_HEALTH_CHECK_PERIOD_S,
         logging_config=logging,
-    )(ClassifierReplica).bind(config)
+    )(ClassifierReplica).bind(config, names_at_start(config))
     return serve.deployment(
         name="ingress",
         num_replicas=config.num_ingress_replicas,
@@ -50,6 +53,17 @@ def build(config: ServeConfig) -> Application:
         health_check_period_s=_HEALTH_CHECK_PERIOD_S,
         logging_config=quiet,
     )(serve.ingress()(IngressReplica)).bind(classifier, config)
+
+
+def names_at_start(config: ServeConfig) -> tuple[str, ...] | None:
+    """Names in the store, the default model first; `None` if this machine cannot read it, and then each replica reads it.
+
+    One process decides for all replicas, so that a replica that starts later serves the same model.
+    """
+    try:
+        return tuple(last_promoted_first(ModelStore(config.storage, timeout_s=0)))
+    except CifarRayError:
+        return None
 
 
 def _replicas(config: ServeConfig) -> dict[str, Any]:

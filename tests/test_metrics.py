@@ -13,10 +13,11 @@ def test_accuracy_is_the_share_on_the_diagonal() -> None:
     assert evaluation.count == 8
     assert evaluation.accuracy == pytest.approx(3 / 8)
     np.testing.assert_array_equal(evaluation.per_class_accuracy(), [0.75, 0.0, np.nan])
+    assert evaluation.balanced_accuracy == pytest.approx(0.375)  # the third class has no images
 
 
 def test_precision_recall_and_f1_are_those_of_scikit_learn() -> None:
-    from sklearn.metrics import log_loss, precision_recall_fscore_support, top_k_accuracy_score
+    from sklearn.metrics import balanced_accuracy_score, f1_score, log_loss, precision_recall_fscore_support, top_k_accuracy_score
 
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 500)
@@ -27,6 +28,8 @@ def test_precision_recall_and_f1_are_those_of_scikit_learn() -> None:
     np.testing.assert_allclose(evaluation.per_class_precision(), precision)
     np.testing.assert_allclose(evaluation.per_class_accuracy(), recall)
     np.testing.assert_allclose(evaluation.per_class_f1(), f1)
+    assert evaluation.balanced_accuracy == pytest.approx(balanced_accuracy_score(labels, logits.argmax(1)))
+    assert evaluation.macro_f1 == pytest.approx(f1_score(labels, logits.argmax(1), average="macro"))
     probabilities = np.exp(logits.astype(np.float64) / 2)
     probabilities /= probabilities.sum(1, keepdims=True)
     assert evaluation.loss == pytest.approx(log_loss(labels, probabilities))

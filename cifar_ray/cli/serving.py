@@ -16,6 +16,7 @@ from tyro.conf import Positional
 from cifar_ray.config import STORAGE_VARIABLE, Config, TrainConfig, default_storage, parse_config, resolve_storage
 from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.errors import ConfigError, StoreError
+from cifar_ray.store.default_model import last_promoted_first
 from cifar_ray.store.registry import ModelStore
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class ServeCommand(Config):
     `serve run deployments:app KEY=VALUE …` takes all settings of the server; docs/api.md lists them.
     """
 
-    model: Positional[str | None] = Field(None, description="NAME or NAME@3; default: cifar10, else the oldest model")
+    model: Positional[str | None] = Field(None, description="NAME or NAME@3; default: the model that was promoted last")
     port: int = Field(8000, ge=1, le=65_535, description="port to listen on")
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all, behind TLS and access control")
     replicas: int = Field(1, ge=1, description="copies of the model")
@@ -47,8 +48,11 @@ class ServeCommand(Config):
         parse_config(ServeConfig, given)
         return given
 
-    def check(self) -> None:
+    def check(self) -> str:
         """Finds what would make the server useless, before Ray starts.
+
+        Returns:
+            The model that the server will serve, and why if the user named none.
 
         Raises:
             StoreError: if there is no such model, or none at all.
@@ -56,7 +60,8 @@ class ServeCommand(Config):
         """
         config = parse_config(ServeConfig, self.arguments())
         store = ModelStore(config.storage)
-        if not store.names():
+        names = last_promoted_first(store)
+        if not names:
             raise StoreError(f"no model in {store.location}; train one: {config.train_command}")
         if self.model is not None:
             store.resolve(self.model)
@@ -67,6 +72,10 @@ class ServeCommand(Config):
             except OSError as error:
                 reason = os.strerror(error.errno) if error.errno else str(error)
                 raise ConfigError(f"cannot listen on {self.host}:{self.port} ({reason}); choose another --port or --host") from None
+        if self.model is not None:
+            return self.model
+        others = f"; others: {', '.join(sorted(names[1:]))}" if len(names) > 1 else ""
+        return f"{names[0]} (promoted last{others})" if others else names[0]
 
 
 class DemoCommand(Config):

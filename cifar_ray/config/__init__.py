@@ -17,6 +17,7 @@ from cifar_ray.config.base import (
     Positive,
     PrecisionName,
     ResizePolicy,
+    SamplingName,
     ShareOfRate,
     TestTimeAugmentation,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "Positive",
     "PrecisionName",
     "ResizePolicy",
+    "SamplingName",
     "ScheduleConfig",
     "ShareOfRate",
     "StartConfig",

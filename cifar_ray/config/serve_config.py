@@ -26,7 +26,7 @@ class ServeConfig(Config):
     """One server. The CPU requests are shares for Ray's scheduler, small enough that everything fits on one core."""
 
     model: str | None = Field(
-        None, pattern=REFERENCE_PATTERN, description="NAME or NAME@VERSION; default: cifar10, else the oldest model that loads"
+        None, pattern=REFERENCE_PATTERN, description="NAME or NAME@VERSION; default: the model that was promoted last"
     )
     storage: str = Field(
         default_factory=default_storage,

@@ -71,6 +71,10 @@ class AugmentationConfig(Config):
     flip: Literal["none", "random", "alternating"] = Field(
         "alternating", description="mirroring; alternating: random in the first epoch, then each image is mirrored in every other epoch"
     )
+    crop_scale: ShareOfRate = Field(
+        1,
+        description="random resized crop, for photographs: smallest area of the crop, as a fraction of the image, for example 0.35; 1: off",
+    )
     translate_px: int = Field(2, ge=0, description="maximum shift along each axis, in pixels; the border is filled by reflection")
     cutout_px: int = Field(0, ge=0, description="side of a square set to the mean colour, in pixels; 0: off")
     rotate_deg: float = Field(

@@ -18,8 +18,10 @@ from cifar_ray.config.base import (
     DatasetName,
     Fraction,
     Method,
+    NonNegative,
     PrecisionName,
     ResizePolicy,
+    SamplingName,
     TestTimeAugmentation,
 )
 from cifar_ray.config.locations import STORAGE_VARIABLE, default_storage, resolve_storage
@@ -39,7 +41,11 @@ class TrainConfig(Config):
     )
     promote: Literal["auto", "always", "never"] = Field(
         "auto",
-        description="promote the model to production; auto: if its test accuracy is at least that of the present one on the same data",
+        description="promote the model to production; auto: if it is not worse than the present one, or has other classes",
+    )
+
+    gallery: int = Field(
+        1000, ge=0, le=1000, description="maximum number of test pictures in the model, for the mistakes on the server's page; 0: none"
     )
 
     dataset: DatasetName = Field("cifar10", description="data set to train on; folder reads --data-dir")
@@ -95,6 +101,16 @@ class TrainConfig(Config):
         description="images per forward pass on a worker; gradients are summed over a step; default: 250 on a CPU, all on a GPU",
     )
     label_smoothing: Fraction = Field(0.2, description="probability taken from the true class and spread over all classes")
+    loss: Literal["cross_entropy", "focal"] = Field(
+        "cross_entropy", description="loss; focal: weight images by (1 - p)^focal_gamma, p being the probability of the true class"
+    )
+    focal_gamma: NonNegative = Field(2.0, le=10, description="exponent of the focal loss; 0: cross-entropy")
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="weights of the loss; balanced: images / (classes × images of the class), for uneven classes"
+    )
+    sampling: SamplingName = Field(
+        "natural", description="images of an epoch; natural: each image once; balanced: equally many of each class, for uneven classes"
+    )
     stem_epochs: int = Field(3, ge=1, description="epochs after which the data-initialized stem is frozen (airnet)")
     test_time_augmentation: TestTimeAugmentation = Field(
         "mirror_shift", description="views whose logits are averaged for a second test accuracy; none: no second accuracy"
@@ -198,6 +214,8 @@ class TrainConfig(Config):
             raise ValueError("data_dir is not used by --dataset digits; leave it out or pass --dataset folder")
         if self.patience is not None and self.val_fraction == 0:
             raise ValueError("patience needs validation images, but val_fraction is 0; remove one of the two")
+        if self.class_weights == "balanced" and self.sampling == "balanced":
+            raise ValueError("class_weights and sampling are both balanced, which would favour rare classes twice; choose one")
         if self.schedule.warmup_epochs >= self.epochs:
             raise ValueError(f"schedule.warmup_epochs ({self.schedule.warmup_epochs:g}) must be less than epochs ({self.epochs})")
         if self.test_time_augmentation != "none" and self.augmentation.flip == "none":

@@ -41,7 +41,7 @@ class FeatureCache:
             try:
                 digests, values = path.with_suffix(_DIGESTS).read_bytes(), np.load(path, mmap_mode="r").view(np.ndarray)
                 if len(digests) != len(values) * _DIGEST_BYTES:
-                    raise ValueError("its two files differ in length")
+                    raise ValueError("its two files differ in length")  # noqa: TRY301
                 os.utime(path)  # the least recently used are deleted first
             except (OSError, ValueError, EOFError) as error:
                 _logger.warning("feature cache: ignoring %s, which is damaged (%s)", path, error)

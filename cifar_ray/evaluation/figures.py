@@ -70,6 +70,7 @@ def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [
         ("images", f"{data['images']:,} {data['split']} images of {data['name']}{_provenance(data)}"),
         ("accuracy", f"{figures['accuracy']:.2%} (95 % interval {low:.2%}–{high:.2%})"),
+        ("over classes", f"balanced accuracy {figures['balanced_accuracy']:.2%}, macro-F1 {figures['macro_f1']:.2%}"),
         ("top 5", None if figures["top_5_accuracy"] is None else f"{figures['top_5_accuracy']:.2%}"),
         ("loss", f"{figures['loss']:.4f}"),
         (
@@ -106,7 +107,13 @@ def bias_verdict(evaluation: ModelEvaluation) -> str:
 
 def _accuracy(figures: Evaluation) -> dict[str, Any]:
     interval = accuracy_interval(figures.correct, figures.count)
-    return {"accuracy": figures.accuracy, "accuracy_interval": interval, "correct": figures.correct}
+    return {
+        "accuracy": figures.accuracy,
+        "accuracy_interval": interval,
+        "correct": figures.correct,
+        "balanced_accuracy": figures.balanced_accuracy,
+        "macro_f1": figures.macro_f1,
+    }
 
 
 def _classes(evaluation: ModelEvaluation) -> list[dict[str, Any]]:

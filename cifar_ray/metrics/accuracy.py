@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
+_UNEVEN_RATIO = 1.5
+
 Logits = npt.NDArray[np.float32]
 
 
@@ -39,6 +41,16 @@ class Evaluation:
         """Fraction of images whose most probable class is the true one, 0–1."""
         return float(self.correct / max(1, self.count))
 
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean recall of the classes that have images, 0–1; the accuracy if all classes had equally many images."""
+        return _mean(self.per_class_accuracy())
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean F1 score of the classes that occur or are predicted, 0–1."""
+        return _mean(self.per_class_f1())
+
     def per_class_accuracy(self) -> Floats:
         """Recall of each class, float64 `[C]`, 0–1; NaN for a class without images."""
         return ratio(np.diag(self.confusion), self.confusion.sum(axis=1))
@@ -50,6 +62,11 @@ class Evaluation:
     def per_class_f1(self) -> Floats:
         """Harmonic mean of precision and recall, float64 `[C]`, 0–1; NaN for a class that neither occurs nor is predicted."""
         return ratio(2 * np.diag(self.confusion), self.confusion.sum(axis=0) + self.confusion.sum(axis=1))
+
+
+def is_uneven(counts: Integers) -> bool:
+    """Whether the largest class has more than 1.5 times the images of the smallest, so that accuracy alone misleads; counts `[C]`."""
+    return bool(counts.max() > _UNEVEN_RATIO * counts.min())
 
 
 def evaluate_logits(logits: npt.NDArray[np.float32], labels: Integers, temperature: float = 1.0) -> Evaluation:
@@ -80,6 +97,11 @@ def softmax(logits: Logits, temperature: float = 1.0) -> Logits:
     exponentials = np.exp((logits - logits.max(axis=1, keepdims=True)) / np.float32(temperature))
     probabilities: Logits = exponentials / exponentials.sum(axis=1, keepdims=True)
     return probabilities
+
+
+def _mean(values: Floats) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else 0.0
 
 
 def ratio(parts: npt.NDArray[np.generic], wholes: npt.NDArray[np.generic]) -> Floats:

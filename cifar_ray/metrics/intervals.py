@@ -11,6 +11,7 @@ import numpy as np
 from cifar_ray.metrics.accuracy import Integers
 
 SIGNIFICANT = 0.05
+FEW_PICTURES = 2000  # with fewer, an accuracy is shown with its interval
 _Z95 = NormalDist().inv_cdf(0.975)
 
 
@@ -76,6 +77,14 @@ def accuracy_interval(correct: int, count: int) -> tuple[float, float]:
     centre = (share + spread / 2) / (1 + spread)
     reach = _Z95 * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
     return max(0.0, centre - reach), min(1.0, centre + reach)
+
+
+def describe_accuracy(accuracy: float, count: int | None) -> str:
+    """An accuracy for the user; for fewer than 2,000 pictures with its 95 % interval, `None` for an unknown number."""
+    if not count or count >= FEW_PICTURES:
+        return f"{accuracy:.2%}"
+    low, high = accuracy_interval(round(accuracy * count), count)
+    return f"{100 * accuracy:.1f} % ({100 * low:.1f}–{100 * high:.1f} %, {count:,} pictures)"
 
 
 def prediction_bias(confusion: Integers) -> list[ClassBias]:

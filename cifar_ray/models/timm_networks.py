@@ -51,11 +51,7 @@ def check_name(name: str) -> str:
     plain, _, tag = full.partition(".")
     if not timm.is_model(plain):
         close = difflib.get_close_matches(plain, timm.list_models(), n=3)
-        advice = (
-            f"did you mean {', '.join(PREFIX + one for one in close)}?"
-            if close
-            else "see: python -m cifar_ray.train --list-models timm:PATTERN"
-        )
+        advice = f"did you mean {', '.join(PREFIX + one for one in close)}?" if close else "--list-models timm:PATTERN shows them"
         raise ConfigError(f"model: timm has no network {plain!r}; {advice}")
     tags = [one.partition(".")[2] for one in timm.list_pretrained(f"{plain}.*")]
     if tag and tag not in tags:
@@ -64,7 +60,7 @@ def check_name(name: str) -> str:
 
 
 def pretrained_config(name: str) -> Any:
-    """timm's `PretrainedCfg` of a network: mean, std, input size, licence and address of its weights.
+    """Timm's `PretrainedCfg` of a network: mean, std, input size, licence and address of its weights.
 
     Raises:
         ConfigError: see `check_name`.

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
 
 GALLERY_FILE = "gallery.json"
 
 _MAX_PER_CELL = 12
-_MAX_PICTURES = 1000
+MAX_PICTURES = 1000
 _MAX_CELLS = 10_000  # off-diagonal cells of the matrix: a thousand classes have a million
 _MAX_BYTES = 1_400_000  # all pictures, base64-encoded
-_SIDE_PX = 96
+_SIDE_PX, _SIDE_OF_MANY_PX, _MANY = 224, 96, 100  # of larger images; above this number of pictures, small ones let more cells have one
 _QUALITY = 85
 
 Integers = npt.NDArray[np.int64]
@@ -48,9 +48,14 @@ class Judged:
 
 
 def encode_gallery(
-    judged: Judged, images: npt.NDArray[np.uint8], class_names: tuple[str, ...], name_of: Callable[[int], str], split: str
+    judged: Judged,
+    images: npt.NDArray[np.uint8],
+    class_names: tuple[str, ...],
+    name_of: Callable[[int], str],
+    split: str,
+    limit: int = MAX_PICTURES,
 ) -> bytes:
-    """Create the attachment: at most 12 pictures per pair of classes and 1,000 in total, the most confident mistakes first.
+    """Create the attachment: at most 12 pictures per pair of classes and `limit` in total, the most confident mistakes first.
 
     Args:
         judged: predictions for the whole split.
@@ -58,6 +63,7 @@ def encode_gallery(
         class_names: in label order.
         name_of: name of an image for the user.
         split: name of the split, for example `test`.
+        limit: maximum number of pictures; with 0, the gallery is the confusion matrix alone.
 
     Returns:
         JSON as `deployments.predicting.schemas.Gallery` describes it, less than 2 MB.
@@ -71,12 +77,14 @@ def encode_gallery(
         "images": np.bincount(judged.labels, minlength=classes).tolist(),
         "correct": np.bincount(judged.labels[judged.predicted == judged.labels], minlength=classes).tolist(),
         "confusions": [{"true": true, "predicted": predicted, "count": n} for (true, predicted), n in cells.most_common(_MAX_CELLS)],
-        "mistakes": _mistakes(judged, wrong, images, name_of),
+        "mistakes": _mistakes(judged, wrong, images, name_of, limit),
     }
     return to_json(gallery)
 
 
-def _mistakes(judged: Judged, wrong: Integers, images: npt.NDArray[np.uint8], name_of: Callable[[int], str]) -> list[dict[str, object]]:
+def _mistakes(
+    judged: Judged, wrong: Integers, images: npt.NDArray[np.uint8], name_of: Callable[[int], str], limit: int
+) -> list[dict[str, object]]:
     """The mistakes in the gallery: each cell's most confident one comes before any cell's second one, so that every cell has one."""
     in_cell: Counter[tuple[int, int]] = Counter()
     ranked = []
@@ -87,8 +95,10 @@ def _mistakes(judged: Judged, wrong: Integers, images: npt.NDArray[np.uint8], na
             in_cell[cell] += 1
     shown: list[dict[str, object]] = []
     bytes_left = _MAX_BYTES
-    for _, row in sorted(ranked, key=lambda place: place[0])[:_MAX_PICTURES]:
-        picture = thumbnail(images[row])
+    places = sorted(ranked, key=lambda place: place[0])[:limit]
+    side_px = _SIDE_PX if len(places) <= _MANY else _SIDE_OF_MANY_PX
+    for _, row in places:
+        picture = thumbnail(images[row], side_px)
         bytes_left -= len(picture)
         if bytes_left < 0:
             break
@@ -98,10 +108,15 @@ def _mistakes(judged: Judged, wrong: Integers, images: npt.NDArray[np.uint8], na
     return shown
 
 
-def thumbnail(image: npt.NDArray[np.uint8]) -> str:
-    """Thumbnail of an image, uint8 `[S, S, 3]`, of at most 96 px, as a data URI."""
+def thumbnail(image: npt.NDArray[np.uint8], side_px: int) -> str:
+    """Thumbnail of an image, uint8 `[S, S, 3]`, of at most `side_px`, as a data URI."""
     picture = Image.fromarray(image)
-    picture.thumbnail((_SIDE_PX, _SIDE_PX), Image.Resampling.LANCZOS)
+    picture.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     picture.save(file, "WEBP", quality=_QUALITY)
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def count_pictures(gallery: bytes) -> int:
+    """Number of pictures in an attachment from `encode_gallery`."""
+    return len(from_json(gallery)["mistakes"])

@@ -69,6 +69,7 @@ class Manifest(Config):
         temperature: divisor of the logits before softmax (calibration).
         abstain_threshold: the model abstains from images with less `trust.familiarity`; `None` never abstains.
         metrics: figures by name, for example `test_accuracy`, 0–1.
+        image_counts: number of images by split (`train`, `val`, `test`, or `cv` for cross-validation); empty in bundles of release 0.1.
         dataset_name: name of the training data set.
         dataset_fingerprint: sha256 of all its splits.
         test_fingerprint: sha256 of the test split alone, which does not change with the seed of the validation split;
@@ -95,6 +96,7 @@ class Manifest(Config):
     temperature: float = Field(1.0, gt=0)
     abstain_threshold: float | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
+    image_counts: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
     dataset_name: str
     dataset_fingerprint: str
     test_fingerprint: str = ""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +28,7 @@ TEST_ACCURACY = "test_accuracy"
 
 _ALIASES_FILE = "aliases.json"
 _ALIASES_FORMAT_VERSION = 1
+_PROMOTED_AT = "promoted_at_ms"  # milliseconds since 1970, because release 0.1 reads only integers in this file
 _ALIASES = TypeAdapter(dict[str, Annotated[int, Field(ge=1)]])
 
 
@@ -176,7 +179,7 @@ class ModelStore:
         """Make a version `production` and the former one `previous`, in one atomic write; the last of two concurrent writes wins.
 
         Returns:
-            The new aliases. Promoting the production version changes nothing.
+            The new aliases. Promoting the production version changes only the time of the last promotion.
 
         Raises:
             StoreError: if the version does not exist.
@@ -184,14 +187,12 @@ class ModelStore:
         """
         self.check(f"{name}@{version}")
         aliases = self._read_aliases(name)
-        present = aliases.get(PRODUCTION)
-        if present == version:
-            return aliases
-        changed = aliases | {PRODUCTION: version} | ({PREVIOUS: present} if present else {})
-        return self._write_aliases(name, changed)
+        present = aliases.get(PRODUCTION, version)
+        changed = aliases | {PRODUCTION: version} | ({PREVIOUS: present} if present != version else {})
+        return self._write_aliases(name, changed, _now_ms())
 
     def rollback(self, name: str) -> dict[str, int]:
-        """Swap `production` and `previous`; a second call undoes it.
+        """Swap `production` and `previous`; a second call undoes it. This counts as a promotion.
 
         Returns:
             The new aliases.
@@ -204,7 +205,19 @@ class ModelStore:
         if PREVIOUS not in aliases or PRODUCTION not in aliases:
             raise StoreError(f"{name} has no previous production version. Promote a version instead; available: {self._choices(name)}")
         self.check(f"{name}@{PREVIOUS}")
-        return self._write_aliases(name, aliases | {PRODUCTION: aliases[PREVIOUS], PREVIOUS: aliases[PRODUCTION]})
+        return self._write_aliases(name, aliases | {PRODUCTION: aliases[PREVIOUS], PREVIOUS: aliases[PRODUCTION]}, _now_ms())
+
+    def promoted_at(self, name: str) -> datetime | None:
+        """Time of the last promotion; `None` if nothing is in production. Release 0.1 wrote none: then the version's `created_at`.
+
+        Raises:
+            StoreError: if the model is not in the store.
+            BundleError: if release 0.1 promoted the version and its manifest is damaged.
+        """
+        if PRODUCTION not in self.aliases(name):
+            return None
+        at_ms = self._read_pointers(name).get(_PROMOTED_AT)
+        return datetime.fromtimestamp(at_ms / 1000, UTC) if at_ms else self.manifest(f"{name}@{PRODUCTION}").created_at
 
     def delete(self, reference: str, *, force: bool = False) -> tuple[str, int]:
         """Delete one version permanently; its number is not reused.
@@ -224,7 +237,8 @@ class ModelStore:
                 f"{name}@{version} has the alias {' and '.join(pointing)}; promote another version first, or delete it with --force"
             )
         if pointing:
-            self._write_aliases(name, {alias: target for alias, target in aliases.items() if target != version})
+            rest = {alias: target for alias, target in aliases.items() if target != version}
+            self._write_aliases(name, rest, self._read_pointers(name).get(_PROMOTED_AT))
         self._files.clear_folder(f"{name}/{version}", first=MANIFEST_FILE)
         return name, version
 
@@ -254,6 +268,10 @@ class ModelStore:
         return self._files.read(f"{name}/{version}/{file}")
 
     def _read_aliases(self, name: str) -> dict[str, int]:
+        return {alias: version for alias, version in self._read_pointers(name).items() if alias != _PROMOTED_AT}
+
+    def _read_pointers(self, name: str) -> dict[str, int]:
+        """The aliases, and the time of the last promotion."""
         data, where = self._files.read(f"{name}/{_ALIASES_FILE}"), self._files.path(f"{name}/{_ALIASES_FILE}")
         try:
             values = {} if data is None else _ALIASES.validate_json(data)
@@ -261,12 +279,17 @@ class ModelStore:
             raise StoreError(f"{where} is damaged; delete this file, then promote a version of {name}") from None
         return without_format(values, where, _ALIASES_FORMAT_VERSION)
 
-    def _write_aliases(self, name: str, aliases: dict[str, int]) -> dict[str, int]:
-        self._files.replace(f"{name}/{_ALIASES_FILE}", _ALIASES.dump_json({"format_version": _ALIASES_FORMAT_VERSION} | aliases, indent=2))
+    def _write_aliases(self, name: str, aliases: dict[str, int], promoted_at_ms: int | None) -> dict[str, int]:
+        head = {"format_version": _ALIASES_FORMAT_VERSION} | ({_PROMOTED_AT: promoted_at_ms} if promoted_at_ms else {})
+        self._files.replace(f"{name}/{_ALIASES_FILE}", _ALIASES.dump_json(head | aliases, indent=2))
         return aliases
 
     def _where(self, name: str, version: int) -> str:
         return f"bundle {name}@{version} in {self.location}"
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _check_name(name: str) -> None:

@@ -19,18 +19,8 @@ _RATES = ("lr", "head_lr", "bias_lr")
 _DATA_SETTINGS = ("dataset", "data_dir", "groups", "stream")
 # Settings of the parent's run that do not apply to its child.
 _NOT_INHERITED = (
-    "name",
-    "save_as",
-    "promote",
-    "num_workers",
-    "patience",
-    "precision",
-    "start",
-    "model",
-    "recipe",
-    "pretrained",
-    "method",
-    "views",
+    *("name", "save_as", "promote", "num_workers", "patience", "precision", "start", "model", "recipe"),
+    *("pretrained", "method", "views", "time_budget"),
 )
 
 

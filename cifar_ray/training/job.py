@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.streamed import StreamedImages, TrainingSplits
+from cifar_ray.training.class_balance import advise, describe_figures
 
 if TYPE_CHECKING:
     from cifar_ray.training.records.progress import Progress
@@ -30,7 +31,7 @@ class JobResult:
 
     def summary(self) -> str:
         """Summary for the user: the run, its figures, the model, and the command that serves it."""
-        lines = [_describe_result(self.run.path, self.run.result)]
+        lines = [_describe_result(self.run.path, self.run.result, self.saved.bundle.manifest.image_counts)]
         if self.run.restarts:
             lines.append(f"{self.run.restarts} worker failures, {self.run.repeated_steps} steps repeated")
         if len({count for _, _, count in self.run.workers}) > 1:
@@ -38,6 +39,9 @@ class JobResult:
         bundle = self.saved.bundle
         verdict = "promoted to production" if self.saved.promoted else "saved, not promoted"
         lines.append(f"model  {bundle.reference}: {verdict} ({self.saved.reason})")
+        if self.saved.pictures and self.config.dataset == "folder":
+            pictures = f"{self.saved.pictures:,} of your test pictures"
+            lines.append(f"gallery  the model contains {pictures} for the server's page; --gallery 0 leaves them out")
         model = bundle.name if self.saved.promoted else bundle.reference
         lines.append(f"serve  serve run deployments:app model={model} storage={self.config.storage}")
         return "\n".join(lines)
@@ -67,6 +71,8 @@ def run(config: TrainConfig, splits: TrainingSplits, progress: Progress, track: 
 
     job = Run(config, resume, splits.fingerprint)
     progress.on_message(_describe_start(config, splits))
+    if advice := advise(config, splits):
+        progress.on_message(advice)
     if config.pretrained != "none" and not config.start:
         from cifar_ray.training.weights.pretrained import find_pretrained
 
@@ -114,10 +120,8 @@ def _describe_rate(config: TrainConfig) -> str:
     return f"{optimizer.name}, peak learning rate {rate:.3g} ({rule})"
 
 
-def _describe_result(path: str, result: FitResult) -> str:
+def _describe_result(path: str, result: FitResult, image_counts: dict[str, int]) -> str:
     metrics = result.metrics
-    names = {"val_accuracy": "validation", "test_accuracy": "test", "test_accuracy_tta": "test, views averaged"}
-    figures = [f"{label} {metrics[key]:.2%}" for key, label in names.items() if key in metrics]
-    accuracy = ", ".join(figures) or "no validation or test images"
-    trust = result.trust.describe(result.metrics)
-    return f"run    {path}: {result.train_seconds:.0f} s\naccuracy  {accuracy}\ntrust  {trust}"
+    return (
+        f"run    {path}: {result.train_seconds:.0f} s\n{describe_figures(metrics, image_counts)}\ntrust  {result.trust.describe(metrics)}"
+    )

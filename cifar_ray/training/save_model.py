@@ -11,13 +11,13 @@ from cifar_ray.config import TrainConfig
 from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.errors import BundleError
 from cifar_ray.store.bundle import MANIFEST_FILE, Bundle, decode_manifest, encode
-from cifar_ray.store.gallery import GALLERY_FILE, encode_gallery
+from cifar_ray.store.gallery import GALLERY_FILE, count_pictures, encode_gallery
 from cifar_ray.store.manifest import Manifest
 from cifar_ray.store.promotion import should_promote
 from cifar_ray.store.registry import ModelStore
 from cifar_ray.training.records.results import SavedModel, TrainedRun
 
-_LIBRARIES = ("cifar-ray", "torch", "torchvision", "ray", "numpy")
+_LIBRARIES = ("cifar-ray", "torch", "torchvision", "ray", "numpy", "timm", "pillow")
 
 
 def save_model(run: TrainedRun, config: TrainConfig, splits: TrainingSplits, resumed: bool = False) -> SavedModel:
@@ -35,14 +35,15 @@ def save_model(run: TrainedRun, config: TrainConfig, splits: TrainingSplits, res
     store, name = ModelStore(config.storage), config.save_as or splits.name
     manifest = describe(run, config, splits)
     found = _find(store, name, manifest, run) if resumed else None
-    bundle = found or store.save(name, manifest, run.weights, _gallery(run, splits))
+    bundle = found or store.save(name, manifest, run.weights, _gallery(run, splits, config.gallery))
     if config.promote == "auto":
         promoted, reason = should_promote(store, bundle)
     else:
         promoted, reason = config.promote == "always", f"--promote {config.promote}"
     if promoted:
         store.promote(bundle.name, bundle.version)
-    return SavedModel(bundle, promoted, reason)
+    pictures = count_pictures(bundle.attachments[GALLERY_FILE]) if GALLERY_FILE in bundle.attachments else 0
+    return SavedModel(bundle, promoted, reason, pictures)
 
 
 def _find(store: ModelStore, name: str, manifest: Manifest, run: TrainedRun) -> Bundle | None:
@@ -58,12 +59,12 @@ def _find(store: ModelStore, name: str, manifest: Manifest, run: TrainedRun) -> 
     return None
 
 
-def _gallery(run: TrainedRun, splits: TrainingSplits) -> dict[str, bytes]:
-    """The model's mistakes, for the server's page; empty without test images."""
+def _gallery(run: TrainedRun, splits: TrainingSplits, limit: int) -> dict[str, bytes]:
+    """The model's mistakes, at most `limit` of them with their pictures, for the server's page; empty without test images."""
     test, judged = splits.test, run.result.test_judged
     if test is None or judged is None:
         return {}
-    return {GALLERY_FILE: encode_gallery(judged, test.images, test.class_names, test.name_of, "test")}
+    return {GALLERY_FILE: encode_gallery(judged, test.images, test.class_names, test.name_of, "test", limit)}
 
 
 def describe(run: TrainedRun, config: TrainConfig, splits: TrainingSplits) -> Manifest:
@@ -75,15 +76,17 @@ def describe(run: TrainedRun, config: TrainConfig, splits: TrainingSplits) -> Ma
         image_size_px=train.image_size_px,
         channel_mean=run.result.normalization.mean,
         channel_std=run.result.normalization.std,
-        resize_policy=config.resize_policy,
+        resize_policy="squash" if config.resize_policy == "auto" else config.resize_policy,
         temperature=run.result.trust.temperature,
         abstain_threshold=run.result.trust.abstain_threshold,
         metrics=run.result.metrics,
+        image_counts={name: len(part) for name, part in splits},
         dataset_name=splits.name,
         dataset_fingerprint=splits.fingerprint,
         test_fingerprint=splits.test.fingerprint if splits.test is not None else "",
         parent=config.start.model if config.start else None,
         parent_weights_sha256=run.result.parent_weights_sha256,
+        pretrained=run.result.pretrained,
         train_config=config.model_dump(mode="json"),
         library_versions={"python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
         created_at=datetime.now(UTC),

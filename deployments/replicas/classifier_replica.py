@@ -23,11 +23,16 @@ POLL_S = 2.0
 
 
 class ClassifierReplica:
-    """The classifier as a Serve deployment; it implements `contract.Classifier`."""
+    """The classifier as a Serve deployment; it implements `contract.Classifier`.
 
-    def __init__(self, config: ServeConfig) -> None:
+    Args:
+        config: the server's settings.
+        names: as for `LiveModels`.
+    """
+
+    def __init__(self, config: ServeConfig, names: tuple[str, ...] | None) -> None:
         threads = compute_threads(config, _node_cores())
-        self._models = LiveModels(config, "cuda" if ray.get_gpu_ids() else "cpu")
+        self._models = LiveModels(config, "cuda" if ray.get_gpu_ids() else "cpu", names)
         self._metrics = ModelMetrics()
         # one thread: concurrent forward passes would only share the same cores
         self._compute = ThreadPoolExecutor(1, "compute", initializer=torch.set_num_threads, initargs=(threads,))

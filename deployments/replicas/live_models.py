@@ -7,18 +7,17 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property, partial
 
 from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.errors import BundleError, CifarRayError, UnknownModelError
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import ModelStore
+from cifar_ray.store.default_model import first_version_at, last_promoted_first
 from cifar_ray.store.gallery import GALLERY_FILE
 from cifar_ray.store.registry import PREVIOUS, PRODUCTION, TEST_ACCURACY
 from deployments.predicting.contract import LoadedVersion, ModelInfo, Status, StoredGallery, StoredModel, UnavailableError
 
-DEFAULT_MODEL = "cifar10"
 RETRY_DAMAGED_S = 30.0
 
 # Serve's logger writes to the replica's log file and to the terminal of `serve run`
@@ -43,11 +42,13 @@ class LiveModels:
     Args:
         config: default model, storage, precision and memory limit.
         device: `cpu` or `cuda`.
+        names: names in the store when the server started, the best default first; `None` reads them at the first refresh.
     """
 
-    def __init__(self, config: ServeConfig, device: str) -> None:
+    def __init__(self, config: ServeConfig, device: str, names: tuple[str, ...] | None = None) -> None:
         self._config = config
         self._device = device
+        self._names = names
         self._answering: dict[str | None, LoadedModel] = {}
         self._used_at: dict[str | None, float] = {}
         self._failed: dict[tuple[str, int], tuple[float, str]] = {}
@@ -171,13 +172,20 @@ class LiveModels:
         raise BundleError("; ".join(problems))
 
     def _candidates(self, store: ModelStore) -> Iterator[str]:
-        """References to the default model, best first. All replicas find the same, whenever they started."""
+        """References to the default model, best first. All replicas find the same, whenever they started.
+
+        Names that came after the start of the server come last, the oldest first: a new name never replaces what the server serves.
+        """
+        if self._names is None:
+            self._names = tuple(last_promoted_first(store))
         names, wanted = store.names(), self._config.model
         if not names or (wanted and wanted.partition("@")[0] not in names):
             missing = f"model {wanted} not found" if wanted else "no model yet"
             available = f". Available: {', '.join(names)}" if names else ""
             raise UnavailableError(f"{missing} in {self._config.storage}{available}. Train one: {self._config.train_command}")
-        for name in [wanted] if wanted else [DEFAULT_MODEL] if DEFAULT_MODEL in names else sorted(names, key=partial(_age, store)):
+        present = [name for name in self._names if name in names]
+        later = sorted(set(names).difference(present), key=partial(first_version_at, store))
+        for name in [wanted] if wanted else [*present, *later]:
             yield name
             if "@" in name:
                 continue
@@ -237,11 +245,3 @@ def _without_location(store: ModelStore, reference: str | None) -> Iterator[None
     except UnknownModelError:
         available = ", ".join(f"{name}@{version}" for name in store.names() for version in store.versions(name))
         raise UnknownModelError(f"model {(reference or '')[:100]!r} not found. Available: {available or 'none'}") from None
-
-
-def _age(store: ModelStore, name: str) -> datetime:
-    """Time at which a model came into the store; unlike the alphabetical order, it does not change when others come."""
-    try:
-        return store.manifest(f"{name}@{store.versions(name)[0]}").created_at
-    except BundleError:
-        return datetime.max.replace(tzinfo=UTC)

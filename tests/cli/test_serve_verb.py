@@ -13,6 +13,7 @@ import yaml
 from cifar_ray import __main__ as console
 from cifar_ray import serve
 from cifar_ray.cluster import serve_command
+from cifar_ray.store import ModelStore
 
 SAVED = Path(__file__).parents[1] / "saved"
 
@@ -63,6 +64,20 @@ def test_a_server_that_would_be_useless_is_refused_in_one_line_before_ray_starts
             assert reason in error
             assert error.count("\n") == 1
     assert started == []
+
+
+def test_without_a_model_it_says_which_one_was_promoted_last(
+    storage: Path, started: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = ModelStore(str(storage))
+    bundle = store.load("digits")
+    store.save("photos", bundle.manifest, bundle.weights)
+    store.promote("photos", 1)
+    for expected in ("photos (promoted last; others: digits)", "digits (promoted last; others: photos)"):
+        serve.main(["--storage", str(storage), "--port", str(free_port())])
+        assert f"starting the server for {expected};" in capsys.readouterr().err
+        store.promote("digits", 1)
+    assert "model" not in started[0]["applications"][0]["args"]
 
 
 def test_it_becomes_serve_run_with_the_settings_of_ray_serve_and_what_is_exported_wins(monkeypatch: pytest.MonkeyPatch) -> None:

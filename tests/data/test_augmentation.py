@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms import v2
 
 from cifar_ray.config import AugmentationConfig
 from cifar_ray.data.batches.augmentation import Augmentation
@@ -21,12 +22,14 @@ EVERYTHING = {
     "mixup": 0.5,
     "cutmix": 1.0,
     "policy": "randaugment",
+    "crop_scale": 0.3,
 }
 ONE_BY_ONE = [
     *({name: value} for name, value in EVERYTHING.items() if name not in ("flip", "policy")),
     {"policy": "randaugment"},
     {"policy": "autoaugment"},
 ]
+KEYS, QUANTILES = ("height", "width"), torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95])
 RNG = np.random.default_rng(0)
 DATASET = ImageDataset(RNG.integers(0, 256, (53, 16, 16, 3), np.uint8), RNG.integers(0, 4, 53), tuple("abcd"))
 
@@ -66,6 +69,7 @@ def test_what_one_change_draws_does_not_depend_on_the_others() -> None:
     assert torch.equal(draw(translate_px=2).shift, everything.shift)
     assert torch.equal(draw(rotate_deg=20).angle, everything.angle)
     assert torch.equal(draw(erase=0.5).erased, everything.erased)
+    assert torch.equal(draw(crop_scale=0.3).crop, everything.crop)
 
 
 @pytest.mark.parametrize("config", [EVERYTHING, *ONE_BY_ONE], ids=lambda config: "everything" if len(config) > 1 else "".join(config))
@@ -112,6 +116,21 @@ def test_erased_rectangles_have_the_areas_shapes_and_frequency_of_the_paper() ->
     assert 3 < ratio.max() < 3.6
     assert torch.stack((top, left)).min() == 0
     assert torch.stack((bottom, right)).max() == 100
+
+
+def test_crops_have_the_areas_and_shapes_of_torchvision_and_lie_inside() -> None:
+    top, left, height, width = Augmentation.draw(AugmentationConfig(crop_scale=0.2), 20_000, 200, torch.Generator()).crop.unbind(1)
+    torch.manual_seed(0)
+    theirs = torch.tensor(
+        [v2.RandomResizedCrop(8, (0.2, 1)).make_params([torch.zeros(3, 200, 200)])[key] for _ in range(4000) for key in KEYS]
+    )
+    for ours, other in zip((height, width), theirs.view(-1, 2).unbind(1), strict=True):
+        torch.testing.assert_close(ours.float().quantile(QUANTILES), other.float().quantile(QUANTILES), atol=4, rtol=0)
+    assert torch.stack((top, left)).min() == 0
+    assert torch.stack((top + height, left + width)).max() == 200
+    ratio = width / height
+    assert 0.73 < ratio.min() < ratio.max() < 1.36
+    assert draw().crop is None
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0])

@@ -6,6 +6,8 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as torchvision
 
+from cifar_ray.config import AugmentationConfig
+from cifar_ray.data.batches.augmentation import Augmentation
 from cifar_ray.data.batches.transforms import erase, jitter, mix, normalize, shift_and_mirror, turn
 
 IMAGES = torch.randint(0, 256, (5, 9, 9, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -41,6 +43,37 @@ def test_turn_equals_turning_each_image_after_shift_and_mirror_with_torchvision(
         wide = torch.from_numpy(padded(IMAGES[index], *shift, mirrored, margin=5).copy()).permute(2, 0, 1)
         turned = torchvision.rotate(wide, degrees, torchvision.InterpolationMode.BILINEAR)[:, 5:-5, 5:-5]
         torch.testing.assert_close(made.permute(2, 0, 1).int(), turned.int(), atol=1, rtol=0)
+
+
+@pytest.mark.parametrize("side_px", [9, 33])
+def test_a_crop_equals_cropping_and_resizing_each_image_with_torchvision(side_px: int) -> None:
+    drawn = Augmentation.draw(AugmentationConfig(crop_scale=0.1), 64, side_px, torch.Generator().manual_seed(0))
+    assert drawn.crop is not None
+    images = torch.randint(0, 256, (5, side_px, side_px, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(4))
+    still = torch.zeros(64, 2, dtype=torch.long)
+    result = turn(images, INDICES, still, MIRRORED, None, drawn.crop)
+    for index, box, mirrored, made in zip(INDICES, drawn.crop.tolist(), MIRRORED.tolist(), result, strict=True):
+        expected = torchvision.resized_crop(images[index].permute(2, 0, 1), *box, [side_px, side_px], antialias=False)
+        expected = expected.flip(2) if mirrored else expected
+        torch.testing.assert_close(made.permute(2, 0, 1).int(), expected.int(), atol=1, rtol=0)
+
+
+def test_a_crop_is_shifted_and_turned_after_it_was_enlarged() -> None:
+    angle = torch.linspace(-3, 3, 64)
+    boxes = torch.tensor([[1, 2, 6, 5]]).expand(64, 4)
+    still = torch.zeros(64, 2, dtype=torch.long), torch.zeros(64, dtype=torch.bool)
+    enlarged = turn(IMAGES, INDICES, *still, None, boxes)
+    in_one = turn(IMAGES, INDICES, SHIFT, MIRRORED, torch.zeros(64), boxes)
+    torch.testing.assert_close(in_one.int(), turn(enlarged, torch.arange(64), SHIFT, MIRRORED, torch.zeros(64)).int(), atol=1, rtol=0)
+    smooth = torch.arange(9.0).view(1, 9, 1, 1).expand(1, 9, 9, 3).mul(20).to(torch.uint8)  # else interpolating twice differs
+    enlarged = turn(smooth, torch.zeros(64, dtype=torch.long), *still, None, boxes)
+    in_one = turn(smooth, torch.zeros(64, dtype=torch.long), *still, angle, boxes)
+    twice = turn(enlarged, torch.arange(64), *still, angle)
+    assert float((in_one.float() - twice.float()).abs().mean()) < 1.5
+    whole = torch.tensor([[0, 0, 9, 9]]).expand(64, 4)
+    torch.testing.assert_close(
+        turn(IMAGES, INDICES, SHIFT, MIRRORED, angle, whole).int(), turn(IMAGES, INDICES, SHIFT, MIRRORED, angle).int(), atol=1, rtol=0
+    )
 
 
 def test_jitter_equals_torchvision_image_by_image_where_nothing_is_cut_off() -> None:

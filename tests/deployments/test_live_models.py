@@ -11,7 +11,7 @@ import pytest
 
 from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.errors import BundleError, UnknownModelError
-from cifar_ray.store import Bundle, ModelStore
+from cifar_ray.store import Bundle, ModelStore, registry
 from cifar_ray.store.gallery import GALLERY_FILE
 from deployments.predicting.contract import LoadedVersion, StoredGallery, StoredModel
 from deployments.replicas import live_models
@@ -46,14 +46,41 @@ def test_the_first_model_is_picked_up(tmp_path: Path, save_tiny: SaveTiny) -> No
     assert live.status.problem == ""
 
 
-def test_the_default_is_cifar10_and_else_the_oldest_whenever_a_replica_started(tmp_path: Path, save_tiny: SaveTiny) -> None:
-    early = look(tmp_path)
-    for day, name, chosen in ((1, "pets", "pets"), (2, "ants", "pets"), (3, "cifar10", "cifar10"), (4, "bees", "cifar10")):
+def test_the_default_is_what_was_promoted_last_when_the_server_started(
+    tmp_path: Path, save_tiny: SaveTiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, now = ModelStore(str(tmp_path)), iter(range(1_800_000_000_000, 1_900_000_000_000, 1000))
+    monkeypatch.setattr(registry, "_now_ms", lambda: next(now))
+    running = []
+    for name in ("cifar10", "photos", "cifar10"):  # trained and served one after the other
+        version = save_tiny(str(tmp_path), name).version
+        store.promote(name, version)
+        running.append((look(tmp_path), name))
+        for live, started_with in running:
+            live.refresh()
+            assert live.status.require().name == started_with
+    assert running[0][0].status.require().reference == "cifar10@2"
+
+
+def test_replicas_of_one_server_agree_whenever_they_started(tmp_path: Path, save_tiny: SaveTiny) -> None:
+    store = ModelStore(str(tmp_path))
+    for day, name in ((1, "pets"), (2, "ants")):
         save_tiny(str(tmp_path), name, created_at=datetime(2025, 1, day, tzinfo=UTC))
+    config = ServeConfig(storage=str(tmp_path), max_batch_size=2)
+    for names, expected in ((("ants", "pets"), "ants"), ((), "pets")):  # the store was empty when the server started
+        early = LiveModels(config, "cpu", names)
         early.refresh()
-        for live in (early, look(tmp_path)):
-            assert live.status.model is not None
-            assert live.status.model.name == chosen
+        save_tiny(str(tmp_path), "bees", created_at=datetime(2025, 1, 3, tzinfo=UTC))
+        store.promote("bees", 1)
+        late = LiveModels(config, "cpu", names)
+        for live in (early, late):
+            live.refresh()
+            assert live.status.require().name == expected
+    damage(tmp_path, "ants", 1)
+    status = LiveModels(config, "cpu", ("ants", "pets"))
+    status.refresh()
+    assert status.status.require().name == "pets"
+    assert "ants@1" in status.status.problem
 
 
 def test_promote_and_rollback_swap_the_version_and_who_holds_the_old_one_keeps_it(tmp_path: Path, save_tiny: SaveTiny) -> None:

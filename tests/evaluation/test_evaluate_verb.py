@@ -46,6 +46,9 @@ def test_every_figure_is_that_of_the_predictor_and_the_report_opens_offline(
     prediction = Predictor(bundle, engine="torch").predict(test.images)
     predicted = prediction.logits.argmax(1)
     assert figures["accuracy"] == (predicted == test.labels).mean()
+    recalls = [one["recall"] for one in figures["classes"]]
+    assert figures["balanced_accuracy"] == pytest.approx(np.mean(recalls))
+    assert 0 <= figures["macro_f1"] <= 1
     assert figures["accuracy_interval"][0] < figures["accuracy"] < figures["accuracy_interval"][1]
     assert np.array(figures["confusion"]).sum() == len(test) == 30
     assert [one["predicted"] for one in figures["classes"]] == np.bincount(predicted, minlength=3).tolist()

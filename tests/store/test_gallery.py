@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter
 
-from cifar_ray.store.gallery import Judged, encode_gallery
+from cifar_ray.store.gallery import Judged, count_pictures, encode_gallery
 from deployments.predicting import schemas
 
 
@@ -56,8 +56,8 @@ def test_a_mistake_names_its_image_and_shows_it() -> None:
     assert (made["split"], mistake["name"], mistake["true"], mistake["predicted"], mistake["confidence"]) == ("val", "wrong.png", 1, 0, 0.8)
     head, _, data = mistake["picture"].partition(",")
     picture = Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
-    assert (head, picture.format or "WEBP", picture.size) == ("data:image/webp;base64", "WEBP", (96, 96))
-    np.testing.assert_allclose(picture.getpixel((48, 48)), (200, 30, 30), atol=12)
+    assert (head, picture.format or "WEBP", picture.size) == ("data:image/webp;base64", "WEBP", (200, 200))
+    np.testing.assert_allclose(picture.getpixel((100, 100)), (200, 30, 30), atol=12)
 
 
 @pytest.mark.parametrize(("count", "classes", "side_px"), [(3000, 20, 224), (60_000, 1000, 32)])
@@ -72,3 +72,27 @@ def test_it_stays_small_whatever_the_data_and_spreads_its_pictures_over_the_cell
 def test_a_model_without_mistakes_has_an_empty_gallery() -> None:
     made, _ = gallery(100, 3, wrong=0.0)
     assert (made["confusions"], made["mistakes"]) == ([], [])
+
+
+def sides(made: dict[str, Any]) -> set[int]:
+    found = (Image.open(io.BytesIO(base64.b64decode(one["picture"].partition(",")[2]))) for one in made["mistakes"])
+    return {picture.width for picture in found}
+
+
+def test_photographs_are_large_where_there_are_few_and_small_images_keep_their_size() -> None:
+    few, _ = gallery(60, 3, side_px=320)
+    assert sides(few) == {224}
+    many, _ = gallery(1000, 10, side_px=320, wrong=0.9)
+    assert sides(many) == {96}
+    assert sides(gallery(60, 3, side_px=32)[0]) == {32}
+
+
+@pytest.mark.parametrize("limit", [0, 5])
+def test_the_number_of_pictures_can_be_limited_and_the_matrix_stays(limit: int) -> None:
+    judged = Judged(np.arange(20) % 2, np.zeros(20, np.int64), np.linspace(0.5, 1, 20))
+    content = encode_gallery(judged, np.zeros((20, 8, 8, 3), np.uint8), ("a", "b"), "#{}".format, "test", limit)
+    made = json.loads(content)
+    TypeAdapter(schemas.Gallery).validate_python(made, strict=True, extra="forbid")
+    assert len(made["mistakes"]) == count_pictures(content) == limit
+    assert made["confusions"] == [{"true": 1, "predicted": 0, "count": 10}]
+    assert ("#" in content.decode()) == (limit > 0)  # nor do the names of files stay

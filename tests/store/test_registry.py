@@ -5,16 +5,14 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from cifar_ray.errors import BundleError, StoreError
-from cifar_ray.store import Manifest, ModelStore, should_promote
+from cifar_ray.store import Manifest, ModelStore
 
 Weights = dict[str, torch.Tensor]
-MakeManifest = Callable[..., Manifest]
 
 
 def test_nothing_is_created_by_looking(tmp_path: Path) -> None:
@@ -148,44 +146,3 @@ def test_a_crash_while_deleting_leaves_nothing_that_looks_like_a_model(three: Mo
     (tmp_path / "models/pets/3/manifest.json").unlink()  # the first thing delete does
     assert three.versions("pets") == [1, 2]
     assert three.load("pets").version == 2
-
-
-@pytest.mark.parametrize(
-    ("present", "candidate", "verdict"),
-    [
-        ({}, {}, (True, "at least")),
-        ({}, {"metrics": {"test_accuracy": 0.91}}, (True, "91.00% is at least the 90.00% of the production model pets@1")),
-        ({}, {"metrics": {"test_accuracy": 0.89}}, (False, "89.00% is below the 90.00% of the production model pets@1")),
-        ({}, {"dataset_fingerprint": "f" * 64}, (True, "at least")),
-        ({}, {"test_fingerprint": "f" * 64, "metrics": {"test_accuracy": 0.99}}, (False, "has other test images")),
-        ({"test_fingerprint": ""}, {"test_fingerprint": ""}, (True, "at least")),
-        ({"test_fingerprint": ""}, {"test_fingerprint": "", "dataset_fingerprint": "f" * 64}, (False, "has other test images")),
-        ({}, {"metrics": {}}, (False, "a test accuracy is missing")),
-        ({"metrics": {}}, {}, (False, "a test accuracy is missing")),
-    ],
-)
-def test_auto_promotes_what_is_at_least_as_good_on_the_same_test_images(
-    store: ModelStore, make_manifest: MakeManifest, present: dict[str, Any], candidate: dict[str, Any], verdict: tuple[bool, str]
-) -> None:
-    weights = {"w": torch.zeros(1)}
-    store.save("pets", make_manifest(**present), weights)
-    store.promote("pets", 1)
-    promote, reason = should_promote(store, store.save("pets", make_manifest(**candidate), weights))
-    assert promote is verdict[0]
-    assert verdict[1] in reason
-
-
-def test_auto_promotes_the_first_model_and_one_in_place_of_a_damaged_one(
-    store: ModelStore, make_manifest: MakeManifest, weights: Weights, tmp_path: Path
-) -> None:
-    poor = make_manifest(metrics={})
-    first = store.save("pets", poor, weights)
-    assert should_promote(store, first) == (True, "pets has no production version yet")
-    store.promote("pets", 1)
-    second = store.save("pets", poor, weights)
-    (tmp_path / "models/pets/1/manifest.json").write_text("{")
-    promote, reason = should_promote(store, second)
-    assert promote
-    assert "damaged" in reason
-    shutil.rmtree(tmp_path / "models/pets/1")
-    assert should_promote(store, second)[0]

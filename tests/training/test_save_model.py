@@ -16,6 +16,7 @@ from cifar_ray.metrics.calibration import calibrate
 from cifar_ray.metrics.trust import Trust
 from cifar_ray.store import ModelStore
 from cifar_ray.store.gallery import GALLERY_FILE
+from cifar_ray.training.job import JobResult
 from cifar_ray.training.loop.fit import fit
 from cifar_ray.training.loop.trainer import Trainer
 from cifar_ray.training.records.results import EpochReport, FitResult, TrainedRun, Weights
@@ -124,3 +125,21 @@ def test_a_kept_model_brings_along_what_it_gets_wrong(stripes: DatasetSplits, tm
         assert (mistake["true"], mistake["predicted"]) == (stripes.test.labels[row], judged[row].argmax())
         assert mistake["confidence"] == pytest.approx(judged[row].max(), abs=0.02)
     assert len(gallery["mistakes"]) == min(12 * len(gallery["confusions"]), sum(one["count"] for one in gallery["confusions"]))
+
+
+def test_gallery_0_keeps_the_matrix_and_no_picture_of_the_user(stripes: DatasetSplits, tmp_path: Path) -> None:
+    values = {"model": "small_cnn", "epochs": 1, "batch_size": 40, "storage": str(tmp_path), "gallery": 0}
+    config = parse_config(TrainConfig, values)
+    run = train(stripes, config)
+    saved = save_model(run, config, stripes)
+    assert (saved.pictures, saved.bundle.manifest.image_counts) == (0, {"train": 240, "val": 60, "test": 60})
+    assert json.loads(saved.bundle.attachments[GALLERY_FILE])["mistakes"] == []
+    some = parse_config(TrainConfig, values | {"gallery": 1000, "dataset": "folder", "data_dir": str(tmp_path)})
+    saved = save_model(run, some, stripes)
+    assert saved.pictures == len(json.loads(saved.bundle.attachments[GALLERY_FILE])["mistakes"]) > 0
+    summary = JobResult(some, run, saved).summary()
+    line = f"gallery  the model contains {saved.pictures} of your test pictures for the server's page; --gallery 0 leaves them out"
+    assert line in summary.splitlines()
+    assert "60 pictures)" in summary
+    built_in = JobResult(config, run, saved).summary()
+    assert "of your test pictures" not in built_in

@@ -108,7 +108,7 @@ def serving(app: Any) -> Iterator[str]:
         listener.close()
 
 
-def keep_model(storage: Path, name: str, class_names: tuple[str, ...], *, with_gallery: bool) -> None:
+def keep_model(storage: Path, name: str, class_names: tuple[str, ...], *, with_gallery: bool, side_px: int = 32) -> None:
     """A network that knows nothing yet, and mistakes made up of coloured squares."""
     arguments = {"num_classes": len(class_names), "image_size": 32}
     torch.manual_seed(0)
@@ -131,18 +131,20 @@ def keep_model(storage: Path, name: str, class_names: tuple[str, ...], *, with_g
         others = (labels + rng.choice([1, 2, len(class_names) - 1], len(labels), p=[0.6, 0.3, 0.1])) % len(class_names)
         judged = Judged(labels, np.where(rng.random(len(labels)) < 0.2, others, labels), rng.uniform(0.3, 1, len(labels)))
         colours = rng.integers(60, 240, (len(labels), 1, 1, 3), np.uint8)
-        images = np.broadcast_to(colours, (len(labels), 32, 32, 3)).copy()
+        images = np.broadcast_to(colours, (len(labels), side_px, side_px, 3)).copy()
         attachments[GALLERY_FILE] = encode_gallery(judged, images, class_names, "#{}".format, "test")
     ModelStore(str(storage)).save(name, Manifest.model_validate(values), create_model("small_cnn", **arguments).state_dict(), attachments)
 
 
 @pytest.fixture(scope="session")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server with three models: of ten classes, without a gallery, and of a hundred classes."""
+    """A server with four models: of ten classes, the default; without a gallery; of a hundred classes; and of photographs."""
     storage = tmp_path_factory.mktemp("storage")
     keep_model(storage, "cifar10", CLASSES, with_gallery=True)
     keep_model(storage, "bare", ("cat", "dog"), with_gallery=False)
     keep_model(storage, "many", tuple(f"kind {i:03}" for i in range(120)), with_gallery=True)
+    keep_model(storage, "photos", ("cat", "dog"), with_gallery=True, side_px=128)
+    ModelStore(str(storage)).promote("cifar10", 1)
     config = ServeConfig(storage=str(storage), engine="torch", max_batch_size=8)
     with serving(create_app(LocalClassifier(config), config, NoObserver())) as address:
         yield address

@@ -251,6 +251,22 @@ def test_a_cell_of_the_matrix_shows_its_pictures(open_page: Open) -> None:
     assert button.get_attribute("aria-current") == "true"
 
 
+def test_photographs_are_shown_smooth_and_larger(open_page: Open) -> None:
+    page = open_page()
+    page.get_by_text("Where the model is wrong").click()
+    widths, renderings = {}, {}
+    for name in ("cifar10", "photos"):
+        page.get_by_label("Model", exact=True).select_option(f"{name}@1")
+        picture = page.locator(".cell img").first
+        page.get_by_text(f"{name}@1 named").wait_for()
+        picture.wait_for()
+        page.wait_for_function("document.querySelector('.cell img').complete")
+        widths[name] = picture.bounding_box()["width"]
+        renderings[name] = picture.evaluate("image => getComputedStyle(image).imageRendering")
+    assert renderings == {"cifar10": "pixelated", "photos": "auto"}
+    assert widths["photos"] > widths["cifar10"]
+
+
 def test_a_model_without_a_gallery_says_how_to_get_one(open_page: Open) -> None:
     page = open_page()
     page.get_by_label("Model", exact=True).select_option("bare@1")

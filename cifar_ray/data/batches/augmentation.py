@@ -20,6 +20,7 @@ from cifar_ray.data.batches.policy import apply_operations, draw_operations
 from cifar_ray.data.batches.transforms import erase, jitter, mix, shift_and_mirror, turn
 
 _ERASED_AREA, _ERASED_RATIO = (0.02, 0.33), (0.3, 1 / 0.3)  # Zhong et al. 2017 (arXiv 1708.04896), values of torchvision
+_CROP_RATIO, _CROP_DRAWS = (3 / 4, 4 / 3), 10  # width by height; Szegedy et al. 2014 (arXiv 1409.4842), values of torchvision
 _NOISE_WINDOWS = 1 << 20
 
 
@@ -39,6 +40,7 @@ class Augmentation:
         erased: int64 `[N, 4]`, top, left, bottom and right of the rectangle set to the mean colour.
         kept: float32 `[N]`, weight of the image in its blend with the next (mixup).
         patch: int64 `[N, 4]`, rectangle that shows the next image (cutmix).
+        crop: int64 `[N, 4]`, top, left, height and width of the rectangle that is enlarged to the whole image.
     """
 
     mirrored: Tensor
@@ -52,6 +54,7 @@ class Augmentation:
     erased: Tensor | None = None
     kept: Tensor | None = None
     patch: Tensor | None = None
+    crop: Tensor | None = None
 
     @classmethod
     def draw(cls, config: AugmentationConfig, size: int, image_size_px: int, generator: torch.Generator) -> Self:
@@ -107,6 +110,8 @@ def _draw_more(config: AugmentationConfig, size: int, image_size_px: int, seed: 
             drawn["kept"] = _float(kept)
         if config.cutmix:
             drawn["patch"] = torch.from_numpy(patch)
+    if config.crop_scale < 1:
+        drawn["crop"] = torch.from_numpy(_crops(stream(6), config.crop_scale, size, image_size_px))
     return drawn
 
 
@@ -123,6 +128,19 @@ def _erased_boxes(rng: np.random.Generator, probability: float, size: int, side_
     extent = np.minimum(extent.round().astype(np.int64), side_px) * (rng.random((size, 1)) < probability)
     corner = rng.integers(0, side_px - extent + 1)
     return np.concatenate((corner, corner + extent), 1)
+
+
+def _crops(rng: np.random.Generator, smallest: float, size: int, side_px: int) -> npt.NDArray[np.int64]:
+    """Rectangles of random area, aspect ratio and position, `[N, 4]`; as in torchvision, the first of ten draws that fits, else all."""
+    area = rng.uniform(smallest, 1, (size, _CROP_DRAWS)) * side_px**2
+    narrowest, widest = np.log(_CROP_RATIO)
+    ratio = np.exp(rng.uniform(narrowest, widest, (size, _CROP_DRAWS)))
+    extents = np.stack((np.sqrt(area / ratio), np.sqrt(area * ratio)), 2).round().astype(np.int64)
+    fits: npt.NDArray[np.bool_] = (extents.min(axis=2) >= 1) & (extents.max(axis=2) <= side_px)
+    first = fits.argmax(axis=1)
+    rows = np.arange(size)
+    extent = np.where(fits[rows, first, None], extents[rows, first], side_px)
+    return np.concatenate((rng.integers(0, side_px - extent + 1), extent), 1)
 
 
 def _mixtures(
@@ -183,7 +201,10 @@ class Augmenter:
             Inputs, `[N, 3, H, W]`, channels last in memory; labels, int64 `[N]`, or with mixing the weight of each class, float32 `[N, C]`.
         """
         place = (images, indices, drawn.shift, drawn.mirrored)
-        pixels = shift_and_mirror(*place, self.config.translate_px) if drawn.angle is None else turn(*place, drawn.angle)
+        if drawn.angle is None and drawn.crop is None:
+            pixels = shift_and_mirror(*place, self.config.translate_px)
+        else:
+            pixels = turn(*place, drawn.angle, drawn.crop)
         inputs = self.normalize(self._recolour(pixels, drawn))
         if self.config.cutout_px:
             erase(inputs, torch.cat((drawn.cutout_corner, drawn.cutout_corner + self.config.cutout_px), 1))

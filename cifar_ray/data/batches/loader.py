@@ -6,16 +6,18 @@ a step sees the same images for any number of workers, and (seed, epoch, step) i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cifar_ray.config import AugmentationConfig
+from cifar_ray.config import AugmentationConfig, SamplingName
 from cifar_ray.data.batches.augmentation import Augmentation, Augmenter
+from cifar_ray.data.batches.sampling import draw_order
 from cifar_ray.data.batches.transforms import normalize
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.statistics import ChannelValues
@@ -75,8 +77,7 @@ class Step:
 class TrainLoader:
     """Shuffled, augmented training batches.
 
-    An epoch has `ceil(N / batch_size)` batches whose sizes differ by at most one: each image appears once, and no batch is a small
-    remainder.
+    An epoch has N images in `ceil(N / batch_size)` batches whose sizes differ by at most one, so that no batch is a small remainder.
 
     Args:
         dataset: all training images, in memory on each worker, or streamed.
@@ -87,6 +88,7 @@ class TrainLoader:
         shard: this worker's part.
         seed: seed of order and augmentation; the same on all workers.
         device: device for images and augmentation.
+        sampling: images of an epoch, as for `draw_order`.
 
     Raises:
         DataError: if a batch is larger than the data set, or smaller than the number of workers.
@@ -103,6 +105,7 @@ class TrainLoader:
         shard: Shard,
         seed: int,
         device: torch.device,
+        sampling: SamplingName = "natural",
     ) -> None:
         check_batch_size(batch_size, len(dataset), shard.world_size)
         self._source: _Held | _Arriving
@@ -119,6 +122,8 @@ class TrainLoader:
         self.shard = shard
         self.seed = seed
         self.device = device
+        self._draw_order = partial(draw_order, torch.from_numpy(dataset.labels.copy()), dataset.num_classes, sampling)
+        self._alternates = augmentation.flip == "alternating" and sampling == "natural"  # else an image may be there twice in an epoch
         self.augment = Augmenter(
             augmentation,
             normalization,
@@ -149,22 +154,22 @@ class TrainLoader:
         return sorted(sizes, reverse=True)
 
     def sample(self, count: int) -> Tensor:
-        """Sample of training images, uint8 `[N, H, W, 3]` on the device: the first `count` images in memory.
+        """Sample of training images, uint8 `[N, H, W, 3]` on the device, evenly spread over the data set and so over its classes.
 
-        For streamed images, `count` images spread over the data set, or fewer if they are larger than 32 px.
+        It has `count` images of 32 px, or fewer larger ones with as many pixels.
         """
         return self._source.sample(count)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Step]:
         """Iterate over the steps of an epoch (from 0), starting at `first_step`."""
-        order = torch.randperm(len(self), generator=self._generator(_ORDER_STREAM, epoch))
+        order = self._draw_order(self._generator(_ORDER_STREAM, epoch))
         batches = [order[Shard(step, self.steps_per_epoch).slice(len(self))] for step in range(self.steps_per_epoch)]
         self._source.expect(batch[self._rows(len(batch))] for batch in batches[first_step:])
         for step, batch in enumerate(batches[first_step:], first_step):
             drawn = Augmentation.draw(
                 self.augmentation, len(batch), self.image_size_px, self._generator(_AUGMENT_STREAM, epoch * self.steps_per_epoch + step)
             )
-            if self.augmentation.flip == "alternating":
+            if self._alternates:
                 drawn.mirrored.copy_(self._first_flip[batch] ^ bool(epoch % 2))
             rows = self._rows(len(batch))
             share = len(rows) - self.augmentation.mixes
@@ -200,7 +205,7 @@ class _Held:
 
     def sample(self, count: int) -> Tensor:
         """Implements `TrainLoader.sample`."""
-        return self._images[:count]
+        return self._images[torch.from_numpy(_spread(count, self._images.shape)).to(self._images.device)]
 
     def expect(self, shares: Iterable[Tensor]) -> None:
         """Do nothing: images in memory need no request."""
@@ -220,9 +225,7 @@ class _Arriving:
 
     def sample(self, count: int) -> Tensor:
         """Implements `TrainLoader.sample`."""
-        size_px = max(_WHOLE_SAMPLE_PX, self._dataset.image_size_px)
-        count = min(len(self._dataset), max(1, count * _WHOLE_SAMPLE_PX**2 // size_px**2))
-        rows = np.arange(count) * len(self._dataset) // count
+        rows = _spread(count, (len(self._dataset), self._dataset.image_size_px))
         return torch.from_numpy(self._dataset.pictures.read(rows)).to(self._labels.device)
 
     def expect(self, shares: Iterable[Tensor]) -> None:
@@ -242,6 +245,12 @@ class _Arriving:
             done += count
         device = self._labels.device
         return torch.from_numpy(images).to(device), self._labels[indices], torch.arange(len(images), device=device)
+
+
+def _spread(count: int, shape: Sequence[int]) -> npt.NDArray[np.int64]:
+    size_px = max(_WHOLE_SAMPLE_PX, shape[1])
+    count = min(shape[0], max(1, count * _WHOLE_SAMPLE_PX**2 // size_px**2))
+    return np.arange(count) * shape[0] // count
 
 
 class EvaluationLoader:

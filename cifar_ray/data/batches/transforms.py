@@ -41,29 +41,52 @@ def shift_and_mirror(images: Tensor, indices: Tensor, shift: Tensor, mirrored: T
     return both.view(-1).unfold(0, 3 * width, 1).index_select(0, 3 * first.flatten()).view(-1, height, width, 3)
 
 
-def turn(images: Tensor, indices: Tensor, shift: Tensor, mirrored: Tensor, angle: Tensor) -> Tensor:
-    """Gather images while shifting, mirroring and then rotating them about their centre (bilinear, reflection padding).
+def turn(images: Tensor, indices: Tensor, shift: Tensor, mirrored: Tensor, angle: Tensor | None, crop: Tensor | None = None) -> Tensor:
+    """Gather images while cropping, shifting, mirroring and then rotating them about their centre (bilinear, reflection padding).
 
     Args:
         images: uint8 `[M, H, W, 3]`, square.
         indices: int64 `[N]`.
         shift: int64 `[N, 2]`, px down and right.
         mirrored: bool `[N]`.
-        angle: float32 `[N]`, radians, counterclockwise.
+        angle: float32 `[N]`, radians, counterclockwise; `None` for no rotation.
+        crop: int64 `[N, 4]`, top, left, height and width of the rectangle to enlarge; `None` for the whole images.
 
     Returns:
         uint8 `[N, H, W, 3]`, planes in memory.
     """
     half = (images.shape[1] - 1) / 2
     sign = torch.where(mirrored, -1.0, 1.0)
+    angle = torch.zeros_like(sign) if angle is None else angle
     cos, sin = angle.cos(), angle.sin()
     # source of each pixel; 0 is the centre of the image, ±1 the centres of the border pixels
     columns = torch.stack((sign * cos, -sign * sin, -shift[:, 1] / half), 1)
     rows = torch.stack((sin, cos, -shift[:, 0] / half), 1)
     grid = F.affine_grid(torch.stack((columns, rows), 1), [len(indices), 3, *images.shape[1:3]], align_corners=True)
+    if crop is not None:
+        grid = _into_crops(grid, crop, images.shape[1])
     pixels = images.index_select(0, indices).permute(0, 3, 1, 2).contiguous().float()
     turned = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=True)
     return turned.round_().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def _into_crops(grid: Tensor, crop: Tensor, side_px: int) -> Tensor:
+    """Map source positions in enlarged crops to positions in the images.
+
+    As in a resize of the crop alone, pixels are areas (`align_corners=False`) and those outside the crop are not used.
+
+    Args:
+        grid: `[N, H, W, 2]`, x and y; ±1 are the centres of the border pixels.
+        crop: int64 `[N, 4]`, top, left, height and width.
+        side_px: height and width of the images.
+    """
+    half = (side_px - 1) / 2
+    corner, extent = (part.flip(1).view(-1, 1, 1, 2) for part in crop.float().chunk(2, dim=1))  # x comes first in a grid
+    period = (grid + 1).remainder(4)  # reflection at ±1, which a rotation or a shift needs
+    position = torch.minimum(period, 4 - period) * half
+    inside = torch.minimum(((position + 0.5) * (extent / side_px) - 0.5).clamp_min(0), extent - 1)
+    mapped: Tensor = (corner + inside) / half - 1
+    return mapped
 
 
 def _reflect(positions: Tensor, size: int) -> Tensor:

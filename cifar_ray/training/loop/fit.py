@@ -12,15 +12,14 @@ from cifar_ray.data.batches.loader import Shard
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.streamed import TrainingImages, TrainingSplits
 from cifar_ray.errors import TrainingError
-from cifar_ray.metrics.accuracy import Evaluation, evaluate_logits
 from cifar_ray.metrics.trust import Trust
 from cifar_ray.store import Architecture, Bundle
-from cifar_ray.store.gallery import Judged
 from cifar_ray.training.loop.command import Command
+from cifar_ray.training.loop.judging import judge, plain
 from cifar_ray.training.loop.snapshot import Snapshot, state_of
 from cifar_ray.training.loop.step_monitor import NotFiniteError, StepMonitor, Stopped
 from cifar_ray.training.loop.trainer import OnStep, Trainer
-from cifar_ray.training.records.results import Confusion, EpochReport, FitResult, Weights
+from cifar_ray.training.records.results import EpochReport, FitResult, Weights
 
 _MAX_REWINDS = 3
 _MAX_SKIPPED = 20  # in a row
@@ -164,7 +163,7 @@ class _FitState:
             seconds=time.perf_counter() - self.epoch_started,
             images_per_s=trainer.images_seen / trained_s,
             improved=val is None or self.best is None or val.accuracy > (self.best.val_accuracy or 0),
-            val_confusion=_plain(val),
+            val_confusion=plain(val),
         )
         if report.improved:
             self.best = report
@@ -232,8 +231,12 @@ class _FitState:
         assert best is not None, "epochs ≥ 1"  # noqa: S101
         train_seconds = time.perf_counter() - self.started
         trainer.network.load_state_dict(self.kept)
-        trust = Trust.fit(trainer.logits(splits.val), splits.val.labels) if splits.val is not None else Trust()
-        metrics, test, judged = _judge_on_test(trainer, splits.test, trust)
+        logits = {split: trainer.logits(part) for split, part in splits if isinstance(part, ImageDataset) and split != "train"}
+        trust = Trust.fit(logits["val"], splits.val.labels) if splits.val is not None else Trust()
+        judgement = judge(splits, logits, trust)
+        metrics = judgement.metrics
+        if splits.test is not None and self.config.test_time_augmentation != "none":
+            metrics["test_accuracy_tta"] = trainer.evaluate(splits.test, self.config.test_time_augmentation).accuracy
         if best.val_accuracy is not None:
             metrics = {"val_accuracy": best.val_accuracy} | metrics
         return FitResult(
@@ -245,26 +248,12 @@ class _FitState:
             train_seconds=train_seconds,
             architecture=_architecture(self.config, splits.train, trainer.parent),
             parent_weights_sha256=trainer.parent.manifest.weights_sha256 if trainer.parent else None,
-            test_confusion=_plain(test),
-            test_judged=judged,
+            test_confusion=judgement.test_confusion,
+            test_judged=judgement.test_judged,
+            pretrained=trainer.origin,
         )
 
 
 def _architecture(config: TrainConfig, train: TrainingImages, parent: Bundle | None) -> Architecture:
     inherited = parent.manifest.architecture.arguments if parent else {}
     return Architecture(name=config.model, arguments=inherited | {"num_classes": train.num_classes, "image_size": train.image_size_px})
-
-
-def _judge_on_test(trainer: Trainer, test: ImageDataset | None, trust: Trust) -> tuple[dict[str, float], Evaluation | None, Judged | None]:
-    if test is None:
-        return {}, None, None
-    logits = trainer.logits(test)
-    evaluation = evaluate_logits(logits, test.labels, trust.temperature)
-    metrics = {"test_accuracy": evaluation.accuracy} | trust.metrics(logits, test.labels)
-    if trainer.config.test_time_augmentation != "none":
-        metrics["test_accuracy_tta"] = trainer.evaluate(test, trainer.config.test_time_augmentation).accuracy
-    return metrics, evaluation, Judged.of(logits, test.labels, trust.temperature)
-
-
-def _plain(evaluation: Evaluation | None) -> Confusion | None:
-    return None if evaluation is None else tuple(map(tuple, evaluation.confusion.tolist()))

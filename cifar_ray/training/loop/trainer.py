@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cifar_ray.config import TestTimeAugmentation, TrainConfig
 from cifar_ray.data.batches.loader import EvaluationLoader, Normalization, Shard, Step, TrainLoader
 from cifar_ray.data.dataset import ImageDataset
-from cifar_ray.data.streamed import TrainingImages, TrainingSplits
+from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.metrics.accuracy import Evaluation, Logits
 from cifar_ray.models import DataInitialized
 from cifar_ray.models.precision import Precision
@@ -22,9 +21,10 @@ from cifar_ray.store import Bundle
 from cifar_ray.training.loop.averaging import WeightAverage
 from cifar_ray.training.loop.collective import average_buffers, sum_over_workers
 from cifar_ray.training.loop.compiled import compiled, warm_up
+from cifar_ray.training.loop.losses import TrainingLoss
 from cifar_ray.training.loop.optimizers import create_optimizers, learning_rate_factor, scale_rates, set_learning_rate
 from cifar_ray.training.loop.validation import evaluate, gather_logits
-from cifar_ray.training.weights.initial_network import freeze, initial_network, input_statistics, rate_factors
+from cifar_ray.training.weights.initial_network import freeze, initial_network, rate_factors
 
 OnStep = Callable[[int, int, int], None]  # epoch (from 1), steps done in it, steps per epoch
 
@@ -45,6 +45,7 @@ class Trainer:
         parent: the bundle to start from; `None` for fresh weights.
 
     Attributes:
+        origin: origin of pretrained weights; `None` for fresh ones.
         sums: summed loss and number of correct predictions of this worker in this epoch so far, float64 `[2]`.
         step_sums: summed loss and number of correct predictions of the last step.
         images_seen: number of images of all workers in this epoch so far.
@@ -57,8 +58,10 @@ class Trainer:
     ) -> None:
         self.config, self.device, self.shard, self.parent = config, device, shard, parent
         self.precision = Precision.resolve(config.precision, device)
-        statistics = input_statistics(config, splits.train, parent)
-        self.normalization = Normalization(*statistics, self.precision.dtype)
+        torch.manual_seed(config.seed)
+        initial = initial_network(config, splits.train, parent)
+        self.origin = initial.origin
+        self.normalization = Normalization(initial.mean, initial.std, self.precision.dtype)
         self.loader = TrainLoader(
             splits.train,
             batch_size=config.batch_size,
@@ -68,9 +71,10 @@ class Trainer:
             shard=shard,
             seed=config.seed,
             device=device,
+            sampling=config.sampling,
         )
-        torch.manual_seed(config.seed)
-        self.model = self._create_model(splits.train)
+        self.loss = TrainingLoss(config, splits.train.labels, splits.train.num_classes, device)
+        self.model = self._prepare(initial.network)
         self.frozen = freeze(self.model, config.start) if config.start else []
         self.optimizers = create_optimizers(self.model, config.optimizer, config.batch_size)
         if config.start:
@@ -91,8 +95,7 @@ class Trainer:
         """The network that is evaluated and saved: the trained one, or its running average."""
         return self.model if self.average is None else self.average.network
 
-    def _create_model(self, train: TrainingImages) -> nn.Module:
-        model = initial_network(self.config, train, self.parent)
+    def _prepare(self, model: nn.Module) -> nn.Module:
         model = model.to(self.device).to(memory_format=torch.channels_last)
         if isinstance(model, DataInitialized) and not self.parent:
             model.initialize_from(self.normalization(self.loader.sample(_WHITENING_IMAGES)))
@@ -165,7 +168,7 @@ class Trainer:
             with _communicating(self.parallel, last=number + 1 == step.num_pieces):
                 with self.precision.autocast():
                     logits = self.parallel(inputs).float()
-                loss = F.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing, reduction="sum")
+                loss = self.loss(logits, labels)
                 # DDP averages over workers; the factor world_size makes this the mean over the global batch, for any shares
                 self.scaler.scale(loss * (self.shard.world_size / step.global_size)).backward()  # type: ignore[no-untyped-call]
             main_labels = labels.argmax(1) if labels.is_floating_point() else labels  # for mixed images the label with the larger weight

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cifar_ray.data.batches.loader import Normalization
 from cifar_ray.metrics.trust import Trust
-from cifar_ray.store import Architecture, Bundle
+from cifar_ray.store import Architecture, Bundle, PretrainedOrigin
 from cifar_ray.store.gallery import Judged
 
 Weights = dict[str, Tensor]
@@ -58,7 +58,7 @@ class FitResult:
         best_epoch: epoch of the best weights.
         normalization: normalization of the inputs.
         metrics: by name: `val_accuracy`, `test_accuracy`, `test_accuracy_tta` and those of `Trust.metrics`, for the existing splits;
-            0–1 and nats.
+            with uneven classes also `…_balanced_accuracy` and `…_macro_f1`; 0–1 and nats.
         precision: number format of the training.
         train_seconds: duration of all epochs, including evaluation.
         architecture: name and arguments of the network.
@@ -66,6 +66,7 @@ class FitResult:
         parent_weights_sha256: sha256 of the weights of the parent bundle; `None` for fresh weights.
         test_confusion: as `EpochReport.val_confusion`, for the best weights on the test images.
         test_judged: predictions for each test image.
+        pretrained: origin of the pretrained weights; `None` for fresh weights.
     """
 
     best_epoch: int
@@ -78,6 +79,7 @@ class FitResult:
     parent_weights_sha256: str | None = None
     test_confusion: Confusion | None = None
     test_judged: Judged | None = None
+    pretrained: PretrainedOrigin | None = None
 
 
 @dataclass(frozen=True)
@@ -113,8 +115,10 @@ class SavedModel:
         bundle: its bundle, with name and version.
         promoted: whether it is `production` now.
         reason: reason for promoting it or not.
+        pictures: number of test pictures in its gallery.
     """
 
     bundle: Bundle
     promoted: bool
     reason: str
+    pictures: int = 0

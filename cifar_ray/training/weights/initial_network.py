@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -13,8 +14,8 @@ from cifar_ray.data.streamed import TrainingImages, training_mean_std
 from cifar_ray.errors import BundleError, ConfigError
 from cifar_ray.models import create_model
 from cifar_ray.models.stages import Stage, head_name, stages
-from cifar_ray.store import Bundle, load_model
-from cifar_ray.training.weights.pretrained import find_pretrained, load_pretrained
+from cifar_ray.store import Bundle, PretrainedOrigin, load_model
+from cifar_ray.training.weights.pretrained import load_pretrained
 
 
 def load_parent(config: TrainConfig) -> Bundle | None:
@@ -27,17 +28,24 @@ def load_parent(config: TrainConfig) -> Bundle | None:
     return load_model(config.start.model, config.storage) if config.start else None
 
 
-def input_statistics(config: TrainConfig, train: TrainingImages, parent: Bundle | None) -> tuple[ChannelValues, ChannelValues]:
-    """Mean and standard deviation of the channels for normalisation; trained filters need the scaling of their own training."""
-    if parent:
-        return parent.manifest.channel_mean, parent.manifest.channel_std
-    if config.pretrained != "none":
-        found = find_pretrained(config.model, config.pretrained)
-        return found.mean, found.std
-    return training_mean_std(train)
+@dataclass(frozen=True)
+class InitialNetwork:
+    """The network that training starts from.
+
+    Attributes:
+        network: on the CPU.
+        mean: mean of the channels for the normalisation; trained filters need that of their own training.
+        std: standard deviation of the channels for the normalisation.
+        origin: origin of pretrained weights; `None` for fresh ones.
+    """
+
+    network: nn.Module
+    mean: ChannelValues
+    std: ChannelValues
+    origin: PretrainedOrigin | None = None
 
 
-def initial_network(config: TrainConfig, train: TrainingImages, parent: Bundle | None) -> nn.Module:
+def initial_network(config: TrainConfig, train: TrainingImages, parent: Bundle | None) -> InitialNetwork:
     """Create the initial network; fresh weights come from torch's global generator.
 
     Raises:
@@ -45,11 +53,14 @@ def initial_network(config: TrainConfig, train: TrainingImages, parent: Bundle |
         DataError: if pretrained weights cannot be downloaded.
     """
     if parent:
-        return create_from(parent, train.class_names, train.image_size_px, parse_groups(config.groups))
-    model = create_model(config.model, train.num_classes, train.image_size_px)
-    if config.pretrained != "none":
-        load_pretrained(model, config.model, config.pretrained)
-    return model
+        about = parent.manifest
+        network = create_from(parent, train.class_names, train.image_size_px, parse_groups(config.groups))
+        return InitialNetwork(network, about.channel_mean, about.channel_std, about.pretrained)
+    network = create_model(config.model, train.num_classes, train.image_size_px)
+    if config.pretrained == "none":
+        return InitialNetwork(network, *training_mean_std(train))
+    found = load_pretrained(network, config.model, config.pretrained)
+    return InitialNetwork(network, found.mean, found.std, found.origin)
 
 
 def create_from(parent: Bundle, class_names: Sequence[str], image_size_px: int, groups: Mapping[str, Sequence[str]]) -> nn.Module:

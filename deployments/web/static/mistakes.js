@@ -8,6 +8,7 @@ const MOST_CLASSES = 20;
 const LEAST_CELL_PX = 22;
 const NAMES_PX = 84;
 const MOST_PAIRS = 8;
+const MOST_PIXELATED = 64; // px; larger pictures are photographs, which are shown smooth and larger
 const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
 /** What fills `body`: read when it is shown first, and again when another model is chosen. */
@@ -141,14 +142,17 @@ export class Mistakes {
     }
     const shown = this.gallery.mistakes.filter((one) => key(one) === this.opened);
     const some = shown.length ? `; the ${shown.length} it was surest of` : "; none of them is kept in the gallery";
+    const list = h("ul", {});
     const items = shown.map((one) => {
       const image = h("img", { src: one.picture, alt: `${this.words(one)}: ${one.name}`, title: one.name, width: 96, height: 96 });
+      image.addEventListener("load", () => image.naturalWidth > MOST_PIXELATED && list.classList.add("photos"));
       return h("li", {}, h("figure", {}, image, h("figcaption", {}, percent(one.confidence))));
     });
+    list.append(...items);
     this.cell.replaceChildren(
       h("h3", {}, this.words(confusion)),
       note("hint", `${pictures(confusion.count)}${shown.length < confusion.count ? some : ""}`),
-      h("ul", {}, ...items),
+      list,
     );
   }
 }
