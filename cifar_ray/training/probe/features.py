@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from cifar_ray.data.feature_cache import FeatureCache, digest
+from cifar_ray.training.probe.feature_cache import FeatureCache, digest
 from cifar_ray.data.statistics import ChannelValues
 from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.inference.engines import Engine, NetworkInput, TorchEngine, choose

@@ -1,0 +1,153 @@
+"""Train a probe: features of a pretrained network, then a linear head; no worker and no step is needed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from cifar_ray.config import TrainConfig
+from cifar_ray.data.batches.loader import Normalization
+from cifar_ray.data.dataset import ImageDataset
+from cifar_ray.data.streamed import StreamedImages, TrainingImages, TrainingSplits
+from cifar_ray.data.task_progress import StartTask, no_progress
+from cifar_ray.metrics.accuracy import evaluate_logits
+from cifar_ray.metrics.trust import Trust
+from cifar_ray.models import create_model
+from cifar_ray.models.stages import head_name
+from cifar_ray.store import Architecture
+from cifar_ray.training.loop.judging import judge
+from cifar_ray.training.loop.losses import balanced_weights
+from cifar_ray.training.probe.features import Backbone, Floats, extract
+from cifar_ray.training.probe.head import FittedHead, LinearHead, assign_folds, fit_head
+from cifar_ray.training.records.results import EpochReport, FitResult, Weights
+from cifar_ray.training.weights.pretrained import load_pretrained
+
+
+@dataclass(frozen=True, eq=False)
+class Probe:
+    """A trained probe.
+
+    Attributes:
+        result: as of a training by steps.
+        report: its figures as one epoch.
+        weights: state dict of the network with its head, on the CPU.
+        fitted: the head with its cross-validation.
+        network: the network itself.
+    """
+
+    result: FitResult
+    report: EpochReport
+    weights: Weights
+    fitted: FittedHead
+    network: nn.Module
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Images of a split by row, in memory or in their files."""
+
+    images: TrainingImages
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """The images at `rows`, uint8 `[n, S, S, 3]`."""
+        if isinstance(self.images, StreamedImages):
+            return self.images.pictures.read(rows)
+        contiguous = slice(int(rows[0]), int(rows[-1]) + 1)
+        return self.images.images[contiguous] if len(rows) == contiguous.stop - contiguous.start else self.images.images[rows]
+
+
+def train_probe(
+    config: TrainConfig, splits: TrainingSplits, progress: StartTask = no_progress, *, mirror: bool = True, held_out_parts: bool = True
+) -> Probe:
+    """Train a probe on the training images, and judge it on the validation and test images.
+
+    Temperature and abstain threshold come from cross-validation inside the training images, so the validation images serve nothing but
+    the figure.
+
+    Args:
+        config: model, pretrained weights, views, class weights and seed.
+        splits: the data set.
+        progress: receives the progress.
+        mirror: whether views may be mirrored.
+        held_out_parts: whether to judge; if not, only cross-validation counts.
+
+    Raises:
+        ConfigError, DataError: see `create_model` and `load_pretrained`.
+    """
+    started = time.perf_counter()
+    train, device = splits.train, _device()
+    size, classes = train.image_size_px, train.num_classes
+    plain = create_model(config.model, classes, size)
+    found = load_pretrained(plain, config.model, config.pretrained)
+    backbone = Backbone.of(plain, config.model, size, found.mean, found.std, mirror)
+    parts = {name: _Rows(part) for name, part in splits if held_out_parts or name == "train"}
+    features = extract(backbone, config.views, device, parts, progress)
+    computed_s = time.perf_counter() - started
+    fitted = _fit(config, train, features["train"], progress)
+    logits = {name: fitted.head.logits(features[name]) for name in parts if name != "train"}
+    trust = Trust.fit(fitted.held_out, train.labels[fitted.rows])
+    judged = judge(splits, logits, trust) if held_out_parts else None
+    metrics = {"cv_accuracy": fitted.accuracy} | (judged.metrics if judged else {})
+    arguments: dict[str, Any] = {"num_classes": classes, "image_size": size} | ({"views": config.views, "mirror_views": mirror} if config.views > 1 else {})
+    network = create_model(config.model, **arguments)
+    weights = _with_head(backbone.network, network, fitted.head)
+    seconds = time.perf_counter() - started
+    val = evaluate_logits(logits["val"], splits.val.labels) if splits.val is not None and "val" in logits else None
+    report = EpochReport(
+        epoch=1,
+        train_loss=fitted.loss,
+        train_accuracy=fitted.accuracy,
+        val_loss=val.loss if val else None,
+        val_accuracy=val.accuracy if val else None,
+        learning_rate=0.0,
+        seconds=seconds,
+        images_per_s=config.views * sum(len(part) for part in parts.values()) / computed_s,
+        improved=True,
+        val_confusion=judged.val_confusion if judged else None,
+    )
+    result = FitResult(
+        best_epoch=1,
+        normalization=Normalization(found.mean, found.std, torch.float32),
+        metrics=metrics,
+        precision="fp32",
+        train_seconds=seconds,
+        architecture=Architecture(name=config.model, arguments=arguments),
+        trust=trust,
+        test_confusion=judged.test_confusion if judged else None,
+        test_judged=judged.test_judged if judged else None,
+        pretrained=found.origin,
+    )
+    return Probe(result, report, weights, fitted, network)
+
+
+def _fit(config: TrainConfig, train: TrainingImages, features: Floats, progress: StartTask) -> FittedHead:
+    bursts = train.bursts if isinstance(train, ImageDataset) else None
+    groups = np.arange(len(train)) if bursts is None else bursts
+    weights = None
+    if config.class_weights == "balanced" or config.sampling == "balanced":
+        weights = balanced_weights(train.labels, train.num_classes)[train.labels].astype(np.float32)
+    on_step = progress("fitting the head", 6)
+    return fit_head(features, train.labels, train.num_classes, assign_folds(train.labels, groups, config.seed), weights, on_step)
+
+
+def _with_head(body: nn.Module, network: nn.Module, head: LinearHead) -> dict[str, Tensor]:
+    """Put the body's weights and the head into a network; returns its state dict."""
+    name = head_name(network)
+    prefix = "network." if name.startswith("network.") else ""
+    weights = {f"{prefix}{key}": tensor.detach().cpu() for key, tensor in body.state_dict().items()}
+    weights |= {f"{name}.weight": torch.from_numpy(head.weight), f"{name}.bias": torch.from_numpy(head.bias)}
+    network.load_state_dict(weights)
+    return network.state_dict()
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
