@@ -12,7 +12,7 @@ Positive = Annotated[float, Field(gt=0)]
 UpToOne = Annotated[float, Field(ge=0, le=1)]
 
 DatasetName = Literal["cifar10", "cifar100", "digits", "folder"]
-ResizePolicy = Literal["pad", "crop"]
+ResizePolicy = Literal["pad", "crop", "squash"]
 PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
 CompileMode = Literal["none", "default", "max-autotune"]
 EngineName = Literal["auto", "torch", "openvino", "openvino-int8"]

@@ -19,7 +19,8 @@ import numpy.typing as npt
 from cifar_ray.config import ResizePolicy
 from cifar_ray.data import cache
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
-from cifar_ray.data.decode import DECODER_VERSION, SUFFIXES, decode_image, fit
+from cifar_ray.data.decode import DECODER_VERSION, decode_square
+from cifar_ray.data.decoding.formats import SUFFIXES
 from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.errors import DataError, ImageError
 
@@ -201,7 +202,7 @@ def decoder(
 
     def decode(row: int) -> str | None:
         try:
-            images[row] = fit(decode_image(files[row][0]), size_px, policy)
+            images[row] = decode_square(files[row][0], size_px, policy)
         except ImageError as error:
             return str(error)
         return None

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from cifar_ray.config import ResizePolicy
 from cifar_ray.data import cache
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset, Splits
-from cifar_ray.data.decode import DECODER_VERSION, decode_image, fit
+from cifar_ray.data.decode import DECODER_VERSION, decode_square
 from cifar_ray.data.folder import Listing, check_broken, check_present, decoder, decoding_threads
 from cifar_ray.data.statistics import ChannelHistogram, ChannelValues, channel_mean_std
 from cifar_ray.data.task_progress import StartTask, no_progress
@@ -65,7 +65,7 @@ class PictureFiles:
         images = np.empty((len(rows), self.size_px, self.size_px, 3), np.uint8)
         for image, row in zip(images, rows, strict=True):
             try:
-                image[:] = fit(decode_image(self.root / os.fsdecode(self.names[row])), self.size_px, self.policy)
+                image[:] = decode_square(self.root / os.fsdecode(self.names[row]), self.size_px, self.policy)
             except ImageError as error:
                 raise DataError(f"{error}. It was intact when training started; do not change the pictures during training") from None
         return images

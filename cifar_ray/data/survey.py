@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
-from PIL import Image
-
-from cifar_ray.data.decode import FORMATS, decode_image
+from cifar_ray.data.decode import decode_image
+from cifar_ray.data.decoding.formats import open_picture
 from cifar_ray.errors import ImageError
 
 _THREADS = 8
@@ -74,7 +73,7 @@ def count_by(values: Iterable[str]) -> dict[str, int]:
 def _read_header(path: Path) -> FileFacts:
     try:
         num_bytes = path.stat().st_size
-        with Image.open(path, formats=FORMATS) as image:
+        with open_picture(path) as image:
             return FileFacts(path, image.format or "", image.mode, image.width, image.height, num_bytes)
     except Exception:  # Pillow raises many exceptions for a damaged header; decoding will report the reason
         return FileFacts(path, "", "", 0, 0, 0)
