@@ -139,7 +139,9 @@ class StatsCommand(Config):
     dataset: DatasetName | None = Field(None, description="default: folder if --data-dir is given, else cifar10")
     data_dir: str | None = Field(None, description="folder: DIR/train/<class>/… with optional val/ and test/, or DIR/<class>/…")
     image_size: int | None = Field(None, ge=8, le=1024, description="side of the square images, px; default: 32")
-    resize_policy: ResizePolicy = Field("pad", description="how other shapes become square. pad: add black borders; crop: keep the centre; squash: stretch")
+    resize_policy: ResizePolicy = Field(
+        "pad", description="how other shapes become square. pad: add black borders; crop: keep the centre; squash: stretch"
+    )
     val_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.1
     test_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.1
     seed: int = Field(0, ge=0, le=2**31 - 1)

@@ -45,7 +45,9 @@ class TrainConfig(Config):
         description="folder: DIR/train/<class>/… with optional val/ and test/, or DIR/<class>/…; cifar: folder of the files",
     )
     image_size: int | None = Field(None, ge=8, le=1024, description="side of the square images, in pixels; default 32")
-    resize_policy: ResizePolicy = Field("pad", description="how other shapes become square. pad: add black borders; crop: keep the centre; squash: stretch")
+    resize_policy: ResizePolicy = Field(
+        "pad", description="how other shapes become square. pad: add black borders; crop: keep the centre; squash: stretch"
+    )
     stream: Literal["auto", "always", "never"] = Field(
         "auto",
         description="folder: decode training images in each epoch instead of holding them in memory; auto: if they exceed data_memory",

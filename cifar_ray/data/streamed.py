@@ -22,7 +22,8 @@ from cifar_ray.config import ResizePolicy
 from cifar_ray.data import cache
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset, Splits
 from cifar_ray.data.decode import DECODER_VERSION, decode_square
-from cifar_ray.data.folder import Listing, check_broken, check_present, decoder, decoding_threads
+from cifar_ray.data.folder import Damaged, check_present, decoder, decoding_threads
+from cifar_ray.data.layouts import Listing
 from cifar_ray.data.statistics import ChannelHistogram, ChannelValues, channel_mean_std
 from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.errors import DataError, ImageError
@@ -173,21 +174,21 @@ def _prepare(
 ) -> None:
     """Decode all pictures and write an entry; if some are damaged, repeat without them, because they change the splits."""
     files = [file for pairs in listing.files.values() for file in pairs]
-    broken: dict[int, str] = {}
+    broken: set[int] = set()
+    damaged = Damaged(listing)
     while True:
         splits = divide(_without_pixels(listing, broken))
-        work = _Pass(folder, listing, splits, size_px, policy)
-        newly_broken = work.run(files, broken, progress)
+        work = _Pass(folder, splits, size_px, policy)
+        newly_broken = work.run(files, broken, damaged, progress)
         if not newly_broken:
             break
         broken |= newly_broken
-        _logger.info("skipping %d damaged pictures and decoding again, because this changes the splits", len(broken))
-    for error in broken.values():
-        _logger.warning("skipped %s", error)
-    work.finish(files)
+        _logger.info("leaving out %d damaged pictures and decoding again, because this changes the splits", len(broken))
+    damaged.report()
+    work.finish(files, listing.root)
 
 
-def _without_pixels(listing: Listing, broken: dict[int, str]) -> DatasetSplits:
+def _without_pixels(listing: Listing, broken: set[int]) -> DatasetSplits:
     """The intact pictures as images without pixels, each named by its number in the listing, for `divide`."""
     parts, first = {}, 0
     for split, files in listing.files.items():
@@ -202,8 +203,8 @@ def _without_pixels(listing: Listing, broken: dict[int, str]) -> DatasetSplits:
 class _Pass:
     """Decodes all pictures once: adds training images to histogram and hash, and writes the others to the entry."""
 
-    def __init__(self, folder: Path, listing: Listing, splits: DatasetSplits, size_px: int, policy: ResizePolicy) -> None:
-        self._folder, self._listing, self._splits, self._size_px, self._policy = folder, listing, splits, size_px, policy
+    def __init__(self, folder: Path, splits: DatasetSplits, size_px: int, policy: ResizePolicy) -> None:
+        self._folder, self._splits, self._size_px, self._policy = folder, splits, size_px, policy
         self._numbers = {split: _numbers(part) for split, part in splits}
         self._held = {split: cache.allocate(folder, split, len(part), size_px) for split, part in splits if split != "train" and len(part)}
         self._histogram = ChannelHistogram()
@@ -211,9 +212,9 @@ class _Pass:
         self._digest = hashlib.sha256("\0".join(splits.train.class_names).encode())
         self._digest.update(np.ascontiguousarray(splits.train.labels).data)
 
-    def run(self, files: list[tuple[Path, int]], known_broken: dict[int, str], progress: StartTask) -> dict[int, str]:
-        """Decode the pictures; return the errors of newly found damaged ones by number."""
-        broken: dict[int, str] = {}
+    def run(self, files: list[tuple[Path, int]], known_broken: set[int], damaged: Damaged, progress: StartTask) -> set[int]:
+        """Decode the pictures; return the numbers of newly found damaged ones, and add their errors to `damaged`."""
+        broken: set[int] = set()
         chunk = max(1, _CHUNK_BYTES // (3 * self._size_px**2))
         on_decoded = progress("decoding", len(files))
         with ThreadPool(decoding_threads()) as pool:
@@ -221,8 +222,10 @@ class _Pass:
                 numbers = np.array([n for n in range(start, min(start + chunk, len(files))) if n not in known_broken], np.int64)
                 images = np.empty((len(numbers), self._size_px, self._size_px, 3), np.uint8)
                 errors = pool.map(decoder([files[n] for n in numbers], images, self._size_px, self._policy), range(len(numbers)))
-                broken |= {int(n): error for n, error in zip(numbers, errors, strict=True) if error is not None}
-                check_broken(self._listing, [*known_broken.values(), *broken.values()])
+                for number, error in zip(numbers.tolist(), errors, strict=True):
+                    if error is not None:
+                        damaged.add(files[number][1], error)
+                        broken.add(number)
                 self._sort(numbers, images)
                 on_decoded(min(chunk, len(files) - start))
         return broken
@@ -237,10 +240,10 @@ class _Pass:
             elif len(rows):
                 self._held[split][rows] = images[here]
 
-    def finish(self, files: list[tuple[Path, int]]) -> None:
-        """Write the rest of the entry."""
+    def finish(self, files: list[tuple[Path, int]], root: Path) -> None:
+        """Write the rest of the entry; the names of the files are relative to `root`."""
         for split, part in self._splits:
-            names = np.array([os.fsencode(files[number][0].relative_to(self._listing.root)) for number in self._numbers[split]])
+            names = np.array([os.fsencode(files[number][0].relative_to(root)) for number in self._numbers[split]])
             np.save(self._folder / f"{split}_labels.npy", part.labels)
             np.save(self._folder / f"{split}_files.npy", names)
         about = {

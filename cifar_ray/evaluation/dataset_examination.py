@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cifar_ray.data import DatasetSplits, channel_mean_std
-from cifar_ray.data.folder import Listing
+from cifar_ray.data.layouts import Listing
 from cifar_ray.data.survey import BrokenFile, FileFacts, count_by, find_broken, read_headers
 from cifar_ray.evaluation.leakage import Duplicate, describe_duplicate, find_duplicates
 from cifar_ray.evaluation.model_evaluation import Progress
