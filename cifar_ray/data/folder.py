@@ -7,6 +7,7 @@ import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from cifar_ray.config import ResizePolicy
 from cifar_ray.data import cache
+from cifar_ray.data.bursts import MAX_PICTURES, find_bursts, sketch
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.data.decode import DECODER_VERSION, decode_square
 from cifar_ray.data.layouts import Listing, list_folder
@@ -66,6 +68,9 @@ def _decode(listing: Listing, size_px: int, policy: ResizePolicy, allocate: cach
             parts[split] = ImageDataset(_compact(images, intact), labels[intact], listing.class_names, names[intact])
     damaged.report()
     check_present(listing, parts)
+    if len(listing.files["train"]) <= MAX_PICTURES:
+        train = parts["train"]
+        parts["train"] = replace(train, bursts=find_bursts(*sketch(train.images), train.labels))
     _logger.info("decoded %s pictures in %.1f s", f"{total - len(damaged.errors):,}", time.perf_counter() - start_s)
     return DatasetSplits(listing.name, parts["train"], parts.get("val"), parts.get("test"))
 

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from cifar_ray.config import ResizePolicy
 from cifar_ray.data import cache
+from cifar_ray.data.bursts import MAX_PICTURES, SKETCH_PX, find_bursts, sketch
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset, Splits
 from cifar_ray.data.decode import DECODER_VERSION, decode_square
 from cifar_ray.data.folder import Damaged, check_present, decoder, decoding_threads
@@ -172,18 +173,21 @@ def _prepare(
     divide: Callable[[DatasetSplits], DatasetSplits],
     progress: StartTask,
 ) -> None:
-    """Decode all pictures and write an entry; if some are damaged, repeat without them, because they change the splits."""
+    """Decode all pictures and write an entry; repeat if damaged pictures or bursts change the splits."""
     files = [file for pairs in listing.files.values() for file in pairs]
     broken: set[int] = set()
     damaged = Damaged(listing)
+    splits = divide(_without_pixels(listing, broken))
     while True:
-        splits = divide(_without_pixels(listing, broken))
-        work = _Pass(folder, splits, size_px, policy)
-        newly_broken = work.run(files, broken, damaged, progress)
-        if not newly_broken:
+        work = _Pass(folder, splits, size_px, policy, len(listing.files["train"]))
+        broken |= work.run(files, broken, damaged, progress)
+        found = _without_pixels(listing, broken)
+        found = DatasetSplits(found.name, replace(found.train, bursts=work.find_bursts(found.train)), found.val, found.test)
+        divided = divide(found)
+        if all(np.array_equal(_numbers(one), _numbers(other)) for (_, one), (_, other) in zip(splits, divided, strict=True)):
             break
-        broken |= newly_broken
-        _logger.info("leaving out %d damaged pictures and decoding again, because this changes the splits", len(broken))
+        splits = divided
+        _logger.info("decoding again, because %d damaged pictures or near-duplicates change the splits", len(broken))
     damaged.report()
     work.finish(files, listing.root)
 
@@ -203,8 +207,12 @@ def _without_pixels(listing: Listing, broken: set[int]) -> DatasetSplits:
 class _Pass:
     """Decodes all pictures once: adds training images to histogram and hash, and writes the others to the entry."""
 
-    def __init__(self, folder: Path, splits: DatasetSplits, size_px: int, policy: ResizePolicy) -> None:
+    def __init__(self, folder: Path, splits: DatasetSplits, size_px: int, policy: ResizePolicy, num_train: int) -> None:
+        """`num_train` pictures come first in the listing and are searched for bursts."""
         self._folder, self._splits, self._size_px, self._policy = folder, splits, size_px, policy
+        self._num_sketched = num_train if num_train <= MAX_PICTURES else 0
+        self._sketches = np.zeros((self._num_sketched, SKETCH_PX, SKETCH_PX, 3), np.uint8)
+        self._aspects = np.ones(self._num_sketched, np.float32)
         self._numbers = {split: _numbers(part) for split, part in splits}
         self._held = {split: cache.allocate(folder, split, len(part), size_px) for split, part in splits if split != "train" and len(part)}
         self._histogram = ChannelHistogram()
@@ -227,6 +235,8 @@ class _Pass:
                         damaged.add(files[number][1], error)
                         broken.add(number)
                 self._sort(numbers, images)
+                searched = numbers[numbers < self._num_sketched]
+                self._sketches[searched], self._aspects[searched] = sketch(images[: len(searched)])
                 on_decoded(min(chunk, len(files) - start))
         return broken
 
@@ -239,6 +249,11 @@ class _Pass:
                 self._histogram.add(images[here])
             elif len(rows):
                 self._held[split][rows] = images[here]
+
+    def find_bursts(self, train: ImageDataset) -> _Indices | None:
+        """The bursts of the training images of the listing, as for pictures in memory."""
+        rows = _numbers(train)
+        return find_bursts(self._sketches[rows], self._aspects[rows], train.labels) if self._num_sketched else None
 
     def finish(self, files: list[tuple[Path, int]], root: Path) -> None:
         """Write the rest of the entry; the names of the files are relative to `root`."""
