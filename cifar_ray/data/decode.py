@@ -16,7 +16,7 @@ from cifar_ray.data.decoding.colours import to_srgb
 from cifar_ray.data.decoding.formats import FORMAT_NAMES, MAX_JPEG_SCANS, has_too_many_scans, open_picture
 from cifar_ray.errors import ImageError, ImageTooLargeError
 
-# Part of every cache key: increase it when the pixels from decode_square change.
+# Part of every cache key: increase it when the pixels from decode_square, or what find_bursts finds, change.
 DECODER_VERSION = 2
 
 _MAX_PIXELS = 50_000_000
