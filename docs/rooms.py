@@ -21,7 +21,7 @@ FLOORS: tuple[dict[str, str], ...] = (
         "cifar_ray.metrics": "accuracy, calibration, intervals",
         "cifar_ray.client": "asks a server; standard library only",
     },
-    {"cifar_ray.storage": "files, local or in an object store"},
+    {"cifar_ray.storage": "files, local or in an object store", "cifar_ray.data.decoding": "formats and colours of pictures"},
     {"cifar_ray.cluster": "Ray: connection, plan, failures, private parts"},
     {
         "cifar_ray.data": "pictures to arrays",
@@ -40,7 +40,11 @@ FLOORS: tuple[dict[str, str], ...] = (
         "cifar_ray.inference.batch": "many pictures to one table",
         "deployments.predicting": "decode, batch, predict",
     },
-    {"cifar_ray.training.on_ray": "the loop on Ray Train", "deployments.http": "routes, uploads, access, pages"},
+    {
+        "cifar_ray.training.probe": "a head on pretrained features",
+        "cifar_ray.training.on_ray": "the loop on Ray Train",
+        "deployments.http": "routes, uploads, access, pages",
+    },
     {"cifar_ray.training": "a job: config to saved model", "deployments.replicas": "Ray Serve replicas"},
     {
         "cifar_ray.evaluation": "figures of a model or data set",

@@ -32,7 +32,7 @@ _MODEL = "NAME, NAME@3, the name of a run, or the path of a bundle or a run"
 _STORED_MODEL = "NAME, NAME@3 or NAME@production"
 _STORAGE = f"path or URI; default: ${STORAGE_VARIABLE} or ./storage"
 _ENGINE = "inference engine; auto: the one that a server would choose"
-_STATS_ONLY = {"recipe", "augmentation", "storage", "out", "duplicates"}
+_STATS_ONLY = {"folder", "recipe", "augmentation", "storage", "out", "duplicates"}
 
 
 class EvaluateCommand(DataChoice):
@@ -134,12 +134,18 @@ class PredictCommand(Config):
 
 
 class StatsCommand(Config):
-    """Count classes and files, find broken files and duplicates, and draw contact sheets; images are split as in training."""
+    """Count classes and files, find broken files and duplicates, give advice before a training, and draw contact sheets.
 
-    dataset: DatasetName | None = Field(None, description="default: folder if --data-dir is given, else cifar10")
+    Images are split as in training.
+    """
+
+    folder: Annotated[Positional[str | None], tyro.conf.arg(metavar="[DIR]")] = Field(None, description="short for --data-dir DIR")
+    dataset: DatasetName | None = Field(None, description="default: folder if a folder is given, else cifar10")
     data_dir: str | None = Field(None, description="folder: DIR/train/<class>/… with optional val/ and test/, or DIR/<class>/…")
     image_size: int | None = Field(None, ge=8, le=1024, description="side of the square images, px; default: 32")
-    resize_policy: ResizePolicy = Field("pad", description="make images square by padding or by cropping")
+    resize_policy: ResizePolicy = Field(
+        "pad", description="how other shapes become square. pad: add black borders; crop: keep the centre; squash: stretch"
+    )
     val_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.1
     test_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.1
     seed: int = Field(0, ge=0, le=2**31 - 1)
@@ -156,7 +162,11 @@ class StatsCommand(Config):
             ConfigError: if they exclude each other.
         """
         values = self.model_dump(exclude=_STATS_ONLY)
-        values["dataset"] = self.dataset or ("folder" if self.data_dir is not None else "cifar10")
+        if self.folder is not None:
+            if self.data_dir is not None or self.dataset not in (None, "folder"):
+                raise ConfigError(f"{self.folder}: give a folder, or --dataset and --data-dir, not both")
+            values["data_dir"] = self.folder
+        values["dataset"] = self.dataset or ("folder" if values["data_dir"] is not None else "cifar10")
         return parse_config(TrainConfig, values)
 
 

@@ -155,7 +155,7 @@ class Import(StoreCommand):
     image_size: int | None = Field(
         None, ge=8, le=1024, description="side of the square images, px; default: 32, or 224 for a ResNet with the large stem"
     )
-    resize_policy: ResizePolicy | None = Field(None, description="how other images are made square; default: pad")
+    resize_policy: ResizePolicy | None = Field(None, description="how other shapes become square: pad, crop or squash; default: pad")
 
     def run(self, store: ModelStore) -> None:
         """Prints what was saved."""

@@ -55,7 +55,10 @@ class TrainConfig(Config):
     )
     image_size: int | None = Field(None, ge=8, le=1024, description="side of the square images, in pixels; default 32")
     resize_policy: ResizePolicy | Literal["auto"] = Field(
-        "pad", description="how other shapes become square; auto: the best of pad, crop and squash on the probe"
+        "pad",
+        description="how other shapes become square. pad: add black borders; crop: keep the centre; squash: stretch; "
+        "auto: the best of the three on the probe",
+    )
     )
     stream: Literal["auto", "always", "never"] = Field(
         "auto",

@@ -1,8 +1,8 @@
 """Cache of prepared data sets on the local disk: each node decodes a data set once, and every process memory-maps it.
 
 An entry is a folder: `<split>_images.npy` and `<split>_labels.npy` of each split, `<split>_files.npy` if the images were
-files, and `entry.json`. A process builds it in a temporary folder under a lock and then renames that, so a killed process
-leaves nothing that looks valid.
+files, `<split>_bursts.npy` if near-duplicates were searched, and `entry.json`. A process builds it in a temporary folder under a
+lock and then renames that, so a killed process leaves nothing that looks valid.
 You may delete any entry at any time; it is built again.
 """
 
@@ -136,14 +136,18 @@ def read_part(folder: Path, split: str, class_names: tuple[str, ...]) -> ImageDa
     images = np.load(folder / f"{split}_images.npy", mmap_mode="c").view(np.ndarray)
     names = folder / f"{split}_files.npy"
     files = np.load(names, mmap_mode="r").view(np.ndarray) if names.exists() else None
-    return ImageDataset(images[: len(labels)], labels, class_names, files)
+    numbers = folder / f"{split}_bursts.npy"
+    bursts = np.load(numbers) if numbers.exists() else None
+    return ImageDataset(images[: len(labels)], labels, class_names, files, bursts)
 
 
 def write_labels(folder: Path, split: str, part: ImageDataset) -> None:
-    """Write labels and file names of a split; its images are already in the array from `allocate`."""
+    """Write labels, file names and bursts of a split; its images are already in the array from `allocate`."""
     np.save(folder / f"{split}_labels.npy", part.labels)
     if part.files is not None:
         np.save(folder / f"{split}_files.npy", part.files)
+    if part.bursts is not None:
+        np.save(folder / f"{split}_bursts.npy", part.bursts)
 
 
 def allocate(folder: Path, split: str, count: int, size_px: int) -> npt.NDArray[np.uint8]:

@@ -24,6 +24,7 @@ class ImageDataset:
         labels: int64, `[N]`, from 0 to `len(class_names) - 1`.
         class_names: one name per class, in label order.
         files: bytes, `[N]`: path of each image, relative to the folder of the data set; `None` if the images are not files.
+        bursts: int64, `[N]`, equal for near-duplicates of one class, see `find_bursts`; `None` if they were not searched.
 
     Raises:
         DataError: if shapes, dtypes or labels are inconsistent.
@@ -33,6 +34,7 @@ class ImageDataset:
     labels: npt.NDArray[np.int64]
     class_names: tuple[str, ...]
     files: npt.NDArray[np.bytes_] | None = None
+    bursts: npt.NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[-1] != 3:
@@ -43,6 +45,8 @@ class ImageDataset:
             raise DataError(f"labels must be in 0–{len(self.class_names) - 1}, got {self.labels.min()}–{self.labels.max()}")
         if self.files is not None and len(self.files) != len(self.labels):
             raise DataError(f"got {len(self.files)} file names for {len(self.labels)} images")
+        if self.bursts is not None and len(self.bursts) != len(self.labels):
+            raise DataError(f"got {len(self.bursts)} numbers of bursts for {len(self.labels)} images")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -68,7 +72,8 @@ class ImageDataset:
     def subset(self, indices: npt.NDArray[np.int64]) -> ImageDataset:
         """The images at `indices` (int64, `[M]`), copied, with the same class names."""
         files = None if self.files is None else self.files[indices]
-        return ImageDataset(self.images[indices], self.labels[indices], self.class_names, files)
+        bursts = None if self.bursts is None else self.bursts[indices]
+        return ImageDataset(self.images[indices], self.labels[indices], self.class_names, files, bursts)
 
     def name_of(self, row: int) -> str:
         """Name of an image for the user: its file, or its number."""

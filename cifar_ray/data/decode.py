@@ -1,10 +1,10 @@
-"""Decode one picture. Training and serving use the same two functions, so both preprocess identically."""
+"""Decode one picture, and make it square. Training and serving use the same function, `decode_square`, so both get the same pixels."""
 
 from __future__ import annotations
 
-import re
-import warnings
-from io import BytesIO
+import contextlib
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +12,20 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from cifar_ray.config import ResizePolicy
+from cifar_ray.data.decoding.colours import to_srgb
+from cifar_ray.data.decoding.formats import FORMAT_NAMES, MAX_JPEG_SCANS, has_too_many_scans, open_picture
 from cifar_ray.errors import ImageError, ImageTooLargeError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+# Part of every cache key: increase it when the pixels from decode_square, or what find_bursts finds, change.
+DECODER_VERSION = 2
 
-# Part of every cache key: increase it when the pixels from decode_image or fit change.
-DECODER_VERSION = 1
+_MAX_PIXELS = 50_000_000
+# A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where this leaves at least so many times the pixels of the result on each side.
+_SPARE = 2
 
-# Each scan of a progressive JPEG covers all pixels, and a few bytes can describe one: 10 MB of scans take minutes to decode.
-# Cameras and programs write about ten scans.
-_MAX_JPEG_SCANS = 100
-_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")  # without those that stand alone: TEM, RST0–7, SOI
-_END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
-# Pictures are processed in strips of this many pixels: whole ones would block other threads in Pillow and numpy, or need much memory.
-_STRIP_PIXELS = 1 << 20
+# libavif decodes up to 268 megapixels whatever size the header tells, and scales them: one after the other, so that hostile pictures
+# do not fill the memory together. libavif uses all cores for one.
+_ONE_AVIF = threading.Lock()
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -38,14 +37,20 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_QUIET_PILLOW = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+# Each turn is a transposition, then a flip along x, then one along y.
+_TRANSPOSES = (Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90)
+_FLIPS_X = (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE)
+_FLIPS_Y = (Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_90, Image.Transpose.TRANSVERSE)
+
+# Left, top, right and bottom of a part of an image, in pixels
+Box = tuple[float, float, float, float]
 
 
-def decode_image(source: bytes | Path, max_pixels: int = 50_000_000) -> Image.Image:
-    """Decode a picture of any size and colour mode to upright RGB.
+def decode_image(source: bytes | Path, max_pixels: int = _MAX_PIXELS) -> Image.Image:
+    """Decode a picture of any size and colour mode to upright RGB in sRGB, with all its pixels.
 
-    It takes the first frame of an animation, applies EXIF rotation, and puts transparent pixels on white. It scales 16-bit grey by
-    its full range, and 32-bit grey by the smallest of 1, 255 and 65535 that holds its values, else from lowest to highest.
+    It takes the first frame of an animation, applies EXIF rotation and the ICC profile, and puts transparent pixels on white; see
+    `to_srgb`.
 
     Args:
         source: content or path of a picture.
@@ -56,139 +61,142 @@ def decode_image(source: bytes | Path, max_pixels: int = 50_000_000) -> Image.Im
 
     Raises:
         ImageTooLargeError: if there are more than `max_pixels`.
-        ImageError: if the picture is missing, empty, truncated, damaged, built to decode slowly, or not in one of `FORMATS`.
+        ImageError: if the picture is missing, empty, truncated, damaged, built to decode slowly, or in an unsupported format.
     """
-    _silence_pillow()
+    with _in_one_line(source, max_pixels):
+        return _decode(source, max_pixels)[0]
+
+
+def decode_square(source: bytes | Path, size_px: int, policy: ResizePolicy, max_pixels: int = _MAX_PIXELS) -> npt.NDArray[np.uint8]:
+    """Decode a picture as `decode_image` does and make it square as `fit` does, several times faster for a large JPEG.
+
+    A JPEG much larger than the square is decoded at 1/2, 1/4 or 1/8 of its size, which leaves at least twice the pixels that the
+    result shows on each side. Other pictures give exactly the pixels of `fit(decode_image(…), …)`.
+
+    Args:
+        source: content or path of a picture.
+        size_px: side of the result.
+        policy: see `fit`.
+        max_pixels: maximum width times height, checked in the header before decoding.
+
+    Returns:
+        uint8, `[size_px, size_px, 3]`, writable.
+
+    Raises:
+        ImageTooLargeError, ImageError: as `decode_image`.
+    """
+    with _in_one_line(source, max_pixels):
+        image, box = _decode(source, max_pixels, (size_px, policy))
+        return fit(image, size_px, policy, box)
+
+
+@contextlib.contextmanager
+def _in_one_line(source: bytes | Path, max_pixels: int) -> Iterator[None]:
+    """Raise an `ImageError` of one line that names the picture."""
     name = str(source) if isinstance(source, Path) else "picture"
     try:
-        return _decode(source, max_pixels)
+        yield
     except Image.DecompressionBombError:
         raise ImageTooLargeError(f"{name}: the maximum is {max_pixels:,} pixels; reduce its size") from None
     except UnidentifiedImageError:
-        raise ImageError(f"{name}: empty, damaged or in an unsupported format. Supported: JPEG, PNG, WebP, BMP, GIF, TIFF") from None
-    # Pillow's decoders raise many exceptions for damaged data: OSError, SyntaxError, struct.error, OverflowError, zlib.error…
+        raise ImageError(f"{name}: empty, damaged or in an unsupported format. Supported: {FORMAT_NAMES}") from None
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from None
+    # Decoders raise many exceptions for damaged data: OSError, SyntaxError, struct.error, OverflowError, zlib.error…
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ImageError(f"{name}: cannot be decoded ({reason})") from None
 
 
-def _decode(source: bytes | Path, max_pixels: int) -> Image.Image:
-    with Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as image:
+def _decode(source: bytes | Path, max_pixels: int, wanted: tuple[int, ResizePolicy] | None = None) -> tuple[Image.Image, Box]:
+    """The upright RGB picture, perhaps at a fraction of its size if a square is wanted, and the part of it that shows something."""
+    with open_picture(source) as image:
         if image.width * image.height > max_pixels:
             raise Image.DecompressionBombError
-        if isinstance(source, bytes) and image.format in ("JPEG", "MPO") and _has_too_many_scans(source):
-            raise OSError(f"the JPEG has more than {_MAX_JPEG_SCANS} scans")
-        image.load()
-        return _upright(_to_rgb(image), image)
+        if isinstance(source, bytes) and image.format in ("JPEG", "MPO") and has_too_many_scans(source):
+            raise OSError(f"the JPEG has more than {MAX_JPEG_SCANS} scans")
+        box = None if wanted is None else _shrink(image, *wanted)
+        with _ONE_AVIF if image.format == "AVIF" else contextlib.nullcontext():
+            image.load()
+        return _upright(to_srgb(image), box or (0, 0, *image.size), image)
 
 
-def _has_too_many_scans(jpeg: bytes) -> bool:
-    """Count the scans up to the end of the image (ITU T.81, annex B): not in embedded thumbnails, nor in a video after the end."""
-    scans, position = 0, 0
-    while (marker := _MARKER.search(jpeg, position)) is not None and marker[1][0] != _END_OF_IMAGE:
-        scans += marker[1][0] == _START_OF_SCAN
-        if scans > _MAX_JPEG_SCANS:
-            return True
-        position = marker.end() + max(2, int.from_bytes(jpeg[marker.end() : marker.end() + 2]))
-    return False
+def _shrink(image: Image.Image, size_px: int, policy: ResizePolicy) -> Box | None:
+    """Set an opened JPEG to be decoded at a fraction of its size, if it has many more pixels than the square needs.
+
+    Returns:
+        The part of the smaller picture that shows the whole one: its last column and row may lie partly outside. `None` if nothing changed.
+    """
+    width, height = image.size
+    least = [_SPARE * side for side in (_fitted(width, height, size_px) if policy == "pad" else (size_px, size_px))]
+    if width < 2 * least[0] or height < 2 * least[1]:
+        return None
+    drafted = image.draft(None, (least[0], least[1]))  # does nothing for other formats
+    return None if drafted is None else drafted[1]
 
 
-def fit(image: Image.Image, size_px: int, policy: ResizePolicy) -> npt.NDArray[np.uint8]:
-    """Make an image square, keeping its aspect ratio, with antialiased bicubic resampling.
+def _fitted(width: float, height: float, size_px: int) -> tuple[int, int]:
+    """Sides of the largest picture of an aspect ratio that fits into a square."""
+    scale = size_px / max(width, height)
+    return max(1, round(width * scale)), max(1, round(height * scale))
+
+
+def fit(image: Image.Image, size_px: int, policy: ResizePolicy, box: Box | None = None) -> npt.NDArray[np.uint8]:
+    """Make an image square with antialiased bicubic resampling.
 
     Args:
         image: RGB, any size.
         size_px: side of the result; an image of this size is returned unchanged.
-        policy: `pad` shows the whole image, centred on black; `crop` shows its largest centred square.
+        policy: `pad` shows the whole image, centred on black; `crop` shows its largest centred square; `squash` stretches the whole
+            image to the square, whatever its aspect ratio.
+        box: the part of the image to show; default: all.
 
     Returns:
         uint8, `[size_px, size_px, 3]`, writable.
     """
-    width, height = image.size
-    if width == height or policy == "crop":
-        return _cropped(image, size_px)
-    scale = size_px / max(width, height)
-    fitted = (max(1, round(width * scale)), max(1, round(height * scale)))
-    left, top = (size_px - fitted[0]) // 2, (size_px - fitted[1]) // 2
+    left, top, right, bottom = box = box or (0, 0, *image.size)
+    width, height = right - left, bottom - top
+    if policy == "crop":
+        # Crop during resampling: resizing a 1×N strip first would make a huge image.
+        side = min(width, height)
+        left, top = left + (width - side) / 2, top + (height - side) / 2
+        box = (left, top, left + side, top + side)
+    if width == height or policy != "pad":
+        return np.array(_resize(image, (size_px, size_px), box))
+    fitted = _fitted(width, height, size_px)
+    left_px, top_px = (size_px - fitted[0]) // 2, (size_px - fitted[1]) // 2
     square = np.zeros((size_px, size_px, 3), np.uint8)
-    square[top : top + fitted[1], left : left + fitted[0]] = np.asarray(_resize(image, fitted, (0, 0, width, height)))
+    square[top_px : top_px + fitted[1], left_px : left_px + fitted[0]] = np.asarray(_resize(image, fitted, box))
     return square
 
 
-def _cropped(image: Image.Image, size_px: int) -> npt.NDArray[np.uint8]:
-    width, height = image.size
-    side = min(width, height)
-    if (width, height) != (size_px, size_px):
-        # Crop during resampling: resizing a 1×N strip first would make a huge image.
-        left, top = (width - side) / 2, (height - side) / 2
-        image = _resize(image, (size_px, size_px), (left, top, left + side, top + side))
-    return np.array(image)
-
-
-def _resize(image: Image.Image, size: tuple[int, int], box: tuple[float, float, float, float]) -> Image.Image:
+def _resize(image: Image.Image, size: tuple[int, int], box: Box) -> Image.Image:
+    if image.size == size and box == (0, 0, *size):
+        return image
     # A gap of 3 averages whole blocks of a photo first: no visible difference (Pillow's documentation), several times faster.
     return image.resize(size, Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        return Image.fromarray(_stretched(np.asarray(image))).convert("RGB")
-    if image.has_transparency_data:
-        return _on_white(image.convert("RGBA"))
-    return image.convert("RGB")
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    rows = max(1, _STRIP_PIXELS // image.width)
-    flat = Image.new("RGB", image.size)
-    for top in range(0, image.height, rows):
-        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
-        flat.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB"), (0, top))
-    return flat
-
-
-def _stretched(values: npt.NDArray[np.int32 | np.float32]) -> npt.NDArray[np.uint8]:
-    """Scale grey `[H, W]` to 0–255, some rows at a time: in double precision, 50 megapixels would take a gigabyte."""
-    rows = max(1, _STRIP_PIXELS // values.shape[1])
-    starts = range(0, len(values), rows)
-
-    def finite(start: int) -> npt.NDArray[np.float64]:
-        with np.errstate(invalid="ignore"):  # signalling NaNs
-            return np.nan_to_num(values[start : start + rows].astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-
-    extremes = [(block.min(), block.max()) for block in map(finite, starts)]
-    low, high = float(min(low for low, _ in extremes)), float(max(high for _, high in extremes))
-    for top in (1.0, 255.0, 65535.0):
-        if low >= 0 and high <= top:
-            low, high = 0.0, top
-            break
-    stretched = np.empty(values.shape, np.uint8)
-    for start in starts:
-        stretched[start : start + rows] = ((finite(start) - low) * (255 / ((high - low) or 1))).round()
-    return stretched
-
-
-def _upright(image: Image.Image, original: Image.Image) -> Image.Image:
+def _upright(image: Image.Image, box: Box, original: Image.Image) -> tuple[Image.Image, Box]:
+    """Apply the EXIF rotation of the original to an image and to a part of it."""
     try:
         turn = _UPRIGHT.get(original.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # damaged metadata of an intact picture
         turn = None
     if turn is None:
-        return image
+        return image, box
     image = image.transpose(turn)
     image.info.clear()  # so that nobody applies the EXIF rotation again
-    return image
+    return image, _turned(box, turn, image.size)
 
 
-def _silence_pillow() -> None:
-    """Silence Pillow's warnings about odd metadata and large sizes; `decode_image` raises what matters.
-
-    `warnings.catch_warnings` changes the filters of the whole process and is not thread-safe, so this filter is added once
-    and stays.
-    """
-    if _QUIET_PILLOW not in warnings.filters:
-        warnings.filterwarnings("ignore", module=_QUIET_PILLOW[3].pattern)
+def _turned(box: Box, turn: Image.Transpose, size: tuple[int, int]) -> Box:
+    """A part of an image in the coordinates of the turned image, which has this size."""
+    left, top, right, bottom = box
+    if turn in _TRANSPOSES:
+        left, top, right, bottom = top, left, bottom, right
+    if turn in _FLIPS_X:
+        left, right = size[0] - right, size[0] - left
+    if turn in _FLIPS_Y:
+        top, bottom = size[1] - bottom, size[1] - top
+    return left, top, right, bottom

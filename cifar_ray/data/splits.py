@@ -1,4 +1,4 @@
-"""Draw validation and test splits from the training images, stratified by class."""
+"""Draw validation and test splits from the training images, stratified by class, with each burst on one side."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import numpy as np
 import numpy.typing as npt
 
+from cifar_ray.data.bursts import MAX_PICTURES, count_bursts
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.errors import DataError
 
@@ -32,6 +33,8 @@ def complete(found: DatasetSplits, val_fraction: float, test_fraction: float, se
     train = np.arange(len(found.train))
     val, test = found.val, found.test
     draws_val = val is None and val_fraction > 0
+    if draws_val or (test is None and test_fraction > 0):
+        _tell_bursts(found.train)
     if test is None and test_fraction > 0:
         train, drawn = draw(found.train, train, test_fraction, split="test", seed=seed, leave=1 + draws_val)
         test = found.train.subset(drawn)
@@ -46,8 +49,18 @@ def complete(found: DatasetSplits, val_fraction: float, test_fraction: float, se
     return DatasetSplits(found.name, rest, val, test)
 
 
+def _tell_bursts(train: ImageDataset) -> None:
+    if train.bursts is not None:
+        pictures, bursts = count_bursts(train.bursts)
+        if bursts:
+            groups = f"{bursts:,} groups" if bursts > 1 else "one group"
+            _logger.info("%s near-duplicates in %s stay on one side of each split", f"{pictures:,}", groups)
+    elif train.files is not None and len(train) > MAX_PICTURES:
+        _logger.info("splits are drawn without a search for near-duplicates, because there are more than %s pictures", f"{MAX_PICTURES:,}")
+
+
 def draw(dataset: ImageDataset, pool: _Indices, fraction: float, *, split: str, seed: int, leave: int = 1) -> tuple[_Indices, _Indices]:
-    """Draw a fraction of each class, at least one image.
+    """Draw a fraction of each class, at least one image, and bursts as a whole where the class has enough other images.
 
     Args:
         dataset: the images with their labels.
@@ -74,5 +87,32 @@ def draw(dataset: ImageDataset, pool: _Indices, fraction: float, *, split: str, 
                 f"add images or pass --{split}-fraction 0"
             )
         count = min(max(1, round(len(members) * fraction)), len(members) - leave)
-        drawn[generator.permutation(members)[:count]] = True
+        order = generator.permutation(members)
+        drawn[order[:count] if dataset.bursts is None else _whole_bursts(order, dataset.bursts[pool][order], count, leave)] = True
     return pool[~drawn], pool[drawn]
+
+
+def _whole_bursts(order: _Indices, bursts: _Indices, count: int, leave: int) -> _Indices:
+    """Take `count` images in a random order, or somewhat fewer, so that no burst is divided.
+
+    Args:
+        order: int64, `[M]`, the images of a class.
+        bursts: int64, `[M]`, the burst of each.
+        count: how many to take.
+        leave: number of bursts that must remain; a single image is one.
+
+    Returns:
+        The taken ones. If the class has too few bursts, the first `count`, which may divide one.
+    """
+    numbers, first, sizes = np.unique(bursts, return_index=True, return_counts=True)
+    if len(numbers) == len(order) or len(numbers) <= leave:
+        return order[:count]
+    taken: list[int] = []
+    room = count
+    for place in np.argsort(first):
+        if sizes[place] <= room and len(taken) < len(numbers) - leave:
+            taken.append(int(numbers[place]))
+            room -= int(sizes[place])
+    if not taken:  # each has more than `count` images
+        taken.append(int(numbers[np.argmin(sizes)]))
+    return order[np.isin(bursts, taken)]

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
@@ -20,9 +20,11 @@ import numpy.typing as npt
 
 from cifar_ray.config import ResizePolicy
 from cifar_ray.data import cache
+from cifar_ray.data.bursts import MAX_PICTURES, SKETCH_PX, find_bursts, sketch
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset, Splits
-from cifar_ray.data.decode import DECODER_VERSION, decode_image, fit
-from cifar_ray.data.folder import Listing, check_broken, check_present, decoder, decoding_threads
+from cifar_ray.data.decode import DECODER_VERSION, decode_square
+from cifar_ray.data.folder import Damaged, check_present, decoder, decoding_threads
+from cifar_ray.data.layouts import Listing
 from cifar_ray.data.statistics import ChannelHistogram, ChannelValues, channel_mean_std
 from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.errors import DataError, ImageError
@@ -65,7 +67,7 @@ class PictureFiles:
         images = np.empty((len(rows), self.size_px, self.size_px, 3), np.uint8)
         for image, row in zip(images, rows, strict=True):
             try:
-                image[:] = fit(decode_image(self.root / os.fsdecode(self.names[row])), self.size_px, self.policy)
+                image[:] = decode_square(self.root / os.fsdecode(self.names[row]), self.size_px, self.policy)
             except ImageError as error:
                 raise DataError(f"{error}. It was intact when training started; do not change the pictures during training") from None
         return images
@@ -171,23 +173,26 @@ def _prepare(
     divide: Callable[[DatasetSplits], DatasetSplits],
     progress: StartTask,
 ) -> None:
-    """Decode all pictures and write an entry; if some are damaged, repeat without them, because they change the splits."""
+    """Decode all pictures and write an entry; repeat if damaged pictures or bursts change the splits."""
     files = [file for pairs in listing.files.values() for file in pairs]
-    broken: dict[int, str] = {}
+    broken: set[int] = set()
+    damaged = Damaged(listing)
+    splits = divide(_without_pixels(listing, broken))
     while True:
-        splits = divide(_without_pixels(listing, broken))
-        work = _Pass(folder, listing, splits, size_px, policy)
-        newly_broken = work.run(files, broken, progress)
-        if not newly_broken:
+        work = _Pass(folder, splits, size_px, policy, len(listing.files["train"]))
+        broken |= work.run(files, broken, damaged, progress)
+        found = _without_pixels(listing, broken)
+        found = DatasetSplits(found.name, replace(found.train, bursts=work.find_bursts(found.train)), found.val, found.test)
+        divided = divide(found)
+        if all(np.array_equal(_numbers(one), _numbers(other)) for (_, one), (_, other) in zip(splits, divided, strict=True)):
             break
-        broken |= newly_broken
-        _logger.info("skipping %d damaged pictures and decoding again, because this changes the splits", len(broken))
-    for error in broken.values():
-        _logger.warning("skipped %s", error)
-    work.finish(files)
+        splits = divided
+        _logger.info("decoding again, because %d damaged pictures or near-duplicates change the splits", len(broken))
+    damaged.report()
+    work.finish(files, listing.root)
 
 
-def _without_pixels(listing: Listing, broken: dict[int, str]) -> DatasetSplits:
+def _without_pixels(listing: Listing, broken: set[int]) -> DatasetSplits:
     """The intact pictures as images without pixels, each named by its number in the listing, for `divide`."""
     parts, first = {}, 0
     for split, files in listing.files.items():
@@ -202,8 +207,12 @@ def _without_pixels(listing: Listing, broken: dict[int, str]) -> DatasetSplits:
 class _Pass:
     """Decodes all pictures once: adds training images to histogram and hash, and writes the others to the entry."""
 
-    def __init__(self, folder: Path, listing: Listing, splits: DatasetSplits, size_px: int, policy: ResizePolicy) -> None:
-        self._folder, self._listing, self._splits, self._size_px, self._policy = folder, listing, splits, size_px, policy
+    def __init__(self, folder: Path, splits: DatasetSplits, size_px: int, policy: ResizePolicy, num_train: int) -> None:
+        """`num_train` pictures come first in the listing and are searched for bursts."""
+        self._folder, self._splits, self._size_px, self._policy = folder, splits, size_px, policy
+        self._num_sketched = num_train if num_train <= MAX_PICTURES else 0
+        self._sketches = np.zeros((self._num_sketched, SKETCH_PX, SKETCH_PX, 3), np.uint8)
+        self._aspects = np.ones(self._num_sketched, np.float32)
         self._numbers = {split: _numbers(part) for split, part in splits}
         self._held = {split: cache.allocate(folder, split, len(part), size_px) for split, part in splits if split != "train" and len(part)}
         self._histogram = ChannelHistogram()
@@ -211,9 +220,9 @@ class _Pass:
         self._digest = hashlib.sha256("\0".join(splits.train.class_names).encode())
         self._digest.update(np.ascontiguousarray(splits.train.labels).data)
 
-    def run(self, files: list[tuple[Path, int]], known_broken: dict[int, str], progress: StartTask) -> dict[int, str]:
-        """Decode the pictures; return the errors of newly found damaged ones by number."""
-        broken: dict[int, str] = {}
+    def run(self, files: list[tuple[Path, int]], known_broken: set[int], damaged: Damaged, progress: StartTask) -> set[int]:
+        """Decode the pictures; return the numbers of newly found damaged ones, and add their errors to `damaged`."""
+        broken: set[int] = set()
         chunk = max(1, _CHUNK_BYTES // (3 * self._size_px**2))
         on_decoded = progress("decoding", len(files))
         with ThreadPool(decoding_threads()) as pool:
@@ -221,9 +230,13 @@ class _Pass:
                 numbers = np.array([n for n in range(start, min(start + chunk, len(files))) if n not in known_broken], np.int64)
                 images = np.empty((len(numbers), self._size_px, self._size_px, 3), np.uint8)
                 errors = pool.map(decoder([files[n] for n in numbers], images, self._size_px, self._policy), range(len(numbers)))
-                broken |= {int(n): error for n, error in zip(numbers, errors, strict=True) if error is not None}
-                check_broken(self._listing, [*known_broken.values(), *broken.values()])
+                for number, error in zip(numbers.tolist(), errors, strict=True):
+                    if error is not None:
+                        damaged.add(files[number][1], error)
+                        broken.add(number)
                 self._sort(numbers, images)
+                searched = numbers[numbers < self._num_sketched]
+                self._sketches[searched], self._aspects[searched] = sketch(images[: len(searched)])
                 on_decoded(min(chunk, len(files) - start))
         return broken
 
@@ -237,10 +250,15 @@ class _Pass:
             elif len(rows):
                 self._held[split][rows] = images[here]
 
-    def finish(self, files: list[tuple[Path, int]]) -> None:
-        """Write the rest of the entry."""
+    def find_bursts(self, train: ImageDataset) -> _Indices | None:
+        """The bursts of the training images of the listing, as for pictures in memory."""
+        rows = _numbers(train)
+        return find_bursts(self._sketches[rows], self._aspects[rows], train.labels) if self._num_sketched else None
+
+    def finish(self, files: list[tuple[Path, int]], root: Path) -> None:
+        """Write the rest of the entry; the names of the files are relative to `root`."""
         for split, part in self._splits:
-            names = np.array([os.fsencode(files[number][0].relative_to(self._listing.root)) for number in self._numbers[split]])
+            names = np.array([os.fsencode(files[number][0].relative_to(root)) for number in self._numbers[split]])
             np.save(self._folder / f"{split}_labels.npy", part.labels)
             np.save(self._folder / f"{split}_files.npy", names)
         about = {

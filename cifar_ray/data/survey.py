@@ -1,19 +1,27 @@
-"""Survey the files of a folder: headers, and pictures that cannot be decoded."""
+"""Survey the files of a folder: headers, pictures that cannot be decoded, and pictures unlike the rest."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
-from PIL import Image
+import numpy as np
+import numpy.typing as npt
 
-from cifar_ray.data.decode import FORMATS, decode_image
+from cifar_ray.data.bursts import sketch
+from cifar_ray.data.decode import decode_image
+from cifar_ray.data.decoding.formats import open_picture
 from cifar_ray.errors import ImageError
 
 _THREADS = 8
+_LEAST_PICTURES = 20  # with fewer, one cannot say what is usual
+_UNLIKE_STD = 6.0  # standard deviations below the usual, of both figures together
+_MAD_TO_STD = 1.4826  # from the median absolute deviation to the standard deviation of a normal distribution
+_LEAST_STD = 0.5  # bits; pictures of one source differ by so little that anything would stand out
+_MAX_UNLIKE = 20
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,58 @@ def find_broken(paths: Iterable[Path], on_decoded: Callable[[int], None] = lambd
     return broken
 
 
+@dataclass(frozen=True)
+class UnlikePicture:
+    """A picture with much less in it than the others have.
+
+    Attributes:
+        row: its number.
+        reason: what is unusual about it.
+    """
+
+    row: int
+    reason: str
+
+
+def find_unlike(images: npt.NDArray[np.uint8], files: Sequence[FileFacts]) -> list[UnlikePicture]:
+    """Find pictures that are nearly of one colour and compress unusually well: placeholders of lost pictures, scans of nothing, logos.
+
+    No network is needed: the score is the entropy of the colours plus the logarithm of the bytes per pixel, each in standard
+    deviations from the median.
+
+    Args:
+        images: uint8 `[N, S, S, 3]`.
+        files: the header of each.
+
+    Returns:
+        At most 20, the least usual first.
+    """
+    if len(images) < _LEAST_PICTURES:
+        return []
+    codes = (sketch(images)[0] >> 5).astype(np.int64) @ np.array([64, 8, 1])
+    entropy_bits = np.array([_entropy_bits(image) for image in codes])
+    bytes_per_pixel = np.array([max(1, file.num_bytes) / max(1, file.width_px * file.height_px) for file in files])
+    score = _in_std(entropy_bits) + _in_std(np.log2(bytes_per_pixel))
+    rows = np.argsort(score)[:_MAX_UNLIKE]
+    usual = f"(usual: {np.median(entropy_bits):.1f} and {np.median(bytes_per_pixel):.2g})"
+    return [
+        UnlikePicture(int(row), f"{entropy_bits[row]:.1f} bits of colour and {bytes_per_pixel[row]:.2g} bytes per pixel {usual}")
+        for row in rows
+        if score[row] <= -_UNLIKE_STD
+    ]
+
+
+def _entropy_bits(codes: npt.NDArray[np.int64]) -> float:
+    shares = np.unique(codes, return_counts=True)[1] / codes.size
+    return float(-(shares * np.log2(shares)).sum())
+
+
+def _in_std(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    from_median = values - np.median(values)
+    scaled: npt.NDArray[np.float64] = from_median / max(_LEAST_STD, _MAD_TO_STD * float(np.median(np.abs(from_median))))
+    return scaled
+
+
 def count_by(values: Iterable[str]) -> dict[str, int]:
     """Count each value, the most frequent first."""
     return dict(Counter(values).most_common())
@@ -74,7 +134,7 @@ def count_by(values: Iterable[str]) -> dict[str, int]:
 def _read_header(path: Path) -> FileFacts:
     try:
         num_bytes = path.stat().st_size
-        with Image.open(path, formats=FORMATS) as image:
+        with open_picture(path) as image:
             return FileFacts(path, image.format or "", image.mode, image.width, image.height, num_bytes)
     except Exception:  # Pillow raises many exceptions for a damaged header; decoding will report the reason
         return FileFacts(path, "", "", 0, 0, 0)

@@ -9,16 +9,24 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from cifar_ray.data import DatasetSplits, channel_mean_std
-from cifar_ray.data.folder import Listing
-from cifar_ray.data.survey import BrokenFile, FileFacts, count_by, find_broken, read_headers
+from cifar_ray.data.bursts import count_bursts
+from cifar_ray.data.layouts import Listing
+from cifar_ray.data.survey import BrokenFile, FileFacts, count_by, find_broken, find_unlike, read_headers
 from cifar_ray.evaluation.leakage import Duplicate, describe_duplicate, find_duplicates
 from cifar_ray.evaluation.model_evaluation import Progress
 
 # From this ratio of the largest class to the smallest, predictions are biased to the largest.
 _IMBALANCED = 2.0
 _MAX_LISTED_BROKEN = 5
+
+# Advice before a training
+_UNEVEN = 10.0  # times the images of the smallest class
+_FEW_IMAGES = 5
+_LONG = 3.0  # times the shorter side
+_MAX_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -45,12 +53,14 @@ class DatasetExamination:
         files: files of all splits; `None` if the data set is not a folder of files.
         broken: unreadable files, which training skips.
         duplicates: `None` if they were not searched.
+        unlike: pictures unlike the rest: name in the data set, reason, and image, uint8 `[S, S, 3]`.
     """
 
     splits: DatasetSplits
     files: list[FileFacts] | None
     broken: list[BrokenFile]
     duplicates: list[FoundDuplicates] | None
+    unlike: list[tuple[str, str, npt.NDArray[np.uint8]]]
 
 
 def examine(splits: DatasetSplits, listing: Listing | None, progress: Progress, *, look_for_duplicates: bool = True) -> DatasetExamination:
@@ -62,13 +72,20 @@ def examine(splits: DatasetSplits, listing: Listing | None, progress: Progress, 
         progress: progress display.
         look_for_duplicates: takes minutes for 50,000 images.
     """
-    files, broken = None, []
+    files, broken, unlike = None, [], []
     if listing is not None:
         paths = [path for pairs in listing.files.values() for path, _ in pairs]
         files = read_headers(paths, progress("reading headers", len(paths)))
         used = {os.fsdecode(name) for _, part in splits if part.files is not None for name in part.files}
         broken = find_broken(path for path in paths if str(path.relative_to(listing.root)) not in used)
-    return DatasetExamination(splits, files, broken, _all_duplicates(splits, progress) if look_for_duplicates else None)
+        unlike = _unlike(splits, {str(one.path.relative_to(listing.root)): one for one in files})
+    return DatasetExamination(splits, files, broken, _all_duplicates(splits, progress) if look_for_duplicates else None, unlike)
+
+
+def _unlike(splits: DatasetSplits, files: dict[str, FileFacts]) -> list[tuple[str, str, npt.NDArray[np.uint8]]]:
+    names = [part.name_of(row) for _, part in splits for row in range(len(part))]
+    images = np.concatenate([part.images for _, part in splits])
+    return [(names[one.row], one.reason, images[one.row]) for one in find_unlike(images, [files[name] for name in names])]
 
 
 def to_json(examination: DatasetExamination) -> dict[str, Any]:
@@ -89,7 +106,43 @@ def to_json(examination: DatasetExamination) -> dict[str, Any]:
         "files": None if examination.files is None else _files(examination.files),
         "broken": [{"file": str(one.path), "reason": one.reason} for one in examination.broken],
         "duplicates": None if examination.duplicates is None else [_duplicates(splits, found) for found in examination.duplicates],
+        "unlike": [{"file": name, "reason": reason} for name, reason, _ in examination.unlike],
+        "advice": advise(examination),
     }
+
+
+def advise(examination: DatasetExamination) -> list[str]:
+    """What to look at before a training, one line each; empty if there is nothing."""
+    splits, broken = examination.splits, examination.broken
+    names = splits.train.class_names
+    counts = np.sum([part.class_counts() for _, part in splits], axis=0)
+    order = np.argsort(counts, kind="stable")
+    largest = order[-1]
+    lines = []
+    if small := [f"{names[label]} ({counts[label]:,})" for label in order if counts[label] * _UNEVEN < counts[largest]]:
+        lines.append(f"uneven: {_some(small)} below a tenth of {names[largest]} ({counts[largest]:,}); add images of the small classes")
+    if few := [f"{names[label]} ({counts[label]:,})" for label in order if counts[label] < _FEW_IMAGES]:
+        lines.append(f"few images: {_some(few)} below {_FEW_IMAGES}; add more, 50 and more a class are better")
+    searched = [part.bursts for _, part in splits if part.bursts is not None]
+    pictures, bursts = count_bursts(np.concatenate(searched)) if searched else (0, 0)
+    if bursts:
+        lines.append(f"bursts: {pictures:,} near-duplicates in {bursts:,} group{'s' * (bursts != 1)}; they count as few different images")
+    if broken:
+        lines.append(f"broken: {_some([str(one.path) for one in broken])} cannot be read and will be left out; repair or replace")
+    long = [
+        one for one in examination.files or () if one.format and max(one.width_px, one.height_px) > _LONG * min(one.width_px, one.height_px)
+    ]
+    if long:
+        shapes = _some([f"{one.path} ({one.width_px}×{one.height_px})" for one in long])
+        lines.append(f"odd shapes: {shapes} longer than {_LONG:g}:1; crop them, or choose --resize-policy")
+    if examination.unlike:
+        lines.append(f"unlike the rest: {_some([name for name, _, _ in examination.unlike])}; look at each, and remove what is no picture")
+    return lines
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_NAMED:,} more" if len(names) > _MAX_NAMED else ""
+    return ", ".join(names[:_MAX_NAMED]) + more
 
 
 def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
@@ -120,7 +173,7 @@ def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
             ("broken", f"{len(figures['broken']):,} unreadable file{'s' * (len(figures['broken']) != 1)}"),
             *(("broken", f"{one['file']}: {one['reason']}") for one in figures["broken"][:_MAX_LISTED_BROKEN]),
         ]
-    return [*rows, *_duplicate_rows(figures["duplicates"] or [])]
+    return [*rows, *_duplicate_rows(figures["duplicates"] or []), *(("advice", line) for line in figures["advice"])]
 
 
 def list_broken(listing: Listing, progress: Progress) -> list[BrokenFile]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cifar_ray.config import DatasetName, EngineName, PrecisionName, TrainConfig
 from cifar_ray.data import load_splits
-from cifar_ray.data.folder import list_folder
+from cifar_ray.data.layouts import list_folder
 from cifar_ray.data.survey import BrokenFile
 from cifar_ray.data.task_progress import StartTask
 from cifar_ray.errors import DataError

@@ -1,4 +1,4 @@
-"""Convert a client's picture to the input of a network, with the same decoding functions as training."""
+"""Convert a client's picture to the input of a network, with the same function as training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_ray.config import ResizePolicy
-from cifar_ray.data.decode import decode_image, fit
+from cifar_ray.data.decode import decode_square
 from cifar_ray.errors import ImageError, ImageTooLargeError
 
 MAX_IMAGE_BYTES = 10_000_000
@@ -34,7 +34,7 @@ def preprocess(data: bytes, image_size_px: int, resize_policy: ResizePolicy, max
     """
     if len(data) > MAX_IMAGE_BYTES:
         raise ImageTooLargeError(f"the picture has {len(data):,} bytes; the maximum is {MAX_IMAGE_BYTES:,}")
-    return fit(decode_image(data, max_pixels), image_size_px, resize_policy)
+    return decode_square(data, image_size_px, resize_policy, max_pixels)
 
 
 def decode_base64(text: str) -> bytes:

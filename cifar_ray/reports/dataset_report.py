@@ -44,6 +44,9 @@ def to_files(examination: DatasetExamination, augmentation: AugmentationConfig, 
     }
     if (sizes := _sizes(examination)) is not None:
         pictures["sizes"] = sizes
+    if examination.unlike:
+        cells = [Cell((image,), (name,)) for name, _, image in examination.unlike]
+        pictures["unlike"] = Picture(sheet(cells, columns=5), "Pictures unlike the rest, the least usual first.")
     for label, png in class_sheets(splits, seed).items():
         pictures[f"class-{label:03}"] = Picture(
             png, f"{splits.train.class_names[label]}: a random sample of at most {_IMAGES_PER_CLASS} training images."
@@ -170,6 +173,9 @@ def _page(figures: dict[str, Any], pictures: dict[str, Picture]) -> bytes:
         ),
         Section("Contact sheets", _starting("class-", pictures)),
     ]
+    if figures["unlike"]:
+        reasons = Table(("file", "colours and compression"), [(one["file"], one["reason"]) for one in figures["unlike"]])
+        sections.insert(1, Section("Unlike the rest", [pictures["unlike"], reasons]))
     if figures["broken"]:
         rows = [(one["file"], one["reason"]) for one in figures["broken"]]
         sections.insert(1, Section("Broken files", [Table(("file", "reason"), rows)]))

@@ -65,7 +65,7 @@ class Manifest(Config):
         image_size_px: height and width of the network's input.
         channel_mean: mean of the training images per channel R, G, B, 0–1.
         channel_std: standard deviation of the training images per channel R, G, B, 0–1.
-        resize_policy: policy for other aspect ratios, `pad` or `crop`.
+        resize_policy: policy for other aspect ratios, `pad`, `crop` or `squash`.
         temperature: divisor of the logits before softmax (calibration).
         abstain_threshold: the model abstains from images with less `trust.familiarity`; `None` never abstains.
         metrics: figures by name, for example `test_accuracy`, 0–1.

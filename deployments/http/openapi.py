@@ -21,7 +21,7 @@ API_VERSION = "1"
 _EXAMPLE_SERVER = "http://localhost:8000"
 _REF = "#/components/schemas/{model}"
 
-_PICTURE = {"type": "string", "format": "binary", "description": "JPEG, PNG, WebP, BMP, GIF or TIFF, any size and colour mode"}
+_PICTURE = {"type": "string", "format": "binary", "description": "JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF or HEIC, any size and colour mode"}
 _ALTERNATIVE_NAME = "alternative name of the field, for compatibility"
 _MODEL = {"type": "string", "description": "model, as in ?model=", "examples": ["cifar10@1"]}
 _BASE64 = {"type": "string", "description": "base64, or a data URI: data:image/png;base64,…", "examples": [openapi_examples.PICTURE_BASE64]}

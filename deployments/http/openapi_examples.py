@@ -29,7 +29,7 @@ _BROKEN: schemas.Problem = {
     "type": "about:blank",
     "title": "Unprocessable Entity",
     "status": 422,
-    "detail": "picture: empty, damaged or in an unsupported format. Supported: JPEG, PNG, WebP, BMP, GIF, TIFF",
+    "detail": "picture: empty, damaged or in an unsupported format. Supported: JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, HEIC",
 }
 
 ANSWERS: dict[type, Any] = {

@@ -21,6 +21,8 @@ _MAPPED_BYTES = 1 << 20
 # Decoding up to this size takes a fraction of a millisecond, no longer than handing it to a thread and back.
 _THUMBNAIL_BYTES = 16_384
 _THUMBNAIL_PIXELS = 96 * 96
+# The pixels of these may be many more than the header tells, and they wait for each other.
+_AVIF_OR_HEIC = b"ftyp"
 
 
 class Decoder:
@@ -41,7 +43,7 @@ class Decoder:
         Returns:
             uint8 `[image_size_px, image_size_px, 3]` for each.
         """
-        if len(pictures) == 1 and len(pictures[0]) <= _THUMBNAIL_BYTES:
+        if len(pictures) == 1 and len(pictures[0]) <= _THUMBNAIL_BYTES and pictures[0][4:8] != _AVIF_OR_HEIC:
             with suppress(ImageTooLargeError):  # few bytes can hold many pixels
                 return [_decode(pictures[0], image_size_px, resize_policy, _THUMBNAIL_PIXELS)]
         loop = asyncio.get_running_loop()

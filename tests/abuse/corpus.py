@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cifar_ray.data.decode import FORMATS
+from cifar_ray.data.decoding.formats import FORMATS
 
 
 def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -110,7 +110,9 @@ def too_large() -> dict[str, bytes]:
     webp[place : place + 4] = struct.pack("<I", 16_382 | 16_382 << 14)
     line = zlib.compress(bytes(1 << 20))
     tiff = encode(Image.new("1", (8001, 8001)), "TIFF", compression="group4")
+    avif = encode(smooth(), "AVIF").replace(struct.pack(">II", 40, 30), struct.pack(">II", 8000, 8000)) if "AVIF" in FORMATS else b""
     return {
+        **({"AVIF": avif} if avif else {}),
         "JPEG": bytes(jpeg),
         "PNG": png(60_000, 60_000, line),
         "PNG just above": encode(Image.new("1", (7072, 7072)), "PNG"),

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from cifar_ray.config.serve_config import ServeConfig
-from cifar_ray.data.decode import FORMATS, decode_image
+from cifar_ray.data.decode import decode_image
+from cifar_ray.data.decoding.formats import FORMATS
 from cifar_ray.errors import ImageError, ImageTooLargeError
 from cifar_ray.inference.preprocess import MAX_IMAGE_BYTES
 from deployments.http.routes import create_app

@@ -20,16 +20,16 @@ import logging, sys
 from cifar_ray.config import TrainConfig
 from cifar_ray.data import folder, load_splits
 logging.basicConfig(level=logging.INFO)
-decode, held = folder.decode_image, sys.argv[3] != "hold"
-def spy(path):
+decode, held = folder.decode_square, sys.argv[3] != "hold"
+def spy(path, *how):
     global held
     print(path, file=open(sys.argv[2], "a"), flush=True)
     if not held:
         held = True
         print("decoding", flush=True)
         sys.stdin.readline()
-    return decode(path)
-folder.decode_image = spy
+    return decode(path, *how)
+folder.decode_square = spy
 print(load_splits(TrainConfig(dataset="folder", data_dir=sys.argv[1])).fingerprint, flush=True)
 """
 

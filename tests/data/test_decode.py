@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from cifar_ray.data.decode import FORMATS, decode_image, fit
+from cifar_ray.data.decode import decode_image, fit
+from cifar_ray.data.decoding.formats import FORMATS
 from cifar_ray.errors import ImageError, ImageTooLargeError
 
 WIDTH, HEIGHT = 40, 24

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from cifar_ray.data.decode import FORMATS, decode_image
+from cifar_ray.data.decode import decode_image
+from cifar_ray.data.decoding.formats import FORMATS
 
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "I;16", "I;16B", "I;16L")
 OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
@@ -18,6 +19,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], ...]] = {
     "PNG": ({}, {"optimize": True}, {"compress_level": 0}, {"bits": 4}, {"icc_profile": b"no profile"}),
     "WEBP": ({}, {"lossless": True}, {"quality": 5}, {"lossless": True, "exact": True}, {"icc_profile": b"no profile"}),
     "BMP": ({}, {"dpi": (300, 300)}),
+    "AVIF": ({}, {"quality": 100, "subsampling": "4:4:4"}, {"quality": 5}, {"icc_profile": b"no profile"}),
     "GIF": ({}, {"interlace": False}, {"transparency": 0}, {"optimize": True}, {"comment": b"a" * 999}),
     "TIFF": (
         {},

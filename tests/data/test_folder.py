@@ -14,6 +14,7 @@ from PIL import Image
 from cifar_ray.config import TrainConfig
 from cifar_ray.data import DatasetSplits, folder, load_splits
 from cifar_ray.data.decode import decode_image, fit
+from cifar_ray.data.layouts import Listing, list_folder
 from cifar_ray.errors import DataError
 
 
@@ -46,7 +47,7 @@ def test_train_val_and_test_folders_are_the_splits(pets: Path) -> None:
     assert [(name, part.class_counts().tolist()) for name, part in splits] == [("train", [6, 6]), ("val", [2, 2]), ("test", [3, 3])]
 
 
-@pytest.mark.parametrize("policy", ["pad", "crop"])
+@pytest.mark.parametrize("policy", ["pad", "crop", "squash"])
 def test_pixels_are_those_of_decode_and_fit(pets: Path, policy: Any) -> None:
     splits = load(pets, image_size=16, resize_policy=policy)
     expected = [fit(decode_image(path), 16, policy) for path in sorted((pets / "train").glob("*/*"))]
@@ -99,7 +100,7 @@ def test_other_folders_beside_the_splits_are_named(
 
 def test_the_second_load_does_not_decode(pets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load(pets)
-    monkeypatch.setattr(folder, "decode_image", None)
+    monkeypatch.setattr(folder, "decode_square", None)
     assert load(pets).fingerprint == first.fingerprint
 
 
@@ -115,7 +116,7 @@ def test_a_changed_file_size_or_policy_decodes_again(pets: Path) -> None:
 
 def test_equal_looking_folders_elsewhere_do_not_share_an_entry(tmp_path: Path, flat: Path) -> None:
     twin = shutil.copytree(flat, tmp_path / "other" / "flat")  # with the times of change
-    assert folder.list_folder(flat).fingerprint() != folder.list_folder(twin).fingerprint()
+    assert list_folder(flat).fingerprint() != list_folder(twin).fingerprint()
 
 
 def test_a_broken_picture_is_named_and_left_out(
@@ -128,20 +129,35 @@ def test_a_broken_picture_is_named_and_left_out(
     paths[200].symlink_to("nowhere.png")
     with caplog.at_level(logging.INFO):
         rest = load(tmp_path / "many", val_fraction=0, test_fraction=0).train
-    skipped = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(skipped) == 2
-    assert str(paths[3]) in skipped[0]
-    assert str(paths[200]) in skipped[1]
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert f"left out 2 of 300 pictures that are damaged: {paths[3]}" in line
+    assert str(paths[200]) in line
     kept = np.delete(np.arange(300), [3, 200])
     assert np.array_equal(rest.images, sound.images[kept])
     assert np.array_equal(rest.labels, sound.labels[kept])
 
 
-def test_more_than_1_percent_broken_is_refused_naming_the_first(tmp_path: Path, make_pictures: Callable[..., list[Path]]) -> None:
-    paths = make_pictures(tmp_path / "many" / "a", 50) + make_pictures(tmp_path / "many" / "b", 50)
-    for path in (paths[10], paths[70]):
+def test_many_broken_pictures_are_counted_in_one_line_and_training_goes_on(
+    tmp_path: Path, make_pictures: Callable[..., list[Path]], caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = make_pictures(tmp_path / "many" / "a", 20) + make_pictures(tmp_path / "many" / "b", 20)
+    for path in (*paths[:10], *paths[20:30]):
         path.write_bytes(b"broken")
-    with pytest.raises(DataError, match=r"more than 1 % of 100 pictures are damaged.*010\.png.*020\.png"):
+    with caplog.at_level(logging.DEBUG):
+        assert load(tmp_path / "many", val_fraction=0, test_fraction=0).train.class_counts().tolist() == [10, 10]
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert line.startswith(f"{tmp_path / 'many'}: left out 20 of 40 pictures that are damaged: ")
+    assert line.endswith("; and 17 more")
+    assert [str(path) in line for path in paths[:4]] == [True, True, True, False]
+    named = [record.getMessage() for record in caplog.records if record.levelno == logging.DEBUG and "left out" in record.getMessage()]
+    assert len(named) == 17
+
+
+def test_a_class_that_is_mostly_broken_is_refused_naming_the_first(tmp_path: Path, make_pictures: Callable[..., list[Path]]) -> None:
+    make_pictures(tmp_path / "many" / "a", 100)
+    for path in make_pictures(tmp_path / "many" / "b", 10)[:6]:
+        path.write_bytes(b"broken")
+    with pytest.raises(DataError, match=r"more than half of the 10 pictures of class 'b' .*The first are: .*000\.png.*001\.png.*002\.png"):
         load(tmp_path / "many")
 
 
@@ -149,7 +165,7 @@ def test_a_class_or_split_with_only_broken_pictures_is_refused(tmp_path: Path, m
     make_pictures(tmp_path / "many" / "train" / "a", 200)
     (lone,) = make_pictures(tmp_path / "many" / "train" / "b", 1)
     lone.write_bytes(b"broken")
-    with pytest.raises(DataError, match="all pictures of class 'b' are damaged"):
+    with pytest.raises(DataError, match="more than half of the 1 pictures of class 'b' are damaged"):
         load(tmp_path / "many")
     make_pictures(tmp_path / "many" / "train" / "b", 2)
     make_pictures(tmp_path / "many" / "val" / "b", 1)[0].write_bytes(b"broken")
@@ -167,14 +183,14 @@ def remove(path: Path) -> None:
     [
         (shutil.rmtree, r"--data-dir .*pets: folder not found"),
         (lambda root: (shutil.rmtree(root), root.write_text("x")), r"--data-dir .*pets: not a folder"),
-        (remove, "no class folders found; expected DIR/<class>/… or DIR/train/<class>/…"),
+        (remove, "found no files, no class folders; expected DIR/<class>/… or DIR/train/<class>/…"),
         (lambda root: shutil.rmtree(root / "train" / "cat"), r"train: only one class folder found \(dog\)"),
-        (lambda root: remove(root / "train" / "cat"), r"train/cat: no pictures found; add some \(\.jpg"),
+        (lambda root: remove(root / "train" / "cat"), r"train/cat: found no files, no pictures; add some \(\.jpg"),
         (
             lambda root: [remove(root / "train" / name) for name in ("cat", "dog")],
-            r"train: no pictures found in its class folders\. Supported: \.jpg",
+            r"train: found no files, no pictures in its class folders\. Supported: \.jpg",
         ),
-        (lambda root: remove(root / "val"), r"val: no pictures found in its class folders"),
+        (lambda root: remove(root / "val"), r"val: found no files, no pictures in its class folders"),
         (lambda root: (root / "val" / "cat").rename(root / "val" / "lion"), r"val: class 'lion' has no folder in .*train"),
         (lambda root: (root / "test" / "cat").rename(root / "test" / "lion"), r"test: class 'lion' has no folder in .*train"),
         (lambda root: (root / "train" / "cat").rename(root / "train" / "c\nat"), r"class folder 'c\\nat' has unprintable characters"),
@@ -197,12 +213,11 @@ def test_a_uri_is_refused() -> None:
     [("My Pets (2024)", "My-Pets-2024"), ("Vögel", "Vogel"), (".hidden", "hidden"), ("花", "folder"), ("x" * 200, "x" * 100)],
 )
 def test_the_name_is_valid_for_a_model(tmp_path: Path, folder_name: str, name: str) -> None:
-    listing = folder.Listing(tmp_path / folder_name, (), {})
+    listing = Listing(tmp_path / folder_name, (), {})
     assert TrainConfig(save_as=listing.name).save_as == name
 
 
-def test_each_image_knows_its_file_whether_decoded_drawn_or_cached(flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder, "LARGEST_BROKEN_SHARE", 0.1)
+def test_each_image_knows_its_file_whether_decoded_drawn_or_cached(flat: Path) -> None:
     (flat / "cat" / "004.png").write_bytes(b"broken")
     (flat / "dog" / "005.png").rename(flat / "dog" / "dög.png")
     for splits in (load(flat), load(flat)):

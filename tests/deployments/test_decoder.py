@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cifar_ray.data.decoding.formats import FORMATS
 from cifar_ray.errors import ImageError, ImageTooLargeError
 from cifar_ray.inference import preprocess as preprocessing
 from deployments.predicting import decoder
 from deployments.predicting.contract import Pixels
 from deployments.predicting.decoder import Decoder
+from tests.data.heic_writer import heic
 
 
 def png(width: int, height: int) -> bytes:
@@ -53,6 +55,14 @@ def test_few_bytes_with_many_pixels_and_several_pictures_go_to_threads(threads: 
     decode(*pictures)
     assert len(threads) == len(pictures)
     assert all(name.startswith("decode") for name in threads)
+
+
+def test_avif_and_heic_never_hold_up_the_event_loop(threads: list[str]) -> None:
+    """Few bytes with a small size in the header may hold many more pixels."""
+    buffer = BytesIO()
+    Image.new("RGB", (32, 32), "red").save(buffer, "AVIF" if "AVIF" in FORMATS else "PNG")
+    decode(buffer.getvalue() if "AVIF" in FORMATS else heic())
+    assert [name.startswith("decode") for name in threads] == [True]
 
 
 @pytest.mark.parametrize("broken", [b"", b"x" * 20_000, png(32, 32)[:60]])

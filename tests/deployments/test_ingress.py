@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import itertools
 import json
 from collections.abc import AsyncIterator, Callable
@@ -13,10 +14,12 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 from pydantic import TypeAdapter
 
 from cifar_ray.config import ResizePolicy
 from cifar_ray.config.serve_config import ServeConfig
+from cifar_ray.data.decoding.formats import FORMATS
 from cifar_ray.inference.preprocess import MAX_IMAGE_BYTES, preprocess
 from deployments.http import responses, uploads
 from deployments.http.routes import create_app
@@ -32,6 +35,7 @@ from deployments.predicting.contract import (
     StoredModel,
     UnavailableError,
 )
+from tests.data.heic_writer import heic
 
 BIRDS = ModelInfo("birds", 1, ("jay", "tit"), 8, "crop")
 PETS = ModelInfo("pets", 3, ("cat", "dog", "eel"), 16, "pad")
@@ -131,6 +135,23 @@ def problem(response: httpx.Response, status: int) -> str:
     assert "\n" not in content["detail"]
     assert "Traceback" not in response.text
     return content["detail"]
+
+
+@pytest.mark.parametrize("kind", ["avif", "heic"])
+def test_pictures_of_phones_reach_the_model(send: Send, classifier: FakeClassifier, kind: str) -> None:
+    if kind == "heic":
+        pytest.importorskip("pi_heif")
+        data = heic()
+    else:
+        if "AVIF" not in FORMATS:
+            pytest.skip("this Pillow has no AVIF")
+        buffer = io.BytesIO()
+        Image.new("RGB", (40, 30), "red").save(buffer, "AVIF")
+        data = buffer.getvalue()
+    response = send("POST", "/predict", content=data, headers={"content-type": f"image/{kind}"})
+    assert response.status_code == 200
+    [images] = classifier.calls
+    np.testing.assert_array_equal(images[0], preprocess(data, 16, "pad"))
 
 
 def as_form(data: bytes, prefix: str = "") -> dict[str, str]:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cifar_ray import __main__ as console
 from cifar_ray.config import AugmentationConfig, TrainConfig
-from cifar_ray.data import channel_mean_std, folder, load_splits
+from cifar_ray.data import channel_mean_std, load_splits
 from cifar_ray.reports.dataset_report import augmented
 
 
@@ -33,11 +33,8 @@ def pets(tmp_path: Path) -> Path:
     return root
 
 
-def test_what_is_wrong_with_a_folder_is_counted_and_named(
-    pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(folder, "LARGEST_BROKEN_SHARE", 0.1)
-    assert console.main(["stats", "--data-dir", str(pets), "--val-fraction", "0", "--storage", str(tmp_path / "storage")]) == 0
+def test_what_is_wrong_with_a_folder_is_counted_and_named(pets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.main(["stats", str(pets), "--val-fraction", "0", "--storage", str(tmp_path / "storage")]) == 0
     place = tmp_path / "storage" / "stats" / "pets"
     figures = json.loads((place / "stats.json").read_text())
     assert figures["images"] == {"train": 17, "test": 3}
@@ -64,10 +61,69 @@ def test_what_is_wrong_with_a_folder_is_counted_and_named(
 
 
 def test_a_folder_that_training_refuses_has_all_its_broken_files_named(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (pets / "train" / "dog").iterdir():
+        path.write_bytes(b"broken")
     assert console.main(["stats", "--data-dir", str(pets)]) == 2
     shown = capsys.readouterr()
     assert "torn.png" in shown.out
+    assert shown.out.count("train/dog/") == 4
     assert shown.err.splitlines()[-1].startswith("error: ")
+
+
+@pytest.fixture
+def album(tmp_path: Path) -> Path:
+    """Everything that `stats` gives advice on."""
+    rng = np.random.default_rng(1)
+    for name, count in (("ant", 60), ("bee", 4), ("cat", 30)):
+        (tmp_path / "album" / name).mkdir(parents=True)
+        for number in range(count):
+            width = 20 if (name, number) == ("cat", 7) else 8
+            pixels = rng.integers(0, 256, (6, width, 3), dtype=np.uint8)
+            size = (10 * width, 60)
+            Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).save(tmp_path / "album" / name / f"{number:02}.jpg", quality=90)
+    root = tmp_path / "album"
+    for number in range(3):
+        shutil.copy(root / "cat" / "11.jpg", root / "cat" / f"copy{number}.jpg")
+    (root / "ant" / "17.jpg").write_bytes(b"broken")
+    lost = Image.new("RGB", (80, 60), "white")
+    lost.paste("grey", (30, 25, 50, 35))
+    lost.save(root / "ant" / "lost.jpg")
+    return root
+
+
+def test_advice_before_training(album: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert console.main(["stats", str(album), "--no-duplicates", "--out", str(tmp_path / "out")]) == 0
+    advice = [line.partition(" ")[2].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("advice")]
+    assert advice == [
+        "uneven: bee (4) below a tenth of ant (60); add images of the small classes",
+        "few images: bee (4) below 5; add more, 50 and more a class are better",
+        "bursts: 4 near-duplicates in 1 group; they count as few different images",
+        f"broken: {album}/ant/17.jpg cannot be read and will be left out; repair or replace",
+        f"odd shapes: {album}/cat/07.jpg (200×60) longer than 3:1; crop them, or choose --resize-policy",
+        "unlike the rest: ant/lost.jpg; look at each, and remove what is no picture",
+    ]
+    figures = json.loads((tmp_path / "out" / "stats.json").read_text())
+    assert figures["advice"] == advice
+    assert [one["file"] for one in figures["unlike"]] == ["ant/lost.jpg"]
+    assert (tmp_path / "out" / "unlike.png").exists()
+    assert "Unlike the rest" in (tmp_path / "out" / "stats.html").read_text()
+
+
+def test_a_sound_folder_gets_no_advice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rng = np.random.default_rng(1)
+    for name in ("ant", "bee"):
+        (tmp_path / "sound" / name).mkdir(parents=True)
+        for number in range(20):
+            pixels = rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((80, 60), Image.Resampling.BICUBIC).save(tmp_path / "sound" / name / f"{number}.jpg")
+    assert console.main(["stats", str(tmp_path / "sound"), "--no-duplicates", "--out", str(tmp_path / "out")]) == 0
+    assert "advice" not in capsys.readouterr().out
+
+
+def test_a_folder_is_given_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flags in (["--data-dir", str(tmp_path)], ["--dataset", "cifar10"]):
+        assert console.main(["stats", "photos", *flags]) == 2
+        assert "error: photos: give a folder, or --dataset and --data-dir, not both" in capsys.readouterr().err
 
 
 def test_augmented_samples_are_what_the_training_loader_gives() -> None:

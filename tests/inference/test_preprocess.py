@@ -9,8 +9,10 @@ from PIL import Image
 
 from cifar_ray.config import ResizePolicy
 from cifar_ray.data.decode import decode_image, fit
+from cifar_ray.data.decoding.formats import FORMATS
 from cifar_ray.errors import ImageError, ImageTooLargeError
 from cifar_ray.inference.preprocess import MAX_IMAGE_BYTES, decode_base64, preprocess
+from tests.data.heic_writer import heic
 
 
 def encoded(image: Image.Image, fmt: str = "PNG") -> bytes:
@@ -25,12 +27,23 @@ def photo() -> bytes:
     return encoded(Image.fromarray(pixels), "JPEG")
 
 
-@pytest.mark.parametrize("policy", ["pad", "crop"])
+@pytest.mark.parametrize("policy", ["pad", "crop", "squash"])
 def test_serving_sees_the_same_pixels_as_training_bit_for_bit(photo: bytes, policy: ResizePolicy) -> None:
     served = preprocess(photo, 32, policy)
     assert served.shape == (32, 32, 3)
     assert served.dtype == np.uint8
     np.testing.assert_array_equal(served, fit(decode_image(photo), 32, policy))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_is_served(kind: str) -> None:
+    served = preprocess(encoded(Image.new("RGB", (40, 20), (250, 128, 5)), kind), 16, "squash")
+    assert np.abs(served.astype(int) - (250, 128, 5)).max() <= 8
+
+
+def test_heic_is_served() -> None:
+    pytest.importorskip("pi_heif")
+    assert preprocess(heic(), 16, "pad").shape == (16, 16, 3)
 
 
 def test_a_picture_over_the_byte_limit_is_refused() -> None:

@@ -24,6 +24,12 @@ def folder(store: ModelStore, manifest: Manifest, weights: Weights, tmp_path: Pa
     return tmp_path / "models" / "pets" / "1"
 
 
+@pytest.mark.parametrize("policy", ["pad", "crop", "squash"])
+def test_the_resize_policy_comes_back(store: ModelStore, make_manifest: Callable[..., Manifest], weights: Weights, policy: str) -> None:
+    store.save("pets", make_manifest(resize_policy=policy), weights)
+    assert store.load("pets").manifest.resize_policy == policy
+
+
 def bits(tensor: torch.Tensor) -> bytes:
     return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
 

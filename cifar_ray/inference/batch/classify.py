@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 
 from cifar_ray.config import EngineName, PrecisionName
-from cifar_ray.data.decode import decode_image, fit
+from cifar_ray.data.decode import decode_square
 from cifar_ray.errors import ImageError
 from cifar_ray.inference.batch.pictures import read_picture
 from cifar_ray.inference.batch.rows import SCHEMA, Row, broken_row, sound_row
@@ -79,7 +79,7 @@ class BundleClassifier:
     def _decode(self, name: str) -> npt.NDArray[np.uint8] | ImageError:
         manifest = self.bundle.manifest
         try:
-            return fit(decode_image(read_picture(name)), manifest.image_size_px, manifest.resize_policy)
+            return decode_square(read_picture(name), manifest.image_size_px, manifest.resize_policy)
         except ImageError as error:
             return error
 

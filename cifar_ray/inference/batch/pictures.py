@@ -9,8 +9,8 @@ from pathlib import Path
 from pyarrow import ArrowException
 from pyarrow.fs import FileSelector, FileSystem, FileType
 
-from cifar_ray.data.decode import SUFFIXES
-from cifar_ray.data.folder import pictures_in
+from cifar_ray.data.decoding.formats import SUFFIXES
+from cifar_ray.data.layouts import pictures_in
 from cifar_ray.errors import DataError, ImageError
 
 STDIN = "-"

@@ -97,7 +97,9 @@ def train_probe(
     trust = Trust.fit(fitted.held_out, train.labels[fitted.rows])
     judged = judge(splits, logits, trust) if held_out_parts else None
     metrics = {"cv_accuracy": fitted.accuracy} | (judged.metrics if judged else {})
-    arguments: dict[str, Any] = {"num_classes": classes, "image_size": size} | ({"views": config.views, "mirror_views": mirror} if config.views > 1 else {})
+    arguments: dict[str, Any] = {"num_classes": classes, "image_size": size} | (
+        {"views": config.views, "mirror_views": mirror} if config.views > 1 else {}
+    )
     network = create_model(config.model, **arguments)
     weights = _with_head(backbone.network, network, fitted.head)
     seconds = time.perf_counter() - started

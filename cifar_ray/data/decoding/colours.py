@@ -1,0 +1,131 @@
+"""Colours of a decoded picture: any mode and ICC profile to RGB in sRGB."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+if TYPE_CHECKING:
+    from PIL.ImageCms import ImageCmsTransform
+
+# Pictures are processed in strips of this many pixels: whole ones would block other threads in Pillow and numpy, or need much memory.
+_STRIP_PIXELS = 1 << 20
+
+# Colour space in the header of an ICC profile → the mode that it describes
+_PROFILED = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
+_GREY_MODES = ("L", "LA", "La", "1")
+_NO_PROFILE_MODES = ("I", "F", "LAB", "HSV")
+_MAX_PROFILE_BYTES = 4 << 20  # those of offset printing have 0.5–3 MB
+_CACHED_PROFILES = 16
+_SAME_LEVELS = 2  # sRGB profiles of different makers differ by this much
+
+
+def to_srgb(image: Image.Image) -> Image.Image:
+    """Convert a picture to RGB, with its ICC profile to sRGB, and put transparent pixels on white.
+
+    It scales 16-bit grey by its full range, and 32-bit grey by the smallest of 1, 255 and 65535 that holds its values, else from
+    lowest to highest. A profile that is damaged, or describes other channels than the picture has, is ignored.
+
+    Args:
+        image: decoded, any mode; its pixels may be changed.
+    """
+    profile = image.info.get("icc_profile")
+    if not isinstance(profile, bytes) or not 128 < len(profile) <= _MAX_PROFILE_BYTES:
+        return _to_rgb(image)
+    mode = _PROFILED.get(profile[16:20])
+    transform = _transform_to_srgb(profile, mode) if mode == _channels(image) and mode is not None else None
+    if transform is None:
+        return _to_rgb(image)
+    if mode == "CMYK":
+        return transform.apply(image)
+    rgb = _to_rgb(image)
+    return transform.apply(rgb.convert("L")) if mode == "L" else transform.apply_in_place(rgb)
+
+
+def _channels(image: Image.Image) -> str:
+    """The mode that a profile of this picture should describe; empty if there is none."""
+    if image.mode in _GREY_MODES:
+        return "L"
+    if image.mode == "CMYK":
+        return "CMYK"
+    return "" if image.mode.startswith("I;16") or image.mode in _NO_PROFILE_MODES else "RGB"
+
+
+@lru_cache(_CACHED_PROFILES)
+def _transform_to_srgb(profile: bytes, mode: str) -> ImageCmsTransform | None:
+    """Relative colourimetric with black point compensation; `None` if the profile is sRGB itself or cannot be used.
+
+    A transform is safe to use in several threads at once: LittleCMS does not change it.
+    """
+    from PIL import ImageCms
+
+    try:
+        transform = ImageCms.buildTransform(
+            ImageCms.getOpenProfile(BytesIO(profile)),
+            ImageCms.createProfile("sRGB"),
+            mode,
+            "RGB",
+            ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+        return transform if isinstance(transform, ImageCms.ImageCmsTransform) and not _changes_nothing(transform, mode) else None
+    except Exception:  # a damaged profile of an intact picture
+        return None
+
+
+def _changes_nothing(transform: ImageCmsTransform, mode: str) -> bool:
+    """Whether colours from the whole space stay where they are to within rounding."""
+    if mode == "CMYK":
+        return False
+    steps = np.arange(0, 256, 15, dtype=np.uint8)
+    cube = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(len(steps), -1, 3)
+    colours = np.arange(256, dtype=np.uint8)[None] if mode == "L" else cube
+    converted = np.asarray(transform.apply(Image.fromarray(colours)), np.int16)
+    return bool(np.abs(converted - (colours[..., None] if mode == "L" else colours)).max() <= _SAME_LEVELS)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        return Image.fromarray(_stretched(np.asarray(image))).convert("RGB")
+    if image.has_transparency_data:
+        return _on_white(image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    rows = max(1, _STRIP_PIXELS // image.width)
+    flat = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        flat.paste(Image.alpha_composite(Image.new("RGBA", strip.size, "white"), strip).convert("RGB"), (0, top))
+    return flat
+
+
+def _stretched(values: npt.NDArray[np.int32 | np.float32]) -> npt.NDArray[np.uint8]:
+    """Scale grey `[H, W]` to 0–255, some rows at a time: in double precision, 50 megapixels would take a gigabyte."""
+    rows = max(1, _STRIP_PIXELS // values.shape[1])
+    starts = range(0, len(values), rows)
+
+    def finite(start: int) -> npt.NDArray[np.float64]:
+        with np.errstate(invalid="ignore"):  # signalling NaNs
+            return np.nan_to_num(values[start : start + rows].astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+
+    extremes = [(block.min(), block.max()) for block in map(finite, starts)]
+    low, high = float(min(low for low, _ in extremes)), float(max(high for _, high in extremes))
+    for top in (1.0, 255.0, 65535.0):
+        if low >= 0 and high <= top:
+            low, high = 0.0, top
+            break
+    stretched = np.empty(values.shape, np.uint8)
+    for start in starts:
+        stretched[start : start + rows] = ((finite(start) - low) * (255 / ((high - low) or 1))).round()
+    return stretched

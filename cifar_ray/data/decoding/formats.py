@@ -1,0 +1,106 @@
+"""Picture formats: names, suffixes, and opening a picture of any of them without decoding its pixels."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError, features
+
+from cifar_ray.errors import ImageError
+
+_HAS_AVIF = "avif" in features.modules and features.check_module("avif")  # from Pillow 11.3, where it was built with libavif
+
+# As Pillow names them. HEIC is not in this list because Pillow learns it only when a HEIC picture is opened.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", *(("AVIF",) if _HAS_AVIF else ()))
+# As people name them
+FORMAT_NAMES = f"JPEG, PNG, WebP, BMP, GIF, TIFF,{' AVIF,' if _HAS_AVIF else ''} HEIC"
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif")
+
+# Each scan of a progressive JPEG covers all pixels, and a few bytes can describe one: 10 MB of scans take minutes to decode.
+# Cameras and programs write about ten scans.
+MAX_JPEG_SCANS = 100
+_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")  # without those that stand alone: TEM, RST0–7, SOI
+_END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
+
+_HEIF = "HEIF"  # the container of HEIC, as pi_heif names its format
+_HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"))
+_CONTAINER_BRANDS = frozenset((b"mif1", b"msf1"))
+_HEAD_BYTES = 64
+
+_QUIET = ("ignore", None, Warning, re.compile(r"(PIL|pi_heif)\."), 0)
+
+
+def open_picture(source: bytes | Path) -> Image.Image:
+    """Open a picture and read its header.
+
+    Args:
+        source: content or path of a picture.
+
+    Returns:
+        A picture whose pixels are not decoded yet; close it.
+
+    Raises:
+        UnidentifiedImageError: if it is in none of the formats.
+        ImageError: if it is HEIC and the package for it is not installed.
+    """
+    _silence_decoders()
+    try:
+        return Image.open(_stream(source), formats=FORMATS)
+    except UnidentifiedImageError:
+        if not _is_heic(_head(source)):
+            raise
+    _register_heic()
+    return Image.open(_stream(source), formats=(_HEIF,))
+
+
+def has_too_many_scans(jpeg: bytes) -> bool:
+    """Count the scans up to the end of the image (ITU T.81, annex B): not in embedded thumbnails, nor in a video after the end."""
+    scans, position = 0, 0
+    while (marker := _MARKER.search(jpeg, position)) is not None and marker[1][0] != _END_OF_IMAGE:
+        scans += marker[1][0] == _START_OF_SCAN
+        if scans > MAX_JPEG_SCANS:
+            return True
+        position = marker.end() + max(2, int.from_bytes(jpeg[marker.end() : marker.end() + 2]))
+    return False
+
+
+def _stream(source: bytes | Path) -> BytesIO | Path:
+    return BytesIO(source) if isinstance(source, bytes) else source
+
+
+def _head(source: bytes | Path) -> bytes:
+    if isinstance(source, bytes):
+        return source[:_HEAD_BYTES]
+    with source.open("rb") as file:
+        return file.read(_HEAD_BYTES)
+
+
+def _is_heic(head: bytes) -> bool:
+    """Whether the file type box (ISO 14496-12, section 4.3) names HEVC pictures: as its major brand, or as one it is compatible with."""
+    if head[4:8] != b"ftyp":
+        return False
+    brands = {head[start : start + 4] for start in range(16, min(len(head), int.from_bytes(head[:4])), 4)}
+    return head[8:12] in _HEIC_BRANDS or (head[8:12] in _CONTAINER_BRANDS and bool(brands & _HEIC_BRANDS))
+
+
+def _register_heic() -> None:
+    """Teach Pillow to open HEIC, only when a HEIC picture comes: few need it, and the package is optional."""
+    try:
+        from pi_heif import register_heif_opener
+    except ImportError:
+        raise ImageError("HEIC needs: pip install 'cifar-ray[heic]'") from None
+    # One thread each, because pictures are decoded side by side.
+    register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
+
+
+def _silence_decoders() -> None:
+    """Silence warnings about odd metadata and large sizes; `decode` raises what matters.
+
+    `warnings.catch_warnings` changes the filters of the whole process and is not thread-safe, so this filter is added once
+    and stays.
+    """
+    if _QUIET not in warnings.filters:
+        warnings.filterwarnings("ignore", module=_QUIET[3].pattern)
