@@ -59,7 +59,6 @@ class TrainConfig(Config):
         description="how other shapes become square. pad: add black borders; crop: keep the centre; squash: stretch; "
         "auto: the best of the three on the probe",
     )
-    )
     stream: Literal["auto", "always", "never"] = Field(
         "auto",
         description="folder: decode training images in each epoch instead of holding them in memory; auto: if they exceed data_memory",

@@ -12,13 +12,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from cifar_ray.training.probe.feature_cache import FeatureCache, digest
 from cifar_ray.data.statistics import ChannelValues
 from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.inference.engines import Engine, NetworkInput, TorchEngine, choose
 from cifar_ray.models.precision import Precision
 from cifar_ray.models.stages import head_name
 from cifar_ray.models.views import view
+from cifar_ray.training.probe.feature_cache import FeatureCache, digest
 
 BATCH_SIZE = 16  # activations stay in the cache of a core
 GPU_BATCH_SIZE = 256
