@@ -31,11 +31,12 @@ Pixels = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
 
 # Maximum difference from torch in fp32, as a fraction of the largest logit (from its row's mean). bf16 keeps 8 bits of each factor:
-# eager torch itself differs by about 0.01.
+# eager torch itself differs by about 0.01, but by 0.2 for networks with many thin layers. There an engine may differ a little more than torch.
 TOLERANCE = {"bf16": 0.05, "fp32": 0.001}
 # The manifest contains the deviation of the int8 logits when the form was made, with its accuracy on real pictures. On another
 # machine, the deviation may be larger by this factor.
 _INT8_TOLERANCE = 1.5
+_BF16_TOLERANCE = 1.5  # times the difference of torch in bf16
 INT8_FILES = ("openvino_int8.xml", "openvino_int8.bin")
 _CHECKED_IMAGES = 16
 _TIMED_BATCHES = (1, 8)
@@ -184,9 +185,12 @@ def _checked(reference: TorchEngine, int8: Mapping[str, bytes] | None) -> Engine
         raise
     except Exception as failure:  # tracing, converting and compiling raise many exceptions, and plain torch still works
         raise ConfigError(f"engine: openvino cannot run this network: {' '.join(str(failure).split())[:200]}") from None
-    if not error <= candidate.tolerance:
+    tolerance = candidate.tolerance
+    if error > tolerance and int8 is None and reference.precision.name == "bf16":
+        tolerance = max(tolerance, _BF16_TOLERANCE * deviation(reference, reference))
+    if not error <= tolerance:
         raise ConfigError(
-            f"engine: the logits of {candidate.name} deviate by {error:.2%}, the maximum is {candidate.tolerance:.2%}; use engine torch"
+            f"engine: the logits of {candidate.name} deviate by {error:.2%}, the maximum is {tolerance:.2%}; use engine torch"
         )
     return candidate
 
