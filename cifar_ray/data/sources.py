@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cifar_ray.config import ResizePolicy, TrainConfig, parse_groups
-from cifar_ray.data import cache
+from cifar_ray.data import dataset_cache as cache
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.data.decode import DECODER_VERSION, fit
 from cifar_ray.data.folder import load_folder

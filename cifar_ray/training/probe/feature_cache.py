@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from cifar_ray.data import cache
+from cifar_ray.data import dataset_cache as cache
 
 FOLDER = "features"
 
