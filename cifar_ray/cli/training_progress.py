@@ -30,6 +30,10 @@ class ConsoleProgress:
         """Prints a line above the bar."""
         self._display.write(text)
 
+    def on_plan(self, epochs: int) -> None:
+        """Takes another number of epochs."""
+        self._epochs = epochs
+
     def on_task(self, name: str, total: int) -> Callable[[int], None]:
         """Starts a bar."""
         return self._display.start(name, total)

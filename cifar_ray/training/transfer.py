@@ -86,6 +86,7 @@ def train_transfer(run: Run, splits: TrainingSplits, progress: Progress) -> Trai
             ) from None
         if planned is None:
             return trained
+        progress.on_plan(planned.config.epochs)
         if planned.opened is not None:
             tuned = finetune_tail(run, planned.config, trained, splits, planned.opened, progress)
             return _better(config, trained, tuned, splits, progress)

@@ -161,6 +161,8 @@ class TailTrainer:
         """Train one epoch of `epochs`; returns mean loss and accuracy on the augmented views."""
         generator = np.random.default_rng((self.config.seed, _STEP_STREAM, self.epoch))
         self.tail.upper.train()
+        for norm in (module for module in self.tail.upper.modules() if isinstance(module, nn.BatchNorm2d)):
+            norm.eval()  # statistics of ImageNet are better than those of a few pictures
         total = np.zeros(2)
         torch.manual_seed(int(generator.integers(1 << 62)))
         for number, (inputs, labels) in enumerate(self._batches(generator)):

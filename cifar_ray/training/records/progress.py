@@ -14,6 +14,9 @@ class Progress(Protocol):
     def on_message(self, text: str) -> None:
         """Shows a line of text."""
 
+    def on_plan(self, epochs: int) -> None:
+        """Training will take `epochs` epochs, if they are not those of the config."""
+
     def on_task(self, name: str, total: int) -> Callable[[int], None]:
         """A task of `total` images begins; returns a function that takes how many more are done."""
 

@@ -114,6 +114,10 @@ class TrackedProgress:
         """Show on the terminal."""
         self.shown.on_message(text)
 
+    def on_plan(self, epochs: int) -> None:
+        """Show on the terminal."""
+        self.shown.on_plan(epochs)
+
     def on_task(self, name: str, total: int) -> Callable[[int], None]:
         """Show on the terminal."""
         return self.shown.on_task(name, total)
