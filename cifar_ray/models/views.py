@@ -20,14 +20,36 @@ def view(images: Tensor, number: int, mirror: bool = True) -> Tensor:
         number: from 0.
         mirror: whether every second view is mirrored; if not, views show parts only.
     """
+    mirrored, rows, columns = _part(number, mirror, images.shape[2], images.shape[3])
+    shown = images[:, :, rows, columns]
+    if shown.shape != images.shape:
+        shown = F.interpolate(shown, size=images.shape[2:], mode="bilinear", align_corners=False)
+    return shown.flip(3) if mirrored else shown
+
+
+def _part(number: int, mirror: bool, height: int, width: int) -> tuple[bool, slice, slice]:
+    """Whether a view is mirrored, and the rows and columns that it shows."""
     part, mirrored = (number // 2, number % 2 == 1) if mirror else (number, False)
     share, top, left = _PARTS[part]
-    if share < 1:
-        height, width = images.shape[2:]
-        side_y, side_x = round(height * share), round(width * share)
-        y, x = round((height - side_y) * top), round((width - side_x) * left)
-        images = F.interpolate(images[:, :, y : y + side_y, x : x + side_x], size=(height, width), mode="bilinear", align_corners=False)
-    return images.flip(3) if mirrored else images
+    side_y, side_x = round(height * share), round(width * share)
+    y, x = round((height - side_y) * top), round((width - side_x) * left)
+    return mirrored, slice(y, y + side_y), slice(x, x + side_x)
+
+
+def unview(maps: Tensor, number: int, mirror: bool = True) -> Tensor:
+    """Move maps of a view to where their part of the image is; 0 elsewhere.
+
+    Args:
+        maps: float `[N, H, W]`.
+        number: as in `view`.
+        mirror: as in `view`.
+    """
+    height, width = maps.shape[1:]
+    mirrored, rows, columns = _part(number, mirror, height, width)
+    maps = maps.flip(2) if mirrored else maps
+    size = (rows.stop - rows.start, columns.stop - columns.start)
+    inside = F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
+    return F.pad(inside, (columns.start, width - columns.stop, rows.start, height - rows.stop))
 
 
 class Views(nn.Module):
