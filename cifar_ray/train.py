@@ -6,8 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from cifar_ray import cli
+from cifar_ray.config import TrainConfig
 from cifar_ray.data import open_splits
-from cifar_ray.recipes import describe_recipes
 from cifar_ray.training import job
 
 PROG = "python -m cifar_ray.train"
@@ -15,24 +15,29 @@ PROG = "python -m cifar_ray.train"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains a model; `argv` is the flags, or `None` for those of this process."""
-    if "--list-recipes" in (sys.argv[1:] if argv is None else argv):
-        print(describe_recipes())
+    if listing := cli.requested_list(sys.argv[1:] if argv is None else argv):
+        print(listing)
         return 0
     command = cli.parse_train_command(argv, PROG)
 
     from cifar_ray.cli.terminal import ProgressDisplay
-    from cifar_ray.cli.training_progress import train_with_progress  # imports torch, seconds that --help and --list-recipes do without
+    from cifar_ray.cli.training_progress import train_with_progress  # imports torch, seconds that --help and lists do without
     from cifar_ray.data.batches.loader import check_batch_size
-    from cifar_ray.models import list_models
 
-    if command.list_models:
-        print("\n".join(list_models()))
-        return 0
     cli.show_log()
+    config: TrainConfig = command
     with ProgressDisplay() as display:
-        splits = open_splits(command, display.start)
-    check_batch_size(command.batch_size, len(splits.train), command.max_workers)
-    print(train_with_progress(job.with_name(command, splits), splits, command.track, command.resume).summary())
+        if command.why:
+            display.write(command.why)
+        if command.resize_policy == "auto":
+            from cifar_ray.training.transfer import choose_resize_policy
+
+            config, comparison = choose_resize_policy(command, open_splits, display.start)
+            display.write(comparison)
+        splits = open_splits(config, display.start)
+    if config.method == "scratch":
+        check_batch_size(config.batch_size, len(splits.train), config.max_workers)
+    print(train_with_progress(job.with_name(config, splits), splits, command.track, command.resume).summary())
     return 0
 
 

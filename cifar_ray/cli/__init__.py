@@ -12,6 +12,7 @@ from cifar_ray.cli.training_flags import (
     parse_over_recipe,
     parse_train_command,
     parse_tune_command,
+    requested_list,
 )
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "parse_train_command",
     "parse_tune_command",
     "peek",
+    "requested_list",
     "run",
     "show_log",
 ]

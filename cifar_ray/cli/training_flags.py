@@ -26,9 +26,11 @@ from cifar_ray.config import (
 from cifar_ray.config.merging import merge_settings
 from cifar_ray.config.search_config import SearchConfig
 from cifar_ray.errors import ConfigError
-from cifar_ray.recipes import default_recipe, get_recipe
+from cifar_ray.recipes import describe_recipes
+from cifar_ray.recipes.networks import describe_networks
 from cifar_ray.store import Bundle, load_model
 from cifar_ray.training.finetuning import child_name, inherited_settings
+from cifar_ray.training.suited_settings import suit
 
 CommandType = TypeVar("CommandType", bound=TrainConfig)
 
@@ -57,7 +59,8 @@ class TrainCommand(TrainConfig, ResumeFlags):
     start: tyro.conf.Suppress[StartConfig | None] = None
     config: str | None = Field(None, description="YAML file of settings; <storage>/runs/NAME/config.yaml repeats the run NAME")
     list_recipes: Annotated[bool, tyro.conf.FlagCreatePairsOff] = Field(False, description="list all recipes and exit")
-    list_models: Annotated[bool, tyro.conf.FlagCreatePairsOff] = Field(False, description="list all architectures and exit")
+    list_models: str | None = Field(None, description="list all architectures, or those of timm that match timm:PATTERN, and exit")
+    why: tyro.conf.Suppress[str] = ""
 
 
 class FinetuneCommand(TrainConfig, ResumeFlags):
@@ -114,6 +117,23 @@ class FindLrCommand(TrainConfig):
     steps: int = Field(100, ge=20, le=10_000, description="training steps; more steps give a smoother curve")
     lowest: Positive | None = Field(None, description="optimizer.lr of the first step; default: 0.001 times the configured rate")
     highest: Positive | None = Field(None, description="optimizer.lr of the last step; default: 100 times the configured rate")
+
+
+def requested_list(arguments: Sequence[str]) -> str:
+    """The list that `--list-recipes` or `--list-models [timm:PATTERN]` asks for; empty if there is no such flag."""
+    if "--list-recipes" in arguments:
+        return describe_recipes()
+    if "--list-models" not in arguments:
+        return ""
+    following = list(arguments)[list(arguments).index("--list-models") + 1 :][:1]
+    if not following or following[0].startswith("-"):
+        return describe_networks()
+    from cifar_ray.models.timm_networks import list_timm
+
+    found = list_timm(following[0])
+    if not found:
+        raise ConfigError(f"--list-models {following[0]}: timm has no such network")
+    return "\n".join(found)
 
 
 def parse_train_command(argv: Sequence[str] | None, prog: str) -> TrainCommand:
@@ -194,11 +214,12 @@ def parse_over_recipe(
     """
     flags = peek(argv, ("--recipe", "--config", "--dataset", "--data-dir", "--model"))
     chosen = (saved or {}) | (read_yaml(flags["config"]) if "config" in flags else {}) | flags
-    recipe = get_recipe(chosen.get("recipe") or default_recipe(chosen.get("dataset"), chosen.get("model")))
-    defaults = parse_config(command_type, merge_settings(recipe.model_dump(), chosen))
-    command: CommandType = parse(command_type, argv, prog, defaults)
-    from cifar_ray.models import list_models  # imports torch, which --help does without
+    suited = suit(chosen)
+    values = merge_settings(suited.settings, chosen)
+    if "why" in command_type.model_fields:
+        values["why"] = suited.why
+    command: CommandType = parse(command_type, argv, prog, parse_config(command_type, values))
+    from cifar_ray.models import check_model  # imports torch, which --help does without
 
-    if command.model not in list_models():
-        raise ConfigError(f"model: unknown architecture {command.model!r}. Available: {', '.join(list_models())}")
+    check_model(command.model)
     return command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
 
 from cifar_ray.cli.terminal import ProgressDisplay
@@ -28,6 +29,10 @@ class ConsoleProgress:
     def on_message(self, text: str) -> None:
         """Prints a line above the bar."""
         self._display.write(text)
+
+    def on_task(self, name: str, total: int) -> Callable[[int], None]:
+        """Starts a bar."""
+        return self._display.start(name, total)
 
     def on_step(self, epoch: int, steps_done: int, steps_per_epoch: int) -> None:
         """Moves the bar."""

@@ -31,7 +31,7 @@ Pixels = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
 
 # Maximum difference from torch in fp32, as a fraction of the largest logit (from its row's mean). bf16 keeps 8 bits of each factor:
-# eager torch itself differs by about 0.01, but by 0.2 for networks with many thin layers; there an engine may differ a little more.
+# eager torch itself differs by about 0.01, but by 0.2 for networks with many thin layers, where an engine may differ a little more.
 TOLERANCE = {"bf16": 0.05, "fp32": 0.001}
 # The manifest contains the deviation of the int8 logits when the form was made, with its accuracy on real pictures. On another
 # machine, the deviation may be larger by this factor.

@@ -13,6 +13,7 @@ from cifar_ray.metrics.intervals import describe_accuracy
 _RARE = 0.1  # a class with a smaller fraction of the largest class's pictures brings advice
 _SHOWN = 5
 _ACCURACIES = {
+    "cv": ("cross-validated", "cv_accuracy"),
     "val": ("validation", "val_accuracy"),
     "test": ("test", "test_accuracy"),
     "tta": ("test, views averaged", "test_accuracy_tta"),

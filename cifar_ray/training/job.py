@@ -13,6 +13,7 @@ from cifar_ray.training.class_balance import advise, describe_figures
 if TYPE_CHECKING:
     from cifar_ray.training.records.progress import Progress
     from cifar_ray.training.records.results import FitResult, SavedModel, TrainedRun
+    from cifar_ray.training.records.run_folder import Run
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,6 @@ def run(config: TrainConfig, splits: TrainingSplits, progress: Progress, track: 
 
         find_pretrained(config.model, config.pretrained)  # fails before Ray starts, and one download serves all workers of a host
 
-    from cifar_ray.training.on_ray.ray_trainer import train_on_ray  # the import of Ray takes a second; errors in settings come before it
     from cifar_ray.training.records.tracking import TrackedProgress, create_tracker
     from cifar_ray.training.save_model import save_model
 
@@ -86,8 +86,7 @@ def run(config: TrainConfig, splits: TrainingSplits, progress: Progress, track: 
     finished = False
     try:
         tracker.on_start(config, splits)
-        streamed = splits.train if isinstance(splits.train, StreamedImages) else None
-        trained = train_on_ray(job, TrackedProgress(progress, tracker), streamed)
+        trained = _train(job, splits, TrackedProgress(progress, tracker))
         progress.close()
         saved = save_model(trained, config, splits, resumed=job.is_resumed)
         repeated = {"restarts": trained.restarts, "repeated_steps": trained.repeated_steps, "workers": trained.workers}
@@ -100,11 +99,22 @@ def run(config: TrainConfig, splits: TrainingSplits, progress: Progress, track: 
     return JobResult(config, trained, saved)
 
 
+def _train(job: Run, splits: TrainingSplits, progress: Progress) -> TrainedRun:
+    if job.config.method != "scratch":
+        from cifar_ray.training.transfer import train_transfer
+
+        return train_transfer(job, splits, progress)
+    from cifar_ray.training.on_ray.ray_trainer import train_on_ray  # the import of Ray takes a second; errors in settings come before it
+
+    return train_on_ray(job, progress, splits.train if isinstance(splits.train, StreamedImages) else None)
+
+
 def _describe_start(config: TrainConfig, splits: TrainingSplits) -> str:
     counts = ", ".join(f"{len(part):,} {name}" for name, part in splits)
     shape = f"{splits.train.num_classes} classes, {splits.train.image_size_px} px"
     origin = f"model {config.model} from {config.start.model}" if config.start else f"recipe {config.recipe}, model {config.model}"
-    return f"run {config.name}: {splits.name} ({counts}; {shape}), {origin}\n{_describe_rate(config)}"
+    how = _describe_rate(config) if config.method == "scratch" else f"method {config.method}"
+    return f"run {config.name}: {splits.name} ({counts}; {shape}), {origin}\n{how}"
 
 
 def _describe_rate(config: TrainConfig) -> str:

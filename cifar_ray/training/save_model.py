@@ -80,7 +80,7 @@ def describe(run: TrainedRun, config: TrainConfig, splits: TrainingSplits) -> Ma
         temperature=run.result.trust.temperature,
         abstain_threshold=run.result.trust.abstain_threshold,
         metrics=run.result.metrics,
-        image_counts={name: len(part) for name, part in splits},
+        image_counts={name: len(part) for name, part in splits} | ({"cv": len(train)} if "cv_accuracy" in run.result.metrics else {}),
         dataset_name=splits.name,
         dataset_fingerprint=splits.fingerprint,
         test_fingerprint=splits.test.fingerprint if splits.test is not None else "",

@@ -99,10 +99,10 @@ class Extractor:
     Args:
         backbone: the network.
         number: number of the view.
-        device: device to compute on.
     """
 
-    def __init__(self, backbone: Backbone, number: int, device: torch.device) -> None:
+    def __init__(self, backbone: Backbone, number: int) -> None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         precision = Precision.resolve("auto", device)
         network = _OneView(backbone.network, number, backbone.mirror).to(device).to(memory_format=torch.channels_last).eval()
         about = NetworkInput(backbone.image_size_px, backbone.mean, backbone.std)
@@ -140,23 +140,25 @@ class Extractor:
         return np.stack([values for values in found if values is not None])
 
 
-def extract(
-    backbone: Backbone, views: int, device: torch.device, splits: Mapping[str, Images], progress: StartTask = no_progress
-) -> dict[str, Floats]:
+def extract(backbone: Backbone, views: int, splits: Mapping[str, Images], progress: StartTask = no_progress) -> dict[str, Floats]:
     """Mean of the features over the views, float32 `[N, D]`, by split.
 
     Args:
         backbone: the network.
         views: number of views.
-        device: device to compute on.
         splits: images by split.
         progress: receives the progress.
     """
     sums: dict[str, Floats] = {}
     on_done = progress("computing features", views * sum(map(len, splits.values())))
     for number in range(views):
-        extractor = Extractor(backbone, number, device)
+        extractor = Extractor(backbone, number)
         for split, images in splits.items():
             features = extractor(images, on_done)
             sums[split] = features if number == 0 else np.add(sums[split], features, out=sums[split])
     return {split: np.divide(total, views, out=total) for split, total in sums.items()} if views > 1 else sums
+
+
+def extract_view(backbone: Backbone, number: int, images: Images, progress: StartTask = no_progress) -> Floats:
+    """Features of one view, float32 `[N, D]`."""
+    return Extractor(backbone, number)(images, progress("computing features", len(images)))

@@ -20,7 +20,7 @@ from cifar_ray.metrics.accuracy import evaluate_logits
 from cifar_ray.metrics.trust import Trust
 from cifar_ray.models import create_model
 from cifar_ray.models.stages import head_name
-from cifar_ray.store import Architecture
+from cifar_ray.store import Architecture, PretrainedOrigin
 from cifar_ray.training.loop.judging import judge
 from cifar_ray.training.loop.losses import balanced_weights
 from cifar_ray.training.probe.features import Backbone, Floats, extract
@@ -48,21 +48,39 @@ class Probe:
     network: nn.Module
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Images of a split by row, in memory or in their files."""
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Some images of a split, in memory or in their files.
+
+    Attributes:
+        images: the split.
+        chosen: int64 `[n]`, their rows; `None` for all.
+    """
 
     images: TrainingImages
+    chosen: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.images) if self.chosen is None else len(self.chosen)
 
     def read(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """The images at `rows`, uint8 `[n, S, S, 3]`."""
+        """The images at `rows` of the chosen ones, uint8 `[n, S, S, 3]`."""
+        rows = rows if self.chosen is None else self.chosen[rows]
         if isinstance(self.images, StreamedImages):
             return self.images.pictures.read(rows)
-        contiguous = slice(int(rows[0]), int(rows[-1]) + 1)
-        return self.images.images[contiguous] if len(rows) == contiguous.stop - contiguous.start else self.images.images[rows]
+        span = slice(int(rows[0]), int(rows[-1]) + 1)
+        return self.images.images[span] if len(rows) == span.stop - span.start else self.images.images[rows]
+
+
+def open_backbone(config: TrainConfig, train: TrainingImages, mirror: bool = True) -> tuple[Backbone, PretrainedOrigin]:
+    """The pretrained network of a config without its head, and where its weights come from.
+
+    Raises:
+        ConfigError, DataError: see `create_model` and `load_pretrained`.
+    """
+    network = create_model(config.model, train.num_classes, train.image_size_px)
+    found = load_pretrained(network, config.model, config.pretrained)
+    return Backbone.of(network, config.model, train.image_size_px, found.mean, found.std, mirror), found.origin
 
 
 def train_probe(
@@ -84,13 +102,11 @@ def train_probe(
         ConfigError, DataError: see `create_model` and `load_pretrained`.
     """
     started = time.perf_counter()
-    train, device = splits.train, _device()
+    train = splits.train
     size, classes = train.image_size_px, train.num_classes
-    plain = create_model(config.model, classes, size)
-    found = load_pretrained(plain, config.model, config.pretrained)
-    backbone = Backbone.of(plain, config.model, size, found.mean, found.std, mirror)
-    parts = {name: _Rows(part) for name, part in splits if held_out_parts or name == "train"}
-    features = extract(backbone, config.views, device, parts, progress)
+    backbone, origin = open_backbone(config, train, mirror)
+    parts = {name: Rows(part) for name, part in splits if held_out_parts or name == "train"}
+    features = extract(backbone, config.views, parts, progress)
     computed_s = time.perf_counter() - started
     fitted = _fit(config, train, features["train"], progress)
     logits = {name: fitted.head.logits(features[name]) for name in parts if name != "train"}
@@ -118,7 +134,7 @@ def train_probe(
     )
     result = FitResult(
         best_epoch=1,
-        normalization=Normalization(found.mean, found.std, torch.float32),
+        normalization=Normalization(backbone.mean, backbone.std, torch.float32),
         metrics=metrics,
         precision="fp32",
         train_seconds=seconds,
@@ -126,7 +142,7 @@ def train_probe(
         trust=trust,
         test_confusion=judged.test_confusion if judged else None,
         test_judged=judged.test_judged if judged else None,
-        pretrained=found.origin,
+        pretrained=origin,
     )
     return Probe(result, report, weights, fitted, network)
 
@@ -149,7 +165,3 @@ def _with_head(body: nn.Module, network: nn.Module, head: LinearHead) -> dict[st
     weights |= {f"{name}.weight": torch.from_numpy(head.weight), f"{name}.bias": torch.from_numpy(head.bias)}
     network.load_state_dict(weights)
     return network.state_dict()
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

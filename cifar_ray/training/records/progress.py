@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from cifar_ray.training.records.results import EpochReport
@@ -12,6 +13,9 @@ class Progress(Protocol):
 
     def on_message(self, text: str) -> None:
         """Shows a line of text."""
+
+    def on_task(self, name: str, total: int) -> Callable[[int], None]:
+        """A task of `total` images begins; returns a function that takes how many more are done."""
 
     def on_step(self, epoch: int, steps_done: int, steps_per_epoch: int) -> None:
         """`steps_done` steps of epoch `epoch` (from 1) are done; not called for every step."""

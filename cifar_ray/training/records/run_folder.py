@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -79,6 +80,25 @@ class Run:
             self.files.replace(_CONFIG_FILE, to_yaml(self.config).encode())
         return StorageProbe.place(self.files)
 
+    def extra_config(self, name: str) -> TrainConfig | None:
+        """The config of a later phase of this run, as `save_extra_config` wrote it; `None` if there is none.
+
+        Raises:
+            ConfigError, StoreError: if it is damaged.
+        """
+        saved = _read_config(self.files, name)
+        return None if saved is None else parse_config(TrainConfig, saved | {"storage": self.config.storage})
+
+    def save_extra_config(self, name: str, config: TrainConfig) -> None:
+        """Write the config of a later phase, so that a resumed run repeats it."""
+        self.files.replace(name, to_yaml(config).encode())
+
+    def with_config(self, config: TrainConfig) -> Run:
+        """The same run with the config of a later phase."""
+        later = copy.copy(self)
+        later.config, later.is_resumed = config, True
+        return later
+
     def write_history(self, reports: Sequence[EpochReport]) -> None:
         """Write history and curves."""
         self.files.replace("history.csv", history.to_csv(reports))
@@ -110,17 +130,17 @@ def saved_settings(name: str, storage: str) -> dict[str, Any]:
     return saved | {"name": name, "storage": storage}
 
 
-def _read_config(files: FileTree) -> dict[str, Any] | None:
-    data = files.read(_CONFIG_FILE)
+def _read_config(files: FileTree, name: str = _CONFIG_FILE) -> dict[str, Any] | None:
+    data = files.read(name)
     if data is None:
         return None
     try:
         saved = yaml.safe_load(data)
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise StoreError(f"{files.path(_CONFIG_FILE)}: {' '.join(str(error).split())}") from None
+        raise StoreError(f"{files.path(name)}: {' '.join(str(error).split())}") from None
     if not isinstance(saved, dict):
-        raise StoreError(f"{files.path(_CONFIG_FILE)} is damaged; choose another --name")
-    return without_format(saved, files.path(_CONFIG_FILE))
+        raise StoreError(f"{files.path(name)} is damaged; choose another --name")
+    return without_format(saved, files.path(name))
 
 
 def _differences(saved: dict[str, Any], config: TrainConfig) -> list[str]:

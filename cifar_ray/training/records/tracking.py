@@ -114,6 +114,10 @@ class TrackedProgress:
         """Show on the terminal."""
         self.shown.on_message(text)
 
+    def on_task(self, name: str, total: int) -> Callable[[int], None]:
+        """Show on the terminal."""
+        return self.shown.on_task(name, total)
+
     def on_step(self, epoch: int, steps_done: int, steps_per_epoch: int) -> None:
         """Show on the terminal."""
         self.shown.on_step(epoch, steps_done, steps_per_epoch)

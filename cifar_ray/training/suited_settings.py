@@ -1,0 +1,141 @@
+"""Settings that suit a user's data: data set, recipe, size, split and batch size, by the number and size of the pictures."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from cifar_ray.config import PRETRAINED_MODEL, TrainConfig, resolve_storage
+from cifar_ray.data.layouts import Listing, list_folder
+from cifar_ray.data.survey import read_headers
+from cifar_ray.errors import DataError
+from cifar_ray.recipes import default_recipe, get_recipe
+
+SMALL_PX = 64  # the longer side of pictures for which a network of small images is right
+FEW_PER_CLASS = 5
+FEW_PICTURES = 2000
+
+_CIFAR_FILES = {
+    "cifar10": ("cifar-10-batches-py", "cifar-10-python.tar.gz", "data_batch_1"),
+    "cifar100": ("cifar-100-python", "cifar-100-python.tar.gz"),
+}
+_HEADERS = 400  # pictures whose size is read
+_FAR_FROM_SQUARE, _MANY = 1.6, 0.2  # longer ÷ shorter side, and the fraction of such pictures that brings a comparison
+_STEPS = 300  # of a training on few small images
+
+
+@dataclass(frozen=True)
+class Suited:
+    """Settings for some data.
+
+    Attributes:
+        settings: fields of `TrainConfig`, including the recipe's; flags override them.
+        why: one line for the user: what was found, what was chosen and why; empty if there was nothing to choose.
+    """
+
+    settings: dict[str, Any]
+    why: str = ""
+
+
+def find_dataset(data_dir: str) -> str:
+    """Data set of a folder: `cifar10` or `cifar100` if it has their files, else `folder`."""
+    root = Path(data_dir).expanduser()
+    names = {root.name} | ({path.name for path in root.iterdir()} if root.is_dir() else set())
+    return next((name for name, files in _CIFAR_FILES.items() if names & set(files)), "folder")
+
+
+def suit(chosen: Mapping[str, Any]) -> Suited:
+    """Choose what the user has not.
+
+    Args:
+        chosen: fields of `TrainConfig` that the user has set before the other flags are parsed.
+
+    Raises:
+        DataError: if `data_dir` does not fit the data set, or has no layout that is known.
+    """
+    data_dir, dataset = chosen.get("data_dir"), chosen.get("dataset")
+    if data_dir is not None and dataset is None:
+        dataset = find_dataset(data_dir)
+    elif data_dir is not None and dataset in _CIFAR_FILES:
+        _check_is_cifar(data_dir, dataset)
+    settings: dict[str, Any] = {} if dataset is None else {"dataset": dataset}
+    named = chosen.get("recipe")
+    if dataset == "folder" and data_dir is not None and named is None:
+        return _suit_folder(list_folder(Path(resolve_storage(data_dir))), chosen, settings)
+    recipe = get_recipe(named or default_recipe(dataset, chosen.get("model")))
+    return Suited(recipe.model_dump() | settings)
+
+
+def _check_is_cifar(data_dir: str, dataset: str) -> None:
+    root = Path(data_dir).expanduser()
+    if root.is_dir() and any(root.iterdir()) and find_dataset(data_dir) != dataset:
+        files = " or ".join(_CIFAR_FILES[dataset][:2])
+        raise DataError(f"--data-dir {data_dir}: found no files of {dataset} ({files}); to train on your own pictures, leave out --dataset")
+
+
+def _suit_folder(listing: Listing, chosen: Mapping[str, Any], settings: dict[str, Any]) -> Suited:
+    files = listing.files["train"]
+    step = max(1, len(files) // _HEADERS)
+    facts = [fact for fact in read_headers(path for path, _ in files[::step]) if fact.width_px]
+    longer = median(max(fact.width_px, fact.height_px) for fact in facts) if facts else SMALL_PX + 1
+    found = f"{len(files):,} pictures of {len(listing.class_names)} classes, typically {longer:,.0f} px"
+    model = chosen.get("model")
+    if model is None and longer <= SMALL_PX:
+        return _suit_small(len(files), found, settings)
+    if model is not None and not model.startswith("timm:"):
+        recipe = get_recipe(default_recipe("folder", model))
+        return Suited(recipe.model_dump() | settings)
+    flat = sum(max(fact.width_px, fact.height_px) > _FAR_FROM_SQUARE * min(fact.width_px, fact.height_px) for fact in facts)
+    values = get_recipe("photos").model_dump() | settings | _split_of(listing) | {"batch_size": max(2, min(32, len(files) // 2))}
+    compares = flat > _MANY * len(facts)
+    if compares:
+        values["resize_policy"] = "auto"
+    if model is not None:
+        values |= _of_timm(model)
+    why = [f"{found}: a pretrained network ({values['model']}, {values['image_size']} px), because it needs few pictures"]
+    why.append(_describe_split(listing, values))
+    why += ["pad, crop and squash are compared, because many are far from square"] if compares else []
+    return Suited(values, "; ".join(why))
+
+
+def _suit_small(count: int, found: str, settings: dict[str, Any]) -> Suited:
+    recipe = get_recipe(default_recipe("folder", None))
+    batch_size = min(recipe.batch_size, 1 << max(1, (count // 8).bit_length() - 1))
+    epochs = max(recipe.epochs, min(60, -(-_STEPS * batch_size // count)))
+    why = f"{found}: recipe {recipe.recipe} for small images, {epochs} epochs, batch size {batch_size}"
+    return Suited(recipe.model_dump() | settings | {"batch_size": batch_size, "epochs": epochs}, why)
+
+
+def _split_of(listing: Listing) -> dict[str, float]:
+    """Fractions that a data set lacks: the head needs no validation images, so few pictures get one held-out part instead of two."""
+    files, counts = listing.files, Counter(label for _, label in listing.files["train"])
+    if "val" in files or "test" in files:
+        return {"val_fraction": 0.1 if "val" in files else 0.2, "test_fraction": 0.0}
+    if min(counts.values()) < FEW_PER_CLASS:
+        return {"val_fraction": 0.0, "test_fraction": 0.0}
+    if len(files["train"]) < FEW_PICTURES:
+        return {"val_fraction": 0.2, "test_fraction": 0.0}
+    return {"val_fraction": 0.1, "test_fraction": 0.1}
+
+
+def _describe_split(listing: Listing, values: Mapping[str, Any]) -> str:
+    if len(listing.files) > 1:
+        return f"judged on your {' and '.join(name for name in listing.files if name != 'train')}"
+    if not values["val_fraction"]:
+        return f"a class has fewer than {FEW_PER_CLASS} pictures, so cross-validation judges instead of one small split"
+    parts = [f"{values[f'{name}_fraction']:.0%} for {name}" for name in ("val", "test") if values[f"{name}_fraction"]]
+    return "held out: " + ", ".join(parts)
+
+
+def _of_timm(model: str) -> dict[str, Any]:
+    """Network, weights and image size of a network of timm."""
+    if model == PRETRAINED_MODEL:
+        return {}
+    from cifar_ray.models.timm_networks import pretrained_config
+
+    size_px = min(int(pretrained_config(model).input_size[-1]), TrainConfig.model_fields["image_size"].metadata[1].le)
+    return {"model": model, "pretrained": "hub", "image_size": size_px}
