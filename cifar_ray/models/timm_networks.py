@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -103,3 +105,19 @@ def timm_head_name(model: nn.Module) -> str:
     config = getattr(model, "pretrained_cfg", None)
     name = config.get("classifier") if isinstance(config, dict) else None
     return name if isinstance(name, str) else ""
+
+
+def adapt_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Convert weights as timm does: position embeddings of another image size, and names of the original code.
+
+    Args:
+        model: a network of timm, whose module may have a function for this; for others, nothing is converted.
+        weights: by name.
+    """
+    convert = getattr(importlib.import_module(type(model).__module__), "checkpoint_filter_fn", None)
+    if convert is None or not timm_head_name(model):
+        return dict(weights)
+    try:
+        return dict(convert(dict(weights), model))
+    except Exception:  # weights of another network, which the caller reports
+        return dict(weights)

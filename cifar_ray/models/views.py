@@ -6,10 +6,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cifar_ray.errors import ConfigError
+
 # What a view shows: (mirrored, side of its part of the image, corner of that part as a fraction of the free space: top, left)
 _ZOOM = 0.875  # as the centre crop of most ImageNet networks
 _PARTS = ((1.0, 0.0, 0.0), (_ZOOM, 0.5, 0.5), (_ZOOM, 0.0, 0.0), (_ZOOM, 0.0, 1.0), (_ZOOM, 1.0, 0.0), (_ZOOM, 1.0, 1.0))
 MAX_VIEWS = 2 * len(_PARTS)
+
+
+def check_views(views: int, mirror: bool) -> None:
+    """Check a number of views.
+
+    Raises:
+        ConfigError: if there are not so many.
+    """
+    most = MAX_VIEWS if mirror else len(_PARTS)
+    if not 1 <= views <= most:
+        raise ConfigError(f"views: expected 1 to {most}{'' if mirror else ' without mirror images'}, got {views}")
 
 
 def view(images: Tensor, number: int, mirror: bool = True) -> Tensor:
@@ -59,10 +72,14 @@ class Views(nn.Module):
         network: from images, float `[N, 3, H, W]`, to logits.
         views: number of views, 2 to `MAX_VIEWS`; half of that without mirroring.
         mirror: as in `view`.
+
+    Raises:
+        ConfigError: if there are not so many views.
     """
 
     def __init__(self, network: nn.Module, views: int, mirror: bool = True) -> None:
         super().__init__()
+        check_views(views, mirror)
         self.network, self.views, self.mirror = network, views, mirror
 
     def forward(self, images: Tensor) -> Tensor:
