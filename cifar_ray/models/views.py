@@ -33,7 +33,7 @@ def view(images: Tensor, number: int, mirror: bool = True) -> Tensor:
         number: from 0.
         mirror: whether every second view is mirrored; if not, views show parts only.
     """
-    mirrored, rows, columns = _part(number, mirror, images.shape[2], images.shape[3])
+    mirrored, rows, columns = _part(number, mirror, *images.shape[2:])
     shown = images[:, :, rows, columns]
     if shown.shape != images.shape:
         shown = F.interpolate(shown, size=images.shape[2:], mode="bilinear", align_corners=False)
@@ -44,6 +44,7 @@ def _part(number: int, mirror: bool, height: int, width: int) -> tuple[bool, sli
     """Whether a view is mirrored, and the rows and columns that it shows."""
     part, mirrored = (number // 2, number % 2 == 1) if mirror else (number, False)
     share, top, left = _PARTS[part]
+    height, width = int(height), int(width)  # tensors while torch traces
     side_y, side_x = round(height * share), round(width * share)
     y, x = round((height - side_y) * top), round((width - side_x) * left)
     return mirrored, slice(y, y + side_y), slice(x, x + side_x)

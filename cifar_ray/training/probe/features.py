@@ -54,8 +54,9 @@ class Backbone:
         cls, network: nn.Module, model: str, image_size_px: int, mean: ChannelValues, std: ChannelValues, mirror: bool = True
     ) -> Backbone:
         """Replace the head of a network by nothing; the network itself is changed."""
-        sha256 = hash_weights({name: tensor for name, tensor in network.state_dict().items() if not name.startswith(head_name(network))})
-        network.set_submodule(head_name(network), nn.Identity())
+        head = head_name(network)
+        sha256 = hash_weights({name: tensor for name, tensor in network.state_dict().items() if not name.startswith(f"{head}.")})
+        network.set_submodule(head, nn.Identity())
         return cls(network.eval(), model, sha256, image_size_px, mean, std, mirror)
 
     def key(self, number: int, engine: Engine) -> str:
