@@ -15,9 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cifar_ray.data import cache
-
-FOLDER = "features"
+from cifar_ray.data import dataset_cache as cache
 
 LIMIT_BYTES = 10_000_000_000
 
@@ -38,7 +36,7 @@ class FeatureCache:
     """
 
     def __init__(self, key: str) -> None:
-        self.folder = cache.cache_folder() / FOLDER / key
+        self.folder = cache.cache_folder() / cache.FEATURES / key
         self._tables: list[Floats] = []
         self._places: dict[bytes, tuple[int, int]] = {}
         for path in sorted(self.folder.glob("*.npy")):
@@ -98,7 +96,7 @@ def digest(image: npt.NDArray[np.uint8]) -> bytes:
 
 def make_room(limit_bytes: int) -> None:
     """Delete the least recently used files until the features of all networks take at most `limit_bytes`."""
-    folder = cache.cache_folder() / FOLDER
+    folder = cache.cache_folder() / cache.FEATURES
     for left in folder.glob(f"*/*{_PARTIAL}"):  # by a process that was killed
         if time.time() - _stat(left)[0] > _LEFT_BEHIND_S:
             left.unlink(missing_ok=True)
