@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar_ray.data.batches.transforms import normalize
-from cifar_ray.errors import ConfigError
+from cifar_ray.inference.activation_maps import members, weighted
 from cifar_ray.inference.predictor import Predictor
-from cifar_ray.models.ensemble import Ensemble
+from cifar_ray.models.views import unview
 from cifar_ray.store import Manifest
 
 Heatmaps = npt.NDArray[np.float32]
@@ -30,11 +29,12 @@ def grad_cam(
 
     It uses the last layer with spatial size, as in the paper: on CIFAR-10, hiding the hottest quarter of a picture reduces the
     probability of AirNet 1.5 times as much as hiding a random quarter, while earlier layers are no better than chance. The map
-    of an ensemble is the mean of its members' maps. It computes in float32, also where predictions use another precision, and is
-    thread-safe: it does not change the network, not even by hooks.
+    of an ensemble is the mean of its members' maps, and that of several views the mean of theirs, each where its view lies. It
+    computes in float32, also where predictions use another precision, and is thread-safe: it does not change the network, not even
+    by hooks.
 
     Args:
-        network: a network of this project in evaluation mode, as `Predictor.network`.
+        network: a network in evaluation mode, as `Predictor.network`.
         manifest: manifest, for the normalisation.
         images: uint8 `[N, S, S, 3]`.
         classes: `[N]`, the class to explain for each image.
@@ -43,7 +43,7 @@ def grad_cam(
         float32 `[N, S, S]`, 0–1: 1 marks the strongest evidence for the class; all 0 if there is none.
 
     Raises:
-        ConfigError: if the network has no layer with spatial size.
+        ConfigError: if the network has no layer with spatial size, or its tokens form no grid.
         ValueError: if the numbers of classes and images differ.
     """
     if len(images) != len(classes):
@@ -85,40 +85,25 @@ def _share_weights(network: nn.Module) -> nn.Module:
 @torch.enable_grad()  # type: ignore[untyped-decorator, unused-ignore]
 def _explain(network: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     """Heatmaps `[N, H, W]` of normalised inputs `[N, 3, H, W]`; the mean over members."""
-    members: list[nn.Module] = list(network.members) if isinstance(network, Ensemble) else [network]
-    recorded: list[list[Tensor]] = [[] for _ in members]
-    hooks = [
-        module.register_forward_hook(lambda _module, _inputs, output, maps=maps: maps.append(output))
-        for member, maps in zip(members, recorded, strict=True)
-        for module in _inner_modules(member)
-    ]
+    parts = members(network)
+    hooks = [hook for part in parts for hook in part.record()]
     try:
         logits = network(inputs.requires_grad_())  # if all weights are frozen, the input is the only path for gradients
     finally:
         for hook in hooks:
             hook.remove()
-    activations = [_last_map(maps) for maps in recorded]
-    gradients = torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), activations)
-    pairs = zip(activations, gradients, strict=True)
-    heat = torch.stack([_weighted(maps.detach(), slopes, inputs.shape[2:]) for maps, slopes in pairs]).mean(0)
-    return heat / heat.amax((1, 2), keepdim=True).clamp_min(torch.finfo(heat.dtype).tiny)
+    last = [part.last_maps() for part in parts]
+    activations = [one.activations for maps in last for one in maps]
+    gradients = iter(torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), activations))
+    heat = []
+    for part, maps in zip(parts, last, strict=True):
+        seen = [weighted(one, next(gradients), inputs.shape[2:]) for one in maps]
+        if part.views:
+            seen = [unview(one, number, part.views.mirror) for number, one in enumerate(seen)]
+        heat.append(_to_one(torch.stack(seen).mean(0)))
+    return _to_one(torch.stack(heat).mean(0))
 
 
-def _inner_modules(member: nn.Module) -> Iterator[nn.Module]:
-    return (module for module in member.modules() if module is not member)
-
-
-def _last_map(outputs: list[Tensor]) -> Tensor:
-    """The last computed output with spatial size."""
-    for output in reversed(outputs):
-        if output.ndim == 4 and min(output.shape[2:]) > 1:
-            return output
-    raise ConfigError("explain: the network has no layer with spatial size, which Grad-CAM needs; choose another model")
-
-
-def _weighted(maps: Tensor, slopes: Tensor, size: torch.Size) -> Tensor:
-    """Equations 1 and 2 of the paper, resized to the image; the maximum of each map is 1."""
-    weights = slopes.mean((2, 3), keepdim=True)
-    heat = F.relu((weights * maps).sum(1, keepdim=True))
-    heat = F.interpolate(heat, size=tuple(size), mode="bilinear", align_corners=False)[:, 0]
+def _to_one(heat: Tensor) -> Tensor:
+    """Scale each map so that its maximum is 1."""
     return heat / heat.amax((1, 2), keepdim=True).clamp_min(torch.finfo(heat.dtype).tiny)

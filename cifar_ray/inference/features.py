@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar_ray.data.batches.transforms import normalize
-from cifar_ray.errors import ConfigError
 from cifar_ray.inference.predictor import Predictor
-from cifar_ray.models.ensemble import Ensemble
+from cifar_ray.models.ensemble import leaves
+from cifar_ray.models.stages import head_name
 
 
 @torch.inference_mode()
@@ -25,14 +25,18 @@ def embed(predictor: Predictor, images: npt.NDArray[np.uint8]) -> npt.NDArray[np
         images: uint8 `[N, S, S, 3]`, N ≥ 1.
 
     Returns:
-        float32 `[N, D]`, each row of length 1; for an ensemble, the concatenated embeddings of its members.
+        float32 `[N, D]`, each row of length 1: the mean over the views; for an ensemble, the concatenated embeddings of its members.
 
     Raises:
         ConfigError: if the network has no linear layer.
     """
     network, manifest, precision = predictor.network, predictor.manifest, predictor.precision
-    seen: list[Tensor] = []
-    hooks = [head.register_forward_pre_hook(lambda _head, inputs: seen.append(inputs[0].float())) for head in _heads(network)]
+    heads = _heads(network)
+    seen: list[list[Tensor]] = [[] for _ in heads]  # by head, one input per view
+    hooks = [
+        head.register_forward_pre_hook(lambda _head, inputs, own=own: own.append(inputs[0].float()))
+        for head, own in zip(heads, seen, strict=True)
+    ]
     pixels = torch.from_numpy(np.require(images, requirements=["C", "W"])).to(precision.device)
     try:
         with precision.autocast():
@@ -40,16 +44,11 @@ def embed(predictor: Predictor, images: npt.NDArray[np.uint8]) -> npt.NDArray[np
     finally:
         for hook in hooks:
             hook.remove()
-    embeddings: npt.NDArray[np.float32] = F.normalize(torch.cat([F.normalize(features) for features in seen], dim=1)).cpu().numpy()
+    embeddings: npt.NDArray[np.float32] = (
+        F.normalize(torch.cat([F.normalize(torch.stack(own).mean(0)) for own in seen], dim=1)).cpu().numpy()
+    )
     return embeddings
 
 
-def _heads(network: nn.Module) -> list[nn.Linear]:
-    members: list[nn.Module] = list(network.members) if isinstance(network, Ensemble) else [network]
-    heads = []
-    for member in members:
-        linear = [module for module in member.modules() if isinstance(module, nn.Linear)]
-        if not linear:
-            raise ConfigError("the network has no linear layer, which embeddings need; choose another model")
-        heads.append(linear[-1])
-    return heads
+def _heads(network: nn.Module) -> list[nn.Module]:
+    return [member.get_submodule(head_name(member)) for member in leaves(network)]

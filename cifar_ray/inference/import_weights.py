@@ -63,17 +63,21 @@ def import_weights(store: ModelStore, path: Path, name: str, meaning: Meaning) -
     """
     weights, manifest = _read(path)
     if manifest is None or meaning:
-        weights = canonical(weights)
-        manifest = _describe(weights, path, meaning)
+        weights = weights if manifest else canonical(weights)
+        manifest = _describe(weights, path, meaning, manifest)
     candidate = Bundle(manifest, weights, path.name, 1)
     Predictor(candidate, precision="fp32", engine="torch")  # raises if the weights do not match
     return store.save(name, manifest, weights)
 
 
-def _describe(weights: Mapping[str, Tensor], path: Path, meaning: Meaning) -> Manifest:
-    like = meaning.like
+def _describe(weights: Mapping[str, Tensor], path: Path, meaning: Meaning, written: Manifest | None) -> Manifest:
+    like = meaning.like or written
     size_px = meaning.image_size_px or (like.image_size_px if like else None)
-    architecture, arguments = detect(weights, size_px)
+    if written:
+        known = written.architecture
+        architecture, arguments = known.name, known.arguments | {"image_size": size_px or written.image_size_px}
+    else:
+        architecture, arguments = detect(weights, size_px)
     class_names = meaning.class_names or (like.class_names if like else None)
     if class_names is None:
         raise ConfigError(
@@ -91,6 +95,7 @@ def _describe(weights: Mapping[str, Tensor], path: Path, meaning: Meaning) -> Ma
         dataset_name=like.dataset_name if like else _IMPORTED,
         dataset_fingerprint="",  # its training images are unknown, so its figures are not comparable with others
         train_config={"imported_from": path.name},
+        pretrained=written.pretrained if written else None,
         library_versions={"torch": torch.__version__},
         created_at=datetime.now(UTC),
     )

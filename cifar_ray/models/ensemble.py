@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -39,3 +39,12 @@ class Ensemble(nn.Module):
             energies.append(torch.logsumexp(logits, dim=1, keepdim=True))
         mean = torch.stack(probabilities).mean(dim=0).clamp_min(torch.finfo(torch.float32).tiny)
         return mean.log() + torch.stack(energies).mean(dim=0)
+
+
+def leaves(network: nn.Module) -> Iterator[nn.Module]:
+    """The networks of which an ensemble consists, also inside ensembles; the network itself if it is none."""
+    if isinstance(network, Ensemble):
+        for member in network.members:
+            yield from leaves(member)
+    else:
+        yield network

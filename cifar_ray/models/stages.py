@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -11,7 +12,8 @@ from cifar_ray.errors import ConfigError
 from cifar_ray.models.timm_networks import timm_head_name
 from cifar_ray.models.views import Views
 
-_NORMS = (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
+# torch's and timm's classes, for example BatchNormAct2d and EvoNorm2dB0
+_NORM = re.compile(r"(Batch|Evo|FilterResponse|FrozenBatch|Group|Layer|Rms|RMS|Simple|SplitBatch|SyncBatch)Norm")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +45,8 @@ def stages(model: nn.Module) -> list[Stage]:
     if isinstance(model, Views):
         return [Stage(f"network.{stage.name}", stage.modules, stage.own) for stage in stages(model.network)]
     found: list[Stage] = []
-    for name, module in _blocks(model):
-        if found and isinstance(module, _NORMS):
+    for name, module in _blocks(model, timm_head_name(model)):
+        if found and _NORM.match(type(module).__name__):
             found[-1] = replace(found[-1], modules=(*found[-1].modules, module))
         elif any(True for _ in module.parameters()):
             found.append(Stage(name, (module,), () if found else tuple(model.parameters(recurse=False))))
@@ -63,10 +65,12 @@ def head_name(model: nn.Module) -> str:
     return last.name
 
 
-def _blocks(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    head = timm_head_name(model)
-    for name, module in model.named_children():
-        if isinstance(module, nn.Sequential | nn.ModuleList) or head.startswith(f"{name}."):
+def _blocks(model: nn.Module, head: str, inside: str = "") -> Iterator[tuple[str, nn.Module]]:
+    for child, module in model.named_children():
+        name = f"{inside}{child}"
+        if head.startswith(f"{name}."):
+            yield from _blocks(module, head, f"{name}.")
+        elif isinstance(module, nn.Sequential | nn.ModuleList):
             yield from ((f"{name}.{inner}", block) for inner, block in module.named_children())
         else:
             yield name, module

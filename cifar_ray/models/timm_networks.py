@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import importlib
+from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from cifar_ray.errors import ConfigError
 
@@ -31,12 +34,31 @@ def create_timm(name: str, num_classes: int, image_size: int, **arguments: Any) 
         arguments = {"img_size": image_size} | arguments
     try:
         model: nn.Module = timm.create_model(known, pretrained=False, num_classes=num_classes, **arguments)
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-        raise ConfigError(f"model: {name} cannot be created for {image_size} px: {' '.join(str(error).split())[:200]}") from None
-    head = timm_head_name(model)
-    if not head or not isinstance(model.get_submodule(head), nn.Linear):
+        features = _head_input(model, image_size)
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
+        reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+        usual = pretrained_config(name).input_size[-1]
+        raise ConfigError(f"model: {name} cannot be created for {image_size} px: {reason}; its usual size is {usual} px") from None
+    if features is None or features.ndim != 2:
         raise ConfigError(f"model: {name} does not end in one linear layer, which fine-tuning and serving need; choose another network")
     return model
+
+
+@torch.no_grad()  # type: ignore[untyped-decorator, unused-ignore]
+def _head_input(model: nn.Module, image_size: int) -> Tensor | None:
+    """Run one black image; some networks only refuse a size then. Returns the input of the linear head, `None` if there is none."""
+    head = timm_head_name(model)
+    if not head or not isinstance(model.get_submodule(head), nn.Linear):
+        return None
+    seen: list[Tensor] = []
+    hook = model.get_submodule(head).register_forward_pre_hook(lambda _head, inputs: seen.append(inputs[0]))
+    trained = model.training
+    try:
+        model.eval()(torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device))
+    finally:
+        hook.remove()
+        model.train(trained)
+    return seen[0] if len(seen) == 1 else None
 
 
 def check_name(name: str) -> str:
@@ -83,3 +105,19 @@ def timm_head_name(model: nn.Module) -> str:
     config = getattr(model, "pretrained_cfg", None)
     name = config.get("classifier") if isinstance(config, dict) else None
     return name if isinstance(name, str) else ""
+
+
+def adapt_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Convert weights as timm does: position embeddings of another image size, and names of the original code.
+
+    Args:
+        model: a network of timm, whose module may have a function for this; for others, nothing is converted.
+        weights: by name.
+    """
+    convert = getattr(importlib.import_module(type(model).__module__), "checkpoint_filter_fn", None)
+    if convert is None or not timm_head_name(model):
+        return dict(weights)
+    try:
+        return dict(convert(dict(weights), model))
+    except Exception:  # weights of another network, which the caller reports
+        return dict(weights)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from cifar_ray.errors import ConfigError
@@ -38,15 +38,14 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch also warns about files that it then refuses
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        reason = (
-            "it is a TorchScript program; export it as a state dict" if "TorchScript" in str(error) else " ".join(str(error).split())[:200]
-        )
-        raise ConfigError(f"{path}: not a weights file: {reason}") from None
     except pickle.UnpicklingError:
         raise ConfigError(
             f"{path}: not a torch file, or it contains more than tensors, which is not loaded for security; save only model.state_dict()"
         ) from None
+    except Exception as error:  # the readers raise many exceptions for damaged files
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = "it is a TorchScript program; export it as a state dict" if "TorchScript" in reason else reason
+        raise ConfigError(f"{path}: not a weights file: {reason}") from None
     return _state_dict(content, path), {}
 
 

@@ -17,7 +17,7 @@ from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.inference.engines import Engine, NetworkInput, TorchEngine, choose
 from cifar_ray.models.precision import Precision
 from cifar_ray.models.stages import head_name
-from cifar_ray.models.views import view
+from cifar_ray.models.views import check_views, view
 from cifar_ray.training.probe.feature_cache import FeatureCache, digest
 
 BATCH_SIZE = 16  # activations stay in the cache of a core
@@ -54,8 +54,9 @@ class Backbone:
         cls, network: nn.Module, model: str, image_size_px: int, mean: ChannelValues, std: ChannelValues, mirror: bool = True
     ) -> Backbone:
         """Replace the head of a network by nothing; the network itself is changed."""
-        sha256 = hash_weights({name: tensor for name, tensor in network.state_dict().items() if not name.startswith(head_name(network))})
-        network.set_submodule(head_name(network), nn.Identity())
+        head = head_name(network)
+        sha256 = hash_weights({name: tensor for name, tensor in network.state_dict().items() if not name.startswith(f"{head}.")})
+        network.set_submodule(head, nn.Identity())
         return cls(network.eval(), model, sha256, image_size_px, mean, std, mirror)
 
     def key(self, number: int, engine: Engine) -> str:
@@ -148,7 +149,11 @@ def extract(backbone: Backbone, views: int, splits: Mapping[str, Images], progre
         views: number of views.
         splits: images by split.
         progress: receives the progress.
+
+    Raises:
+        ConfigError: if there are not so many views.
     """
+    check_views(views, backbone.mirror)
     sums: dict[str, Floats] = {}
     on_done = progress("computing features", views * sum(map(len, splits.values())))
     for number in range(views):

@@ -59,7 +59,7 @@ class FittedHead:
 
 
 def assign_folds(labels: Integers, groups: Integers, seed: int, folds: int = FOLDS) -> Integers:
-    """Assign each row to a fold, int64 `[N]`, stratified by class; rows of one group (near-duplicates) share a fold.
+    """Assign each row to a fold, int64 `[N]`, stratified by class; rows of one group (near-duplicates) share a fold, whatever their labels.
 
     Args:
         labels: int64 `[N]`.
@@ -68,15 +68,16 @@ def assign_folds(labels: Integers, groups: Integers, seed: int, folds: int = FOL
         folds: number of folds.
     """
     generator = np.random.default_rng((seed, 7))
-    fold_of = np.zeros(len(labels), np.int64)
+    names, first, group_of = np.unique(groups, return_index=True, return_inverse=True)
+    label_of = labels[first]  # of the first row of each group
+    fold_of = np.zeros(len(names), np.int64)
     start = 0
-    for label in np.unique(labels):
-        members = np.unique(groups[labels == label])
-        numbers = dict(zip(generator.permutation(members).tolist(), ((start + np.arange(len(members))) % folds).tolist(), strict=True))
-        rows = np.flatnonzero(labels == label)
-        fold_of[rows] = [numbers[group] for group in groups[rows].tolist()]
+    for label in np.unique(label_of):
+        members = generator.permutation(np.flatnonzero(label_of == label))
+        fold_of[members] = (start + np.arange(len(members))) % folds
         start += len(members)
-    return fold_of
+    result: Integers = fold_of[group_of]
+    return result
 
 
 def fit_head(

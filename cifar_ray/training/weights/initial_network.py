@@ -14,6 +14,8 @@ from cifar_ray.data.streamed import TrainingImages, training_mean_std
 from cifar_ray.errors import BundleError, ConfigError
 from cifar_ray.models import create_model
 from cifar_ray.models.stages import Stage, head_name, stages
+from cifar_ray.models.timm_networks import adapt_weights
+from cifar_ray.models.views import Views
 from cifar_ray.store import Bundle, PretrainedOrigin, load_model
 from cifar_ray.training.weights.pretrained import load_pretrained
 
@@ -85,6 +87,8 @@ def create_from(parent: Bundle, class_names: Sequence[str], image_size_px: int, 
     model = create_model(architecture.name, **(architecture.arguments | {"num_classes": len(class_names), "image_size": image_size_px}))
     name, known = head_name(model), parent.manifest.class_names
     weights = dict(parent.weights)
+    if image_size_px != parent.manifest.image_size_px and not isinstance(model, Views):
+        weights = adapt_weights(model, weights)
     for part, parameter in model.get_submodule(name).named_parameters():
         rows = parameter.detach().clone()
         for row, class_name in enumerate(class_names):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import pickle
@@ -12,17 +13,19 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from cifar_ray.config import PRETRAINED_PACKAGE
 from cifar_ray.data.sources import impatient_network
 from cifar_ray.data.statistics import ChannelValues
 from cifar_ray.errors import ConfigError, DataError
+from cifar_ray.inference.export import MANIFEST_KEY
 from cifar_ray.models.detect import canonical
 from cifar_ray.models.stages import head_name
-from cifar_ray.models.timm_networks import PREFIX, pretrained_config
+from cifar_ray.models.timm_networks import PREFIX, adapt_weights, pretrained_config
 from cifar_ray.models.weight_files import read_weights
-from cifar_ray.store import PretrainedOrigin
+from cifar_ray.store import Manifest, PretrainedOrigin
 from cifar_ray.training.weights.hub import download
 
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of the channels in the training of most weights
@@ -79,8 +82,14 @@ def find_pretrained(model: str, source: str) -> Pretrained:
     if source.startswith("package:"):
         return _from_package(model, source.removeprefix("package:"))
     path = Path(source).expanduser()
-    weights, _ = read_weights(path)
-    return Pretrained(canonical(weights), *_statistics(model), _origin(path.name, _sha256(path), ""))
+    weights, about = read_weights(path)
+    mean, std = _statistics(model)
+    stated = ""
+    with contextlib.suppress(KeyError, ValidationError):  # an export of the store contains its manifest
+        manifest = Manifest.model_validate_json(about[MANIFEST_KEY])
+        mean, std = manifest.channel_mean, manifest.channel_std
+        stated = manifest.pretrained.license if manifest.pretrained else ""
+    return Pretrained(canonical(weights), mean, std, _origin(path.name, _sha256(path), stated))
 
 
 def load_pretrained(network: nn.Module, model: str, source: str) -> Pretrained:
@@ -95,14 +104,22 @@ def load_pretrained(network: nn.Module, model: str, source: str) -> Pretrained:
     weights = dict(found.weights)
     if source == f"package:{PRETRAINED_PACKAGE}":
         weights = _renamed(weights, own)
-    missing = [name for name in own if not name.startswith(head) and not name.endswith("num_batches_tracked") and name not in weights]
-    wrong = [name for name in own if not name.startswith(head) and name in weights and weights[name].shape != own[name].shape]
-    if missing or wrong:
-        count = f"{len(missing)} of {len(own)} tensors are missing" if missing else f"{len(wrong)} tensors have another shape"
-        first = (missing or wrong)[0]
-        raise ConfigError(f"pretrained: {source} has the weights of another network, not of {model}: {count}, the first is {first}")
+    body = {name: tensor for name, tensor in own.items() if not name.startswith(head) and not name.endswith("num_batches_tracked")}
+    if _differences(body, weights):
+        weights = adapt_weights(network, weights)  # for example of another image size
+    if differences := _differences(body, weights):
+        raise ConfigError(f"pretrained: {source} has the weights of another network, not of {model}: {differences}")
     network.load_state_dict({name: tensor if name.startswith(head) else weights.get(name, tensor) for name, tensor in own.items()})
     return found
+
+
+def _differences(body: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
+    """In what weights differ from those of a network without its head; empty if they fit."""
+    missing = [name for name in body if name not in weights]
+    wrong = [name for name in body if name in weights and weights[name].shape != body[name].shape]
+    if missing:
+        return f"{len(missing)} of {len(body)} tensors are missing, the first is {missing[0]}"
+    return f"{len(wrong)} tensors have another shape, the first is {wrong[0]}" if wrong else ""
 
 
 def _from_hub(model: str, tag: str) -> Pretrained:
