@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from cifar_ray.config import TrainConfig
-from cifar_ray.data import DatasetSplits, ImageDataset, cache, load_splits
+from cifar_ray.data import DatasetSplits, ImageDataset, load_splits
+from cifar_ray.data import dataset_cache as cache
 from cifar_ray.errors import DataError
 
 # Loads a folder in a process of its own. With "hold" it stops in the middle of decoding until a line arrives.
