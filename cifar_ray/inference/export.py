@@ -24,12 +24,12 @@ from cifar_ray.inference.predictor import Predictor
 from cifar_ray.storage import FileTree
 from cifar_ray.store import Bundle, Manifest
 from cifar_ray.store.bundle import encode
+from cifar_ray.store.manifest import MANIFEST_KEY
 
 ExportFormat = Literal["onnx", "torchscript", "pt2", "safetensors"]
 
 SUFFIXES: dict[ExportFormat, str] = {"onnx": ".onnx", "torchscript": ".torchscript.pt", "pt2": ".pt2", "safetensors": ".safetensors"}
 ONNX_OPSET = 18
-MANIFEST_KEY = "cifar_ray.manifest"
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from cifar_ray.config import ResizePolicy
 from cifar_ray.errors import BundleError, ConfigError
-from cifar_ray.inference.export import MANIFEST_KEY
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.models.detect import canonical, detect
 from cifar_ray.models.weight_files import read_weights
 from cifar_ray.store import Architecture, Bundle, Manifest, ModelStore
+from cifar_ray.store.manifest import MANIFEST_KEY
 
 _IMPORTED = "imported"
 

@@ -9,6 +9,7 @@ from pydantic import AwareDatetime, Field
 from cifar_ray.config import NAME_PATTERN, Config, ResizePolicy
 
 FORMAT_VERSION: Final = 1
+MANIFEST_KEY: Final = "cifar_ray.manifest"  # of the manifest in the metadata of exported files
 
 Channel = Annotated[float, Field(allow_inf_nan=False)]
 

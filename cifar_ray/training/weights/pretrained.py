@@ -20,12 +20,12 @@ from cifar_ray.config import PRETRAINED_PACKAGE
 from cifar_ray.data.sources import impatient_network
 from cifar_ray.data.statistics import ChannelValues
 from cifar_ray.errors import ConfigError, DataError
-from cifar_ray.inference.export import MANIFEST_KEY
 from cifar_ray.models.detect import canonical
 from cifar_ray.models.stages import head_name
 from cifar_ray.models.timm_networks import PREFIX, adapt_weights, pretrained_config
 from cifar_ray.models.weight_files import read_weights
 from cifar_ray.store import Manifest, PretrainedOrigin
+from cifar_ray.store.manifest import MANIFEST_KEY
 from cifar_ray.training.weights.hub import download
 
 IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of the channels in the training of most weights
