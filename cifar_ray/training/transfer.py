@@ -21,8 +21,8 @@ from cifar_ray.errors import Interrupted
 from cifar_ray.metrics.intervals import describe_accuracy
 from cifar_ray.store.bundle import MANIFEST_FILE, encode
 from cifar_ray.training.loop.trainer import Trainer
+from cifar_ray.training.probe.linear_probe import Probe, train_probe
 from cifar_ray.training.probe.mirroring import mirroring_harms
-from cifar_ray.training.probe.probe import Probe, train_probe
 from cifar_ray.training.probe.tail import Tail, TailTrainer
 from cifar_ray.training.records.results import TrainedRun, Weights
 from cifar_ray.training.records.run_folder import Run

@@ -18,8 +18,8 @@ from cifar_ray.inference.engines import NetworkInput, TorchEngine
 from cifar_ray.models import create_model
 from cifar_ray.models.precision import Precision
 from cifar_ray.training.probe import feature_cache, features
+from cifar_ray.training.probe.extraction import Backbone, extract
 from cifar_ray.training.probe.feature_cache import FeatureCache, digest, make_room
-from cifar_ray.training.probe.features import Backbone, extract
 
 CPU = torch.device("cpu")
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)

@@ -6,7 +6,7 @@ a step sees the same images for any number of workers, and (seed, epoch, step) i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -17,14 +17,13 @@ from torch import Tensor
 
 from cifar_ray.config import AugmentationConfig, SamplingName
 from cifar_ray.data.batches.augmentation import Augmentation, Augmenter
-from cifar_ray.data.batches.sampling import draw_order
+from cifar_ray.data.batches.sampling import draw_order, spread_rows
 from cifar_ray.data.batches.transforms import normalize
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.statistics import ChannelValues
 from cifar_ray.data.streamed import StreamedImages, TrainingImages
 from cifar_ray.errors import DataError
 
-_WHOLE_SAMPLE_PX = 32  # a sample of larger images has fewer images and the same number of pixels
 _FLIP_STREAM, _ORDER_STREAM, _AUGMENT_STREAM, _NOISE_STREAM = range(4)
 
 
@@ -205,7 +204,7 @@ class _Held:
 
     def sample(self, count: int) -> Tensor:
         """Implements `TrainLoader.sample`."""
-        return self._images[torch.from_numpy(_spread(count, self._images.shape)).to(self._images.device)]
+        return self._images[torch.from_numpy(spread_rows(count, self._images.shape)).to(self._images.device)]
 
     def expect(self, shares: Iterable[Tensor]) -> None:
         """Do nothing: images in memory need no request."""
@@ -225,7 +224,7 @@ class _Arriving:
 
     def sample(self, count: int) -> Tensor:
         """Implements `TrainLoader.sample`."""
-        rows = _spread(count, (len(self._dataset), self._dataset.image_size_px))
+        rows = spread_rows(count, (len(self._dataset), self._dataset.image_size_px))
         return torch.from_numpy(self._dataset.pictures.read(rows)).to(self._labels.device)
 
     def expect(self, shares: Iterable[Tensor]) -> None:
@@ -245,12 +244,6 @@ class _Arriving:
             done += count
         device = self._labels.device
         return torch.from_numpy(images).to(device), self._labels[indices], torch.arange(len(images), device=device)
-
-
-def _spread(count: int, shape: Sequence[int]) -> npt.NDArray[np.int64]:
-    size_px = max(_WHOLE_SAMPLE_PX, shape[1])
-    count = min(shape[0], max(1, count * _WHOLE_SAMPLE_PX**2 // size_px**2))
-    return np.arange(count) * shape[0] // count
 
 
 class EvaluationLoader:

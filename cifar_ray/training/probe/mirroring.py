@@ -9,9 +9,9 @@ import numpy as np
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.data.task_progress import StartTask
-from cifar_ray.training.probe.features import extract_view
+from cifar_ray.training.probe.extraction import extract_view
 from cifar_ray.training.probe.head import assign_folds, fit_head
-from cifar_ray.training.probe.probe import Rows, open_backbone
+from cifar_ray.training.probe.linear_probe import Rows, open_backbone
 
 _MAX_PICTURES = 1000
 _LEAST_LOSS = 0.1  # of accuracy

@@ -23,7 +23,7 @@ from cifar_ray.models.stages import head_name
 from cifar_ray.store import Architecture, PretrainedOrigin
 from cifar_ray.training.loop.judging import judge
 from cifar_ray.training.loop.losses import balanced_weights
-from cifar_ray.training.probe.features import Backbone, Floats, extract
+from cifar_ray.training.probe.extraction import Backbone, Floats, extract
 from cifar_ray.training.probe.head import FittedHead, LinearHead, assign_folds, fit_head
 from cifar_ray.training.records.results import EpochReport, FitResult, Weights
 from cifar_ray.training.weights.pretrained import load_pretrained
