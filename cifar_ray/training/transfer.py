@@ -100,6 +100,8 @@ def train_transfer(run: Run, splits: TrainingSplits, progress: Progress) -> Trai
 def _probe(run: Run, splits: TrainingSplits, progress: Progress) -> tuple[TrainedRun, bool]:
     """The trained probe, and whether pictures may be mirrored."""
     config = run.config
+    if config.max_workers > 1:
+        progress.on_message("the probe runs in this process, on all cores or the GPU of this machine; --num-workers applies to fine-tuning")
     mirror = config.augmentation.flip != "none"
     uses_mirroring = config.views > 1 or config.method == "finetune" or (config.method == "auto" and _budget_s(config) > 0)
     if mirror and uses_mirroring and mirroring_harms(config, splits, progress.on_task):

@@ -17,7 +17,8 @@ import torch
 from cifar_ray.inference.engines import NetworkInput, TorchEngine
 from cifar_ray.models import create_model
 from cifar_ray.models.precision import Precision
-from cifar_ray.training.probe import feature_cache, features
+from cifar_ray.training.probe import extraction as features
+from cifar_ray.training.probe import feature_cache
 from cifar_ray.training.probe.extraction import Backbone, extract
 from cifar_ray.training.probe.feature_cache import FeatureCache, digest, make_room
 
