@@ -1,5 +1,6 @@
 """Shared fixtures. The one local Ray cluster is started when the first test needs it."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -24,6 +25,16 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("CIFAR_RAY_CACHE", str(folder))
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def own_log_level() -> Iterator[None]:
+    """Libraries such as nncf change the root logger, and `caplog` would see nothing afterwards."""
+    root = logging.getLogger()
+    level, disabled = root.level, root.manager.disable
+    yield
+    root.setLevel(level)
+    logging.disable(disabled)
 
 
 @pytest.fixture(scope="session")

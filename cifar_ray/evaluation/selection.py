@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +18,8 @@ from cifar_ray.store import Manifest
 
 SplitName = Literal["test", "val", "train", "all"]
 
+_logger = logging.getLogger(__name__)
+
 # The settings that determine which images are in which split.
 _SPLIT_SETTINGS = ("dataset", "data_dir", "val_fraction", "test_fraction", "seed", "groups")
 
@@ -29,7 +32,9 @@ class DataChoice(Config):
         None,
         description="folder of images: DIR/<class>/… or DIR/train/<class>/… with val/ and test/; cifar10, cifar100: folder of the files",
     )
-    split: SplitName = Field("test", description="split to use; all: every image, for data that the model was not trained on")
+    split: SplitName = Field(
+        "test", description="split to use, val if there is no test split; all: every image, for data that the model was not trained on"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +78,9 @@ def load_selected(manifest: Manifest, config: TrainConfig, split: SplitName, pro
     """
     config = config.model_copy(update={"image_size": manifest.image_size_px, "resize_policy": manifest.resize_policy})
     splits = load_splits(config, progress)
+    if split == "test" and splits.test is None and splits.val is not None:
+        _logger.info("%s has no test pictures: its %d validation pictures are used", splits.name, len(splits.val))
+        split = "val"
     chosen = pick(splits, split)
     images = relabel(chosen, manifest.class_names, splits.name)
     train = splits.train if split in ("test", "val") else None

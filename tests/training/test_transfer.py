@@ -34,11 +34,9 @@ def draw(path: Path, shape: str, number: int, size: tuple[int, int] = (160, 120)
     elif shape == "stripes":
         for offset in range(0, 60, 12):
             pen.rectangle((x + offset, y, x + offset + 5, y + 60), fill=colour)
-    else:  # an arrow; "left" is the mirror image of "right"
-        points = [(x, y + 20), (x + 35, y + 20), (x + 35, y), (x + 65, y + 30), (x + 35, y + 60), (x + 35, y + 40), (x, y + 40)]
-        if shape == "left":
-            points = [(2 * x + 65 - px, py) for px, py in points]
-        pen.polygon(points, fill=colour)
+    else:  # a hill that rises to one side; "left" is the mirror image of "right"
+        low, high = (size[0], 0) if shape == "left" else (0, size[0])
+        pen.polygon([(low, size[1]), (high, size[1]), (high, int(random.integers(0, 30)))], fill=colour)
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path, quality=90)
 
@@ -79,7 +77,7 @@ def test_the_saved_network_gives_the_figures_that_were_printed(photos: Path, tmp
     assert bundle.manifest.architecture.arguments["views"] == 4
     assert console.main(["evaluate", "photos", "--storage", str(tmp_path / "storage"), "--robustness-images", "0", "--no-leakage"]) == 0
     (report,) = (tmp_path / "storage" / "evaluations").rglob("evaluation.json")
-    assert json.loads(report.read_text())["accuracy"]["value"] == pytest.approx(bundle.manifest.metrics["val_accuracy"], abs=0.13)
+    assert json.loads(report.read_text())["accuracy"] == bundle.manifest.metrics["val_accuracy"]
 
 
 def test_fine_tuning_keeps_the_better_of_both_and_prints_both(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

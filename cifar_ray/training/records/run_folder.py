@@ -67,7 +67,7 @@ class Run:
     def is_finished(self) -> bool:
         """Whether its model was saved; runs of earlier releases, which cannot resume, count as finished."""
         ended, has_history = self.files.have_files([_END_FILE, "history.json"])
-        return ended or (has_history and self.checkpoints.attempts() == 0)
+        return ended or (self.config.method == "scratch" and has_history and self.checkpoints.attempts() == 0)
 
     def begin(self) -> StorageProbe:
         """Write the config, so that the same command resumes this run, and the fingerprint of the data set.

@@ -53,7 +53,7 @@ def _unreachable(address: str) -> str:
                 outcome[0] = ""
         except urllib.error.HTTPError:
             outcome[0] = ""  # the client reports it better
-        except (OSError, ValueError) as error:
+        except Exception as error:  # of any kind of proxy or resolver: a thread must not end with a traceback
             outcome[0] = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
 
     thread = threading.Thread(target=ask, name="hub", daemon=True)  # looking up a name has no timeout
