@@ -21,6 +21,7 @@ VERBS = {
     "quantize": "add an int8 form for CPUs to a model",
     "serve": "serve a model over HTTP",
     "keys": "add, list and revoke the API keys of a server",
+    "cache": "list and clear the cache of decoded pictures and features",
     "store": "list, show, promote, roll back, delete, export and import models",
     "demo": "train a small model, serve it and send it a picture",
 }

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from cifar_ray.config import ResizePolicy, TrainConfig, parse_groups
-from cifar_ray.data import cache
+from cifar_ray.data import dataset_cache as cache
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.data.decode import DECODER_VERSION, fit
 from cifar_ray.data.folder import load_folder
@@ -137,7 +137,7 @@ def load_cifar(name: str, data_dir: Path | None, size_px: int) -> DatasetSplits:
 
     def build(allocate: cache.Allocate) -> DatasetSplits:
         parts: dict[str, ImageDataset] = {}
-        for split, raw in _open_cifar(name, data_dir or cache.cache_folder() / "downloads").items():
+        for split, raw in _open_cifar(name, data_dir or cache.cache_folder() / cache.DOWNLOADS).items():
             images = allocate(split, len(raw.data), size_px)
             _fill(images, raw.data)
             parts[split] = ImageDataset(images, np.array(raw.targets, np.int64), tuple(raw.classes))

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_ray.config import ResizePolicy
-from cifar_ray.data import cache
+from cifar_ray.data import dataset_cache as cache
 from cifar_ray.data.bursts import MAX_PICTURES, SKETCH_PX, find_bursts, sketch
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset, Splits
 from cifar_ray.data.decode import DECODER_VERSION, decode_square

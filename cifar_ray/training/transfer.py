@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import nn
 
+from cifar_ray.cluster.signals import Signals
 from cifar_ray.config import ResizePolicy, StartConfig, TrainConfig, parse_config
-from cifar_ray.data.dataset import DatasetSplits
+from cifar_ray.data.batches.loader import Shard
+from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.data.streamed import StreamedImages, StreamedSplits, TrainingSplits
 from cifar_ray.data.task_progress import StartTask
+from cifar_ray.errors import Interrupted
 from cifar_ray.metrics.intervals import describe_accuracy
 from cifar_ray.store.bundle import MANIFEST_FILE, encode
+from cifar_ray.training.loop.trainer import Trainer
 from cifar_ray.training.probe.mirroring import mirroring_harms
 from cifar_ray.training.probe.probe import Probe, train_probe
+from cifar_ray.training.probe.tail import Tail, TailTrainer
 from cifar_ray.training.records.results import TrainedRun, Weights
 from cifar_ray.training.records.run_folder import Run
 from cifar_ray.training.save_model import describe
+from cifar_ray.training.tail_finetuning import finetune_tail, open_tail
+from cifar_ray.training.weights.initial_network import load_parent
 
 if TYPE_CHECKING:
     from cifar_ray.training.records.progress import Progress
@@ -33,6 +42,7 @@ _STAGE_DECAY = 0.8
 _LEAST_EPOCHS = 2
 _UNITS_S = {"s": 1, "m": 60, "h": 3600}
 _TIMED_STEPS = 2
+_SHARE_OF_BUDGET = 0.9  # the rest is for evaluation
 
 
 def choose_resize_policy(
@@ -66,21 +76,38 @@ def train_transfer(run: Run, splits: TrainingSplits, progress: Progress) -> Trai
     """
     config = run.config
     run.begin()
+    with Signals():
+        try:
+            trained, mirror = _probe(run, splits, progress)
+            planned = None if config.method == "probe" else _plan_finetuning(run, trained, splits, progress, mirror)
+        except Interrupted as stop:
+            raise Interrupted(
+                f"run {run.name} stopped; features so far are cached; resume it with: {run.command()}", stop.signal_number
+            ) from None
+        if planned is None:
+            return trained
+        if planned.opened is not None:
+            tuned = finetune_tail(run, planned.config, trained, splits, planned.opened, progress)
+            return _better(config, trained, tuned, splits, progress)
+    from cifar_ray.training.on_ray.ray_trainer import train_on_ray
+
+    streamed = splits.train if isinstance(splits.train, StreamedImages) else None
+    tuned = train_on_ray(run.with_config(planned.config), progress, streamed)
+    return _better(config, trained, tuned, splits, progress)
+
+
+def _probe(run: Run, splits: TrainingSplits, progress: Progress) -> tuple[TrainedRun, bool]:
+    """The trained probe, and whether pictures may be mirrored."""
+    config = run.config
     mirror = config.augmentation.flip != "none"
-    if mirror and (config.views > 1 or config.method != "probe") and mirroring_harms(config, splits, progress.on_task):
+    uses_mirroring = config.views > 1 or config.method == "finetune" or (config.method == "auto" and _budget_s(config) > 0)
+    if mirror and uses_mirroring and mirroring_harms(config, splits, progress.on_task):
         progress.on_message("mirrored pictures look like another class: views and augmentation do without mirroring")
         mirror = False
     probe = train_probe(config, splits, progress.on_task, mirror=mirror)
     progress.on_message(_describe_probe(probe, splits))
     run.write_history([probe.report])
-    trained = TrainedRun(run.name, run.files.path(), probe.result, [probe.report], probe.weights)
-    finetuning = None if config.method == "probe" else _plan_finetuning(run, trained, splits, progress, mirror)
-    if finetuning is None:
-        return trained
-    from cifar_ray.training.on_ray.ray_trainer import train_on_ray
-
-    tuned = train_on_ray(run.with_config(finetuning), progress, splits.train if isinstance(splits.train, StreamedImages) else None)
-    return _better(config, trained, tuned, splits, progress)
+    return TrainedRun(run.name, run.files.path(), probe.result, [probe.report], probe.weights), mirror
 
 
 def _describe_probe(probe: Probe, splits: TrainingSplits) -> str:
@@ -92,12 +119,27 @@ def _describe_probe(probe: Probe, splits: TrainingSplits) -> str:
     return f"probe: {', '.join(parts)} in {probe.result.train_seconds:.0f} s"
 
 
-def _plan_finetuning(run: Run, trained: TrainedRun, splits: TrainingSplits, progress: Progress, mirror: bool) -> TrainConfig | None:
-    """The config of fine-tuning, as in the run folder if it has begun before; `None` if it does not pay."""
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """How to fine-tune.
+
+    Attributes:
+        config: its config.
+        opened: the two parts of the network, to train only its last stages on this CPU; `None` trains all stages on Ray's workers.
+    """
+
+    config: TrainConfig
+    opened: tuple[nn.Module, Tail] | None
+
+
+def _plan_finetuning(run: Run, trained: TrainedRun, splits: TrainingSplits, progress: Progress, mirror: bool) -> _Plan | None:
+    """How to fine-tune, as in the run folder if it has begun before; `None` if it does not pay."""
     config = run.config
+    on_cpu = not torch.cuda.is_available() and config.max_workers == 1
+    opened = open_tail(trained, splits) if on_cpu else None
     begun = run.extra_config(_FINETUNE_FILE)
     if begun is not None:
-        return begun
+        return _Plan(begun, opened)
     budget_s = _budget_s(config)
     if config.method == "auto" and not budget_s:
         progress.on_message("fine-tuning is left out on a CPU; --time-budget 15m tries it")
@@ -108,17 +150,25 @@ def _plan_finetuning(run: Run, trained: TrainedRun, splits: TrainingSplits, prog
     _save_probe(run, trained, splits)
     planned = _finetuning_config(run, mirror)
     if config.method == "auto":
-        rate = _images_per_s(planned, splits)
-        epochs = min(planned.epochs, int(budget_s * rate / len(splits.train)))
+        epoch_s = _epoch_s(planned, trained, splits, opened)
+        epochs = min(planned.epochs, int(_SHARE_OF_BUDGET * budget_s / epoch_s))
         if epochs < _LEAST_EPOCHS:
-            needed = _LEAST_EPOCHS * len(splits.train) / rate
-            progress.on_message(f"fine-tuning is left out: {_LEAST_EPOCHS} epochs would take {needed / 60:.0f} min; see --time-budget")
+            progress.on_message(f"fine-tuning is left out: {_LEAST_EPOCHS} epochs would take {_LEAST_EPOCHS * epoch_s / 60:.1f} min")
             return None
-        progress.on_message(f"fine-tuning for {epochs} epochs, about {epochs * len(splits.train) / rate / 60:.1f} min")
-        warmup = min(planned.schedule.warmup_epochs, epochs / 4)
-        planned = planned.model_copy(update={"epochs": epochs, "schedule": planned.schedule.model_copy(update={"warmup_epochs": warmup})})
+        progress.on_message(f"fine-tuning for {epochs} epochs, about {epochs * epoch_s / 60:.1f} min")
+        schedule = planned.schedule.model_copy(update={"warmup_epochs": min(planned.schedule.warmup_epochs, epochs / 4)})
+        planned = planned.model_copy(update={"epochs": epochs, "schedule": schedule})
     run.save_extra_config(_FINETUNE_FILE, planned)
-    return planned
+    return _Plan(planned, opened)
+
+
+def _epoch_s(config: TrainConfig, trained: TrainedRun, splits: TrainingSplits, opened: tuple[nn.Module, Tail] | None) -> float:
+    """Duration of an epoch, seconds, from a few steps in this process."""
+    if opened is not None:
+        about = trained.result.normalization
+        assert isinstance(splits.train, ImageDataset)  # noqa: S101
+        return TailTrainer(opened[1], config, splits.train, about.mean, about.std).estimate_epoch_s(config.epochs)
+    return len(splits.train) / _images_per_s(config, splits)
 
 
 def _budget_s(config: TrainConfig) -> float:
@@ -149,12 +199,6 @@ def _finetuning_config(run: Run, mirror: bool) -> TrainConfig:
 
 def _images_per_s(config: TrainConfig, splits: TrainingSplits) -> float:
     """Training images per second, from two steps in this process, times the number of workers."""
-    import time
-
-    from cifar_ray.data.batches.loader import Shard
-    from cifar_ray.training.loop.trainer import Trainer
-    from cifar_ray.training.weights.initial_network import load_parent
-
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = np.arange(min(len(splits.train), (1 + _TIMED_STEPS) * config.batch_size))
     part = splits if isinstance(splits, StreamedSplits) else DatasetSplits(splits.name, splits.train.subset(rows), None, None)

@@ -12,9 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from cifar_ray.data import cache
-
-FOLDER = "features"
+from cifar_ray.data import dataset_cache as cache
 
 LIMIT_BYTES = 10_000_000_000
 
@@ -34,7 +32,7 @@ class FeatureCache:
     """
 
     def __init__(self, key: str) -> None:
-        self.folder = cache.cache_folder() / FOLDER / key
+        self.folder = cache.cache_folder() / cache.FEATURES / key
         self._tables: list[Floats] = []
         self._places: dict[bytes, tuple[int, int]] = {}
         for path in sorted(self.folder.glob("*.npy")):
@@ -80,7 +78,7 @@ def digest(image: npt.NDArray[np.uint8]) -> bytes:
 
 def make_room(limit_bytes: int) -> None:
     """Delete the least recently used files until the features of all networks take at most `limit_bytes`."""
-    files = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in (cache.cache_folder() / FOLDER).glob("*/*.npy"))
+    files = sorted((path.stat().st_mtime, path.stat().st_size, path) for path in (cache.cache_folder() / cache.FEATURES).glob("*/*.npy"))
     total = sum(size for _, size, _ in files)
     for _, size, path in files:
         if total <= limit_bytes:

@@ -14,6 +14,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -25,6 +26,9 @@ from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.errors import DataError
 
 CACHE_VARIABLE = "CIFAR_RAY_CACHE"
+
+FEATURES, DOWNLOADS = "features", "downloads"  # folders of other kinds
+LIMIT_BYTES = 50_000_000_000  # of decoded data sets; downloads are not counted, and features have a bound of their own
 
 _logger = logging.getLogger(__name__)
 _Entry = TypeVar("_Entry")
@@ -81,6 +85,7 @@ def load_or_write(entry: str, read: Callable[[Path], _Entry], write: Callable[[P
         with _locked(folder.with_name(f"{entry}.lock")):
             found = _try(read, folder)  # another process may have built it while this one waited
             if found is None:
+                _make_room(folder)
                 _put_in_place(folder, write)
                 found = _try(read, folder)
     except OSError as error:
@@ -100,6 +105,18 @@ def _try(read: Callable[[Path], _Entry], folder: Path) -> _Entry | None:
         if folder.exists():
             _logger.warning("cache entry %s is damaged, building it again: %s", folder, error)
         return None
+
+
+def _make_room(new: Path) -> None:
+    """Delete the least recently used data sets until they take at most `LIMIT_BYTES`; processes that have them open keep them."""
+    used = sorted((path.stat().st_atime, path.parent) for path in new.parent.glob("*/entry.json") if path.parent != new)
+    sizes = {folder: _size(folder) for _, folder in used}
+    total = sum(sizes.values())
+    for _, folder in used:
+        if total <= LIMIT_BYTES:
+            break
+        shutil.rmtree(folder, ignore_errors=True)
+        total -= sizes[folder]
 
 
 def _put_in_place(folder: Path, write: Callable[[Path], None]) -> None:
@@ -162,6 +179,49 @@ def allocate(folder: Path, split: str, count: int, size_px: int) -> npt.NDArray[
     if needed > free:
         raise DataError(f"cache folder {folder.parent}: {needed:,} bytes needed, {free:,} free; free some space, or set {CACHE_VARIABLE}")
     return np.lib.format.open_memmap(folder / f"{split}_images.npy", "w+", np.uint8, shape).view(np.ndarray)
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """What the cache holds of one kind: a decoded data set, the features of one network, or downloads.
+
+    Attributes:
+        path: its folder.
+        name: for the user.
+        about: its kind.
+        num_bytes: size on disk.
+    """
+
+    path: Path
+    name: str
+    about: str
+    num_bytes: int
+
+
+def list_cache() -> list[CacheEntry]:
+    """Everything in the cache, the largest first."""
+    root = cache_folder()
+    kinds = [
+        ("decoded pictures", [path.parent for path in root.glob("*/entry.json")]),
+        ("features", list((root / FEATURES).glob("*/"))),
+        ("downloads", [root / DOWNLOADS] if (root / DOWNLOADS).is_dir() else []),
+    ]
+    entries = [CacheEntry(path, path.name, about, _size(path)) for about, paths in kinds for path in paths]
+    return sorted(entries, key=lambda entry: -entry.num_bytes)
+
+
+def clear_cache(*, downloads: bool = False) -> int:
+    """Delete decoded data sets and features, and downloads if asked for; returns the number of bytes."""
+    freed = 0
+    for entry in list_cache():
+        if entry.about != "downloads" or downloads:
+            shutil.rmtree(entry.path, ignore_errors=True)
+            freed += entry.num_bytes
+    return freed
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 @contextlib.contextmanager

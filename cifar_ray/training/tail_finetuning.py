@@ -1,0 +1,162 @@
+"""Fine-tuning on a CPU: the last stages of the probe's network, within a time budget; saved after each epoch."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from cifar_ray.config import TrainConfig
+from cifar_ray.data.dataset import ImageDataset
+from cifar_ray.data.streamed import TrainingSplits
+from cifar_ray.errors import Interrupted
+from cifar_ray.metrics.accuracy import evaluate_logits
+from cifar_ray.metrics.trust import Trust
+from cifar_ray.models import create_model
+from cifar_ray.training.loop.judging import judge, plain
+from cifar_ray.training.probe.tail import Activations, Tail, TailTrainer, fits_memory, split
+from cifar_ray.training.records.results import EpochReport, TrainedRun
+from cifar_ray.training.records.run_folder import Run
+
+if TYPE_CHECKING:
+    from cifar_ray.training.records.progress import Progress
+
+_CHECKPOINT = "tail.pt"
+
+
+def open_tail(probe: TrainedRun, splits: TrainingSplits) -> tuple[nn.Module, Tail] | None:
+    """The probe's network with one view, and its two parts; `None` if it cannot be split or the pictures are too many for the memory."""
+    if not isinstance(splits.train, ImageDataset):
+        return None
+    arguments = {key: value for key, value in probe.result.architecture.arguments.items() if key not in ("views", "mirror_views")}
+    network = create_model(probe.result.architecture.name, **arguments)
+    network.load_state_dict({name.removeprefix("network."): tensor for name, tensor in probe.weights.items()})
+    tail = split(network, splits.train.image_size_px)
+    return (network, tail) if tail is not None and fits_memory(tail, len(splits.train)) else None
+
+
+def finetune_tail(
+    run: Run, config: TrainConfig, probe: TrainedRun, splits: TrainingSplits, opened: tuple[nn.Module, Tail], progress: Progress
+) -> TrainedRun:
+    """Train the upper part for `config.epochs` epochs, resume an interrupted training, and keep the weights of the best epoch.
+
+    Args:
+        run: the run, in whose folder each epoch is saved.
+        config: of the fine-tuning.
+        probe: the trained probe.
+        splits: the data set, in memory.
+        opened: from `open_tail`.
+        progress: receives the progress.
+    """
+    started = time.perf_counter()
+    network, tail = opened
+    assert isinstance(splits.train, ImageDataset)  # noqa: S101
+    about = probe.result.normalization
+    trainer = TailTrainer(tail, config, splits.train, about.mean, about.std)
+    held: dict[str, Activations] = {
+        name: trainer.activations(part.images) for name, part in splits if name != "train" and isinstance(part, ImageDataset)
+    }
+    state = _State(trainer)
+    state.load(run.files.read(_CHECKPOINT))
+    trainer.prepare(progress.on_task)
+    progress.on_message(
+        f"fine-tuning the last stages on a CPU: {config.epochs} epochs, {trainer.num_views} augmented views of each picture"
+    )
+    while trainer.epoch < config.epochs:
+        epoch_started, number = time.perf_counter(), trainer.epoch + 1
+        try:
+            loss, accuracy = trainer.run_epoch(config.epochs, partial(progress.on_step, number))
+        except Interrupted as stop:
+            saved = f"{trainer.epoch} epochs are saved; " if trainer.epoch else ""
+            raise Interrupted(f"run {run.name} stopped; {saved}resume it with: {run.command()}", stop.signal_number) from None
+        val = evaluate_logits(trainer.logits(held["val"]), splits.val.labels) if splits.val is not None else None
+        seconds = time.perf_counter() - epoch_started
+        state.add(
+            EpochReport(
+                epoch=trainer.epoch,
+                train_loss=loss,
+                train_accuracy=accuracy,
+                val_loss=val.loss if val else None,
+                val_accuracy=val.accuracy if val else None,
+                learning_rate=float(trainer.optimizers[0].param_groups[0]["lr"]),
+                seconds=seconds,
+                images_per_s=trainer.steps_per_epoch * config.batch_size / seconds,
+                improved=state.is_better(val.accuracy if val else None),
+                val_confusion=plain(val),
+            )
+        )
+        run.files.replace(_CHECKPOINT, state.to_bytes())
+        progress.on_epoch(state.reports[-1])
+    trainer.average.network.load_state_dict(state.kept)
+    logits = {name: trainer.logits(part) for name, part in held.items()}
+    trust = Trust.fit(logits["val"], splits.val.labels) if splits.val is not None else probe.result.trust
+    judged = judge(splits, logits, trust)
+    tail.upper.load_state_dict(state.kept)
+    arguments = {key: value for key, value in probe.result.architecture.arguments.items() if key not in ("views", "mirror_views")}
+    result = dataclasses.replace(
+        probe.result,
+        best_epoch=state.best,
+        metrics=judged.metrics,
+        train_seconds=time.perf_counter() - started,
+        architecture=probe.result.architecture.model_copy(update={"arguments": arguments}),
+        trust=trust,
+        test_confusion=judged.test_confusion,
+        test_judged=judged.test_judged,
+    )
+    run.write_history(state.reports)
+    return TrainedRun(run.name, run.files.path(), result, state.reports, network.state_dict())
+
+
+class _State:
+    """Position and results so far, and their form on disk."""
+
+    def __init__(self, trainer: TailTrainer) -> None:
+        self.trainer = trainer
+        self.reports: list[EpochReport] = []
+        self.best = 0
+        self.kept: dict[str, torch.Tensor] = {}
+
+    def is_better(self, accuracy: float | None) -> bool:
+        """Whether an epoch is the best so far; ties go to the later one."""
+        return accuracy is None or not self.best or accuracy >= (self.reports[self.best - 1].val_accuracy or 0)
+
+    def add(self, report: EpochReport) -> None:
+        """Take the report of an epoch."""
+        self.reports.append(report)
+        if report.improved:
+            self.best, self.kept = report.epoch, self.trainer.weights()
+
+    def to_bytes(self) -> bytes:
+        """Everything that a resumed training needs."""
+        trainer, buffer = self.trainer, io.BytesIO()
+        torch.save(
+            {
+                "upper": trainer.tail.upper.state_dict(),
+                "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
+                "average": trainer.average.state_dict(),
+                "epoch": trainer.epoch,
+                "best": self.best,
+                "kept": self.kept,
+                "reports": [report.figures() for report in self.reports],
+            },
+            buffer,
+        )
+        return buffer.getvalue()
+
+    def load(self, data: bytes | None) -> None:
+        """Restore the state from `to_bytes`; `None` for a new training."""
+        if data is None:
+            return
+        state: dict[str, Any] = torch.load(io.BytesIO(data), weights_only=True)
+        trainer = self.trainer
+        trainer.tail.upper.load_state_dict(state["upper"])
+        for optimizer, saved in zip(trainer.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        trainer.average.load_state_dict(state["average"])
+        trainer.epoch, self.best, self.kept = state["epoch"], state["best"], state["kept"]
+        self.reports = [EpochReport(**figures) for figures in state["reports"]]
