@@ -3,10 +3,11 @@
     pip install -e '.[bench,openvino]'; apt-get install wrk
     python benchmarks/serving                                          # everything; about half an hour
     python benchmarks/serving --only fast,litserve --models airnet --seconds 3 --rounds 1
+    python benchmarks/serving --only fast,litserve_fp32,litserve,litserve_engine --storage DIR --pictures DIR   # your model and photographs
 
 Starts each server in turn, round after round, with the same bundle (random weights: the arithmetic is the same) on the same cores
-as the load generator, and posts one 32×32 JPEG as a multipart form over loopback. Measurements are appended to a file, so that a
-comparison can be made in several sittings; the table is over all of them.
+as the load generator, and posts one 32×32 JPEG as a multipart form over loopback, or photographs in turn. Measurements are appended
+to a file, so that a comparison can be made in several sittings; the table is over all of them.
 """
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ from contenders import ROOT, URL, contenders, started
 from random_model import keep_random
 from table import render
 
+from cifar_ray.store import ModelStore
+from cifar_ray.store.default_model import last_promoted_first
+
 WARM_UP_S = 3
+PHOTOGRAPHS = 100
 
 
 def main() -> None:
@@ -31,7 +36,10 @@ def main() -> None:
     known = contenders()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(known), help=f"of {', '.join(known)}")
-    parser.add_argument("--models", default="small_cnn,airnet")
+    parser.add_argument("--models", default="small_cnn,airnet", help="networks with random weights, unless --storage is given")
+    parser.add_argument("--storage", type=Path, help="serve the model that was promoted last in this storage, instead of --models")
+    parser.add_argument("--pictures", type=Path, help="folder of photographs to post, instead of one 32×32 JPEG")
+    parser.add_argument("--side", type=int, default=400, help="longer side of the photographs that are posted, in pixels (default: 400)")
     parser.add_argument("--concurrency", default="1,32,128")
     parser.add_argument("--seconds", type=float, default=10.0, help="of load at each concurrency, after warming up")
     parser.add_argument("--rounds", type=int, default=2)
@@ -44,24 +52,33 @@ def main() -> None:
         raise SystemExit("the load generator is missing: apt-get install wrk")
     if options.cores:
         os.sched_setaffinity(0, map(int, options.cores.split(",")))
-    body, levels = load.multipart(), [int(level) for level in options.concurrency.split(",")]
+    levels = [int(level) for level in options.concurrency.split(",")]
+    bodies = load.photographs(options.pictures, options.side, PHOTOGRAPHS) if options.pictures else [load.multipart()]
     with tempfile.TemporaryDirectory() as folder:
-        for model in options.models.split(","):
-            keep_random(model, f"{folder}/{model}")
+        storages = stored(options.storage) if options.storage else {name: f"{folder}/{name}" for name in options.models.split(",")}
+        if not options.storage:
+            for model, storage in storages.items():
+                keep_random(model, storage)
         for _ in range(options.rounds):
-            for model in options.models.split(","):
+            for model, storage in storages.items():
                 for key in options.only.split(","):
                     contender = known[key]
                     name = f"{contender.name} {options.label}".strip() if contender.is_ours else contender.name
-                    with started(contender, f"{folder}/{model}", body, options.checkout.resolve()) as server, options.out.open("a") as out:
-                        load.run(URL, body, max(levels), WARM_UP_S)
+                    with started(contender, storage, bodies[0], options.checkout.resolve()) as server, options.out.open("a") as out:
+                        load.run(URL, bodies, max(levels), WARM_UP_S)
                         for level in levels:
                             before = server.cpu_s()
-                            figures = load.run(URL, body, level, options.seconds)
+                            figures = load.run(URL, bodies, level, options.seconds)
                             figures["cpu_ms"] = (server.cpu_s() - before) / max(figures["requests"], 1) * 1e3
                             print(model, name, level, {k: round(v, 2) for k, v in figures.items()}, flush=True)
                             out.write(json.dumps({"model": model, "server": name, "concurrency": level} | figures) + "\n")
     print(render([json.loads(line) for line in options.out.read_text().splitlines()]))
+
+
+def stored(storage: Path) -> dict[str, str]:
+    """The storage of the user's model, by the model's name."""
+    store = ModelStore(str(storage.resolve()))
+    return {last_promoted_first(store)[0]: str(storage.resolve())}
 
 
 if __name__ == "__main__":

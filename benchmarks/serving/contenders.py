@@ -60,6 +60,8 @@ def contenders() -> dict[str, Contender]:
         "simple": Contender("cifar_ray, serve run", [serve, "run", "deployments:app"], {}, True),
         "torch": Contender("cifar_ray, serve run engine=torch", [serve, "run", "deployments:app", "engine=torch"], {}, True),
         "litserve": Contender("LitServe, batching", [sys.executable, "litserve_app.py"]),
+        "litserve_fp32": Contender("LitServe, batching, fp32", [sys.executable, "litserve_app.py"], {"PEER_PRECISION": "fp32"}),
+        "litserve_engine": Contender("LitServe, batching, our engine", [sys.executable, "litserve_app.py"], {"PEER_ENGINE": "auto"}),
         "fastapi": Contender(
             "FastAPI + uvicorn",
             [bin_of("uvicorn"), "fastapi_app:app", "--port", str(PORT), "--workers", str(_CORES), "--no-access-log"],

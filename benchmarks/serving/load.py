@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,19 @@ from PIL import Image
 
 _BOUNDARY = "cifar-ray-benchmark"
 _SCRIPT = f"""
-local file = io.open(os.getenv("BENCHMARK_BODY"), "rb")
-wrk.method, wrk.body = "POST", file:read("*a")
+wrk.method = "POST"
 wrk.headers["Content-Type"] = "multipart/form-data; boundary={_BOUNDARY}"
+local requests, sent = {{}}, 0
+function init(args)
+    for number = 1, tonumber(os.getenv("BENCHMARK_BODIES")) do
+        local file = io.open(os.getenv("BENCHMARK_FOLDER") .. "/body" .. number, "rb")
+        requests[number] = wrk.format(nil, nil, nil, file:read("*a"))
+    end
+end
+function request()
+    sent = sent + 1
+    return requests[sent % #requests + 1]
+end
 function done(summary, latency)
     local errors = summary.errors
     io.write(string.format('\\n{{"requests": %d, "duration_us": %d, "p50_us": %d, "p99_us": %d, "errors": %d}}\\n',
@@ -34,27 +45,52 @@ def multipart(image_size_px: int = 32) -> bytes:
     noisy = np.clip(pixels + rng.normal(0, 4, pixels.shape), 0, 255).astype(np.uint8)
     jpeg = io.BytesIO()
     Image.fromarray(noisy).save(jpeg, "JPEG", quality=90)
+    return form(jpeg.getvalue())
+
+
+def photographs(folder: Path, side_px: int, count: int) -> list[bytes]:
+    """Pictures of a folder as forms: JPEGs whose longer side has `side_px`, evenly from the sorted folder.
+
+    Raises:
+        SystemExit: if the folder has no JPEGs.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))
+    if not paths:
+        raise SystemExit(f"{folder} has no JPEGs")
+    forms = []
+    for path in paths[:: max(1, len(paths) // count)][:count]:
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+        scale = side_px / max(image.size)
+        jpeg = io.BytesIO()
+        image.resize((round(scale * image.width), round(scale * image.height))).save(jpeg, "JPEG", quality=90)
+        forms.append(form(jpeg.getvalue()))
+    return forms
+
+
+def form(jpeg: bytes) -> bytes:
+    """A JPEG as a form field named `image`."""
     head = f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="frog.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
-    return head.encode() + jpeg.getvalue() + f"\r\n--{_BOUNDARY}--\r\n".encode()
+    return head.encode() + jpeg + f"\r\n--{_BOUNDARY}--\r\n".encode()
 
 
 CONTENT_TYPE = f"multipart/form-data; boundary={_BOUNDARY}"
 
 
-def run(url: str, body: bytes, concurrency: int, seconds: float) -> dict[str, float]:
-    """Keeps `concurrency` connections busy.
+def run(url: str, bodies: Sequence[bytes], concurrency: int, seconds: float) -> dict[str, float]:
+    """Keeps `concurrency` connections busy with the bodies in turn.
 
     Returns:
         `requests_per_s` (only those answered with 2xx), `p50_ms`, `p99_ms`, `errors` and `requests` (all that were answered).
     """
     with tempfile.TemporaryDirectory() as folder:
-        script, picture = Path(folder, "post.lua"), Path(folder, "body")
+        script = Path(folder, "post.lua")
         script.write_text(_SCRIPT)
-        picture.write_bytes(body)
+        for number, body in enumerate(bodies, 1):
+            Path(folder, f"body{number}").write_bytes(body)
         command = ["wrk", "-t1", f"-c{concurrency}", f"-d{seconds:g}s", "--timeout", "30s", "-s", str(script), url]
-        finished = subprocess.run(
-            command, env=os.environ | {"BENCHMARK_BODY": str(picture)}, capture_output=True, text=True, timeout=seconds + 60, check=True
-        )
+        environment = os.environ | {"BENCHMARK_FOLDER": folder, "BENCHMARK_BODIES": str(len(bodies))}
+        finished = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds + 60, check=True)
     raw = json.loads(finished.stdout.strip().splitlines()[-1])
     good = max(0, raw["requests"] - raw["errors"])
     return {
