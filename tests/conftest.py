@@ -29,12 +29,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def own_log_level() -> Iterator[None]:
-    """Libraries such as nncf change the root logger, and `caplog` would see nothing afterwards."""
+    """Libraries such as nncf change the levels of the root logger's handlers, and `caplog` would see nothing afterwards."""
     root = logging.getLogger()
-    level, disabled = root.level, root.manager.disable
+    levels = {part: part.level for part in (root, *root.handlers)}
     yield
-    root.setLevel(level)
-    logging.disable(disabled)
+    for part, level in levels.items():
+        part.setLevel(level)
 
 
 @pytest.fixture(scope="session")
