@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100_000, help="memory: number of pictures (default: 100,000)")
     parser.add_argument("--only", default=",".join(peers.NAMES), help=f"peers: of {', '.join(peers.NAMES)} (default: all)")
     parser.add_argument("--timm-script", type=Path, help="peers: train.py of timm's repository, which is not in its wheel")
+    parser.add_argument("--timm-flags", default=peers.TIMM_FLAGS, help="peers: recipe of timm's train.py (default: %(default)s)")
     parser.add_argument(
         "--environments",
         type=Path,
