@@ -98,11 +98,13 @@ class TuneCommand(TrainConfig, SearchConfig, TrackingFlags):
 
     def train_config(self) -> TrainConfig:
         """The settings of training, the same for all trials."""
-        return TrainConfig.model_validate(self.model_dump(include=set(TrainConfig.model_fields)))
+        return TrainConfig.model_validate(self.model_dump(include=set(TrainConfig.model_fields) - {"time_budget"}))
 
     def search_config(self) -> SearchConfig:
         """The settings of the search."""
-        return SearchConfig.model_validate(self.model_dump(include=set(SearchConfig.model_fields)))
+        values = self.model_dump(include=set(SearchConfig.model_fields))
+        unlimited = values["time_budget"] == "auto"  # the default of training's flag of this name
+        return SearchConfig.model_validate(values | ({"time_budget": None} if unlimited else {}))
 
 
 class FindLrCommand(TrainConfig):
