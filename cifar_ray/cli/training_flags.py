@@ -88,6 +88,7 @@ class TuneCommand(TrainConfig, SearchConfig, TrackingFlags):
     name: str | None = Field(
         None, pattern=NAME_PATTERN, description="name of the search; default: derived from the settings, so that the same command resumes"
     )
+    time_budget: str | None = Field(None, description="stop after this time, for example 90s, 30m or 2h; pauses do not count")  # type: ignore[assignment]
     start: tyro.conf.Suppress[StartConfig | None] = None
     config: str | None = Field(None, description="YAML file of training settings: the start of the search, and what all trials share")
     resume: str | None = Field(None, description="name of the search to resume; also pass --storage if it is not the default")
@@ -102,9 +103,7 @@ class TuneCommand(TrainConfig, SearchConfig, TrackingFlags):
 
     def search_config(self) -> SearchConfig:
         """The settings of the search."""
-        values = self.model_dump(include=set(SearchConfig.model_fields))
-        unlimited = values["time_budget"] == "auto"  # the default of training's flag of this name
-        return SearchConfig.model_validate(values | ({"time_budget": None} if unlimited else {}))
+        return SearchConfig.model_validate(self.model_dump(include=set(SearchConfig.model_fields)))
 
 
 class FindLrCommand(TrainConfig):

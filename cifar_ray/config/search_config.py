@@ -35,6 +35,11 @@ class SearchConfig(Config):
         4, ge=0, description="maximum number of leading trials to train again with another seed, so that the mean decides; 0: none"
     )
 
+    @field_validator("time_budget", mode="before")
+    @classmethod
+    def _read_default_of_training(cls, value: object) -> object:
+        return None if value == "auto" else value
+
     @field_validator("time_budget")
     @classmethod
     def _a_time(cls, value: str | None) -> str | None:
