@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated
 
+from pydantic import Field
 from tyro.conf import subcommand
 
 from cifar_ray import cli
@@ -31,7 +32,7 @@ class List(Config):
 class Clear(Config):
     """Delete everything that can be made again: decoded data sets and features. Downloads stay."""
 
-    downloads: bool = False
+    downloads: bool = Field(False, description="also delete downloaded archives")
 
     def run(self) -> None:
         """Prints how much is free again."""

@@ -34,6 +34,9 @@ MEMORY_PATTERN = r"^(auto|\d+(\.\d+)?[MG]B)$"
 INTERVAL_PATTERN = r"^([1-9]\d*|\d+(\.\d+)?[smh])$"
 BUDGET_PATTERN = r"^(auto|\d+(\.\d+)?[smh])$"
 
+MAX_IMAGE_SIZE_PX = 1024
+_UNITS_S = {"s": 1, "m": 60, "h": 3600}
+
 # What an error message says instead of the pattern
 FORMS = {
     NAME_PATTERN: "use letters, digits, '.', '_' and '-', at most 100, and start with a letter or digit",
@@ -45,6 +48,11 @@ FORMS = {
 }
 
 FrozenPart = Annotated[str, Field(pattern=FROZEN_PATTERN)]
+
+
+def seconds(duration: str) -> float:
+    """A duration such as `30s`, `10m` or `1.5h` in seconds."""
+    return float(duration[:-1]) * _UNITS_S[duration[-1]]
 
 
 class Config(BaseModel):

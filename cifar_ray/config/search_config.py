@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from cifar_ray.config.base import Config
+from cifar_ray.config.base import Config, seconds
 
 
 class SearchConfig(Config):
@@ -57,4 +57,4 @@ class SearchConfig(Config):
     @property
     def time_budget_s(self) -> float | None:
         """The time budget in seconds."""
-        return None if self.time_budget is None else float(self.time_budget[:-1]) * {"s": 1, "m": 60, "h": 3600}[self.time_budget[-1]]
+        return None if self.time_budget is None else seconds(self.time_budget)

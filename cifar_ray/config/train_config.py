@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from cifar_ray.config.base import (
     BUDGET_PATTERN,
     INTERVAL_PATTERN,
+    MAX_IMAGE_SIZE_PX,
     MEMORY_PATTERN,
     NAME_PATTERN,
     PRETRAINED_PACKAGE,
@@ -53,7 +54,7 @@ class TrainConfig(Config):
         None,
         description="folder: DIR/train/<class>/… with optional val/ and test/, or DIR/<class>/…; cifar: folder of the files",
     )
-    image_size: int | None = Field(None, ge=8, le=1024, description="side of the square images, in pixels; default 32")
+    image_size: int | None = Field(None, ge=8, le=MAX_IMAGE_SIZE_PX, description="side of the square images, in pixels; default 32")
     resize_policy: ResizePolicy | Literal["auto"] = Field(
         "pad",
         description="how other shapes become square. pad: add black borders; crop: keep the centre; squash: stretch; "
@@ -159,6 +160,11 @@ class TrainConfig(Config):
     def max_workers(self) -> int:
         """Maximum number of workers; 1 where the cluster decides, which is not known yet."""
         return self.worker_range[1] if self.worker_range else 1
+
+    @property
+    def square_policy(self) -> ResizePolicy:
+        """How other shapes become square; squash where `auto` was not decided by a probe."""
+        return "squash" if self.resize_policy == "auto" else self.resize_policy
 
     @property
     def data_memory_bytes(self) -> int | None:

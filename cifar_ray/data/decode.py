@@ -23,7 +23,7 @@ _MAX_PIXELS = 50_000_000
 # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where this leaves at least so many times the pixels of the result on each side.
 _SPARE = 2
 
-# libavif decodes up to 268 megapixels whatever size the header tells, and scales them: one after the other, so that hostile pictures
+# libavif decodes up to 268 megapixels also if the header has a smaller size, and scales them: one after the other, so that hostile pictures
 # do not fill the memory together. libavif uses all cores for one.
 _ONE_AVIF = threading.Lock()
 
@@ -148,7 +148,7 @@ def fit(image: Image.Image, size_px: int, policy: ResizePolicy, box: Box | None 
         image: RGB, any size.
         size_px: side of the result; an image of this size is returned unchanged.
         policy: `pad` shows the whole image, centred on black; `crop` shows its largest centred square; `squash` stretches the whole
-            image to the square, whatever its aspect ratio.
+            image to the square and ignores its aspect ratio.
         box: the part of the image to show; default: all.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Find classes, splits and pictures in a folder, whatever the usual layout, and say in one line what is wrong with another one."""
+"""Find classes, splits and pictures in a folder with any of the usual layouts; another layout is an error of one line."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cifar_ray.config import ResizePolicy, TrainConfig, parse_groups
+from cifar_ray.config import TrainConfig, parse_groups
 from cifar_ray.data import dataset_cache as cache
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.data.decode import DECODER_VERSION, fit
@@ -47,7 +47,7 @@ def load_splits(config: TrainConfig, progress: StartTask = no_progress) -> Datas
     if config.dataset == "digits":
         found = load_digits(size_px)
     elif config.dataset == "folder":
-        found = load_folder(_folder(config), size_px, _policy(config), progress)
+        found = load_folder(_folder(config), size_px, config.square_policy, progress)
     else:
         found = load_cifar(config.dataset, data_dir, size_px)
     return _divide(config, found)
@@ -73,11 +73,7 @@ def open_splits(config: TrainConfig, progress: StartTask = no_progress) -> Train
     reason = "stream is always" if config.stream == "always" else f"data_memory is {allowed / 1e9:,.1f} GB"
     _logger.info("streaming: %s pictures of %d px need %.1f GB of memory on all workers, %s", f"{count:,}", size_px, needed / 1e9, reason)
     division = repr((config.val_fraction, config.test_fraction, config.seed, config.groups))
-    return load_streamed(listing, size_px, _policy(config), lambda found: _divide(config, found), division, progress)
-
-
-def _policy(config: TrainConfig) -> ResizePolicy:
-    return "squash" if config.resize_policy == "auto" else config.resize_policy
+    return load_streamed(listing, size_px, config.square_policy, lambda found: _divide(config, found), division, progress)
 
 
 def _divide(config: TrainConfig, found: DatasetSplits) -> DatasetSplits:

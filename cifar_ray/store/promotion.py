@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from cifar_ray.errors import BundleError
@@ -98,7 +99,8 @@ def _with_other_classes(new: Manifest, present: Manifest, reference: str) -> tup
 
 
 def _by_validation(new: Manifest, present: Manifest, reference: str) -> tuple[bool, str]:
-    figures = _both(_validation(new), _validation(present))
+    kinds = [name for name in _VALIDATION if name in new.metrics and name in present.metrics]  # a fine-tuned model has no cross-validation
+    figures = _both(_validation(new, kinds), _validation(present, kinds)) or _both(_validation(new), _validation(present))
     if figures is None:
         missing = "an accuracy on the same test images or on validation images is missing"
         return False, f"it cannot be compared with the production model {reference}: {missing}"
@@ -123,12 +125,12 @@ def _test(manifest: Manifest) -> _Figure | None:
     return None if accuracy is None else _Figure("test", accuracy, manifest.image_counts.get("test"))
 
 
-def _validation(manifest: Manifest) -> _Figure | None:
+def _validation(manifest: Manifest, kinds: Collection[str] = tuple(_VALIDATION)) -> _Figure | None:
     return next(
         (
             _Figure(split, manifest.metrics[name], manifest.image_counts.get(split))
             for name, split in _VALIDATION.items()
-            if name in manifest.metrics
+            if name in manifest.metrics and name in kinds
         ),
         None,
     )

@@ -76,7 +76,7 @@ def describe(run: TrainedRun, config: TrainConfig, splits: TrainingSplits) -> Ma
         image_size_px=train.image_size_px,
         channel_mean=run.result.normalization.mean,
         channel_std=run.result.normalization.std,
-        resize_policy="squash" if config.resize_policy == "auto" else config.resize_policy,
+        resize_policy=config.square_policy,
         temperature=run.result.trust.temperature,
         abstain_threshold=run.result.trust.abstain_threshold,
         metrics=run.result.metrics,

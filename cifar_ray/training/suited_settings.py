@@ -9,7 +9,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from cifar_ray.config import PRETRAINED_MODEL, TrainConfig, resolve_storage
+from cifar_ray.config import PRETRAINED_MODEL, resolve_storage
+from cifar_ray.config.base import MAX_IMAGE_SIZE_PX
 from cifar_ray.data.layouts import Listing, list_folder
 from cifar_ray.data.survey import read_headers
 from cifar_ray.errors import DataError
@@ -127,7 +128,7 @@ def _describe_split(listing: Listing, values: Mapping[str, Any]) -> str:
         return f"judged on your {' and '.join(name for name in listing.files if name != 'train')}"
     if not values["val_fraction"]:
         return f"a class has fewer than {FEW_PER_CLASS} pictures, so cross-validation judges instead of one small split"
-    parts = [f"{values[f'{name}_fraction']:.0%} for {name}" for name in ("val", "test") if values[f"{name}_fraction"]]
+    parts = [f"{100 * values[f'{name}_fraction']:.0f} % for {name}" for name in ("val", "test") if values[f"{name}_fraction"]]
     return "held out: " + ", ".join(parts)
 
 
@@ -137,5 +138,5 @@ def _of_timm(model: str) -> dict[str, Any]:
         return {}
     from cifar_ray.models.timm_networks import pretrained_config
 
-    size_px = min(int(pretrained_config(model).input_size[-1]), TrainConfig.model_fields["image_size"].metadata[1].le)
+    size_px = min(int(pretrained_config(model).input_size[-1]), MAX_IMAGE_SIZE_PX)
     return {"model": model, "pretrained": "hub", "image_size": size_px}

@@ -14,7 +14,6 @@ from torch import nn
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.streamed import TrainingSplits
-from cifar_ray.errors import Interrupted
 from cifar_ray.metrics.accuracy import evaluate_logits
 from cifar_ray.metrics.trust import Trust
 from cifar_ray.models import create_model
@@ -29,13 +28,24 @@ if TYPE_CHECKING:
 _CHECKPOINT = "tail.pt"
 
 
+def with_one_view(run: TrainedRun) -> TrainedRun:
+    """The same head on the features of one view: what fine-tuning starts from."""
+    architecture = run.result.architecture
+    if "views" not in architecture.arguments:
+        return run
+    arguments = {key: value for key, value in architecture.arguments.items() if key not in ("views", "mirror_views")}
+    result = dataclasses.replace(run.result, architecture=architecture.model_copy(update={"arguments": arguments}))
+    weights = {name.removeprefix("network."): tensor for name, tensor in run.weights.items()}
+    return dataclasses.replace(run, result=result, weights=weights)
+
+
 def open_tail(probe: TrainedRun, splits: TrainingSplits) -> tuple[nn.Module, Tail] | None:
     """The probe's network with one view, and its two parts; `None` if it cannot be split or the pictures are too many for the memory."""
     if not isinstance(splits.train, ImageDataset):
         return None
-    arguments = {key: value for key, value in probe.result.architecture.arguments.items() if key not in ("views", "mirror_views")}
-    network = create_model(probe.result.architecture.name, **arguments)
-    network.load_state_dict({name.removeprefix("network."): tensor for name, tensor in probe.weights.items()})
+    single = with_one_view(probe)
+    network = create_model(single.result.architecture.name, **single.result.architecture.arguments)
+    network.load_state_dict(single.weights)
     tail = split(network, splits.train.image_size_px)
     return (network, tail) if tail is not None and fits_memory(tail, len(splits.train)) else None
 
@@ -69,11 +79,7 @@ def finetune_tail(
     )
     while trainer.epoch < config.epochs:
         epoch_started, number = time.perf_counter(), trainer.epoch + 1
-        try:
-            loss, accuracy = trainer.run_epoch(config.epochs, partial(progress.on_step, number))
-        except Interrupted as stop:
-            saved = f"{trainer.epoch} epochs are saved; " if trainer.epoch else ""
-            raise Interrupted(f"run {run.name} stopped; {saved}resume it with: {run.command()}", stop.signal_number) from None
+        loss, accuracy = trainer.run_epoch(config.epochs, partial(progress.on_step, number))
         val = evaluate_logits(trainer.logits(held["val"]), splits.val.labels) if splits.val is not None else None
         seconds = time.perf_counter() - epoch_started
         state.add(
@@ -97,13 +103,11 @@ def finetune_tail(
     trust = Trust.fit(logits["val"], splits.val.labels) if splits.val is not None else probe.result.trust
     judged = judge(splits, logits, trust)
     tail.upper.load_state_dict(state.kept)
-    arguments = {key: value for key, value in probe.result.architecture.arguments.items() if key not in ("views", "mirror_views")}
     result = dataclasses.replace(
-        probe.result,
+        with_one_view(probe).result,
         best_epoch=state.best,
         metrics=judged.metrics,
         train_seconds=time.perf_counter() - started,
-        architecture=probe.result.architecture.model_copy(update={"arguments": arguments}),
         trust=trust,
         test_confusion=judged.test_confusion,
         test_judged=judged.test_judged,

@@ -13,6 +13,7 @@ from torch import nn
 
 from cifar_ray.cluster.signals import Signals
 from cifar_ray.config import ResizePolicy, StartConfig, TrainConfig, parse_config
+from cifar_ray.config.base import seconds
 from cifar_ray.data.batches.loader import Shard
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.data.streamed import StreamedImages, StreamedSplits, TrainingSplits
@@ -24,10 +25,10 @@ from cifar_ray.training.loop.trainer import Trainer
 from cifar_ray.training.probe.linear_probe import Probe, train_probe
 from cifar_ray.training.probe.mirroring import mirroring_harms
 from cifar_ray.training.probe.tail import Tail, TailTrainer
-from cifar_ray.training.records.results import TrainedRun, Weights
+from cifar_ray.training.records.results import TrainedRun
 from cifar_ray.training.records.run_folder import Run
 from cifar_ray.training.save_model import describe
-from cifar_ray.training.tail_finetuning import finetune_tail, open_tail
+from cifar_ray.training.tail_finetuning import finetune_tail, open_tail, with_one_view
 from cifar_ray.training.weights.initial_network import load_parent
 
 if TYPE_CHECKING:
@@ -40,7 +41,6 @@ _FINETUNE_FILE = "finetune.yaml"
 _GPU_BUDGET_S = 600.0
 _STAGE_DECAY = 0.8
 _LEAST_EPOCHS = 2
-_UNITS_S = {"s": 1, "m": 60, "h": 3600}
 _TIMED_STEPS = 2
 _SHARE_OF_BUDGET = 0.9  # the rest is for evaluation
 
@@ -59,7 +59,7 @@ def choose_resize_policy(
         fitted = train_probe(candidate, open_splits(candidate, progress), progress, held_out_parts=False).fitted
         losses[policy] = fitted.loss, fitted.accuracy
     best = min(losses, key=lambda policy: losses[policy][0])
-    figures = ", ".join(f"{policy} {accuracy:.1%}" for policy, (_, accuracy) in losses.items())
+    figures = ", ".join(f"{policy} {100 * accuracy:.1f} %" for policy, (_, accuracy) in losses.items())
     return config.model_copy(update={"resize_policy": best}), f"resize policy {best}: cross-validated accuracy {figures}"
 
 
@@ -80,16 +80,16 @@ def train_transfer(run: Run, splits: TrainingSplits, progress: Progress) -> Trai
         try:
             trained, mirror = _probe(run, splits, progress)
             planned = None if config.method == "probe" else _plan_finetuning(run, trained, splits, progress, mirror)
+            if planned is None:
+                return trained
+            progress.on_plan(planned.config.epochs)
+            if planned.opened is not None:
+                tuned = finetune_tail(run, planned.config, trained, splits, planned.opened, progress)
+                return _better(config, trained, tuned, splits, progress)
         except Interrupted as stop:
             raise Interrupted(
-                f"run {run.name} stopped; features so far are cached; resume it with: {run.command()}", stop.signal_number
+                f"run {run.name} stopped; features and finished epochs are saved; resume it with: {run.command()}", stop.signal_number
             ) from None
-        if planned is None:
-            return trained
-        progress.on_plan(planned.config.epochs)
-        if planned.opened is not None:
-            tuned = finetune_tail(run, planned.config, trained, splits, planned.opened, progress)
-            return _better(config, trained, tuned, splits, progress)
     from cifar_ray.training.on_ray.ray_trainer import train_on_ray
 
     streamed = splits.train if isinstance(splits.train, StreamedImages) else None
@@ -177,17 +177,13 @@ def _epoch_s(config: TrainConfig, trained: TrainedRun, splits: TrainingSplits, o
 def _budget_s(config: TrainConfig) -> float:
     if config.time_budget == "auto":
         return _GPU_BUDGET_S if torch.cuda.is_available() else 0.0
-    return float(config.time_budget[:-1]) * _UNITS_S[config.time_budget[-1]]
+    return seconds(config.time_budget)
 
 
 def _save_probe(run: Run, trained: TrainedRun, splits: TrainingSplits) -> None:
     """Write the probe as a bundle into the run folder, where the workers of the fine-tuning find it; one view is enough for them."""
-    prefix = "network." if "views" in trained.result.architecture.arguments else ""
-    weights: Weights = {name.removeprefix(prefix): tensor for name, tensor in trained.weights.items()}
-    kept = {key: value for key, value in trained.result.architecture.arguments.items() if key not in ("views", "mirror_views")}
-    result = dataclasses.replace(trained.result, architecture=trained.result.architecture.model_copy(update={"arguments": kept}))
-    manifest = describe(dataclasses.replace(trained, result=result), run.config, splits)
-    files = encode(manifest, weights, {})
+    single = with_one_view(trained)
+    files = encode(describe(single, run.config, splits), single.weights, {})
     for name in sorted(files, key=lambda name: name == MANIFEST_FILE):  # the manifest commits the bundle
         run.files.replace(f"{PROBE_FOLDER}/{name}", files[name])
 
@@ -222,8 +218,9 @@ def _images_per_s(config: TrainConfig, splits: TrainingSplits) -> float:
 
 def _better(config: TrainConfig, probe: TrainedRun, tuned: TrainedRun, splits: TrainingSplits, progress: Progress) -> TrainedRun:
     """The run with the better validation accuracy; always the fine-tuned one for the method `finetune`."""
-    result = dataclasses.replace(tuned.result, parent_weights_sha256=None)  # its parent is part of the same run
-    result.metrics.update({f"probe_{name}": value for name, value in probe.result.metrics.items() if name.endswith("_accuracy")})
+    of_probe = {f"probe_{name}": value for name, value in probe.result.metrics.items() if name.endswith("_accuracy")}
+    # its parent is part of the same run
+    result = dataclasses.replace(tuned.result, metrics=tuned.result.metrics | of_probe, parent_weights_sha256=None)
     tuned = dataclasses.replace(tuned, result=result)
     if splits.val is None:
         return tuned

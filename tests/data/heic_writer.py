@@ -31,8 +31,8 @@ def heic(width: int = 64, height: int = 64, brand: bytes = b"heic", turns: int =
     """A HEIC file.
 
     Args:
-        width: as the header tells it, whatever the stream has.
-        height: likewise.
+        width: width in the header, px; the stream may have another one.
+        height: height in the header, px.
         brand: major brand.
         turns: quarter turns counter-clockwise in the header (`irot`).
         stream: an HEVC picture with its parameter sets, as in annex B of H.265.

@@ -102,6 +102,19 @@ def test_validation_accuracy_decides_where_test_images_are_missing_or_differ(
         assert "guessing gives 50 %" in reason
 
 
+def test_a_fine_tuned_model_is_compared_by_what_both_models_have(store: ModelStore, make_manifest: MakeManifest) -> None:
+    weights = {"w": torch.zeros(1)}
+    counts = {"val": 300, "cv": 300}
+    probe = make_manifest(test_fingerprint="", metrics={"cv_accuracy": 0.99, "val_accuracy": 0.80}, image_counts=counts)
+    store.save("pets", probe, weights)
+    store.promote("pets", 1)
+    tuned = make_manifest(test_fingerprint="", dataset_fingerprint="f" * 64, metrics={"val_accuracy": 0.90}, image_counts={"val": 300})
+    promote, reason = should_promote(store, store.save("pets", tuned, weights))
+    assert promote
+    assert "validation accuracy 90.0 %" in reason
+    assert "the 80.0 %" in reason
+
+
 def test_a_model_with_an_added_class_is_promoted_and_the_reason_says_so(store: ModelStore, make_manifest: MakeManifest) -> None:
     weights = {"w": torch.zeros(1)}
     store.save("pets", make_manifest(), weights)

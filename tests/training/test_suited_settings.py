@@ -38,7 +38,7 @@ def test_photographs_get_a_pretrained_network_and_one_held_out_part(tmp_path: Pa
     assert suited.why == (
         "20 pictures of 2 classes, typically 120 px: a pretrained network (timm:tf_efficientnet_lite0, 224 px), "
         "because it needs few pictures; "
-        "held out: 20% for val"
+        "held out: 20 % for val"
     )
 
 

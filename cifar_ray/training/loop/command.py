@@ -6,7 +6,7 @@ import threading
 import time
 from enum import IntEnum
 
-_UNITS_S = {"s": 1, "m": 60, "h": 3600}
+from cifar_ray.config.base import seconds
 
 
 class Command(IntEnum):
@@ -29,7 +29,7 @@ class CheckpointSchedule:
         self._stops = False
         self._requested = self._fulfilled = 0
         self._epochs = int(every) if every.isdecimal() else 0
-        self._seconds = 0.0 if self._epochs else float(every[:-1]) * _UNITS_S[every[-1]]
+        self._seconds = 0.0 if self._epochs else seconds(every)
         self._saved_s = time.monotonic()
 
     def __call__(self, epoch: int, step: int) -> Command:

@@ -107,9 +107,9 @@ class Extractor:
         precision = Precision.resolve("auto", device)
         network = _OneView(backbone.network, number, backbone.mirror).to(device).to(memory_format=torch.channels_last).eval()
         about = NetworkInput(backbone.image_size_px, backbone.mean, backbone.std)
-        self._engine, self.reason = choose(TorchEngine(network, about, precision), "auto")
-        self.engine = self._engine.name
-        self._cache = FeatureCache(backbone.key(number, self._engine))
+        self._reference = TorchEngine(network, about, precision)
+        self._engine: Engine | None = None  # choosing one takes seconds, and cached features need none
+        self._cache = FeatureCache(backbone.key(number, self._reference))
         self._batch_size = GPU_BATCH_SIZE if device.type == "cuda" else BATCH_SIZE
 
     def __call__(self, images: Images, on_done: Callable[[int], None]) -> Floats:
@@ -129,8 +129,11 @@ class Extractor:
         missing = np.array([row for row, values in enumerate(found) if values is None], np.int64)
         on_done(len(images) - len(missing))
         computed: list[Floats] = []
+        if len(missing) and self._engine is None:
+            self._engine, _ = choose(self._reference, "auto")
         for start in range(0, len(missing), self._batch_size):
             rows = missing[start : start + self._batch_size]
+            assert self._engine is not None  # noqa: S101
             computed.append(np.array(self._engine.logits(images[rows])))
             on_done(len(rows))
         if computed:

@@ -59,7 +59,7 @@ class FittedHead:
 
 
 def assign_folds(labels: Integers, groups: Integers, seed: int, folds: int = FOLDS) -> Integers:
-    """Assign each row to a fold, int64 `[N]`, stratified by class; rows of one group (near-duplicates) share a fold, whatever their labels.
+    """Assign each row to a fold, int64 `[N]`, stratified by class; rows of one group (near-duplicates) share a fold.
 
     Args:
         labels: int64 `[N]`.

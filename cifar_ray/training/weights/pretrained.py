@@ -55,7 +55,7 @@ class Pretrained:
 
     Attributes:
         weights: by name, with the names of the network except for a known package, whose order counts.
-        mean: mean of the channels in their training, 0–1; inputs must be normalised likewise.
+        mean: mean of the channels in their training, 0–1; inputs need the same normalisation.
         std: standard deviation of the channels in their training, 0–1.
         origin: where they come from, for the manifest.
     """
