@@ -40,9 +40,9 @@ FLOORS: tuple[dict[str, str], ...] = (
         "cifar_ray.inference.batch": "many pictures to one table",
         "deployments.predicting": "decode, batch, predict",
     },
+    {"cifar_ray.training.probe": "a head on pretrained features"},
     {
-        "cifar_ray.training.probe": "a head on pretrained features",
-        "cifar_ray.training.on_ray": "the loop on Ray Train",
+        "cifar_ray.training.on_ray": "loop and features on Ray's workers",
         "deployments.http": "routes, uploads, access, pages",
     },
     {"cifar_ray.training": "a job: config to saved model", "deployments.replicas": "Ray Serve replicas"},

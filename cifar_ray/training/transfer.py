@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +23,7 @@ from cifar_ray.errors import Interrupted
 from cifar_ray.metrics.intervals import describe_accuracy
 from cifar_ray.store.bundle import MANIFEST_FILE, encode
 from cifar_ray.training.loop.trainer import Trainer
+from cifar_ray.training.probe.extraction import ComputeHere, Opener
 from cifar_ray.training.probe.linear_probe import Probe, train_probe
 from cifar_ray.training.probe.mirroring import mirroring_harms
 from cifar_ray.training.probe.tail import Tail, TailTrainer
@@ -78,7 +80,8 @@ def train_transfer(run: Run, splits: TrainingSplits, progress: Progress) -> Trai
     run.begin()
     with Signals():
         try:
-            trained, mirror = _probe(run, splits, progress)
+            with _open_workers(config, progress) as open_view:
+                trained, mirror = _probe(run, splits, progress, open_view)
             planned = None if config.method == "probe" else _plan_finetuning(run, trained, splits, progress, mirror)
             if planned is None:
                 return trained
@@ -97,17 +100,26 @@ def train_transfer(run: Run, splits: TrainingSplits, progress: Progress) -> Trai
     return _better(config, trained, tuned, splits, progress)
 
 
-def _probe(run: Run, splits: TrainingSplits, progress: Progress) -> tuple[TrainedRun, bool]:
+def _open_workers(config: TrainConfig, progress: Progress) -> AbstractContextManager[Opener]:
+    """Who computes the features: this process, or workers on Ray if several are requested or this machine has several GPUs."""
+    num_workers = config.worker_range[0] if config.worker_range else torch.cuda.device_count()
+    if num_workers <= 1:
+        return nullcontext(ComputeHere)
+    from cifar_ray.training.on_ray.feature_workers import feature_workers
+
+    progress.on_message(f"features are computed by {num_workers} workers on Ray")
+    return feature_workers(num_workers)
+
+
+def _probe(run: Run, splits: TrainingSplits, progress: Progress, open_view: Opener) -> tuple[TrainedRun, bool]:
     """The trained probe, and whether pictures may be mirrored."""
     config = run.config
-    if config.max_workers > 1:
-        progress.on_message("the probe runs in this process, on all cores or the GPU of this machine; --num-workers applies to fine-tuning")
     mirror = config.augmentation.flip != "none"
     uses_mirroring = config.views > 1 or config.method == "finetune" or (config.method == "auto" and _budget_s(config) > 0)
-    if mirror and uses_mirroring and mirroring_harms(config, splits, progress.on_task):
+    if mirror and uses_mirroring and mirroring_harms(config, splits, progress.on_task, open_view):
         progress.on_message("mirrored pictures look like another class: views and augmentation do without mirroring")
         mirror = False
-    probe = train_probe(config, splits, progress.on_task, mirror=mirror)
+    probe = train_probe(config, splits, progress.on_task, mirror=mirror, open_view=open_view)
     progress.on_message(_describe_probe(probe, splits))
     run.write_history([probe.report])
     return TrainedRun(run.name, run.files.path(), probe.result, [probe.report], probe.weights), mirror

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -59,10 +59,10 @@ class Backbone:
         network.set_submodule(head, nn.Identity())
         return cls(network.eval(), model, sha256, image_size_px, mean, std, mirror)
 
-    def key(self, number: int, engine: Engine) -> str:
-        """Identifies the features of view `number`: equal keys give equal features, within the rounding of the engine's number format."""
+    def key(self, number: int, precision: str) -> str:
+        """Identifies the features of view `number`: equal keys give equal features, within the rounding of the number format."""
         shown = number if self.mirror or number == 0 else f"{number}-unmirrored"
-        text = repr((self.model, self.sha256, self.image_size_px, self.mean, self.std, shown, engine.precision.name))
+        text = repr((self.model, self.sha256, self.image_size_px, self.mean, self.std, shown, precision))
         return f"{self.model.rpartition(':')[2]}-{self.image_size_px}px-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
@@ -94,8 +94,21 @@ class _OneView(nn.Module):
         return features
 
 
-class Extractor:
-    """Computes features of one view; safe to keep for several splits.
+class Computing(Protocol):
+    """Computes features of one view.
+
+    Attributes:
+        precision: name of the number format.
+    """
+
+    precision: str
+
+    def __call__(self, images: npt.NDArray[np.uint8]) -> Iterator[Floats]:
+        """Features, float32 `[n, D]`, of images, uint8 `[N, S, S, 3]`, in their order, some at a time."""
+
+
+class ComputeHere:
+    """Computes in this process, by the fastest engine.
 
     Args:
         backbone: the network.
@@ -107,10 +120,33 @@ class Extractor:
         precision = Precision.resolve("auto", device)
         network = _OneView(backbone.network, number, backbone.mirror).to(device).to(memory_format=torch.channels_last).eval()
         about = NetworkInput(backbone.image_size_px, backbone.mean, backbone.std)
+        self.precision = precision.name
         self._reference = TorchEngine(network, about, precision)
         self._engine: Engine | None = None  # choosing one takes seconds, and cached features need none
-        self._cache = FeatureCache(backbone.key(number, self._reference))
         self._batch_size = GPU_BATCH_SIZE if device.type == "cuda" else BATCH_SIZE
+
+    def __call__(self, images: npt.NDArray[np.uint8]) -> Iterator[Floats]:
+        """Implements `Computing`."""
+        self._engine = self._engine or choose(self._reference, "auto")[0]
+        for start in range(0, len(images), self._batch_size):
+            yield np.array(self._engine.logits(images[start : start + self._batch_size]))
+
+
+Opener = Callable[[Backbone, int], Computing]
+
+
+class Extractor:
+    """Takes features of one view from the cache and computes the missing ones; safe to keep for several splits.
+
+    Args:
+        backbone: the network.
+        number: number of the view.
+        open_view: who computes.
+    """
+
+    def __init__(self, backbone: Backbone, number: int, open_view: Opener = ComputeHere) -> None:
+        self._compute = open_view(backbone, number)
+        self._cache = FeatureCache(backbone.key(number, self._compute.precision))
 
     def __call__(self, images: Images, on_done: Callable[[int], None]) -> Floats:
         """Features, float32 `[N, D]`, of a split, some thousand pictures at a time."""
@@ -126,25 +162,23 @@ class Extractor:
     def _block(self, images: npt.NDArray[np.uint8], on_done: Callable[[int], None]) -> Floats:
         digests = [digest(image) for image in images]
         found = [self._cache.find(one) for one in digests]
-        missing = np.array([row for row, values in enumerate(found) if values is None], np.int64)
+        missing = [row for row, values in enumerate(found) if values is None]
         on_done(len(images) - len(missing))
-        computed: list[Floats] = []
-        if len(missing) and self._engine is None:
-            self._engine, _ = choose(self._reference, "auto")
-        for start in range(0, len(missing), self._batch_size):
-            rows = missing[start : start + self._batch_size]
-            assert self._engine is not None  # noqa: S101
-            computed.append(np.array(self._engine.logits(images[rows])))
-            on_done(len(rows))
-        if computed:
+        if missing:
+            computed: list[Floats] = []
+            for values in self._compute(images[missing] if len(missing) < len(images) else images):
+                computed.append(values)
+                on_done(len(values))
             new = np.concatenate(computed)
             self._cache.add([digests[row] for row in missing], new)
-            for row, values in zip(missing.tolist(), new, strict=True):
+            for row, values in zip(missing, new, strict=True):
                 found[row] = values
         return np.stack([values for values in found if values is not None])
 
 
-def extract(backbone: Backbone, views: int, splits: Mapping[str, Images], progress: StartTask = no_progress) -> dict[str, Floats]:
+def extract(
+    backbone: Backbone, views: int, splits: Mapping[str, Images], progress: StartTask = no_progress, open_view: Opener = ComputeHere
+) -> dict[str, Floats]:
     """Mean of the features over the views, float32 `[N, D]`, by split.
 
     Args:
@@ -152,6 +186,7 @@ def extract(backbone: Backbone, views: int, splits: Mapping[str, Images], progre
         views: number of views.
         splits: images by split.
         progress: receives the progress.
+        open_view: who computes.
 
     Raises:
         ConfigError: if there are not so many views.
@@ -160,13 +195,15 @@ def extract(backbone: Backbone, views: int, splits: Mapping[str, Images], progre
     sums: dict[str, Floats] = {}
     on_done = progress("computing features", views * sum(map(len, splits.values())))
     for number in range(views):
-        extractor = Extractor(backbone, number)
+        extractor = Extractor(backbone, number, open_view)
         for split, images in splits.items():
             features = extractor(images, on_done)
             sums[split] = features if number == 0 else np.add(sums[split], features, out=sums[split])
     return {split: np.divide(total, views, out=total) for split, total in sums.items()} if views > 1 else sums
 
 
-def extract_view(backbone: Backbone, number: int, images: Images, progress: StartTask = no_progress) -> Floats:
+def extract_view(
+    backbone: Backbone, number: int, images: Images, progress: StartTask = no_progress, open_view: Opener = ComputeHere
+) -> Floats:
     """Features of one view, float32 `[N, D]`."""
-    return Extractor(backbone, number)(images, progress("computing features", len(images)))
+    return Extractor(backbone, number, open_view)(images, progress("computing features", len(images)))

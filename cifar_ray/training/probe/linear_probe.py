@@ -23,7 +23,7 @@ from cifar_ray.models.stages import head_name
 from cifar_ray.store import Architecture, PretrainedOrigin
 from cifar_ray.training.loop.judging import judge
 from cifar_ray.training.loop.losses import balanced_weights
-from cifar_ray.training.probe.extraction import Backbone, Floats, extract
+from cifar_ray.training.probe.extraction import Backbone, ComputeHere, Floats, Opener, extract
 from cifar_ray.training.probe.head import FittedHead, LinearHead, assign_folds, fit_head
 from cifar_ray.training.records.results import EpochReport, FitResult, Weights
 from cifar_ray.training.weights.pretrained import load_pretrained
@@ -84,7 +84,13 @@ def open_backbone(config: TrainConfig, train: TrainingImages, mirror: bool = Tru
 
 
 def train_probe(
-    config: TrainConfig, splits: TrainingSplits, progress: StartTask = no_progress, *, mirror: bool = True, held_out_parts: bool = True
+    config: TrainConfig,
+    splits: TrainingSplits,
+    progress: StartTask = no_progress,
+    *,
+    mirror: bool = True,
+    held_out_parts: bool = True,
+    open_view: Opener = ComputeHere,
 ) -> Probe:
     """Train a probe on the training images, and judge it on the validation and test images.
 
@@ -97,6 +103,7 @@ def train_probe(
         progress: receives the progress.
         mirror: whether views may be mirrored.
         held_out_parts: whether to judge; if not, only cross-validation counts.
+        open_view: who computes the features.
 
     Raises:
         ConfigError, DataError: see `create_model` and `load_pretrained`.
@@ -106,7 +113,7 @@ def train_probe(
     size, classes = train.image_size_px, train.num_classes
     backbone, origin = open_backbone(config, train, mirror)
     parts = {name: Rows(part) for name, part in splits if held_out_parts or name == "train"}
-    features = extract(backbone, config.views, parts, progress)
+    features = extract(backbone, config.views, parts, progress, open_view)
     computed_s = time.perf_counter() - started
     fitted = _fit(config, train, features["train"], progress)
     logits = {name: fitted.head.logits(features[name]) for name in parts if name != "train"}

@@ -9,7 +9,7 @@ import numpy as np
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.data.task_progress import StartTask
-from cifar_ray.training.probe.extraction import extract_view
+from cifar_ray.training.probe.extraction import ComputeHere, Opener, extract_view
 from cifar_ray.training.probe.head import assign_folds, fit_head
 from cifar_ray.training.probe.linear_probe import Rows, open_backbone
 
@@ -18,7 +18,7 @@ _LEAST_LOSS = 0.1  # of accuracy
 _Z = 3.0  # standard errors
 
 
-def mirroring_harms(config: TrainConfig, splits: TrainingSplits, progress: StartTask) -> bool:
+def mirroring_harms(config: TrainConfig, splits: TrainingSplits, progress: StartTask, open_view: Opener = ComputeHere) -> bool:
     """Whether a head that was fitted on upright pictures is clearly less accurate on their mirror images.
 
     Half of up to 1,000 training pictures fit the head, the other half are judged upright and mirrored.
@@ -31,7 +31,7 @@ def mirroring_harms(config: TrainConfig, splits: TrainingSplits, progress: Start
         return False
     backbone, _ = open_backbone(config, train)
     chosen = Rows(train, rows)
-    upright, mirrored = (extract_view(backbone, number, chosen, progress) for number in (0, 1))
+    upright, mirrored = (extract_view(backbone, number, chosen, progress, open_view) for number in (0, 1))
     fitted, judged = half == 0, half == 1
     folds = assign_folds(labels[fitted], np.arange(int(fitted.sum())), config.seed, folds=2)
     head = fit_head(upright[fitted].copy(), labels[fitted], train.num_classes, folds).head
