@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             num_workers=command.num_workers,
         )
     evaluation = examined.evaluation
-    default = f"evaluations/{evaluation.reference}/{evaluation.data.name}-{command.split}"
+    default = f"evaluations/{evaluation.reference}/{evaluation.data.name}-{evaluation.data.split}"
     folder = save_report(to_files(evaluation, examined.predictor), command.out, command.storage, default)
     report = ("report", folder.path("report.html"))
     print_figures([("model", evaluation.reference), *summarize(to_json(evaluation)), report])

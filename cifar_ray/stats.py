@@ -22,16 +22,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cifar_ray.evaluation.examinations import examine_dataset  # imports torch, seconds that --help does without
     from cifar_ray.reports.dataset_report import to_files
 
+    config, why = command.train_config()
     with ProgressDisplay() as display:
         examination = examine_dataset(
-            command.train_config(),
+            config,
             display.start,
             look_for_duplicates=command.duplicates,
             on_broken=lambda file: print_figures([("broken", f"{file.path}: {file.reason}")]),
         )
     files = to_files(examination, command.augmentation, command.seed)
     folder = save_report(files, command.out, command.storage, f"stats/{examination.splits.name}")
-    print_figures([*summarize(to_json(examination)), ("report", folder.path("stats.html"))])
+    training = [("training", why)] if why else []
+    print_figures([*summarize(to_json(examination)), *training, ("report", folder.path("stats.html"))])
     return 0
 
 

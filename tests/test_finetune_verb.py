@@ -71,6 +71,12 @@ def test_train_repeats_a_fine_tuning_from_its_config(store: ModelStore, tmp_path
     assert config.start == StartConfig(model="digits@1", freeze="backbone")
 
 
+def test_a_folder_of_pictures_needs_no_dataset_flag(store: ModelStore, tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    command, _ = parse(["foreign@1", "--storage", store.storage, "--data-dir", str(tmp_path)])
+    assert (command.dataset, command.data_dir) == ("folder", str(tmp_path))
+
+
 def test_other_images_give_a_model_of_their_own_name(store: ModelStore, tmp_path: Path) -> None:
     command, _ = parse(["foreign@1", "--storage", store.storage, "--dataset", "folder", "--data-dir", str(tmp_path)])
     assert (command.dataset, command.save_as, command.start.model) == ("folder", None, "foreign@1")

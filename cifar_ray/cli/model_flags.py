@@ -27,11 +27,13 @@ from cifar_ray.errors import ConfigError
 from cifar_ray.evaluation.selection import DataChoice
 from cifar_ray.inference.batch.prediction_job import PredictionJob
 from cifar_ray.recipes import default_recipe, get_recipe
+from cifar_ray.training.suited_settings import suit
 
 _MODEL = "NAME, NAME@3, the name of a run, or the path of a bundle or a run"
 _STORED_MODEL = "NAME, NAME@3 or NAME@production"
 _STORAGE = f"path or URI; default: ${STORAGE_VARIABLE} or ./storage"
 _ENGINE = "inference engine; auto: the one that a server would choose"
+_AS_TRAIN = ("dataset", "resize_policy", "val_fraction", "test_fraction")
 _STATS_ONLY = {"folder", "recipe", "augmentation", "storage", "out", "duplicates"}
 
 
@@ -41,7 +43,9 @@ class EvaluateCommand(DataChoice):
     model: Annotated[Positional[str], tyro.conf.arg(metavar="MODEL")] = Field(description=_MODEL)
     storage: str = Field(default_factory=default_storage, description=_STORAGE)
     out: str | None = Field(None, description="folder for report.html, evaluation.json and pictures; default: <storage>/evaluations/…")
-    robustness_images: int = Field(2000, ge=0, description="images to corrupt (12 corruption types, 5 severities); 0: skip this test")
+    robustness_images: int | None = Field(
+        None, ge=0, description="images to corrupt in 60 ways; 0: skip this test; default: 2,000 of 32 px, as many pixels of larger ones"
+    )
     leakage: bool = Field(True, description="search for near-duplicates of training images")
     attach: bool = Field(False, description="also save a version of the model whose mistakes and confusion matrix the server's page shows")
     engine: EngineName = Field("torch", description=_ENGINE)
@@ -143,11 +147,12 @@ class StatsCommand(Config):
     dataset: DatasetName | None = Field(None, description="default: folder if a folder is given, else cifar10")
     data_dir: str | None = Field(None, description="folder: DIR/train/<class>/… with optional val/ and test/, or DIR/<class>/…")
     image_size: int | None = Field(None, ge=8, le=1024, description="side of the square images, px; default: 32")
-    resize_policy: ResizePolicy = Field(
-        "pad", description="how other shapes become square. pad: add black borders; crop: keep the centre; squash: stretch"
+    resize_policy: ResizePolicy | None = Field(
+        None,
+        description="how other shapes become square. pad: add black borders; crop: keep the centre; squash: stretch; default: as train",
     )
-    val_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.1
-    test_fraction: Annotated[float, Field(ge=0, le=0.9)] = 0.1
+    val_fraction: Annotated[float | None, Field(ge=0, le=0.9)] = Field(None, description="default: as train")
+    test_fraction: Annotated[float | None, Field(ge=0, le=0.9)] = Field(None, description="default: as train")
     seed: int = Field(0, ge=0, le=2**31 - 1)
     recipe: str | None = Field(None, description="recipe whose augmentation is shown; default: the one that train would choose")
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -155,19 +160,21 @@ class StatsCommand(Config):
     storage: str = Field(default_factory=default_storage, description=_STORAGE)
     out: str | None = Field(None, description="folder for stats.html, stats.json and pictures; default: <storage>/stats/NAME")
 
-    def train_config(self) -> TrainConfig:
-        """The settings of a training on this data set.
+    def train_config(self) -> tuple[TrainConfig, str]:
+        """The settings of a training on this data set, and why `train` would choose them.
 
         Raises:
             ConfigError: if they exclude each other.
+            DataError: see `suit`.
         """
-        values = self.model_dump(exclude=_STATS_ONLY)
+        values = self.model_dump(exclude=_STATS_ONLY, exclude_none=True)
         if self.folder is not None:
             if self.data_dir is not None or self.dataset not in (None, "folder"):
                 raise ConfigError(f"{self.folder}: give a folder, or --dataset and --data-dir, not both")
             values["data_dir"] = self.folder
-        values["dataset"] = self.dataset or ("folder" if values["data_dir"] is not None else "cifar10")
-        return parse_config(TrainConfig, values)
+        suited = suit(values)
+        chosen = {name: value for name, value in suited.settings.items() if name in _AS_TRAIN}
+        return parse_config(TrainConfig, chosen | values), suited.why
 
 
 def parse_stats_command(argv: Sequence[str] | None, prog: str) -> StatsCommand:

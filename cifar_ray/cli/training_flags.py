@@ -30,7 +30,7 @@ from cifar_ray.recipes import describe_recipes
 from cifar_ray.recipes.networks import describe_networks
 from cifar_ray.store import Bundle, load_model
 from cifar_ray.training.finetuning import child_name, inherited_settings
-from cifar_ray.training.suited_settings import suit
+from cifar_ray.training.suited_settings import find_dataset, suit
 
 CommandType = TypeVar("CommandType", bound=TrainConfig)
 
@@ -191,6 +191,8 @@ def parse_finetune_command(argv: Sequence[str] | None, prog: str) -> tuple[Finet
     given = {"parent": reference, "storage": storage} | {name: value for name, value in flags.items() if name == "rate_factor"}
     rate_factor = parse_config(FinetuneCommand, given).rate_factor
     data = {name: value for name, value in flags.items() if name in ("dataset", "data_dir")}
+    if "data_dir" in data:
+        data.setdefault("dataset", find_dataset(data["data_dir"]))
     defaults = parse_config(FinetuneCommand, inherited_settings(parent, data, rate_factor) | given)
     command: FinetuneCommand = parse(FinetuneCommand, arguments, prog, defaults)
     path = resolve_storage(reference) if "/" in reference else None

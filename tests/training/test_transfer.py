@@ -77,6 +77,7 @@ def test_the_saved_network_gives_the_figures_that_were_printed(photos: Path, tmp
     assert bundle.manifest.architecture.arguments["views"] == 4
     assert console.main(["evaluate", "photos", "--storage", str(tmp_path / "storage"), "--robustness-images", "0", "--no-leakage"]) == 0
     (report,) = (tmp_path / "storage" / "evaluations").rglob("evaluation.json")
+    assert report.parent.name == "photos-val", "there are no test pictures"
     assert json.loads(report.read_text())["accuracy"] == bundle.manifest.metrics["val_accuracy"]
 
 
