@@ -6,22 +6,17 @@ from collections.abc import Iterator
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
 from ray.util import ActorPool
 
-from cifar_ray.cluster.connection import ray_cluster
-from cifar_ray.cluster.failures import unwrap
-from cifar_ray.cluster.plan import plan_fixed_workers
 from cifar_ray.cluster.process import prepare_process
+from cifar_ray.cluster.worker_pool import worker_pool
 from cifar_ray.config import EngineName, PrecisionName
 from cifar_ray.data import ImageDataset
-from cifar_ray.errors import DataError, ResourceError
+from cifar_ray.errors import DataError
 from cifar_ray.evaluation.scoring import BlockScores, count_blocks, device_here, score_block
 from cifar_ray.evaluation.selection import Selected, load_selected
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import Bundle
-
-_RESTARTS = 2
 
 
 def score_on_ray(
@@ -46,19 +41,13 @@ def score_on_ray(
         ResourceError: if the cluster has too few resources, or workers fail repeatedly.
         DataError: if the data are missing or different on a host.
     """
-    with ray_cluster():
-        plan = plan_fixed_workers(num_workers)
-        job = ray.put((bundle, data.config, data.split, data.images.fingerprint))
-        scorer = ray.remote(_Scorer).options(**plan.actor_options(), max_restarts=_RESTARTS, max_task_retries=_RESTARTS)
-        workers = [scorer.remote(job, corrupt_every, precision, engine, plan.threads) for _ in range(plan.num_workers)]
-        try:
-            pool = ActorPool(workers)
-            yield from pool.map_unordered(lambda worker, block: worker.score.remote(block), range(count_blocks(len(data.images))))
-        except (RayTaskError, RayActorError) as error:
-            raise unwrap(error, lambda reason: ResourceError(f"a worker failed: {reason}")) from None
-        finally:
-            for worker in workers:
-                ray.kill(worker)
+
+    def arguments(threads: int) -> tuple[Any, ...]:
+        return ray.put((bundle, data.config, data.split, data.images.fingerprint)), corrupt_every, precision, engine, threads
+
+    with worker_pool(num_workers, _Scorer, arguments) as workers:
+        blocks = range(count_blocks(len(data.images)))
+        yield from ActorPool(workers).map_unordered(lambda worker, block: worker.score.remote(block), blocks)
 
 
 class _Scorer:

@@ -1,0 +1,47 @@
+"""Workers of a job that is spread by calls: each holds its own state, and one that fails is restarted and repeats its call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayTaskError
+
+from cifar_ray.cluster.connection import ray_cluster
+from cifar_ray.cluster.failures import unwrap
+from cifar_ray.cluster.plan import plan_fixed_workers
+from cifar_ray.errors import ResourceError
+
+_RESTARTS = 2
+
+
+@contextmanager
+def worker_pool(num_workers: int, kind: type, make_arguments: Callable[[int], tuple[Any, ...]]) -> Iterator[list[ActorHandle]]:
+    """Start workers, and stop them at the end of the block.
+
+    Uses a running cluster, or starts one on this machine and stops it at the end.
+
+    Args:
+        num_workers: number of workers; each uses one GPU, or a share of the CPUs if the cluster has no GPU.
+        kind: their class.
+        make_arguments: from the number of torch threads of a worker to the arguments of the class; called once, on the cluster.
+
+    Raises:
+        ResourceError: if the cluster has too few resources, or workers fail repeatedly.
+        CifarRayError: what a worker raised.
+    """
+    with ray_cluster():
+        plan = plan_fixed_workers(num_workers)
+        worker = ray.remote(kind).options(**plan.actor_options(), max_restarts=_RESTARTS, max_task_retries=_RESTARTS)
+        arguments = make_arguments(plan.threads)
+        workers = [worker.remote(*arguments) for _ in range(plan.num_workers)]
+        try:
+            yield workers
+        except (RayTaskError, RayActorError) as error:
+            raise unwrap(error, lambda reason: ResourceError(f"a worker failed: {reason}")) from None
+        finally:
+            for one in workers:
+                ray.kill(one)
