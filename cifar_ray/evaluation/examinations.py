@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from cifar_ray.cluster.process import prepare_process
 from cifar_ray.config import DatasetName, EngineName, PrecisionName, TrainConfig
 from cifar_ray.data import load_splits
 from cifar_ray.data.layouts import list_folder
@@ -70,6 +71,7 @@ def evaluate_stored(
         StoreError: if there is no such model.
         ResourceError: if the cluster cannot hold the workers.
     """
+    prepare_process()
     bundle = load_model(reference, storage)
     data = select(bundle.manifest, choice, progress)
     predictor = Predictor(bundle, device_here(), precision, engine)
@@ -106,6 +108,7 @@ def compare_stored(
     engine: EngineName = "torch",
 ) -> ModelComparison:
     """Compares two models on the same images. Arguments and errors are those of `evaluate_stored`; the first model chooses the data."""
+    prepare_process()
     bundles = [load_model(reference, storage) for reference in references]
     data = select(bundles[0].manifest, choice, progress)
     selected = (data, load_selected(bundles[1].manifest, data.config, choice.split, progress))
@@ -134,6 +137,7 @@ def calibrate_stored(
     Raises:
         ConfigError, DataError, StoreError, BundleError: see `calibrated`.
     """
+    prepare_process()
     bundle = store.load(reference)
     made, trust, figures = calibrated(bundle, dataset, data_dir, progress)
     return bundle, store.save(bundle.name, made.manifest, made.weights, made.attachments), trust.describe(figures)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from cifar_ray.cluster.process import prepare_process
 from cifar_ray.cluster.signals import Signals
 from cifar_ray.config import ResizePolicy, StartConfig, TrainConfig, parse_config
 from cifar_ray.config.base import seconds
@@ -77,6 +78,7 @@ def train_transfer(run: Run, splits: TrainingSplits, progress: Progress) -> Trai
         CifarRayError: see `train_probe` and `train_on_ray`.
     """
     config = run.config
+    prepare_process()
     run.begin()
     with Signals():
         try:

@@ -11,6 +11,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from cifar_ray import errors
 from cifar_ray.cluster.failures import unwrap
 from cifar_ray.cluster.plan import plan_fixed_workers
+from cifar_ray.cluster.process import prepare_process
 from cifar_ray.errors import CifarRayError
 from cifar_ray.inference.batch.classify import BundleClassifier, ModelJob
 from cifar_ray.inference.batch.table import Part, classify_part
@@ -37,9 +38,7 @@ class _Worker:
         return pa.Table.from_pylist(done)
 
     def _load(self) -> BundleClassifier:
-        import torch
-
-        torch.set_num_threads(self._threads)
+        prepare_process(self._threads)
         return BundleClassifier(self._job)
 
 

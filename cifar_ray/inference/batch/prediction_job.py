@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 
 from cifar_ray.client import Client
+from cifar_ray.cluster.process import prepare_process
 from cifar_ray.config import EngineName, PrecisionName, resolve_storage
 
 if TYPE_CHECKING:
@@ -160,6 +161,7 @@ def _load_classifier(job: PredictionJob) -> Classifier:
         return ServerClassifier(job.model, job.top_k, job.abstain)
     from cifar_ray.inference.batch.classify import BundleClassifier  # imports torch, which a server's client does without
 
+    prepare_process()
     return BundleClassifier(_model_job(job))
 
 
