@@ -14,6 +14,7 @@ from cifar_ray import __main__ as console
 from cifar_ray.data.dataset_cache import CACHE_VARIABLE
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import ModelStore
+from cifar_ray.training.probe import extraction, tail
 
 SMALL = ["--image-size", "64"]
 
@@ -21,6 +22,13 @@ SMALL = ["--image-size", "64"]
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Choosing the fastest engine takes seconds for each view; other tests hold that engines agree."""
+    for module in (extraction, tail):
+        monkeypatch.setattr(module, "choose", lambda reference, name: (reference, name))
 
 
 def draw(path: Path, shape: str, number: int, size: tuple[int, int] = (160, 120)) -> None:
@@ -71,6 +79,7 @@ def test_a_folder_alone_gives_a_model_that_is_promoted_and_says_what_to_type_nex
     assert {"config.yaml", "history.csv", "history.json", "curves.png", "finished.json"} <= {path.name for path in run.iterdir()}
 
 
+@pytest.mark.usefixtures("plain_torch")
 def test_the_saved_network_gives_the_figures_that_were_printed(photos: Path, tmp_path: Path) -> None:
     assert train(photos, tmp_path, "--views", "4", "--method", "probe") == 0
     bundle = ModelStore(str(tmp_path / "storage")).load("photos")
@@ -81,6 +90,7 @@ def test_the_saved_network_gives_the_figures_that_were_printed(photos: Path, tmp
     assert json.loads(report.read_text())["accuracy"] == bundle.manifest.metrics["val_accuracy"]
 
 
+@pytest.mark.usefixtures("plain_torch")
 def test_fine_tuning_keeps_the_better_of_both_and_prints_both(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--method", "finetune", "--epochs", "2", "--batch-size", "8", "--name", "both"]
     assert train(photos, tmp_path, *flags) == 0
@@ -89,6 +99,7 @@ def test_fine_tuning_keeps_the_better_of_both_and_prints_both(photos: Path, tmp_
     assert {"val_accuracy", "probe_val_accuracy"} <= set(metrics)
 
 
+@pytest.mark.usefixtures("plain_torch")
 def test_an_interrupted_fine_tuning_resumes_and_ends_with_the_same_weights(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -114,6 +125,7 @@ def test_an_interrupted_fine_tuning_resumes_and_ends_with_the_same_weights(
     assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
 
 
+@pytest.mark.usefixtures("plain_torch")
 def test_classes_that_are_mirror_images_are_found_and_mirroring_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for shape in ("left", "right"):
         for number in range(40):
@@ -123,11 +135,13 @@ def test_classes_that_are_mirror_images_are_found_and_mirroring_is_left_out(tmp_
     assert ModelStore(str(tmp_path / "storage")).load("arrows").manifest.architecture.arguments["mirror_views"] is False
 
 
+@pytest.mark.usefixtures("plain_torch")
 def test_ordinary_classes_keep_their_mirrored_views(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(photos, tmp_path, "--method", "probe", "--views", "2") == 0
     assert "mirrored pictures" not in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("plain_torch")
 def test_wide_pictures_whose_ends_matter_are_not_cropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for shape in ("disc", "stripes"):
         for number in range(24):
@@ -169,6 +183,7 @@ def test_a_second_run_and_an_added_class_compute_only_what_is_new(photos: Path, 
     assert ModelStore(str(tmp_path / "storage")).load("photos").manifest.class_names == ("disc", "left", "stripes")
 
 
+@pytest.mark.usefixtures("plain_torch")
 def test_few_pictures_are_judged_by_cross_validation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for shape in ("disc", "stripes"):
         for number in range(4):
