@@ -198,10 +198,10 @@ def test_embeddings_are_the_mean_input_of_the_head_over_the_views(timm_bundle: M
     [
         ("timm:test_efficientnet", 4, "torchscript"),
         ("timm:test_efficientnet", 2, "onnx"),
-        ("small_cnn", 4, "onnx"),
+        pytest.param("small_cnn", 4, "onnx", marks=pytest.mark.slow),
         ("small_cnn", 4, "pt2"),
         ("timm:test_vit", 1, "pt2"),
-        ("timm:test_vit", 1, "onnx"),
+        pytest.param("timm:test_vit", 1, "onnx", marks=pytest.mark.slow),
         ("timm:test_convnext", 1, "torchscript"),
     ],
 )
@@ -232,7 +232,7 @@ def test_an_export_is_imported_as_the_same_model_and_renamed_classes_change_noth
 
 @pytest.mark.skipif(importlib.util.find_spec("nncf") is None or importlib.util.find_spec("openvino") is None, reason="needs quantize")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize(("name", "views"), [("timm:test_efficientnet", 4), ("timm:test_vit", 1)])
+@pytest.mark.parametrize(("name", "views"), [("timm:test_efficientnet", 4), pytest.param("timm:test_vit", 1, marks=pytest.mark.slow)])
 def test_an_int8_form_is_made_and_run(timm_bundle: MakeBundle, pictures: Pixels, name: str, views: int) -> None:
     bundle = timm_bundle(name, views)
     labels = exact(bundle).predict(pictures).logits.argmax(1).astype(np.int64)

@@ -121,6 +121,7 @@ def mlflow_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[s
         server.wait(timeout=30)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::PendingDeprecationWarning")
 def test_mlflow_gets_settings_curves_pictures_and_the_model(mlflow_server: str, stripes: DatasetSplits, tmp_path: Path) -> None:
     values = {
