@@ -90,6 +90,7 @@ class ClassifierReplica:
 
     async def _load(self, reference: str) -> LoadedModel | Status:
         try:
+            await asyncio.to_thread(self._models.check, reference)  # the loader is for models that exist: it may be busy for seconds
             return await asyncio.get_running_loop().run_in_executor(self._loader, self._models.load, reference)
         except CifarRayError as error:  # returned, because Serve logs a traceback of an exception
             return Status(None, str(error), is_known=not isinstance(error, UnknownModelError))
