@@ -107,6 +107,38 @@ def test_a_key_that_occurs_twice_is_refused(tmp_path: Path, text: str, key: str)
         read_yaml(path)
 
 
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("2:8", "2:8"),  # 128 in YAML 1.1
+        ("2024-01-02", "2024-01-02"),
+        ("no", "no"),
+        ("08", "08"),
+        ("007", "007"),
+        ("1_000", "1_000"),
+        ("7", 7),
+        ("+7", 7),
+        ("-1.5e-3", -0.0015),
+        (".inf", float("inf")),
+        ("true", True),
+        ("~", None),
+        ("", None),
+    ],
+)
+def test_yaml_means_what_it_says(tmp_path: Path, text: str, value: object) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"x: {text}\n")
+    assert read_yaml(path) == {"x": value}
+
+
+def test_text_that_yaml_takes_for_something_else_reaches_its_setting(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("dataset: digits\nnum_workers: 2:8\nname: 2024-01-02\ncheckpoint_every: 2\nseed: 007\noptimizer: {nesterov: yes}\n")
+    config = parse_config(TrainConfig, read_yaml(path))
+    assert (config.num_workers, config.name, config.checkpoint_every, config.seed) == ("2:8", "2024-01-02", "2", 7)
+    assert config.optimizer.nesterov is True
+
+
 def test_a_missing_file_is_said_in_words(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--config .*nosuch\.yaml: cannot be read \(No such file or directory\)"):
         read_yaml(tmp_path / "nosuch.yaml")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -188,6 +189,18 @@ def test_pictures_are_named_by_files_folders_globs_uris_and_stdin(pictures: Path
     for nothing in ("nowhere", "*.gif", "notes"):
         with pytest.raises(DataError, match=r"not found|no pictures found"):
             list_pictures([nothing], [])
+
+
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_what_is_left_out_of_a_folder_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture, prefix: str) -> None:
+    for name in ("a.png", "IMG_1", "b.txt", ".hidden.png", "@eaDir/a.png", "deep/.thumbs/a.png", "deep/c.jfif"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with caplog.at_level(logging.INFO):
+        found = list_pictures([f"{prefix}{tmp_path}"], [])
+    assert found == [f"{prefix}{tmp_path}/a.png", f"{prefix}{tmp_path}/deep/c.jfif"]
+    assert "left out 2 files that are no pictures: 1 without a suffix, 1 .txt" in caplog.text
+    assert "left out folders of network storage, archives or the system: 1 @eaDir" in caplog.text
 
 
 def test_uris_are_read_like_paths(store: ModelStore, pictures: Path, tmp_path: Path) -> None:

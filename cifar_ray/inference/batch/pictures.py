@@ -10,7 +10,7 @@ from pyarrow import ArrowException
 from pyarrow.fs import FileSelector, FileSystem, FileType
 
 from cifar_ray.data.decoding.formats import SUFFIXES
-from cifar_ray.data.layouts import pictures_in
+from cifar_ray.data.decoding.picture_files import Sieve, pictures_in
 from cifar_ray.errors import DataError, ImageError
 
 STDIN = "-"
@@ -67,7 +67,9 @@ def read_picture(name: str) -> bytes:
 def _find(source: str) -> Iterator[str]:
     path = Path(source).expanduser().absolute()
     if path.is_dir():
-        yield from map(str, pictures_in(path))
+        sieve = Sieve()
+        yield from map(str, pictures_in(path, sieve))
+        sieve.report(path)
     elif path.exists():
         yield str(path)
     elif glob.has_magic(source):
@@ -93,5 +95,9 @@ def _find_by_uri(uri: str) -> Iterator[str]:
     base = path.rstrip("/")
     root = uri.partition("?")[0].rstrip("/")
     query = uri.partition("?")[2]
-    for name in sorted(entry.path for entry in inside if entry.type == FileType.File and entry.path.lower().endswith(SUFFIXES)):
-        yield root + name.removeprefix(base) + (f"?{query}" if query else "")
+    sieve = Sieve()
+    for name in sorted(entry.path.removeprefix(base) for entry in inside if entry.type == FileType.File):
+        *folders, file = name.strip("/").split("/")
+        if all(map(sieve.opens, folders)) and sieve.takes(file):
+            yield root + name + (f"?{query}" if query else "")
+    sieve.report(uri)
