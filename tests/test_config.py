@@ -3,6 +3,8 @@ from pathlib import Path
 import pytest
 
 from cifar_ray.config import OptimizerConfig, TrainConfig, parse_config, read_yaml, resolve_storage, to_yaml
+from cifar_ray.config.api_keys import write_keys
+from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.errors import ConfigError
 
 
@@ -84,6 +86,17 @@ def test_a_relative_storage_becomes_absolute_and_a_uri_stays(tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     assert resolve_storage("./here/") == str(tmp_path / "here")
     assert resolve_storage("s3://bucket/there/") == "s3://bucket/there"
+
+
+def test_a_tilde_is_the_home_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "my.yaml").write_text("epochs: 3\n")
+    write_keys(tmp_path / "keys.txt", [])
+    assert resolve_storage("~/here") == str(tmp_path / "here")
+    assert read_yaml("~/my.yaml") == {"epochs": 3}
+    assert parse_config(ServeConfig, {"api_keys": "~/keys.txt"}).api_keys == tmp_path / "keys.txt"
+    with pytest.raises(ConfigError, match="no user of this name"):
+        resolve_storage("~nobody-here/x")
 
 
 def test_storage_comes_from_the_environment_unless_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

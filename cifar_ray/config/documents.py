@@ -10,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from cifar_ray.config.base import FORMS, Config
+from cifar_ray.config.locations import local_path
 from cifar_ray.errors import ConfigError
 
 FORMAT_VERSION = 1  # of the YAML files that hold a config
@@ -91,7 +92,7 @@ def read_yaml(path: str | Path, flag: str = "--config") -> dict[str, Any]:
         ConfigError: if the file cannot be read or is not a mapping.
     """
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8-sig"), _PlainYaml)  # noqa: S506  (a safe loader)
+        values = yaml.load(local_path(str(path)).read_text(encoding="utf-8-sig"), _PlainYaml)  # noqa: S506  (a safe loader)
     except OSError as error:
         raise ConfigError(f"{flag} {path}: cannot be read ({error.strerror})") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cifar_ray.config.api_keys import KEYS_VARIABLE, read_keys
 from cifar_ray.config.base import REFERENCE_PATTERN, Config, EngineName, Positive, PrecisionName
-from cifar_ray.config.locations import STORAGE_VARIABLE, default_storage, resolve_storage
+from cifar_ray.config.locations import STORAGE_VARIABLE, default_storage, local_path, resolve_storage
 from cifar_ray.errors import ConfigError
 
 _PENDING_BATCHES = 4
@@ -95,10 +95,11 @@ class ServeConfig(Config):
         if path is None:
             return None
         try:
+            path = local_path(str(path)).absolute()
             read_keys(path)
         except ConfigError as error:
             raise ValueError(str(error)) from None
-        return path.absolute()
+        return path
 
     @field_validator("model_aliases", mode="before")
     @classmethod

@@ -226,6 +226,6 @@ def _check_files(folders: dict[str, Path], classes: dict[str, list[Path]], files
             found = describe(folders[split])
             raise DataError(f"{folders[split]}: found {found}, no pictures in its class folders. Supported: {supported}")
     present = {label for _, label in files["train"]}
-    for label, found in enumerate(classes.values()):
+    for label, (first, *_) in enumerate(classes.values()):
         if label not in present:
-            raise DataError(f"{found[0]}: found {describe(found[0])}, no pictures; add some ({supported}) or remove the folder")
+            raise DataError(f"{first}: found {describe(first)}, no pictures; add some ({supported}) or remove the folder")

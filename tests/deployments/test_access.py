@@ -102,7 +102,7 @@ def test_what_needs_no_key(file: Path, path: str) -> None:
     assert send(app_with(api_keys=file), "GET", path).status_code < 400
 
 
-@pytest.mark.parametrize("prefix", ["", "/p"])
+@pytest.mark.parametrize("prefix", ["", "/p", "/a:b"])
 @pytest.mark.parametrize("path", ["", "/", "/health", "/health/", "/docs/", "/ready/", "/openapi.json/"])
 def test_an_open_path_is_open_with_a_slash_and_without_and_below_a_prefix(file: Path, prefix: str, path: str) -> None:
     async def once() -> int:

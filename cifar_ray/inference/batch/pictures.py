@@ -9,6 +9,7 @@ from pathlib import Path
 from pyarrow import ArrowException
 from pyarrow.fs import FileSelector, FileSystem, FileType
 
+from cifar_ray.config import local_path
 from cifar_ray.data.decoding.formats import SUFFIXES
 from cifar_ray.data.decoding.picture_files import Sieve, pictures_in
 from cifar_ray.errors import DataError, ImageError
@@ -41,7 +42,7 @@ def list_pictures(sources: Sequence[str], stdin: Iterable[str]) -> list[str]:
             except DataError:
                 if source != STDIN:
                     raise
-                found[line if "://" in line else str(Path(line).expanduser().absolute())] = None
+                found[line if "://" in line else str(local_path(line).absolute())] = None
     if not found:
         raise DataError(f"{', '.join(sources)}: no pictures found. Supported: {', '.join(SUFFIXES)}")
     return list(found)
@@ -65,7 +66,7 @@ def read_picture(name: str) -> bytes:
 
 
 def _find(source: str) -> Iterator[str]:
-    path = Path(source).expanduser().absolute()
+    path = local_path(source).absolute()
     if path.is_dir():
         sieve = Sieve()
         yield from map(str, pictures_in(path, sieve))
