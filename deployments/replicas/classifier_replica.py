@@ -12,7 +12,7 @@ import torch
 
 from cifar_ray.config import ResizePolicy
 from cifar_ray.config.serve_config import ServeConfig
-from cifar_ray.errors import CifarRayError, UnknownModelError
+from cifar_ray.errors import CifarRayError, ResourceError, UnknownModelError
 from cifar_ray.inference.explain import explain
 from deployments.predicting.batcher import Batcher
 from deployments.predicting.contract import Classified, Explained, ModelInfo, Pixels, Status, StoredGallery, StoredModel, UnavailableError
@@ -97,7 +97,10 @@ class ClassifierReplica:
 
     async def _run(self, loaded: LoadedModel, images: Pixels) -> Classified:
         started = time.perf_counter()
-        prediction = await asyncio.get_running_loop().run_in_executor(self._compute, loaded.predictor.predict, images)
+        try:
+            prediction = await asyncio.get_running_loop().run_in_executor(self._compute, loaded.predictor.predict, images)
+        except ResourceError as error:
+            raise UnavailableError(str(error)) from None
         seconds = time.perf_counter() - started
         classified = Classified(loaded.info, prediction.probabilities, prediction.abstains, len(images), seconds)
         self._metrics.ran(classified)
