@@ -17,9 +17,9 @@ _TRANSPARENCY_BYTES = {0: 2, 2: 6}  # least size by colour type: grey and RGB
 def essential(png: bytes) -> bytes:
     """Leave out the chunks that do not change the upright pixels, and optional ones that are damaged, as browsers do (libpng).
 
-    Of an animation, the first picture stays. What follows the end, or a place where no chunk can be, is kept or dropped as it is.
+    Of an animation, the first picture stays. What follows the end, or a place where no chunk can be, stays as it is.
     """
-    kept, position = [png[: len(SIGNATURE)]], len(SIGNATURE)
+    kept, start, position = [], 0, len(SIGNATURE)  # runs of kept bytes; the present one begins at `start`
     colour_type = 0
     while position + 12 <= len(png):
         name = png[position + 4 : position + 8]
@@ -28,12 +28,13 @@ def essential(png: bytes) -> bytes:
             break
         if name == _HEADER:
             colour_type = png[position + 17]
-        if name[:1].isupper() or _matters(name, png[position + 8 : end - 4], png[end - 4 : end], colour_type):
-            kept.append(png[position:end])
+        if not (name[:1].isupper() or _matters(name, png[position + 8 : end - 4], png[end - 4 : end], colour_type)):
+            kept.append(memoryview(png)[start:position])
+            start = end
         position = end
         if name == _END:
-            return b"".join(kept)
-    return b"".join([*kept, png[position:]])
+            break
+    return b"".join([*kept, memoryview(png)[start:]]) if kept else png
 
 
 def _matters(name: bytes, content: bytes, checksum: bytes, colour_type: int) -> bool:
