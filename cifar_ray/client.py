@@ -232,14 +232,15 @@ class Client:
 
     @property
     def _where(self) -> str:
-        return f"server {self._url.scheme}://{self._url.netloc.rpartition('@')[2]}"
+        return f"server {self._url.scheme}://{self._url.netloc.rpartition('@')[2]}{self._url.path.rstrip('/')}"
 
 
 def _split_address(url: str) -> SplitResult:
     """Raises `ConfigError` for what is no address: another scheme, no host, a port that cannot be."""
     try:
         split = urlsplit(url)
-        usable = split.scheme in ("http", "https") and bool(split.hostname) and split.port != 0
+        is_plain = split.path.isascii() and url.isprintable() and " " not in url  # http.client sends it as it is
+        usable = is_plain and split.scheme in ("http", "https") and bool(split.hostname) and split.port != 0
     except ValueError:  # the port is no number up to 65535, or brackets do not match
         usable = False
     if not usable:

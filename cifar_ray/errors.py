@@ -65,7 +65,7 @@ class ServerError(CifarRayError):
 
 
 class ResourceError(CifarRayError):
-    """The cluster has fewer CPUs or GPUs than the job needs."""
+    """The cluster has fewer CPUs or GPUs than the job needs, or the machine too little memory."""
 
 
 class TrainingError(CifarRayError):

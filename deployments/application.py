@@ -16,6 +16,7 @@ from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.errors import CifarRayError
 from cifar_ray.store import ModelStore
 from cifar_ray.store.default_model import last_promoted_first
+from deployments.http.rate_limits import TokenBuckets
 from deployments.http.routes import RETRY_AFTER_S
 from deployments.replicas.classifier_replica import ClassifierReplica
 from deployments.replicas.ingress_replica import IngressReplica
@@ -42,6 +43,8 @@ def build(config: ServeConfig) -> Application:
         health_check_period_s=_HEALTH_CHECK_PERIOD_S,
         logging_config=logging,
     )(ClassifierReplica).bind(config, names_at_start(config))
+    needs_shared_limits = config.api_keys is not None and config.num_ingress_replicas > 1
+    limits = serve.deployment(name="limits", ray_actor_options={"num_cpus": 0}, logging_config=quiet)(TokenBuckets)
     return serve.deployment(
         name="ingress",
         num_replicas=config.num_ingress_replicas,
@@ -52,7 +55,7 @@ def build(config: ServeConfig) -> Application:
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=RETRY_AFTER_S),
         health_check_period_s=_HEALTH_CHECK_PERIOD_S,
         logging_config=quiet,
-    )(serve.ingress()(IngressReplica)).bind(classifier, config)
+    )(serve.ingress()(IngressReplica)).bind(classifier, config, limits.bind() if needs_shared_limits else None)
 
 
 def names_at_start(config: ServeConfig) -> tuple[str, ...] | None:

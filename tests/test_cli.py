@@ -5,6 +5,7 @@ import pytest
 
 from cifar_ray import __main__ as console
 from cifar_ray import cli
+from cifar_ray.config import TrainConfig, to_yaml
 from cifar_ray.errors import ConfigError, DataError, TrainingError
 from cifar_ray.recipes import list_recipes
 
@@ -61,6 +62,15 @@ def test_the_recipe_follows_from_data_and_model_unless_named(argv: list[str], re
         (["--dataset", "folder"], "^--dataset folder needs --data-dir"),
         (["--dataset", "nope"], "^dataset: .*digits"),
         (["--config", "/no/such.yaml"], "/no/such.yaml"),
+        (["--config", "~/no such.yaml"], "~/no such.yaml: cannot be read"),
+        (["--config", "~nobody-here/x"], "^~nobody-here/x: no user"),
+        (["--storage", ""], "is empty"),
+        (["--storage="], "is empty"),
+        (["--storage", "~nobody-here/x"], "^~nobody-here/x: no user"),
+        (["--storage", "s3:/bucket"], "^s3:/bucket: expected a path, or a URI such as s3://bucket/folder$"),
+        (["--storage", "s3://"], "^s3://: expected a path"),
+        (["--data-dir", "~nobody-here/x"], "^~nobody-here/x: no user"),
+        (["--data-dir", ""], "is empty"),
     ],
 )
 def test_a_wrong_flag_is_one_line_that_names_it(argv: list[str], message: str) -> None:
@@ -68,6 +78,23 @@ def test_a_wrong_flag_is_one_line_that_names_it(argv: list[str], message: str) -
         parse(*argv)
     assert "\n" not in str(refused.value)
     assert "│" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "flags", [["--dataset", "digits"], ["--model", "resnet18", "--num-workers", "1:2", "--groups", "a=cat,dog", "b=ship"]]
+)
+def test_the_config_of_a_run_repeats_it_under_a_new_name(tmp_path: Path, flags: list[str]) -> None:
+    original = parse(*flags, "--name", "first", "--storage", str(tmp_path), "--seed", "7")
+    file = tmp_path / "runs" / "first" / "config.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(to_yaml(TrainConfig.model_validate(original.model_dump(include=set(TrainConfig.model_fields)))))
+    for repeated, name in ((parse("--config", str(file)), None), (parse("--config", str(file), "--name", "second"), "second")):
+        assert repeated.name == name
+        assert TrainConfig.model_fields.keys() <= type(repeated).model_fields.keys()
+        assert all(getattr(repeated, field) == getattr(original, field) for field in TrainConfig.model_fields if field != "name")
+    copied = tmp_path / "first.yaml"
+    copied.write_text(file.read_text())
+    assert parse("--config", str(copied)).name == "first"
 
 
 def test_an_unknown_key_in_a_file_is_one_line_that_names_it(tmp_path: Path) -> None:

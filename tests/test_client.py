@@ -110,7 +110,22 @@ def test_other_refusals_are_server_errors_with_their_status(url: str, picture: b
         assert refused.value.status == status
 
 
-@pytest.mark.parametrize("url", ["http://h:99999", "http://h:x", "http://h:0", "http://[::1", "ftp://h", "h:8000", "http://", ""])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://h:99999",
+        "http://h:x",
+        "http://h:0",
+        "http://[::1",
+        "ftp://h",
+        "h:8000",
+        "h:1/a:b",
+        "http://",
+        "",
+        "http://a b",
+        "http://h/é",
+    ],
+)
 def test_what_is_no_address_is_refused_before_anything_is_sent(url: str) -> None:
     with pytest.raises(ConfigError, match="expected the address of a server"):
         Client(url)

@@ -3,6 +3,8 @@ from pathlib import Path
 import pytest
 
 from cifar_ray.config import OptimizerConfig, TrainConfig, parse_config, read_yaml, resolve_storage, to_yaml
+from cifar_ray.config.api_keys import write_keys
+from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.errors import ConfigError
 
 
@@ -86,6 +88,17 @@ def test_a_relative_storage_becomes_absolute_and_a_uri_stays(tmp_path: Path, mon
     assert resolve_storage("s3://bucket/there/") == "s3://bucket/there"
 
 
+def test_a_tilde_is_the_home_in_every_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "my.yaml").write_text("epochs: 3\n")
+    write_keys(tmp_path / "keys.txt", [])
+    assert resolve_storage("~/here") == str(tmp_path / "here")
+    assert read_yaml("~/my.yaml") == {"epochs": 3}
+    assert parse_config(ServeConfig, {"api_keys": "~/keys.txt"}).api_keys == tmp_path / "keys.txt"
+    with pytest.raises(ConfigError, match="no user of this name"):
+        resolve_storage("~nobody-here/x")
+
+
 def test_storage_comes_from_the_environment_unless_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CIFAR_RAY_STORAGE", str(tmp_path / "shared"))
     assert TrainConfig().storage == str(tmp_path / "shared")
@@ -105,6 +118,38 @@ def test_a_key_that_occurs_twice_is_refused(tmp_path: Path, text: str, key: str)
     path.write_text(text)
     with pytest.raises(ConfigError, match=f"duplicate key '{key}'"):
         read_yaml(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("2:8", "2:8"),  # 128 in YAML 1.1
+        ("2024-01-02", "2024-01-02"),
+        ("no", "no"),
+        ("08", "08"),
+        ("007", "007"),
+        ("1_000", "1_000"),
+        ("7", 7),
+        ("+7", 7),
+        ("-1.5e-3", -0.0015),
+        (".inf", float("inf")),
+        ("true", True),
+        ("~", None),
+        ("", None),
+    ],
+)
+def test_yaml_means_what_it_says(tmp_path: Path, text: str, value: object) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"x: {text}\n")
+    assert read_yaml(path) == {"x": value}
+
+
+def test_text_that_yaml_takes_for_something_else_reaches_its_setting(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("dataset: digits\nnum_workers: 2:8\nname: 2024-01-02\ncheckpoint_every: 2\nseed: 007\noptimizer: {nesterov: yes}\n")
+    config = parse_config(TrainConfig, read_yaml(path))
+    assert (config.num_workers, config.name, config.checkpoint_every, config.seed) == ("2:8", "2024-01-02", "2", 7)
+    assert config.optimizer.nesterov is True
 
 
 def test_a_missing_file_is_said_in_words(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -135,6 +136,24 @@ def test_a_picture_that_the_model_does_not_know_is_said_to_be_one_unless_that_is
         assert ("not sure: the picture is unlike" in line) == ("not sure of 1" in speed) == told
 
 
+def test_a_summary_and_overlays_mark_what_the_model_abstains_from(store: ModelStore, pictures: Path, tmp_path: Path, capsys: Shown) -> None:
+    bundle = store.load("pets")
+    found = {path: predict(bundle, path) for path in sound_pictures(pictures)}
+    threshold = float(np.median([familiarity(prediction.logits)[0] for prediction in found.values()]))
+    store.save("pets", bundle.manifest.model_copy(update={"abstain_threshold": threshold}), bundle.weights)
+    assert run(store, pictures, "--explain", tmp_path / "seen") == 0
+    lines = capsys.readouterr().out.splitlines()
+    unsure: dict[str, int] = {}
+    for prediction in found.values():
+        name = bundle.manifest.class_names[int(prediction.probabilities.argmax())]
+        unsure[name] = unsure.get(name, 0) + int(familiarity(prediction.logits)[0] < threshold)
+    assert sum(unsure.values()) == 12
+    assert {line.split()[0]: line.rpartition("not sure of ")[2] for line in lines[:-1] if "not sure of" in line} == {
+        name: str(count) for name, count in unsure.items() if count
+    }
+    assert sum(path.stem.endswith("-not-sure") for path in (tmp_path / "seen").iterdir()) == 12
+
+
 def test_an_interrupted_job_goes_on_where_it_stopped(
     store: ModelStore, pictures: Path, tmp_path: Path, capsys: Shown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -188,6 +207,18 @@ def test_pictures_are_named_by_files_folders_globs_uris_and_stdin(pictures: Path
     for nothing in ("nowhere", "*.gif", "notes"):
         with pytest.raises(DataError, match=r"not found|no pictures found"):
             list_pictures([nothing], [])
+
+
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_what_is_left_out_of_a_folder_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture, prefix: str) -> None:
+    for name in ("a.png", "IMG_1", "b.txt", ".hidden.png", "@eaDir/a.png", "deep/.thumbs/a.png", "deep/c.jfif"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with caplog.at_level(logging.INFO):
+        found = list_pictures([f"{prefix}{tmp_path}"], [])
+    assert found == [f"{prefix}{tmp_path}/a.png", f"{prefix}{tmp_path}/deep/c.jfif"]
+    assert "left out 2 files that are no pictures: 1 without a suffix, 1 .txt" in caplog.text
+    assert "left out folders of network storage, archives or the system: 1 @eaDir" in caplog.text
 
 
 def test_uris_are_read_like_paths(store: ModelStore, pictures: Path, tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from tyro.conf import Positional, subcommand
 
-from cifar_ray.config import NAME_PATTERN, Config
+from cifar_ray.config import NAME_PATTERN, Config, local_path
 from cifar_ray.config.api_keys import KEYS_VARIABLE, add_key, read_keys, revoke_key
 
 
@@ -22,6 +22,11 @@ class KeyCommand(Config):
         default_factory=lambda: Path(os.environ.get(KEYS_VARIABLE) or "api_keys.txt"),
         description=f"file of names and hashes; default: ${KEYS_VARIABLE} or ./api_keys.txt",
     )
+
+    @field_validator("file")
+    @classmethod
+    def _at_home(cls, path: Path) -> Path:
+        return local_path(str(path))
 
     @abstractmethod
     def run(self) -> None:

@@ -6,7 +6,6 @@ from collections import Counter
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from cifar_ray.inference.batch.prediction_job import PredictionTime
 
@@ -20,18 +19,20 @@ class PredictionSummary:
         self._first_rows: list[dict[str, Any]] = []
         self._counts: Counter[str] = Counter()
         self._confidence_sums: Counter[str] = Counter()
-        self._broken = self._abstained = 0
+        self._abstained: Counter[str] = Counter()
+        self._broken = 0
 
     def add(self, table: pa.Table) -> None:
         """Counts the rows of a table."""
-        self._abstained += pc.sum(table["abstain"]).as_py() or 0
         self._first_rows += table.slice(0, max(0, _MAX_LINES + 1 - len(self._first_rows))).to_pylist()
-        for name, confidence in zip(table["class_name"].to_pylist(), table["confidence"].to_pylist(), strict=True):
+        columns = (table[column].to_pylist() for column in ("class_name", "confidence", "abstain"))
+        for name, confidence, abstain in zip(*columns, strict=True):
             if name is None:
                 self._broken += 1
             else:
                 self._counts[name] += 1
                 self._confidence_sums[name] += confidence
+                self._abstained[name] += abstain
 
     @property
     def sound(self) -> int:
@@ -45,7 +46,7 @@ class PredictionSummary:
         rate = f" in {time.seconds:.1f} s: {time.pictures / max(time.seconds, 1e-9):,.0f} images/s"
         count = time.pictures or total
         speed = f"{count:,} {'picture' if count == 1 else 'pictures'}{rate if time.pictures else ''}"
-        abstained = f", not sure of {self._abstained:,}" if self._abstained else ""
+        abstained = f", not sure of {self._abstained.total():,}" if self._abstained.total() else ""
         return "\n".join([*lines, f"{speed}; {self._broken:,} broken{abstained}"])
 
     def _picture_lines(self) -> list[str]:
@@ -56,6 +57,7 @@ class PredictionSummary:
         width = max(map(len, self._counts), default=0)
         lines = [
             f"{name:{width}}  {count:>9,}  {count / total:7.2%}  mean confidence {self._confidence_sums[name] / count:.3f}"
+            + (f", not sure of {self._abstained[name]:,}" if self._abstained[name] else "")
             for name, count in self._counts.most_common(_MAX_LINES)
         ]
         if len(self._counts) > _MAX_LINES:

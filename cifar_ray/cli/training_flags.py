@@ -19,6 +19,7 @@ from cifar_ray.config import (
     StartConfig,
     TrainConfig,
     default_storage,
+    local_path,
     parse_config,
     read_yaml,
     resolve_storage,
@@ -216,7 +217,7 @@ def parse_over_recipe(
         ConfigError: one line that names the field that is unknown or impossible.
     """
     flags = peek(argv, ("--recipe", "--config", "--dataset", "--data-dir", "--model"))
-    chosen = (saved or {}) | (read_yaml(flags["config"]) if "config" in flags else {}) | flags
+    chosen = (saved or {}) | (_settings_in(flags["config"]) if "config" in flags else {}) | flags
     suited = suit(chosen)
     values = merge_settings(suited.settings, chosen)
     if "why" in command_type.model_fields:
@@ -226,3 +227,12 @@ def parse_over_recipe(
 
     check_model(command.model)
     return command
+
+
+def _settings_in(file: str) -> dict[str, Any]:
+    """Settings of a file; those of a run, `…/runs/NAME/config.yaml`, without its name, because it is repeated as another run."""
+    values = read_yaml(file)
+    path = local_path(file).absolute()
+    if path.parent.parent.name == "runs" and path.parent.name == values.get("name"):
+        del values["name"]
+    return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,6 +10,7 @@ import yaml
 from pydantic import ValidationError
 
 from cifar_ray.config.base import FORMS, Config
+from cifar_ray.config.locations import local_path
 from cifar_ray.errors import ConfigError
 
 FORMAT_VERSION = 1  # of the YAML files that hold a config
@@ -17,16 +19,34 @@ _FORMAT_KEY = "format_version"
 ConfigType = TypeVar("ConfigType", bound=Config)
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that occurs twice in a mapping; YAML itself takes the last one silently."""
+class _PlainYaml(yaml.SafeLoader):
+    """YAML as people mean it: numbers are decimal, true and false are the only truth values, and a key occurs once.
+
+    YAML 1.1 reads `2:8` as 128 (base 60), `name: 2024-01-02` as a date, `name: no` as false, and takes the last of equal keys silently.
+    """
+
+    yaml_implicit_resolvers = {  # noqa: RUF012  (as in PyYAML)
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.rpartition(":")[2] in ("null", "merge", "value")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
             if key.tag != "tag:yaml.org,2002:merge" and key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key.value!r}", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+for _tag, _form, _first in (
+    ("bool", "true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", "[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
+    ("float", r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+0123456789."),
+):
+    _PlainYaml.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^({_form})$"), list(_first))
 
 
 def describe(error: ValidationError) -> str:
@@ -72,7 +92,7 @@ def read_yaml(path: str | Path, flag: str = "--config") -> dict[str, Any]:
         ConfigError: if the file cannot be read or is not a mapping.
     """
     try:
-        values = yaml.load(Path(path).read_text(encoding="utf-8-sig"), _UniqueKeys)  # noqa: S506  (a safe loader)
+        values = yaml.load(local_path(str(path)).read_text(encoding="utf-8-sig"), _PlainYaml)  # noqa: S506  (a safe loader)
     except OSError as error:
         raise ConfigError(f"{flag} {path}: cannot be read ({error.strerror})") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:

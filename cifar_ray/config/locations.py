@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
+from cifar_ray.errors import ConfigError
+
 STORAGE_VARIABLE = "CIFAR_RAY_STORAGE"
+
+# A URI with a slash too few, or without a bucket: it would become a local folder
+_HALF_A_URI = re.compile(r"(s3|gs|gcs|abfss?|hdfs|file):(?!//[^/?]|///)", re.IGNORECASE)
 
 
 def default_storage() -> str:
@@ -18,5 +24,24 @@ def resolve_storage(storage: str) -> str:
 
     Ray workers change directory, so a relative path is resolved here, where the user typed it; a URI
     (`s3://bucket/path`) is returned unchanged.
+
+    Raises:
+        ConfigError: if it is empty, a URI that names nothing, or the home of an unknown user.
     """
-    return storage.rstrip("/") if "://" in storage else str(Path(storage).expanduser().absolute())
+    if not storage.strip():
+        raise ConfigError("a path or URI is empty; leave the flag out for its default")
+    if _HALF_A_URI.match(storage):
+        raise ConfigError(f"{storage}: expected a path, or a URI such as s3://bucket/folder")
+    return storage.rstrip("/") if "://" in storage else str(local_path(storage).absolute())
+
+
+def local_path(path: str) -> Path:
+    """A path as the user typed it, with `~` and `~name` replaced by home folders: shells do not do this in `--flag=~/x`.
+
+    Raises:
+        ConfigError: if there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{path}: no user of this name on this machine; for a folder called so: ./{path}") from None

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cifar_ray.config.api_keys import KEYS_VARIABLE, read_keys
 from cifar_ray.config.base import REFERENCE_PATTERN, Config, EngineName, Positive, PrecisionName
-from cifar_ray.config.locations import STORAGE_VARIABLE, default_storage, resolve_storage
+from cifar_ray.config.locations import STORAGE_VARIABLE, default_storage, local_path, resolve_storage
 from cifar_ray.errors import ConfigError
 
 _PENDING_BATCHES = 4
@@ -32,6 +32,10 @@ class ServeConfig(Config):
         default_factory=default_storage,
         validate_default=True,
         description=f"path or URI of the models; default ${STORAGE_VARIABLE} or ./storage",
+    )
+    model_aliases: dict[str, str] = Field(
+        default_factory=dict,
+        description="other names by which requests may call models, for example original=cifar10,regrouped=animals@production",
     )
     top_k: int = Field(5, ge=1, description="number of most likely classes in an answer, unless the request has ?top_k=")
     abstain: bool = Field(True, description='answer "abstain": true for pictures unlike those that the model was validated on')
@@ -65,6 +69,11 @@ class ServeConfig(Config):
         ge=1,
         description="maximum number of pictures in progress per ingress replica; more are refused; default: four batches per model replica",
     )
+    max_body_bytes: int = Field(
+        512_000_000,
+        ge=100_000_000,
+        description="bytes of all request bodies that an ingress replica holds at once; more are refused; at least one batch of 100 MB",
+    )
     api_keys: Path | None = Field(
         default_factory=lambda: Path(os.environ[KEYS_VARIABLE]) if os.environ.get(KEYS_VARIABLE) else None,
         validate_default=True,
@@ -86,10 +95,24 @@ class ServeConfig(Config):
         if path is None:
             return None
         try:
+            path = local_path(str(path)).absolute()
             read_keys(path)
         except ConfigError as error:
             raise ValueError(str(error)) from None
-        return path.absolute()
+        return path
+
+    @field_validator("model_aliases", mode="before")
+    @classmethod
+    def _split_aliases(cls, value: Any) -> Any:
+        return dict(pair.strip().partition("=")[::2] for pair in value.split(",")) if isinstance(value, str) else value
+
+    @field_validator("model_aliases")
+    @classmethod
+    def _refer_to_models(cls, aliases: dict[str, str]) -> dict[str, str]:
+        for alias, reference in aliases.items():
+            if not alias or not re.fullmatch(REFERENCE_PATTERN, reference):
+                raise ValueError("expected ALIAS=NAME or ALIAS=NAME@VERSION, with commas between them")
+        return aliases
 
     @field_validator("cors_origins", mode="before")
     @classmethod

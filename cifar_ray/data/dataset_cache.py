@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 
+from cifar_ray.config import local_path
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.errors import DataError
 
@@ -45,7 +46,7 @@ def cache_folder() -> Path:
     """`$CIFAR_RAY_CACHE`, else `$XDG_CACHE_HOME/cifar_ray`, else `~/.cache/cifar_ray`; absolute; it may not exist yet."""
     chosen = os.environ.get(CACHE_VARIABLE)
     if chosen:
-        return Path(chosen).expanduser().absolute()
+        return local_path(chosen).absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "cifar_ray"
 
 

@@ -12,12 +12,13 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from cifar_ray.config import ResizePolicy
+from cifar_ray.data.decoding import depths, jpeg
 from cifar_ray.data.decoding.colours import to_srgb
-from cifar_ray.data.decoding.formats import FORMAT_NAMES, MAX_JPEG_SCANS, has_too_many_scans, open_picture
+from cifar_ray.data.decoding.formats import FORMAT_NAMES, open_picture
 from cifar_ray.errors import ImageError, ImageTooLargeError
 
 # Part of every cache key: increase it when the pixels from decode_square, or what find_bursts finds, change.
-DECODER_VERSION = 2
+DECODER_VERSION = 3
 
 _MAX_PIXELS = 50_000_000
 # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where this leaves at least so many times the pixels of the result on each side.
@@ -110,15 +111,44 @@ def _in_one_line(source: bytes | Path, max_pixels: int) -> Iterator[None]:
 
 def _decode(source: bytes | Path, max_pixels: int, wanted: tuple[int, ResizePolicy] | None = None) -> tuple[Image.Image, Box]:
     """The upright RGB picture, perhaps at a fraction of its size if a square is wanted, and the part of it that shows something."""
+    try:
+        return _decode_as_it_is(source, max_pixels, wanted)
+    except OSError:  # of truncated pictures, among others
+        whole = _without_end_marker(source, max_pixels, wanted)
+        if whole is None:
+            raise
+        return whole
+
+
+def _without_end_marker(source: bytes | Path, max_pixels: int, wanted: tuple[int, ResizePolicy] | None) -> tuple[Image.Image, Box] | None:
+    """What `_decode` returns, if the picture is a JPEG of which nothing is missing but the end marker."""
+    content = source.read_bytes() if isinstance(source, Path) else source
+    try:
+        ways = [_decode_as_it_is(ended, max_pixels, wanted) for ended in jpeg.ended_in_two_ways(content)]
+    except OSError:
+        return None
+    return ways[0] if ways and ways[0][0].tobytes() == ways[1][0].tobytes() else None
+
+
+def _decode_as_it_is(source: bytes | Path, max_pixels: int, wanted: tuple[int, ResizePolicy] | None) -> tuple[Image.Image, Box]:
     with open_picture(source) as image:
         if image.width * image.height > max_pixels:
             raise Image.DecompressionBombError
-        if isinstance(source, bytes) and image.format in ("JPEG", "MPO") and has_too_many_scans(source):
-            raise OSError(f"the JPEG has more than {MAX_JPEG_SCANS} scans")
+        if isinstance(source, bytes) and image.format in ("JPEG", "MPO") and jpeg.has_too_many_scans(source):
+            raise OSError(f"the JPEG has more than {jpeg.MAX_SCANS} scans")
         box = None if wanted is None else _shrink(image, *wanted)
+        stored = depths.raw_mode(image)
         with _ONE_AVIF if image.format == "AVIF" else contextlib.nullcontext():
             image.load()
-        return _upright(to_srgb(image), box or (0, 0, *image.size), image)
+        return _upright(to_srgb(_deepened(image, stored, source)), box or (0, 0, *image.size), image)
+
+
+def _deepened(image: Image.Image, stored: str, source: bytes | Path) -> Image.Image:
+    """The decoded picture, with the low bytes of 16-bit colours where they matter."""
+    if not depths.needs_low_bytes(image, stored):
+        return image
+    with open_picture(source) as low:
+        return depths.add_low_bytes(image, low)
 
 
 def _shrink(image: Image.Image, size_px: int, policy: ResizePolicy) -> Box | None:

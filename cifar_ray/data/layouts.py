@@ -7,32 +7,27 @@ import logging
 import os
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_ray.data.decoding.formats import SUFFIXES
+from cifar_ray.data.decoding.picture_files import Sieve, counted, describe, direct_pictures, is_ignored, pictures_in
 from cifar_ray.errors import DataError
 
 MAX_CLASSES = 10_000
 
 _LAYOUT = b"with file names\0"  # invalidates cache entries without file names
-# Names of the folder of each split in any case, the preferred one first
+# Names of the folder of each split, the preferred one first; in any case, and with any of the endings, as in "Test_set"
 _SPLITS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing", "holdout"),
+    "train": ("train", "training", "trn"),
+    "val": ("val", "valid", "validation", "validate", "dev", "eval", "evaluation"),
+    "test": ("test", "testing", "tst", "holdout", "hold-out", "hold_out"),
 }
-# Of network storage, archives and operating systems; hidden ones are ignored, too
-_NO_CLASSES = frozenset(
-    ("@eadir", "__macosx", "#recycle", "@recycle", "@recently-snapshot", "$recycle.bin", "lost+found", "system volume information")
-)
-_NO_FILES = frozenset(("thumbs.db", "desktop.ini"))
+_SPLIT_ENDING = re.compile(r"[\s_.-]*(set|data|dataset|images|imgs|pictures|split)$")
+_UNPRINTABLE = frozenset(("Cc", "Cs", "Zl", "Zp"))  # as categories of Unicode; joiners, emoji and spaces of any kind are fine
 _EXPECTED = "expected DIR/<class>/… or DIR/train/<class>/… with optional val/ and test/"
 _MAX_STEPS = 3
-_MAX_COUNTED = 100_000  # files that an error message counts
-_MAX_KINDS = 5
+_MAX_NAMED = 3
 _logger = logging.getLogger(__name__)
 
 
@@ -86,74 +81,47 @@ def list_folder(root: Path) -> Listing:
         raise DataError(f"--data-dir {root}: {'not a folder' if root.exists() else 'folder not found'}")
     given, root = root, _step_in(root)
     folders = _split_folders(root)
-    class_names = tuple(_subfolders(folders["train"]))
-    _check_classes(folders, class_names)
-    others: Counter[str] = Counter()
+    classes = {split: _class_folders(folder) for split, folder in folders.items()}
+    _check_classes(folders, classes)
+    sieve = Sieve()
     files = {
-        split: [(path, label) for label, name in enumerate(class_names) for path in pictures_in(folder / name, others)]
-        for split, folder in folders.items()
+        split: [
+            (path, label)
+            for label, name in enumerate(classes["train"])
+            for folder in classes[split].get(name, ())
+            for path in pictures_in(folder, sieve)
+        ]
+        for split in folders
     }
-    _check_files(folders, class_names, files)
-    if others:
-        files_are = "files that are no pictures" if others.total() > 1 else "file that is no picture"
-        _logger.info("%s: left out %s %s: %s", root, f"{others.total():,}", files_are, _kinds(others))
+    _check_files(folders, classes["train"], files)
+    for place in {root, *folders.values()}:
+        for path in place.iterdir():
+            sieve.opens(path.name)
+        _report_strays(place)
+    sieve.report(root)
+    _report_nested(root, classes["train"], files["train"])
+    # A name stays as it is on disk, unless several folders share it.
+    class_names = tuple(found[0].name if len(found) == 1 else name for name, found in classes["train"].items())
     return Listing(root, class_names, files, None if given == root else given)
-
-
-def pictures_in(folder: Path, others: Counter[str] | None = None) -> Iterator[Path]:
-    """Find pictures by their suffix at any depth, sorted; ignores hidden files and folders, and follows links, but not in circles.
-
-    Args:
-        folder: where to look.
-        others: counts the suffixes of other files.
-
-    Raises:
-        DataError: if a folder cannot be read.
-    """
-
-    def refuse(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):  # val/ and test/ need not have every class
-            raise DataError(f"{error.filename}: {error.strerror}")
-
-    # The folders above are in the set, too: a link to one of them would find the pictures of all classes.
-    visited = {_identity(above) for above in folder.absolute().parents}
-    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        identity = _identity(Path(place))
-        if identity in visited:
-            folders.clear()
-            continue
-        visited.add(identity)
-        folders[:] = sorted(name for name in folders if not _is_ignored(name))
-        for name in sorted(names):
-            if name.startswith(".") or name.lower() in _NO_FILES:
-                continue
-            if name.lower().endswith(SUFFIXES):
-                yield Path(place, name)
-            elif others is not None:
-                others[Path(name).suffix.lower()] += 1
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    try:
-        state = folder.stat()
-    except OSError:
-        return -1, hash(folder)
-    return state.st_dev, state.st_ino
-
-
-def _is_ignored(name: str) -> bool:
-    return name.startswith(".") or name.casefold() in _NO_CLASSES
 
 
 def _subfolders(folder: Path) -> list[str]:
     try:
-        return sorted(path.name for path in folder.iterdir() if path.is_dir() and not _is_ignored(path.name))
+        return sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_ignored(path.name))
     except OSError as error:
         raise DataError(f"{folder}: {error.strerror}") from None
 
 
+def _class_folders(folder: Path) -> dict[str, list[Path]]:
+    """Class folders by name in Unicode's composed form: macOS decomposes names, and others do not, so two folders may share one."""
+    found: dict[str, list[Path]] = {}
+    for name in _subfolders(folder):
+        found.setdefault(unicodedata.normalize("NFC", name), []).append(folder / name)
+    return found
+
+
 def _has_pictures(folder: Path) -> bool:
-    return any(path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".") for path in folder.iterdir() if not path.is_dir())
+    return bool(direct_pictures(folder))
 
 
 def _step_in(root: Path) -> Path:
@@ -171,7 +139,11 @@ def _step_in(root: Path) -> Path:
 
 
 def _is_name_of(split: str, name: str) -> bool:
-    return name.casefold() in _SPLITS[split]
+    return _plain(name) in _SPLITS[split]
+
+
+def _plain(name: str) -> str:
+    return _SPLIT_ENDING.sub("", name.casefold())
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -186,64 +158,74 @@ def _split_folders(root: Path) -> dict[str, Path]:
             raise DataError(f"{root}: found {' and '.join(held)}, but no train folder; {_EXPECTED}")
         return {"train": root}
     folders = {
-        split: root / min(names, key=lambda name: (_SPLITS[split].index(name.casefold()), name != name.casefold()))
+        split: root / min(names, key=lambda name: (_SPLITS[split].index(_plain(name)), name != _plain(name)))
         for split, names in found.items()
         if names
     }
     unused = sorted(set(inside) - {folder.name for folder in folders.values()})
     if unused:
         _logger.warning("%s: ignoring folders other than train, val and test: %s", root, ", ".join(unused))
-    return folders
+    return {split: folder for split, folder in folders.items() if split == "train" or _has_labels(folder)}
 
 
-def _check_classes(folders: dict[str, Path], class_names: tuple[str, ...]) -> None:
-    train = folders["train"]
+def _has_labels(folder: Path) -> bool:
+    """Whether a split has class folders, or nothing at all; competitions publish test pictures without their classes."""
+    pictures = [] if _subfolders(folder) else direct_pictures(folder)
+    if pictures:
+        _logger.warning("%s: left out %s without class folders", folder, counted(len(pictures), "picture"))
+    return not pictures
+
+
+def _report_strays(folder: Path) -> None:
+    if strays := sorted(direct_pictures(folder)):
+        named = ", ".join(strays[:_MAX_NAMED]) + (", …" if len(strays) > _MAX_NAMED else "")
+        _logger.warning("%s: left out %s beside the class folders: %s", folder, counted(len(strays), "picture"), named)
+
+
+def _report_nested(root: Path, classes: dict[str, list[Path]], files: list[tuple[Path, int]]) -> None:
+    """Say it where a class has nothing but several folders: they may have been meant as classes."""
+    inside: dict[int, set[str]] = {}
+    all_folders = [set(found) for found in classes.values()]
+    for path, label in files:
+        above = [path, *path.parents]
+        place = next(number for number, folder in enumerate(above) if folder in all_folders[label])
+        inside.setdefault(label, set()).add("" if place == 1 else above[place - 1].name)
+    nested = [
+        f"{name} ({', '.join(sorted(inside[label])[:_MAX_NAMED])}{', …' if len(inside[label]) > _MAX_NAMED else ''})"
+        for label, name in enumerate(classes)
+        if "" not in inside[label] and len(inside[label]) > 1
+    ]
+    if nested:
+        more = f" and {len(nested) - _MAX_NAMED:,} more" if len(nested) > _MAX_NAMED else ""
+        _logger.info("%s: folders inside a class folder belong to its class: %s%s", root, ", ".join(nested[:_MAX_NAMED]), more)
+
+
+def _check_classes(folders: dict[str, Path], classes: dict[str, dict[str, list[Path]]]) -> None:
+    train, class_names = folders["train"], list(classes["train"])
     if not class_names:
-        raise DataError(f"{train}: found {_describe(train)}, no class folders; {_EXPECTED}")
+        raise DataError(f"{train}: found {describe(train)}, no class folders; {_EXPECTED}")
     if len(class_names) > MAX_CLASSES:
         raise DataError(f"{train}: found {len(class_names):,} class folders; the maximum is {MAX_CLASSES:,}; {_EXPECTED}")
     if len(class_names) == 1:
         raise DataError(f"{train}: only one class folder found ({class_names[0]}); at least two are needed; {_EXPECTED}")
     for name in class_names:
-        if not name.isprintable():
+        if _UNPRINTABLE.intersection(map(unicodedata.category, name)):
             raise DataError(f"{train}: the name of class folder {name!a} has unprintable characters; rename it")
     for split, folder in folders.items():
-        unknown = sorted(set(_subfolders(folder)) - set(class_names))
+        unknown = sorted(set(classes[split]) - set(class_names))
         if unknown:
             raise DataError(
                 f"{folder}: class {unknown[0]!r} has no folder in {train}; add training images for it, or remove it from {split}"
             )
 
 
-def _check_files(folders: dict[str, Path], class_names: tuple[str, ...], files: dict[str, list[tuple[Path, int]]]) -> None:
+def _check_files(folders: dict[str, Path], classes: dict[str, list[Path]], files: dict[str, list[tuple[Path, int]]]) -> None:
     supported = ", ".join(SUFFIXES)
     for split, pairs in files.items():
         if not pairs:
-            found = _describe(folders[split])
+            found = describe(folders[split])
             raise DataError(f"{folders[split]}: found {found}, no pictures in its class folders. Supported: {supported}")
     present = {label for _, label in files["train"]}
-    for label, name in enumerate(class_names):
+    for label, (first, *_) in enumerate(classes.values()):
         if label not in present:
-            found = _describe(folders["train"] / name)
-            raise DataError(f"{folders['train'] / name}: found {found}, no pictures; add some ({supported}) or remove the folder")
-
-
-def _describe(folder: Path) -> str:
-    """What files are in a folder, for an error message: `34 .mp4 and 2 .pdf files`."""
-    counts: Counter[str] = Counter()
-    for _, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not _is_ignored(name)]
-        counts.update(Path(name).suffix.lower() for name in names if not name.startswith("."))
-        if counts.total() > _MAX_COUNTED:
-            break
-    if not counts:
-        return "no files"
-    return f"{_kinds(counts, ' and ')} file{'s' * (counts.total() != 1)}"
-
-
-def _kinds(counts: Counter[str], last: str = ", ") -> str:
-    """`10 .txt, 2 without a suffix`, the most frequent first."""
-    named = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in counts.most_common(_MAX_KINDS)]
-    rest = counts.total() - sum(count for _, count in counts.most_common(_MAX_KINDS))
-    named += [f"{rest:,} other"] if rest else []
-    return named[0] if len(named) == 1 else f"{', '.join(named[:-1])}{last}{named[-1]}"
+            raise DataError(f"{first}: found {describe(first)}, no pictures; add some ({supported}) or remove the folder")

@@ -11,6 +11,7 @@ import torch
 from cifar_ray.config import EngineName, PrecisionName
 from cifar_ray.errors import BundleError, ConfigError
 from cifar_ray.inference.engines import Engine, TorchEngine, choose
+from cifar_ray.inference.halving import Halving
 from cifar_ray.metrics.trust import Trust
 from cifar_ray.models import create_model
 from cifar_ray.models.precision import Precision
@@ -68,25 +69,28 @@ class Predictor:
         wanted = Precision.resolve(precision, torch.device(device))
         self.network = _rebuild(bundle).to(wanted.device).to(memory_format=torch.channels_last).eval()
         self._engine: Engine = TorchEngine(self.network, self.manifest, wanted)
+        self._logits = Halving(self._engine.logits)
         self._check(bundle.reference)
         # an explicit precision excludes int8, unless the engine is explicit, too
         attachments = bundle.attachments if precision == "auto" or engine != "auto" else None
         self._engine, self.engine_reason = choose(self._engine, engine, attachments)
+        self._logits = Halving(self._engine.logits)
         self.engine, self.precision = self._engine.name, self._engine.precision
 
     def predict(self, images: npt.NDArray[np.uint8]) -> Prediction:
-        """Run the network once on all images.
+        """Run the network on all images: at once, or in parts if memory runs out.
 
         Args:
             images: uint8 `[N, S, S, 3]` with S = `manifest.image_size_px`, RGB.
 
         Raises:
             ValueError: for another dtype or shape.
+            ResourceError: if there is not enough memory for one image.
         """
         size = self.manifest.image_size_px
         if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
             raise ValueError(f"images must be uint8 [N, {size}, {size}, 3], got {images.dtype} {list(images.shape)}")
-        logits = self._engine.logits(images)
+        logits = self._logits(images)
         probabilities = torch.softmax(torch.from_numpy(logits) / self.manifest.temperature, dim=1).numpy()
         return Prediction(logits, probabilities, self._trust.abstains(logits))
 

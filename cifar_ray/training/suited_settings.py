@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from cifar_ray.config import PRETRAINED_MODEL, resolve_storage
+from cifar_ray.config import PRETRAINED_MODEL, local_path, resolve_storage
 from cifar_ray.config.base import MAX_IMAGE_SIZE_PX
 from cifar_ray.data.layouts import Listing, list_folder
 from cifar_ray.data.survey import read_headers
@@ -44,7 +44,7 @@ class Suited:
 
 def find_dataset(data_dir: str) -> str:
     """Data set of a folder: `cifar10` or `cifar100` if it has their files, else `folder`."""
-    root = Path(data_dir).expanduser()
+    root = local_path(data_dir)
     names = {root.name} | ({path.name for path in root.iterdir()} if root.is_dir() else set())
     return next((name for name, files in _CIFAR_FILES.items() if names & set(files)), "folder")
 
@@ -72,7 +72,7 @@ def suit(chosen: Mapping[str, Any]) -> Suited:
 
 
 def _check_is_cifar(data_dir: str, dataset: str) -> None:
-    root = Path(data_dir).expanduser()
+    root = local_path(data_dir)
     if root.is_dir() and any(root.iterdir()) and find_dataset(data_dir) != dataset:
         files = " or ".join(_CIFAR_FILES[dataset][:2])
         raise DataError(f"--data-dir {data_dir}: found no files of {dataset} ({files}); to train on your own pictures, leave out --dataset")

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cifar_ray.config.api_keys import REVOKED, ApiKey, read_keys, sha256_of
 from cifar_ray.errors import ConfigError
+from deployments.http.rate_limits import RateLimiter
 
 # These paths only say that the server runs, or a browser must load them before its user can enter a key.
 OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/health", "/ready"})
@@ -46,24 +47,23 @@ class KeyRing:
 
     Args:
         path: of the file.
-        share: fraction of each key's rate limit that applies here; the other ingress replicas have the rest.
+        limiter: holds the rate limits.
         clock: monotonic, in seconds.
 
     Raises:
         ConfigError: if the file cannot be read.
     """
 
-    def __init__(self, path: Path, share: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, path: Path, limiter: RateLimiter, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
-        self._share = share
+        self._limiter = limiter
         self._clock = clock
         self._keys = read_keys(path)
         self._changed_at_ns = path.stat().st_mtime_ns
         self._checked_at = clock()
         self._problem = ""
-        self._buckets: dict[str, tuple[float, float]] = {}
 
-    def refusal(self, headers: Headers) -> HTTPException | None:
+    async def refusal(self, headers: Headers) -> HTTPException | None:
         """The error for a request without a valid key or over its rate limit; `None` if the request may pass."""
         sent = _key_in(headers)
         if sent is None:
@@ -75,7 +75,7 @@ class KeyRing:
             return HTTPException(401, "unknown API key", {"WWW-Authenticate": f'{_CHALLENGE}, error="invalid_token"'})
         if key.limit == REVOKED:
             return HTTPException(403, f"the API key of {key.name} is revoked. Request a new one from the operator of this server")
-        wait_s = self._wait_s(key)
+        wait_s = 0.0 if key.requests_per_minute is None else await self._limiter.wait_s(key.name, key.requests_per_minute)
         if wait_s:
             retry_after = str(math.ceil(wait_s))
             return HTTPException(
@@ -93,21 +93,6 @@ class KeyRing:
             if hmac.compare_digest(key.sha256, sha256):
                 found = key
         return found
-
-    def _wait_s(self, key: ApiKey) -> float:
-        """Seconds until the key's token bucket has a token. The bucket fills at the key's rate and holds one minute of requests."""
-        if key.requests_per_minute is None:
-            return 0.0
-        capacity, now = max(1.0, key.requests_per_minute * self._share), self._clock()
-        tokens, updated_at = self._buckets.get(key.name, (capacity, now))
-        tokens = min(capacity, tokens + (now - updated_at) * capacity / 60)
-        if tokens >= 1:
-            tokens -= 1
-            wait_s = 0.0
-        else:
-            wait_s = (1 - tokens) * 60 / capacity
-        self._buckets[key.name] = (tokens, now)
-        return wait_s
 
     def _reload_if_changed(self) -> None:
         if self._clock() - self._checked_at < _CHECK_INTERVAL_S:
@@ -162,7 +147,7 @@ class KeyGuard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI interface."""
         if scope["type"] == "http" and not _is_open(scope["method"], route_path(scope)):
-            refusal = self._keys.refusal(scope["headers"])
+            refusal = await self._keys.refusal(scope["headers"])
             if refusal:
                 response = await self._refuse(Request(scope), refusal)
                 await response(scope, receive, send)

@@ -15,9 +15,9 @@ MAX_PARTS = 320
 # The form that browsers, curl and common libraries write; the slower `parse_options_header` parses all others.
 _BOUNDARY = re.compile(r"multipart/form-data; ?boundary=([0-9A-Za-z'+_./:=?-]{1,70})", re.IGNORECASE)
 _DISPOSITION = re.compile(rb'form-data; name="([^"\\%]*)"(?:; filename="([^"\\%]*)")?')
-
-
-_EXTENDED_FILENAME = re.compile(rb";\s*filename\*\s*=\s*\"?[A-Za-z0-9_-]*'[^']*'([^;\s\"]*)", re.IGNORECASE)
+# RFC 8187: charset'language'percent-encoded
+_EXTENDED_FILENAME = re.compile(rb";\s*filename\*\s*=\s*\"?([A-Za-z0-9_-]*)'[^']*'([^;\s\"]*)", re.IGNORECASE)
+_ANY_FILENAME = re.compile(rb";\s*filename\*", re.IGNORECASE)
 _FILE_TYPES = (b"image/", b"application/octet-stream")
 
 
@@ -81,15 +81,16 @@ def _boundary(content_type: str) -> bytes:
 def _names(head: bytes) -> tuple[str, str | None]:
     """Field name and file name from the headers of a part.
 
-    A part is a file by its `filename`, by a `filename*` alone (RFC 5987; urllib3 before 2.0 writes it so for names that are not ASCII), or
-    by the type of a file; without a name of its own it gets an empty one.
+    A part is a file by its `filename`, by a `filename*` (RFC 8187; urllib3 before 2.0 writes only this one for names that are not ASCII),
+    or by the type of a file; without a name of its own it gets an empty one.
     """
     name = filename = None
     is_file = False
+    encoding = "utf-8"
     for line in head.split(b"\r\n"):
         key, _, value = line.partition(b":")
         if key.strip().lower() == b"content-type":
-            is_file = value.strip().lower().startswith(_FILE_TYPES)
+            is_file = is_file or value.strip().lower().startswith(_FILE_TYPES)
         if name is not None or key.strip().lower() != b"content-disposition":
             continue
         if match := _DISPOSITION.fullmatch(value.strip()):
@@ -97,10 +98,18 @@ def _names(head: bytes) -> tuple[str, str | None]:
         else:
             options = parse_options_header(value)[1]
             name, filename = options.get(b"name"), options.get(b"filename")
+            is_file = is_file or _ANY_FILENAME.search(value) is not None
             if filename is None and (extended := _EXTENDED_FILENAME.search(value)) is not None:
-                filename = unquote_to_bytes(extended[1])
+                encoding, filename = extended[1].decode(), unquote_to_bytes(extended[2])
     if name is None:
         raise MultipartError("a part of the multipart body has no Content-Disposition header with a name")
     if filename is None and is_file:
         filename = b""
-    return name.decode(errors="replace"), None if filename is None else filename.decode(errors="replace")
+    return name.decode(errors="replace"), None if filename is None else _text(filename, encoding)
+
+
+def _text(filename: bytes, encoding: str) -> str:
+    try:
+        return filename.decode(encoding, errors="replace")
+    except LookupError:
+        return filename.decode(errors="replace")

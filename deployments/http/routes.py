@@ -18,6 +18,8 @@ from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.errors import ImageError
 from deployments.http import docs_page, home_page, openapi, uploads
 from deployments.http.access import KeyGuard, KeyRing, SecurityHeaders
+from deployments.http.body_budget import BodiesTooLargeError, BodyBudget
+from deployments.http.rate_limits import RateLimiter, TokenBuckets
 from deployments.http.responses import STATUS_TABLE, Json, LastJson, explanation, explanation_png, prediction, problem, revalidated
 from deployments.predicting import schemas
 from deployments.predicting.contract import Classifier, DeadlineError, Observer, Status, UnavailableError
@@ -48,7 +50,7 @@ class Api:
         """`POST /predict` and `POST /predict_base64`; clients of the latter send base64 text."""
         top_k = self._top_k(request)
         sent = await self._read(request, uploads.read_picture)
-        outcome = await self._pipeline.run([sent.data], sent.model)
+        outcome = await self._pipeline.run([sent.data], self._meant(sent.model))
         [row] = outcome.rows
         if isinstance(row, ImageError):
             raise row
@@ -64,7 +66,7 @@ class Api:
         """`POST /predict_batch`."""
         top_k = self._top_k(request)
         sent = await self._read(request, uploads.read_pictures)
-        outcome = await self._pipeline.run([picture.data for picture in sent.pictures], sent.model)
+        outcome = await self._pipeline.run([picture.data for picture in sent.pictures], self._meant(sent.model))
         predictions: list[schemas.BatchPrediction | schemas.BatchFailure] = []
         for index, (picture, row) in enumerate(zip(sent.pictures, outcome.rows, strict=True)):
             if isinstance(row, ImageError):
@@ -86,7 +88,7 @@ class Api:
         if image_format not in EXPLANATION_FORMATS:
             raise HTTPException(400, f"format: expected {' or '.join(EXPLANATION_FORMATS)}, got {image_format[:20]!r}")
         sent = await self._read(request, uploads.read_picture)
-        pixels, explained = await self._pipeline.explain(sent.data, sent.model, request.query_params.get("class") or None)
+        pixels, explained = await self._pipeline.explain(sent.data, self._meant(sent.model), request.query_params.get("class") or None)
         if image_format == "json":
             return Json(explanation(explained))
         return await asyncio.to_thread(explanation_png, pixels, explained)
@@ -104,7 +106,7 @@ class Api:
 
     async def classes(self, request: Request) -> Response:
         """`GET /classes`."""
-        model = await self._pipeline.model(uploads.model_in_query(request))
+        model = await self._pipeline.model(self._meant(uploads.model_in_query(request)))
         answer: schemas.Classes = {"model": model.name, "version": model.version, "classes": list(model.class_names)}
         return Json(answer)
 
@@ -134,7 +136,7 @@ class Api:
         """`GET /gallery`: the model's mistakes."""
         if not self._config.gallery:
             raise HTTPException(403, "the gallery is disabled on this server (gallery=false)")
-        found = await self._classifier.gallery(uploads.model_in_query(request))
+        found = await self._classifier.gallery(self._meant(uploads.model_in_query(request)))
         if isinstance(found, Status):
             found.require()
             raise UnavailableError(found.problem)
@@ -154,7 +156,7 @@ class Api:
         elif content["status"] == 503:
             headers["Retry-After"] = str(RETRY_AFTER_S)
         self._observer.refused("Overloaded" if isinstance(error, OverloadedError) else content["title"])
-        kind = LastJson if isinstance(error, uploads.BodyTooLargeError) else Json
+        kind = LastJson if isinstance(error, uploads.BodyTooLargeError | BodiesTooLargeError) else Json
         return kind(content, content["status"], headers, media_type="application/problem+json")
 
     async def _read(self, request: Request, read: Callable[[Request], Awaitable[Sent]]) -> Sent:
@@ -165,6 +167,10 @@ class Api:
         except DeadlineError as error:
             raise HTTPException(408, str(error)) from None
 
+    def _meant(self, model: str | None) -> str | None:
+        """The model that a request means, with the operator's aliases."""
+        return None if model is None else self._config.model_aliases.get(model, model)
+
     def _top_k(self, request: Request) -> int:
         text = request.query_params.get("top_k")
         if text is None:
@@ -174,8 +180,15 @@ class Api:
         return int(text[:9])
 
 
-def create_app(classifier: Classifier, config: ServeConfig, observer: Observer) -> Starlette:
-    """The app with all routes; every error is `application/problem+json` (RFC 9457)."""
+def create_app(classifier: Classifier, config: ServeConfig, observer: Observer, limiter: RateLimiter | None = None) -> Starlette:
+    """The app with all routes; every error is `application/problem+json` (RFC 9457).
+
+    Args:
+        classifier: runs the models.
+        config: defaults and limits.
+        observer: receives request events.
+        limiter: holds the rate limits of the API keys; default: in this process.
+    """
     api, document = Api(classifier, config, observer), openapi.document()
     docs, front = docs_page.render(document), home_page.render()
 
@@ -201,7 +214,7 @@ def create_app(classifier: Classifier, config: ServeConfig, observer: Observer) 
     ]
     app = Starlette(
         routes=routes,
-        middleware=_access_middleware(api, config),
+        middleware=[*_access_middleware(api, config, limiter or TokenBuckets()), Middleware(BodyBudget, max_bytes=config.max_body_bytes)],
         exception_handlers=dict.fromkeys((HTTPException, *(row[0] for row in STATUS_TABLE)), api.refuse),
     )
     # outermost, so that the response to an unexpected error has these headers too
@@ -209,7 +222,7 @@ def create_app(classifier: Classifier, config: ServeConfig, observer: Observer) 
     return app
 
 
-def _access_middleware(api: Api, config: ServeConfig) -> list[Middleware]:
+def _access_middleware(api: Api, config: ServeConfig, limiter: RateLimiter) -> list[Middleware]:
     """Middleware for CORS and API keys, outermost first; empty by default."""
     middleware = []
     if config.cors_origins:  # before the keys: a browser sends its preflight request without one
@@ -218,10 +231,10 @@ def _access_middleware(api: Api, config: ServeConfig) -> list[Middleware]:
                 CORSMiddleware,
                 allow_origins=config.cors_origins,
                 allow_methods=["GET", "POST"],
-                allow_headers=["Authorization", "Content-Type", "X-API-Key"],
+                allow_headers=["*"],  # those of tracing and of proxies, too: they give no rights
                 expose_headers=["Retry-After", "X-Class-Id", "X-Class-Name", "X-Model", "X-Request-Id"],
             )
         )
     if config.api_keys:
-        middleware.append(Middleware(KeyGuard, keys=KeyRing(config.api_keys, 1 / config.num_ingress_replicas), refuse=api.refuse))
+        middleware.append(Middleware(KeyGuard, keys=KeyRing(config.api_keys, limiter), refuse=api.refuse))
     return middleware

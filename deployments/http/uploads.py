@@ -166,7 +166,8 @@ def _refuse_paths(names: Collection[str]) -> None:
 def _parse_json(body: bytes) -> tuple[bytes, str | None]:
     """The picture and the model in `{"image": "<base64 or data URI>"}`."""
     try:
-        fields = from_json(body)
+        # GNU base64 in a shell's quotes breaks the text into lines; elsewhere line ends mean nothing in JSON
+        fields = from_json(body.translate(None, b"\r\n"))
     except ValueError as error:
         raise HTTPException(400, f"the body is not valid JSON: {error}") from None
     if isinstance(fields, dict):
@@ -198,6 +199,13 @@ def _parse_urlencoded(body: bytes) -> tuple[bytes, str | None]:
 
 
 async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
+    coding = request.headers.get("content-encoding", "").strip().lower()
+    if coding not in ("", "identity"):
+        raise HTTPException(
+            415,
+            f"Content-Encoding {coding[:50]!r} is not supported: pictures are compressed already. Send the body as it is",
+            {"Accept-Encoding": "identity"},
+        )
     too_large = BodyTooLargeError(f"the request exceeds {max_bytes:,} bytes; the maximum for a picture is {MAX_IMAGE_BYTES:,}")
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared[:19]) > max_bytes:

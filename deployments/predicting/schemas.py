@@ -18,8 +18,8 @@ class PictureInJson(TypedDict):
     """A picture as base64 text."""
 
     image: Annotated[str, Field(description="base64, or a data URI: data:image/png;base64,…")]
-    model: NotRequired[Annotated[str, Field(description="model, as in ?model=")]]
-    model_type: NotRequired[Annotated[str, Field(description="alternative name of the field model, for compatibility")]]
+    model: NotRequired[Annotated[str | None, Field(description="model, as in ?model=")]]
+    model_type: NotRequired[Annotated[str | None, Field(description="alternative name of the field model, for compatibility")]]
 
 
 class ClassProbability(TypedDict):

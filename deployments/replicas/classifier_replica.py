@@ -12,7 +12,7 @@ import torch
 
 from cifar_ray.config import ResizePolicy
 from cifar_ray.config.serve_config import ServeConfig
-from cifar_ray.errors import CifarRayError, UnknownModelError
+from cifar_ray.errors import CifarRayError, ResourceError, UnknownModelError
 from cifar_ray.inference.explain import explain
 from deployments.predicting.batcher import Batcher
 from deployments.predicting.contract import Classified, Explained, ModelInfo, Pixels, Status, StoredGallery, StoredModel, UnavailableError
@@ -90,13 +90,17 @@ class ClassifierReplica:
 
     async def _load(self, reference: str) -> LoadedModel | Status:
         try:
+            await asyncio.to_thread(self._models.check, reference)  # the loader is for models that exist: it may be busy for seconds
             return await asyncio.get_running_loop().run_in_executor(self._loader, self._models.load, reference)
         except CifarRayError as error:  # returned, because Serve logs a traceback of an exception
             return Status(None, str(error), is_known=not isinstance(error, UnknownModelError))
 
     async def _run(self, loaded: LoadedModel, images: Pixels) -> Classified:
         started = time.perf_counter()
-        prediction = await asyncio.get_running_loop().run_in_executor(self._compute, loaded.predictor.predict, images)
+        try:
+            prediction = await asyncio.get_running_loop().run_in_executor(self._compute, loaded.predictor.predict, images)
+        except ResourceError as error:
+            raise UnavailableError(str(error)) from None
         seconds = time.perf_counter() - started
         classified = Classified(loaded.info, prediction.probabilities, prediction.abstains, len(images), seconds)
         self._metrics.ran(classified)

@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 
 from cifar_ray.config import ResizePolicy
 from cifar_ray.config.serve_config import ServeConfig
+from deployments.http.rate_limits import RateLimiter, TokenBuckets
 from deployments.http.routes import create_app
 from deployments.predicting.contract import (
     Classified,
@@ -28,6 +29,8 @@ from deployments.predicting.contract import (
     UnavailableError,
 )
 from deployments.replicas.request_metrics import IngressMetrics
+
+_LIMITS_TIMEOUT_S = 1.0
 
 
 class RemoteClassifier(Classifier):
@@ -83,12 +86,43 @@ class RemoteClassifier(Classifier):
             raise UnavailableError(f"no replica of the model is available ({type(error).__name__}); try again") from None
 
 
-class IngressReplica:
-    """The ingress deployment; Serve runs the app that `__serve_build_asgi_app__` returns."""
+class SharedLimits(RateLimiter):
+    """Rate limits that all ingress replicas share, in a deployment of their own.
 
-    def __init__(self, classifier: DeploymentHandle[Any], config: ServeConfig) -> None:
+    While that is away, each replica grants an even share.
+
+    Args:
+        handle: of the deployment of `TokenBuckets`.
+        replicas: number of ingress replicas.
+    """
+
+    def __init__(self, handle: DeploymentHandle[Any], replicas: int) -> None:
+        self._handle = handle
+        self._replicas = replicas
+        self._own = TokenBuckets()
+
+    async def wait_s(self, name: str, requests_per_minute: float) -> float:
+        """Implements `RateLimiter`."""
+        try:
+            async with asyncio.timeout(_LIMITS_TIMEOUT_S):
+                return float(await self._handle.wait_s.remote(name, requests_per_minute))
+        except (TimeoutError, RayError, RayServeException):
+            return await self._own.wait_s(name, requests_per_minute / self._replicas)
+
+
+class IngressReplica:
+    """The ingress deployment; Serve runs the app that `__serve_build_asgi_app__` returns.
+
+    Args:
+        classifier: handle of the classifier deployment.
+        config: the server's settings.
+        limits: handle of the shared rate limits; `None` keeps them in this process.
+    """
+
+    def __init__(self, classifier: DeploymentHandle[Any], config: ServeConfig, limits: DeploymentHandle[Any] | None = None) -> None:
         logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it logs every malformed upload otherwise
-        self._app = create_app(RemoteClassifier(classifier, config.request_timeout_s), config, IngressMetrics())
+        limiter = SharedLimits(limits, config.num_ingress_replicas) if limits else None
+        self._app = create_app(RemoteClassifier(classifier, config.request_timeout_s), config, IngressMetrics(), limiter)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         return self._app

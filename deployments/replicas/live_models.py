@@ -17,6 +17,7 @@ from cifar_ray.store.default_model import first_version_at, last_promoted_first
 from cifar_ray.store.gallery import GALLERY_FILE
 from cifar_ray.store.registry import PREVIOUS, PRODUCTION, TEST_ACCURACY
 from deployments.predicting.contract import LoadedVersion, ModelInfo, Status, StoredGallery, StoredModel, UnavailableError
+from deployments.replicas.store_listing import StoreListing
 
 RETRY_DAMAGED_S = 30.0
 
@@ -37,7 +38,8 @@ class LiveModels:
     """The models in memory by reference; `None` refers to the default model, which is never evicted.
 
     A new version is loaded, checked and warmed up first, and then replaces the old one in one step; requests in progress finish
-    with the old one. If loading fails, the old one stays. `find` is thread-safe; only one thread at a time may call the others.
+    with the old one. If loading fails, the old one stays. `find`, `check`, `stored` and `gallery` are thread-safe; only one thread at a
+    time may call the others.
 
     Args:
         config: default model, storage, precision and memory limit.
@@ -53,6 +55,7 @@ class LiveModels:
         self._used_at: dict[str | None, float] = {}
         self._failed: dict[tuple[str, int], tuple[float, str]] = {}
         self._problems: dict[str | None, str] = {}
+        self._listing = StoreListing(lambda: self._store)
 
     @cached_property
     def _store(self) -> ModelStore:
@@ -72,6 +75,16 @@ class LiveModels:
             return self._answering[reference]
         return next((loaded for loaded in list(self._answering.values()) if loaded.info.reference == reference), None)
 
+    def check(self, reference: str) -> None:
+        """Check that a model can be loaded. Looks into the store at most once a second, whatever is asked for.
+
+        Raises:
+            UnknownModelError: if the store has no such model.
+            StoreError: if the storage cannot be read.
+            BundleError: if the model was found damaged less than half a minute ago.
+        """
+        self._refuse_damaged(*self._listing.resolve(reference))
+
     def load(self, reference: str) -> LoadedModel:
         """The model of a reference, loaded if necessary. Evicts the least recently used models if memory runs short.
 
@@ -82,9 +95,9 @@ class LiveModels:
         """
         if loaded := self.find(reference):
             return loaded
-        store = self._store
-        with _without_location(store, reference):
-            loaded = self._load(store, reference)
+        self.check(reference)
+        with self._without_location(reference):
+            loaded = self._load(self._store, reference)
         self._used_at[reference] = time.monotonic()
         self._answering[reference] = loaded
         self._evict(keep=reference)
@@ -128,9 +141,10 @@ class LiveModels:
             StoreError: if the storage cannot be read.
             BundleError: if the bundle is damaged.
         """
-        store = self._store
-        with _without_location(store, reference):
-            name, version = store.resolve(reference or self.status.require().reference)
+        store, wanted = self._store, reference or self.status.require().reference
+        self._listing.resolve(wanted)
+        with self._without_location(wanted):
+            name, version = store.resolve(wanted)
         return StoredGallery(name, version, store.attachment(f"{name}@{version}", GALLERY_FILE))
 
     def _describe(self, store: ModelStore, name: str) -> StoredModel:
@@ -201,10 +215,7 @@ class LiveModels:
         for loaded in self._answering.values():
             if (loaded.info.name, loaded.info.version) == (name, version):
                 return loaded
-        failed_at, failure = self._failed.get((name, version), (0.0, ""))
-        # a version is immutable; a damaged one is read again only in case somebody restores it
-        if failure and started - failed_at < RETRY_DAMAGED_S:
-            raise BundleError(failure)
+        self._refuse_damaged(name, version)
         try:
             bundle = store.load(f"{name}@{version}")
             predictor = Predictor(bundle, self._device, self._config.precision, self._config.engine)
@@ -226,6 +237,20 @@ class LiveModels:
         info = ModelInfo(bundle.name, bundle.version, manifest.class_names, manifest.image_size_px, manifest.resize_policy)
         return LoadedModel(predictor, info, sum(tensor.nbytes for tensor in bundle.weights.values()))
 
+    def _refuse_damaged(self, name: str, version: int) -> None:
+        """A version is immutable; a damaged one is read again only in case somebody restores it."""
+        failed_at, failure = self._failed.get((name, version), (0.0, ""))
+        if failure and time.monotonic() - failed_at < RETRY_DAMAGED_S:
+            raise BundleError(failure)
+
+    @contextmanager
+    def _without_location(self, reference: str) -> Iterator[None]:
+        """Replace the store's message about a model that was deleted just now: clients must not learn the location of the store."""
+        try:
+            yield
+        except UnknownModelError:
+            raise self._listing.unknown(reference) from None
+
     def _evict(self, keep: str | None = None) -> None:
         """Evict the least recently used models until the rest fits; the default model and `keep` always stay."""
         while sum({id(loaded): loaded.weights_bytes for loaded in self._answering.values()}.values()) > self._config.model_memory_bytes:
@@ -235,13 +260,3 @@ class LiveModels:
             oldest = min(droppable, key=lambda reference: self._used_at[reference])
             logger.info("evicted %s: other models need the memory", self._answering[oldest].info.reference)
             del self._answering[oldest], self._used_at[oldest]
-
-
-@contextmanager
-def _without_location(store: ModelStore, reference: str | None) -> Iterator[None]:
-    """Replace the store's message about an unknown model: clients must not learn the location of the store."""
-    try:
-        yield
-    except UnknownModelError:
-        available = ", ".join(f"{name}@{version}" for name in store.names() for version in store.versions(name))
-        raise UnknownModelError(f"model {(reference or '')[:100]!r} not found. Available: {available or 'none'}") from None

@@ -165,8 +165,85 @@ def test_too_many_class_folders_are_refused_before_their_pictures_are_listed(tmp
         list_folder(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["🐈", "cafe\u0301", "花"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "🐈",
+        "cafe\u0301",
+        "花",
+        "می\u200cخواهم",  # zero-width non-joiner, usual in Persian
+        "👩\u200d🚀",  # zero-width joiner
+        "❤\ufe0f",
+        "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",  # the flag of England, of tag characters
+        "sea\u00a0lion",
+        "sea\u3000lion",
+        "\u200fאבא",
+        "a\u00adb",
+    ],
+)
 def test_classes_have_names_of_any_script(tmp_path: Path, name: str) -> None:
     tree(tmp_path)
     touch(tmp_path / name, "1.jpg")
     assert name in list_folder(tmp_path).class_names
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1bb", "a\u2028b", "a\x7fb"])
+def test_a_class_name_that_would_break_a_line_or_a_terminal_is_refused(tmp_path: Path, name: str) -> None:
+    touch(tree(tmp_path) / name, "1.jpg")
+    with pytest.raises(DataError, match="has unprintable characters; rename it"):
+        list_folder(tmp_path)
+
+
+def test_composed_and_decomposed_spellings_are_one_class(tmp_path: Path) -> None:
+    """macOS decomposes the names of folders that other systems compose."""
+    tree(tmp_path, ("train", "val"))
+    touch(tmp_path / "train" / "caf\u00e9", "1.jpg")
+    touch(tmp_path / "train" / "cafe\u0301", "2.jpg", "3.jpg")
+    touch(tmp_path / "val" / "cafe\u0301", "4.jpg")
+    listing = list_folder(tmp_path)
+    assert listing.class_names == ("ant", "bee", "caf\u00e9")
+    assert {split: sum(label == 2 for _, label in files) for split, files in listing.files.items()} == {"train": 3, "val": 1}
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("Training Set", "validation_set", "TestSet"), ("train_images", "val_images", "test_images"), ("trainset", "devset", "eval-data")],
+)
+def test_split_folders_may_say_that_they_are_sets_of_data(tmp_path: Path, names: tuple[str, ...]) -> None:
+    found = list_folder(tree(tmp_path, names)).files
+    assert set(found) == ({"train", "val", "test"} if "TestSet" in names or "test_images" in names else {"train", "val"})
+    assert list_folder(tmp_path).class_names == ("ant", "bee")
+
+
+def test_a_test_folder_without_classes_is_left_out_with_a_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tree(tmp_path, ("train", "val")) / "test", "1.jpg", "2.jpg")
+    assert counts(tmp_path) == {"train": 4, "val": 4}
+    assert f"{tmp_path / 'test'}: left out 2 pictures without class folders" in caplog.text
+
+
+def test_pictures_beside_the_class_folders_are_left_out_with_a_count(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tree(tmp_path), "logo.png", "stray1.jpg", "stray2.jpg", "stray3.jpg", "labels.csv", ".hidden.jpg")
+    assert counts(tmp_path) == {"train": 4}
+    assert f"{tmp_path}: left out 4 pictures beside the class folders: logo.png, stray1.jpg, stray2.jpg, …" in caplog.text
+
+
+def test_folders_of_network_storage_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for place in (tree(tmp_path), tmp_path / "ant", tmp_path / "bee" / "deep"):
+        touch(place / "@eaDir", "thumb.jpg")
+    touch(tmp_path / "__MACOSX", "thumb.jpg")
+    with caplog.at_level(logging.INFO):
+        assert counts(tmp_path) == {"train": 4}
+    assert "left out folders of network storage, archives or the system: 3 @eaDir, 1 __MACOSX" in caplog.text
+
+
+def test_it_is_said_which_classes_have_nothing_but_folders(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("cat", "dog", "cow", "pig"):
+        touch(tmp_path / "animals" / name / "2024", "1.jpg")
+    touch(tmp_path / "cars" / "old", "1.jpg")
+    touch(tmp_path / "cars", "2.jpg")
+    touch(tmp_path / "ships" / "only", "1.jpg")
+    with caplog.at_level(logging.INFO):
+        assert list_folder(tmp_path).class_names == ("animals", "cars", "ships")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}: folders inside a class folder belong to its class: animals (cat, cow, dog, …)"
+    ]

@@ -11,7 +11,9 @@ from typing import Any
 
 import httpx
 import pytest
+from ray.exceptions import RayActorError
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 
 from cifar_ray import keys
 from cifar_ray.config import parse_config
@@ -20,7 +22,9 @@ from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.errors import ConfigError
 from deployments.http import access
 from deployments.http.access import KeyRing, page_policy
+from deployments.http.rate_limits import TokenBuckets
 from deployments.http.routes import create_app
+from deployments.replicas.ingress_replica import SharedLimits
 from tests.deployments.test_ingress import FakeClassifier, Notes, problem
 
 Shown = pytest.CaptureFixture[str]
@@ -98,7 +102,7 @@ def test_what_needs_no_key(file: Path, path: str) -> None:
     assert send(app_with(api_keys=file), "GET", path).status_code < 400
 
 
-@pytest.mark.parametrize("prefix", ["", "/p"])
+@pytest.mark.parametrize("prefix", ["", "/p", "/a:b"])
 @pytest.mark.parametrize("path", ["", "/", "/health", "/health/", "/docs/", "/ready/", "/openapi.json/"])
 def test_an_open_path_is_open_with_a_slash_and_without_and_below_a_prefix(file: Path, prefix: str, path: str) -> None:
     async def once() -> int:
@@ -118,39 +122,78 @@ def test_a_server_without_keys_asks_for_none(picture: bytes) -> None:
     assert send(app_with(), "POST", "/predict", content=picture, headers={"X-API-Key": "any"}).status_code == 200
 
 
+def answers(ring: KeyRing, key: str, count: int) -> list[HTTPException | None]:
+    async def ask() -> list[HTTPException | None]:
+        return [await ring.refusal([(b"x-api-key", key.encode())]) for _ in range(count)]
+
+    return asyncio.run(ask())
+
+
 def test_a_key_has_its_requests_a_minute_and_is_told_when_to_come_back(file: Path) -> None:
     clock = Clock()
-    ring = KeyRing(file, clock=clock)
-    headers = [(b"x-api-key", SLOW_KEY.encode())]
-    assert [ring.refusal(headers) for _ in range(60)] == [None] * 60
-    refusal = ring.refusal(headers)
+    ring = KeyRing(file, TokenBuckets(clock), clock)
+    assert answers(ring, SLOW_KEY, 60) == [None] * 60
+    [refusal] = answers(ring, SLOW_KEY, 1)
     assert refusal is not None
     assert (refusal.status_code, refusal.headers) == (429, {"Retry-After": "1"})
-    assert ring.refusal([(b"x-api-key", KEY.encode())]) is None
+    assert answers(ring, KEY, 1) == [None]
     clock.now_s += 10
-    assert [ring.refusal(headers) is None for _ in range(11)] == [True] * 10 + [False]
+    assert answers(ring, SLOW_KEY, 11).count(None) == 10
     clock.now_s += 3600
-    assert [ring.refusal(headers) is None for _ in range(61)] == [True] * 60 + [False]
+    assert answers(ring, SLOW_KEY, 61).count(None) == 60
 
 
-def test_ingress_replicas_share_a_limit(file: Path) -> None:
-    ring = KeyRing(file, share=0.25, clock=Clock())
-    headers = [(b"authorization", b"Bearer " + SLOW_KEY.encode())]
-    assert [ring.refusal(headers) is None for _ in range(16)] == [True] * 15 + [False]
+class Away:
+    """A handle of a deployment that has no replica."""
+
+    @property
+    def wait_s(self) -> Away:
+        return self
+
+    async def remote(self, *_: object) -> float:
+        raise RayActorError
+
+
+class Shared(Away):
+    """A handle of a deployment that holds these buckets."""
+
+    def __init__(self, buckets: TokenBuckets) -> None:
+        self._buckets = buckets
+
+    async def remote(self, *arguments: Any) -> float:
+        return await self._buckets.wait_s(*arguments)
+
+
+@pytest.mark.parametrize("limit", [60, 1])
+def test_two_ingress_replicas_together_hold_the_limit_of_a_key_and_one_alone_has_all_of_it(tmp_path: Path, limit: int) -> None:
+    path = tmp_path / "keys.txt"
+    write_keys(path, [ApiKey("slow", sha256_of(SLOW_KEY.encode()), str(limit))])
+    clock = Clock()
+    buckets: Any = Shared(TokenBuckets(clock))
+    first, second = (KeyRing(path, SharedLimits(buckets, replicas=2), clock) for _ in range(2))
+    assert answers(first, SLOW_KEY, limit) == [None] * limit
+    assert [answers(ring, SLOW_KEY, 1) == [None] for ring in (first, second)] == [False, False]
+    clock.now_s += 120
+    granted = [answers(ring, SLOW_KEY, 1) == [None] for _ in range(limit) for ring in (first, second)]
+    assert sum(granted) == limit
+
+
+def test_while_the_shared_limits_are_away_a_replica_grants_its_share(file: Path) -> None:
+    away: Any = Away()
+    assert answers(KeyRing(file, SharedLimits(away, replicas=4)), SLOW_KEY, 60).count(None) == 15
 
 
 def test_a_key_that_is_added_or_revoked_counts_without_a_restart(file: Path, capsys: Shown) -> None:
     clock = Clock()
-    ring = KeyRing(file, clock=clock)
+    ring = KeyRing(file, TokenBuckets(clock), clock)
     assert keys.main(["add", "phone", "--file", str(file)]) == 0
     added = capsys.readouterr().out.strip()
-    headers = [(b"x-api-key", added.encode())]
-    assert ring.refusal(headers) is not None
+    assert answers(ring, added, 1) != [None]
     clock.now_s += 1
-    assert ring.refusal(headers) is None
+    assert answers(ring, added, 1) == [None]
     assert keys.main(["revoke", "phone", "--file", str(file)]) == 0
     clock.now_s += 1
-    refusal = ring.refusal(headers)
+    [refusal] = answers(ring, added, 1)
     assert refusal is not None
     assert refusal.status_code == 403
 
@@ -161,14 +204,14 @@ def test_a_file_that_is_damaged_later_changes_nothing_and_is_logged_once(
 ) -> None:
     monkeypatch.setattr(access.logger, "propagate", True)
     clock = Clock()
-    ring = KeyRing(file, clock=clock)
+    ring = KeyRing(file, TokenBuckets(clock), clock)
     damage(file)
     if file.exists():
         os.utime(file, ns=(1, 1))
     for _ in range(3):
         clock.now_s += 1
-        assert ring.refusal([(b"x-api-key", KEY.encode())]) is None
-        assert ring.refusal([]) is not None
+        assert answers(ring, KEY, 1) == [None]
+        assert answers(ring, "unknown", 1) != [None]
     assert len({record.created for record in caplog.records}) == 1
 
 
@@ -223,7 +266,11 @@ def test_the_environment_may_name_the_file(file: Path, monkeypatch: pytest.Monke
 
 
 def preflight(origin: str) -> dict[str, str]:
-    return {"Origin": origin, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+    return {
+        "Origin": origin,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type,x-request-id",
+    }
 
 
 def test_pages_of_other_sites_may_read_nothing_unless_they_are_listed(file: Path) -> None:

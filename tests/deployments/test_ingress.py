@@ -17,9 +17,10 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter
 
-from cifar_ray.config import ResizePolicy
+from cifar_ray.config import ResizePolicy, parse_config
 from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.data.decoding.formats import FORMATS
+from cifar_ray.errors import ConfigError
 from cifar_ray.inference.preprocess import MAX_IMAGE_BYTES, preprocess
 from deployments.http import responses, uploads
 from deployments.http.routes import create_app
@@ -42,6 +43,7 @@ PETS = ModelInfo("pets", 3, ("cat", "dog", "eel"), 16, "pad")
 MAX_BATCH_SIZE = 4
 IN_MEMORY: Any = {"version": 3, "engine": "torch", "precision": "bf16"}
 FORM = {"content-type": "application/x-www-form-urlencoded"}
+JSON = {"content-type": "application/json"}
 Send = Callable[..., httpx.Response]
 
 
@@ -178,6 +180,14 @@ def as_json(data: bytes, prefix: str = "") -> dict[str, str]:
         ("/predict", lambda data: {"data": as_form(data, "data:image/jpeg;base64,")}),
         ("/predict", lambda data: {"files": {name: (None, text) for name, text in as_form(data).items()}}),
         ("/predict", lambda data: {"content": f"image_base64={as_form(data)['image_base64']}", "headers": FORM}),
+        ("/predict", lambda data: {"json": as_json(data) | {"model": None, "model_type": None}}),
+        ("/predict", lambda data: {"json": {"image": base64.encodebytes(data).decode()}}),
+        ("/predict", lambda data: {"content": b'{"image": "%s"}' % base64.encodebytes(data), "headers": JSON}),  # of GNU base64
+        ("/predict", lambda data: {"content": b'{"image": "%s"}' % base64.encodebytes(data).replace(b"\n", b"\r\n"), "headers": JSON}),
+        ("/predict", lambda data: {"data": {"image_base64": base64.encodebytes(data).decode()}}),
+        ("/predict", lambda data: {"content": b"image_base64=" + base64.encodebytes(data), "headers": FORM}),
+        ("/predict", lambda data: {"files": {"image_base64": (None, base64.encodebytes(data))}}),
+        ("/predict", lambda data: {"content": data, "headers": {"content-encoding": "identity"}}),
         ("/predict_base64", lambda data: {"data": as_form(data)}),
         ("/predict_base64", lambda data: {"files": {name: (None, text) for name, text in as_form(data).items()}}),
     ],
@@ -214,6 +224,9 @@ def test_an_impossible_top_k_is_refused(send: Send, picture: bytes, top_k: str) 
         ("/predict", {"data": {"image_base64": "###"}}, 422, "base64"),
         ("/predict", {"files": {"image_base64": (None, b"###")}}, 422, "base64"),
         ("/predict", {"data": {str(number): "x" for number in range(99)} | {"image_base64": "eA=="}}, 415, "image_base64"),
+        ("/predict", {"content": b"x", "headers": {"content-encoding": "gzip"}}, 415, "Content-Encoding 'gzip'"),
+        ("/predict", {"content": b"x", "headers": JSON | {"content-encoding": "br"}}, 415, "Content-Encoding 'br'"),
+        ("/predict_batch", {"files": {"images": b"x"}, "headers": {"content-encoding": "GZIP"}}, 415, "Content-Encoding 'gzip'"),
         ("/predict_batch", {"json": {"images": []}}, 415, "multipart/form-data"),
         ("/predict", {"files": {"other": ("a", b"x")}}, 400, "fields received: 'other'"),
         ("/predict", {"files": {"image": (None, b"text")}}, 400, "contains text"),
@@ -282,6 +295,52 @@ def test_the_limit_holds_while_reading_a_body_without_a_length(
 
     problem(send("POST", path, content=unfinished(), headers={"content-type": content_type}), 413)
     assert taken <= limit + 2**21
+
+
+def test_all_bodies_together_are_bounded_while_they_arrive_and_the_room_comes_back(
+    classifier: FakeClassifier, observer: Notes, picture: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(responses, "_LINGER_S", 0.01)
+    limit = 10 * len(picture)
+    app = create_app(classifier, ServeConfig().model_copy(update={"max_body_bytes": limit}), observer)
+    go_on = asyncio.Event()
+    taken = 0
+
+    async def slow(parts: int) -> AsyncIterator[bytes]:
+        nonlocal taken
+        for _ in range(parts):
+            taken += 1
+            yield picture
+        await go_on.wait()
+
+    async def fill() -> tuple[list[httpx.Response], list[httpx.Response], httpx.Response]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
+            accepted = [asyncio.create_task(client.post("/predict", content=slow(5))) for _ in range(2)]
+            async with asyncio.timeout(10):
+                while taken < 10:
+                    await asyncio.sleep(0)
+                await asyncio.sleep(0.01)
+                refused = [await client.post("/predict", content=content) for content in (picture, slow(1))]
+            go_on.set()
+            return refused, await asyncio.gather(*accepted), await client.post("/predict", content=picture)
+
+    refused, accepted, later = asyncio.run(fill())
+    for response in refused:
+        assert f"{limit:,} bytes" in problem(response, 503)
+        assert int(response.headers["retry-after"]) > 0
+    assert [response.status_code for response in accepted] == [200] * 2  # a JPEG with bytes after its end
+    assert later.status_code == 200
+
+
+def test_a_body_that_says_it_is_too_long_for_the_room_is_refused_unread(classifier: FakeClassifier, picture: bytes) -> None:
+    app = create_app(classifier, ServeConfig().model_copy(update={"max_body_bytes": len(picture)}), Notes())
+
+    async def ask(content: bytes) -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
+            return await client.post("/predict", content=content)
+
+    assert asyncio.run(ask(picture)).status_code == 200
+    problem(asyncio.run(ask(picture + b"\0")), 503)
 
 
 def test_in_a_batch_a_bad_picture_gets_its_own_error_and_the_others_their_answers(
@@ -416,6 +475,30 @@ def test_a_path_on_the_server_is_never_taken_from_a_client(
     detail = problem(send("POST", path.format(name), **request_of(name, picture)), 400)
     assert detail.startswith(f"{name}: file paths are not supported")
     assert classifier.calls == []
+
+
+def test_an_alias_of_the_operator_means_its_model_in_every_route(classifier: FakeClassifier, picture: bytes) -> None:
+    config = parse_config(ServeConfig, {"model_aliases": "original=birds, regrouped=birds@1"})
+    app = create_app(classifier, config, Notes())
+
+    async def ask(method: str, path: str, **request: Any) -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
+            return await client.request(method, path, **request)
+
+    for response in (
+        asyncio.run(ask("POST", "/predict", files={"image": picture}, data={"model_type": "original"})),
+        asyncio.run(ask("POST", "/predict?model=regrouped", content=picture)),
+        asyncio.run(ask("POST", "/predict_batch", files={"images": picture}, data={"model_type": "regrouped"})),
+        asyncio.run(ask("GET", "/classes?model=regrouped")),
+        asyncio.run(ask("GET", "/gallery?model_type=original")),
+    ):
+        assert (response.status_code, response.json()["model"]) == (200, "birds"), response.text
+
+
+@pytest.mark.parametrize("aliases", ["original", "original=", "=birds", "original=bi rds", "a=b,,"])
+def test_an_impossible_alias_is_refused(aliases: str) -> None:
+    with pytest.raises(ConfigError, match="model_aliases"):
+        parse_config(ServeConfig, {"model_aliases": aliases})
 
 
 def test_an_unknown_model_is_a_404_with_the_list(send: Send, picture: bytes) -> None:

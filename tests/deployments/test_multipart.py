@@ -66,6 +66,10 @@ def test_the_boundary_may_be_written_in_several_ways(content_type: str) -> None:
         ("Content-Disposition: form-data; name=\"image\"; filename*=UTF-8''%e2%82%ac.jpg", "€.jpg"),
         ("Content-Disposition: form-data; name=\"image\"; filename*=utf-8'de'%D1%84.jpg", "ф.jpg"),
         ('Content-Disposition: form-data; name="image"; filename="a.jpg"; filename*=UTF-8\'\'b.jpg', "a.jpg"),  # RFC 7578, section 4.2
+        ("Content-Disposition: form-data; filename*=iso-8859-1''%e9.jpg; name=image", "é.jpg"),
+        ("Content-Disposition: form-data; name=\"image\"; filename*=x-unknown''a%2Bb.jpg", "a+b.jpg"),
+        ('Content-Disposition: form-data; name="image"; filename*=damaged', ""),
+        ('Content-Disposition: form-data; name="image"; filename*0="long"; filename*1=".jpg"', ""),
         ('Content-Disposition: form-data; name="image"\r\nContent-Type: image/jpeg', ""),
         ('Content-Type: Application/Octet-Stream\r\nContent-Disposition: form-data; name="image"', ""),
         ('Content-Disposition: form-data; name="image"\r\nContent-Type: text/plain', None),

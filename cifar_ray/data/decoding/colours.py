@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from cifar_ray.data.decoding.depths import DEPTHS, spare_bits
+
 if TYPE_CHECKING:
     from PIL.ImageCms import ImageCmsTransform
 
@@ -22,14 +24,17 @@ _GREY_MODES = ("L", "LA", "La", "1")
 _NO_PROFILE_MODES = ("I", "F", "LAB", "HSV")
 _MAX_PROFILE_BYTES = 4 << 20  # those of offset printing have 0.5–3 MB
 _CACHED_PROFILES = 16
+_SRGB_GAMMA = 2.2
+_SAME_GAMMA = 0.05  # libpng's threshold
 _SAME_LEVELS = 2  # sRGB profiles of different makers differ by this much
 
 
 def to_srgb(image: Image.Image) -> Image.Image:
     """Convert a picture to RGB, with its ICC profile to sRGB, and put transparent pixels on white.
 
-    It scales 16-bit grey by its full range, and 32-bit grey by the smallest of 1, 255 and 65535 that holds its values, else from
-    lowest to highest. A profile that is damaged, or describes other channels than the picture has, is ignored.
+    It scales 16-bit grey by the smallest range of 8, 10, 12, 14 and 16 bits that holds its values, and 32-bit grey by the smallest of
+    these and 0–1, else from lowest to highest. A profile that is damaged, or describes other channels than the picture has, is ignored.
+    Without a profile, the gamma of a PNG is applied as libpng does.
 
     Args:
         image: decoded, any mode; its pixels may be changed.
@@ -90,15 +95,38 @@ def _changes_nothing(transform: ImageCmsTransform, mode: str) -> bool:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
+    if image.mode == "RGB" and not {"transparency", "gamma"} & image.info.keys():
         return image
+    exponent = _exponent(image)
     if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(_of_16_bits(np.asarray(image), exponent, image.info.get("transparency"))).convert("RGB")
     if image.mode in ("I", "F"):
         return Image.fromarray(_stretched(np.asarray(image))).convert("RGB")
-    if image.has_transparency_data:
-        return _on_white(image.convert("RGBA"))
-    return image.convert("RGB")
+    colours = image.convert("RGBA" if image.has_transparency_data else "RGB")
+    if exponent != 1:
+        levels = (255 * np.linspace(0, 1, 256) ** exponent).round().astype(int).tolist()
+        colours = colours.point(levels * 3 + list(range(256)) * (len(colours.mode) - 3))
+    return _on_white(colours) if colours.mode == "RGBA" else colours
+
+
+def _exponent(image: Image.Image) -> float:
+    """What colours in 0–1 are raised to, by the gamma of a PNG that does not say more about its colours; 1 if close to that of sRGB."""
+    gamma = image.info.get("gamma", 0)
+    if image.format != "PNG" or gamma <= 0 or "srgb" in image.info or image.info.get("icc_profile"):
+        return 1
+    exponent = 1 / (gamma * _SRGB_GAMMA)
+    return 1 if abs(exponent - 1) < _SAME_GAMMA else float(exponent)
+
+
+def _of_16_bits(values: npt.NDArray[np.uint16], exponent: float, clear: int | None) -> npt.NDArray[np.uint8]:
+    """Grey `[H, W]` at 8 bits of its real depth, and white where it is transparent."""
+    shift = spare_bits(int(values.max()))
+    levels = (np.arange(1 << 16) >> shift).clip(max=255).astype(np.uint8)
+    if exponent != 1:
+        levels = (255 * np.linspace(0, 0xFFFF / ((256 << shift) - 1), 1 << 16).clip(max=1) ** exponent).round().astype(np.uint8)
+    if clear is not None:
+        levels[clear] = 255
+    return levels[values]
 
 
 def _on_white(image: Image.Image) -> Image.Image:
@@ -121,7 +149,7 @@ def _stretched(values: npt.NDArray[np.int32 | np.float32]) -> npt.NDArray[np.uin
 
     extremes = [(block.min(), block.max()) for block in map(finite, starts)]
     low, high = float(min(low for low, _ in extremes)), float(max(high for _, high in extremes))
-    for top in (1.0, 255.0, 65535.0):
+    for top in (1.0, *((1 << depth) - 1.0 for depth in DEPTHS)):
         if low >= 0 and high <= top:
             low, high = 0.0, top
             break

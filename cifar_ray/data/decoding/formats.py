@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import logging
 import re
 import warnings
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError, features
+from PIL import Image, UnidentifiedImageError, _imaging, features
 
+from cifar_ray.data.decoding import png
+from cifar_ray.data.decoding.depths import scale_transparency
 from cifar_ray.errors import ImageError
 
 _HAS_AVIF = "avif" in features.modules and features.check_module("avif")  # from Pillow 11.3, where it was built with libavif
@@ -18,12 +24,6 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", *(("AVIF",) if _HAS_AVIF
 # As people name them
 FORMAT_NAMES = f"JPEG, PNG, WebP, BMP, GIF, TIFF,{' AVIF,' if _HAS_AVIF else ''} HEIC"
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif")
-
-# Each scan of a progressive JPEG covers all pixels, and a few bytes can describe one: 10 MB of scans take minutes to decode.
-# Cameras and programs write about ten scans.
-MAX_JPEG_SCANS = 100
-_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")  # without those that stand alone: TEM, RST0–7, SOI
-_END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
 
 _HEIF = "HEIF"  # the container of HEIC, as pi_heif names its format
 _HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"))
@@ -47,27 +47,21 @@ def open_picture(source: bytes | Path) -> Image.Image:
         ImageError: if it is HEIC and the package for it is not installed.
     """
     _silence_decoders()
+    head = _head(source)
     try:
-        return Image.open(_stream(source), formats=FORMATS)
+        image = Image.open(_stream(source, head), formats=FORMATS)
     except UnidentifiedImageError:
-        if not _is_heic(_head(source)):
+        if not _is_heic(head):
             raise
-    _register_heic()
-    return Image.open(_stream(source), formats=(_HEIF,))
+        _register_heic()
+        image = Image.open(_stream(source, head), formats=(_HEIF,))
+    scale_transparency(image)
+    return image
 
 
-def has_too_many_scans(jpeg: bytes) -> bool:
-    """Count the scans up to the end of the image (ITU T.81, annex B): not in embedded thumbnails, nor in a video after the end."""
-    scans, position = 0, 0
-    while (marker := _MARKER.search(jpeg, position)) is not None and marker[1][0] != _END_OF_IMAGE:
-        scans += marker[1][0] == _START_OF_SCAN
-        if scans > MAX_JPEG_SCANS:
-            return True
-        position = marker.end() + max(2, int.from_bytes(jpeg[marker.end() : marker.end() + 2]))
-    return False
-
-
-def _stream(source: bytes | Path) -> BytesIO | Path:
+def _stream(source: bytes | Path, head: bytes) -> BytesIO | Path:
+    if head.startswith(png.SIGNATURE):
+        return BytesIO(png.essential(source if isinstance(source, bytes) else source.read_bytes()))
     return BytesIO(source) if isinstance(source, bytes) else source
 
 
@@ -102,5 +96,20 @@ def _silence_decoders() -> None:
     `warnings.catch_warnings` changes the filters of the whole process and is not thread-safe, so this filter is added once
     and stays.
     """
+    _silence_native_code()
     if _QUIET not in warnings.filters:
         warnings.filterwarnings("ignore", module=_QUIET[3].pattern)
+
+
+@cache
+def _silence_native_code() -> None:
+    """Take away the handlers with which libtiff writes to stderr, past Python: any odd TIFF could fill the log of a server.
+
+    Pillow's functions are looked up with those of the libraries it loads. Where libtiff is linked statically (Windows), it stays loud.
+    """
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    with contextlib.suppress(OSError, AttributeError):
+        libraries = ctypes.CDLL(_imaging.__file__)
+        for set_handler in (libraries.TIFFSetWarningHandler, libraries.TIFFSetErrorHandler):
+            set_handler.restype, set_handler.argtypes = ctypes.c_void_p, (ctypes.c_void_p,)
+            set_handler(None)

@@ -93,20 +93,26 @@ class BundleClassifier:
             answers = zip(_rank(prediction.probabilities, self.job.top_k, self.bundle.manifest), abstains.tolist(), strict=True)
             if self.job.explain_dir:
                 good = [name for name, image in zip(names, decoded, strict=True) if not isinstance(image, ImageError)]
-                self._explain(Path(self.job.explain_dir), good, images, prediction.probabilities)
+                self._explain(Path(self.job.explain_dir), good, images, prediction.probabilities, abstains)
         return [
             broken_row(name, image) if isinstance(image, ImageError) else sound_row(name, *next(answers))
             for name, image in zip(names, decoded, strict=True)
         ]
 
-    def _explain(self, folder: Path, names: Sequence[str], images: npt.NDArray[np.uint8], probabilities: npt.NDArray[np.float32]) -> None:
+    def _explain(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        images: npt.NDArray[np.uint8],
+        probabilities: npt.NDArray[np.float32],
+        abstains: npt.NDArray[np.bool_],
+    ) -> None:
         predicted = probabilities.argmax(1)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, image, heat, label in zip(
-            names, images, grad_cam(self.predictor.network, self.bundle.manifest, images, predicted), predicted, strict=True
-        ):
+        heatmaps = grad_cam(self.predictor.network, self.bundle.manifest, images, predicted)
+        for name, image, heat, label, abstain in zip(names, images, heatmaps, predicted, abstains, strict=True):
             class_name = self.bundle.manifest.class_names[label].replace("/", "_")
-            overlay(image, heat).save(folder / f"{overlay_name(name)}-{class_name}.png")
+            overlay(image, heat).save(folder / f"{overlay_name(name)}-{class_name}{'-not-sure' * bool(abstain)}.png")
 
 
 def overlay_name(name: str) -> str:

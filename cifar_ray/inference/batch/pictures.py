@@ -9,8 +9,9 @@ from pathlib import Path
 from pyarrow import ArrowException
 from pyarrow.fs import FileSelector, FileSystem, FileType
 
+from cifar_ray.config import local_path
 from cifar_ray.data.decoding.formats import SUFFIXES
-from cifar_ray.data.layouts import pictures_in
+from cifar_ray.data.decoding.picture_files import Sieve, pictures_in
 from cifar_ray.errors import DataError, ImageError
 
 STDIN = "-"
@@ -41,7 +42,7 @@ def list_pictures(sources: Sequence[str], stdin: Iterable[str]) -> list[str]:
             except DataError:
                 if source != STDIN:
                     raise
-                found[line if "://" in line else str(Path(line).expanduser().absolute())] = None
+                found[line if "://" in line else str(local_path(line).absolute())] = None
     if not found:
         raise DataError(f"{', '.join(sources)}: no pictures found. Supported: {', '.join(SUFFIXES)}")
     return list(found)
@@ -65,9 +66,11 @@ def read_picture(name: str) -> bytes:
 
 
 def _find(source: str) -> Iterator[str]:
-    path = Path(source).expanduser().absolute()
+    path = local_path(source).absolute()
     if path.is_dir():
-        yield from map(str, pictures_in(path))
+        sieve = Sieve()
+        yield from map(str, pictures_in(path, sieve))
+        sieve.report(path)
     elif path.exists():
         yield str(path)
     elif glob.has_magic(source):
@@ -93,5 +96,9 @@ def _find_by_uri(uri: str) -> Iterator[str]:
     base = path.rstrip("/")
     root = uri.partition("?")[0].rstrip("/")
     query = uri.partition("?")[2]
-    for name in sorted(entry.path for entry in inside if entry.type == FileType.File and entry.path.lower().endswith(SUFFIXES)):
-        yield root + name.removeprefix(base) + (f"?{query}" if query else "")
+    sieve = Sieve()
+    for name in sorted(entry.path.removeprefix(base) for entry in inside if entry.type == FileType.File):
+        *folders, file = name.strip("/").split("/")
+        if all(map(sieve.opens, folders)) and sieve.takes(file):
+            yield root + name + (f"?{query}" if query else "")
+    sieve.report(uri)

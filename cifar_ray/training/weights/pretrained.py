@@ -16,7 +16,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from cifar_ray.config import PRETRAINED_PACKAGE
+from cifar_ray.config import PRETRAINED_PACKAGE, local_path
 from cifar_ray.data.sources import impatient_network
 from cifar_ray.data.statistics import ChannelValues
 from cifar_ray.errors import ConfigError, DataError
@@ -81,7 +81,7 @@ def find_pretrained(model: str, source: str) -> Pretrained:
         return _from_hub(model, source.partition(":")[2])
     if source.startswith("package:"):
         return _from_package(model, source.removeprefix("package:"))
-    path = Path(source).expanduser()
+    path = local_path(source)
     weights, about = read_weights(path)
     mean, std = _statistics(model)
     stated = ""

@@ -1,0 +1,87 @@
+"""Samples of other depths than 8 bits: what Pillow leaves out of them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+from PIL import Image, ImageFile
+
+# Depths of sensors and displays, in bits
+DEPTHS = (8, 10, 12, 14, 16)
+_STEPS = {"L;2": 85, "L;4": 17}
+_COLOURS = {"RGB": 3, "RGBA": 3, "LA": 1}
+_OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}
+_STRIP_PIXELS = 1 << 20
+
+
+def scale_transparency(image: Image.Image) -> None:
+    """Scale the transparent level of an opened PNG of 2 or 4 bits to 0–255, as Pillow scales its pixels."""
+    level, step = image.info.get("transparency"), _STEPS.get(raw_mode(image))
+    if isinstance(level, int) and step:
+        image.info["transparency"] = level * step
+
+
+def raw_mode(image: Image.Image) -> str:
+    """How the samples of an opened picture are stored, in Pillow's terms, for example `RGB;16B`; empty if Pillow does not say."""
+    arguments = next((tile[3] for tile in getattr(image, "tile", ())), None)
+    mode = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return mode if isinstance(mode, str) else ""
+
+
+def spare_bits(highest: int) -> int:
+    """How far to shift samples of 16 bits to the right: to 8 bits from the least usual depth that holds the highest of them.
+
+    Cameras and X-ray devices store 10 to 14 bits in 16.
+    """
+    return next(depth for depth in DEPTHS if highest < 1 << depth) - DEPTHS[0]
+
+
+def needs_low_bytes(image: Image.Image, stored: str) -> bool:
+    """Whether the low bytes of a decoded picture in 16-bit colour matter; Pillow keeps the high ones.
+
+    They do if one exact colour is transparent, or if the values use at most 14 bits.
+    """
+    if image.mode not in _COLOURS or stored[-3:] not in _OTHER_BYTE:
+        return False
+    return "transparency" in image.info or spare_bits(_highest(image) << 8 | 255) < spare_bits(0xFFFF)
+
+
+def add_low_bytes(image: Image.Image, low: Image.Image) -> Image.Image:
+    """A decoded picture in 16-bit colour with 8 bits of its real depth, and with the transparent colour in an alpha channel.
+
+    Args:
+        image: the high bytes, see `needs_low_bytes`.
+        low: the same picture, opened and not yet decoded.
+    """
+    opened = cast("ImageFile.ImageFile", low)
+    opened.tile = [tile._replace(args=_other_byte(tile.args)) for tile in opened.tile]
+    low.load()
+    colours, highest, clear = _COLOURS[image.mode], _highest(image), image.info.pop("transparency", None)
+    shift = spare_bits(highest << 8 | 255 if highest else _highest(low))
+    rows = max(1, _STRIP_PIXELS // image.width)
+    deepened = image.convert("RGBA") if clear is not None else image
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        pixels = np.array(deepened.crop(box))
+        values = np.asarray(image.crop(box)).astype(np.uint16) << 8 | np.asarray(low.crop(box))
+        pixels[..., :colours] = values[..., :colours] >> shift
+        if clear is not None:
+            pixels[..., 3] = np.where((values == np.array(clear, np.uint16)).all(-1), 0, 255)
+        deepened.paste(Image.fromarray(pixels, deepened.mode), (0, top))
+    return deepened
+
+
+def _other_byte(arguments: Any) -> Any:
+    """Arguments of a decoder that take the other byte of each sample."""
+    if isinstance(arguments, tuple):
+        return (_other_byte(arguments[0]), *arguments[1:])
+    return arguments[:-3] + _OTHER_BYTE[arguments[-3:]]
+
+
+def _highest(image: Image.Image) -> int:
+    """The highest value of the colours, which come before an alpha channel."""
+    extrema = cast("Sequence[tuple[int, int]]", image.getextrema())
+    return max(high for _, high in extrema[: _COLOURS[image.mode]])

@@ -1,0 +1,126 @@
+"""Picture files in folders: which are taken, and what is left out."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from cifar_ray.data.decoding.formats import SUFFIXES
+from cifar_ray.errors import DataError
+
+# Of network storage, archives and operating systems; hidden ones are ignored, too
+_OF_STORAGE = frozenset(
+    ("@eadir", "__macosx", "#recycle", "@recycle", "@recently-snapshot", "$recycle.bin", "lost+found", "system volume information")
+)
+_NO_FILES = frozenset(("thumbs.db", "desktop.ini"))
+_MAX_COUNTED = 100_000  # files that an error message counts
+_MAX_KINDS = 5
+_logger = logging.getLogger(__name__)
+
+
+class Sieve:
+    """Takes pictures by their suffix, and counts what it leaves out: other files, and folders of network storage, but not hidden ones."""
+
+    def __init__(self) -> None:
+        self.files: Counter[str] = Counter()
+        self.folders: Counter[str] = Counter()
+
+    def takes(self, file: str) -> bool:
+        """Whether a file of this name is a picture."""
+        if file.startswith(".") or file.lower() in _NO_FILES:
+            return False
+        if file.lower().endswith(SUFFIXES):
+            return True
+        self.files[Path(file).suffix.lower()] += 1
+        return False
+
+    def opens(self, folder: str) -> bool:
+        """Whether a folder of this name may contain pictures."""
+        self.folders[folder] += folder.casefold() in _OF_STORAGE
+        return not is_ignored(folder)
+
+    def report(self, where: object) -> None:
+        """Log a line for the files and one for the folders."""
+        if self.files:
+            files_are = "files that are no pictures" if self.files.total() > 1 else "file that is no picture"
+            _logger.info("%s: left out %s %s: %s", where, f"{self.files.total():,}", files_are, _kinds(self.files))
+        if self.folders.total():
+            _logger.info("%s: left out folders of network storage, archives or the system: %s", where, _kinds(+self.folders))
+
+
+def pictures_in(folder: Path, sieve: Sieve) -> Iterator[Path]:
+    """Find pictures by their suffix at any depth, sorted; ignores hidden files and folders, and follows links, but not in circles.
+
+    Args:
+        folder: where to look.
+        sieve: counts what is not taken.
+
+    Raises:
+        DataError: if a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):  # val/ and test/ need not have every class
+            raise DataError(f"{error.filename}: {error.strerror}")
+
+    # The folders above are in the set, too: a link to one of them would find the pictures of all classes.
+    visited = {_identity(above) for above in folder.absolute().parents}
+    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        identity = _identity(Path(place))
+        if identity in visited:
+            folders.clear()
+            continue
+        visited.add(identity)
+        folders[:] = filter(sieve.opens, sorted(folders))
+        yield from (Path(place, name) for name in sorted(names) if sieve.takes(name))
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    try:
+        state = folder.stat()
+    except OSError:
+        return -1, hash(folder)
+    return state.st_dev, state.st_ino
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a folder or file of this name is hidden, or made by network storage, an archive or the system."""
+    return name.startswith(".") or name.casefold() in _OF_STORAGE
+
+
+def direct_pictures(folder: Path) -> list[str]:
+    """Names of the pictures in a folder, without those in folders inside it."""
+    return [
+        path.name
+        for path in folder.iterdir()
+        if path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".") and not path.is_dir()
+    ]
+
+
+def describe(folder: Path) -> str:
+    """What files are in a folder, for an error message: `34 .mp4 and 2 .pdf files`."""
+    counts: Counter[str] = Counter()
+    for _, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not is_ignored(name)]
+        counts.update(Path(name).suffix.lower() for name in names if not name.startswith("."))
+        if counts.total() > _MAX_COUNTED:
+            break
+    if not counts:
+        return "no files"
+    return f"{_kinds(counts, ' and ')} file{'s' * (counts.total() != 1)}"
+
+
+def counted(count: int, what: str) -> str:
+    """`3 pictures`, `1 picture`."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def _kinds(counts: Counter[str], last: str = ", ") -> str:
+    """`10 .txt, 2 without a suffix`, the most frequent first."""
+    named = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in counts.most_common(_MAX_KINDS)]
+    rest = counts.total() - sum(count for _, count in counts.most_common(_MAX_KINDS))
+    named += [f"{rest:,} other"] if rest else []
+    return named[0] if len(named) == 1 else f"{', '.join(named[:-1])}{last}{named[-1]}"

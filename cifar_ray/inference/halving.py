@@ -1,0 +1,65 @@
+"""Batches that do not fit in memory are run in halves, and the size that fits is remembered."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from cifar_ray.errors import ResourceError
+
+# Messages of torch on CPU and CUDA, of cuDNN and cuBLAS, and of OpenVINO
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|failed to allocate|could not allocate|bad_alloc|_ALLOC_FAILED", re.IGNORECASE
+)
+_logger = logging.getLogger(__name__)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a CPU or a GPU."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None)
+
+
+class Halving:
+    """Runs a function on batches. If memory runs out, it goes on with half the size, and later calls start with that.
+
+    Safe to call from several threads, if the function is.
+
+    Args:
+        run: computes float32 `[N, …]` from uint8 images `[N, S, S, 3]`, each image by itself.
+    """
+
+    def __init__(self, run: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]) -> None:
+        self._run = run
+        self.largest: int | None = None
+
+    def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Result for all images.
+
+        Raises:
+            ResourceError: if there is not enough memory for one image.
+        """
+        if self.largest is None or len(images) <= self.largest:
+            try:
+                return self._run(images)
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if len(images) <= 1:
+                    raise ResourceError(f"not enough memory for one image of {images.shape[1]} px; free some, or use a CPU") from None
+            # Here and not above: the traceback keeps the memory of the failed batch alive.
+            self._go_on_with(len(images) // 2)
+        size = max(1, min(self.largest or len(images), len(images) - 1))
+        parts: list[Any] = [self(images[start : start + size]) for start in range(0, len(images), size)]
+        return np.concatenate(parts)
+
+    def _go_on_with(self, size: int) -> None:
+        self.largest = size if self.largest is None else min(size, self.largest)
+        _logger.warning("out of memory: going on with batches of %d images", self.largest)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
