@@ -2,7 +2,7 @@
 
 from cifar_ray.cli.exits import EXIT_FAILED, EXIT_INTERRUPTED, EXIT_USER_ERROR, run
 from cifar_ray.cli.logs import show_log
-from cifar_ray.cli.parsing import parse, peek
+from cifar_ray.cli.arguments.parsing import parse, peek
 from cifar_ray.cli.training_flags import (
     FindLrCommand,
     FinetuneCommand,

@@ -9,7 +9,7 @@ import tyro
 from pydantic import Field
 from tyro.conf import Positional
 
-from cifar_ray.cli.parsing import parse, peek
+from cifar_ray.cli.arguments.parsing import parse, peek
 from cifar_ray.config import (
     STORAGE_VARIABLE,
     AugmentationConfig,

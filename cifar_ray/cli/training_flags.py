@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 import tyro
 from pydantic import Field
 
-from cifar_ray.cli.parsing import parse, peek
+from cifar_ray.cli.arguments.parsing import parse, peek
 from cifar_ray.config import (
     NAME_PATTERN,
     Config,
