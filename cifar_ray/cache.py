@@ -11,9 +11,8 @@ from tyro.conf import subcommand
 
 from cifar_ray import cli
 from cifar_ray.config import Config
-from cifar_ray.data.dataset_cache import CACHE_VARIABLE, cache_folder, clear_cache, list_cache
 
-PROG = "python -m cifar_ray.cache"
+PROG = "cifar-ray cache"
 
 
 class List(Config):
@@ -22,6 +21,7 @@ class List(Config):
     def run(self) -> None:
         """Prints a line per entry and the total."""
         from cifar_ray.cli.terminal import print_table
+        from cifar_ray.data.dataset_cache import CACHE_VARIABLE, cache_folder, list_cache
 
         entries = list_cache()
         print_table([(f"{entry.num_bytes / 1e6:,.1f} MB", entry.name, entry.about) for entry in entries], justify=["right", "left", "left"])
@@ -36,6 +36,8 @@ class Clear(Config):
 
     def run(self) -> None:
         """Prints how much is free again."""
+        from cifar_ray.data.dataset_cache import cache_folder, clear_cache
+
         print(f"{clear_cache(downloads=self.downloads) / 1e9:,.2f} GB deleted from {cache_folder()}")
 
 

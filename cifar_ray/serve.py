@@ -9,7 +9,7 @@ from cifar_ray import cli
 from cifar_ray.cli.serving import ServeCommand
 from cifar_ray.cluster.serve_command import become_serve_run, serve_config
 
-PROG = "python -m cifar_ray.serve"
+PROG = "cifar-ray serve"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
