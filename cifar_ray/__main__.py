@@ -25,6 +25,7 @@ VERBS = {
     "keys": "add, list and revoke the API keys of a server",
     "cache": "list and clear the cache of decoded pictures and features",
     "store": "list, show, promote, roll back, delete, export and import models",
+    "completion": "print a script that completes verbs and flags in bash, zsh or fish",
     "demo": "train a small model, serve it and send it a picture",
 }
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 import tyro
 from pydantic import Field
 
-from cifar_ray.cli import essential_flags
+from cifar_ray.cli.arguments import essential_flags
 from cifar_ray.cli.arguments.help_pages import Essentials
 from cifar_ray.cli.arguments.parsing import parse, peek, show_and_exit
 from cifar_ray.config import (

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from cifar_ray import __main__ as console
+from cifar_ray import completion
 from cifar_ray.cli import training_flags
 from cifar_ray.cli.arguments.flag_table import flags_of
 from cifar_ray.config.version import VERSION
 
+SAVED = Path(__file__).parents[1] / "saved"
 VERBS = list(console.VERBS)
 SUBCOMMANDS = ["store list", "store import", "keys add", "keys list", "cache clear"]
 TRAINING = {
@@ -87,6 +89,10 @@ def test_every_verb_tells_the_version(arguments: list[str], capsys: pytest.Captu
         ("predict digits", "no pictures given; expected: cifar-ray predict MODEL PICTURES …"),
         ("evaluate --robustness 5", "--robustness: unknown flag. Did you mean --robustness-images?"),
         ("evaluate digits --split tset", "--split tset: expected one of test, val, train, all"),
+        ("train --dataset cifar10 --data-dir /no/such", "--data-dir /no/such: folder not found"),
+        ("evaluate digits --dataset cifar10 --data-dir /no/such", "--data-dir /no/such: folder not found"),
+        ("finetune digits --dataset cifar100 --data-dir=/no/such --storage SAVED", "--data-dir /no/such: folder not found"),
+        ("stats --dataset cifar10 --data-dir /no/such", "--data-dir /no/such: folder not found"),
         ("store", "cifar-ray store needs a subcommand. Available: list, show, "),
         ("store lst", "lst: unknown subcommand. Did you mean list?"),
         ("store list --jsn", "--jsn: unknown flag. Did you mean --json?"),
@@ -94,7 +100,7 @@ def test_every_verb_tells_the_version(arguments: list[str], capsys: pytest.Captu
     ],
 )
 def test_a_mistake_is_one_line_with_what_is_right(command: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert console.main(command.split()) == 2
+    assert console.main(command.replace("SAVED", str(SAVED)).split()) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {message}")
     assert error.count("\n") == 1
@@ -102,7 +108,7 @@ def test_a_mistake_is_one_line_with_what_is_right(command: str, message: str, ca
 
 def test_help_lists_and_mistakes_import_nothing_heavy(tmp_path: Path) -> None:
     """The import budget: torch alone takes seconds, and a user tries a flag twenty times an hour."""
-    shutil.copytree(Path(__file__).parents[1] / "saved/models", tmp_path / "models")
+    shutil.copytree(SAVED / "models", tmp_path / "models")
     (tmp_path / "keys").touch()
     commands = [
         *([], ["--version"], ["trian"]),
@@ -124,3 +130,22 @@ for command in eval(sys.argv[1]):
 """
     done = subprocess.run([sys.executable, "-c", program, repr(commands)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_completion_script_knows_verbs_subcommands_and_flags(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert set(completion.commands()) == set(VERBS)
+    script = shown(["completion", shell], capsys)
+    for word in (*VERBS, "revoke", "rollback", "optimizer.lr", "robustness-images"):
+        assert word in script
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+def test_bash_completes_a_flag_of_a_subcommand(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "script").write_text(shown(["completion", "bash"], capsys))
+    ask = """source ./script
+COMP_WORDS=(cifar-ray store export --for) COMP_CWORD=3 COMP_LINE="${COMP_WORDS[*]}" COMP_POINT=${#COMP_LINE}
+_tyro_cifar_ray
+echo "${COMPREPLY[@]}" """
+    done = subprocess.run(["bash", "-c", ask], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "--format"

@@ -9,6 +9,7 @@ import io
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import tyro
@@ -56,7 +57,7 @@ def parse(command: Any, argv: Sequence[str] | None, prog: str, default: Any = No
     rejected = io.StringIO()
     try:
         with contextlib.redirect_stderr(rejected):
-            return tyro.cli(command, args=arguments, prog=prog, **options)
+            parsed = tyro.cli(command, args=arguments, prog=prog, **options)
     except ValidationError as error:
         raise ConfigError(describe(error)) from None
     except SystemExit:
@@ -64,6 +65,8 @@ def parse(command: Any, argv: Sequence[str] | None, prog: str, default: Any = No
         if _MISSING.search(report):
             raise ConfigError(f"an argument is missing; expected: {usage(chosen, program)}") from None
         raise ConfigError(_one_line(report)) from None
+    _check_data_dir(arguments)
+    return parsed
 
 
 def show_and_exit(command: Any, arguments: Sequence[str], prog: str, default: Any = None) -> None:
@@ -89,6 +92,13 @@ def check_flags(command: Any, arguments: Sequence[str]) -> None:
             parts = [flag for flag in known if flag.rpartition(".")[2] == name.strip("-")]
             nearest = (parts or difflib.get_close_matches(name, known, 1, 0.7))[:1]
             raise ConfigError(f"{name}: unknown flag" + (f". Did you mean {nearest[0]}?" if nearest else "; --help shows the flags"))
+
+
+def _check_data_dir(arguments: Sequence[str]) -> None:
+    """Refuses a folder that is not there, also where the data set is cached and the folder would never be read."""
+    folder = peek(arguments, ("--data-dir",)).get("data_dir")
+    if folder is not None and "://" not in folder and not Path(folder).expanduser().is_dir():
+        raise ConfigError(f"--data-dir {folder}: folder not found")
 
 
 def peek(argv: Sequence[str] | None, flags: Sequence[str]) -> dict[str, str]:
