@@ -1,5 +1,6 @@
 # Everything a fresh machine needs: Python 3.11 or newer and make.
-#   make          sets up .venv            make demo    trains, keeps and serves a model on built-in images
+#   make          sets up .venv, 7.2 GB with CUDA libraries; without them: make setup CPU=1 TORCH_INDEX=URL
+#   make demo     trains, keeps and serves a model on built-in images
 #   make test     lint, types, tests       make serve   serves the models in ./storage
 #   make test-slow  longer tests           make test-web  the page in Chromium
 #   make test-abuse  hostile requests      make test-cluster  ray up on hosts in network namespaces
@@ -22,9 +23,25 @@ $(UV):
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check "$$(grep -m1 -o '^uv==[0-9.]*' requirements.lock)"
 
+ifeq ($(CPU),1)
+ifeq ($(TORCH_INDEX),)
+$(error CPU=1 needs TORCH_INDEX=URL, an index with builds of torch without CUDA, such as a mirror of download.pytorch.org/whl/cpu: \
+	the usual registry has none for Linux on x86-64)
+endif
+# All but torch comes from the lock with its hashes. The lock has no hashes of such builds of torch, so their index is trusted.
+INSTALL_LOCKED = awk '/^[^ ]/ { drop = /^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==/ } !drop' requirements.lock > .venv/without-cuda.lock && \
+	$(UV) pip install -q --python $(BIN)/python --no-deps --index-url $(TORCH_INDEX) $$(grep -oE '^(torch|torchvision)==[0-9.]+' requirements.lock) && \
+	$(UV) pip install -q --compile-bytecode --python $(BIN)/python --no-deps --require-hashes -r .venv/without-cuda.lock
+SIZE := at most 3.4 GB, torch without CUDA from $(TORCH_INDEX)
+else
+INSTALL_LOCKED = $(UV) pip install -q --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
+SIZE := 7.2 GB on Linux, 4 GB of it CUDA libraries; without a GPU: make setup CPU=1 TORCH_INDEX=URL
+endif
+
 # compiled here once, not in each of the processes that Ray starts: where nobody may write beside the packages, that would be for ever
 .venv/.installed: requirements.lock pyproject.toml | $(UV)
-	$(UV) pip install -q --compile-bytecode --python $(BIN)/python --require-hashes -r requirements.lock
+	@echo "installing into .venv: $(SIZE)"
+	$(INSTALL_LOCKED)
 	$(UV) pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 

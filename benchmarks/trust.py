@@ -22,9 +22,10 @@ from sklearn.datasets import load_sample_images
 from sklearn.metrics import roc_auc_score
 
 from cifar_ray.config import TrainConfig, default_storage
+from cifar_ray.config.data_choice import DataChoice
 from cifar_ray.data import load_splits
 from cifar_ray.data.batches.transforms import normalize
-from cifar_ray.evaluation.selection import DataChoice, select
+from cifar_ray.evaluation.selection import select
 from cifar_ray.inference.explain import explain
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.metrics.accuracy import evaluate_logits, softmax

@@ -102,7 +102,7 @@ def compare(work: Path, seed: int) -> None:
     """Trains the wrong, the tuned and the default recipe equally long, and looks at test."""
     import torch
 
-    from cifar_ray.cli import parse_train_command
+    from cifar_ray.cli.training_flags import parse_train_command
     from cifar_ray.data import load_splits
     from cifar_ray.data.batches.loader import Shard
     from cifar_ray.training.loop.fit import fit

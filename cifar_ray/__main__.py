@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 from collections.abc import Sequence
 
 from cifar_ray import cli
+from cifar_ray.config.version import VERSION
 
 VERBS = {
     "train": "train a model and save it to the store",
@@ -23,6 +25,7 @@ VERBS = {
     "keys": "add, list and revoke the API keys of a server",
     "cache": "list and clear the cache of decoded pictures and features",
     "store": "list, show, promote, roll back, delete, export and import models",
+    "completion": "print a script that completes verbs and flags in bash, zsh or fish",
     "demo": "train a small model, serve it and send it a picture",
 }
 
@@ -30,12 +33,17 @@ VERBS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a verb, or lists the verbs if none is given; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if arguments[:1] == ["--version"]:
+        print(f"cifar-ray {VERSION}")
+        return 0
+    if not arguments or arguments[0] in ("-h", "--help", "--help-all"):
         print("usage: cifar-ray VERB …\n\n" + "\n".join(f"  {verb:11}{text}" for verb, text in VERBS.items()))
         print("\nHelp for a verb: cifar-ray VERB --help")
         return 0
     if arguments[0] not in VERBS:
-        print(f"error: no verb {arguments[0]!r}. Available: {', '.join(VERBS)}", file=sys.stderr)
+        nearest = difflib.get_close_matches(arguments[0], VERBS, 1)
+        hint = f"Did you mean {nearest[0]}?" if nearest else f"Available: {', '.join(VERBS)}"
+        print(f"error: no verb {arguments[0]!r}. {hint}", file=sys.stderr)
         return 2
     module = importlib.import_module({"store": "cifar_ray.store.__main__"}.get(arguments[0], f"cifar_ray.{arguments[0]}"))
     return cli.run(lambda: module.main(arguments[1:]))

@@ -4,47 +4,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated
-
-from pydantic import Field
-from tyro.conf import subcommand
 
 from cifar_ray import cli
-from cifar_ray.config import Config
-from cifar_ray.data.dataset_cache import CACHE_VARIABLE, cache_folder, clear_cache, list_cache
+from cifar_ray.cli.cache_commands import CacheCommands, Clear, List
 
-PROG = "python -m cifar_ray.cache"
-
-
-class List(Config):
-    """List decoded data sets, features and downloads with their sizes."""
-
-    def run(self) -> None:
-        """Prints a line per entry and the total."""
-        from cifar_ray.cli.terminal import print_table
-
-        entries = list_cache()
-        print_table([(f"{entry.num_bytes / 1e6:,.1f} MB", entry.name, entry.about) for entry in entries], justify=["right", "left", "left"])
-        total = sum(entry.num_bytes for entry in entries) / 1e9
-        print(f"{total:,.2f} GB in {cache_folder()} (${CACHE_VARIABLE}); features take at most 10 GB, the least recently used go first")
-
-
-class Clear(Config):
-    """Delete everything that can be made again: decoded data sets and features. Downloads stay."""
-
-    downloads: bool = Field(False, description="also delete downloaded archives")
-
-    def run(self) -> None:
-        """Prints how much is free again."""
-        print(f"{clear_cache(downloads=self.downloads) / 1e9:,.2f} GB deleted from {cache_folder()}")
-
-
-Commands = Annotated[List, subcommand("list", default=List())] | Annotated[Clear, subcommand("clear")]
+PROG = "cifar-ray cache"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a subcommand; `argv` is the flags, or `None` for those of this process."""
-    command: List | Clear = cli.parse(Commands, argv, PROG)
+    command: List | Clear = cli.parse(CacheCommands, argv, PROG)
     command.run()
     return 0
 

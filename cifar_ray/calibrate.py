@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 from cifar_ray import cli
 from cifar_ray.cli.model_flags import CalibrateCommand
-from cifar_ray.store import ModelStore
 
-PROG = "python -m cifar_ray.calibrate"
+PROG = "cifar-ray calibrate"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from cifar_ray.cli.terminal import ProgressDisplay
     from cifar_ray.evaluation.examinations import calibrate_stored  # imports torch, seconds that --help does without
+    from cifar_ray.store import ModelStore
 
     store = ModelStore(command.storage)
     with ProgressDisplay() as display:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from cifar_ray import cli
 from cifar_ray.cli.model_flags import CompareCommand
 
-PROG = "python -m cifar_ray.compare"
+PROG = "cifar-ray compare"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

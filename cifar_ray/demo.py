@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from cifar_ray import cli
 from cifar_ray.cli.serving import DemoCommand, run_demo
 
-PROG = "python -m cifar_ray.demo"
+PROG = "cifar-ray demo"
 TRAIN_FLAGS = "--dataset digits --num-workers 2"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from cifar_ray import cli
 from cifar_ray.cli.model_flags import EvaluateCommand
 
-PROG = "python -m cifar_ray.evaluate"
+PROG = "cifar-ray evaluate"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,19 +6,20 @@ import sys
 from collections.abc import Sequence
 
 from cifar_ray import cli
-from cifar_ray.data import load_splits
-from cifar_ray.training import job
+from cifar_ray.cli.training_flags import FindLrCommand, parse_over_recipe
 
-PROG = "python -m cifar_ray.find_lr"
+PROG = "cifar-ray find_lr"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the range test; `argv` is the flags, or `None` for those of this process."""
-    command = cli.parse_over_recipe(cli.FindLrCommand, argv, PROG)
+    command = parse_over_recipe(FindLrCommand, argv, PROG)
 
     from cifar_ray.cli.terminal import ProgressDisplay
+    from cifar_ray.data import load_splits
     from cifar_ray.data.batches.loader import check_batch_size  # imports torch, seconds that --help does without
     from cifar_ray.reports.lr_report import write_report
+    from cifar_ray.training import job
     from cifar_ray.tuning.lr_range import learning_rate_flags
     from cifar_ray.tuning.lr_suggestion import MEANINGS, ended_falling, read_rates, run_test_around_rate
 

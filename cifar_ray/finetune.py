@@ -6,20 +6,21 @@ import sys
 from collections.abc import Sequence
 
 from cifar_ray import cli
-from cifar_ray.data import open_splits
-from cifar_ray.training import job
-from cifar_ray.training.finetuning import describe_trained_part, fit_batch_size
+from cifar_ray.cli.training_flags import parse_finetune_command
 
-PROG = "python -m cifar_ray.finetune"
+PROG = "cifar-ray finetune"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Fine-tunes a model; `argv` is the flags, or `None` for those of this process."""
-    command, parent = cli.parse_finetune_command(argv, PROG)
+    command, parent = parse_finetune_command(argv, PROG)
 
     from cifar_ray.cli.terminal import ProgressDisplay
     from cifar_ray.cli.training_progress import train_with_progress  # imports torch, seconds that --help does without
+    from cifar_ray.data import open_splits
     from cifar_ray.data.batches.loader import check_batch_size
+    from cifar_ray.training import job
+    from cifar_ray.training.finetuning import describe_trained_part, fit_batch_size
 
     cli.show_log()
     with ProgressDisplay() as display:

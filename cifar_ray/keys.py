@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from cifar_ray import cli
 from cifar_ray.cli.key_commands import KeyCommand, KeyCommands
 
-PROG = "python -m cifar_ray.keys"
+PROG = "cifar-ray keys"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

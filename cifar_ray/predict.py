@@ -7,10 +7,8 @@ from collections.abc import Sequence
 
 from cifar_ray import cli
 from cifar_ray.cli.model_flags import PredictCommand
-from cifar_ray.inference.batch.pictures import list_pictures
-from cifar_ray.inference.batch.prediction_job import predict_pictures
 
-PROG = "python -m cifar_ray.predict"
+PROG = "cifar-ray predict"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,10 +19,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     command: PredictCommand = cli.parse(PredictCommand, argv, PROG)
     job = command.job()
+
+    from cifar_ray.inference.batch.pictures import list_pictures
+
     names = list_pictures(command.pictures, sys.stdin)
 
     from cifar_ray.cli.prediction_summary import PredictionSummary
     from cifar_ray.cli.terminal import ProgressDisplay
+    from cifar_ray.inference.batch.prediction_job import predict_pictures
 
     summary = PredictionSummary()
     with ProgressDisplay() as display:

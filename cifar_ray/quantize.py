@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 from cifar_ray import cli
 from cifar_ray.cli.model_flags import QuantizeCommand
-from cifar_ray.store import ModelStore
 
-PROG = "python -m cifar_ray.quantize"
+PROG = "cifar-ray quantize"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,6 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from cifar_ray.cli.terminal import ProgressDisplay
     from cifar_ray.inference.int8 import quantize_stored  # imports torch, seconds that --help does without
+    from cifar_ray.store import ModelStore
 
     with ProgressDisplay() as display:
         before, saved = quantize_stored(

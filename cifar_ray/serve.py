@@ -9,7 +9,7 @@ from cifar_ray import cli
 from cifar_ray.cli.serving import ServeCommand
 from cifar_ray.cluster.serve_command import become_serve_run, serve_config
 
-PROG = "python -m cifar_ray.serve"
+PROG = "cifar-ray serve"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: ServeCommand = cli.parse(ServeCommand, argv, PROG)
     model = command.check()
     config = serve_config(command.arguments(), command.host, command.port)
-    print(f"starting the server for {model}; then open http://{command.host}:{command.port} (Ctrl-C stops it)", file=sys.stderr)
+    print(f"starting the server for {model}", file=sys.stderr)
     become_serve_run(config)
 
 

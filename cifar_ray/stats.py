@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from cifar_ray import cli
 from cifar_ray.cli.model_flags import parse_stats_command
 
-PROG = "python -m cifar_ray.stats"
+PROG = "cifar-ray stats"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

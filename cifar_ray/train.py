@@ -6,23 +6,24 @@ import sys
 from collections.abc import Sequence
 
 from cifar_ray import cli
+from cifar_ray.cli.training_flags import parse_train_command, requested_list
 from cifar_ray.config import TrainConfig
-from cifar_ray.data import open_splits
-from cifar_ray.training import job
 
-PROG = "python -m cifar_ray.train"
+PROG = "cifar-ray train"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains a model; `argv` is the flags, or `None` for those of this process."""
-    if listing := cli.requested_list(sys.argv[1:] if argv is None else argv):
+    if listing := requested_list(sys.argv[1:] if argv is None else argv):
         print(listing)
         return 0
-    command = cli.parse_train_command(argv, PROG)
+    command = parse_train_command(argv, PROG)
 
     from cifar_ray.cli.terminal import ProgressDisplay
     from cifar_ray.cli.training_progress import train_with_progress  # imports torch, seconds that --help and lists do without
+    from cifar_ray.data import open_splits
     from cifar_ray.data.batches.loader import check_batch_size
+    from cifar_ray.training import job
 
     cli.show_log()
     config: TrainConfig = command

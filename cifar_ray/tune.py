@@ -8,15 +8,17 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from cifar_ray import cli
-from cifar_ray.data import load_splits
-from cifar_ray.tuning.search_job import prepare, saved_settings
+from cifar_ray.cli.training_flags import parse_tune_command
 
-PROG = "python -m cifar_ray.tune"
+PROG = "cifar-ray tune"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Searches for a recipe; `argv` is the flags, or `None` for those of this process."""
-    command = cli.parse_tune_command(argv, PROG)
+    command = parse_tune_command(argv, PROG)
+
+    from cifar_ray.tuning.search_job import prepare, saved_settings
+
     saved_space = saved_settings(command.storage, command.resume)["space"] if command.resume else None
     job = prepare(command.train_config(), command.search_config(), saved_space)
     if command.show_space:
@@ -26,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cifar_ray.cli.search_table import LiveTable
     from cifar_ray.cli.terminal import ProgressDisplay
     from cifar_ray.cli.training_progress import train_with_progress
+    from cifar_ray.data import load_splits
     from cifar_ray.data.batches.loader import check_batch_size
     from cifar_ray.reports.search_report import write_results
     from cifar_ray.tuning.standings import describe_result, describe_start
@@ -47,12 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if record.trials:
             best = write_results(record, job.fixed, job.space, job.files, job.name)
             print(describe_result(record, job, best, PROG))
-    if best is None:
-        return cli.EXIT_FAILED
-    if command.train_best:
+    if best is not None and command.train_best:
         config = best.model_copy(update={"name": f"{job.name}-best-{datetime.now():%Y%m%d-%H%M%S}"})
         print(train_with_progress(config, load_splits(config), command.track).summary())
-    return 0
+    return 0 if best is not None else cli.EXIT_FAILED
 
 
 if __name__ == "__main__":

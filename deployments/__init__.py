@@ -1,12 +1,16 @@
 """The HTTP server: `serve run deployments:app [key=value …]`; `ServeConfig` lists the keys."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import click
+import ray
 from ray.serve import Application
+from ray.serve.config import HTTPOptions
 
 from cifar_ray.config import parse_config
-from cifar_ray.errors import ConfigError
+from cifar_ray.errors import CifarRayError, ConfigError
 
 
 class Refusal(click.ClickException):
@@ -22,7 +26,7 @@ def app(arguments: dict[str, Any]) -> Application:
     and a mistyped key would print a traceback.
 
     Raises:
-        Refusal: for an unknown key or an invalid value.
+        Refusal: for an unknown key or an invalid value, and where `serve run` would start a server that is useless.
     """
     # imported here, because the ingress replicas import this package and need no torch
     from cifar_ray.config.serve_config import ServeConfig
@@ -32,6 +36,23 @@ def app(arguments: dict[str, Any]) -> Application:
     except ConfigError as error:
         raise Refusal(f"{error}. Available keys: {', '.join(ServeConfig.model_fields)}") from None
 
+    if _starts_ray():
+        from cifar_ray.inference.preflight import check_server
+
+        options = HTTPOptions()
+        try:
+            check_server(config, options.host or "127.0.0.1", options.port)
+        except CifarRayError as error:
+            raise Refusal(str(error)) from None
+
     from deployments.application import build
 
     return build(config)
+
+
+def _starts_ray() -> bool:
+    """Whether this is `serve run`, about to start Ray on this machine; a cluster may have models, ports and memory elsewhere."""
+    command = click.get_current_context(silent=True)
+    if command is None or command.info_name != "run" or command.params.get("address"):
+        return False
+    return not ray.is_initialized() and not Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray/ray_current_cluster").exists()  # noqa: S108

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cifar_ray import __main__ as console
-from cifar_ray import cli
+from cifar_ray.cli import training_flags
 from cifar_ray.config import StartConfig, TrainConfig, to_yaml
 from cifar_ray.models import create_model
 from cifar_ray.recipes import digits
@@ -21,8 +21,8 @@ EVEN_ODD = ["--groups", "even=0,2,4,6,8", "odd=1,3,5,7,9"]
 Shown = pytest.CaptureFixture[str]
 
 
-def parse(argv: list[str]) -> tuple[cli.FinetuneCommand, Bundle]:
-    return cli.parse_finetune_command(argv, "finetune")
+def parse(argv: list[str]) -> tuple[training_flags.FinetuneCommand, Bundle]:
+    return training_flags.parse_finetune_command(argv, "finetune")
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_train_repeats_a_fine_tuning_from_its_config(store: ModelStore, tmp_path
     command, _ = parse(["digits", "--storage", store.storage, "--freeze", "backbone", *EVEN_ODD])
     config = TrainConfig.model_validate(command.model_dump(include=set(TrainConfig.model_fields)))
     (tmp_path / "config.yaml").write_text(to_yaml(config))
-    again = cli.parse_train_command(["--config", str(tmp_path / "config.yaml")], "train")
+    again = training_flags.parse_train_command(["--config", str(tmp_path / "config.yaml")], "train")
     assert TrainConfig.model_validate(again.model_dump(include=set(TrainConfig.model_fields))) == config
     assert config.start == StartConfig(model="digits@1", freeze="backbone")
 

@@ -18,7 +18,8 @@ from cifar_ray.errors import BundleError, ConfigError
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import ModelStore, load_model
 from cifar_ray.training.records.checkpoint import Checkpoints
-from cifar_ray.training.records.run_folder import Run, saved_settings
+from cifar_ray.training.records.run_folder import Run
+from cifar_ray.training.records.saved_runs import saved_settings
 from deployments.replicas.live_models import LiveModels
 
 SAVED = Path(__file__).parent / "saved"

@@ -9,7 +9,7 @@ import tyro
 from pydantic import Field
 from tyro.conf import Positional
 
-from cifar_ray.cli.parsing import parse, peek
+from cifar_ray.cli.arguments.parsing import parse, peek
 from cifar_ray.config import (
     STORAGE_VARIABLE,
     AugmentationConfig,
@@ -23,8 +23,8 @@ from cifar_ray.config import (
     parse_config,
     resolve_storage,
 )
+from cifar_ray.config.data_choice import DataChoice
 from cifar_ray.errors import ConfigError
-from cifar_ray.evaluation.selection import DataChoice
 from cifar_ray.inference.batch.prediction_job import PredictionJob
 from cifar_ray.recipes import default_recipe, get_recipe
 from cifar_ray.training.suited_settings import suit
@@ -34,6 +34,7 @@ _STORED_MODEL = "NAME, NAME@3 or NAME@production"
 _STORAGE = f"path or URI; default: ${STORAGE_VARIABLE} or ./storage"
 _ENGINE = "inference engine; auto: the one that a server would choose"
 _AS_TRAIN = ("dataset", "resize_policy", "val_fraction", "test_fraction")
+_PRECISION = "number format; auto: bf16 if the hardware has it, else fp16 on a GPU, else fp32"
 _STATS_ONLY = {"folder", "recipe", "augmentation", "storage", "out", "duplicates"}
 
 
@@ -49,7 +50,7 @@ class EvaluateCommand(DataChoice):
     leakage: bool = Field(True, description="search for near-duplicates of training images")
     attach: bool = Field(False, description="also save a version of the model whose mistakes and confusion matrix the server's page shows")
     engine: EngineName = Field("torch", description=_ENGINE)
-    precision: PrecisionName = "auto"
+    precision: PrecisionName = Field("auto", description=_PRECISION)
     num_workers: int | None = Field(None, ge=1, le=4096, description="number of workers on a Ray cluster; default: this process only")
 
 
@@ -61,7 +62,7 @@ class CompareCommand(DataChoice):
     storage: str = Field(default_factory=default_storage, description=_STORAGE)
     out: str | None = Field(None, description="folder for comparison.html, comparison.json and pictures; default: <storage>/comparisons/…")
     engine: EngineName = Field("torch", description=_ENGINE)
-    precision: PrecisionName = "auto"
+    precision: PrecisionName = Field("auto", description=_PRECISION)
 
 
 class CalibrateCommand(Config):
@@ -108,8 +109,8 @@ class PredictCommand(Config):
     explain: str | None = Field(None, description="folder for a Grad-CAM overlay of each picture")
     num_workers: int | None = Field(None, ge=1, le=4096, description="number of Ray Data workers; default: this process only")
     part_size: int = Field(2000, ge=1, description="pictures per part; an interruption loses at most one part per worker")
-    precision: PrecisionName = "auto"
-    engine: EngineName = "auto"
+    precision: PrecisionName = Field("auto", description=_PRECISION)
+    engine: EngineName = Field("auto", description=_ENGINE)
     storage: str = Field(default_factory=default_storage, description=_STORAGE)
 
     def job(self) -> PredictionJob:
@@ -118,6 +119,8 @@ class PredictCommand(Config):
         Raises:
             ConfigError: if flags exclude each other.
         """
+        if not self.pictures:
+            raise ConfigError("no pictures given; expected: cifar-ray predict MODEL PICTURES …")
         job = PredictionJob(
             model=self.model,
             storage=resolve_storage(self.storage),
@@ -143,7 +146,7 @@ class StatsCommand(Config):
     Images are split as in training.
     """
 
-    folder: Annotated[Positional[str | None], tyro.conf.arg(metavar="[DIR]")] = Field(None, description="short for --data-dir DIR")
+    folder: Annotated[Positional[str | None], tyro.conf.arg(metavar="DIR")] = Field(None, description="short for --data-dir DIR")
     dataset: DatasetName | None = Field(None, description="default: folder if a folder is given, else cifar10")
     data_dir: str | None = Field(None, description="folder: DIR/train/<class>/… with optional val/ and test/, or DIR/<class>/…")
     image_size: int | None = Field(None, ge=8, le=1024, description="side of the square images, px; default: 32")
@@ -153,7 +156,7 @@ class StatsCommand(Config):
     )
     val_fraction: Annotated[float | None, Field(ge=0, le=0.9)] = Field(None, description="default: as train")
     test_fraction: Annotated[float | None, Field(ge=0, le=0.9)] = Field(None, description="default: as train")
-    seed: int = Field(0, ge=0, le=2**31 - 1)
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the splits and of the augmentation shown")
     recipe: str | None = Field(None, description="recipe whose augmentation is shown; default: the one that train would choose")
     augmentation: AugmentationConfig = AugmentationConfig()
     duplicates: bool = Field(True, description="compare all images with each other; 2 minutes for 60,000 images on 2 cores")

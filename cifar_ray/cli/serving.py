@@ -15,9 +15,6 @@ from tyro.conf import Positional
 
 from cifar_ray.config import STORAGE_VARIABLE, Config, TrainConfig, default_storage, parse_config, resolve_storage
 from cifar_ray.config.serve_config import ServeConfig
-from cifar_ray.errors import ConfigError, StoreError
-from cifar_ray.store.default_model import last_promoted_first
-from cifar_ray.store.registry import ModelStore
 
 if TYPE_CHECKING:
     from cifar_ray.data import ImageDataset
@@ -49,33 +46,11 @@ class ServeCommand(Config):
         return given
 
     def check(self) -> str:
-        """Finds what would make the server useless, before Ray starts.
+        """Finds what would make the server useless, before Ray starts. Returns and raises as `check_server`."""
+        from cifar_ray.inference.preflight import check_server
 
-        Returns:
-            The model that the server will serve, and why if the user named none.
-
-        Raises:
-            StoreError: if there is no such model, or none at all.
-            ConfigError: if the port is in use on this machine.
-        """
         config = parse_config(ServeConfig, self.arguments())
-        store = ModelStore(config.storage)
-        names = last_promoted_first(store)
-        if not names:
-            raise StoreError(f"no model in {store.location}; train one: {config.train_command}")
-        if self.model is not None:
-            store.resolve(self.model)
-        if not os.environ.get("RAY_ADDRESS"):  # else the server listens on another machine
-            family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-            try:
-                socket.create_server((self.host, self.port), family=family).close()
-            except OSError as error:
-                reason = os.strerror(error.errno) if error.errno else str(error)
-                raise ConfigError(f"cannot listen on {self.host}:{self.port} ({reason}); choose another --port or --host") from None
-        if self.model is not None:
-            return self.model
-        others = f"; others: {', '.join(sorted(names[1:]))}" if len(names) > 1 else ""
-        return f"{names[0]} (promoted last{others})" if others else names[0]
+        return check_server(config, self.host, self.port, is_here=not os.environ.get("RAY_ADDRESS"))
 
 
 class DemoCommand(Config):

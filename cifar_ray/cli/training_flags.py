@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 import tyro
 from pydantic import Field
 
-from cifar_ray.cli.parsing import parse, peek
+from cifar_ray.cli.arguments import essential_flags
+from cifar_ray.cli.arguments.help_pages import Essentials
+from cifar_ray.cli.arguments.parsing import parse, peek, show_and_exit
 from cifar_ray.config import (
     NAME_PATTERN,
     Config,
@@ -28,10 +30,11 @@ from cifar_ray.config.merging import merge_settings
 from cifar_ray.config.search_config import SearchConfig
 from cifar_ray.errors import ConfigError
 from cifar_ray.recipes import describe_recipes
-from cifar_ray.recipes.networks import describe_networks
-from cifar_ray.store import Bundle, load_model
-from cifar_ray.training.finetuning import child_name, inherited_settings
+from cifar_ray.recipes.networks import NETWORKS, describe_networks
 from cifar_ray.training.suited_settings import find_dataset, suit
+
+if TYPE_CHECKING:
+    from cifar_ray.store import Bundle
 
 CommandType = TypeVar("CommandType", bound=TrainConfig)
 
@@ -47,7 +50,8 @@ class ResumeFlags(TrackingFlags):
 
     resume: str = Field(
         "auto",
-        description="auto: resume an unfinished run of the same --name and settings; never: do not resume; NAME: resume that run",
+        description="auto: resume an unfinished run of the same --name and settings; never: do not resume; NAME: resume that run, or the "
+        "latest without a NAME; with more --epochs also a finished one",
     )
 
 
@@ -56,6 +60,9 @@ class TrainCommand(TrainConfig, ResumeFlags):
 
     A recipe supplies the defaults. The settings in --config FILE.yaml override the recipe, and flags override both.
     """
+
+    essentials: ClassVar[Essentials] = essential_flags.TRAIN
+    examples: ClassVar[tuple[str, ...]] = essential_flags.TRAIN_EXAMPLES
 
     start: tyro.conf.Suppress[StartConfig | None] = None
     config: str | None = Field(None, description="YAML file of settings; <storage>/runs/NAME/config.yaml repeats the run NAME")
@@ -69,6 +76,9 @@ class FinetuneCommand(TrainConfig, ResumeFlags):
 
     Data, optimizer and seed are those of the parent's training, and learning rates are a fraction of the parent's. Flags override them.
     """
+
+    essentials: ClassVar[Essentials] = essential_flags.FINETUNE
+    examples: ClassVar[tuple[str, ...]] = essential_flags.FINETUNE_EXAMPLES
 
     recipe: tyro.conf.Suppress[tyro.conf.Fixed[str]] = ""
     model: tyro.conf.Suppress[tyro.conf.Fixed[str]] = ""
@@ -85,6 +95,9 @@ class TuneCommand(TrainConfig, SearchConfig, TrackingFlags):
     The training flags hold for all trials; the search space, from the recipe or from --space FILE.yaml, is what varies.
     The same command, or --resume NAME, resumes an interrupted search.
     """
+
+    essentials: ClassVar[Essentials] = essential_flags.TUNE
+    examples: ClassVar[tuple[str, ...]] = essential_flags.TUNE_EXAMPLES
 
     name: str | None = Field(
         None, pattern=NAME_PATTERN, description="name of the search; default: derived from the settings, so that the same command resumes"
@@ -114,6 +127,9 @@ class FindLrCommand(TrainConfig):
     The training flags are those of train.
     """
 
+    essentials: ClassVar[Essentials] = essential_flags.FIND_LR
+    examples: ClassVar[tuple[str, ...]] = essential_flags.FIND_LR_EXAMPLES
+
     start: tyro.conf.Suppress[StartConfig | None] = None
     config: str | None = Field(None, description="YAML file of settings, for example <storage>/runs/NAME/config.yaml")
     steps: int = Field(100, ge=20, le=10_000, description="training steps; more steps give a smoother curve")
@@ -139,19 +155,24 @@ def requested_list(arguments: Sequence[str]) -> str:
 
 
 def parse_train_command(argv: Sequence[str] | None, prog: str) -> TrainCommand:
-    """Parses the flags of `train`; `--resume NAME` brings the settings of that run.
+    """Parses the flags of `train`; `--resume NAME` brings the settings of that run, `--resume` alone those of the latest.
 
     Raises:
         ConfigError: as `parse_over_recipe`, or if there is no such run.
     """
-    flags = peek(argv, ("--resume", "--storage"))
-    run = flags.get("resume", "auto")
-    if run in ("auto", "never"):
-        return parse_over_recipe(TrainCommand, argv, prog)
-    from cifar_ray.training.records.run_folder import saved_settings  # imports torch
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not any(argument.partition("=")[0] == "--resume" for argument in arguments):
+        return parse_over_recipe(TrainCommand, arguments, prog)
+    from cifar_ray.training.records.saved_runs import latest_run, saved_settings  # imports pyarrow
 
-    saved = saved_settings(run, resolve_storage(flags.get("storage") or default_storage()))
-    return parse_over_recipe(TrainCommand, argv, prog, saved)
+    storage = resolve_storage(peek(arguments, ("--storage",)).get("storage") or default_storage())
+    if "--resume" in arguments:
+        value = arguments.index("--resume") + 1
+        if value == len(arguments) or arguments[value].startswith("-"):
+            arguments.insert(value, latest_run(storage))
+    run = peek(arguments, ("--resume",)).get("resume", "auto")
+    saved = None if run in ("auto", "never") else saved_settings(run, storage)
+    return parse_over_recipe(TrainCommand, arguments, prog, saved)
 
 
 def parse_tune_command(argv: Sequence[str] | None, prog: str) -> TuneCommand:
@@ -181,10 +202,12 @@ def parse_finetune_command(argv: Sequence[str] | None, prog: str) -> tuple[Finet
         StoreError: if there is no such parent.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    show_and_exit(FinetuneCommand, arguments, prog)
     if not arguments or arguments[0].startswith("-"):
-        if {"-h", "--help"} & set(arguments):
-            parse(FinetuneCommand, ["--help"], prog)
         raise ConfigError(f"the first argument must be the model to start from: {prog} MODEL …")
+    from cifar_ray.store import load_model
+    from cifar_ray.training.finetuning import child_name, inherited_settings
+
     reference = arguments[0]
     flags = peek(arguments[1:], ("--storage", "--dataset", "--data-dir", "--rate-factor"))
     storage = resolve_storage(flags.get("storage") or default_storage())
@@ -223,9 +246,12 @@ def parse_over_recipe(
     if "why" in command_type.model_fields:
         values["why"] = suited.why
     command: CommandType = parse(command_type, argv, prog, parse_config(command_type, values))
-    from cifar_ray.models import check_model  # imports torch, which --help does without
+    if command.model not in NETWORKS:
+        if not command.model.startswith("timm:"):
+            raise ConfigError(f"model: unknown architecture {command.model!r}. Available: {', '.join(NETWORKS)}, and timm's as timm:NAME")
+        from cifar_ray.models import check_model  # imports torch
 
-    check_model(command.model)
+        check_model(command.model)
     return command
 
 

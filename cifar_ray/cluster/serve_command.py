@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,8 @@ from importlib.resources import files
 from typing import Any, NoReturn
 
 import yaml
+
+from cifar_ray.cluster.serve_watch import local_url
 
 SERVED_AS = "cifar-ray-demo"
 APP = "deployments:app"  # a string, because this module does not import the server
@@ -39,13 +42,19 @@ def serve_config(arguments: Mapping[str, Any], host: str | None = None, port: in
 
 
 def become_serve_run(config: Mapping[str, Any]) -> NoReturn:
-    """Replace this process by `serve run`, which then handles signals and the exit code. Exported variables override `serve.env`."""
+    """Replace this process by `serve run`, which then handles signals and the exit code. Exported variables override `serve.env`.
+
+    A process beside it says how far the start is, and where the server is once it answers.
+    """
     with tempfile.TemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
         yaml.safe_dump(dict(config), file, sort_keys=False)
         file.flush()
         os.set_inheritable(file.fileno(), True)
         sys.stdout.flush()
         sys.stderr.flush()
+        if not os.environ.get("RAY_ADDRESS"):  # else the server listens on another machine
+            url = local_url(config["http_options"]["host"], config["http_options"]["port"])
+            subprocess.Popen([sys.executable, "-m", "cifar_ray.cluster.serve_watch", url])  # noqa: S603  (our own module)
         command = [sys.executable, "-m", "ray.serve.scripts", "run", f"/dev/fd/{file.fileno()}"]
         os.execve(sys.executable, command, serve_environment() | dict(os.environ))  # noqa: S606  (a shell would intercept the signals)
 

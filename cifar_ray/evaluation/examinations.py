@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cifar_ray.cluster.process import prepare_process
 from cifar_ray.config import DatasetName, EngineName, PrecisionName, TrainConfig
+from cifar_ray.config.data_choice import DataChoice
 from cifar_ray.data import load_splits
 from cifar_ray.data.layouts import list_folder
 from cifar_ray.data.survey import BrokenFile
@@ -18,7 +19,7 @@ from cifar_ray.evaluation.dataset_examination import DatasetExamination, examine
 from cifar_ray.evaluation.model_evaluation import ModelEvaluation, corruption_stride, evaluate_model, score_here
 from cifar_ray.evaluation.new_versions import calibrated, with_gallery
 from cifar_ray.evaluation.scoring import device_here
-from cifar_ray.evaluation.selection import DataChoice, load_selected, select
+from cifar_ray.evaluation.selection import load_selected, select
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import Bundle, ModelStore, load_model
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from cifar_ray.config import DatasetName
+from cifar_ray.config.data_choice import DataChoice
 from cifar_ray.data import ImageDataset, load_splits
 from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.evaluation.model_evaluation import ModelEvaluation
 from cifar_ray.evaluation.scoring import BLOCK, device_here
-from cifar_ray.evaluation.selection import DataChoice, relabel, select
+from cifar_ray.evaluation.selection import relabel, select
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.metrics.accuracy import Logits
 from cifar_ray.metrics.trust import Trust

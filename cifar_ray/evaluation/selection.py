@@ -5,36 +5,21 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from pydantic import Field
 
-from cifar_ray.config import Config, DatasetName, TrainConfig, parse_config
+from cifar_ray.config import TrainConfig, parse_config
+from cifar_ray.config.data_choice import DataChoice, SplitName
 from cifar_ray.data import DatasetSplits, ImageDataset, load_splits
 from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.errors import ConfigError, DataError
 from cifar_ray.store import Manifest
 
-SplitName = Literal["test", "val", "train", "all"]
-
 _logger = logging.getLogger(__name__)
 
 # The settings that determine which images are in which split.
 _SPLIT_SETTINGS = ("dataset", "data_dir", "val_fraction", "test_fraction", "seed", "groups")
-
-
-class DataChoice(Config):
-    """Flags that select the images."""
-
-    dataset: DatasetName | None = Field(None, description="data set; default: the training data of the model, with the same splits")
-    data_dir: str | None = Field(
-        None,
-        description="folder of images: DIR/<class>/… or DIR/train/<class>/… with val/ and test/; cifar10, cifar100: folder of the files",
-    )
-    split: SplitName = Field(
-        "test", description="split to use, val if there is no test split; all: every image, for data that the model was not trained on"
-    )
 
 
 @dataclass(frozen=True, eq=False)

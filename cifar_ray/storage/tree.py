@@ -92,6 +92,13 @@ class FileTree:
         entries = self._retry.attempt(f"list {self._root}", lambda: self.file_system.get_file_info(full))
         return [entry.type == FileType.File and self._is_inside(path) for path, entry in zip(paths, entries, strict=True)]
 
+    def newest(self, paths: list[str]) -> str | None:
+        """The file that was written last, with one request for all; `None` if none of `paths` is a file inside the root."""
+        full = [self.path(path) for path in paths]
+        entries = self._retry.attempt(f"list {self._root}", lambda: self.file_system.get_file_info(full))
+        written = [(entry.mtime, path) for path, entry in zip(paths, entries, strict=True) if entry.type == FileType.File]
+        return max(((time, path) for time, path in written if self._is_inside(path)), default=(None, None))[1]
+
     def replace(self, path: str, data: bytes) -> None:
         """Write a file atomically: readers see the old or the new content, never a part."""
         if self._objects:

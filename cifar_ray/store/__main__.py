@@ -9,7 +9,7 @@ from cifar_ray import cli
 from cifar_ray.cli.store_commands import StoreCommand, StoreCommands
 from cifar_ray.store.registry import ModelStore
 
-PROG = "python -m cifar_ray.store"
+PROG = "cifar-ray store"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

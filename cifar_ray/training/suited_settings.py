@@ -6,15 +6,15 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cifar_ray.config import PRETRAINED_MODEL, local_path, resolve_storage
 from cifar_ray.config.base import MAX_IMAGE_SIZE_PX
-from cifar_ray.data.layouts import Listing, list_folder
-from cifar_ray.data.survey import read_headers
 from cifar_ray.errors import DataError
 from cifar_ray.recipes import default_recipe, get_recipe
+
+if TYPE_CHECKING:
+    from cifar_ray.data.layouts import Listing
 
 SMALL_PX = 64  # the longer side of pictures for which a network of small images is right
 FEW_PER_CLASS = 5
@@ -66,6 +66,8 @@ def suit(chosen: Mapping[str, Any]) -> Suited:
     settings: dict[str, Any] = {} if dataset is None else {"dataset": dataset}
     named = chosen.get("recipe")
     if dataset == "folder" and data_dir is not None and named is None:
+        from cifar_ray.data.layouts import list_folder  # imports numpy and Pillow, which --help does without
+
         return _suit_folder(list_folder(Path(resolve_storage(data_dir))), chosen, settings)
     recipe = get_recipe(named or default_recipe(dataset, chosen.get("model")))
     return Suited(recipe.model_dump() | settings)
@@ -79,6 +81,10 @@ def _check_is_cifar(data_dir: str, dataset: str) -> None:
 
 
 def _suit_folder(listing: Listing, chosen: Mapping[str, Any], settings: dict[str, Any]) -> Suited:
+    from statistics import median
+
+    from cifar_ray.data.survey import read_headers
+
     files = listing.files["train"]
     step = max(1, len(files) // _HEADERS)
     facts = [fact for fact in read_headers(path for path, _ in files[::step]) if fact.width_px]

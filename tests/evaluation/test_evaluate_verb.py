@@ -15,10 +15,11 @@ from PIL import Image
 
 from cifar_ray import __main__ as console
 from cifar_ray.config import TrainConfig
+from cifar_ray.config.data_choice import DataChoice
 from cifar_ray.data import load_splits
 from cifar_ray.errors import DataError
 from cifar_ray.evaluation.scoring_on_ray import score_on_ray
-from cifar_ray.evaluation.selection import DataChoice, select
+from cifar_ray.evaluation.selection import select
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import Bundle, ModelStore
 from cifar_ray.store.ensembling import save_ensemble

@@ -1,12 +1,14 @@
 """Whether a run begins, goes on, or is refused."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from cifar_ray import cli
+from cifar_ray.cli import training_flags
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.errors import ConfigError, DataError
+from cifar_ray.training.records.checkpoint import Place
 from cifar_ray.training.records.results import EpochReport
 from cifar_ray.training.records.run_folder import Run
 
@@ -48,7 +50,9 @@ def test_never_refuses_any_run_that_exists(begun: Path) -> None:
 def test_a_finished_run_is_refused(begun: Path) -> None:
     Run(config(begun)).finish(model="digits@1")
     for resume in ("auto", "never", "run"):
-        with pytest.raises(ConfigError, match=r"exists in .* and is finished; choose another --name"):
+        with pytest.raises(
+            ConfigError, match=r"exists in .* and is finished; choose another --name, or train it for longer: .* --epochs N$"
+        ):
             Run(config(begun), resume)
 
 
@@ -72,7 +76,7 @@ def test_data_that_changed_meanwhile_are_noticed(tmp_path: Path) -> None:
 def test_resume_with_a_name_brings_the_settings_of_that_run(tmp_path: Path) -> None:
     run = Run(config(tmp_path, epochs=3, optimizer={"name": "adamw", "lr": 0.01}, model="small_cnn", recipe="small_cnn"))
     run.begin()
-    command = cli.parse_train_command(["--resume", "run", "--storage", str(tmp_path)], "train")
+    command = training_flags.parse_train_command(["--resume", "run", "--storage", str(tmp_path)], "train")
     values = command.model_dump(include=set(TrainConfig.model_fields))
     assert parse_config(TrainConfig, values) == run.config
     assert Run(parse_config(TrainConfig, values), command.resume).is_resumed
@@ -81,4 +85,48 @@ def test_resume_with_a_name_brings_the_settings_of_that_run(tmp_path: Path) -> N
 
 def test_resume_with_an_unknown_name_says_so(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--resume nothing: run not found in"):
-        cli.parse_train_command(["--resume", "nothing", "--storage", str(tmp_path)], "train")
+        training_flags.parse_train_command(["--resume", "nothing", "--storage", str(tmp_path)], "train")
+
+
+def test_resume_with_a_name_and_more_epochs_extends_a_finished_run(begun: Path) -> None:
+    finished = Run(config(begun, epochs=3, name="done"))
+    finished.begin()
+    finished.checkpoints.write(Place(finished.checkpoints.begin_attempt({}), 3, 0), b"state", {})
+    finished.finish(model="digits@1")
+    for changes, resume in (({"epochs": 5}, "auto"), ({"epochs": 2}, "done"), ({"epochs": 3}, "done"), ({"epochs": 5, "seed": 1}, "done")):
+        with pytest.raises(ConfigError, match="is finished"):
+            Run(config(begun, name="done", **changes), resume)
+    longer = training_flags.parse_train_command(["--resume", "done", "--epochs", "5", "--storage", str(begun)], "train")
+    values = parse_config(TrainConfig, longer.model_dump(include=set(TrainConfig.model_fields)))
+    run = Run(values, longer.resume)
+    assert Run(values, longer.resume).is_resumed, "nothing is written before training begins"
+    run.begin()
+    assert Run(values).is_resumed, "the same command resumes an extension that was interrupted"
+    newest = run.checkpoints.newest()
+    assert newest is not None
+    assert newest[0].epoch == 3
+    run.finish(model="digits@2")
+    with pytest.raises(ConfigError, match="is finished"):
+        Run(values)
+
+
+def test_a_finished_run_of_an_earlier_release_is_extended_and_resumed(begun: Path) -> None:
+    finished = Run(config(begun, epochs=3, name="done"))
+    finished.begin()
+    finished.checkpoints.write(Place(finished.checkpoints.begin_attempt({}), 3, 0), b"state", {})
+    finished.files.replace("finished.json", b'{"model": "digits@1"}')
+    longer = config(begun, epochs=5, name="done")
+    Run(longer, "done").begin()
+    assert Run(longer).is_resumed
+
+
+def test_resume_alone_takes_the_run_that_began_last(begun: Path) -> None:
+    for number, name in enumerate(("second", "first")):
+        run = Run(config(begun, name=name, epochs=3 + number))
+        run.begin()
+        os.utime(begun / "runs" / name / "config.yaml", (number + 4e9, number + 4e9))
+    for flags in (["--resume", "--storage", str(begun)], ["--storage", str(begun), "--resume"]):
+        command = training_flags.parse_train_command(flags, "train")
+        assert (command.name, command.resume, command.epochs) == ("first", "first", 4)
+    with pytest.raises(ConfigError, match=r"--resume: no run in .* yet"):
+        training_flags.parse_train_command(["--resume", "--storage", str(begun / "empty")], "train")

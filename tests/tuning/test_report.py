@@ -2,7 +2,7 @@
 
 import re
 
-from cifar_ray.cli import parse_train_command
+from cifar_ray.cli.training_flags import parse_train_command
 from cifar_ray.config import TrainConfig
 from cifar_ray.reports.search_report import write_results
 from cifar_ray.storage import FileTree

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-import pyarrow as pa
-
 from cifar_ray.client import Client
 from cifar_ray.cluster.process import prepare_process
 from cifar_ray.config import EngineName, PrecisionName, resolve_storage
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from cifar_ray.inference.batch.classify import ModelJob
     from cifar_ray.inference.batch.rows import Classifier
     from cifar_ray.inference.batch.table import Part

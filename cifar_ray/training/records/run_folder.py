@@ -7,18 +7,17 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
 from cifar_ray.config import TrainConfig, default_storage, parse_config, resolve_storage, to_yaml
-from cifar_ray.config.documents import flatten, without_format
-from cifar_ray.errors import ConfigError, DataError, StoreError
+from cifar_ray.config.documents import flatten
+from cifar_ray.errors import ConfigError, DataError
 from cifar_ray.storage import FileTree
 from cifar_ray.storage.probe import StorageProbe
 from cifar_ray.training.records import curves, history
 from cifar_ray.training.records.checkpoint import Checkpoints
 from cifar_ray.training.records.results import EpochReport
+from cifar_ray.training.records.saved_runs import CONFIG_FILE, read_config
 
-_CONFIG_FILE, _DATA_FILE, _END_FILE = "config.yaml", "data.sha256", "finished.json"
+_DATA_FILE, _END_FILE = "data.sha256", "finished.json"
 _FREE = {"checkpoint_every", "max_failures", "num_workers", "worker_timeout_s", "storage"}  # may change when a run resumes
 
 
@@ -36,7 +35,8 @@ class Run:
         is_resumed: whether the run was started before.
 
     Raises:
-        ConfigError: if a run of that name exists and is finished, or has another config.
+        ConfigError: if a run of that name exists and has another config, or is finished. Resumed by its name with more epochs and no
+            other change, a finished run is extended.
         DataError: if its data set has changed.
         StoreError: if the storage cannot be used.
     """
@@ -48,15 +48,19 @@ class Run:
         self.checkpoints = Checkpoints(config.storage, config.name)
         if resume not in ("auto", "never", config.name):
             raise ConfigError(f"--resume {resume}: expected auto or never; to resume a run: python -m cifar_ray.train --resume {resume}")
-        saved = _read_config(self.files)
+        saved = read_config(self.files)
         self.is_resumed = saved is not None
+        self._extends: dict[str, Any] | None = None  # the config of the finished run that this one extends
         if saved is None:
             return
         where = f"name: run {self.name!r} exists in {config.storage}/runs"
         changes = _differences(saved, config)
         differs = f"; it has {', '.join(changes)}" if changes else ""
         if self.is_finished():
-            raise ConfigError(f"{where} and is finished{differs}; choose another --name")
+            if resume != self.name or not self._grows(saved):
+                longer = f", or train it for longer: {self.command()} --epochs N" if config.method == "scratch" else ""
+                raise ConfigError(f"{where} and is finished{differs}; choose another --name{longer}")
+            self._extends, changes = saved, []
         if resume == "never":
             raise ConfigError(f"{where}{differs}; choose another --name, or remove --resume never")
         if changes:
@@ -66,8 +70,24 @@ class Run:
 
     def is_finished(self) -> bool:
         """Whether its model was saved; runs of earlier releases, which cannot resume, count as finished."""
-        ended, has_history = self.files.have_files([_END_FILE, "history.json"])
-        return ended or (self.config.method == "scratch" and has_history and self.checkpoints.attempts() == 0)
+        end = self._read_end()
+        if end is not None:
+            epochs = (read_config(self.files) or {}).get("epochs", 0)
+            return bool(end.get("epochs", epochs) >= epochs)
+        (has_history,) = self.files.have_files(["history.json"])
+        return self.config.method == "scratch" and has_history and self.checkpoints.attempts() == 0
+
+    def _read_end(self) -> dict[str, Any] | None:
+        data = self.files.read(_END_FILE)
+        try:
+            return None if data is None else dict(json.loads(data))
+        except (ValueError, TypeError):  # damaged: it still says that the run has ended
+            return {}
+
+    def _grows(self, saved: dict[str, Any]) -> bool:
+        """Whether the config only adds epochs to that of a run whose last checkpoint is there."""
+        more = self.config.epochs > saved.get("epochs", 0) and self.config.method == "scratch"
+        return more and not _differences(saved | {"epochs": self.config.epochs}, self.config) and bool(self.checkpoints.places())
 
     def begin(self) -> StorageProbe:
         """Write the config, so that the same command resumes this run, and the fingerprint of the data set.
@@ -77,7 +97,12 @@ class Run:
         """
         if not self.is_resumed:
             self.files.replace(_DATA_FILE, self._fingerprint.encode())
-            self.files.replace(_CONFIG_FILE, to_yaml(self.config).encode())
+            self.files.replace(CONFIG_FILE, to_yaml(self.config).encode())
+        if self._extends is not None:
+            # the run counts as finished until the second write: fewer epochs in its end than in its config
+            end = {"epochs": self._extends["epochs"]} | (self._read_end() or {})
+            self.files.replace(_END_FILE, json.dumps(end, indent=1).encode())
+            self.files.replace(CONFIG_FILE, to_yaml(self.config).encode())
         return StorageProbe.place(self.files)
 
     def extra_config(self, name: str) -> TrainConfig | None:
@@ -86,7 +111,7 @@ class Run:
         Raises:
             ConfigError, StoreError: if it is damaged.
         """
-        saved = _read_config(self.files, name)
+        saved = read_config(self.files, name)
         return None if saved is None else parse_config(TrainConfig, saved | {"storage": self.config.storage})
 
     def save_extra_config(self, name: str, config: TrainConfig) -> None:
@@ -107,7 +132,7 @@ class Run:
 
     def finish(self, **about: Any) -> None:
         """Mark the run as finished, and keep only the last checkpoint."""
-        self.files.replace(_END_FILE, json.dumps(about, indent=1).encode())
+        self.files.replace(_END_FILE, json.dumps({"epochs": self.config.epochs} | about, indent=1).encode())
         self.checkpoints.sweep(keep=1)
 
     def command(self) -> str:
@@ -115,32 +140,6 @@ class Run:
         storage = self.config.storage
         elsewhere = "" if storage == resolve_storage(default_storage()) else f" --storage {storage}"
         return f"python -m cifar_ray.train --resume {self.name}{elsewhere}"
-
-
-def saved_settings(name: str, storage: str) -> dict[str, Any]:
-    """Read the settings of a run, to resume it.
-
-    Raises:
-        ConfigError: if the run does not exist.
-    """
-    saved = _read_config(FileTree(storage, f"runs/{name}"))
-    if saved is None:
-        available = ", ".join(FileTree(storage, "runs").folders()) or "none"
-        raise ConfigError(f"--resume {name}: run not found in {storage}/runs. Available: {available}")
-    return saved | {"name": name, "storage": storage}
-
-
-def _read_config(files: FileTree, name: str = _CONFIG_FILE) -> dict[str, Any] | None:
-    data = files.read(name)
-    if data is None:
-        return None
-    try:
-        saved = yaml.safe_load(data)
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise StoreError(f"{files.path(name)}: {' '.join(str(error).split())}") from None
-    if not isinstance(saved, dict):
-        raise StoreError(f"{files.path(name)} is damaged; choose another --name")
-    return without_format(saved, files.path(name))
 
 
 def _differences(saved: dict[str, Any], config: TrainConfig) -> list[str]:

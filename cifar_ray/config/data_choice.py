@@ -1,0 +1,24 @@
+"""Which images a model is evaluated on."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from cifar_ray.config.base import Config, DatasetName
+
+SplitName = Literal["test", "val", "train", "all"]
+
+
+class DataChoice(Config):
+    """Flags that select the images."""
+
+    dataset: DatasetName | None = Field(None, description="data set; default: the training data of the model, with the same splits")
+    data_dir: str | None = Field(
+        None,
+        description="folder of images: DIR/<class>/… or DIR/train/<class>/… with val/ and test/; cifar10, cifar100: folder of the files",
+    )
+    split: SplitName = Field(
+        "test", description="split to use, val if there is no test split; all: every image, for data that the model was not trained on"
+    )

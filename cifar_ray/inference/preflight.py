@@ -1,0 +1,90 @@
+"""Find what makes starting a server useless, before Ray starts: no model, a port in use, too little memory."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from pathlib import Path
+
+from cifar_ray.config.serve_config import ServeConfig
+from cifar_ray.errors import ConfigError, ResourceError, StoreError
+from cifar_ray.store.default_model import last_promoted_first
+from cifar_ray.store.registry import ModelStore
+
+# Least memory, bytes: Ray with Serve's controller and proxy, and each process of ours; torch alone takes most of a replica's
+_RAY_BYTES, _REPLICA_BYTES, _INGRESS_BYTES = 700_000_000, 350_000_000, 120_000_000
+
+
+def check_server(config: ServeConfig, host: str, port: int, *, is_here: bool = True) -> str:
+    """Check what a server needs.
+
+    Args:
+        config: settings of the server.
+        host: address to listen on.
+        port: port to listen on.
+        is_here: whether the server will run on this machine; otherwise only the model is checked.
+
+    Returns:
+        The model that the server will serve, and why if the config names none.
+
+    Raises:
+        StoreError: if there is no such model, or none at all.
+        ConfigError: if the port is in use.
+        ResourceError: if there is too little memory.
+    """
+    model = _find_model(config)
+    if is_here:
+        _check_port(host, port)
+        _check_memory(config)
+    return model
+
+
+def _find_model(config: ServeConfig) -> str:
+    store = ModelStore(config.storage)
+    names = last_promoted_first(store)
+    if not names:
+        raise StoreError(f"no model in {store.location}; train one: {config.train_command}")
+    if config.model is not None:
+        store.resolve(config.model)
+        return config.model
+    others = f" (promoted last; others: {', '.join(sorted(names[1:]))})" if len(names) > 1 else ""
+    return f"{names[0]}{others}"
+
+
+def _check_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ConfigError(
+            f"cannot listen on {host}:{port} ({reason}); stop what uses it, or choose another port: cifar-ray serve --port N"
+        ) from None
+
+
+def _check_memory(config: ServeConfig) -> None:
+    needed = _RAY_BYTES + config.num_replicas * _REPLICA_BYTES + config.num_ingress_replicas * _INGRESS_BYTES
+    available = available_bytes()
+    if available is not None and available < needed:
+        raise ResourceError(
+            f"too little memory: {available / 1e9:.1f} GB are available, and the server needs at least {needed / 1e9:.1f} GB; "
+            "close other programs, or start fewer replicas"
+        )
+
+
+def available_bytes() -> int | None:
+    """Memory that new processes can use on this machine, or in its container; `None` where the system does not tell."""
+    try:
+        free = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
+    except OSError:
+        return None
+    found = [] if free is None else [int(free[1]) * 1024]
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (int((group / f"memory.{name}").read_text(encoding="ascii")) for name in ("max", "current"))
+        cached = re.search(r"^inactive_file (\d+)", (group / "memory.stat").read_text(encoding="ascii"), re.MULTILINE)
+        found.append(limit - used + (int(cached[1]) if cached else 0))
+    except (OSError, ValueError):  # no limit, or "max"
+        pass
+    return min(found, default=None)

@@ -1,0 +1,57 @@
+"""What the folders of earlier runs say, without torch: their settings, and which run is the latest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+from cifar_ray.config.documents import without_format
+from cifar_ray.errors import ConfigError, StoreError
+from cifar_ray.storage import FileTree
+
+CONFIG_FILE = "config.yaml"
+
+
+def latest_run(storage: str) -> str:
+    """Name of the run that began last.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    runs = FileTree(storage, "runs")
+    newest = runs.newest([f"{name}/{CONFIG_FILE}" for name in runs.folders()])
+    if newest is None:
+        raise ConfigError(f"--resume: no run in {storage}/runs yet; start one with: cifar-ray train")
+    return newest.partition("/")[0]
+
+
+def saved_settings(name: str, storage: str) -> dict[str, Any]:
+    """Read the settings of a run, to resume it.
+
+    Raises:
+        ConfigError: if the run does not exist.
+    """
+    saved = read_config(FileTree(storage, f"runs/{name}"))
+    if saved is None:
+        available = ", ".join(FileTree(storage, "runs").folders()) or "none"
+        raise ConfigError(f"--resume {name}: run not found in {storage}/runs. Available: {available}")
+    return saved | {"name": name, "storage": storage}
+
+
+def read_config(files: FileTree, name: str = CONFIG_FILE) -> dict[str, Any] | None:
+    """Read a config in the folder of a run as plain values; `None` if there is none.
+
+    Raises:
+        StoreError: if it is damaged.
+    """
+    data = files.read(name)
+    if data is None:
+        return None
+    try:
+        saved = yaml.safe_load(data)
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise StoreError(f"{files.path(name)}: {' '.join(str(error).split())}") from None
+    if not isinstance(saved, dict):
+        raise StoreError(f"{files.path(name)} is damaged; choose another --name")
+    return without_format(saved, files.path(name))
