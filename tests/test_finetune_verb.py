@@ -113,10 +113,9 @@ def tracked(folder: Path) -> tuple[dict[str, list[int]], list[str]]:
     return {name: [event.step for event in events.Scalars(name)] for name in events.Tags()["scalars"]}, events.Tags()["images"]
 
 
-@pytest.mark.ray
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-def test_groups_of_a_model_become_a_model_beside_it_that_names_its_parent(ray_cluster: None, store: ModelStore, capsys: Shown) -> None:
-    options = ["--freeze", "2", "--num-workers", "2", "--epochs", "3", "--rate-factor", "2", "--name", "run", "--track", "tensorboard"]
+def test_groups_of_a_model_become_a_model_beside_it_that_names_its_parent(store: ModelStore, capsys: Shown) -> None:
+    options = ["--freeze", "2", "--cluster", "local", "--epochs", "3", "--rate-factor", "2", "--name", "run", "--track", "tensorboard"]
     options += ["--storage", store.storage]
     assert console.main(["finetune", "digits", *EVEN_ODD, *options]) == 0
     parent, child = store.load("digits"), store.load("digits-even-odd")

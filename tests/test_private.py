@@ -2,8 +2,10 @@
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import ray
 import torch
@@ -53,6 +55,24 @@ def test_the_states_of_ray_trains_controller_are_still_there() -> None:
 @pytest.mark.parametrize("name", ["_foreach_copy_", "_foreach_lerp_"])
 def test_torchs_operations_on_many_tensors_are_still_there(name: str) -> None:
     assert hasattr(torch, name)
+
+
+def test_the_digits_of_scikit_learn_are_still_there_and_are_found_without_its_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "sklearn.datasets", None)
+        found = private.digits_of_sklearn()
+    monkeypatch.setattr(private, "find_spec", lambda name: None)
+    assert np.array_equal(found, private.digits_of_sklearn())
+
+
+def test_ray_still_keeps_the_address_of_its_cluster_in_the_same_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from ray._private.utils import write_ray_address
+
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    assert not private.current_cluster_address()
+    (tmp_path / "ray").mkdir()
+    write_ray_address("10.0.0.1:6379", str(tmp_path / "ray"))
+    assert private.current_cluster_address() == "10.0.0.1:6379"
 
 
 @pytest.mark.parametrize("name", ["_is_avx512_bf16_supported", "_is_amx_tile_supported"])

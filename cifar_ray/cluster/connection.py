@@ -9,11 +9,19 @@ from contextlib import contextmanager
 import ray
 
 from cifar_ray.cluster.process import prepare_children
+from cifar_ray.errors import ResourceError
 
 
 @contextmanager
-def ray_cluster() -> Iterator[None]:
-    """Connect to a running cluster, or start one on this machine and stop it at the end of the block."""
+def ray_cluster(choice: str = "auto") -> Iterator[None]:
+    """Connect to a running cluster, or start one on this machine and stop it at the end of the block.
+
+    Args:
+        choice: `auto`: a running cluster, else a started one; `start`: a started one; or the address of a cluster.
+
+    Raises:
+        ResourceError: if there is no cluster at the address.
+    """
     if ray.is_initialized():
         yield
         return
@@ -21,7 +29,18 @@ def ray_cluster() -> Iterator[None]:
     # A job scheduler often sends SIGTERM to all processes of a job. Ray's processes inherit the blocked signal, so that workers can save.
     blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+        if choice in ("auto", "start"):
+            address = None if choice == "auto" else "local"
+            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="error")
+        else:
+            ray.init(address=choice, log_to_driver=False, logging_level="error")
+    except (ConnectionError, ValueError) as error:
+        if choice in ("auto", "start"):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise ResourceError(
+            f"--cluster {choice}: no Ray cluster answers ({reason}); `ray status` on the cluster tells its address"
+        ) from None
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked_before)
     try:

@@ -1,4 +1,4 @@
-"""Private parts of Ray and torch that the project needs; no other module imports them.
+"""Private parts of Ray, torch and scikit-learn that the project needs; no other module imports them.
 
 Each docstring gives the purpose of the part, and the fallback or error if it has moved.
 `tests/test_private.py` fails as soon as a part has moved.
@@ -6,13 +6,19 @@ Each docstring gives the purpose of the part, and the fallback or error if it ha
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from cifar_ray.errors import ResourceError
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from ray.util.placement_group import PlacementGroup
     from torch import Tensor
 
@@ -39,6 +45,33 @@ def free_resources_by_host() -> list[dict[str, float]]:
             ) from None
         return [ray.available_resources()]
     return list(available_resources_per_node().values())
+
+
+def current_cluster_address() -> str:
+    """Address of the cluster that `ray start` made this machine a part of, from the file where Ray looks for it; empty if there is none.
+
+    Ray reads it in `ray.init()`, after an import that takes more than a second. Fallback: empty, so `--cluster ADDRESS` must be passed.
+    """
+    try:
+        return Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster").read_text(encoding="ascii").strip()  # noqa: S108
+    except (OSError, ValueError):
+        return ""
+
+
+def digits_of_sklearn() -> npt.NDArray[np.float64]:
+    """Rows of 64 shades, 0–16, and a label: the file from which scikit-learn's `load_digits` reads. Its import takes more than a second.
+
+    Fallback: `load_digits`.
+    """
+    spec = find_spec("sklearn")
+    folders = (spec.submodule_search_locations if spec else None) or []
+    for path in (Path(folder, "datasets", "data", "digits.csv.gz") for folder in folders):
+        if path.is_file():
+            return np.loadtxt(path, delimiter=",")
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return np.column_stack((digits.data, digits.target))
 
 
 def autoscaler_is_on() -> bool:

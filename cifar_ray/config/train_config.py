@@ -128,6 +128,12 @@ class TrainConfig(Config):
         None,
         description="number of workers; default: one per GPU, or one with all CPU cores; 2:8 scales with the cluster",
     )
+    cluster: str = Field(
+        "auto",
+        min_length=1,
+        description="local: this process only; start: a Ray cluster of this machine's cores and GPUs; or the ADDRESS of a cluster; "
+        "auto: $RAY_ADDRESS or the cluster that this machine is a part of, else local for one worker and start for more",
+    )
     patience: int | None = Field(None, ge=1, description="stop after this many epochs without a better validation accuracy; default: never")
     on_nan: Literal["stop", "skip", "rewind"] = Field(
         "stop", description="if a loss is not finite: stop, skip the step, or rewind to the last checkpoint at half the learning rate"

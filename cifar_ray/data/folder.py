@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cifar_ray.cluster.process import usable_cores
 from cifar_ray.config import ResizePolicy
 from cifar_ray.data import dataset_cache as cache
 from cifar_ray.data.bursts import MAX_PICTURES, find_bursts, sketch
@@ -77,8 +78,7 @@ def _decode(listing: Listing, size_px: int, policy: ResizePolicy, allocate: cach
 
 def decoding_threads() -> int:
     """Number of threads that decode pictures on this host: one per CPU, up to a maximum."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cpus, _MAX_THREADS)
+    return min(usable_cores(), _MAX_THREADS)
 
 
 def decoder(

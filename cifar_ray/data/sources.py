@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from cifar_ray.cluster.private import digits_of_sklearn
 from cifar_ray.config import TrainConfig, parse_groups
 from cifar_ray.data import dataset_cache as cache
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
@@ -107,14 +108,12 @@ def load_digits(size_px: int) -> DatasetSplits:
     """Load scikit-learn's 1,797 handwritten digits (8×8 px, 17 shades) as RGB images of `size_px`; all in `train`."""
 
     def build(allocate: cache.Allocate) -> DatasetSplits:
-        from sklearn.datasets import load_digits as load  # takes seconds; the cache saves them in workers
-
-        digits = load()
-        shades = np.round(digits.images * (255 / 16)).astype(np.uint8)
+        rows = digits_of_sklearn()
+        shades = np.round(rows[:, :64].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
         images = allocate("train", len(shades), size_px)
         _fill(images, np.repeat(shades[..., None], 3, axis=-1))
-        labels = digits.target.astype(np.int64)
-        return DatasetSplits("digits", ImageDataset(images, labels, tuple(map(str, digits.target_names))), None, None)
+        labels = rows[:, 64].astype(np.int64)
+        return DatasetSplits("digits", ImageDataset(images, labels, tuple("0123456789")), None, None)
 
     return cache.load_or_build(f"digits-{size_px}px-v{DECODER_VERSION}", build)
 

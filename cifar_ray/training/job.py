@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from cifar_ray.config import TrainConfig
-from cifar_ray.data.streamed import StreamedImages, TrainingSplits
+from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.training.class_balance import advise, describe_figures
 
 if TYPE_CHECKING:
@@ -104,16 +104,20 @@ def _train(job: Run, splits: TrainingSplits, progress: Progress) -> TrainedRun:
         from cifar_ray.training.transfer import train_transfer
 
         return train_transfer(job, splits, progress)
-    from cifar_ray.training.on_ray.ray_trainer import train_on_ray  # the import of Ray takes a second; errors in settings come before it
+    from cifar_ray.training.place import train_run
 
-    return train_on_ray(job, progress, splits.train if isinstance(splits.train, StreamedImages) else None)
+    return train_run(job, splits, progress)
 
 
 def _describe_start(config: TrainConfig, splits: TrainingSplits) -> str:
     counts = ", ".join(f"{len(part):,} {name}" for name, part in splits)
     shape = f"{splits.train.num_classes} classes, {splits.train.image_size_px} px"
     origin = f"model {config.model} from {config.start.model}" if config.start else f"recipe {config.recipe}, model {config.model}"
-    how = _describe_rate(config) if config.method == "scratch" else f"method {config.method}"
+    how = f"method {config.method}"
+    if config.method == "scratch":
+        from cifar_ray.training.place import describe_place
+
+        how = f"{_describe_rate(config)}; {describe_place(config, splits)}"
     return f"run {config.name}: {splits.name} ({counts}; {shape}), {origin}\n{how}"
 
 

@@ -18,12 +18,13 @@ from cifar_ray.config import ResizePolicy, StartConfig, TrainConfig, parse_confi
 from cifar_ray.config.base import seconds
 from cifar_ray.data.batches.loader import Shard
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
-from cifar_ray.data.streamed import StreamedImages, StreamedSplits, TrainingSplits
+from cifar_ray.data.streamed import StreamedSplits, TrainingSplits
 from cifar_ray.data.task_progress import StartTask
 from cifar_ray.errors import Interrupted
 from cifar_ray.metrics.intervals import describe_accuracy
 from cifar_ray.store.bundle import MANIFEST_FILE, encode
 from cifar_ray.training.loop.trainer import Trainer
+from cifar_ray.training.place import train_run
 from cifar_ray.training.probe.extraction import ComputeHere, Opener
 from cifar_ray.training.probe.linear_probe import Probe, train_probe
 from cifar_ray.training.probe.mirroring import mirroring_harms
@@ -75,7 +76,7 @@ def train_transfer(run: Run, splits: TrainingSplits, progress: Progress) -> Trai
         progress: receives the progress.
 
     Raises:
-        CifarRayError: see `train_probe` and `train_on_ray`.
+        CifarRayError: see `train_probe` and `train_run`.
     """
     config = run.config
     prepare_process()
@@ -95,17 +96,14 @@ def train_transfer(run: Run, splits: TrainingSplits, progress: Progress) -> Trai
             raise Interrupted(
                 f"run {run.name} stopped; features and finished epochs are saved; resume it with: {run.command()}", stop.signal_number
             ) from None
-    from cifar_ray.training.on_ray.ray_trainer import train_on_ray
-
-    streamed = splits.train if isinstance(splits.train, StreamedImages) else None
-    tuned = train_on_ray(run.with_config(planned.config), progress, streamed)
+    tuned = train_run(run.with_config(planned.config), splits, progress)
     return _better(config, trained, tuned, splits, progress)
 
 
 def _open_workers(config: TrainConfig, progress: Progress) -> AbstractContextManager[Opener]:
     """Who computes the features: this process, or workers on Ray if several are requested or this machine has several GPUs."""
     num_workers = config.worker_range[0] if config.worker_range else torch.cuda.device_count()
-    if num_workers <= 1:
+    if num_workers <= 1 or config.cluster == "local":
         return nullcontext(ComputeHere)
     from cifar_ray.training.on_ray.feature_workers import feature_workers
 

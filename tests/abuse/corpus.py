@@ -46,6 +46,7 @@ def sound() -> dict[str, bytes]:
         "CMYK JPEG": encode(image.convert("CMYK"), "JPEG"),
         "progressive JPEG": encode(image, "JPEG", progressive=True),
         "MPO": encode(image, "MPO", save_all=True, append_images=frames),
+        "PNG with 20 MB of text, which nobody reads": png(1, 1, more=(b"zTXt", b"a\0\0" + zlib.compress(bytes(20_000_000)))),
         "16 bit PNG": encode(Image.fromarray(grey.astype(np.uint16) * 257), "PNG"),
         "16 bit TIFF": encode(Image.fromarray(grey.astype(np.uint16) * 257), "TIFF"),
         "32 bit TIFF": encode(Image.fromarray(grey.astype(np.int32) * 9999), "TIFF"),
@@ -121,7 +122,6 @@ def too_large() -> dict[str, bytes]:
         "GIF": bytes(gif),
         "GIF frame": bytes(frame),
         "TIFF": tiff,
-        "PNG with text": png(1, 1, more=(b"zTXt", b"a\0\0" + zlib.compress(bytes(20_000_000)))),
     }
 
 

@@ -14,7 +14,7 @@ from cifar_ray.errors import BundleError, UnknownModelError
 from cifar_ray.store import Bundle, ModelStore, registry
 from cifar_ray.store.gallery import GALLERY_FILE
 from deployments.predicting.contract import LoadedVersion, StoredGallery, StoredModel
-from deployments.replicas import live_models
+from deployments.replicas import live_models, store_listing
 from deployments.replicas.live_models import LiveModels
 
 SaveTiny = Callable[..., Bundle]
@@ -179,7 +179,10 @@ def test_models_on_an_object_store_answer_also_while_it_is_away(s3: Any, save_ti
     assert [(model.name, model.versions, model.aliases) for model in live.stored()] == [("pets", (1, 2), {"production": 2})]
 
 
-def test_a_model_that_a_request_names_is_loaded_and_stays_as_new_as_the_store(tmp_path: Path, save_tiny: SaveTiny) -> None:
+def test_a_model_that_a_request_names_is_loaded_and_stays_as_new_as_the_store(
+    tmp_path: Path, save_tiny: SaveTiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_listing, "_FRESH_S", 0.0)
     for name in ("pets", "birds"):
         save_tiny(str(tmp_path), name)
     live = look(tmp_path, model="pets")

@@ -23,6 +23,7 @@ EPOCHS = 300  # more than thirty lives of some epochs come to
 FLAGS = f"""--dataset digits --image-size 8 --batch-size 512 --precision fp32 --num-workers 1 --epochs {EPOCHS}
     --optimizer.name adamw --averaging.name ema --augmentation.mixup 0.2 --checkpoint-every 2s --worker-timeout-s 20 --max-failures 30
     --name run --save-as run""".split()
+BORNE = {"worker killed", "worker hung"}  # while the command goes on
 KINDS = {
     "worker killed": 8,
     "worker hung": 3,
@@ -56,8 +57,8 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
 class Training:
     """The command, typed again whenever it has ended."""
 
-    def __init__(self, storage: Path) -> None:
-        self.storage, self.command = storage, Command(storage, *FLAGS)
+    def __init__(self, storage: Path, flags: list[str]) -> None:
+        self.storage, self.flags, self.command = storage, flags, Command(storage, *flags)
         self.starts = 1
         self.said: list[str] = []
         self.memory: set[Path] = set()
@@ -65,14 +66,14 @@ class Training:
     def harm(self, kind: str) -> None:
         """Waits for some epochs, or not even for the first, then does what `kind` says and sees that it is borne."""
         epochs = random.randrange(-1, 4)  # noqa: S311
-        if epochs < 0 and kind not in ("worker killed", "worker hung"):
-            time.sleep(random.uniform(0, 12))  # noqa: S311  somewhere between Python's start and the first step
+        if epochs < 0 and kind not in BORNE:
+            time.sleep(random.uniform(0, 12 if "start" in self.flags else 6))  # noqa: S311  somewhere between Python's start and the first step
         else:
             for _ in range(max(1, epochs)):
                 self.command.wait_for("epoch")
             time.sleep(random.uniform(0, 0.6))  # noqa: S311
         self.memory |= self.command.shared_memory()
-        if kind in ("worker killed", "worker hung"):
+        if kind in BORNE:
             (worker,) = self.command.pids("ray::RayTrainWorker")
             os.kill(worker, signal.SIGKILL if kind == "worker killed" else signal.SIGSTOP)
             self.command.wait_for("worker failure: resuming with new workers from ")
@@ -94,7 +95,7 @@ class Training:
             whole = [folder for folder in folders if (folder / STATE_FILE).exists()]
             if whole:
                 DAMAGE[kind](whole[0] / random.choice((STATE_FILE, STATE_FILE, COMMIT_FILE)))  # noqa: S311
-        self.command = Command(self.storage, *FLAGS)
+        self.command = Command(self.storage, *self.flags)
         self.starts += 1
 
 
@@ -104,17 +105,22 @@ def files(storage: Path) -> set[str]:
     return {re.sub(r"(/tries/|/epoch-)[^/]+", r"\1", name) if ".staging-" not in name else name for name in found}
 
 
-def test_a_training_that_is_killed_thirty_times_ends_as_one_that_never_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("place", ["start", "local"])
+def test_a_training_that_is_killed_thirty_times_ends_as_one_that_never_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """On a cluster, and in one process, which has no worker to lose: there the command itself is killed as often."""
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave the cores to processes that start
     random.seed(SEED)
-    whole = Command(tmp_path / "whole", *FLAGS)
+    flags = [*FLAGS, "--cluster", place]
+    whole = Command(tmp_path / "whole", *flags)
     try:
         assert whole.wait(WHOLE_S) == 0, whole.lines
     finally:
         whole.end()
-    kinds = [kind for kind, count in KINDS.items() for _ in range(count)]
+    kinds = [kind if place == "start" or kind not in BORNE else "driver killed" for kind, count in KINDS.items() for _ in range(count)]
     random.shuffle(kinds)
-    training, began = Training(tmp_path / "chaos"), time.monotonic()
+    training, began = Training(tmp_path / "chaos", flags), time.monotonic()
     try:
         for number, kind in enumerate(kinds, 1):
             training.harm(kind)

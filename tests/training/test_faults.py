@@ -13,6 +13,7 @@ from tests.training.command import Command, outcome
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 FLAGS = ["--dataset", "digits", "--epochs", "5", "--precision", "fp32", "--num-workers", "1", "--averaging.name", "ema"]
+BOTH = pytest.mark.parametrize("place", ["local", "start"])
 
 
 @pytest.fixture
@@ -30,7 +31,8 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def expected(storage: Path) -> tuple[list[dict[str, object]], str]:
-    whole = Command(storage, *FLAGS, "--name", "whole", "--save-as", "whole")
+    """What one process leaves that nothing harmed; a worker of Ray must leave the same."""
+    whole = Command(storage, *FLAGS, "--cluster", "local", "--name", "whole", "--save-as", "whole")
     try:
         assert whole.wait() == 0, whole.lines
     finally:
@@ -38,8 +40,8 @@ def expected(storage: Path) -> tuple[list[dict[str, object]], str]:
     return outcome(storage, "whole")
 
 
-def start(commands: list[Command], storage: Path, name: str, *more: str) -> Command:
-    command = Command(storage, *FLAGS, "--name", name, "--save-as", name, *more)
+def start(commands: list[Command], storage: Path, name: str, *more: str, place: str = "start") -> Command:
+    command = Command(storage, *FLAGS, "--cluster", place, "--name", name, "--save-as", name, *more)
     commands.append(command)
     return command
 
@@ -67,27 +69,30 @@ def test_a_worker_that_hangs_is_replaced_within_the_time_that_was_set(commands: 
     assert outcome(storage, "hung") == expected
 
 
-def test_the_same_command_goes_on_when_the_driver_was_killed(commands: list[Command], storage: Path, expected: object) -> None:
-    first = start(commands, storage, "driver")
+@BOTH
+def test_the_same_command_goes_on_when_the_driver_was_killed(commands: list[Command], storage: Path, expected: object, place: str) -> None:
+    name = f"driver-{place}"
+    first = start(commands, storage, name, place=place)
     first.wait_for("epoch 2/5")
     first.process.kill()
     assert first.wait() == -signal.SIGKILL
     assert first.gone()
-    again = start(commands, storage, "driver")
+    again = start(commands, storage, name, place=place)
     assert again.wait() == 0, again.lines
-    assert outcome(storage, "driver") == expected
-    assert len(list((storage / "runs" / "driver").glob("epoch-*"))) == 1
-    refused = start(commands, storage, "driver")
+    assert outcome(storage, name) == expected
+    assert len(list((storage / "runs" / name).glob("epoch-*"))) == 1
+    refused = start(commands, storage, name, place=place)
     assert refused.wait() == 2
     assert "is finished" in refused.lines[-1]
 
 
+@BOTH
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_says_how_to_go_on_and_leaves_no_process(
-    commands: list[Command], storage: Path, expected: object, number: signal.Signals
+    commands: list[Command], storage: Path, expected: object, number: signal.Signals, place: str
 ) -> None:
-    name = number.name.lower()
-    command = start(commands, storage, name)
+    name = f"{number.name.lower()}-{place}"
+    command = start(commands, storage, name, place=place)
     command.wait_for("epoch 2/5")
     command.process.send_signal(number)
     assert command.wait() == 128 + number, command.lines

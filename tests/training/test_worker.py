@@ -1,19 +1,19 @@
-"""What a worker does between the loop and the storage, with Ray's part of it replaced by the least that will do."""
+"""What a worker does between the loop and the storage."""
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from cifar_ray.config import TrainConfig, parse_config
+from cifar_ray.data.batches.loader import Shard
 from cifar_ray.data.dataset import DatasetSplits
+from cifar_ray.training.loop import worker
 from cifar_ray.training.loop.command import Command
 from cifar_ray.training.loop.snapshot import Snapshot
-from cifar_ray.training.on_ray import worker_function
-from cifar_ray.training.on_ray.worker_function import train_worker
+from cifar_ray.training.loop.worker import run_worker
 from cifar_ray.training.records.checkpoint import STATE_FILE, Checkpoints
 from cifar_ray.training.records.results import FitResult
 from cifar_ray.training.records.run_folder import Run
@@ -56,19 +56,14 @@ class FakeChannel:
 
 
 @pytest.fixture(autouse=True)
-def without_ray(monkeypatch: pytest.MonkeyPatch, few_stripes: DatasetSplits) -> None:
-    context = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
-    monkeypatch.setattr(worker_function.train, "get_context", lambda: context)
-    monkeypatch.setattr(worker_function, "broadcast_from_rank_zero", lambda data: data)
-    monkeypatch.setattr(worker_function, "get_ray_device", lambda: torch.device("cpu"))
-    monkeypatch.setattr(worker_function, "open_splits", lambda config: few_stripes)
-    monkeypatch.setattr(worker_function, "_STEP_INTERVAL_S", 0.0)
+def each_step_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_STEP_INTERVAL_S", 0.0)
 
 
-def run(storage: Path, name: str, channel: FakeChannel) -> FitResult | None:
+def run(storage: Path, name: str, channel: FakeChannel, splits: DatasetSplits) -> FitResult | None:
     config = parse_config(TrainConfig, RECIPE | {"storage": str(storage), "name": name})
-    probe = Run(config).begin()
-    return train_worker({"config": config.model_dump(mode="json"), "channel": channel, "threads": 1, "probe": probe})
+    Run(config).begin()
+    return run_worker(config, splits, channel, torch.device("cpu"), Shard(), lambda place: place)
 
 
 def final(storage: Path, name: str) -> dict[str, torch.Tensor]:
@@ -78,12 +73,14 @@ def final(storage: Path, name: str) -> dict[str, torch.Tensor]:
     return model
 
 
-def test_a_worker_that_is_asked_to_stop_saves_and_the_next_one_ends_with_the_same_weights(tmp_path: Path) -> None:
+def test_a_worker_that_is_asked_to_stop_saves_and_the_next_one_ends_with_the_same_weights(
+    tmp_path: Path, few_stripes: DatasetSplits
+) -> None:
     whole, first, second = FakeChannel(), FakeChannel(stop_after=6), FakeChannel()
-    result = run(tmp_path, "whole", whole)
-    assert run(tmp_path, "cut", first) is None
+    result = run(tmp_path, "whole", whole, few_stripes)
+    assert run(tmp_path, "cut", first, few_stripes) is None
     assert [report.epoch for report in first.of("epoch")] == [1]
-    again = run(tmp_path, "cut", second)
+    again = run(tmp_path, "cut", second, few_stripes)
     assert result is not None
     assert again is not None
     assert (again.best_epoch, again.metrics) == (result.best_epoch, result.metrics)
@@ -95,13 +92,13 @@ def test_a_worker_that_is_asked_to_stop_saves_and_the_next_one_ends_with_the_sam
     assert Checkpoints(str(tmp_path), "cut").attempts() == 2
 
 
-def test_a_worker_falls_back_to_the_checkpoint_before_a_damaged_one_and_says_so(tmp_path: Path) -> None:
+def test_a_worker_falls_back_to_the_checkpoint_before_a_damaged_one_and_says_so(tmp_path: Path, few_stripes: DatasetSplits) -> None:
     whole, channel = FakeChannel(), FakeChannel()
-    run(tmp_path, "run", whole)
+    run(tmp_path, "run", whole, few_stripes)
     newest, before = Checkpoints(str(tmp_path), "run").places()
     (tmp_path / "runs" / "run" / newest.folder / STATE_FILE).write_bytes(b"torn")
     expected_epoch = before.epoch
-    run(tmp_path, "run", channel)
+    run(tmp_path, "run", channel, few_stripes)
     assert [(epoch, step) for epoch, step, _, _ in channel.of("start")] == [(expected_epoch, 0)]
     assert channel.of("message") == [f"checkpoint {newest.folder}: state.pt is damaged; trying an older checkpoint"]
     assert [report.epoch for report in channel.of("epoch")] == [3]

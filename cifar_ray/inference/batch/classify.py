@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
@@ -13,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import torch
 
+from cifar_ray.cluster.process import usable_cores
 from cifar_ray.config import EngineName, PrecisionName
 from cifar_ray.data.decode import decode_square
 from cifar_ray.errors import ImageError
@@ -63,8 +63,7 @@ class BundleClassifier:
         self.bundle = load_model(job.model, job.storage)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.predictor = Predictor(self.bundle, device, job.precision, job.engine)
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self._threads = min(cores, _MAX_THREADS)
+        self._threads = min(usable_cores(), _MAX_THREADS)
 
     def __call__(self, names: Sequence[str]) -> pa.Table:
         """Implements `Classifier`."""

@@ -16,6 +16,8 @@ from cifar_ray.training.loop.collective import gather_over_workers
 
 if TYPE_CHECKING:
     from cifar_ray.training.loop.trainer import Trainer
+    from cifar_ray.training.records.checkpoint import Checkpoints
+    from cifar_ray.training.records.results import Weights
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,16 @@ class Snapshot:
             RuntimeError, pickle.UnpicklingError, EOFError: if the data are damaged.
         """
         return cls(**torch.load(io.BytesIO(data), map_location=device, weights_only=True))
+
+
+def best_weights(checkpoints: Checkpoints, epoch: int) -> Weights | None:
+    """The weights of the best epoch, on the CPU, from the last checkpoint; `None` if it is gone."""
+    newest = checkpoints.newest()
+    if newest is None:
+        return None
+    snapshot = Snapshot.from_bytes(newest[1], torch.device("cpu"))
+    weights: Weights = snapshot.state["kept"]
+    return weights if snapshot.best_epoch == epoch else None
 
 
 def state_of(trainer: Trainer, kept: dict[str, Tensor], within_epoch: bool) -> dict[str, Any]:

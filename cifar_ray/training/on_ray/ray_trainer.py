@@ -8,7 +8,6 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
-import torch
 from ray import train
 from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -22,13 +21,13 @@ from cifar_ray.data import StreamedImages
 from cifar_ray.errors import Interrupted, TrainingError
 from cifar_ray.storage import FileTree
 from cifar_ray.storage.probe import StorageProbe
-from cifar_ray.training.loop.snapshot import Snapshot
+from cifar_ray.training.loop.snapshot import best_weights
 from cifar_ray.training.on_ray.channel import Channel, open_channel
 from cifar_ray.training.on_ray.controller_callbacks import create_callbacks
 from cifar_ray.training.on_ray.ingest import stream
 from cifar_ray.training.on_ray.worker_function import train_worker
 from cifar_ray.training.records.progress import Progress
-from cifar_ray.training.records.results import FitResult, TrainedRun, Weights
+from cifar_ray.training.records.results import FitResult, TrainedRun
 from cifar_ray.training.records.run_folder import Run
 from cifar_ray.training.records.run_log import RunLog
 
@@ -54,7 +53,7 @@ def train_on_ray(run: Run, progress: Progress, streamed: StreamedImages | None =
         Interrupted: after Ctrl-C or SIGTERM, once the workers have saved their state and stopped.
     """
     config, log = run.config, RunLog(progress)
-    with Signals() as signals, ray_cluster():
+    with Signals() as signals, ray_cluster(config.cluster):
         signals.install()
         plan = plan_when_there(config.worker_range, progress.on_message)
         ingest: dict[str, Any] = {}
@@ -72,11 +71,7 @@ def train_on_ray(run: Run, progress: Progress, streamed: StreamedImages | None =
         finally:
             if log.reports:
                 run.write_history(log.reports)
-    if result is None:
-        assert signals.received is not None, "nothing else stops workers early"  # noqa: S101
-        raise Interrupted(f"run {run.name} is saved; resume it with: {run.command()}", signals.received)
-    weights = _best_weights(run, result.best_epoch)
-    return TrainedRun(run.name, run.files.path(), result, log.reports, weights, log.restarts, log.repeated_steps, log.workers)
+    return log.end(run, result, signals.received, best_weights)
 
 
 def _request_stop(channel: Channel, progress: Progress, log: RunLog, number: int) -> None:
@@ -138,14 +133,3 @@ def _fit(trainer: TorchTrainer) -> train.Result:
         return outcome.result()
     except train.TrainingFailedError as error:
         raise unwrap(error, lambda reason: TrainingError(f"training failed: {reason}")) from None
-
-
-def _best_weights(run: Run, epoch: int) -> Weights:
-    """The best weights, from the last checkpoint, on the CPU."""
-    newest = run.checkpoints.newest()
-    if newest is not None:
-        snapshot = Snapshot.from_bytes(newest[1], torch.device("cpu"))
-        if snapshot.best_epoch == epoch:
-            weights: Weights = snapshot.state["kept"]
-            return weights
-    raise TrainingError(f"run {run.name}: the last checkpoint is missing; run the same command again to repeat the training")

@@ -1,9 +1,7 @@
-"""The function that Ray Train runs in each worker: data, training loop, checkpoints, and on rank 0 events for the driver."""
+"""The function that Ray Train runs in each worker process."""
 
 from __future__ import annotations
 
-import platform
-import time
 from typing import Any
 
 from ray import train
@@ -14,18 +12,9 @@ from cifar_ray.cluster.process import prepare_process
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data import StreamedSplits, open_splits
 from cifar_ray.data.batches.loader import Shard
-from cifar_ray.errors import TrainingError
-from cifar_ray.training.loop.command import CheckpointSchedule
-from cifar_ray.training.loop.fit import fit
-from cifar_ray.training.loop.snapshot import Snapshot
-from cifar_ray.training.loop.step_monitor import Stopped
-from cifar_ray.training.on_ray.channel import Channel
+from cifar_ray.training.loop.worker import run_worker
 from cifar_ray.training.on_ray.ingest import fed_by_ray
-from cifar_ray.training.records.checkpoint import BackgroundWriter, Checkpoints, Place
-from cifar_ray.training.records.results import EpochReport, FitResult, Weights
-from cifar_ray.training.weights.initial_network import load_parent
-
-_STEP_INTERVAL_S = 0.5  # between two events about steps
+from cifar_ray.training.records.results import FitResult
 
 
 def train_worker(job: dict[str, Any]) -> FitResult | None:
@@ -38,75 +27,4 @@ def train_worker(job: dict[str, Any]) -> FitResult | None:
     splits = open_splits(config)
     if isinstance(splits, StreamedSplits):
         splits = fed_by_ray(splits)
-    assert config.name is not None  # noqa: S101
-    rank_zero = _RankZero(config, job["channel"]) if shard.rank == 0 else None
-    checkpoints = rank_zero.checkpoints if rank_zero else Checkpoints(config.storage, config.name)
-    place: Place | None = broadcast_from_rank_zero(rank_zero.begin(shard) if rank_zero else None)
-    resume = _read(checkpoints, place) if place else None
-    with BackgroundWriter(checkpoints) as writer:
-        listeners = rank_zero.listeners(writer, resume, shard) if rank_zero else _NO_LISTENERS
-        try:
-            return fit(config, splits, device=get_ray_device(), shard=shard, parent=load_parent(config), resume=resume, **listeners)
-        except Stopped:
-            return None
-
-
-_NO_LISTENERS: dict[str, Any] = {"on_step": lambda *_: None, "on_epoch": lambda *_: None, "on_snapshot": lambda _: None}
-
-
-def _read(checkpoints: Checkpoints, place: Place) -> Snapshot:
-    data = checkpoints.read(place)
-    if data is None:
-        raise TrainingError(f"checkpoint {place.folder} cannot be read on every host; pass a --storage that all hosts share")
-    return Snapshot.from_bytes(data, get_ray_device())
-
-
-class _RankZero:
-    """The part of rank 0: it writes checkpoints and communicates with the driver."""
-
-    def __init__(self, config: TrainConfig, channel: Channel) -> None:
-        assert config.name is not None  # noqa: S101
-        self._channel = channel
-        self._attempt = 0
-        self._step_sent_s = 0.0
-        self._schedule = CheckpointSchedule(config.checkpoint_every)
-        channel.on_command(self._schedule.request)
-        self.checkpoints = Checkpoints(config.storage, config.name, lambda text: channel.send("message", text))
-
-    def begin(self, shard: Shard) -> Place | None:
-        """Claim the number of this attempt, so that earlier attempts stop writing, then find the checkpoint to resume from."""
-        about = {"began_at": time.time(), "workers": shard.world_size, "host": platform.node()}
-        self._attempt = self.checkpoints.begin_attempt(about)
-        newest = self.checkpoints.newest()
-        self.checkpoints.sweep()
-        return newest[0] if newest else None
-
-    def listeners(self, writer: BackgroundWriter, resume: Snapshot | None, shard: Shard) -> dict[str, Any]:
-        """Callbacks for `fit`."""
-        start = (resume.epoch, resume.step, resume.history) if resume else (0, 0, [])
-        self._channel.send_and_wait("start", (*start, shard.world_size))
-
-        def on_step(epoch: int, done: int, steps: int) -> None:
-            if done == steps or time.monotonic() - self._step_sent_s > _STEP_INTERVAL_S:
-                self._step_sent_s = time.monotonic()
-                self._channel.send("step", (epoch, done, steps))
-
-        def on_epoch(report: EpochReport, weights: Weights) -> None:
-            del weights
-            self._channel.send_and_wait("epoch", report)
-
-        def on_snapshot(snapshot: Snapshot) -> None:
-            place, number = Place(self._attempt, snapshot.epoch, snapshot.step), self._schedule.fulfil()
-            figures = snapshot.history[-1] if snapshot.history else {}
-            writer.write(place, snapshot.to_bytes(), figures, on_written=lambda: self._channel.confirm_saved(number))
-
-        def on_message(text: str) -> None:
-            self._channel.send("message", text)
-
-        return {
-            "on_step": on_step,
-            "on_epoch": on_epoch,
-            "on_snapshot": on_snapshot,
-            "next_command": self._schedule,
-            "on_message": on_message,
-        }
+    return run_worker(config, splits, job["channel"], get_ray_device(), shard, broadcast_from_rank_zero)

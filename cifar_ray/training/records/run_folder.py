@@ -18,7 +18,7 @@ from cifar_ray.training.records.results import EpochReport
 from cifar_ray.training.records.saved_runs import CONFIG_FILE, read_config
 
 _DATA_FILE, _END_FILE = "data.sha256", "finished.json"
-_FREE = {"checkpoint_every", "max_failures", "num_workers", "worker_timeout_s", "storage"}  # may change when a run resumes
+_FREE = {"checkpoint_every", "cluster", "max_failures", "num_workers", "worker_timeout_s", "storage"}  # may change when a run resumes
 
 
 class Run:

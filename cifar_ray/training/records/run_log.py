@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from cifar_ray.errors import Interrupted, TrainingError
+from cifar_ray.training.records.checkpoint import Checkpoints
 from cifar_ray.training.records.progress import Progress
-from cifar_ray.training.records.results import EpochReport
+from cifar_ray.training.records.results import EpochReport, FitResult, TrainedRun, Weights
+from cifar_ray.training.records.run_folder import Run
 
 
 class RunLog:
@@ -25,6 +29,7 @@ class RunLog:
         self._progress = progress
         self._reached = self._steps = self._resizes = 0
         self._on_purpose = False
+        self._failure = ""
         self.reports: list[EpochReport] = []
         self.repeated_steps = 0
         self.workers: list[tuple[int, int, int]] = []
@@ -48,11 +53,40 @@ class RunLog:
             self._start(*content)
         elif kind == "resize":
             self._on_purpose = True
+        elif kind == "failure":
+            self._failure = content
         elif kind == "wait":
             self.waits = True
             self._progress.on_message("too few hosts for the minimum number of workers; waiting for more")
         else:
             self._progress.on_message(content)
+
+    def end(
+        self,
+        run: Run,
+        result: FitResult | None,
+        signal_number: int | None,
+        read_weights: Callable[[Checkpoints, int], Weights | None],
+    ) -> TrainedRun:
+        """The finished run.
+
+        Args:
+            run: the run.
+            result: from the workers; `None` if they stopped on command.
+            signal_number: the signal that requested the stop.
+            read_weights: reads the weights of the best epoch from the last checkpoint.
+
+        Raises:
+            Interrupted: if the run was stopped.
+            TrainingError: if its last checkpoint, which has the best weights, is gone.
+        """
+        if result is None:
+            assert signal_number is not None, "nothing else stops workers early"  # noqa: S101
+            raise Interrupted(f"run {run.name} is saved; resume it with: {run.command()}", signal_number)
+        weights = read_weights(run.checkpoints, result.best_epoch)
+        if weights is None:
+            raise TrainingError(f"run {run.name}: the last checkpoint is missing; run the same command again to repeat the training")
+        return TrainedRun(run.name, run.files.path(), result, self.reports, weights, self.restarts, self.repeated_steps, self.workers)
 
     def _start(self, epoch: int, step: int, history: list[dict[str, Any]], workers: int) -> None:
         before = self.workers[-1][2] if self.workers else workers
@@ -63,12 +97,13 @@ class RunLog:
             lost = max(0, self._reached - epoch * self._steps - step)
             self.repeated_steps += lost
             self._resizes += self._on_purpose
-            why = "the cluster changed" if self._on_purpose else "worker failure"
-            workers_now = "new workers" if workers == before else f"{workers} instead of {before} workers"
+            why = self._failure or ("the cluster changed" if self._on_purpose else "worker failure")
+            workers_now = " with new workers" if workers == before else f" with {workers} instead of {before} workers"
             self._progress.on_message(
-                f"{why}: resuming with {workers_now} from step {step + 1} of epoch {epoch + 1}, "
+                f"{why}: resuming{'' if self._failure else workers_now} from step {step + 1} of epoch {epoch + 1}, "
                 f"{lost} {'step' if lost == 1 else 'steps'} repeated"
             )
         elif epoch or step:
             self._progress.on_message(f"resuming from step {step + 1} of epoch {epoch + 1}" if step else f"resuming after epoch {epoch}")
         self._on_purpose = False
+        self._failure = ""
