@@ -22,7 +22,7 @@ import tyro
 from torch import Tensor
 
 from cifar_ray import cli
-from cifar_ray.cli.training_progress import ConsoleProgress
+from cifar_ray.cli.output.training_progress import ConsoleProgress
 from cifar_ray.cluster.process import prepare_process
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data import load_splits

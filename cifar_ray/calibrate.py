@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: CalibrateCommand = cli.parse(CalibrateCommand, argv, PROG)
     cli.show_log()
 
-    from cifar_ray.cli.terminal import ProgressDisplay
+    from cifar_ray.cli.output.terminal import ProgressDisplay
     from cifar_ray.evaluation.examinations import calibrate_stored  # imports torch, seconds that --help does without
     from cifar_ray.store import ModelStore
 

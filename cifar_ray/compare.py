@@ -16,8 +16,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: CompareCommand = cli.parse(CompareCommand, argv, PROG)
     cli.show_log()
 
+    from cifar_ray.cli.output.terminal import ProgressDisplay
     from cifar_ray.cli.report_folder import print_figures, save_report
-    from cifar_ray.cli.terminal import ProgressDisplay
     from cifar_ray.evaluation.comparison import summarize, to_json
     from cifar_ray.evaluation.examinations import compare_stored  # imports torch, seconds that --help does without
     from cifar_ray.reports.comparison_report import to_files

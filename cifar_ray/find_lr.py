@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the range test; `argv` is the flags, or `None` for those of this process."""
     command = parse_over_recipe(FindLrCommand, argv, PROG)
 
-    from cifar_ray.cli.terminal import ProgressDisplay
+    from cifar_ray.cli.output.terminal import ProgressDisplay
     from cifar_ray.data import load_splits
     from cifar_ray.data.batches.loader import check_batch_size  # imports torch, seconds that --help does without
     from cifar_ray.reports.lr_report import write_report

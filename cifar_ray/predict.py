@@ -24,8 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     names = list_pictures(command.pictures, sys.stdin)
 
-    from cifar_ray.cli.prediction_summary import PredictionSummary
-    from cifar_ray.cli.terminal import ProgressDisplay
+    from cifar_ray.cli.output.prediction_summary import PredictionSummary
+    from cifar_ray.cli.output.terminal import ProgressDisplay
     from cifar_ray.inference.batch.prediction_job import predict_pictures
 
     summary = PredictionSummary()

@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: QuantizeCommand = cli.parse(QuantizeCommand, argv, PROG)
     cli.show_log()
 
-    from cifar_ray.cli.terminal import ProgressDisplay
+    from cifar_ray.cli.output.terminal import ProgressDisplay
     from cifar_ray.inference.int8 import quantize_stored  # imports torch, seconds that --help does without
     from cifar_ray.store import ModelStore
 

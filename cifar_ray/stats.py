@@ -16,8 +16,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = parse_stats_command(argv, PROG)
     cli.show_log()
 
+    from cifar_ray.cli.output.terminal import ProgressDisplay
     from cifar_ray.cli.report_folder import print_figures, save_report
-    from cifar_ray.cli.terminal import ProgressDisplay
     from cifar_ray.evaluation.dataset_examination import summarize, to_json
     from cifar_ray.evaluation.examinations import examine_dataset  # imports torch, seconds that --help does without
     from cifar_ray.reports.dataset_report import to_files

@@ -19,8 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     command = parse_train_command(argv, PROG)
 
-    from cifar_ray.cli.terminal import ProgressDisplay
-    from cifar_ray.cli.training_progress import train_with_progress  # imports torch, seconds that --help and lists do without
+    from cifar_ray.cli.output.terminal import ProgressDisplay
+    from cifar_ray.cli.output.training_progress import train_with_progress  # imports torch, seconds that --help and lists do without
     from cifar_ray.data import open_splits
     from cifar_ray.data.batches.loader import check_batch_size
     from cifar_ray.training import job

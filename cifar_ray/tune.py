@@ -25,9 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(job.space_yaml(), end="")
         return 0
 
-    from cifar_ray.cli.search_table import LiveTable
-    from cifar_ray.cli.terminal import ProgressDisplay
-    from cifar_ray.cli.training_progress import train_with_progress
+    from cifar_ray.cli.output.search_table import LiveTable
+    from cifar_ray.cli.output.terminal import ProgressDisplay
+    from cifar_ray.cli.output.training_progress import train_with_progress
     from cifar_ray.data import load_splits
     from cifar_ray.data.batches.loader import check_batch_size
     from cifar_ray.reports.search_report import write_results

@@ -15,7 +15,7 @@ class List(Config):
 
     def run(self) -> None:
         """Prints a line per entry and the total."""
-        from cifar_ray.cli.terminal import print_table
+        from cifar_ray.cli.output.terminal import print_table
         from cifar_ray.data.dataset_cache import CACHE_VARIABLE, cache_folder, list_cache
 
         entries = list_cache()

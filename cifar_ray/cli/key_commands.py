@@ -54,7 +54,7 @@ class List(KeyCommand):
 
     def run(self) -> None:
         """Prints a line per key."""
-        from cifar_ray.cli.terminal import print_table
+        from cifar_ray.cli.output.terminal import print_table
 
         keys = read_keys(self.file)
         rows = [(key.name, f"{key.limit} requests/min" if key.requests_per_minute else key.limit) for key in keys]

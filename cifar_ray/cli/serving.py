@@ -99,8 +99,8 @@ def run_demo(command: DemoCommand, train_flags: str) -> None:
         command: where the model is saved.
         train_flags: of the training, as a user would type them.
     """
+    from cifar_ray.cli.output.training_progress import ConsoleProgress
     from cifar_ray.cli.training_flags import parse_train_command
-    from cifar_ray.cli.training_progress import ConsoleProgress
     from cifar_ray.cluster.connection import ray_cluster
     from cifar_ray.cluster.serve_command import serving
     from cifar_ray.data import open_splits

@@ -215,7 +215,7 @@ def _describe(store: ModelStore, reference: str) -> dict[str, Any]:
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:
     """Aligned columns, then a line for each damaged bundle."""
-    from cifar_ray.cli.terminal import print_table  # imports rich
+    from cifar_ray.cli.output.terminal import print_table  # imports rich
 
     styles = ["red" if row["damaged"] else "green" if PRODUCTION in row["aliases"] else "" for row in rows]
     print_table([_cells(row) for row in rows], _HEADINGS, styles=styles, cut_last=True)

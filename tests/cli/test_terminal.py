@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import pytest
 
 from cifar_ray.cli.logs import show_log
-from cifar_ray.cli.terminal import ProgressDisplay, print_table
-from cifar_ray.cli.training_progress import ConsoleProgress
+from cifar_ray.cli.output.terminal import ProgressDisplay, print_table
+from cifar_ray.cli.output.training_progress import ConsoleProgress
 from cifar_ray.training.records.results import EpochReport
 from tests.cli.screen import Screen
 

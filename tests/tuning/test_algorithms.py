@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from ray.tune.search import Searcher
 
-from cifar_ray.cli.search_table import LiveTable
+from cifar_ray.cli.output.search_table import LiveTable
 from cifar_ray.cluster.plan import Cluster
 from cifar_ray.config import TrainConfig
 from cifar_ray.config.search_config import SearchConfig

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cifar_ray.cli.search_table import LiveTable
+from cifar_ray.cli.output.search_table import LiveTable
 from cifar_ray.tuning.record import Record
 from cifar_ray.tuning.standings import summarize, table
 from tests.cli.screen import Screen

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 
-from cifar_ray.cli.terminal import ProgressDisplay
+from cifar_ray.cli.output.terminal import ProgressDisplay
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.training import job
