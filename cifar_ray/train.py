@@ -18,6 +18,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(listing)
         return 0
     command = parse_train_command(argv, PROG)
+    if command.why:
+        print(command.why, file=sys.stderr, flush=True)
 
     from cifar_ray.cli.output.terminal import ProgressDisplay
     from cifar_ray.cli.output.training_progress import train_with_progress  # imports torch, seconds that --help and lists do without
@@ -28,8 +30,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.show_log()
     config: TrainConfig = command
     with ProgressDisplay() as display:
-        if command.why:
-            display.write(command.why)
         if command.resize_policy == "auto":
             from cifar_ray.training.transfer import choose_resize_policy
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
+from cifar_ray.cli.output.liveness import Liveness
 from cifar_ray.errors import CifarRayError, Interrupted, TrainingError
 
 EXIT_FAILED = 1
@@ -13,13 +14,14 @@ EXIT_INTERRUPTED = 130
 
 
 def run(main: Callable[[], int]) -> int:
-    """Runs a verb, and prints its errors as one line on stderr instead of a traceback.
+    """Runs a verb that is never silent for long, and prints its errors as one line on stderr instead of a traceback.
 
     Returns:
         What `main` returns; 2 after a user error, 1 after a failed training, 130 after Ctrl-C, 143 after SIGTERM.
     """
     try:
-        return main()
+        with Liveness():
+            return main()
     except TrainingError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_FAILED

@@ -88,6 +88,7 @@ def run(config: TrainConfig, splits: TrainingSplits, progress: Progress, track: 
         tracker.on_start(config, splits)
         trained = _train(job, splits, TrackedProgress(progress, tracker))
         progress.close()
+        progress.on_task("saving the model", 0)
         saved = save_model(trained, config, splits, resumed=job.is_resumed)
         repeated = {"restarts": trained.restarts, "repeated_steps": trained.repeated_steps, "workers": trained.workers}
         job.finish(model=saved.bundle.reference, tries=job.checkpoints.attempts(), **repeated)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,9 @@ class Recorder:
 
     def on_message(self, text: str) -> None:
         self.messages.append(text)
+
+    def on_task(self, name: str, total: int) -> Callable[[int], None]:
+        return lambda count: None
 
     def on_step(self, epoch: int, steps_done: int, steps_per_epoch: int) -> None:
         self.steps.append((epoch, steps_done, steps_per_epoch))

@@ -10,7 +10,8 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from cifar_ray.cli.output.terminal import Justify, create_console, create_table, is_terminal
+from cifar_ray.cli.output.liveness import is_terminal
+from cifar_ray.cli.output.terminal import Justify, create_console, create_table
 from cifar_ray.tuning import standings
 from cifar_ray.tuning.record import Record, Trial, format_parameters
 

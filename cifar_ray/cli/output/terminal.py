@@ -6,7 +6,6 @@ Importing this module imports rich, so verbs import it after they have parsed th
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Literal, Self, TextIO
@@ -16,16 +15,14 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.table import Table
 from rich.text import Text
 
+from cifar_ray.cli.output import liveness
+from cifar_ray.cli.output.liveness import is_terminal
+
 Justify = Literal["left", "right"]
 
 _REFRESHES_PER_S = 4  # each takes a millisecond of a core that could train
 _SPEED_PERIOD_S = 60.0
 _UNLIMITED_WIDTH = 1_000_000  # a program that reads the lines expects one line per row
-
-
-def is_terminal(stream: TextIO) -> bool:
-    """Whether a person sees `stream` on a terminal that can move its cursor."""
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def create_console(stream: TextIO) -> Console:
@@ -93,7 +90,7 @@ def print_table(
 
 
 class ProgressDisplay:
-    """Progress bars on stderr with messages above them; without a terminal, the messages only.
+    """Progress bars on stderr with messages above them; without a terminal, the messages, and a line of `liveness` now and then.
 
     A context manager: at its end the last state of the bars stays on the terminal.
 
@@ -105,6 +102,7 @@ class ProgressDisplay:
         self._unit = unit
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._activity: liveness.Activity | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -117,16 +115,23 @@ class ProgressDisplay:
 
         Args:
             name: shown before the bar.
-            total: number of units.
+            total: number of units; 0 if they are not counted.
 
         Returns:
             A function that takes how many more units are done.
         """
-        if self._progress is None and is_terminal(sys.stderr):
+        activity = self._activity = liveness.begin(name, total, self._unit)
+
+        def advance(count: int) -> None:
+            activity.done += count
+            if progress is not None:
+                progress.advance(task, count)
+
+        if self._progress is None and total and is_terminal(sys.stderr):
             self._progress = Progress(
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
-                TextColumn(f"{{task.completed:,.0f}}/{{task.total:,.0f}} {self._unit}", markup=False),
+                _CountColumn(self._unit),
                 _SpeedColumn(self._unit),
                 TimeRemainingColumn(),
                 console=create_console(sys.stderr),
@@ -136,15 +141,17 @@ class ProgressDisplay:
             )
             self._progress.start()
         progress = self._progress
-        if progress is None:
-            return lambda count: None
-        if self._task is not None:
-            progress.stop_task(self._task)
-        task = self._task = progress.add_task(name, total=total)
-        return lambda count: progress.advance(task, count)
+        if progress is not None:
+            activity.is_drawn = True
+            if self._task is not None:
+                progress.stop_task(self._task)
+            task = self._task = progress.add_task(name, total=total or None)
+        return advance
 
     def update(self, name: str, done: int) -> None:
         """Sets the name and the number of units done of the current bar."""
+        if self._activity is not None:
+            self._activity.text, self._activity.done = name, done
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, description=name, completed=done)
 
@@ -160,6 +167,19 @@ class ProgressDisplay:
         if self._progress is not None:
             self._progress.stop()
             self._progress = self._task = None
+        if self._activity is not None:
+            self._activity.is_drawn = False
+
+
+class _CountColumn(ProgressColumn):
+    """Units done of all; empty if they are not counted."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self._unit = unit
+
+    def render(self, task: Task) -> Text:
+        return Text("" if task.total is None else f"{task.completed:,.0f}/{task.total:,.0f} {self._unit}")
 
 
 class _SpeedColumn(ProgressColumn):

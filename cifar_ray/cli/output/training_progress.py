@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import closing
 
+from cifar_ray.cli.output.liveness import format_seconds
 from cifar_ray.cli.output.terminal import ProgressDisplay
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.training import job
 from cifar_ray.training.records.results import EpochReport
+
+_ESTIMATE_AFTER_S, _WORTH_SAYING_S = 4.0, 30.0
 
 
 class ConsoleProgress:
@@ -25,6 +29,8 @@ class ConsoleProgress:
         self._images_per_epoch = images_per_epoch
         self._display = ProgressDisplay()
         self._started = False
+        self._timed: tuple[float, float] | None = None  # time and position of the first step, until the estimate is printed
+        self._estimated = False
 
     def on_message(self, text: str) -> None:
         """Prints a line above the bar."""
@@ -35,7 +41,7 @@ class ConsoleProgress:
         self._epochs = epochs
 
     def on_task(self, name: str, total: int) -> Callable[[int], None]:
-        """Starts a bar."""
+        """Starts a bar; without one if `total` is 0."""
         return self._display.start(name, total)
 
     def on_step(self, epoch: int, steps_done: int, steps_per_epoch: int) -> None:
@@ -44,7 +50,23 @@ class ConsoleProgress:
         if not self._started:
             self._display.start(name, self._epochs * self._images_per_epoch)
             self._started = True
-        self._display.update(name, int((epoch - 1 + steps_done / steps_per_epoch) * self._images_per_epoch))
+        position = epoch - 1 + steps_done / steps_per_epoch
+        self._display.update(name, int(position * self._images_per_epoch))
+        if not self._estimated:
+            self._estimate(time.monotonic(), position)
+
+    def _estimate(self, now_s: float, position: float) -> None:
+        """Prints once how long the training takes, from the first steps after the first, which allocates."""
+        if self._timed is None:
+            self._timed = now_s, position
+            return
+        began_s, first = self._timed
+        if now_s - began_s < _ESTIMATE_AFTER_S or position <= first:
+            return
+        self._estimated = True
+        left_s = (self._epochs - position) * (now_s - began_s) / (position - first)
+        if left_s > _WORTH_SAYING_S:
+            self.on_message(f"about {format_seconds(left_s)} left; Ctrl-C saves and stops, and the run can be resumed")
 
     def on_epoch(self, report: EpochReport) -> None:
         """Prints the line of an epoch."""
@@ -55,6 +77,8 @@ class ConsoleProgress:
             f"  train loss {report.train_loss:.3f} acc {report.train_accuracy:7.2%}{validation}"
             f"  {report.images_per_s:,.0f} img/s  {report.seconds:.1f} s{best}"
         )
+        if report.epoch >= self._epochs:
+            self._display.start("evaluating the best weights", 0)
 
     def close(self) -> None:
         """Ends the bar; closing it again changes nothing."""

@@ -53,6 +53,7 @@ def train_on_ray(run: Run, progress: Progress, streamed: StreamedImages | None =
         Interrupted: after Ctrl-C or SIGTERM, once the workers have saved their state and stopped.
     """
     config, log = run.config, RunLog(progress)
+    progress.on_task("starting Ray and its workers", 0)
     with Signals() as signals, ray_cluster(config.cluster):
         signals.install()
         plan = plan_when_there(config.worker_range, progress.on_message)

@@ -18,7 +18,7 @@ class Progress(Protocol):
         """Training will take `epochs` epochs, if they are not those of the config."""
 
     def on_task(self, name: str, total: int) -> Callable[[int], None]:
-        """A task of `total` images begins; returns a function that takes how many more are done."""
+        """A task of `total` images begins, or one that is not counted if it is 0; returns a function that takes how many more are done."""
 
     def on_step(self, epoch: int, steps_done: int, steps_per_epoch: int) -> None:
         """`steps_done` steps of epoch `epoch` (from 1) are done; not called for every step."""

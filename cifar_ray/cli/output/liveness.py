@@ -1,0 +1,165 @@
+"""No command is silent: where nothing is printed for a while, this says what is being done and for how long.
+
+On a terminal it is one line that is rewritten, and goes away when something else is printed. In a pipe or a log it is a plain line.
+Imports only the standard library, so that it starts before anything slow.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, Self, TextIO
+
+FIRST_S = 1.5  # from the start to the first line
+TERMINAL_S, LOG_S = 1.0, 9.5  # between two lines
+_CLEAR = "\r\x1b[K"
+
+
+def is_terminal(stream: TextIO) -> bool:
+    """Whether a person sees `stream` on a terminal that can move its cursor."""
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+@dataclass
+class Activity:
+    """What is being done.
+
+    Attributes:
+        text: such as `decoding`.
+        began_s: when it began, monotonic.
+        unit: what is counted.
+        done: number of units done.
+        total: number of units; 0 if they are not counted.
+        is_drawn: whether a progress bar, which is redrawn all the time, shows it.
+    """
+
+    text: str
+    began_s: float
+    unit: str = ""
+    done: int = 0
+    total: int = 0
+    is_drawn: bool = False
+
+    def describe(self, now_s: float) -> str:
+        """One line: what, how far, for how long, how long it may still take."""
+        spent_s = now_s - self.began_s
+        if not self.total:
+            return f"{self.text}, {spent_s:.0f} s"
+        line = f"{self.text}: {self.done:,} of {self.total:,} {self.unit}, {format_seconds(spent_s)}"
+        if not 0 < self.done < self.total:
+            return line
+        return f"{line}, about {format_seconds(spent_s * (self.total - self.done) / self.done)} left"
+
+
+def format_seconds(duration_s: float) -> str:
+    """A duration as people say it: `12 s`, `4 min`, `1.5 h`."""
+    if duration_s < 100:
+        return f"{duration_s:.0f} s"
+    return f"{duration_s / 60:.0f} min" if duration_s < 90 * 60 else f"{duration_s / 3600:.1f} h"
+
+
+_current = Activity("loading libraries", time.monotonic())
+
+
+def begin(text: str, total: int = 0, unit: str = "") -> Activity:
+    """An activity begins, and the one before it ends; count what is done in its `done`."""
+    global _current  # noqa: PLW0603  one process does one thing at a time
+    _current = Activity(text, time.monotonic(), unit, 0, total)
+    return _current
+
+
+class Liveness:
+    """While its block runs, no silence on stderr is longer than the limits above. Streams that are replaced meanwhile are left alone."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()  # a signal handler may print while this thread prints
+        self._over = threading.Event()
+        self._written_s: float | None = None
+        self._shows = False
+        self._thread = threading.Thread(target=self._watch, name="liveness", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._began_s = time.monotonic()
+        begin("loading libraries")
+        self._error = sys.stderr
+        self._on_terminal = is_terminal(sys.stderr)
+        self._streams = [_Watched(stream, self) for stream in (sys.stdout, sys.stderr)]
+        sys.stdout, sys.stderr = self._streams
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+        self.before_write(counts=False)
+        out, error = self._streams
+        if sys.stdout is out:
+            sys.stdout = out.stream
+        if sys.stderr is error:
+            sys.stderr = error.stream
+
+    def before_write(self, counts: bool = True) -> None:
+        """Something is about to be printed: removes this line.
+
+        Args:
+            counts: whether it ends the silence.
+        """
+        with self._lock:
+            if counts:
+                self._written_s = time.monotonic()
+            if self._shows:
+                self._shows = False
+                self._put(_CLEAR)
+
+    def _watch(self) -> None:
+        pause_s = min(FIRST_S, TERMINAL_S, LOG_S) / 4
+        while not self._over.wait(pause_s):
+            now_s = time.monotonic()
+            with self._lock:
+                limit_s = FIRST_S if self._written_s is None else TERMINAL_S if self._on_terminal else LOG_S
+                if _current.is_drawn or now_s - (self._written_s or self._began_s) < limit_s:
+                    continue
+                self._written_s = now_s
+                text = _current.describe(now_s)
+                if self._on_terminal:
+                    self._shows = True
+                    columns = os.get_terminal_size(self._error.fileno()).columns if self._has_size() else 80
+                    self._put(f"{_CLEAR}{text[: columns - 1]}")
+                else:
+                    self._put(f"{text}\n")
+
+    def _has_size(self) -> bool:
+        try:
+            return os.get_terminal_size(self._error.fileno()).columns > 1
+        except (OSError, ValueError):
+            return False
+
+    def _put(self, text: str) -> None:
+        try:
+            self._error.write(text)
+            self._error.flush()
+        except (OSError, ValueError):  # the terminal has gone away
+            self._over.set()
+
+
+class _Watched:
+    """A stream that reports each write."""
+
+    def __init__(self, stream: TextIO, liveness: Liveness) -> None:
+        self.stream = stream
+        self._liveness = liveness
+
+    def write(self, text: str) -> int:
+        with self._liveness._lock:
+            self._liveness.before_write()
+            return self.stream.write(text)
+
+    def flush(self) -> None:
+        self._liveness.before_write(counts=False)  # another program may write next
+        self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)

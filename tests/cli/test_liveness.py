@@ -1,0 +1,123 @@
+"""No command is silent for long."""
+
+import io
+import os
+import pty
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from cifar_ray.cli import exits
+from cifar_ray.cli.output import liveness
+from cifar_ray.cli.output.liveness import Activity, Liveness, begin, format_seconds
+from cifar_ray.cli.output.terminal import ProgressDisplay
+from cifar_ray.errors import ConfigError
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FIRST_S", "TERMINAL_S", "LOG_S"):
+        monkeypatch.setattr(liveness, name, 0.01)
+
+
+class Spoken(io.StringIO):
+    """A stream on which a test can wait for a text."""
+
+    def __init__(self, terminal: bool = False) -> None:
+        super().__init__()
+        self.terminal = terminal
+        self._changed = threading.Condition()
+
+    def isatty(self) -> bool:
+        return self.terminal
+
+    def write(self, text: str) -> int:
+        with self._changed:
+            self._changed.notify_all()
+            return super().write(text)
+
+    def wait_for(self, pattern: str) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: re.search(pattern, self.getvalue()), timeout=60), self.getvalue()
+
+
+def test_a_log_gets_a_plain_line_of_what_is_done_how_far_and_how_long(impatient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = Spoken()
+    monkeypatch.setattr(sys, "stderr", error)
+    with Liveness():
+        error.wait_for(r"^loading libraries, 0 s\n")
+        done = ProgressDisplay().start("decoding", 100)
+        done(40)
+        error.wait_for(r"\ndecoding: 40 of 100 images, 0 s, about 0 s left\n")
+    assert sys.stderr is error
+    assert "\x1b" not in error.getvalue()
+
+
+def test_a_terminal_gets_one_line_that_goes_when_something_is_printed(impatient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    error = Spoken(terminal=True)
+    monkeypatch.setattr(sys, "stderr", error)
+    with Liveness():
+        begin("saving the model")
+        error.wait_for(r"\r\x1b\[Ksaving the model, 0 s$")
+        print("saved", file=sys.stderr)
+        assert re.search(r"saving the model, 0 s\r\x1b\[Ksaved\n", error.getvalue())
+    assert not error.getvalue().endswith(" s"), "nothing of it stays"
+
+
+def test_an_error_is_printed_after_it(impatient: None, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> int:
+        raise ConfigError("no such thing")
+
+    stdout, stderr = sys.stdout, sys.stderr
+    assert exits.run(fail) == 2
+    assert capsys.readouterr().err.endswith("error: no such thing\n")
+    assert (sys.stdout, sys.stderr) == (stdout, stderr)
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(3.4, "3 s"), (99, "99 s"), (240, "4 min"), (5400, "1.5 h")])
+def test_durations_are_told_as_people_do(seconds: float, text: str) -> None:
+    assert format_seconds(seconds) == text
+    assert Activity("decoding", 0, "images", 1, 2).describe(seconds).endswith(f"{text}, about {text} left")
+
+
+TRAIN = """
+import sys
+from cifar_ray.cli.output import liveness
+
+liveness.FIRST_S, liveness.TERMINAL_S, liveness.LOG_S = 0.05, 0.05, 0.05
+from cifar_ray import cli, train
+
+sys.exit(cli.run(lambda: train.main(sys.argv[1:])))
+"""
+
+
+def test_train_tells_on_a_terminal_what_it_does_from_its_start_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    flags = f"--dataset digits --image-size 8 --epochs 1 --cluster local --storage {tmp_path}".split()
+    ours, theirs = pty.openpty()
+    with subprocess.Popen([sys.executable, "-c", TRAIN, *flags], stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        seen = b""
+        while True:
+            try:
+                seen += os.read(ours, 65536)
+            except OSError:  # the other end is closed
+                break
+        os.close(ours)
+    assert process.returncode == 0, seen
+    expected = [
+        "loading libraries, ",
+        "run digits-",
+        "in this process",
+        "epoch 1/1",
+        "evaluating the best weights",
+        "serve  serve run deployments:app",
+    ]
+    places = [seen.decode().find(text) for text in expected]
+    assert -1 not in places, seen.decode()
+    assert places == sorted(places)
