@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from cifar_ray import cli
 from cifar_ray.cli.model_flags import CalibrateCommand
+from cifar_ray.config import storage_flag
 
 PROG = "cifar-ray calibrate"
 
@@ -24,7 +25,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with ProgressDisplay() as display:
         before, saved, fitted = calibrate_stored(store, command.model, display.start, command.dataset, command.data_dir)
     print(f"trust  {fitted}")
-    print(f"kept   {saved.reference}: {before.reference}, calibrated; python -m cifar_ray.store promote {saved.reference}")
+    print(f"kept   {saved.reference}: {before.reference}, calibrated")
+    print(f"promote  cifar-ray store promote {saved.reference}{storage_flag(command.storage)}")
     return 0
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from cifar_ray import cli
 from cifar_ray.cli.model_flags import CompareCommand
+from cifar_ray.config import storage_flag
 
 PROG = "cifar-ray compare"
 
@@ -34,7 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     a, b = comparison.a, comparison.b
     default = f"comparisons/{a.reference}-{b.reference}/{a.data.name}-{command.split}"
     folder = save_report(to_files(comparison), command.out, command.storage, default)
-    print_figures([*summarize(to_json(comparison)), ("report", folder.path("comparison.html"))])
+    figures = to_json(comparison)
+    print_figures([*summarize(figures), ("report", folder.path("comparison.html"))])
+    better = b if figures["difference"] > 0 else a
+    print_figures([("serve", f"cifar-ray serve {better.reference}{storage_flag(command.storage)}")])
     return 0
 
 

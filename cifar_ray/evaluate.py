@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from cifar_ray import cli
 from cifar_ray.cli.model_flags import EvaluateCommand
+from cifar_ray.config import storage_flag
 
 PROG = "cifar-ray evaluate"
 
@@ -41,7 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_figures([("model", evaluation.reference), *summarize(to_json(evaluation)), report])
     if command.attach:
         saved = save_with_gallery(examined, command.storage).reference
-        print_figures([("kept", f"{saved}: {evaluation.reference} with its gallery; python -m cifar_ray.store promote {saved}")])
+        print_figures(
+            [("kept", f"{saved}: {evaluation.reference} with its gallery; cifar-ray store promote {saved}{storage_flag(command.storage)}")]
+        )
+    print_figures([("serve", f"cifar-ray serve {evaluation.reference}{storage_flag(command.storage)}")])
     return 0
 
 

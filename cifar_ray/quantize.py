@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from cifar_ray import cli
 from cifar_ray.cli.model_flags import QuantizeCommand
+from cifar_ray.config import storage_flag
 
 PROG = "cifar-ray quantize"
 
@@ -32,7 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if (record := saved.manifest.quantization) is not None:
         print(f"accuracy  int8 {record.accuracy:.2%}, fp32 {record.reference_accuracy:.2%} ({record.measured_on})")
-    print(f"kept   {saved.reference}: {before.reference} with its int8 form; python -m cifar_ray.store promote {saved.reference}")
+    print(f"kept   {saved.reference}: {before.reference} with its int8 form")
+    print(f"promote  cifar-ray store promote {saved.reference}{storage_flag(command.storage)}")
     return 0
 
 

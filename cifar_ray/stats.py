@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 
 from cifar_ray import cli
 from cifar_ray.cli.model_flags import parse_stats_command
+from cifar_ray.config import TrainConfig
 
 PROG = "cifar-ray stats"
 
@@ -33,8 +35,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     files = to_files(examination, command.augmentation, command.seed)
     folder = save_report(files, command.out, command.storage, f"stats/{examination.splits.name}")
     training = [("training", why)] if why else []
-    print_figures([*summarize(to_json(examination)), *training, ("report", folder.path("stats.html"))])
+    train = ("train", f"cifar-ray train {_data_flags(config)}")
+    print_figures([*summarize(to_json(examination)), *training, ("report", folder.path("stats.html")), train])
     return 0
+
+
+def _data_flags(config: TrainConfig) -> str:
+    """The flags of `train` for these images."""
+    if config.dataset == "folder" and config.data_dir is not None:
+        return f"--data-dir {shlex.quote(config.data_dir)}"
+    return f"--dataset {config.dataset}" + ("" if config.data_dir is None else f" --data-dir {shlex.quote(config.data_dir)}")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ class ServeCommand(Config):
 
 
 class DemoCommand(Config):
-    """Trains a model on built-in images with two workers, serves it, sends it a test picture, and stops everything."""
+    """Trains a model on built-in images, serves it, sends it a test picture, and stops everything."""
 
     storage: str = Field(default_factory=default_storage, description=f"path or URI of the model; default ${STORAGE_VARIABLE} or ./storage")
 
@@ -108,20 +108,18 @@ def run_demo(command: DemoCommand, train_flags: str) -> None:
 
     storage, started_s = resolve_storage(command.storage), time.monotonic()
     config = parse_train_command([*train_flags.split(), "--storage", storage, "--promote", "always"], "cifar-ray train")
-    announce("Starting Ray on this machine", "(each command does this for you)")
-    with ray_cluster():
-        announce("Training on 1,797 handwritten digits with two Ray Train workers", f"python -m cifar_ray.train {train_flags}")
-        splits = open_splits(config)
-        print(job.run(job.with_name(config, splits), splits, ConsoleProgress(config.epochs, len(splits.train))).summary())
+    announce("Training on 1,797 handwritten digits", f"cifar-ray train {train_flags}")
+    splits = open_splits(config)
+    print(job.run(job.with_name(config, splits), splits, ConsoleProgress(config.epochs, len(splits.train))).summary())
 
-        announce("Serving the model with Ray Serve", "serve run deployments:app model=digits")
-        port = free_port()
-        with serving({"model": "digits", "storage": storage}, port):
-            picture, truth = test_picture(config)
-            announce(f"Asking about a picture of a {truth} from the test set", f"curl -F image=@digit.png http://localhost:{port}/predict")
-            answer = ask(f"http://localhost:{port}/predict", picture)
-            print(json.dumps(answer, indent=2))
-            verdict = "right" if answer["class_name"] == truth else "wrong"
-            print(f"\nThe model says {answer['class_name']} with {answer['confidence']:.1%} confidence, which is {verdict}.")
+    announce("Starting Ray and serving the model with Ray Serve", "serve run deployments:app model=digits")
+    port = free_port()
+    with ray_cluster(), serving({"model": "digits", "storage": storage}, port):
+        picture, truth = test_picture(config)
+        announce(f"Asking about a picture of a {truth} from the test set", f"curl -F image=@digit.png http://localhost:{port}/predict")
+        answer = ask(f"http://localhost:{port}/predict", picture)
+        print(json.dumps(answer, indent=2))
+        verdict = "right" if answer["class_name"] == truth else "wrong"
+        print(f"\nThe model says {answer['class_name']} with {answer['confidence']:.1%} confidence, which is {verdict}.")
         announce("Stopping everything", "Ctrl-C")
     print(f"Done in {time.monotonic() - started_s:.0f} s. The model stays in {storage}. Serve it with: cifar-ray serve digits")

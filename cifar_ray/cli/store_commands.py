@@ -46,7 +46,7 @@ class List(StoreCommand):
         elif rows:
             _print_rows(rows)
         else:
-            print(f"no model in {store.location} yet; train one with: python -m cifar_ray.train")
+            print(f"no model in {store.location} yet; train one with: cifar-ray train")
 
 
 class Show(StoreCommand):

@@ -106,7 +106,7 @@ def read_keys(path: Path) -> list[ApiKey]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read ({type(error).__name__}). Create it with: python -m cifar_ray.keys add NAME") from None
+        raise ConfigError(f"{path} cannot be read ({type(error).__name__}). Create it with: cifar-ray keys add NAME") from None
     keys: dict[str, ApiKey] = {}
     for number, line in enumerate(lines, 1):
         fields = line.partition("#")[0].split()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from pathlib import Path
 
 from cifar_ray.errors import ConfigError
@@ -33,6 +34,11 @@ def resolve_storage(storage: str) -> str:
     if _HALF_A_URI.match(storage):
         raise ConfigError(f"{storage}: expected a path, or a URI such as s3://bucket/folder")
     return storage.rstrip("/") if "://" in storage else str(local_path(storage).absolute())
+
+
+def storage_flag(storage: str) -> str:
+    """` --storage PATH` for a command that the user may type next; empty for the default storage."""
+    return "" if resolve_storage(storage) == resolve_storage(default_storage()) else f" --storage {shlex.quote(storage)}"
 
 
 def local_path(path: str) -> Path:

@@ -77,7 +77,7 @@ class ServeConfig(Config):
     api_keys: Path | None = Field(
         default_factory=lambda: Path(os.environ[KEYS_VARIABLE]) if os.environ.get(KEYS_VARIABLE) else None,
         validate_default=True,
-        description=f"file of python -m cifar_ray.keys: requests need one of its keys; default ${KEYS_VARIABLE}, else no key is needed",
+        description=f"file of cifar-ray keys: requests need one of its keys; default ${KEYS_VARIABLE}, else no key is needed",
     )
     cors_origins: tuple[str, ...] = Field(
         (),
@@ -161,7 +161,7 @@ class ServeConfig(Config):
     @property
     def train_command(self) -> str:
         """The command that trains a model for this server."""
-        words = ["python -m cifar_ray.train"]
+        words = ["cifar-ray train"]
         name = (self.model or "").partition("@")[0]
         if name in _BUILT_IN:
             words.append(f"--dataset {name}")

@@ -152,7 +152,7 @@ class TrainConfig(Config):
     schedule: ScheduleConfig = ScheduleConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     averaging: AveragingConfig = AveragingConfig()
-    start: StartConfig | None = Field(None, description="set by python -m cifar_ray.finetune")
+    start: StartConfig | None = Field(None, description="set by cifar-ray finetune")
 
     @property
     def worker_range(self) -> tuple[int, int] | None:

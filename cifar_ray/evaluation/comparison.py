@@ -86,7 +86,7 @@ def compare_models(a: Contender, b: Contender, progress: Progress) -> ModelCompa
     if not np.array_equal(labels, [names.index(b.data.images.class_names[label]) for label in b.data.images.labels]):
         raise DataError(
             f"{a.reference} and {b.reference} got different images of {a.data.name}; "
-            "find unreadable files with python -m cifar_ray.stats, then compare again"
+            "find unreadable files with cifar-ray stats, then compare again"
         )
     probabilities = np.stack([_probabilities(a, progress), _probabilities(b, progress)[:, column_of]])
     right_a, right_b = probabilities.argmax(axis=2) == labels

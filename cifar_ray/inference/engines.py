@@ -160,7 +160,7 @@ def choose(reference: TorchEngine, name: EngineName, attachments: Mapping[str, b
         return reference, "as configured"
     int8 = attachments if attachments and reference.manifest.quantization else None
     if name == "openvino-int8" and int8 is None:
-        raise ConfigError("engine: this bundle has no int8 form; create one with: python -m cifar_ray.quantize NAME")
+        raise ConfigError("engine: this bundle has no int8 form; create one with: cifar-ray quantize NAME")
     if name != "auto":
         return _checked(reference, int8 if name == "openvino-int8" else None), "as configured"
     best: Engine = reference

@@ -78,7 +78,7 @@ def _sections(record: Record, best: TrainConfig | None, pictures: dict[str, Pict
         f"Best: trial {leader.number}, {record.metric} {describe_figure(record, leader)}",
         [
             "The validation split selected this trial, so expect slightly less on the test split. Train it with:",
-            Code("python -m cifar_ray.train --config best.yaml"),
+            Code("cifar-ray train --config best.yaml"),
         ],
     )
     return [found, *sections, Section("best.yaml", [Code(to_yaml(best))])]

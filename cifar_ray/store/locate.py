@@ -72,5 +72,5 @@ def _of_run(store: ModelStore, run: str) -> Bundle:
                 return store.load(reference)
     raise UnknownModelError(
         f"run {run} has no model in {store.location}: it is unfinished, or its model was deleted. "
-        f"Resume it with: python -m cifar_ray.train --resume {run}"
+        f"Resume it with: cifar-ray train --resume {run}"
     )

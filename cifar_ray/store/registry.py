@@ -162,7 +162,7 @@ class ModelStore:
         versions = self._committed(name)
         if not versions:
             available = ", ".join(self.names())
-            advice = f"Available: {available}" if available else "The store is empty; train a model with: python -m cifar_ray.train"
+            advice = f"Available: {available}" if available else "The store is empty; train a model with: cifar-ray train"
             raise UnknownModelError(f"model {name} not found in {self.location}. {advice}")
         return versions
 

@@ -167,7 +167,7 @@ def _parameter(path: str, domain: Any) -> Parameter:
     if path in _NOT_SEARCHED:
         raise ConfigError(f"{path}: cannot be searched; it must be the same for all trials, or their accuracies cannot be compared")
     if path not in _known_fields():
-        raise ConfigError(f"{path}: no such field; list the fields with python -m cifar_ray.train --help")
+        raise ConfigError(f"{path}: no such field; list the fields with cifar-ray train --help")
     kinds = ", ".join(get_args(Kind))
     if not isinstance(domain, Mapping) or len(domain) != 1:
         raise ConfigError(f"{path}: expected one of {kinds} with its values, as in {{uniform: [0, 1]}} (got {domain!r})")

@@ -92,7 +92,7 @@ def describe_result(record: Record, job: SearchJob, best: TrainConfig | None, pr
     lines = [
         f"best    trial {ranked[0].number}: {figure}  {format_parameters(ranked[0].parameters)}",
         report,
-        f"train   python -m cifar_ray.train --config {job.files.path('best.yaml')}",
+        f"train   cifar-ray train --config {job.files.path('best.yaml')}",
     ]
     if not record.ended:
         lines.append(f"resume  the same command, or {prog} --resume {job.name} --storage {job.fixed.storage}")

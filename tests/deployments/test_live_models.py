@@ -34,7 +34,7 @@ def damage(storage: Path, name: str, version: int) -> None:
 def test_an_empty_store_gives_a_status_that_says_what_to_type(tmp_path: Path) -> None:
     status = look(tmp_path).status
     assert status.model is None
-    assert status.problem == f"no model yet in {tmp_path}. Train one: python -m cifar_ray.train --storage {tmp_path}"
+    assert status.problem == f"no model yet in {tmp_path}. Train one: cifar-ray train --storage {tmp_path}"
 
 
 def test_the_first_model_is_picked_up(tmp_path: Path, save_tiny: SaveTiny) -> None:

@@ -73,9 +73,9 @@ def test_serve_run_prints_a_refusal_without_a_traceback() -> None:
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
-        (None, "python -m cifar_ray.train --storage '/a b'"),
-        ("digits", "python -m cifar_ray.train --dataset digits --storage '/a b'"),
-        ("pets@2", "python -m cifar_ray.train --dataset folder --data-dir DIR --save-as pets --storage '/a b'"),
+        (None, "cifar-ray train --storage '/a b'"),
+        ("digits", "cifar-ray train --dataset digits --storage '/a b'"),
+        ("pets@2", "cifar-ray train --dataset folder --data-dir DIR --save-as pets --storage '/a b'"),
     ],
 )
 def test_the_train_command_makes_the_model_that_is_missing(model: str | None, expected: str) -> None:

@@ -90,7 +90,7 @@ def test_an_empty_store_gives_503_with_the_command_to_type_until_the_first_model
     for response in server.before.values():
         assert response.status_code == 503
         assert response.headers["content-type"] == "application/problem+json"
-        assert f"python -m cifar_ray.train --storage {server.storage}" in response.json()["detail"]
+        assert f"cifar-ray train --storage {server.storage}" in response.json()["detail"]
     assert httpx.get(f"{server.url}/ready").json() == {"status": "ready", "model": "pets", "version": 1}
 
 

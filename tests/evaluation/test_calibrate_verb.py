@@ -34,7 +34,7 @@ def test_a_model_kept_before_is_calibrated_on_validation_and_evaluate_shows_befo
     shown = capsys.readouterr().out
     new = store.load("old@latest")
     assert new.reference == "old@2"
-    assert "python -m cifar_ray.store promote old@2" in shown
+    assert "cifar-ray store promote old@2 --storage" in shown
     assert store.aliases("old") == {}
 
     splits = load_splits(TrainConfig(dataset="folder", data_dir=str(pictures), image_size=16, seed=3))

@@ -115,7 +115,7 @@ def test_a_damaged_int8_form_is_a_damaged_bundle(int8: Bundle, tmp_path: Path) -
 
 
 def test_a_bundle_without_one_says_how_to_make_it(make_bundle: MakeBundle) -> None:
-    with pytest.raises(ConfigError, match=r"no int8 form; create one with: python -m cifar_ray\.quantize NAME"):
+    with pytest.raises(ConfigError, match=r"no int8 form; create one with: cifar-ray quantize NAME"):
         Predictor(make_bundle(), engine="openvino-int8")
 
 

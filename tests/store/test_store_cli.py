@@ -78,7 +78,7 @@ def test_a_damaged_bundle_is_a_line_of_the_list_and_does_not_break_it(filled: Mo
 def test_an_empty_store_says_how_to_fill_it(command: Command) -> None:
     code, out, _ = command("list")
     assert code == 0
-    assert "python -m cifar_ray.train" in out
+    assert "cifar-ray train" in out
     assert json.loads(command("list", "--json")[1]) == []
 
 

@@ -96,7 +96,7 @@ def test_a_signal_saves_says_how_to_go_on_and_leaves_no_process(
     command.wait_for("epoch 2/5")
     command.process.send_signal(number)
     assert command.wait() == 128 + number, command.lines
-    assert command.lines[-1] == f"run {name} is saved; resume it with: python -m cifar_ray.train --resume {name} --storage {storage}"
+    assert command.lines[-1] == f"run {name} is saved; resume it with: cifar-ray train --resume {name} --storage {storage}"
     assert "Traceback" not in "\n".join(command.lines)
     assert command.gone()
     assert len(json.loads((storage / "runs" / name / "history.json").read_text())) >= 2

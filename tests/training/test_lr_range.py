@@ -77,5 +77,7 @@ def test_the_verb_prints_a_suggestion_and_leaves_curve_and_picture(tmp_path: Pat
     assert (tmp_path / "find_lr" / "look" / "find_lr.png").read_bytes().startswith(b"\x89PNG")
     assert "data:image/png;base64," in (tmp_path / "find_lr" / "look" / "find_lr.html").read_text()
     shown = capsys.readouterr().out
-    assert f"--optimizer.lr {about['suggestion']:.2g}" in shown
+    (use,) = [line for line in shown.splitlines() if line.startswith("use ")]
+    assert use.split()[1:5] == ["cifar-ray", "train", "--dataset", "digits"]
+    assert use.endswith(f"--storage {tmp_path} --optimizer.lr {about['suggestion']:.2g}")
     assert console.main(["find_lr", "--dataset", "digits", "--optimizer.lr", "-1"]) == 2

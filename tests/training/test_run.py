@@ -80,7 +80,7 @@ def test_resume_with_a_name_brings_the_settings_of_that_run(tmp_path: Path) -> N
     values = command.model_dump(include=set(TrainConfig.model_fields))
     assert parse_config(TrainConfig, values) == run.config
     assert Run(parse_config(TrainConfig, values), command.resume).is_resumed
-    assert run.command() == f"python -m cifar_ray.train --resume run --storage {tmp_path}"
+    assert run.command() == f"cifar-ray train --resume run --storage {tmp_path}"
 
 
 def test_resume_with_an_unknown_name_says_so(tmp_path: Path) -> None:

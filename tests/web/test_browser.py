@@ -271,7 +271,7 @@ def test_a_model_without_a_gallery_says_how_to_get_one(open_page: Open) -> None:
     page = open_page()
     page.get_by_label("Model", exact=True).select_option("bare@1")
     page.get_by_text("Where the model is wrong").click()
-    page.get_by_text("python -m cifar_ray.evaluate bare@1 --attach").wait_for()
+    page.get_by_text("cifar-ray evaluate bare@1 --attach").wait_for()
 
 
 def test_of_many_classes_the_most_confused_are_shown_or_those_around_one(open_page: Open) -> None:

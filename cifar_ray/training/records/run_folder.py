@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from cifar_ray.config import TrainConfig, default_storage, parse_config, resolve_storage, to_yaml
+from cifar_ray.config import TrainConfig, parse_config, storage_flag, to_yaml
 from cifar_ray.config.documents import flatten
 from cifar_ray.errors import ConfigError, DataError
 from cifar_ray.storage import FileTree
@@ -47,7 +47,7 @@ class Run:
         self.files = FileTree(config.storage, f"runs/{config.name}")
         self.checkpoints = Checkpoints(config.storage, config.name)
         if resume not in ("auto", "never", config.name):
-            raise ConfigError(f"--resume {resume}: expected auto or never; to resume a run: python -m cifar_ray.train --resume {resume}")
+            raise ConfigError(f"--resume {resume}: expected auto or never; to resume a run: cifar-ray train --resume {resume}")
         saved = read_config(self.files)
         self.is_resumed = saved is not None
         self._extends: dict[str, Any] | None = None  # the config of the finished run that this one extends
@@ -137,9 +137,7 @@ class Run:
 
     def command(self) -> str:
         """The command that resumes the run."""
-        storage = self.config.storage
-        elsewhere = "" if storage == resolve_storage(default_storage()) else f" --storage {storage}"
-        return f"python -m cifar_ray.train --resume {self.name}{elsewhere}"
+        return f"cifar-ray train --resume {self.name}{storage_flag(self.config.storage)}"
 
 
 def _differences(saved: dict[str, Any], config: TrainConfig) -> list[str]:

@@ -40,7 +40,7 @@ export class Mistakes {
   draw({ model, version, gallery }) {
     const reference = `${model}@${version}`;
     if (gallery === null) {
-      const command = h("code", {}, `python -m cifar_ray.evaluate ${reference} --attach`);
+      const command = h("code", {}, `cifar-ray evaluate ${reference} --attach`);
       this.body.replaceChildren(note("hint", `${reference} has no gallery of its mistakes. `, command, " makes a version that has one."));
       return;
     }
