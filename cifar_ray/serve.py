@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 
 from cifar_ray import cli
+from cifar_ray.cli.output import liveness
 from cifar_ray.cli.serving import ServeCommand
-from cifar_ray.cluster.serve_command import become_serve_run, serve_config
+from cifar_ray.cluster.serve_command import describe, serve_until_signal
 
 PROG = "cifar-ray serve"
 
@@ -15,10 +16,14 @@ PROG = "cifar-ray serve"
 def main(argv: Sequence[str] | None = None) -> int:
     """Serves as the flags say; the command line's own where `argv` is `None`."""
     command: ServeCommand = cli.parse(ServeCommand, argv, PROG)
-    model = command.check()
-    config = serve_config(command.arguments(), command.host, command.port)
-    print(f"starting the server for {model}", file=sys.stderr)
-    become_serve_run(config)
+    print(f"starting the server for {command.check()}", file=sys.stderr, flush=True)
+    serve_until_signal(command.arguments(), command.host, command.port, liveness.begin, _say_ready)
+    return 0
+
+
+def _say_ready(url: str, model: str) -> None:
+    liveness.rest()
+    print(describe(url, model), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 from tyro.conf import Positional
 
+from cifar_ray.cli.output import liveness
 from cifar_ray.config import STORAGE_VARIABLE, Config, TrainConfig, default_storage, parse_config, resolve_storage
 from cifar_ray.config.serve_config import ServeConfig
 
@@ -101,7 +102,6 @@ def run_demo(command: DemoCommand, train_flags: str) -> None:
     """
     from cifar_ray.cli.output.training_progress import ConsoleProgress
     from cifar_ray.cli.training_flags import parse_train_command
-    from cifar_ray.cluster.connection import ray_cluster
     from cifar_ray.cluster.serve_command import serving
     from cifar_ray.data import open_splits
     from cifar_ray.training import job
@@ -114,7 +114,7 @@ def run_demo(command: DemoCommand, train_flags: str) -> None:
 
     announce("Starting Ray and serving the model with Ray Serve", "serve run deployments:app model=digits")
     port = free_port()
-    with ray_cluster(), serving({"model": "digits", "storage": storage}, port):
+    with serving({"model": "digits", "storage": storage}, "127.0.0.1", port, liveness.begin):
         picture, truth = test_picture(config)
         announce(f"Asking about a picture of a {truth} from the test set", f"curl -F image=@digit.png http://localhost:{port}/predict")
         answer = ask(f"http://localhost:{port}/predict", picture)

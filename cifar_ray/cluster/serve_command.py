@@ -1,23 +1,23 @@
-"""Start the server with Ray's `serve run` and the project's settings for Ray Serve; imports Ray only at the start."""
+"""Start the server on Ray Serve, with the project's settings for it; imports Ray only at the start."""
 
 from __future__ import annotations
 
 import importlib
+import json
 import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator, Mapping
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
-from typing import Any, NoReturn
+from threading import Event, Thread
+from typing import Any
 
-import yaml
+from cifar_ray.cluster.connection import ray_cluster
+from cifar_ray.cluster.signals import Signals
 
-from cifar_ray.cluster.serve_watch import local_url
-
-SERVED_AS = "cifar-ray-demo"
 APP = "deployments:app"  # a string, because this module does not import the server
+_NAME = "default"  # of the application, as in `serve run`
+_POLL_S, _TIMEOUT_S = 0.1, 5.0
 
 
 def serve_environment() -> dict[str, str]:
@@ -26,54 +26,94 @@ def serve_environment() -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
-def serve_config(arguments: Mapping[str, Any], host: str | None = None, port: int | None = None) -> dict[str, Any]:
-    """Content of `config/serve_config.yaml` with an address and with arguments of the application.
-
-    Args:
-        arguments: as after `serve run deployments:app`.
-        host: address to listen on; `None` keeps the value of the file.
-        port: port to listen on; `None` keeps the value of the file.
-    """
-    config: dict[str, Any] = yaml.safe_load(files("cifar_ray.config").joinpath("serve_config.yaml").read_text(encoding="utf-8"))
-    config["http_options"] |= {name: value for name, value in {"host": host, "port": port}.items() if value is not None}
-    (application,) = config["applications"]
-    application["args"] = dict(arguments)
-    return config
-
-
-def become_serve_run(config: Mapping[str, Any]) -> NoReturn:
-    """Replace this process by `serve run`, which then handles signals and the exit code. Exported variables override `serve.env`.
-
-    A process beside it says how far the start is, and where the server is once it answers.
-    """
-    with tempfile.TemporaryFile("w", suffix=".yaml", encoding="utf-8") as file:
-        yaml.safe_dump(dict(config), file, sort_keys=False)
-        file.flush()
-        os.set_inheritable(file.fileno(), True)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        if not os.environ.get("RAY_ADDRESS"):  # else the server listens on another machine
-            url = local_url(config["http_options"]["host"], config["http_options"]["port"])
-            subprocess.Popen([sys.executable, "-m", "cifar_ray.cluster.serve_watch", url])  # noqa: S603  (our own module)
-        command = [sys.executable, "-m", "ray.serve.scripts", "run", f"/dev/fd/{file.fileno()}"]
-        os.execve(sys.executable, command, serve_environment() | dict(os.environ))  # noqa: S606  (a shell would intercept the signals)
-
-
 @contextmanager
-def serving(arguments: Mapping[str, Any], port: int) -> Iterator[None]:
-    """Serve on the connected cluster until the end of the block.
+def serving(arguments: Mapping[str, Any], host: str, port: int, on_stage: Callable[[str], object]) -> Iterator[None]:
+    """Serve on a running cluster, or on one that is started here, until the end of the block. Exported variables override `serve.env`.
 
     Args:
         arguments: as after `serve run deployments:app`.
-        port: port on the loopback interface.
-    """
-    from ray import serve
+        host: address to listen on.
+        port: port to listen on.
+        on_stage: receives the name of each part of the start.
 
+    Raises:
+        CifarRayError: if a setting is impossible.
+    """
+    for name, value in serve_environment().items():
+        os.environ.setdefault(name, value)
+    from ray import serve  # after the variables, and before the thread, which imports it too
+
+    on_stage("starting Ray")
     module, _, attribute = APP.partition(":")
-    application = getattr(importlib.import_module(module), attribute)
-    serve.start(http_options={"port": port})
-    serve.run(application(dict(arguments)), name=SERVED_AS)
+    # imports torch meanwhile: Ray's start is mostly a wait for its processes
+    imports = Thread(target=importlib.import_module, args=(f"{module}.application",), daemon=True)
+    imports.start()
+    with ray_cluster(shows_logs=True):
+        imports.join()
+        application = getattr(importlib.import_module(module), attribute)(dict(arguments))
+        on_stage("starting the HTTP server")
+        serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port})
+        on_stage("loading the model")
+        serve.run(application, name=_NAME)
+        try:
+            yield
+        finally:
+            serve.shutdown()
+
+
+def serve_until_signal(
+    arguments: Mapping[str, Any], host: str, port: int, on_stage: Callable[[str], object], on_ready: Callable[[str, str], object]
+) -> None:
+    """Serve until Ctrl-C or SIGTERM; a second signal stops at once.
+
+    Args:
+        arguments: as for `serving`.
+        host: as for `serving`.
+        port: as for `serving`.
+        on_stage: as for `serving`.
+        on_ready: receives the address and the model, once the server answers.
+
+    Raises:
+        Interrupted: if a signal comes during the start, or a second one.
+    """
+    with Signals() as signals, serving(arguments, host, port, on_stage):
+        signals.install()  # Ray has installed its own
+        stop = Event()
+        signals.ask_with(lambda _: stop.set())
+        url, model = local_url(host, port), None
+        while model is None and not stop.wait(_POLL_S):
+            model = ready_model(url)
+        if model is not None:
+            on_ready(url, model)
+        while not stop.is_set():
+            stop.wait(3600)  # without a limit, Python would not handle signals on every platform
+        on_stage("stopping the server")
+
+
+def ready_model(url: str) -> str | None:
+    """The model that a server answers with, as `NAME@VERSION`; `None` if there is no server or no model yet."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the server is on this machine
     try:
-        yield
-    finally:
-        serve.delete(SERVED_AS)  # Serve itself ends with the cluster; on one that goes on, other applications stay
+        with opener.open(f"{url}/ready", timeout=_TIMEOUT_S) as answer:
+            found = json.load(answer)
+        return f"{found['model']}@{found['version']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def describe(url: str, model: str) -> str:
+    """The block that ends the start of a server."""
+    return (
+        f"\nThe server is ready.\n"
+        f"  page   {url}\n"
+        f"  API    {url}/predict, described at {url}/docs\n"
+        f"  model  {model}\n"
+        f"  try    curl -F image=@PICTURE.jpg {url}/predict\n"
+        f"  stop   Ctrl-C\n"
+    )
+
+
+def local_url(host: str, port: int) -> str:
+    """Address at which this machine reaches a server that listens on `host`."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104  (nothing listens)
+    return f"http://{name}:{port}"

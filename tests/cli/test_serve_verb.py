@@ -1,11 +1,10 @@
-"""`cifar-ray serve` before Ray starts: what it refuses, and what it hands to `serve run`."""
+"""`cifar-ray serve`: what it refuses before Ray starts, how it starts Ray Serve, what it says, and how it stops."""
 
 import os
 import shutil
+import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Mapping
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -13,15 +12,16 @@ from typing import Any
 
 import pytest
 import ray
-import yaml
 from click.testing import CliRunner
+from ray import serve as ray_serve
 from ray.serve.config import HTTPOptions
 from ray.serve.scripts import cli as serve_cli
 
 import deployments
 from cifar_ray import __main__ as console
 from cifar_ray import serve
-from cifar_ray.cluster import serve_command, serve_watch
+from cifar_ray.cluster import serve_command
+from cifar_ray.errors import Interrupted
 from cifar_ray.inference import preflight
 from cifar_ray.store import ModelStore
 
@@ -36,10 +36,14 @@ def storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The configs that would be served."""
-    configs: list[dict[str, Any]] = []
-    monkeypatch.setattr(serve, "become_serve_run", configs.append)
-    return configs
+    """Arguments, host and port of the servers that would be started."""
+    servers: list[dict[str, Any]] = []
+
+    def start(arguments: dict[str, Any], host: str, port: int, *_: object) -> None:
+        servers.append({"arguments": arguments, "host": host, "port": port})
+
+    monkeypatch.setattr(serve, "serve_until_signal", start)
+    return servers
 
 
 def free_port() -> int:
@@ -47,14 +51,11 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_flags_become_the_config_of_serve_run(storage: Path, started: list[dict[str, Any]]) -> None:
+def test_flags_become_the_settings_of_the_server(storage: Path, started: list[dict[str, Any]]) -> None:
     port = free_port()
     serve.main(["digits@1", "--storage", str(storage), "--port", str(port), "--replicas", "2"])
-    (config,) = started
-    assert (config["http_options"]["host"], config["http_options"]["port"]) == ("127.0.0.1", port)
-    (application,) = config["applications"]
-    assert application["import_path"] == "deployments:app"
-    assert application["args"] == {"model": "digits@1", "storage": str(storage), "num_replicas": 2}
+    arguments = {"model": "digits@1", "storage": str(storage), "num_replicas": 2}
+    assert started == [{"arguments": arguments, "host": "127.0.0.1", "port": port}]
 
 
 def test_a_server_that_would_be_useless_is_refused_in_one_line_before_ray_starts(
@@ -87,28 +88,33 @@ def test_without_a_model_it_says_which_one_was_promoted_last(
         serve.main(["--storage", str(storage), "--port", str(free_port())])
         assert f"starting the server for {expected}\n" in capsys.readouterr().err
         store.promote("digits", 1)
-    assert "model" not in started[0]["applications"][0]["args"]
+    assert "model" not in started[0]["arguments"]
 
 
-def test_it_becomes_serve_run_with_the_settings_of_ray_serve_and_what_is_exported_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    called: list[tuple[list[str], Mapping[str, str], Any]] = []
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What Ray is told, instead of starting it."""
+    told: list[str] = []
+    monkeypatch.setattr(serve_command, "ray_cluster", lambda **_: nullcontext())
+    monkeypatch.setattr(ray_serve, "start", lambda **options: told.append(f"start {options['http_options']}"))
+    monkeypatch.setattr(ray_serve, "run", lambda application, name: told.append(f"run {name} {application}"))
+    monkeypatch.setattr(ray_serve, "shutdown", lambda: told.append("shutdown"))
+    monkeypatch.setattr(deployments, "app", lambda arguments: arguments["model"])
+    return told
 
-    def execve(_: str, command: list[str], environment: Mapping[str, str]) -> None:
-        called.append((command, environment, yaml.safe_load(Path(command[-1]).read_text())))
 
-    watched: list[list[str]] = []
-    monkeypatch.setattr(os, "execve", execve)
-    monkeypatch.setattr(subprocess, "Popen", watched.append)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+def test_it_starts_ray_serve_with_the_projects_settings_and_what_is_exported_wins(
+    without_ray: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in serve_command.serve_environment():
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAY_SERVE_HAPROXY_NBTHREAD", "3")
-    config = serve_command.serve_config({"model": "digits"}, "0.0.0.0", 8001)  # noqa: S104  (nothing listens)
-    serve_command.become_serve_run(config)
-    ((command, environment, read),) = called
-    assert command[1:4] == ["-m", "ray.serve.scripts", "run"]
-    assert read == config
-    assert environment["RAY_SERVE_HAPROXY_NBTHREAD"] == "3"
-    assert environment["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
-    assert watched == [[sys.executable, "-m", "cifar_ray.cluster.serve_watch", "http://127.0.0.1:8001"]]
+    stages: list[str] = []
+    with serve_command.serving({"model": "digits"}, "0.0.0.0", 8001, stages.append):  # noqa: S104  (nothing listens)
+        assert without_ray == ["start {'host': '0.0.0.0', 'port': 8001}", "run default digits"]
+        assert (os.environ["RAY_SERVE_HAPROXY_NBTHREAD"], os.environ["RAY_SERVE_ENABLE_HA_PROXY"]) == ("3", "1")
+    assert without_ray[-1] == "shutdown"
+    assert stages == ["starting Ray", "starting the HTTP server", "loading the model"]
 
 
 class Ready(BaseHTTPRequestHandler):
@@ -123,31 +129,32 @@ class Ready(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
-def test_the_start_is_never_silent_and_ends_with_one_block(capsys: pytest.CaptureFixture[str]) -> None:
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    servers: list[HTTPServer] = []
-    paused_s: list[float] = []
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_says_where_it_is_once_it_answers_and_a_signal_stops_it(
+    without_ray: list[str], number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with HTTPServer(("127.0.0.1", 0), Ready) as server:
+        port = server.server_address[1]
+        Thread(target=server.handle_request).start()
 
-    def pause(seconds: float) -> None:
-        paused_s.append(seconds)
-        if sum(paused_s) > 21:
-            servers.append(HTTPServer(("127.0.0.1", port), Ready))
-            Thread(target=servers[0].handle_request).start()
+        def ready(url: str, model: str) -> None:
+            serve._say_ready(url, model)
+            signal.raise_signal(number)
 
-    serve_watch.announce(url, lambda: True, pause)
-    servers[0].server_close()
-    lines = capsys.readouterr().err.splitlines()
-    assert [line.rsplit("…", 1)[1] for line in lines[:2]] == [" 10 s", " 20 s"]
-    block = "\n".join(lines[2:])
+        serve_command.serve_until_signal({"model": "digits"}, "127.0.0.1", port, lambda _: None, ready)
+    assert without_ray[-1] == "shutdown"
+    block, url = capsys.readouterr().err, f"http://127.0.0.1:{port}"
     for expected in (f"page   {url}", f"API    {url}/predict, described at {url}/docs", "model  digits@3", "stop   Ctrl-C"):
         assert expected in block
 
 
-def test_waiting_for_a_server_ends_with_its_process(capsys: pytest.CaptureFixture[str]) -> None:
-    alive = iter((True, True, False))
-    serve_watch.announce(f"http://127.0.0.1:{free_port()}", lambda: next(alive), lambda _: None)
-    assert capsys.readouterr().err == ""
+def test_a_signal_before_it_answers_stops_it_too(without_ray: list[str]) -> None:
+    def stage(name: str) -> None:
+        if name == "loading the model":
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        serve_command.serve_until_signal({"model": "digits"}, "127.0.0.1", free_port(), stage, lambda *_: None)
 
 
 def test_too_little_memory_is_said_before_ray_starts(

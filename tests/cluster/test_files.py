@@ -167,7 +167,7 @@ def test_the_service_s_memory_is_the_redis_beside_it() -> None:
     assert options["redisPassword"]["valueFrom"] == password
 
 
-@pytest.mark.parametrize("path", ["cifar_ray/config/serve_config.yaml", "deploy/serve.yaml", "deploy/kuberay/rayservice.yaml"])
+@pytest.mark.parametrize("path", ["deploy/serve.yaml", "deploy/kuberay/rayservice.yaml"])
 def test_serve_accepts_the_application(path: str) -> None:
     config = load(path)
     if "spec" in config:

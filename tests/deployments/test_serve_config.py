@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from click.testing import CliRunner
 from ray.serve.config import HTTPOptions
 from ray.serve.scripts import cli
 
 import deployments
+from cifar_ray.cli.serving import ServeCommand
 from cifar_ray.config import parse_config
 from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.errors import ConfigError
@@ -59,8 +59,7 @@ def test_an_impossible_argument_is_refused_in_one_line_that_names_the_key(key: s
 
 def test_the_server_listens_on_this_machine_alone_unless_it_is_told_otherwise() -> None:
     assert HTTPOptions().host == "127.0.0.1"
-    config = yaml.safe_load((Path(__file__).parents[2] / "cifar_ray/config/serve_config.yaml").read_text())
-    assert config["http_options"]["host"] == "127.0.0.1"
+    assert ServeCommand().host == "127.0.0.1"
 
 
 def test_serve_run_prints_a_refusal_without_a_traceback() -> None:

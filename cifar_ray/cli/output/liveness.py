@@ -71,6 +71,11 @@ def begin(text: str, total: int = 0, unit: str = "") -> Activity:
     return _current
 
 
+def rest() -> None:
+    """Nothing is being done that anybody waits for: silence is right until something begins."""
+    begin("")
+
+
 class Liveness:
     """While its block runs, no silence on stderr is longer than the limits above. Streams that are replaced meanwhile are left alone."""
 
@@ -120,7 +125,7 @@ class Liveness:
             now_s = time.monotonic()
             with self._lock:
                 limit_s = FIRST_S if self._written_s is None else TERMINAL_S if self._on_terminal else LOG_S
-                if _current.is_drawn or now_s - (self._written_s or self._began_s) < limit_s:
+                if _current.is_drawn or not _current.text or now_s - (self._written_s or self._began_s) < limit_s:
                     continue
                 self._written_s = now_s
                 text = _current.describe(now_s)
