@@ -120,6 +120,27 @@ def test_an_error_of_ours_is_not_tried_again(tmp_path: Path, few_stripes: Datase
     assert recorder.messages == []
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("Expected more than 1 value per channel\nmore"), "training failed: ValueError: Expected more than 1 value per channel"),
+        (ImportError("no such module"), "training failed: ImportError: no such module"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), "out of memory: pass a --micro-batch-size below 18; .*CUDA out of memory"),
+        (MemoryError(), "out of memory: pass a --micro-batch-size below 18"),
+        (RuntimeError("CUDA error: device-side assert triggered"), "training failed: RuntimeError: CUDA error: device-side assert"),
+    ],
+)
+def test_an_error_that_a_further_try_would_meet_again_ends_the_run_at_once(
+    tmp_path: Path, few_stripes: DatasetSplits, error: Exception, line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_after(monkeypatch, 1, error)
+    recorder = Recorder()
+    with pytest.raises(TrainingError, match=f"^{line}") as ended:
+        train(tmp_path, "failing", few_stripes, recorder)
+    assert "\n" not in str(ended.value)
+    assert recorder.messages == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_saves_and_the_run_resumes_bit_for_bit(tmp_path: Path, few_stripes: DatasetSplits, number: signal.Signals) -> None:
     long = {"epochs": 30}

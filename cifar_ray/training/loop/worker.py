@@ -12,7 +12,8 @@ import torch
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.batches.loader import Shard
 from cifar_ray.data.streamed import TrainingSplits
-from cifar_ray.errors import TrainingError
+from cifar_ray.errors import CifarRayError, TrainingError
+from cifar_ray.inference.halving import is_out_of_memory
 from cifar_ray.training.loop.command import CheckpointSchedule, Command
 from cifar_ray.training.loop.fit import fit
 from cifar_ray.training.loop.snapshot import Snapshot
@@ -22,6 +23,10 @@ from cifar_ray.training.records.results import EpochReport, FitResult, Weights
 from cifar_ray.training.weights.initial_network import load_parent
 
 _STEP_INTERVAL_S = 0.5  # between two events about steps
+
+# Errors of code and settings: a further try would end in the same way. A CUDA assertion leaves a device that refuses all further work.
+_PERSISTENT = (ValueError, TypeError, LookupError, AttributeError, ImportError, AssertionError, NotImplementedError, ArithmeticError)
+_DEAD_DEVICE = "device-side assert"
 
 
 class ToDriver(Protocol):
@@ -57,6 +62,9 @@ def run_worker(
         device: device of this worker.
         shard: this worker's part.
         broadcast: passes rank 0's value to all workers.
+
+    Raises:
+        TrainingError: instead of an error that a further try would meet again.
     """
     assert config.name is not None  # noqa: S101
     rank_zero = _RankZero(config, channel) if shard.rank == 0 else None
@@ -69,6 +77,22 @@ def run_worker(
             return fit(config, splits, device=device, shard=shard, parent=load_parent(config), resume=resume, **listeners)
         except Stopped:
             return None
+        except CifarRayError:
+            raise
+        except Exception as error:
+            if (ours := _what_stays(error, config)) is not None:
+                raise ours from error
+            raise
+
+
+def _what_stays(error: Exception, config: TrainConfig) -> TrainingError | None:
+    """The error that ends the run, for one that a further try would meet again; `None` for one that may pass."""
+    reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    if is_out_of_memory(error):
+        size = config.micro_batch_size or config.batch_size
+        advice = f"pass a --micro-batch-size below {size}; it changes memory and speed, not the result" if size > 1 else "free memory"
+        return TrainingError(f"out of memory: {advice} ({reason})")
+    return TrainingError(f"training failed: {reason}") if isinstance(error, _PERSISTENT) or _DEAD_DEVICE in str(error) else None
 
 
 _NO_LISTENERS: dict[str, Any] = {"on_step": lambda *_: None, "on_epoch": lambda *_: None, "on_snapshot": lambda _: None}
