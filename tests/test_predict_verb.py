@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -277,3 +278,16 @@ def test_an_error_in_a_worker_reaches_the_user_as_itself(ray_cluster: None, stor
     parts = [Part(0, (str(pictures / "00.png"),))]
     with pytest.raises(UnknownModelError, match="model fish not found in"):
         list(classify_on_ray(ModelJob("fish", store.storage, 1), parts, str(tmp_path), 1))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])
+def test_names_that_are_no_utf_8_have_rows_like_the_others(store: ModelStore, tmp_path: Path, suffix: str, capsys: Shown) -> None:
+    folder = tmp_path / "old"
+    folder.mkdir()
+    Image.new("RGB", (16, 16)).save(folder / "a.png")
+    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png")).write_bytes((folder / "a.png").read_bytes())
+    Path(os.fsdecode(os.fsencode(folder) + b"/torn\xe9.png")).write_bytes(b"torn")
+    out = tmp_path / f"rows.{suffix}"
+    assert console.main(["predict", "pets", str(folder), "--storage", store.storage, "--out", str(out)]) == 0
+    assert b"caf\\xe9.png" in out.read_bytes().replace(b"\\\\", b"\\")
+    assert "caf\\xe9.png" in capsys.readouterr().out

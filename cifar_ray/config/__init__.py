@@ -22,7 +22,7 @@ from cifar_ray.config.base import (
     TestTimeAugmentation,
 )
 from cifar_ray.config.documents import describe, parse_config, read_yaml, to_yaml
-from cifar_ray.config.locations import STORAGE_VARIABLE, default_storage, local_path, resolve_storage, storage_flag
+from cifar_ray.config.locations import STORAGE_VARIABLE, default_storage, local_path, printable, resolve_storage, storage_flag
 from cifar_ray.config.topics import AugmentationConfig, AveragingConfig, OptimizerConfig, ScheduleConfig, StartConfig
 from cifar_ray.config.train_config import TrainConfig, parse_groups
 
@@ -54,6 +54,7 @@ __all__ = [
     "local_path",
     "parse_config",
     "parse_groups",
+    "printable",
     "read_yaml",
     "resolve_storage",
     "storage_flag",

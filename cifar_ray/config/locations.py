@@ -41,6 +41,12 @@ def storage_flag(storage: str) -> str:
     return "" if resolve_storage(storage) == resolve_storage(default_storage()) else f" --storage {shlex.quote(storage)}"
 
 
+def printable(name: str | bytes | Path) -> str:
+    """A file name as text. Bytes that are no UTF-8, as in old archives, are escaped, because reports and tables hold UTF-8 only."""
+    raw = name if isinstance(name, bytes) else str(name).encode("utf-8", "surrogateescape")
+    return raw.decode("utf-8", "backslashreplace")
+
+
 def local_path(path: str) -> Path:
     """A path as the user typed it, with `~` and `~name` replaced by home folders: shells do not do this in `--flag=~/x`.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from cifar_ray.config import printable
 from cifar_ray.errors import DataError
 
 
@@ -77,7 +77,7 @@ class ImageDataset:
 
     def name_of(self, row: int) -> str:
         """Name of an image for the user: its file, or its number."""
-        return f"#{row}" if self.files is None else os.fsdecode(self.files[row])
+        return f"#{row}" if self.files is None else printable(self.files[row])
 
     def class_counts(self) -> npt.NDArray[np.int64]:
         """Number of images per class: int64, `[num_classes]`."""

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cifar_ray.config import printable
 from cifar_ray.data import DatasetSplits, channel_mean_std
 from cifar_ray.data.bursts import count_bursts
 from cifar_ray.data.layouts import Listing
@@ -78,7 +79,7 @@ def examine(splits: DatasetSplits, listing: Listing | None, progress: Progress, 
         files = read_headers(paths, progress("reading headers", len(paths)))
         used = {os.fsdecode(name) for _, part in splits if part.files is not None for name in part.files}
         broken = find_broken(path for path in paths if str(path.relative_to(listing.root)) not in used)
-        unlike = _unlike(splits, {str(one.path.relative_to(listing.root)): one for one in files})
+        unlike = _unlike(splits, {printable(one.path.relative_to(listing.root)): one for one in files})
     return DatasetExamination(splits, files, broken, _all_duplicates(splits, progress) if look_for_duplicates else None, unlike)
 
 
@@ -104,7 +105,7 @@ def to_json(examination: DatasetExamination) -> dict[str, Any]:
         "channel_mean": mean,
         "channel_std": std,
         "files": None if examination.files is None else _files(examination.files),
-        "broken": [{"file": str(one.path), "reason": one.reason} for one in examination.broken],
+        "broken": [{"file": printable(one.path), "reason": printable(one.reason)} for one in examination.broken],
         "duplicates": None if examination.duplicates is None else [_duplicates(splits, found) for found in examination.duplicates],
         "unlike": [{"file": name, "reason": reason} for name, reason, _ in examination.unlike],
         "advice": advise(examination),
@@ -128,12 +129,12 @@ def advise(examination: DatasetExamination) -> list[str]:
     if bursts:
         lines.append(f"bursts: {pictures:,} near-duplicates in {bursts:,} group{'s' * (bursts != 1)}; they count as few different images")
     if broken:
-        lines.append(f"broken: {_some([str(one.path) for one in broken])} cannot be read and will be left out; repair or replace")
+        lines.append(f"broken: {_some([printable(one.path) for one in broken])} cannot be read and will be left out; repair or replace")
     long = [
         one for one in examination.files or () if one.format and max(one.width_px, one.height_px) > _LONG * min(one.width_px, one.height_px)
     ]
     if long:
-        shapes = _some([f"{one.path} ({one.width_px}×{one.height_px})" for one in long])
+        shapes = _some([f"{printable(one.path)} ({one.width_px}×{one.height_px})" for one in long])
         lines.append(f"odd shapes: {shapes} longer than {_LONG:g}:1; crop them, or choose --resize-policy")
     if examination.unlike:
         lines.append(f"unlike the rest: {_some([name for name, _, _ in examination.unlike])}; look at each, and remove what is no picture")

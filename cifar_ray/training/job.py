@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -51,7 +52,8 @@ class JobResult:
 def with_name(config: TrainConfig, splits: TrainingSplits) -> TrainConfig:
     """The config of a run with a name, without the settings that a verb adds."""
     values: dict[str, Any] = config.model_dump(include=set(TrainConfig.model_fields))
-    values["name"] = config.name or f"{config.save_as or splits.name}-{datetime.now():%Y%m%d-%H%M%S}"
+    # the last four digits keep runs apart that start in the same second
+    values["name"] = config.name or f"{config.save_as or splits.name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     return TrainConfig.model_validate(values)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from cifar_ray.store.promotion import should_promote
 from cifar_ray.store.registry import ModelStore
 from cifar_ray.training.records.results import SavedModel, TrainedRun
 
+_logger = logging.getLogger(__name__)
 _LIBRARIES = ("cifar-ray", "torch", "torchvision", "ray", "numpy", "timm", "pillow")
 
 
@@ -60,11 +62,18 @@ def _find(store: ModelStore, name: str, manifest: Manifest, run: TrainedRun) -> 
 
 
 def _gallery(run: TrainedRun, splits: TrainingSplits, limit: int) -> dict[str, bytes]:
-    """The model's mistakes, at most `limit` of them with their pictures, for the server's page; empty without test images."""
+    """The model's mistakes, at most `limit` of them with their pictures, for the server's page; empty without test images.
+
+    Whatever goes wrong with it costs the gallery, not the model.
+    """
     test, judged = splits.test, run.result.test_judged
     if test is None or judged is None:
         return {}
-    return {GALLERY_FILE: encode_gallery(judged, test.images, test.class_names, test.name_of, "test", limit)}
+    try:
+        return {GALLERY_FILE: encode_gallery(judged, test.images, test.class_names, test.name_of, "test", limit)}
+    except Exception as error:
+        _logger.warning("the model is saved without its gallery: %s: %s", type(error).__name__, error)
+        return {}
 
 
 def describe(run: TrainedRun, config: TrainConfig, splits: TrainingSplits) -> Manifest:

@@ -121,3 +121,42 @@ def test_train_tells_on_a_terminal_what_it_does_from_its_start_to_its_end(tmp_pa
     places = [seen.decode().find(text) for text in expected]
     assert -1 not in places, seen.decode()
     assert places == sorted(places)
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_reader_that_goes_away_costs_its_lines_and_not_the_work(name: str, tmp_path: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from cifar_ray.cli import exits
+
+def work():
+    for number in range(3):
+        print("line", number, file=sys.{name}, flush=True)
+    Path({str(tmp_path / "done")!r}).touch()
+    return 7
+
+sys.exit(exits.run(work))
+"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, name: writer}
+    done = subprocess.run([sys.executable, "-c", code], **streams, check=False)  # type: ignore[call-overload]
+    os.close(writer)
+    assert (done.returncode, (tmp_path / "done").exists()) == (7, True)
+    assert not done.stdout
+    assert not done.stderr
+
+
+def test_a_name_that_the_terminal_cannot_show_is_written_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    with Liveness():
+        print("caf\udce9", "漢")
+    assert out.buffer.getvalue() == b"caf\\udce9 \\u6f22\n"
+
+
+def test_closed_streams_are_borne() -> None:
+    code = "import sys; from cifar_ray.cli import exits; sys.exit(exits.run(lambda: print(1) or 7))"
+    for closed in (">&-", "2>&-"):
+        assert subprocess.run(["/bin/sh", "-c", f'"$0" -c "$1" {closed}', sys.executable, code], check=False).returncode == 7

@@ -7,7 +7,9 @@ import pytest
 
 from cifar_ray.cli import training_flags
 from cifar_ray.config import TrainConfig, parse_config
+from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.errors import ConfigError, DataError
+from cifar_ray.training import job
 from cifar_ray.training.records.checkpoint import Place
 from cifar_ray.training.records.results import EpochReport
 from cifar_ray.training.records.run_folder import Run
@@ -39,6 +41,20 @@ def test_another_config_under_the_same_name_is_refused_with_what_differs(begun: 
         Run(config(begun, epochs=9, optimizer={"lr": 0.5}))
     assert "\n" not in str(caught.value)
     assert "seed" not in str(caught.value)
+
+
+def test_of_two_runs_of_one_name_at_the_same_time_the_first_decides(tmp_path: Path) -> None:
+    first, same, other = Run(config(tmp_path)), Run(config(tmp_path)), Run(config(tmp_path, epochs=9))
+    first.begin()
+    same.begin()
+    with pytest.raises(ConfigError, match=r"run 'run' in .* was started just now with another config; it has epochs 8 \(now 9\); choose"):
+        other.begin()
+    assert Run(config(tmp_path)).is_resumed, "the config is still that of the first"
+
+
+def test_default_names_of_runs_that_start_in_the_same_second_differ(tmp_path: Path, stripes: DatasetSplits) -> None:
+    names = {job.with_name(config(tmp_path, name=None), stripes).name for _ in range(3)}
+    assert len(names) == 3
 
 
 def test_never_refuses_any_run_that_exists(begun: Path) -> None:

@@ -16,6 +16,7 @@ from cifar_ray.metrics.calibration import calibrate
 from cifar_ray.metrics.trust import Trust
 from cifar_ray.store import ModelStore
 from cifar_ray.store.gallery import GALLERY_FILE
+from cifar_ray.training import save_model as saving
 from cifar_ray.training.job import JobResult
 from cifar_ray.training.loop.fit import fit
 from cifar_ray.training.loop.trainer import Trainer
@@ -143,3 +144,29 @@ def test_gallery_0_keeps_the_matrix_and_no_picture_of_the_user(stripes: DatasetS
     assert "60 pictures)" in summary
     built_in = JobResult(config, run, saved).summary()
     assert "of your test pictures" not in built_in
+
+
+def test_a_gallery_that_cannot_be_made_does_not_cost_the_model(
+    stripes: DatasetSplits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = parse_config(TrainConfig, {"model": "small_cnn", "epochs": 1, "batch_size": 40, "storage": str(tmp_path)})
+    run = train(stripes, config)
+
+    def fail(*_: object) -> bytes:
+        raise UnicodeEncodeError("utf-8", "\udce9", 0, 1, "surrogates not allowed")
+
+    monkeypatch.setattr(saving, "encode_gallery", fail)
+    saved = save_model(run, config, stripes)
+    assert (saved.bundle.reference, saved.promoted, saved.pictures) == ("stripes@1", True, 0)
+    assert "the model is saved without its gallery: UnicodeEncodeError" in caplog.text
+
+
+def test_names_of_old_archives_are_shown_escaped_in_the_gallery(stripes: DatasetSplits, tmp_path: Path) -> None:
+    config = parse_config(TrainConfig, {"model": "small_cnn", "epochs": 1, "batch_size": 40, "storage": str(tmp_path)})
+    run = train(stripes, config)
+    assert stripes.test is not None
+    named = dataclasses.replace(stripes.test, files=np.array([b"caf\xe9-%d.jpg" % row for row in range(60)]))
+    bundle = save_model(run, config, dataclasses.replace(stripes, test=named)).bundle
+    mistakes = json.loads(bundle.attachments[GALLERY_FILE])["mistakes"]
+    assert mistakes
+    assert all(one["name"].startswith("caf\\xe9-") for one in mistakes)

@@ -1,5 +1,7 @@
 """No command is silent: where nothing is printed for a while, this says what is being done and for how long.
 
+And no command ends because nobody reads on: output may fail (`| head`, a terminal that is gone, a full disk), the work may not.
+
 On a terminal it is one line that is rewritten, and goes away when something else is printed. In a pipe or a log it is a plain line.
 Imports only the standard library, so that it starts before anything slow.
 """
@@ -89,6 +91,7 @@ class Liveness:
     def __enter__(self) -> Self:
         self._began_s = time.monotonic()
         begin("loading libraries")
+        sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: PTH123, SIM115  closed by >&-
         self._error = sys.stderr
         self._on_terminal = is_terminal(sys.stderr)
         self._streams = [_Watched(stream, self) for stream in (sys.stdout, sys.stderr)]
@@ -99,8 +102,9 @@ class Liveness:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
-        self.before_write(counts=False)
         out, error = self._streams
+        for stream in (out, error):
+            stream.flush()
         if sys.stdout is out:
             sys.stdout = out.stream
         if sys.stderr is error:
@@ -160,11 +164,29 @@ class _Watched:
     def write(self, text: str) -> int:
         with self._liveness._lock:
             self._liveness.before_write()
-            return self.stream.write(text)
+            try:
+                return self.stream.write(text)
+            except UnicodeEncodeError:
+                return self.stream.write(text.encode("ascii", "backslashreplace").decode())
+            except OSError:
+                self._give_up()
+                return len(text)
 
     def flush(self) -> None:
         self._liveness.before_write(counts=False)  # another program may write next
-        self.stream.flush()
+        try:
+            self.stream.flush()
+        except OSError:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Nobody reads on: what follows goes nowhere, also what Python writes at its end."""
+        try:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.stream.fileno())
+            os.close(nowhere)
+        except (OSError, ValueError):
+            return
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)

@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from cifar_ray.config import printable
+
 _RANKED = pa.struct([("class_id", pa.int32()), ("class_name", pa.string()), ("probability", pa.float32())])
 SCHEMA = pa.schema(
     [
@@ -35,7 +37,7 @@ def sound_row(name: str, ranked: list[Row], abstain: bool) -> Row:
     """A row of `SCHEMA` with a prediction; `ranked` contains its classes, most likely first."""
     best = ranked[0]
     return {
-        "file": name,
+        "file": printable(name),
         "class_id": best["class_id"],
         "class_name": best["class_name"],
         "confidence": best["probability"],
@@ -47,4 +49,4 @@ def sound_row(name: str, ranked: list[Row], abstain: bool) -> Row:
 
 def broken_row(name: str, reason: object) -> Row:
     """A row of `SCHEMA` for a picture that cannot be decoded."""
-    return {"file": name, "error": str(reason)}
+    return {"file": printable(name), "error": printable(str(reason))}

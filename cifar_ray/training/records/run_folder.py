@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,9 @@ from cifar_ray.training.records.checkpoint import Checkpoints
 from cifar_ray.training.records.results import EpochReport
 from cifar_ray.training.records.saved_runs import CONFIG_FILE, read_config
 
+_logger = logging.getLogger(__name__)
 _DATA_FILE, _END_FILE = "data.sha256", "finished.json"
+_CLAIMS = "claims"
 _FREE = {"checkpoint_every", "cluster", "max_failures", "num_workers", "worker_timeout_s", "storage"}  # may change when a run resumes
 
 
@@ -90,12 +93,16 @@ class Run:
         return more and not _differences(saved | {"epochs": self.config.epochs}, self.config) and bool(self.checkpoints.places())
 
     def begin(self) -> StorageProbe:
-        """Write the config, so that the same command resumes this run, and the fingerprint of the data set.
+        """Claim the name, and write the config, so that the same command resumes this run, and the fingerprint of the data set.
 
         Returns:
             The probe by which workers check that they see this folder.
+
+        Raises:
+            ConfigError: if another process has claimed the name for another config since this one looked.
         """
         if not self.is_resumed:
+            self._claim()
             self.files.replace(_DATA_FILE, self._fingerprint.encode())
             self.files.replace(CONFIG_FILE, to_yaml(self.config).encode())
         if self._extends is not None:
@@ -104,6 +111,15 @@ class Run:
             self.files.replace(_END_FILE, json.dumps(end, indent=1).encode())
             self.files.replace(CONFIG_FILE, to_yaml(self.config).encode())
         return StorageProbe.place(self.files)
+
+    def _claim(self) -> None:
+        """Of all processes that start a run of this name at the same time, the first one decides its config."""
+        if self.files.add_numbered(_CLAIMS, {CONFIG_FILE: to_yaml(self.config).encode()}) == 1:
+            return
+        first = read_config(self.files, f"{_CLAIMS}/1/{CONFIG_FILE}")
+        if first is not None and (changes := _differences(first, self.config)):
+            where = f"name: run {self.name!r} in {self.config.storage}/runs"
+            raise ConfigError(f"{where} was started just now with another config; it has {', '.join(changes)}; choose another --name")
 
     def extra_config(self, name: str) -> TrainConfig | None:
         """The config of a later phase of this run, as `save_extra_config` wrote it; `None` if there is none.
@@ -125,10 +141,13 @@ class Run:
         return later
 
     def write_history(self, reports: Sequence[EpochReport]) -> None:
-        """Write history and curves."""
-        self.files.replace("history.csv", history.to_csv(reports))
-        self.files.replace("history.json", history.to_json(reports))
-        self.files.replace("curves.png", curves.draw_curves(reports, self.name))
+        """Write history and curves. What goes wrong there is logged: it must not cost the model, which is saved later."""
+        try:
+            self.files.replace("history.csv", history.to_csv(reports))
+            self.files.replace("history.json", history.to_json(reports))
+            self.files.replace("curves.png", curves.draw_curves(reports, self.name))
+        except Exception as error:
+            _logger.warning("history and curves of run %s are not written: %s: %s", self.name, type(error).__name__, error)
 
     def finish(self, **about: Any) -> None:
         """Mark the run as finished, and keep only the last checkpoint."""
