@@ -17,8 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serves as the flags say; the command line's own where `argv` is `None`."""
     command: ServeCommand = cli.parse(ServeCommand, argv, PROG)
     print(f"starting the server for {command.check()}", file=sys.stderr, flush=True)
-    serve_until_signal(command.arguments(), command.host, command.port, liveness.begin, _say_ready)
-    return 0
+    return 128 + serve_until_signal(command.arguments(), command.host, command.port, liveness.begin, _say_ready)
 
 
 def _say_ready(url: str, model: str) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cifar_ray.cluster.process import prepare_children
 from cifar_ray.errors import ResourceError
+
+_ANSWER_S = 5.0
 
 
 @contextmanager
@@ -19,7 +24,7 @@ def ray_cluster(choice: str = "auto", shows_logs: bool = False) -> Iterator[None
         shows_logs: whether what the workers print appears here, as a server's log should.
 
     Raises:
-        ResourceError: if there is no cluster at the address.
+        ResourceError: if there is no cluster at the address, or Ray does not start.
     """
     import ray
 
@@ -28,6 +33,7 @@ def ray_cluster(choice: str = "auto", shows_logs: bool = False) -> Iterator[None
         return
     if not shows_logs:  # a job that computes
         prepare_children()
+    _check_answers(_address(choice), f"--cluster {choice}" if choice != "auto" else "RAY_ADDRESS")
     # A job scheduler often sends SIGTERM to all processes of a job. Ray's processes inherit the blocked signal, so that workers can save.
     blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
@@ -36,16 +42,34 @@ def ray_cluster(choice: str = "auto", shows_logs: bool = False) -> Iterator[None
             ray.init(address=address, include_dashboard=False, log_to_driver=shows_logs, logging_level="error")
         else:
             ray.init(address=choice, log_to_driver=shows_logs, logging_level="error")
-    except (ConnectionError, ValueError) as error:
-        if choice in ("auto", "start"):
-            raise
-        reason = str(error).partition("\n")[0]
-        raise ResourceError(
-            f"--cluster {choice}: no Ray cluster answers ({reason}); `ray status` on the cluster tells its address"
-        ) from None
+    except Exception as error:  # Ray raises a dozen kinds, whose tracebacks say nothing to a user
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ResourceError(f"Ray {'did not start' if _address(choice) is None else 'could not be reached'}: {reason}") from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked_before)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _address(choice: str) -> str | None:
+    """Address of the cluster that is chosen; `None` if Ray looks for one on this machine, or starts it."""
+    if choice == "start":
+        return None
+    address = os.environ.get("RAY_ADDRESS", "") if choice == "auto" else choice
+    return None if address in ("", "auto", "local") else address
+
+
+def _check_answers(address: str | None, setting: str) -> None:
+    """Refuses an address where nothing listens. Ray itself would try for a minute, and print what its libraries meet."""
+    found = re.fullmatch(r"(?:ray://)?\[?([^\]]+?)\]?:(\d+)", address or "")
+    if found is None:
+        return
+    try:
+        socket.create_connection((found[1], int(found[2])), _ANSWER_S).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ResourceError(
+            f"{setting}: no Ray cluster answers at {address} ({reason}); `ray status` on the cluster tells its address"
+        ) from None

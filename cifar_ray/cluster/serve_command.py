@@ -63,7 +63,7 @@ def serving(arguments: Mapping[str, Any], host: str, port: int, on_stage: Callab
 
 def serve_until_signal(
     arguments: Mapping[str, Any], host: str, port: int, on_stage: Callable[[str], object], on_ready: Callable[[str, str], object]
-) -> None:
+) -> int:
     """Serve until Ctrl-C or SIGTERM; a second signal stops at once.
 
     Args:
@@ -72,6 +72,9 @@ def serve_until_signal(
         port: as for `serving`.
         on_stage: as for `serving`.
         on_ready: receives the address and the model, once the server answers.
+
+    Returns:
+        The signal.
 
     Raises:
         Interrupted: if a signal comes during the start, or a second one.
@@ -88,6 +91,8 @@ def serve_until_signal(
         while not stop.is_set():
             stop.wait(3600)  # without a limit, Python would not handle signals on every platform
         on_stage("stopping the server")
+    assert signals.received is not None, "nothing else ends it"  # noqa: S101
+    return signals.received
 
 
 def ready_model(url: str) -> str | None:

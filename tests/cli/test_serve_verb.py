@@ -39,8 +39,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Arguments, host and port of the servers that would be started."""
     servers: list[dict[str, Any]] = []
 
-    def start(arguments: dict[str, Any], host: str, port: int, *_: object) -> None:
+    def start(arguments: dict[str, Any], host: str, port: int, *_: object) -> int:
         servers.append({"arguments": arguments, "host": host, "port": port})
+        return signal.SIGINT
 
     monkeypatch.setattr(serve, "serve_until_signal", start)
     return servers
@@ -141,7 +142,7 @@ def test_it_says_where_it_is_once_it_answers_and_a_signal_stops_it(
             serve._say_ready(url, model)
             signal.raise_signal(number)
 
-        serve_command.serve_until_signal({"model": "digits"}, "127.0.0.1", port, lambda _: None, ready)
+        assert serve_command.serve_until_signal({"model": "digits"}, "127.0.0.1", port, lambda _: None, ready) == number
     assert without_ray[-1] == "shutdown"
     block, url = capsys.readouterr().err, f"http://127.0.0.1:{port}"
     for expected in (f"page   {url}", f"API    {url}/predict, described at {url}/docs", "model  digits@3", "stop   Ctrl-C"):
