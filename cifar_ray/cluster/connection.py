@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cifar_ray.cluster.need import belongs_to_cluster
 from cifar_ray.cluster.process import prepare_children
 from cifar_ray.errors import ResourceError
 
@@ -38,7 +39,8 @@ def ray_cluster(choice: str = "auto", shows_logs: bool = False) -> Iterator[None
     blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         if choice in ("auto", "start"):
-            address = None if choice == "auto" else "local"
+            # a file may still name a cluster that is gone, to which Ray would try to connect
+            address = None if choice == "auto" and belongs_to_cluster() else "local"
             ray.init(address=address, include_dashboard=False, log_to_driver=shows_logs, logging_level="error")
         else:
             ray.init(address=choice, log_to_driver=shows_logs, logging_level="error")
@@ -69,7 +71,5 @@ def _check_answers(address: str | None, setting: str) -> None:
     try:
         socket.create_connection((found[1], int(found[2])), _ANSWER_S).close()
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise ResourceError(
-            f"{setting}: no Ray cluster answers at {address} ({reason}); `ray status` on the cluster tells its address"
-        ) from None
+        reason, advice = error.strerror or str(error), "`ray status` on the cluster tells its address"
+        raise ResourceError(f"{setting}: no Ray cluster answers at {address} ({reason}); {advice}") from None
