@@ -1,20 +1,22 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from cifar_ray.metrics.accuracy import evaluate_logits, softmax
-from cifar_ray.metrics.calibration import calibrate, fit_temperature
+from cifar_ray.metrics.calibration import calibrate, fit_temperature, fit_temperature_if_better
 from cifar_ray.metrics.trust import Trust
 
 Logits = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
 
-def drawn(temperature: float, count: int = 20_000) -> tuple[Logits, Labels]:
+def drawn(temperature: float, count: int = 20_000, seed: int = 0) -> tuple[Logits, Labels]:
     """Logits, and labels that come as often as the softmax of logits ÷ temperature says."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     logits = rng.normal(scale=2, size=(count, 5)).astype(np.float32)
     labels = (logits / temperature + rng.gumbel(size=logits.shape)).argmax(axis=1)
     return logits, labels
@@ -38,6 +40,36 @@ def test_probabilities_get_honest_and_no_answer_changes() -> None:
     assert figures["test_ece_uncalibrated"] > 0.1
     assert figures["test_ece"] < 0.02
     np.testing.assert_array_equal(softmax(rest, trust.temperature).argmax(axis=1), rest.argmax(axis=1))
+
+
+@pytest.mark.parametrize("count", [40, 160, 600])
+def test_few_images_do_not_make_probabilities_that_were_honest_worse(count: int) -> None:
+    everywhere, labels = drawn(1.0)
+    before = calibrate(softmax(everywhere), labels).error
+    fitted, plain = [], []
+    for seed in range(1, 41):
+        few = drawn(1.0, count, seed)
+        for found, errors in ((fit_temperature_if_better(*few), fitted), (fit_temperature(*few), plain)):
+            errors.append(calibrate(softmax(everywhere, found), labels).error)
+    assert np.mean(np.isclose(fitted, before)) >= 0.8
+    assert np.mean(fitted) - before < 0.5 * (np.mean(plain) - before)
+
+
+@pytest.mark.parametrize("count", [160, 600])
+def test_few_images_are_enough_for_a_temperature_that_is_far_off(count: int) -> None:
+    everywhere, labels = drawn(0.3)
+    before = calibrate(softmax(everywhere), labels).error
+    for seed in range(1, 11):
+        found = fit_temperature_if_better(*drawn(0.3, count, seed))
+        assert calibrate(softmax(everywhere, found), labels).error < 0.5 * before
+
+
+def test_the_line_says_how_sure_the_calibration_error_is() -> None:
+    logits, labels = drawn(0.3, 400)
+    trust = Trust.fit(logits, labels)
+    line = trust.describe(trust.metrics(logits, labels))
+    assert re.search(r"^temperature 0\.\d+: calibration error .*% → .*% \(± .* points\); abstains", line)
+    assert Trust.fit(logits[:5], labels[:5]).describe({}).startswith("temperature 1, because no other calibrates better, ")
 
 
 def test_logits_that_fit_perfectly_or_not_at_all_or_say_nothing_give_a_temperature_that_is_finite() -> None:

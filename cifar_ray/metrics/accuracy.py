@@ -71,12 +71,17 @@ def is_uneven(counts: Integers) -> bool:
 
 def evaluate_logits(logits: npt.NDArray[np.float32], labels: Integers, temperature: float = 1.0) -> Evaluation:
     """Compute loss and confusion matrix of logits `[N, C]`, divided by the temperature."""
-    classes = logits.shape[1]
+    loss = float(cross_entropies(logits, labels, temperature).sum()) / max(1, len(labels))
+    return Evaluation(loss, confusion_matrix(labels, logits.argmax(axis=1), logits.shape[1]))
+
+
+def cross_entropies(logits: Logits, labels: Integers, temperature: float = 1.0) -> Floats:
+    """Cross-entropy of each image, nats: float64 `[N]`."""
     scaled = logits.astype(np.float64) / temperature
     scaled -= scaled.max(axis=1, keepdims=True)
     log_probabilities = scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
-    loss = -float(log_probabilities[np.arange(len(labels)), labels].sum()) / max(1, len(labels))
-    return Evaluation(loss, confusion_matrix(labels, logits.argmax(axis=1), classes))
+    losses: Floats = -log_probabilities[np.arange(len(labels)), labels]
+    return losses
 
 
 def confusion_matrix(labels: Integers, predicted: Integers, classes: int) -> Integers:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cifar_ray.metrics.accuracy import Floats, Integers, Logits, ratio
+from cifar_ray.metrics.accuracy import Floats, Integers, Logits, cross_entropies, ratio, softmax
 
 _COLDEST, _HOTTEST = 0.01, 100.0
+_FOLDS, _PRIOR_IMAGES, _RESAMPLES = 5, 50, 200
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,47 @@ def calibrate(probabilities: Logits, labels: Integers, bins: int = 15) -> Calibr
     mean_confidence = ratio(np.bincount(bin_of, weights=confidence, minlength=bins), counts)
     accuracy = ratio(np.bincount(bin_of, weights=correct, minlength=bins), counts)
     return Calibration(counts.astype(np.int64), mean_confidence, accuracy)
+
+
+def calibration_spread(probabilities: Logits, labels: Integers) -> float:
+    """Standard deviation of the expected calibration error over bootstrap samples of the images: 0–1."""
+    rng = np.random.default_rng(0)
+    errors = []
+    for _ in range(_RESAMPLES):
+        rows = rng.integers(0, len(labels), len(labels))
+        errors.append(calibrate(probabilities[rows], labels[rows]).error)
+    return float(np.std(errors))
+
+
+def fit_temperature_if_better(logits: Logits, labels: Integers) -> float:
+    """`fit_temperature`, shrunk towards 1 by the number of images; 1 where it does not help on images that it was not fitted on.
+
+    With few images the temperature fits their noise. So it must prove itself in five-fold cross-validation: by a cross-entropy that is
+    lower by more than its standard error, and by a calibration error that is not higher.
+
+    Args:
+        logits: `[N, C]` of images not trained on.
+        labels: `[N]`.
+
+    Returns:
+        0.01–100.
+    """
+    if len(labels) < 2 * _FOLDS:
+        return 1.0
+    fold_of = np.random.default_rng(0).permutation(len(labels)) % _FOLDS
+    held_out = np.empty(logits.shape, np.float32)
+    for fold in range(_FOLDS):
+        part = fold_of == fold
+        held_out[part] = logits[part] / np.float32(_shrunk(logits[~part], labels[~part]))
+    gains: Floats = cross_entropies(logits, labels) - cross_entropies(held_out, labels)
+    helps = gains.mean() > gains.std() / np.sqrt(len(labels))
+    is_worse = calibrate(softmax(held_out), labels).error > calibrate(softmax(logits), labels).error
+    return _shrunk(logits, labels) if helps and not is_worse else 1.0
+
+
+def _shrunk(logits: Logits, labels: Integers) -> float:
+    """The fitted temperature, on a logarithmic scale nearer to 1 by as much as `_PRIOR_IMAGES` images for 1 would pull it."""
+    return float(fit_temperature(logits, labels) ** (len(labels) / (len(labels) + _PRIOR_IMAGES)))
 
 
 def fit_temperature(logits: Logits, labels: Integers) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_ray.metrics.accuracy import Floats, Integers, Logits, evaluate_logits, softmax
-from cifar_ray.metrics.calibration import calibrate, fit_temperature
+from cifar_ray.metrics.calibration import calibrate, calibration_spread, fit_temperature_if_better
 
 SHARE_KEPT = 0.95
 
@@ -35,7 +35,7 @@ class Trust:
             labels: `[N]`.
         """
         threshold = float(np.quantile(familiarity(logits), 1 - SHARE_KEPT, method="lower"))
-        return cls(fit_temperature(logits, labels), threshold)
+        return cls(fit_temperature_if_better(logits, labels), threshold)
 
     def abstains(self, logits: Logits) -> npt.NDArray[np.bool_]:
         """Whether the model abstains from each image, because it is less familiar than 95 % of the images of the fit: bool `[N]`."""
@@ -45,11 +45,13 @@ class Trust:
         return unfamiliar
 
     def metrics(self, logits: Logits, labels: Integers) -> dict[str, float]:
-        """Metrics on test images: loss, calibration error without and with the temperature, and fraction of abstentions."""
+        """Metrics on test images: loss, calibration error without and with the temperature and its spread, and fraction of abstentions."""
+        calibrated = softmax(logits, self.temperature)
         return {
             "test_loss": evaluate_logits(logits, labels, self.temperature).loss,
             "test_ece_uncalibrated": calibrate(softmax(logits), labels).error,
-            "test_ece": calibrate(softmax(logits, self.temperature), labels).error,
+            "test_ece": calibrate(calibrated, labels).error,
+            "test_ece_sd": calibration_spread(calibrated, labels),
             "test_abstained": float(self.abstains(logits).mean()),
         }
 
@@ -57,11 +59,14 @@ class Trust:
         """Describe temperature, calibration error and abstentions in one line."""
         if self.abstain_threshold is None:
             return "probabilities are uncalibrated and the model never abstains, because there are no validation images"
-        fitted = f"temperature {self.temperature:.3g}"
+        is_one = self.temperature == 1
+        fitted = "temperature 1, because no other calibrates better" if is_one else f"temperature {self.temperature:.3g}"
         if "test_ece" not in metrics:
             return f"{fitted}, calibration error unknown (no test images)"
+        before = "" if is_one else f"{metrics['test_ece_uncalibrated']:.2%} → "
+        spread = f" (± {100 * metrics['test_ece_sd']:.1f} points)" if "test_ece_sd" in metrics else ""
         return (
-            f"{fitted}: calibration error {metrics['test_ece_uncalibrated']:.2%} → {metrics['test_ece']:.2%}; "
+            f"{fitted}: calibration error {before}{metrics['test_ece']:.2%}{spread}; "
             f"abstains from {metrics['test_abstained']:.2%} of the test images"
         )
 

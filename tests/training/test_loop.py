@@ -128,7 +128,7 @@ def test_without_validation_all_is_trained_on_and_the_last_weights_are_kept(stri
     result, reports, _ = run(dataclasses.replace(stripes, val=None), val_fraction=0)
     assert result.best_epoch == 3
     assert [report.val_accuracy for report in reports] == [None] * 3
-    assert set(result.metrics) == {"test_accuracy", "test_loss", "test_ece", "test_ece_uncalibrated", "test_abstained"}
+    assert set(result.metrics) == {"test_accuracy", "test_loss", "test_ece", "test_ece_sd", "test_ece_uncalibrated", "test_abstained"}
     assert result.trust == Trust(temperature=1.0, abstain_threshold=None)
     assert result.metrics["test_ece"] == result.metrics["test_ece_uncalibrated"]
     assert "no validation images" in result.trust.describe(result.metrics)

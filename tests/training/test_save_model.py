@@ -68,7 +68,16 @@ def test_a_manifest_says_how_the_model_came_to_be(stripes: DatasetSplits, tmp_pa
     assert manifest.dataset_fingerprint == stripes.fingerprint
     assert manifest.test_fingerprint == stripes.test.fingerprint
     assert {"python", "torch", "ray", "cifar-ray"} <= set(manifest.library_versions)
-    ours = {"val_accuracy", "test_accuracy", "test_loss", "test_accuracy_tta", "test_ece", "test_ece_uncalibrated", "test_abstained"}
+    ours = {
+        "val_accuracy",
+        "test_accuracy",
+        "test_loss",
+        "test_accuracy_tta",
+        "test_ece",
+        "test_ece_sd",
+        "test_ece_uncalibrated",
+        "test_abstained",
+    }
     assert set(manifest.metrics) == ours
 
 
