@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cifar_ray.data import open_splits
     from cifar_ray.data.batches.loader import check_batch_size
     from cifar_ray.training import job
-    from cifar_ray.training.finetuning import describe_trained_part, fit_batch_size
+    from cifar_ray.training.finetuning import describe_trained_part, fit_batch_size, warn_of_overlap
 
     cli.show_log()
     with ProgressDisplay() as display:
@@ -30,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_batch_size(batch_size, images, command.max_workers)
     config = job.with_name(command.model_copy(update={"batch_size": batch_size}), splits)
     print(describe_trained_part(config, parent, splits.train.class_names), file=sys.stderr)
+    if warning := warn_of_overlap(parent, config, splits):
+        print(warning, file=sys.stderr)
     result = train_with_progress(config, splits, command.track, command.resume)
     print(result.summary())
     print(f"parent {parent.reference} is unchanged; {result.saved.bundle.reference} can be served beside it")

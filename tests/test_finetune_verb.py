@@ -53,6 +53,8 @@ def test_the_parents_settings_hold_at_a_tenth_of_its_rate_and_flags_change_them(
     command, parent = parse(["digits", "--storage", store.storage])
     assert parent.reference == "digits@1"
     assert (command.dataset, command.seed, command.storage, command.image_size) == ("digits", 3, store.storage, 32)
+    other_seed, _ = parse(["digits", "--storage", store.storage, "--seed", "9"])
+    assert (other_seed.seed, other_seed.seed_of_splits) == (9, 3), "what the parent has learnt does not judge its child"
     assert (command.optimizer.lr, command.epochs, command.patience, command.name) == (pytest.approx(3e-4), 3, None, None)
     assert (command.start.model, command.start.freeze, command.save_as) == ("digits@1", "none", "digits")
     command, _ = parse(

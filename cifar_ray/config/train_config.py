@@ -124,6 +124,7 @@ class TrainConfig(Config):
         description="torch.compile mode, for GPUs; default: fuse operations; max-autotune: also search kernels and record CUDA graphs",
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of splits, order, augmentation and initial weights")
+    split_seed: int | None = Field(None, ge=0, le=2**31 - 1, description="seed of the splits alone; default: seed")
     num_workers: int | str | None = Field(
         None,
         description="number of workers; default: one per GPU, or one with all CPU cores; 2:8 scales with the cluster",
@@ -161,6 +162,11 @@ class TrainConfig(Config):
             return None
         fewest, _, most = str(self.num_workers).partition(":")
         return int(fewest), int(most or fewest)
+
+    @property
+    def seed_of_splits(self) -> int:
+        """Seed by which pictures are divided into training, validation and test."""
+        return self.seed if self.split_seed is None else self.split_seed
 
     @property
     def max_workers(self) -> int:

@@ -73,12 +73,12 @@ def open_splits(config: TrainConfig, progress: StartTask = no_progress) -> Train
         return load_splits(config, progress)
     reason = "stream is always" if config.stream == "always" else f"data_memory is {allowed / 1e9:,.1f} GB"
     _logger.info("streaming: %s pictures of %d px need %.1f GB of memory on all workers, %s", f"{count:,}", size_px, needed / 1e9, reason)
-    division = repr((config.val_fraction, config.test_fraction, config.seed, config.groups))
+    division = repr((config.val_fraction, config.test_fraction, config.seed_of_splits, config.groups))
     return load_streamed(listing, size_px, config.square_policy, lambda found: _divide(config, found), division, progress)
 
 
 def _divide(config: TrainConfig, found: DatasetSplits) -> DatasetSplits:
-    splits = complete(found, config.val_fraction, config.test_fraction, config.seed)
+    splits = complete(found, config.val_fraction, config.test_fraction, config.seed_of_splits)
     return regroup(splits, parse_groups(config.groups)) if config.groups else splits
 
 

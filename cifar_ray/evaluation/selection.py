@@ -19,7 +19,7 @@ from cifar_ray.store import Manifest
 _logger = logging.getLogger(__name__)
 
 # The settings that determine which images are in which split.
-_SPLIT_SETTINGS = ("dataset", "data_dir", "val_fraction", "test_fraction", "seed", "groups")
+_SPLIT_SETTINGS = ("dataset", "data_dir", "val_fraction", "test_fraction", "seed", "split_seed", "groups")
 
 
 @dataclass(frozen=True, eq=False)

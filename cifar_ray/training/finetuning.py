@@ -9,6 +9,7 @@ from typing import Any
 
 from cifar_ray.config import TrainConfig, parse_groups
 from cifar_ray.config.merging import merge_settings
+from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.errors import ConfigError
 from cifar_ray.recipes import default_recipe, get_recipe
 from cifar_ray.store import Bundle
@@ -42,6 +43,8 @@ def inherited_settings(parent: Bundle, data: Mapping[str, str], rate_factor: flo
         raise ConfigError(f"{parent.reference} does not name its training data; pass --dataset NAME or --data-dir DIR")
     if data.get("dataset", known.get("dataset")) != known.get("dataset") or "data_dir" in data:
         known = {key: value for key, value in known.items() if key not in _DATA_SETTINGS}
+    else:  # another seed of the training must not make validation pictures of those that the parent has learnt
+        known["split_seed"] = known.get("split_seed") or known.get("seed", 0)
     values = merge_settings(recipe, known) | dict(data)
     values["optimizer"] |= {name: values["optimizer"][name] * rate_factor for name in _RATES}
     values["schedule"] = {"name": "linear", "warmup_epochs": 0.2}
@@ -61,6 +64,18 @@ def child_name(parent: Bundle, config: TrainConfig) -> str | None:
     trained = parent.manifest.train_config
     same_data = config.dataset == trained.get("dataset") and config.data_dir == trained.get("data_dir")
     return parent.name if same_data else None
+
+
+def warn_of_overlap(parent: Bundle, config: TrainConfig, splits: TrainingSplits) -> str | None:
+    """One line if pictures that the parent was trained on may be among those that judge the child; `None` if they cannot be."""
+    trained_on = parent.manifest
+    is_other = trained_on.dataset_name != splits.name or not trained_on.dataset_fingerprint
+    if is_other or config.groups or trained_on.dataset_fingerprint == splits.fingerprint:
+        return None  # groups change the labels, and so the fingerprint, but not the split
+    return (
+        f"the pictures or their split differ from those of {parent.reference}: some of those that judge the new model may be among the "
+        f"pictures that {parent.reference} was trained on, so its accuracy may be too high"
+    )
 
 
 def fit_batch_size(batch_size: int, images: int) -> int:

@@ -136,6 +136,18 @@ def test_classes_that_are_mirror_images_are_found_and_mirroring_is_left_out(tmp_
 
 
 @pytest.mark.usefixtures("plain_torch")
+def test_classes_that_are_turns_of_each_other_are_found_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The mirror image of what is turned by 90° is what is turned by 270°. No augmentation turns by so much by itself."""
+    for degrees in (0, 90, 270):
+        for number in range(30):
+            path = tmp_path / "turned" / str(degrees) / f"{number}.jpg"
+            draw(path, "left", number, (140, 140))
+            Image.open(path).convert("RGB").rotate(degrees).save(path, quality=90)
+    assert train(tmp_path / "turned", tmp_path, "--method", "probe", "--views", "2") == 0
+    assert "mirrored pictures look like another class" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("plain_torch")
 def test_ordinary_classes_keep_their_mirrored_views(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert train(photos, tmp_path, "--method", "probe", "--views", "2") == 0
     assert "mirrored pictures" not in capsys.readouterr().err
