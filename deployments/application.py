@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import sys
+from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, BackpressureConfig
@@ -90,7 +91,15 @@ def gpus_per_replica(config: ServeConfig) -> float:
     """
     if config.gpus_per_replica is not None:
         return config.gpus_per_replica
-    resources: dict[str, float] = ray.cluster_resources() if ray.is_initialized() else {"GPU": torch.cuda.device_count()}
-    available = resources.get("GPU", 0.0)
+    available = ray.cluster_resources().get("GPU", 0.0) if ray.is_initialized() else _gpus_here()
     # Ray counts in units of 1/10,000, and the sum of the shares must not exceed the GPUs
     return min(1.0, math.floor(available / config.replica_limit * 10_000) / 10_000)
+
+
+def _gpus_here() -> int:
+    """Number of GPUs of this machine; torch, whose import takes seconds, is asked only where a driver is loaded."""
+    if sys.platform == "linux" and not Path("/proc/driver/nvidia").exists():
+        return 0
+    import torch
+
+    return torch.cuda.device_count()

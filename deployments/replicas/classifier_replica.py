@@ -1,4 +1,7 @@
-"""The classifier replica: keeps models in memory and runs batches on one thread."""
+"""The classifier replica: keeps models in memory and runs batches on one thread.
+
+The process that starts the server imports this module, too, so torch and what needs it are imported where a replica begins.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,19 @@ import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 import ray
-import torch
 
 from cifar_ray.config import ResizePolicy
 from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.errors import CifarRayError, ResourceError, UnknownModelError
-from cifar_ray.inference.explain import explain
 from deployments.predicting.batcher import Batcher
 from deployments.predicting.contract import Classified, Explained, ModelInfo, Pixels, Status, StoredGallery, StoredModel, UnavailableError
-from deployments.replicas.live_models import LiveModels, LoadedModel
 from deployments.replicas.request_metrics import ModelMetrics
+
+if TYPE_CHECKING:
+    from deployments.replicas.live_models import LoadedModel
 
 POLL_S = 2.0
 
@@ -31,6 +35,10 @@ class ClassifierReplica:
     """
 
     def __init__(self, config: ServeConfig, names: tuple[str, ...] | None) -> None:
+        import torch
+
+        from deployments.replicas.live_models import LiveModels
+
         threads = compute_threads(config, _node_cores())
         self._models = LiveModels(config, "cuda" if ray.get_gpu_ids() else "cpu", names)
         self._metrics = ModelMetrics()
@@ -76,6 +84,8 @@ class ClassifierReplica:
 
     async def explain(self, image: Pixels, reference: str | None, expected: ModelInfo, class_id: int | None) -> Explained | Status:
         """Implements `Classifier`."""
+        from cifar_ray.inference.explain import explain
+
         loaded = await self._find(reference)
         if isinstance(loaded, Status):
             return loaded
