@@ -29,6 +29,8 @@ _TARGET_ONGOING_CALLS = 1.5
 _UPSCALE_DELAY_S = 5.0
 # Maximum time until a dead replica is noticed; Serve's default is 10.
 _HEALTH_CHECK_PERIOD_S = 2.0
+# Between two looks whether a replica that stops has answered its last request; Serve's default of 2 s delays each stop.
+_DRAIN_POLL_S = 0.2
 
 
 def build(config: ServeConfig) -> Application:
@@ -42,6 +44,7 @@ def build(config: ServeConfig) -> Application:
         ray_actor_options={"num_cpus": config.cpus_per_replica, "num_gpus": gpus_per_replica(config)},
         max_ongoing_requests=_CLASSIFIER_ONGOING_CALLS,
         health_check_period_s=_HEALTH_CHECK_PERIOD_S,
+        graceful_shutdown_wait_loop_s=_DRAIN_POLL_S,
         logging_config=logging,
     )(ClassifierReplica).bind(config, names_at_start(config))
     needs_shared_limits = config.api_keys is not None and config.num_ingress_replicas > 1
@@ -55,6 +58,7 @@ def build(config: ServeConfig) -> Application:
         max_queued_requests=config.queued_request_limit,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=RETRY_AFTER_S),
         health_check_period_s=_HEALTH_CHECK_PERIOD_S,
+        graceful_shutdown_wait_loop_s=_DRAIN_POLL_S,
         logging_config=quiet,
     )(serve.ingress()(IngressReplica)).bind(classifier, config, limits.bind() if needs_shared_limits else None)
 
