@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 import sys
 from collections.abc import Sequence
 
 from cifar_ray import cli
-from cifar_ray.cli.training_flags import FindLrCommand, parse_over_recipe
+from cifar_ray.cli.training_flags import FindLrCommand, flags_of_train, parse_over_recipe
 
 PROG = "cifar-ray find_lr"
 
@@ -46,21 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if ended_falling(test):
         print(f"the loss still fell at {test.rates[-1]:.3g}: pass a higher --highest")
     print(f"report     {write_report(config, splits, test, readings, MEANINGS)}")
-    flags = _flags_of_train(sys.argv[1:] if argv is None else argv)
+    flags = flags_of_train(sys.argv[1:] if argv is None else argv)
     print(f"use        cifar-ray train {' '.join([*flags, learning_rate_flags(config, test.edge)])}")
     return 0
-
-
-def _flags_of_train(arguments: Sequence[str]) -> list[str]:
-    """The flags that the user typed, quoted for a shell, without those of this verb and those of the learning rates."""
-    kept, skips = [], False
-    for argument in arguments:
-        if argument.startswith("--"):
-            name = argument.partition("=")[0].replace("_", "-")
-            skips = name in ("--steps", "--lowest", "--highest") or re.fullmatch(r"--optimizer\.(\w+-)?lr", name) is not None
-        if not skips:
-            kept.append(shlex.quote(argument))
-    return kept
 
 
 if __name__ == "__main__":

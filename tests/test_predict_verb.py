@@ -289,5 +289,8 @@ def test_names_that_are_no_utf_8_have_rows_like_the_others(store: ModelStore, tm
     Path(os.fsdecode(os.fsencode(folder) + b"/torn\xe9.png")).write_bytes(b"torn")
     out = tmp_path / f"rows.{suffix}"
     assert console.main(["predict", "pets", str(folder), "--storage", store.storage, "--out", str(out)]) == 0
-    assert b"caf\\xe9.png" in out.read_bytes().replace(b"\\\\", b"\\")
+    if suffix == "parquet":
+        assert pq.read_table(out)["file"].to_pylist()[1].endswith("caf\\xe9.png")
+    else:
+        assert b"caf\\xe9.png" in out.read_bytes().replace(b"\\\\", b"\\")
     assert "caf\\xe9.png" in capsys.readouterr().out

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
@@ -262,3 +264,15 @@ def _settings_in(file: str) -> dict[str, Any]:
     if path.parent.parent.name == "runs" and path.parent.name == values.get("name"):
         del values["name"]
     return values
+
+
+def flags_of_train(arguments: Sequence[str]) -> list[str]:
+    """The flags of `find_lr` that a user typed, quoted for a shell, without those of this verb and those of the learning rates."""
+    kept, skips = [], False
+    for argument in arguments:
+        if argument.startswith("--"):
+            name = argument.partition("=")[0].replace("_", "-")
+            skips = name in ("--steps", "--lowest", "--highest") or re.fullmatch(r"--optimizer\.(\w+-)?lr", name) is not None
+        if not skips:
+            kept.append(shlex.quote(argument))
+    return kept

@@ -13,11 +13,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from cifar_ray.errors import ResourceError
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
     from ray.util.placement_group import PlacementGroup
     from torch import Tensor
@@ -63,6 +62,8 @@ def digits_of_sklearn() -> npt.NDArray[np.float64]:
 
     Fallback: `load_digits`.
     """
+    import numpy as np
+
     spec = find_spec("sklearn")
     folders = (spec.submodule_search_locations if spec else None) or []
     for path in (Path(folder, "datasets", "data", "digits.csv.gz") for folder in folders):
