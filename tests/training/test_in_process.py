@@ -143,13 +143,13 @@ def test_an_error_that_a_further_try_would_meet_again_ends_the_run_at_once(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_saves_and_the_run_resumes_bit_for_bit(tmp_path: Path, few_stripes: DatasetSplits, number: signal.Signals) -> None:
-    long = {"epochs": 30}
+    long = {"epochs": 16}
     recorder = Recorder(lambda epoch: signal.raise_signal(number) if epoch == 2 else None)
     with pytest.raises(Interrupted, match=r"run cut is saved; resume it with: .*--resume cut") as stopped:
         train(tmp_path, "cut", few_stripes, recorder, **long)
     assert stopped.value.signal_number == number
     assert recorder.messages == ["saving and stopping (press Ctrl-C again to stop immediately)"]
-    assert 2 <= recorder.epochs[-1] < 30
+    assert 2 <= recorder.epochs[-1] < 16
     resumed = train(tmp_path, "cut", few_stripes, Recorder(), **long)
     assert is_same(resumed, train(tmp_path, "never", few_stripes, Recorder(), **long))
 

@@ -122,6 +122,7 @@ def test_a_search_that_has_ended_is_not_begun_again_nor_mixed_with_another(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_an_interrupted_search_goes_on_where_it_was_and_a_crashed_trial_does_not_end_it(ray_cluster: None, tmp_path: Path) -> None:
     space = {"batch_size": {"choice": [64, 5000, 128]}}
     options = {"scheduler": "none", "num_samples": 3, "max_concurrent": 1}
