@@ -1,5 +1,7 @@
 """The private parts of Ray and torch that cluster/private.py uses are where it expects them, and it works without them."""
 
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +65,18 @@ def test_the_digits_of_scikit_learn_are_still_there_and_are_found_without_its_im
         found = private.digits_of_sklearn()
     monkeypatch.setattr(private, "find_spec", lambda name: None)
     assert np.array_equal(found, private.digits_of_sklearn())
+
+
+def test_a_forgotten_proxy_of_a_host_is_ended_and_no_other() -> None:
+    forgotten, other = (
+        subprocess.Popen(["haproxy", "-c", "import time; time.sleep(60)", f"haproxy-serve/{node}/haproxy.cfg"], executable=sys.executable)
+        for node in ("node-a", "node-b")
+    )
+    private.end_proxies("node-a")
+    ended, lives = forgotten.wait(), other.poll() is None
+    other.kill()
+    other.wait()
+    assert (ended, lives) == (-signal.SIGKILL, True)
 
 
 def test_ray_still_keeps_the_address_of_its_cluster_in_the_same_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

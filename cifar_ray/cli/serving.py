@@ -48,10 +48,12 @@ class ServeCommand(Config):
 
     def check(self) -> str:
         """Finds what would make the server useless, before Ray starts. Returns and raises as `check_server`."""
+        from cifar_ray.cluster.serve_command import proxy_ports
         from cifar_ray.inference.preflight import check_server
 
         config = parse_config(ServeConfig, self.arguments())
-        return check_server(config, self.host, self.port, is_here=not os.environ.get("RAY_ADDRESS"))
+        is_here = not os.environ.get("RAY_ADDRESS")
+        return check_server(config, self.host, self.port, is_here=is_here, other_ports=proxy_ports())
 
 
 class DemoCommand(Config):
@@ -114,7 +116,7 @@ def run_demo(command: DemoCommand, train_flags: str) -> None:
 
     announce("Starting Ray and serving the model with Ray Serve", "serve run deployments:app model=digits")
     port = free_port()
-    with serving({"model": "digits", "storage": storage}, "127.0.0.1", port, liveness.begin):
+    with serving({"model": "digits", "storage": storage}, "127.0.0.1", port, liveness.begin, for_throughput=False):
         picture, truth = test_picture(config)
         announce(f"Asking about a picture of a {truth} from the test set", f"curl -F image=@digit.png http://localhost:{port}/predict")
         answer = ask(f"http://localhost:{port}/predict", picture)

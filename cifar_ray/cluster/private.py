@@ -7,6 +7,7 @@ Each docstring gives the purpose of the part, and the fallback or error if it ha
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -138,6 +139,20 @@ def controller_states() -> ControllerStates | None:
     except ImportError:
         return None
     return ControllerStates(ControllerCallback, (ResizingState, PreemptingState), ResizingState, RestartingState)
+
+
+def end_proxies(node_id: str) -> None:
+    """End the HAProxy processes of a host whose cluster has ended: Ray Serve forgets one that it is just replacing when it is stopped.
+
+    It keeps their files in a folder with the id of the host. Fallback: they stay, and hold their ports.
+    """
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (folder / "cmdline").read_bytes()
+            if b"haproxy" in command.partition(b"\0")[0] and node_id.encode() in command:
+                os.kill(int(folder.name), signal.SIGKILL)
+        except OSError:  # it has ended, or belongs to somebody else
+            continue
 
 
 def causes_of(error: BaseException) -> Sequence[BaseException]:

@@ -13,6 +13,8 @@ from threading import Event, Thread
 from typing import Any
 
 from cifar_ray.cluster.connection import ray_cluster
+from cifar_ray.cluster.need import belongs_to_cluster
+from cifar_ray.cluster.private import end_proxies
 from cifar_ray.cluster.signals import Signals
 
 APP = "deployments:app"  # a string, because this module does not import the server
@@ -26,21 +28,34 @@ def serve_environment() -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
+def proxy_ports() -> dict[str, int]:
+    """Further ports that HAProxy listens on, by the variables that change them; none without HAProxy."""
+    settings = serve_environment() | dict(os.environ)
+    if settings.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
+        return {}
+    defaults = {"RAY_SERVE_HAPROXY_METRICS_PORT": "9101", "RAY_SERVE_HAPROXY_STATS_PORT": "8404"}
+    return {name: int(settings.get(name, port)) for name, port in defaults.items()}
+
+
 @contextmanager
-def serving(arguments: Mapping[str, Any], host: str, port: int, on_stage: Callable[[str], object]) -> Iterator[None]:
-    """Serve on a running cluster, or on one that is started here, until the end of the block. Exported variables override `serve.env`.
+def serving(
+    arguments: Mapping[str, Any], host: str, port: int, on_stage: Callable[[str], object], *, for_throughput: bool
+) -> Iterator[None]:
+    """Serve on a running cluster, or on one that is started here, until the end of the block.
 
     Args:
         arguments: as after `serve run deployments:app`.
         host: address to listen on.
         port: port to listen on.
         on_stage: receives the name of each part of the start.
+        for_throughput: whether Ray Serve gets the settings of `serve.env`, which exported variables override.
 
     Raises:
         CifarRayError: if a setting is impossible.
     """
-    for name, value in serve_environment().items():
+    for name, value in serve_environment().items() if for_throughput else ():
         os.environ.setdefault(name, value)
+    import ray
     from ray import serve  # after the variables, and before the thread, which imports it too
 
     on_stage("starting Ray")
@@ -48,17 +63,23 @@ def serving(arguments: Mapping[str, Any], host: str, port: int, on_stage: Callab
     # imports torch meanwhile: Ray's start is mostly a wait for its processes
     imports = Thread(target=importlib.import_module, args=(f"{module}.application",), daemon=True)
     imports.start()
-    with ray_cluster(shows_logs=True):
-        imports.join()
-        application = getattr(importlib.import_module(module), attribute)(dict(arguments))
-        on_stage("starting the HTTP server")
-        serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port})
-        on_stage("loading the model")
-        serve.run(application, name=_NAME)
-        try:
-            yield
-        finally:
-            serve.shutdown()
+    was_there, node_id = ray.is_initialized() or belongs_to_cluster(), None
+    try:
+        with ray_cluster(shows_logs=for_throughput):
+            node_id = ray.get_runtime_context().get_node_id()
+            imports.join()
+            application = getattr(importlib.import_module(module), attribute)(dict(arguments))
+            on_stage("starting the HTTP server")
+            serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port})
+            on_stage("loading the model")
+            serve.run(application, name=_NAME)
+            try:
+                yield
+            finally:
+                serve.shutdown()
+    finally:
+        if node_id is not None and not was_there:
+            end_proxies(node_id)
 
 
 def serve_until_signal(
@@ -79,7 +100,7 @@ def serve_until_signal(
     Raises:
         Interrupted: if a signal comes during the start, or a second one.
     """
-    with Signals() as signals, serving(arguments, host, port, on_stage):
+    with Signals() as signals, serving(arguments, host, port, on_stage, for_throughput=True):
         signals.install()  # Ray has installed its own
         stop = Event()
         signals.ask_with(lambda _: stop.set())

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import socket
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.errors import ConfigError, ResourceError, StoreError
@@ -16,7 +18,9 @@ from cifar_ray.store.registry import ModelStore
 _RAY_BYTES, _REPLICA_BYTES, _INGRESS_BYTES = 700_000_000, 350_000_000, 120_000_000
 
 
-def check_server(config: ServeConfig, host: str, port: int, *, is_here: bool = True) -> str:
+def check_server(
+    config: ServeConfig, host: str, port: int, *, is_here: bool = True, other_ports: Mapping[str, int] = MappingProxyType({})
+) -> str:
     """Check what a server needs.
 
     Args:
@@ -24,6 +28,7 @@ def check_server(config: ServeConfig, host: str, port: int, *, is_here: bool = T
         host: address to listen on.
         port: port to listen on.
         is_here: whether the server will run on this machine; otherwise only the model is checked.
+        other_ports: what else it listens on, on all interfaces, by the variable that changes it.
 
     Returns:
         The model that the server will serve, and why if the config names none.
@@ -35,7 +40,9 @@ def check_server(config: ServeConfig, host: str, port: int, *, is_here: bool = T
     """
     model = _find_model(config)
     if is_here:
-        _check_port(host, port)
+        _check_port(host, port, "choose another port: cifar-ray serve --port N")
+        for variable, other in other_ports.items():
+            _check_port("0.0.0.0", other, f"export {variable}=N")  # noqa: S104  as HAProxy does
         _check_memory(config)
     return model
 
@@ -52,15 +59,13 @@ def _find_model(config: ServeConfig) -> str:
     return f"{names[0]}{others}"
 
 
-def _check_port(host: str, port: int) -> None:
+def _check_port(host: str, port: int, advice: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         socket.create_server((host, port), family=family).close()
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
-        raise ConfigError(
-            f"cannot listen on {host}:{port} ({reason}); stop what uses it, or choose another port: cifar-ray serve --port N"
-        ) from None
+        raise ConfigError(f"cannot listen on {host}:{port} ({reason}); stop what uses it, or {advice}") from None
 
 
 def _check_memory(config: ServeConfig) -> None:

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -60,16 +61,21 @@ def test_flags_become_the_settings_of_the_server(storage: Path, started: list[di
 
 
 def test_a_server_that_would_be_useless_is_refused_in_one_line_before_ray_starts(
-    storage: Path, tmp_path: Path, started: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+    storage: Path, tmp_path: Path, started: list[dict[str, Any]], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
+        monkeypatch.setenv("RAY_SERVE_HAPROXY_STATS_PORT", port)
         for arguments, reason in (
             (["nosuch", "--storage", str(storage)], "nosuch"),
             (["digits@9", "--storage", str(storage)], "digits"),
             (["--storage", str(tmp_path / "empty")], "no model in"),
             (["digits", "--storage", str(storage), "--port", port], f"cannot listen on 127.0.0.1:{port} (Address already in use)"),
             (["digits", "--storage", str(storage), "--port", "99999"], "port"),
+            (
+                ["digits", "--storage", str(storage), "--port", str(free_port())],
+                f"0.0.0.0:{port} (Address already in use); stop what uses it, or export",
+            ),
         ):
             assert console.main(["serve", *arguments]) == 2
             error = capsys.readouterr().err
@@ -97,6 +103,10 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What Ray is told, instead of starting it."""
     told: list[str] = []
     monkeypatch.setattr(serve_command, "ray_cluster", lambda **_: nullcontext())
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "node-of-the-test"))
+    monkeypatch.setattr(serve_command, "belongs_to_cluster", lambda: False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(serve_command, "end_proxies", lambda node_id: told.append(f"end proxies of {node_id}"))
     monkeypatch.setattr(ray_serve, "start", lambda **options: told.append(f"start {options['http_options']}"))
     monkeypatch.setattr(ray_serve, "run", lambda application, name: told.append(f"run {name} {application}"))
     monkeypatch.setattr(ray_serve, "shutdown", lambda: told.append("shutdown"))
@@ -111,10 +121,11 @@ def test_it_starts_ray_serve_with_the_projects_settings_and_what_is_exported_win
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAY_SERVE_HAPROXY_NBTHREAD", "3")
     stages: list[str] = []
-    with serve_command.serving({"model": "digits"}, "0.0.0.0", 8001, stages.append):  # noqa: S104  (nothing listens)
+    anywhere = "0.0.0.0"  # noqa: S104  (nothing listens)
+    with serve_command.serving({"model": "digits"}, anywhere, 8001, stages.append, for_throughput=True):
         assert without_ray == ["start {'host': '0.0.0.0', 'port': 8001}", "run default digits"]
         assert (os.environ["RAY_SERVE_HAPROXY_NBTHREAD"], os.environ["RAY_SERVE_ENABLE_HA_PROXY"]) == ("3", "1")
-    assert without_ray[-1] == "shutdown"
+    assert without_ray[-2:] == ["shutdown", "end proxies of node-of-the-test"]
     assert stages == ["starting Ray", "starting the HTTP server", "loading the model"]
 
 
@@ -143,7 +154,7 @@ def test_it_says_where_it_is_once_it_answers_and_a_signal_stops_it(
             signal.raise_signal(number)
 
         assert serve_command.serve_until_signal({"model": "digits"}, "127.0.0.1", port, lambda _: None, ready) == number
-    assert without_ray[-1] == "shutdown"
+    assert without_ray[-2:] == ["shutdown", "end proxies of node-of-the-test"]
     block, url = capsys.readouterr().err, f"http://127.0.0.1:{port}"
     for expected in (f"page   {url}", f"API    {url}/predict, described at {url}/docs", "model  digits@3", "stop   Ctrl-C"):
         assert expected in block
