@@ -9,7 +9,7 @@ from cifar_ray import cli
 from cifar_ray.cli.serving import DemoCommand, run_demo
 
 PROG = "cifar-ray demo"
-TRAIN_FLAGS = "--dataset digits"
+TRAIN_FLAGS = "--dataset digits --epochs 8"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
