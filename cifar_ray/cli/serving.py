@@ -20,6 +20,7 @@ from cifar_ray.config.serve_config import ServeConfig
 if TYPE_CHECKING:
     from cifar_ray.data import ImageDataset
 
+DEMO_APPLICATION = "cifar-ray-demo"
 _TIMEOUT_S = 60
 
 
@@ -116,7 +117,8 @@ def run_demo(command: DemoCommand, train_flags: str) -> None:
 
     announce("Starting Ray and serving the model with Ray Serve", "serve run deployments:app model=digits")
     port = free_port()
-    with serving({"model": "digits", "storage": storage}, "127.0.0.1", port, liveness.begin, for_throughput=False):
+    arguments = {"model": "digits", "storage": storage}
+    with serving(arguments, "127.0.0.1", port, liveness.begin, name=DEMO_APPLICATION, for_throughput=False):
         picture, truth = test_picture(config)
         announce(f"Asking about a picture of a {truth} from the test set", f"curl -F image=@digit.png http://localhost:{port}/predict")
         answer = ask(f"http://localhost:{port}/predict", picture)

@@ -7,19 +7,22 @@ import json
 import os
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.resources import files
-from threading import Event, Thread
+from threading import Event
 from typing import Any
 
 from cifar_ray.cluster.connection import ray_cluster
+from cifar_ray.cluster.failures import last_line
 from cifar_ray.cluster.need import belongs_to_cluster
 from cifar_ray.cluster.private import end_proxies
 from cifar_ray.cluster.signals import Signals
+from cifar_ray.errors import ResourceError
 
 APP = "deployments:app"  # a string, because this module does not import the server
-_NAME = "default"  # of the application, as in `serve run`
-_POLL_S, _TIMEOUT_S = 0.1, 5.0
+_POLL_S, _TIMEOUT_S, _LONG_S = 0.1, 5.0, 3600.0
+_READY_POLLS = 300
+_LOGS = "/tmp/ray/session_latest/logs/serve"  # noqa: S108  where Ray keeps them
 
 
 def serve_environment() -> dict[str, str]:
@@ -39,7 +42,7 @@ def proxy_ports() -> dict[str, int]:
 
 @contextmanager
 def serving(
-    arguments: Mapping[str, Any], host: str, port: int, on_stage: Callable[[str], object], *, for_throughput: bool
+    arguments: Mapping[str, Any], host: str, port: int, on_stage: Callable[[str], object], *, name: str, for_throughput: bool
 ) -> Iterator[None]:
     """Serve on a running cluster, or on one that is started here, until the end of the block.
 
@@ -48,35 +51,36 @@ def serving(
         host: address to listen on.
         port: port to listen on.
         on_stage: receives the name of each part of the start.
+        name: of the application in Ray Serve; on a running cluster, those of other names stay.
         for_throughput: whether Ray Serve gets the settings of `serve.env`, which exported variables override.
 
     Raises:
-        CifarRayError: if a setting is impossible.
+        ResourceError: if the server does not start.
     """
-    for name, value in serve_environment().items() if for_throughput else ():
-        os.environ.setdefault(name, value)
+    for variable, value in serve_environment().items() if for_throughput else ():
+        os.environ.setdefault(variable, value)
     import ray
-    from ray import serve  # after the variables, and before the thread, which imports it too
+    from ray import serve  # after the variables
 
     on_stage("starting Ray")
     module, _, attribute = APP.partition(":")
-    # imports torch meanwhile: Ray's start is mostly a wait for its processes
-    imports = Thread(target=importlib.import_module, args=(f"{module}.application",), daemon=True)
-    imports.start()
+    make_application = getattr(importlib.import_module(module), attribute)
     was_there, node_id = ray.is_initialized() or belongs_to_cluster(), None
     try:
         with ray_cluster(shows_logs=for_throughput):
             node_id = ray.get_runtime_context().get_node_id()
-            imports.join()
-            application = getattr(importlib.import_module(module), attribute)(dict(arguments))
-            on_stage("starting the HTTP server")
-            serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port})
-            on_stage("loading the model")
-            serve.run(application, name=_NAME)
+            on_stage("starting the HTTP server and the model")
+            try:
+                serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port})
+                serve.run(make_application(dict(arguments)), name=name)
+            except Exception as error:  # of a replica, a proxy or Ray; its log tells more
+                reason = last_line(str(error)) or type(error).__name__
+                raise ResourceError(f"the server did not start: {reason}; see the log above, or {_LOGS}") from error
             try:
                 yield
             finally:
-                serve.shutdown()
+                with suppress(ray.exceptions.RayError):
+                    serve.delete(name)
     finally:
         if node_id is not None and not was_there:
             end_proxies(node_id)
@@ -98,19 +102,20 @@ def serve_until_signal(
         The signal.
 
     Raises:
+        ResourceError: if the server does not start.
         Interrupted: if a signal comes during the start, or a second one.
     """
-    with Signals() as signals, serving(arguments, host, port, on_stage, for_throughput=True):
+    with Signals() as signals, serving(arguments, host, port, on_stage, name="default", for_throughput=True):
         signals.install()  # Ray has installed its own
         stop = Event()
         signals.ask_with(lambda _: stop.set())
-        url, model = local_url(host, port), None
-        while model is None and not stop.wait(_POLL_S):
-            model = ready_model(url)
-        if model is not None:
-            on_ready(url, model)
-        while not stop.is_set():
-            stop.wait(3600)  # without a limit, Python would not handle signals on every platform
+        url, model, asked = local_url(host, port), None, 0
+        while model is None and asked < _READY_POLLS and not stop.wait(_POLL_S):
+            model, asked = ready_model(url), asked + 1
+        if not stop.is_set():
+            on_ready(url, model or "unknown: the server runs, but does not answer this machine at this address")
+        while not stop.wait(_LONG_S):  # without a limit, Python would not handle signals on every platform
+            continue
         on_stage("stopping the server")
     assert signals.received is not None, "nothing else ends it"  # noqa: S101
     return signals.received

@@ -22,7 +22,7 @@ import deployments
 from cifar_ray import __main__ as console
 from cifar_ray import serve
 from cifar_ray.cluster import serve_command
-from cifar_ray.errors import Interrupted
+from cifar_ray.errors import Interrupted, ResourceError
 from cifar_ray.inference import preflight
 from cifar_ray.store import ModelStore
 
@@ -109,7 +109,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(serve_command, "end_proxies", lambda node_id: told.append(f"end proxies of {node_id}"))
     monkeypatch.setattr(ray_serve, "start", lambda **options: told.append(f"start {options['http_options']}"))
     monkeypatch.setattr(ray_serve, "run", lambda application, name: told.append(f"run {name} {application}"))
-    monkeypatch.setattr(ray_serve, "shutdown", lambda: told.append("shutdown"))
+    monkeypatch.setattr(ray_serve, "delete", lambda name: told.append(f"delete {name}"))
     monkeypatch.setattr(deployments, "app", lambda arguments: arguments["model"])
     return told
 
@@ -122,11 +122,11 @@ def test_it_starts_ray_serve_with_the_projects_settings_and_what_is_exported_win
     monkeypatch.setenv("RAY_SERVE_HAPROXY_NBTHREAD", "3")
     stages: list[str] = []
     anywhere = "0.0.0.0"  # noqa: S104  (nothing listens)
-    with serve_command.serving({"model": "digits"}, anywhere, 8001, stages.append, for_throughput=True):
+    with serve_command.serving({"model": "digits"}, anywhere, 8001, stages.append, name="default", for_throughput=True):
         assert without_ray == ["start {'host': '0.0.0.0', 'port': 8001}", "run default digits"]
         assert (os.environ["RAY_SERVE_HAPROXY_NBTHREAD"], os.environ["RAY_SERVE_ENABLE_HA_PROXY"]) == ("3", "1")
-    assert without_ray[-2:] == ["shutdown", "end proxies of node-of-the-test"]
-    assert stages == ["starting Ray", "starting the HTTP server", "loading the model"]
+    assert without_ray[-2:] == ["delete default", "end proxies of node-of-the-test"]
+    assert stages == ["starting Ray", "starting the HTTP server and the model"]
 
 
 class Ready(BaseHTTPRequestHandler):
@@ -154,7 +154,7 @@ def test_it_says_where_it_is_once_it_answers_and_a_signal_stops_it(
             signal.raise_signal(number)
 
         assert serve_command.serve_until_signal({"model": "digits"}, "127.0.0.1", port, lambda _: None, ready) == number
-    assert without_ray[-2:] == ["shutdown", "end proxies of node-of-the-test"]
+    assert without_ray[-2:] == ["delete default", "end proxies of node-of-the-test"]
     block, url = capsys.readouterr().err, f"http://127.0.0.1:{port}"
     for expected in (f"page   {url}", f"API    {url}/predict, described at {url}/docs", "model  digits@3", "stop   Ctrl-C"):
         assert expected in block
@@ -162,11 +162,35 @@ def test_it_says_where_it_is_once_it_answers_and_a_signal_stops_it(
 
 def test_a_signal_before_it_answers_stops_it_too(without_ray: list[str]) -> None:
     def stage(name: str) -> None:
-        if name == "loading the model":
+        if name == "starting the HTTP server and the model":
             signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(Interrupted):
         serve_command.serve_until_signal({"model": "digits"}, "127.0.0.1", free_port(), stage, lambda *_: None)
+
+
+def test_a_server_that_does_not_start_is_one_line_and_leaves_no_proxy(without_ray: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("Traceback of a replica\n  …\nOSError: no space left on device")
+
+    monkeypatch.setattr(ray_serve, "run", fail)
+    with pytest.raises(
+        ResourceError, match=r"^the server did not start: OSError: no space left on device; see the log above, or /tmp/ray/"
+    ):
+        serve_command.serve_until_signal({"model": "digits"}, "127.0.0.1", free_port(), lambda _: None, lambda *_: None)
+    assert without_ray[-1] == "end proxies of node-of-the-test"
+
+
+def test_a_server_on_hosts_that_this_machine_does_not_reach_is_said_to_run(without_ray: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve_command, "_READY_POLLS", 2)
+    said: list[str] = []
+
+    def ready(url: str, model: str) -> None:
+        said.append(model)
+        signal.raise_signal(signal.SIGTERM)
+
+    serve_command.serve_until_signal({"model": "digits"}, "127.0.0.1", free_port(), lambda _: None, ready)
+    assert said == ["unknown: the server runs, but does not answer this machine at this address"]
 
 
 def test_too_little_memory_is_said_before_ray_starts(
