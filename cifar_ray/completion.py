@@ -33,12 +33,22 @@ def commands() -> dict[str, Any]:
     from cifar_ray.cli import cache_commands, key_commands, model_flags, serving, store_commands, training_flags
 
     return {
-        **{"train": training_flags.TrainCommand, "tune": training_flags.TuneCommand, "finetune": training_flags.FinetuneCommand},
-        **{"find_lr": training_flags.FindLrCommand, "evaluate": model_flags.EvaluateCommand, "compare": model_flags.CompareCommand},
-        **{"stats": model_flags.StatsCommand, "predict": model_flags.PredictCommand, "calibrate": model_flags.CalibrateCommand},
-        **{"quantize": model_flags.QuantizeCommand, "serve": serving.ServeCommand, "demo": serving.DemoCommand},
-        **{"keys": key_commands.KeyCommands, "cache": cache_commands.CacheCommands, "store": store_commands.StoreCommands},
+        "train": training_flags.TrainCommand,
+        "tune": training_flags.TuneCommand,
+        "evaluate": model_flags.EvaluateCommand,
+        "compare": model_flags.CompareCommand,
+        "stats": model_flags.StatsCommand,
+        "finetune": training_flags.FinetuneCommand,
+        "find_lr": training_flags.FindLrCommand,
+        "predict": model_flags.PredictCommand,
+        "calibrate": model_flags.CalibrateCommand,
+        "quantize": model_flags.QuantizeCommand,
+        "serve": serving.ServeCommand,
+        "keys": key_commands.KeyCommands,
+        "cache": cache_commands.CacheCommands,
+        "store": store_commands.StoreCommands,
         "completion": CompletionCommand,
+        "demo": serving.DemoCommand,
     }
 
 

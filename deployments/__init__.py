@@ -1,14 +1,12 @@
 """The HTTP server: `serve run deployments:app [key=value …]`; `ServeConfig` lists the keys."""
 
-import os
-from pathlib import Path
 from typing import Any
 
 import click
-import ray
 from ray.serve import Application
 from ray.serve.config import HTTPOptions
 
+from cifar_ray.cluster.need import belongs_to_cluster
 from cifar_ray.config import parse_config
 from cifar_ray.errors import CifarRayError, ConfigError
 
@@ -55,4 +53,4 @@ def _starts_ray() -> bool:
     command = click.get_current_context(silent=True)
     if command is None or command.info_name != "run" or command.params.get("address"):
         return False
-    return not ray.is_initialized() and not Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray/ray_current_cluster").exists()  # noqa: S108
+    return not belongs_to_cluster()

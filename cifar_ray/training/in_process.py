@@ -13,7 +13,7 @@ from cifar_ray.cluster.process import prepare_process, usable_cores
 from cifar_ray.cluster.signals import Signals
 from cifar_ray.data.batches.loader import Shard
 from cifar_ray.data.streamed import TrainingSplits
-from cifar_ray.errors import CifarRayError, Interrupted, TrainingError
+from cifar_ray.errors import CifarRayError, TrainingError
 from cifar_ray.training.loop.command import Command
 from cifar_ray.training.loop.snapshot import best_weights
 from cifar_ray.training.loop.worker import run_worker
@@ -77,13 +77,8 @@ def train_in_process(run: Run, splits: TrainingSplits, progress: Progress) -> Tr
 
         # in a thread, because the signal may have interrupted a block that holds one of the locks
         signals.ask_with(lambda number: threading.Thread(target=stop, name="stop").start())
-        try:
+        with log.recording(run):
             result = _train(run, splits, channel)
-        except Interrupted as stopped:
-            raise Interrupted(f"run {run.name} stopped without saving; resume it with: {run.command()}", stopped.signal_number) from None
-        finally:
-            if log.reports:
-                run.write_history(log.reports)
     return log.end(run, result, signals.received, best_weights)
 
 

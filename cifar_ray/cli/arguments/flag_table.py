@@ -19,26 +19,22 @@ Command = type[BaseModel]
 _METAVARS: Mapping[Any, str] = {int: "N", float: "X", str: "TEXT", Path: "FILE"}
 _DEFAULT = re.compile(r"\bdefault\b")
 _POSITIONALS = {"reference": "MODEL", "parent": "MODEL"}
-_OF_FIELD = {
-    **{
-        "storage": "PATH",
-        "out": "PATH",
-        "output": "PATH",
-        "data_dir": "DIR",
-        "explain": "DIR",
-        "config": "FILE.yaml",
-        "space": "FILE.yaml",
-    },
-    **{"name": "NAME", "save_as": "NAME", "resume": "NAME", "recipe": "RECIPE", "model": "MODEL", "like": "MODEL", "freeze": "PART"},
-    **{
-        "num_workers": "N",
-        "time_budget": "TIME",
-        "checkpoint_every": "INTERVAL",
-        "data_memory": "SIZE",
-        "host": "HOST",
-        "list_models": "PATTERN",
-    },
+_FIELDS_OF = {
+    "PATH": "storage out output",
+    "DIR": "data_dir explain",
+    "FILE.yaml": "config space",
+    "NAME": "name save_as resume",
+    "MODEL": "model like",
+    "RECIPE": "recipe",
+    "PART": "freeze",
+    "N": "num_workers",
+    "TIME": "time_budget",
+    "INTERVAL": "checkpoint_every",
+    "SIZE": "data_memory",
+    "HOST": "host",
+    "PATTERN": "list_models",
 }
+_OF_FIELD = {field: metavar for metavar, fields in _FIELDS_OF.items() for field in fields.split()}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import io
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import tyro
@@ -17,7 +16,7 @@ from pydantic import ValidationError
 
 from cifar_ray.cli.arguments.flag_table import Command, flags_of, subcommands
 from cifar_ray.cli.arguments.help_pages import help_page, usage
-from cifar_ray.config import describe
+from cifar_ray.config import describe, local_path
 from cifar_ray.config.documents import in_words
 from cifar_ray.config.version import VERSION
 from cifar_ray.errors import ConfigError
@@ -97,7 +96,7 @@ def check_flags(command: Any, arguments: Sequence[str]) -> None:
 def _check_data_dir(arguments: Sequence[str]) -> None:
     """Refuses a folder that is not there, also where the data set is cached and the folder would never be read."""
     folder = peek(arguments, ("--data-dir",)).get("data_dir")
-    if folder is not None and "://" not in folder and not Path(folder).expanduser().is_dir():
+    if folder is not None and "://" not in folder and not local_path(folder).is_dir():
         raise ConfigError(f"--data-dir {folder}: folder not found")
 
 

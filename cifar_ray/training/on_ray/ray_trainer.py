@@ -63,15 +63,9 @@ def train_on_ray(run: Run, progress: Progress, streamed: StreamedImages | None =
         if plan.note:
             progress.on_message(plan.note)
         probe = run.begin()
-        try:
-            with open_channel(log.handle) as channel:
-                signals.ask_with(partial(_request_stop, channel, progress, log))
-                result: FitResult | None = _fit(_create_trainer(config, plan, channel, run, probe, ingest)).return_value
-        except Interrupted as stop:
-            raise Interrupted(f"run {run.name} stopped without saving; resume it with: {run.command()}", stop.signal_number) from None
-        finally:
-            if log.reports:
-                run.write_history(log.reports)
+        with log.recording(run), open_channel(log.handle) as channel:
+            signals.ask_with(partial(_request_stop, channel, progress, log))
+            result: FitResult | None = _fit(_create_trainer(config, plan, channel, run, probe, ingest)).return_value
     return log.end(run, result, signals.received, best_weights)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from cifar_ray.errors import Interrupted, TrainingError
@@ -60,6 +61,21 @@ class RunLog:
             self._progress.on_message("too few hosts for the minimum number of workers; waiting for more")
         else:
             self._progress.on_message(content)
+
+    @contextmanager
+    def recording(self, run: Run) -> Iterator[None]:
+        """Write the history at the end of the block, however it ends.
+
+        Raises:
+            Interrupted: with the command that resumes the run, after a signal that stopped it at once.
+        """
+        try:
+            yield
+        except Interrupted as stop:
+            raise Interrupted(f"run {run.name} stopped without saving; resume it with: {run.command()}", stop.signal_number) from None
+        finally:
+            if self.reports:
+                run.write_history(self.reports)
 
     def end(
         self,
