@@ -6,7 +6,6 @@ import click
 from ray.serve import Application
 from ray.serve.config import HTTPOptions
 
-from cifar_ray.cluster.need import belongs_to_cluster
 from cifar_ray.config import parse_config
 from cifar_ray.errors import CifarRayError, ConfigError
 
@@ -26,17 +25,16 @@ def app(arguments: dict[str, Any]) -> Application:
     Raises:
         Refusal: for an unknown key or an invalid value, and where `serve run` would start a server that is useless.
     """
-    # imported here, because the ingress replicas import this package and need no torch
+    # imported here, because the ingress replicas import this package and need neither
     from cifar_ray.config.serve_config import ServeConfig
+    from cifar_ray.inference.preflight import check_server, starts_ray
 
     try:
         config = parse_config(ServeConfig, arguments)
     except ConfigError as error:
         raise Refusal(f"{error}. Available keys: {', '.join(ServeConfig.model_fields)}") from None
 
-    if _starts_ray():
-        from cifar_ray.inference.preflight import check_server
-
+    if _is_serve_run() and starts_ray():
         options = HTTPOptions()
         try:
             check_server(config, options.host or "127.0.0.1", options.port)
@@ -48,9 +46,7 @@ def app(arguments: dict[str, Any]) -> Application:
     return build(config)
 
 
-def _starts_ray() -> bool:
-    """Whether this is `serve run`, about to start Ray on this machine; a cluster may have models, ports and memory elsewhere."""
+def _is_serve_run() -> bool:
+    """Whether this is `serve run` without the address of a cluster."""
     command = click.get_current_context(silent=True)
-    if command is None or command.info_name != "run" or command.params.get("address"):
-        return False
-    return not belongs_to_cluster()
+    return command is not None and command.info_name == "run" and not command.params.get("address")

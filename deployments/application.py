@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -29,8 +29,9 @@ _TARGET_ONGOING_CALLS = 1.5
 _UPSCALE_DELAY_S = 5.0
 # Maximum time until a dead replica is noticed; Serve's default is 10.
 _HEALTH_CHECK_PERIOD_S = 2.0
-# Between two looks whether a replica that stops has answered its last request; Serve's default of 2 s delays each stop.
+# Interval at which a stopping replica checks whether it has answered its last request; Serve's default of 2 s delays each stop.
 _DRAIN_POLL_S = 0.2
+_GPU_DRIVERS = ("/proc/driver/nvidia", "/dev/dxg", "/dev/kfd")  # NVIDIA, Windows' subsystem for Linux, AMD
 
 
 def build(config: ServeConfig) -> Application:
@@ -101,8 +102,8 @@ def gpus_per_replica(config: ServeConfig) -> float:
 
 
 def _gpus_here() -> int:
-    """Number of GPUs of this machine; torch, whose import takes seconds, is asked only where a driver is loaded."""
-    if sys.platform == "linux" and not Path("/proc/driver/nvidia").exists():
+    """Number of GPUs of this machine; torch, whose import takes seconds, is asked only where a GPU driver is loaded."""
+    if sys.platform == "linux" and not any(map(os.path.exists, _GPU_DRIVERS)):
         return 0
     import torch
 

@@ -52,7 +52,7 @@ FLOORS: tuple[dict[str, str], ...] = (
         "deployments": "the app of serve run",
     },
     {"cifar_ray.reports": "HTML pages and figures"},
-    {"cifar_ray.cli.arguments": "parsing, help, mistakes in one line", "cifar_ray.cli.output": "progress, tables, signs of life"},
+    {"cifar_ray.cli.arguments": "parsing, help, mistakes in one line", "cifar_ray.cli.output": "progress, tables, status lines"},
     {"cifar_ray.cli": "flags, errors, subcommands"},
     {VERBS: "train, tune, evaluate, predict, serve, …"},
 )

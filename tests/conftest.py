@@ -29,8 +29,8 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def no_signs_of_life() -> Iterator[None]:
-    """Lines that a command prints when a test machine is slow would be in the way of tests of the others."""
+def no_status_lines() -> Iterator[None]:
+    """On a slow test machine, commands would print status lines between those that tests expect."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("FIRST_S", "TERMINAL_S", "LOG_S"):
             patch.setattr(liveness, name, 1e6)

@@ -218,7 +218,7 @@ def test_what_is_left_out_of_a_folder_is_counted(tmp_path: Path, caplog: pytest.
     with caplog.at_level(logging.INFO):
         found = list_pictures([f"{prefix}{tmp_path}"], [])
     assert found == [f"{prefix}{tmp_path}/a.png", f"{prefix}{tmp_path}/deep/c.jfif"]
-    assert "left out 2 files that are no pictures: 1 without a suffix, 1 .txt" in caplog.text
+    assert "left out 2 files that are not pictures: 1 without a suffix, 1 .txt" in caplog.text
     assert "left out folders of network storage, archives or the system: 1 @eaDir" in caplog.text
 
 

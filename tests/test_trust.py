@@ -69,7 +69,7 @@ def test_the_line_says_how_sure_the_calibration_error_is() -> None:
     trust = Trust.fit(logits, labels)
     line = trust.describe(trust.metrics(logits, labels))
     assert re.search(r"^temperature 0\.\d+: calibration error .*% → .*% \(± .* points\); abstains", line)
-    assert Trust.fit(logits[:5], labels[:5]).describe({}).startswith("temperature 1, because no other calibrates better, ")
+    assert Trust.fit(logits[:5], labels[:5]).describe({}).startswith("temperature 1 (no other improves the calibration), ")
 
 
 def test_logits_that_fit_perfectly_or_not_at_all_or_say_nothing_give_a_temperature_that_is_finite() -> None:

@@ -14,7 +14,7 @@ EXIT_INTERRUPTED = 130
 
 
 def run(main: Callable[[], int]) -> int:
-    """Runs a verb that is never silent for long, and prints its errors as one line on stderr instead of a traceback.
+    """Runs a verb with status lines, and prints its errors as one line on stderr instead of a traceback.
 
     Returns:
         What `main` returns; 2 after a user error, 1 after a failed training, 130 after Ctrl-C, 143 after SIGTERM.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import socket
 import time
 import urllib.request
@@ -50,11 +49,10 @@ class ServeCommand(Config):
     def check(self) -> str:
         """Finds what would make the server useless, before Ray starts. Returns and raises as `check_server`."""
         from cifar_ray.cluster.serve_command import proxy_ports
-        from cifar_ray.inference.preflight import check_server
+        from cifar_ray.inference.preflight import check_server, starts_ray
 
         config = parse_config(ServeConfig, self.arguments())
-        is_here = not os.environ.get("RAY_ADDRESS")
-        return check_server(config, self.host, self.port, is_here=is_here, other_ports=proxy_ports())
+        return check_server(config, self.host, self.port, is_here=starts_ray(), other_ports=proxy_ports())
 
 
 class DemoCommand(Config):

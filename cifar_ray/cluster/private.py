@@ -142,9 +142,9 @@ def controller_states() -> ControllerStates | None:
 
 
 def end_proxies(node_id: str) -> None:
-    """End the HAProxy processes of a host whose cluster has ended: Ray Serve forgets one that it is just replacing when it is stopped.
+    """Kill the HAProxy processes of a host whose cluster has ended: Ray Serve loses track of one that it is replacing when it stops.
 
-    It keeps their files in a folder with the id of the host. Fallback: they stay, and hold their ports.
+    Their command lines name a folder with the id of the host. Fallback: they keep running, and occupy their ports.
     """
     for folder in Path("/proc").glob("[0-9]*"):
         try:

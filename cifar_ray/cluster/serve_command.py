@@ -113,7 +113,7 @@ def serve_until_signal(
         while model is None and asked < _READY_POLLS and not stop.wait(_POLL_S):
             model, asked = ready_model(url), asked + 1
         if not stop.is_set():
-            on_ready(url, model or "unknown: the server runs, but does not answer this machine at this address")
+            on_ready(url, model or "unknown: the server is running, but this address does not answer from this machine")
         while not stop.wait(_LONG_S):  # without a limit, Python would not handle signals on every platform
             continue
         on_stage("stopping the server")

@@ -19,21 +19,22 @@ _RESTARTS = 2
 
 
 @contextmanager
-def worker_pool(num_workers: int, kind: type, make_arguments: Callable[[int], tuple[Any, ...]]) -> Iterator[list[ActorHandle]]:
+def worker_pool(
+    num_workers: int, kind: type, make_arguments: Callable[[int], tuple[Any, ...]], cluster: str = "auto"
+) -> Iterator[list[ActorHandle]]:
     """Start workers, and stop them at the end of the block.
-
-    Uses a running cluster, or starts one on this machine and stops it at the end.
 
     Args:
         num_workers: number of workers; each uses one GPU, or a share of the CPUs if the cluster has no GPU.
         kind: their class.
         make_arguments: from the number of torch threads of a worker to the arguments of the class; called once, on the cluster.
+        cluster: as for `ray_cluster`.
 
     Raises:
         ResourceError: if the cluster has too few resources, or workers fail repeatedly.
         CifarRayError: what a worker raised.
     """
-    with ray_cluster():
+    with ray_cluster(cluster):
         plan = plan_fixed_workers(num_workers)
         worker = ray.remote(kind).options(**plan.actor_options(), max_restarts=_RESTARTS, max_task_retries=_RESTARTS)
         arguments = make_arguments(plan.threads)

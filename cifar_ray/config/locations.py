@@ -42,7 +42,7 @@ def storage_flag(storage: str) -> str:
 
 
 def printable(name: str | bytes | Path) -> str:
-    """A file name as text. Bytes that are no UTF-8, as in old archives, are escaped, because reports and tables hold UTF-8 only."""
+    """A file name as text. Bytes that are not UTF-8, as in old archives, are escaped, because reports and tables hold only UTF-8."""
     raw = name if isinstance(name, bytes) else str(name).encode("utf-8", "surrogateescape")
     return raw.decode("utf-8", "backslashreplace")
 

@@ -124,7 +124,7 @@ class TrainConfig(Config):
         description="torch.compile mode, for GPUs; default: fuse operations; max-autotune: also search kernels and record CUDA graphs",
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of splits, order, augmentation and initial weights")
-    split_seed: int | None = Field(None, ge=0, le=2**31 - 1, description="seed of the splits alone; default: seed")
+    split_seed: int | None = Field(None, ge=0, le=2**31 - 1, description="seed of the splits; default: --seed")
     num_workers: int | str | None = Field(
         None,
         description="number of workers; default: one per GPU, or one with all CPU cores; 2:8 scales with the cluster",

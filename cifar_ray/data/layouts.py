@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_ray.data.decoding.formats import SUFFIXES
-from cifar_ray.data.decoding.picture_files import Sieve, counted, describe, direct_pictures, is_ignored, pictures_in
+from cifar_ray.data.decoding.picture_files import PictureFilter, counted, describe, direct_pictures, is_ignored, pictures_in
 from cifar_ray.errors import DataError
 
 MAX_CLASSES = 10_000
@@ -83,22 +83,22 @@ def list_folder(root: Path) -> Listing:
     folders = _split_folders(root)
     classes = {split: _class_folders(folder) for split, folder in folders.items()}
     _check_classes(folders, classes)
-    sieve = Sieve()
+    picture_filter = PictureFilter()
     files = {
         split: [
             (path, label)
             for label, name in enumerate(classes["train"])
             for folder in classes[split].get(name, ())
-            for path in pictures_in(folder, sieve)
+            for path in pictures_in(folder, picture_filter)
         ]
         for split in folders
     }
     _check_files(folders, classes["train"], files)
     for place in {root, *folders.values()}:
         for path in place.iterdir():
-            sieve.opens(path.name)
+            picture_filter.enters(path.name)
         _report_strays(place)
-    sieve.report(root)
+    picture_filter.report(root)
     _report_nested(root, classes["train"], files["train"])
     # A name stays as it is on disk, unless several folders share it.
     class_names = tuple(found[0].name if len(found) == 1 else name for name, found in classes["train"].items())

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from cifar_ray.cluster.need import belongs_to_cluster
 from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.errors import ConfigError, ResourceError, StoreError
 from cifar_ray.store.default_model import last_promoted_first
@@ -16,6 +17,11 @@ from cifar_ray.store.registry import ModelStore
 
 # Least memory, bytes: Ray with Serve's controller and proxy, and each process of ours; torch alone takes most of a replica's
 _RAY_BYTES, _REPLICA_BYTES, _INGRESS_BYTES = 700_000_000, 350_000_000, 120_000_000
+
+
+def starts_ray() -> bool:
+    """Whether a server that starts now starts Ray on this machine; a running cluster may have models, ports and memory elsewhere."""
+    return not belongs_to_cluster()
 
 
 def check_server(

@@ -61,8 +61,8 @@ def calibration_spread(probabilities: Logits, labels: Integers) -> float:
 def fit_temperature_if_better(logits: Logits, labels: Integers) -> float:
     """`fit_temperature`, shrunk towards 1 by the number of images; 1 where it does not help on images that it was not fitted on.
 
-    With few images the temperature fits their noise. So it must prove itself in five-fold cross-validation: by a cross-entropy that is
-    lower by more than its standard error, and by a calibration error that is not higher.
+    With few images the temperature fits noise. It is therefore used only if, in five-fold cross-validation, it lowers the cross-entropy by
+    more than the standard error and does not raise the calibration error.
 
     Args:
         logits: `[N, C]` of images not trained on.
@@ -85,7 +85,7 @@ def fit_temperature_if_better(logits: Logits, labels: Integers) -> float:
 
 
 def _shrunk(logits: Logits, labels: Integers) -> float:
-    """The fitted temperature, on a logarithmic scale nearer to 1 by as much as `_PRIOR_IMAGES` images for 1 would pull it."""
+    """The fitted temperature, shrunk towards 1 on a logarithmic scale, as if `_PRIOR_IMAGES` further images supported 1."""
     return float(fit_temperature(logits, labels) ** (len(labels) / (len(labels) + _PRIOR_IMAGES)))
 
 

@@ -60,7 +60,7 @@ class Trust:
         if self.abstain_threshold is None:
             return "probabilities are uncalibrated and the model never abstains, because there are no validation images"
         is_one = self.temperature == 1
-        fitted = "temperature 1, because no other calibrates better" if is_one else f"temperature {self.temperature:.3g}"
+        fitted = "temperature 1 (no other improves the calibration)" if is_one else f"temperature {self.temperature:.3g}"
         if "test_ece" not in metrics:
             return f"{fitted}, calibration error unknown (no test images)"
         before = "" if is_one else f"{metrics['test_ece_uncalibrated']:.2%} → "

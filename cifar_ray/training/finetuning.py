@@ -43,7 +43,7 @@ def inherited_settings(parent: Bundle, data: Mapping[str, str], rate_factor: flo
         raise ConfigError(f"{parent.reference} does not name its training data; pass --dataset NAME or --data-dir DIR")
     if data.get("dataset", known.get("dataset")) != known.get("dataset") or "data_dir" in data:
         known = {key: value for key, value in known.items() if key not in _DATA_SETTINGS}
-    else:  # another seed of the training must not make validation pictures of those that the parent has learnt
+    else:  # with another seed, pictures that the parent was trained on would become validation pictures
         known["split_seed"] = known.get("split_seed") or known.get("seed", 0)
     values = merge_settings(recipe, known) | dict(data)
     values["optimizer"] |= {name: values["optimizer"][name] * rate_factor for name in _RATES}
@@ -67,14 +67,14 @@ def child_name(parent: Bundle, config: TrainConfig) -> str | None:
 
 
 def warn_of_overlap(parent: Bundle, config: TrainConfig, splits: TrainingSplits) -> str | None:
-    """One line if pictures that the parent was trained on may be among those that judge the child; `None` if they cannot be."""
+    """One line if the parent may have been trained on the child's validation or test pictures; `None` if it cannot have been."""
     trained_on = parent.manifest
     is_other = trained_on.dataset_name != splits.name or not trained_on.dataset_fingerprint
     if is_other or config.groups or trained_on.dataset_fingerprint == splits.fingerprint:
         return None  # groups change the labels, and so the fingerprint, but not the split
     return (
-        f"the pictures or their split differ from those of {parent.reference}: some of those that judge the new model may be among the "
-        f"pictures that {parent.reference} was trained on, so its accuracy may be too high"
+        f"the pictures or their split differ from those of {parent.reference}: it may have been trained on some of the new model's "
+        "validation or test pictures, so the new model's accuracy may be too high"
     )
 
 

@@ -24,7 +24,7 @@ from cifar_ray.training.records.run_log import RunLog
 
 
 class MemoryChannel:
-    """The channel of a run whose driver and only worker are one process: events are handled at once, and the only command is to stop.
+    """Channel of a run whose driver and only worker are one process. It handles events at once, and its only command is to stop.
 
     Args:
         on_event: handles an event.
@@ -53,8 +53,7 @@ class MemoryChannel:
 def train_in_process(run: Run, splits: TrainingSplits, progress: Progress) -> TrainedRun:
     """Train in this process, from the run's newest checkpoint if there is one; write config, history and checkpoints to its folder.
 
-    An error that is not ours, such as one of the driver of a GPU, may pass: training resumes from the last checkpoint, at most
-    `config.max_failures` times.
+    After a transient error, such as a GPU driver failure, training resumes from the last checkpoint, at most `config.max_failures` times.
 
     Args:
         run: new or unfinished.
@@ -75,7 +74,7 @@ def train_in_process(run: Run, splits: TrainingSplits, progress: Progress) -> Tr
             progress.on_message("saving and stopping (press Ctrl-C again to stop immediately)")
             channel.request_stop()
 
-        # in a thread, because the signal may have interrupted a block that holds one of the locks
+        # in a thread, because the signal may have interrupted a block that holds one of the locks needed here
         signals.ask_with(lambda number: threading.Thread(target=stop, name="stop").start())
         with log.recording(run):
             result = _train(run, splits, channel)

@@ -64,7 +64,7 @@ def _find(store: ModelStore, name: str, manifest: Manifest, run: TrainedRun) -> 
 def _gallery(run: TrainedRun, splits: TrainingSplits, limit: int) -> dict[str, bytes]:
     """The model's mistakes, at most `limit` of them with their pictures, for the server's page; empty without test images.
 
-    Whatever goes wrong with it costs the gallery, not the model.
+    An error in the gallery is logged, and the model is saved without it.
     """
     test, judged = splits.test, run.result.test_judged
     if test is None or judged is None:

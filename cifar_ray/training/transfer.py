@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from cifar_ray.cluster.need import needs_cluster
 from cifar_ray.cluster.process import prepare_process
 from cifar_ray.cluster.signals import Signals
 from cifar_ray.config import ResizePolicy, StartConfig, TrainConfig, parse_config
@@ -101,14 +102,20 @@ def train_transfer(run: Run, splits: TrainingSplits, progress: Progress) -> Trai
 
 
 def _open_workers(config: TrainConfig, progress: Progress) -> AbstractContextManager[Opener]:
-    """Who computes the features: this process, or workers on Ray if several are requested or this machine has several GPUs."""
-    num_workers = config.worker_range[0] if config.worker_range else torch.cuda.device_count()
-    if num_workers <= 1 or config.cluster == "local":
+    """Who computes the features: this process, or workers on Ray if several or a cluster are requested, or this machine has several GPUs.
+
+    Raises:
+        ConfigError: if several workers are requested in one process.
+    """
+    num_workers = config.worker_range[0] if config.worker_range else max(1, torch.cuda.device_count())
+    one_is_enough = num_workers == 1 and config.cluster == "auto"  # also on a host of a cluster
+    if one_is_enough or not needs_cluster(config.cluster, config.worker_range, num_workers):
         return nullcontext(ComputeHere)
     from cifar_ray.training.on_ray.feature_workers import feature_workers
 
-    progress.on_message(f"features are computed by {num_workers} workers on Ray")
-    return feature_workers(num_workers)
+    workers = "1 worker" if num_workers == 1 else f"{num_workers} workers"
+    progress.on_message(f"features are computed by {workers} on Ray")
+    return feature_workers(num_workers, config.cluster)
 
 
 def _probe(run: Run, splits: TrainingSplits, progress: Progress, open_view: Opener) -> tuple[TrainedRun, bool]:

@@ -79,7 +79,7 @@ def run_search(
         record.save(files)
         return
     writer = _Writer(record, files, listener)
-    with ray_cluster(), _quiet_tune():
+    with ray_cluster(fixed.cluster), _quiet_tune():
         before = Cluster.now()
         concurrent, plan = plan_trials(search, dataclasses.replace(before, grows=False))
         listener.on_message(_describe(concurrent, plan))

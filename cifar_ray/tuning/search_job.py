@@ -23,6 +23,7 @@ FOLDER = "tunings"
 _SETTINGS_FILE = "search.yaml"
 FORMAT_VERSION = 1
 # May change when a search is resumed, because no result of a trial depends on them.
+_MAY_DIFFER = ("name", "promote", "num_workers", "storage", "cluster")
 _MAY_CHANGE = ("time_budget", "max_concurrent", "num_samples", "confirm", "space")
 
 
@@ -97,6 +98,8 @@ def prepare(fixed: TrainConfig, search: SearchConfig, space_values: Mapping[str,
     Raises:
         ConfigError: for invalid settings or an invalid search space, with one line for each mistake.
     """
+    if fixed.cluster == "local":
+        raise ConfigError("--cluster local: Ray Tune needs a cluster; leave out --cluster, or pass --cluster start")
     if fixed.val_fraction == 0:
         raise ConfigError("val_fraction (0): must be more than 0, because trials are compared on validation images")
     if search.grace_period > fixed.epochs:
@@ -135,7 +138,8 @@ def saved_settings(storage: str, name: str) -> dict[str, Any]:
 def _identity(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that must be equal to resume a search."""
     return {
-        "fixed": {key: value for key, value in settings["fixed"].items() if key not in ("name", "promote", "num_workers", "storage")},
+        # without those that are not set: a search of an earlier release does not name all of them
+        "fixed": {key: value for key, value in settings["fixed"].items() if key not in _MAY_DIFFER and value is not None},
         "search": {key: value for key, value in settings["search"].items() if key not in _MAY_CHANGE},
         "space": settings["space"],
     }

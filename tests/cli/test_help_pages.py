@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from cifar_ray import __main__ as console
-from cifar_ray import completion
-from cifar_ray.cli import training_flags
+from cifar_ray.cli import completion_commands, training_flags
 from cifar_ray.cli.arguments.flag_table import flags_of
 from cifar_ray.config.version import VERSION
 
@@ -134,7 +133,7 @@ for command in eval(sys.argv[1]):
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_completion_script_knows_verbs_subcommands_and_flags(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert set(completion.commands()) == set(VERBS)
+    assert set(completion_commands.commands()) == set(VERBS)
     script = shown(["completion", shell], capsys)
     for word in (*VERBS, "revoke", "rollback", "optimizer.lr", "robustness-images"):
         assert word in script

@@ -1,4 +1,4 @@
-"""No command is silent for long."""
+"""Status lines, and output that fails."""
 
 import io
 import os

@@ -190,7 +190,7 @@ def test_a_server_on_hosts_that_this_machine_does_not_reach_is_said_to_run(witho
         signal.raise_signal(signal.SIGTERM)
 
     serve_command.serve_until_signal({"model": "digits"}, "127.0.0.1", free_port(), lambda _: None, ready)
-    assert said == ["unknown: the server runs, but does not answer this machine at this address"]
+    assert said == ["unknown: the server is running, but this address does not answer from this machine"]
 
 
 def test_too_little_memory_is_said_before_ray_starts(

@@ -111,7 +111,7 @@ def test_other_files_are_counted_in_one_line(tmp_path: Path, caplog: pytest.LogC
     with caplog.at_level(logging.INFO):
         assert counts(tmp_path) == {"train": 4}
     assert [record.getMessage() for record in caplog.records] == [
-        f"{tmp_path}: left out 12 files that are no pictures: 10 .txt, 2 without a suffix"
+        f"{tmp_path}: left out 12 files that are not pictures: 10 .txt, 2 without a suffix"
     ]
 
 

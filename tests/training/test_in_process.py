@@ -87,7 +87,7 @@ def fail_after(monkeypatch: pytest.MonkeyPatch, steps: int, error: Exception) ->
     monkeypatch.setattr(Trainer, "train_step", counted)
 
 
-def test_an_error_that_may_pass_costs_the_steps_since_the_checkpoint_and_nothing_else(
+def test_a_transient_error_costs_the_steps_since_the_checkpoint_and_nothing_else(
     tmp_path: Path, few_stripes: DatasetSplits, whole: TrainedRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "_STEP_INTERVAL_S", 0.0)
@@ -130,7 +130,7 @@ def test_an_error_of_ours_is_not_tried_again(tmp_path: Path, few_stripes: Datase
         (RuntimeError("CUDA error: device-side assert triggered"), "training failed: RuntimeError: CUDA error: device-side assert"),
     ],
 )
-def test_an_error_that_a_further_try_would_meet_again_ends_the_run_at_once(
+def test_a_permanent_error_ends_the_run_at_once(
     tmp_path: Path, few_stripes: DatasetSplits, error: Exception, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fail_after(monkeypatch, 1, error)

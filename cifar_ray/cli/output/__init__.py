@@ -1,1 +1,1 @@
-"""What commands print: progress, tables, signs of life."""
+"""What commands print: progress, tables, status lines."""

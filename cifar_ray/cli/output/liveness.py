@@ -1,14 +1,14 @@
-"""No command is silent: where nothing is printed for a while, this says what is being done and for how long.
+"""Status lines while a command prints nothing, and output that may fail without ending the command.
 
-And no command ends because nobody reads on: output may fail (`| head`, a terminal that is gone, a full disk), the work may not.
-
-On a terminal it is one line that is rewritten, and goes away when something else is printed. In a pipe or a log it is a plain line.
-Imports only the standard library, so that it starts before anything slow.
+On a terminal, the status is one line that is rewritten, and removed when something else is printed. In a pipe or a log it is a plain line.
+If output fails (`| head`, a closed terminal, a full disk), the command continues without it.
+Imports only the standard library, so that it starts before slow imports.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import threading
 import time
@@ -74,12 +74,12 @@ def begin(text: str, total: int = 0, unit: str = "") -> Activity:
 
 
 def rest() -> None:
-    """Nothing is being done that anybody waits for: silence is right until something begins."""
+    """Stop the status lines until the next activity: the command is ready, for example a server."""
     begin("")
 
 
 class Liveness:
-    """While its block runs, no silence on stderr is longer than the limits above. Streams that are replaced meanwhile are left alone."""
+    """Prints status lines on stderr during its block, whenever nothing was printed for longer than the limits above."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # a signal handler may print while this thread prints
@@ -135,16 +135,9 @@ class Liveness:
                 text = _current.describe(now_s)
                 if self._on_terminal:
                     self._shows = True
-                    columns = os.get_terminal_size(self._error.fileno()).columns if self._has_size() else 80
-                    self._put(f"{_CLEAR}{text[: columns - 1]}")
+                    self._put(f"{_CLEAR}{text[: shutil.get_terminal_size().columns - 1]}")
                 else:
                     self._put(f"{text}\n")
-
-    def _has_size(self) -> bool:
-        try:
-            return os.get_terminal_size(self._error.fileno()).columns > 1
-        except (OSError, ValueError):
-            return False
 
     def _put(self, text: str) -> None:
         try:
@@ -180,7 +173,7 @@ class _Watched:
             self._give_up()
 
     def _give_up(self) -> None:
-        """Nobody reads on: what follows goes nowhere, also what Python writes at its end."""
+        """Discard all further output, also what Python writes when it exits."""
         try:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.stream.fileno())

@@ -90,7 +90,7 @@ def print_table(
 
 
 class ProgressDisplay:
-    """Progress bars on stderr with messages above them; without a terminal, the messages, and a line of `liveness` now and then.
+    """Progress bars on stderr with messages above them; without a terminal, messages and status lines.
 
     A context manager: at its end the last state of the bars stays on the terminal.
 

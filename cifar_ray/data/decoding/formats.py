@@ -11,7 +11,7 @@ from functools import cache
 from io import BytesIO
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError, _imaging, features
+from PIL import Image, UnidentifiedImageError, features
 
 from cifar_ray.data.decoding import png
 from cifar_ray.data.decoding.depths import scale_transparency
@@ -103,13 +103,13 @@ def _silence_decoders() -> None:
 
 @cache
 def _silence_native_code() -> None:
-    """Take away the handlers with which libtiff writes to stderr, past Python: any odd TIFF could fill the log of a server.
+    """Remove the handlers with which libtiff writes to stderr, past Python: any odd TIFF could fill the log of a server.
 
-    Pillow's functions are looked up with those of the libraries it loads. Where libtiff is linked statically (Windows), it stays loud.
+    They are looked up through Pillow's own library, which loads libtiff. Where libtiff is linked statically (Windows), it still writes.
     """
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     with contextlib.suppress(OSError, AttributeError):
-        libraries = ctypes.CDLL(_imaging.__file__)
+        libraries = ctypes.CDLL(Image.core.__file__)  # type: ignore[attr-defined]  # Pillow's types do not list it
         for set_handler in (libraries.TIFFSetWarningHandler, libraries.TIFFSetErrorHandler):
             set_handler.restype, set_handler.argtypes = ctypes.c_void_p, (ctypes.c_void_p,)
             set_handler(None)

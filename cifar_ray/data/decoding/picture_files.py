@@ -1,4 +1,4 @@
-"""Picture files in folders: which are taken, and what is left out."""
+"""Picture files in folders: which are selected, and what is left out."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _MAX_KINDS = 5
 _logger = logging.getLogger(__name__)
 
 
-class Sieve:
-    """Takes pictures by their suffix, and counts what it leaves out: other files, and folders of network storage, but not hidden ones."""
+class PictureFilter:
+    """Selects pictures by their suffix, and counts what it leaves out: other files, and folders of network storage, but not hidden ones."""
 
     def __init__(self) -> None:
         self.files: Counter[str] = Counter()
         self.folders: Counter[str] = Counter()
 
-    def takes(self, file: str) -> bool:
+    def accepts(self, file: str) -> bool:
         """Whether a file of this name is a picture."""
         if file.startswith(".") or file.lower() in _NO_FILES:
             return False
@@ -37,7 +37,7 @@ class Sieve:
         self.files[Path(file).suffix.lower()] += 1
         return False
 
-    def opens(self, folder: str) -> bool:
+    def enters(self, folder: str) -> bool:
         """Whether a folder of this name may contain pictures."""
         self.folders[folder] += folder.casefold() in _OF_STORAGE
         return not is_ignored(folder)
@@ -45,18 +45,18 @@ class Sieve:
     def report(self, where: object) -> None:
         """Log a line for the files and one for the folders."""
         if self.files:
-            files_are = "files that are no pictures" if self.files.total() > 1 else "file that is no picture"
+            files_are = "files that are not pictures" if self.files.total() > 1 else "file that is not a picture"
             _logger.info("%s: left out %s %s: %s", where, f"{self.files.total():,}", files_are, _kinds(self.files))
         if self.folders.total():
             _logger.info("%s: left out folders of network storage, archives or the system: %s", where, _kinds(+self.folders))
 
 
-def pictures_in(folder: Path, sieve: Sieve) -> Iterator[Path]:
+def pictures_in(folder: Path, picture_filter: PictureFilter) -> Iterator[Path]:
     """Find pictures by their suffix at any depth, sorted; ignores hidden files and folders, and follows links, but not in circles.
 
     Args:
         folder: where to look.
-        sieve: counts what is not taken.
+        picture_filter: selects files and folders, and counts what it leaves out.
 
     Raises:
         DataError: if a folder cannot be read.
@@ -74,8 +74,8 @@ def pictures_in(folder: Path, sieve: Sieve) -> Iterator[Path]:
             folders.clear()
             continue
         visited.add(identity)
-        folders[:] = filter(sieve.opens, sorted(folders))
-        yield from (Path(place, name) for name in sorted(names) if sieve.takes(name))
+        folders[:] = filter(picture_filter.enters, sorted(folders))
+        yield from (Path(place, name) for name in sorted(names) if picture_filter.accepts(name))
 
 
 def _identity(folder: Path) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from pyarrow.fs import FileSelector, FileSystem, FileType
 
 from cifar_ray.config import local_path
 from cifar_ray.data.decoding.formats import SUFFIXES
-from cifar_ray.data.decoding.picture_files import Sieve, pictures_in
+from cifar_ray.data.decoding.picture_files import PictureFilter, pictures_in
 from cifar_ray.errors import DataError, ImageError
 
 STDIN = "-"
@@ -68,9 +68,9 @@ def read_picture(name: str) -> bytes:
 def _find(source: str) -> Iterator[str]:
     path = local_path(source).absolute()
     if path.is_dir():
-        sieve = Sieve()
-        yield from map(str, pictures_in(path, sieve))
-        sieve.report(path)
+        picture_filter = PictureFilter()
+        yield from map(str, pictures_in(path, picture_filter))
+        picture_filter.report(path)
     elif path.exists():
         yield str(path)
     elif glob.has_magic(source):
@@ -96,9 +96,9 @@ def _find_by_uri(uri: str) -> Iterator[str]:
     base = path.rstrip("/")
     root = uri.partition("?")[0].rstrip("/")
     query = uri.partition("?")[2]
-    sieve = Sieve()
+    picture_filter = PictureFilter()
     for name in sorted(entry.path.removeprefix(base) for entry in inside if entry.type == FileType.File):
         *folders, file = name.strip("/").split("/")
-        if all(map(sieve.opens, folders)) and sieve.takes(file):
+        if all(map(picture_filter.enters, folders)) and picture_filter.accepts(file):
             yield root + name + (f"?{query}" if query else "")
-    sieve.report(uri)
+    picture_filter.report(uri)

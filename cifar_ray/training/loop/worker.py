@@ -24,8 +24,8 @@ from cifar_ray.training.weights.initial_network import load_parent
 
 _STEP_INTERVAL_S = 0.5  # between two events about steps
 
-# Errors of code and settings: a further try would end in the same way. A CUDA assertion leaves a device that refuses all further work.
-_PERSISTENT = (ValueError, TypeError, LookupError, AttributeError, ImportError, AssertionError, NotImplementedError, ArithmeticError)
+# Errors of code and settings: a retry would fail in the same way. After a CUDA assertion, the device refuses all further work.
+_PERMANENT = (ValueError, TypeError, LookupError, AttributeError, ImportError, AssertionError, NotImplementedError, ArithmeticError)
 _DEAD_DEVICE = "device-side assert"
 
 
@@ -64,7 +64,7 @@ def run_worker(
         broadcast: passes rank 0's value to all workers.
 
     Raises:
-        TrainingError: instead of an error that a further try would meet again.
+        TrainingError: instead of a permanent error, so that the run is not retried.
     """
     assert config.name is not None  # noqa: S101
     rank_zero = _RankZero(config, channel) if shard.rank == 0 else None
@@ -80,19 +80,19 @@ def run_worker(
         except CifarRayError:
             raise
         except Exception as error:
-            if (ours := _what_stays(error, config)) is not None:
-                raise ours from error
+            if (permanent := _as_permanent(error, config)) is not None:
+                raise permanent from error
             raise
 
 
-def _what_stays(error: Exception, config: TrainConfig) -> TrainingError | None:
-    """The error that ends the run, for one that a further try would meet again; `None` for one that may pass."""
+def _as_permanent(error: Exception, config: TrainConfig) -> TrainingError | None:
+    """The error that ends the run, if a retry would fail in the same way; `None` for a transient error."""
     reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
     if is_out_of_memory(error):
         size = config.micro_batch_size or config.batch_size
         advice = f"pass a --micro-batch-size below {size}; it changes memory and speed, not the result" if size > 1 else "free memory"
         return TrainingError(f"out of memory: {advice} ({reason})")
-    return TrainingError(f"training failed: {reason}") if isinstance(error, _PERSISTENT) or _DEAD_DEVICE in str(error) else None
+    return TrainingError(f"training failed: {reason}") if isinstance(error, _PERMANENT) or _DEAD_DEVICE in str(error) else None
 
 
 _NO_LISTENERS: dict[str, Any] = {"on_step": lambda *_: None, "on_epoch": lambda *_: None, "on_snapshot": lambda _: None}

@@ -17,9 +17,9 @@ from cifar_ray.training.probe.extraction import GPU_BATCH_SIZE, Backbone, Comput
 
 
 @contextmanager
-def feature_workers(num_workers: int) -> Iterator[Opener]:
+def feature_workers(num_workers: int, cluster: str = "auto") -> Iterator[Opener]:
     """Start workers that compute features; arguments and errors are those of `worker_pool`."""
-    with worker_pool(num_workers, _Worker, lambda threads: (threads,)) as workers:
+    with worker_pool(num_workers, _Worker, lambda threads: (threads,), cluster) as workers:
         yield lambda backbone, number: _ComputeOnWorkers(workers, backbone, number)
 
 

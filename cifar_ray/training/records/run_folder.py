@@ -113,7 +113,7 @@ class Run:
         return StorageProbe.place(self.files)
 
     def _claim(self) -> None:
-        """Of all processes that start a run of this name at the same time, the first one decides its config."""
+        """Claim the name. If several processes start a run of this name at the same time, the first one decides the config."""
         if self.files.add_numbered(_CLAIMS, {CONFIG_FILE: to_yaml(self.config).encode()}) == 1:
             return
         first = read_config(self.files, f"{_CLAIMS}/1/{CONFIG_FILE}")
@@ -141,7 +141,7 @@ class Run:
         return later
 
     def write_history(self, reports: Sequence[EpochReport]) -> None:
-        """Write history and curves. What goes wrong there is logged: it must not cost the model, which is saved later."""
+        """Write history and curves. An error is only logged, because the model is saved later."""
         try:
             self.files.replace("history.csv", history.to_csv(reports))
             self.files.replace("history.json", history.to_json(reports))
