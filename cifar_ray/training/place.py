@@ -8,6 +8,7 @@ from cifar_ray.cluster.need import needs_cluster
 from cifar_ray.cluster.process import usable_cores
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.streamed import StreamedImages, TrainingSplits
+from cifar_ray.errors import ConfigError
 from cifar_ray.training.records.progress import Progress
 from cifar_ray.training.records.results import TrainedRun
 from cifar_ray.training.records.run_folder import Run
@@ -17,9 +18,14 @@ def trains_on_ray(config: TrainConfig, splits: TrainingSplits) -> bool:
     """Whether the training loop runs on a Ray cluster.
 
     Raises:
-        ConfigError: if `config.cluster` does not fit the number of workers.
+        ConfigError: if `config.cluster` does not fit the number of workers or the size of the data.
     """
-    return needs_cluster(config.cluster, config.worker_range, torch.cuda.device_count()) or isinstance(splits.train, StreamedImages)
+    is_streamed = isinstance(splits.train, StreamedImages)
+    if is_streamed and config.cluster == "local":
+        raise ConfigError(
+            "--cluster local: the pictures exceed the memory, and Ray Data decodes them; leave out --cluster, or raise --data-memory"
+        )
+    return needs_cluster(config.cluster, config.worker_range, torch.cuda.device_count()) or is_streamed
 
 
 def describe_place(config: TrainConfig, splits: TrainingSplits) -> str:

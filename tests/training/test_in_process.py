@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import torch
 from cifar_ray.cluster import need
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data.dataset import DatasetSplits
+from cifar_ray.data.streamed import StreamedImages
 from cifar_ray.errors import ConfigError, Interrupted, TrainingError
 from cifar_ray.training import place
 from cifar_ray.training.in_process import train_in_process
@@ -197,6 +199,13 @@ def test_a_cluster_is_for_more_than_one_worker(
 def test_several_workers_in_one_process_are_refused(tmp_path: Path, stripes: DatasetSplits) -> None:
     with pytest.raises(ConfigError, match="one process has one worker, not --num-workers 2"):
         place.trains_on_ray(config(tmp_path, "run", cluster="local", num_workers=2), stripes)
+
+
+def test_pictures_that_exceed_the_memory_need_a_cluster(tmp_path: Path) -> None:
+    streamed = SimpleNamespace(train=object.__new__(StreamedImages))
+    assert place.describe_place(config(tmp_path, "run"), streamed) == "on a Ray cluster, which decodes pictures that exceed the memory"
+    with pytest.raises(ConfigError, match="the pictures exceed the memory"):
+        place.trains_on_ray(config(tmp_path, "run", cluster="local"), streamed)
 
 
 def test_a_cluster_of_this_machine_is_found_while_it_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
