@@ -5,6 +5,7 @@ CifarRayError
 ├── DataError               a data set is missing, unreadable or unusable for training
 ├── BundleError             a model bundle is missing, incomplete or damaged
 ├── StoreError              the storage refuses an operation or cannot be reached
+│   ├── ConcurrentChangeError  another process made a change that this one would undo
 │   └── UnknownModelError   a name, version or alias is not in the model store
 ├── ImageError              a picture cannot be decoded
 │   └── ImageTooLargeError  a picture has too many bytes or pixels
@@ -38,6 +39,10 @@ class BundleError(CifarRayError):
 
 class StoreError(CifarRayError):
     """The storage refuses an operation, or cannot be reached. The message says what to do."""
+
+
+class ConcurrentChangeError(StoreError):
+    """Another process changed what this one was about to change. The message names the change; nothing was done."""
 
 
 class UnknownModelError(StoreError):

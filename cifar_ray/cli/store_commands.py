@@ -15,9 +15,10 @@ from tyro.conf import FlagCreatePairsOff, Positional, subcommand
 
 from cifar_ray.config import STORAGE_VARIABLE, Config, ResizePolicy, default_storage
 from cifar_ray.errors import BundleError
+from cifar_ray.store.aliases import PREVIOUS, PRODUCTION
 from cifar_ray.store.ensembling import save_ensemble
 from cifar_ray.store.locate import load_model
-from cifar_ray.store.registry import PREVIOUS, PRODUCTION, TEST_ACCURACY, ModelStore
+from cifar_ray.store.registry import TEST_ACCURACY, ModelStore
 
 _ABSENT = "–"
 _HEADINGS = ("name", "version", "aliases", "architecture", "test accuracy", "data set", "created")

@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -24,6 +24,7 @@ REVOKED: Literal["revoked"] = "revoked"
 _HEADING = "# keys of a cifar_ray server: name, sha256 of the key, requests a minute (or unlimited, revoked)\n"
 _PREFIX = "cifar-ray-"  # so that people, and programs that look for leaked secrets, know one when they see it
 _KEY_BYTES = 32
+_LOCK_TIMEOUT_S = 10.0
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LIMIT = re.compile(rf"[1-9][0-9]{{0,8}}|{UNLIMITED}|{REVOKED}")
 
@@ -67,11 +68,12 @@ def add_key(path: Path, name: str, requests_per_minute: int | None) -> str:
     Raises:
         ConfigError: if the name is in the file already, or the file cannot be read or written.
     """
-    keys = read_keys(path) if path.exists() else []
-    if any(key.name == name for key in keys):
-        raise ConfigError(f"{path} has a key of {name} already. Choose another name: the name of a revoked key cannot be used again")
-    key = new_key()
-    write_keys(path, [*keys, ApiKey(name, sha256_of(key.encode()), str(requests_per_minute or UNLIMITED))])
+    with _locked(path):
+        keys = read_keys(path) if path.exists() else []
+        if any(key.name == name for key in keys):
+            raise ConfigError(f"{path} has a key of {name} already. Choose another name: the name of a revoked key cannot be used again")
+        key = new_key()
+        write_keys(path, [*keys, ApiKey(name, sha256_of(key.encode()), str(requests_per_minute or UNLIMITED))])
     return key
 
 
@@ -81,10 +83,30 @@ def revoke_key(path: Path, name: str) -> None:
     Raises:
         ConfigError: if the holder has no key, or the file cannot be read or written.
     """
-    keys = read_keys(path)
-    if all(key.name != name for key in keys):
-        raise ConfigError(f"{path} has no key of {name}. Available: {', '.join(key.name for key in keys) or 'none'}")
-    write_keys(path, [replace(key, limit=REVOKED) if key.name == name else key for key in keys])
+    with _locked(path):
+        keys = read_keys(path)
+        if all(key.name != name for key in keys):
+            raise ConfigError(f"{path} has no key of {name}. Available: {', '.join(key.name for key in keys) or 'none'}")
+        write_keys(path, [replace(key, limit=REVOKED) if key.name == name else key for key in keys])
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Exclude other processes that change the file; the lock is a hidden file beside it."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_TIMEOUT_S)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise ConfigError(f"{path}: another process has been changing it for {_LOCK_TIMEOUT_S:g} s; stop that process") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def new_key() -> str:

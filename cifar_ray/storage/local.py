@@ -18,9 +18,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from cifar_ray.errors import StoreError
+
 STAGING = ".staging-"
 A_DAY_S = 86_400.0
 
+_LOCK_FILE = ".lock"
 _SETTLE_S = 60.0  # between creating a folder and locking it; generous
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
@@ -42,6 +45,33 @@ def staged_file(target: Path) -> Iterator[IO[bytes]]:
         staging.unlink(missing_ok=True)
         raise
     sync_folder(target.parent)
+
+
+@contextmanager
+def locked(folder: Path, timeout_s: float) -> Iterator[None]:
+    """Hold the lock of a folder, which excludes other processes and threads, on NFS also those of other hosts.
+
+    The kernel releases the lock of a process that dies. On a file system without locks, nothing is excluded.
+
+    Raises:
+        StoreError: if the lock is not free in time, or the folder cannot be written.
+    """
+    from filelock import FileLock, Timeout  # imports asyncio, which most commands do without
+
+    lock = FileLock(folder / _LOCK_FILE, timeout=timeout_s, mode=0o666)  # other users change the same storage
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise StoreError(f"another process has held {folder / _LOCK_FILE} for {timeout_s:g} s; try again, or stop that process") from None
+    except NotImplementedError:
+        pass
+    except OSError as error:
+        raise StoreError(f"cannot write to {folder}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def add_folder(parent: Path, files: Mapping[str, bytes], first_free: Callable[[], int]) -> int:

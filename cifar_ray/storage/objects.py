@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import mmap
 import time
 import uuid
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 from pyarrow.fs import FileSelector, FileSystem
 
+from cifar_ray.storage.conditional_puts import ConditionalPuts, NoConditionalPutsError
 from cifar_ray.storage.retry import Retry
 
 CLAIMS = ".claims"
@@ -18,17 +20,21 @@ CLAIMS = ".claims"
 _CLAIM_TIMEOUT_S = 3.0
 _POLL_S = 0.05
 
+_logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class ObjectWriter:
-    """Atomic puts, and numbers that no two writers get.
+    """Atomic puts, changes that do not overwrite each other, and numbers that no two writers get.
 
     Attributes:
+        storage: URI of the storage.
         file_system: file system of an object store.
         path: converts a path in the tree to one in the file system.
         retry: retries transient errors.
     """
 
+    storage: str
     file_system: FileSystem
     path: Callable[[str], str]
     retry: Retry
@@ -36,6 +42,26 @@ class ObjectWriter:
     def put(self, path: str, content: bytes | mmap.mmap) -> None:
         """Write a file completely, or not at all."""
         self.retry.attempt(f"write {self.path(path)}", lambda: self._put(path, content))
+
+    def update(self, path: str, change: Callable[[bytes | None], bytes], read: Callable[[str], bytes | None]) -> bytes:
+        """Replace a file by what `change` makes of its content; another change in between makes it start again.
+
+        Without conditional puts, a concurrent change may be lost; a log line says so.
+
+        Args:
+            path: path of the file.
+            change: as for `FileTree.update`.
+            read: reads a file, for stores without conditional puts.
+        """
+        bucket, _, key = self.path(path).partition("/")
+        try:
+            puts = ConditionalPuts(self.storage, bucket, getattr(self.file_system, "region", None), self.retry)
+            return puts.update(key, change)
+        except NoConditionalPutsError as error:
+            _logger.warning("%s is written without protection against changes at the same moment: %s", self.path(path), error)
+        content = change(read(path))
+        self.put(path, content)
+        return content
 
     def claim(self, parent: str, number: int) -> int:
         """Claim a number that no other writer gets, with puts and lists only.

@@ -10,7 +10,7 @@ import mmap
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -50,7 +50,9 @@ class FileTree:
             self.file_system, base = FileSystem.from_uri(storage) if "://" in storage else (LocalFileSystem(), storage)
         self._root = f"{base.rstrip('/')}/{folder}".rstrip("/")
         self._retry = Retry(timeout_s)
-        self._objects = None if isinstance(self.file_system, LocalFileSystem) else ObjectWriter(self.file_system, self.path, self._retry)
+        self._objects = (
+            None if isinstance(self.file_system, LocalFileSystem) else ObjectWriter(storage, self.file_system, self.path, self._retry)
+        )
 
     @classmethod
     def of_file(cls, location: str) -> tuple[FileTree, str]:
@@ -110,6 +112,24 @@ class FileTree:
                 file.write(data)
 
         self._retry.attempt(f"write {self.path(path)}", write)
+
+    def update(self, path: str, change: Callable[[bytes | None], bytes]) -> bytes:
+        """Replace a file by what `change` makes of its content, and return the new content. No other update happens in between.
+
+        Args:
+            path: path of the file.
+            change: receives the content, or `None` without a file. It may be called several times. If it raises, nothing is written.
+        """
+        if self._objects:
+            return self._objects.update(path, change, self.read)
+        folder = path.rpartition("/")[0]
+        self._check_inside(folder)
+        with local.locked(Path(self.path(folder)), self._retry.timeout_s):
+            old = self.read(path)
+            content = change(old)
+            if content != old:
+                self.replace(path, content)
+            return content
 
     @contextmanager
     def writing(self, path: str) -> Iterator[IO[bytes]]:

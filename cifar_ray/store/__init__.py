@@ -1,10 +1,11 @@
 """Model bundles, and the store that holds them by name and version."""
 
+from cifar_ray.store.aliases import PREVIOUS, PRODUCTION
 from cifar_ray.store.bundle import Bundle
 from cifar_ray.store.locate import load_model
 from cifar_ray.store.manifest import Architecture, Manifest, PretrainedOrigin, Quantization
 from cifar_ray.store.promotion import should_promote
-from cifar_ray.store.registry import LATEST, PREVIOUS, PRODUCTION, ModelStore
+from cifar_ray.store.registry import LATEST, ModelStore
 
 __all__ = [
     "LATEST",

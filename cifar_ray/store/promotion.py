@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Literal
 
-from cifar_ray.errors import BundleError
+from cifar_ray.errors import BundleError, ConcurrentChangeError
 from cifar_ray.metrics.intervals import accuracy_interval, describe_accuracy
+from cifar_ray.store.aliases import Aliases
 from cifar_ray.store.bundle import Bundle
 from cifar_ray.store.manifest import Manifest
-from cifar_ray.store.registry import PRODUCTION, TEST_ACCURACY, ModelStore
+from cifar_ray.store.registry import TEST_ACCURACY, ModelStore
 
 # Metrics and the keys of `image_counts` that belong to them, best first
 _VALIDATION = {"cv_accuracy": "cv", "val_accuracy": "val"}
@@ -40,6 +42,32 @@ class _Figure:
         return accuracy_interval(round(self.accuracy * known), known)
 
 
+def promote_new(store: ModelStore, bundle: Bundle, when: Literal["auto", "always", "never"]) -> tuple[bool, str]:
+    """Promote a new version, or not. If another process promotes a version meanwhile, the decision is made again.
+
+    Args:
+        store: store of the version.
+        bundle: the version.
+        when: `auto` asks `should_promote`.
+
+    Returns:
+        Whether it was promoted, and the reason as a clause for a message.
+
+    Raises:
+        StoreError: if the store cannot be read or written.
+        BundleError: if the bundle was damaged after it was saved.
+    """
+    while True:
+        seen = store.pointers(bundle.name)
+        promote, reason = _decide(store, bundle, seen) if when == "auto" else (when == "always", f"--promote {when}")
+        try:
+            if promote:
+                store.promote(bundle.name, bundle.version, replacing=seen)
+        except ConcurrentChangeError:
+            continue
+        return promote, reason + (_against_chance(bundle.manifest) if when == "auto" else "")
+
+
 def should_promote(store: ModelStore, bundle: Bundle) -> tuple[bool, str]:
     """Decide whether to promote a version.
 
@@ -55,12 +83,12 @@ def should_promote(store: ModelStore, bundle: Bundle) -> tuple[bool, str]:
     Raises:
         StoreError: if the store cannot be read.
     """
-    promote, reason = _decide(store, bundle)
+    promote, reason = _decide(store, bundle, store.pointers(bundle.name))
     return promote, reason + _against_chance(bundle.manifest)
 
 
-def _decide(store: ModelStore, bundle: Bundle) -> tuple[bool, str]:
-    production = store.aliases(bundle.name).get(PRODUCTION)
+def _decide(store: ModelStore, bundle: Bundle, seen: Aliases) -> tuple[bool, str]:
+    production = seen.production
     if production is None or production not in store.versions(bundle.name):
         found = _best_figure(bundle.manifest)
         return True, f"{bundle.name} has no production version yet" + (f"; {_NAMES[found.split]} {found}" if found else "")

@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Annotated
-
-from pydantic import Field, TypeAdapter, ValidationError
+from typing import TYPE_CHECKING
 
 from cifar_ray.config import NAME_PATTERN, resolve_storage
-from cifar_ray.config.documents import without_format
-from cifar_ray.errors import StoreError, UnknownModelError
+from cifar_ray.errors import ConcurrentChangeError, StoreError, UnknownModelError
 from cifar_ray.storage import NUMBER, FileTree
+from cifar_ray.store.aliases import PRODUCTION, Aliases, change_aliases, read_aliases
 from cifar_ray.store.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, check, decode, decode_manifest, decode_weights, encode
 from cifar_ray.store.manifest import Manifest
 
 if TYPE_CHECKING:
     import torch
 
-PRODUCTION = "production"
-PREVIOUS = "previous"
 LATEST = "latest"
 TEST_ACCURACY = "test_accuracy"
-
-_ALIASES_FILE = "aliases.json"
-_ALIASES_FORMAT_VERSION = 1
-_PROMOTED_AT = "promoted_at_ms"  # milliseconds since 1970, because release 0.1 reads only integers in this file
-_ALIASES = TypeAdapter(dict[str, Annotated[int, Field(ge=1)]])
 
 
 class ModelStore:
@@ -132,7 +122,7 @@ class ModelStore:
         if NUMBER.fullmatch(selector):
             version = int(selector)
         else:
-            aliases = self._read_aliases(name)
+            aliases = read_aliases(self._files, name).versions
             selector = selector if at else PRODUCTION if PRODUCTION in aliases else LATEST
             version = self.versions(name)[-1] if selector == LATEST else aliases.get(selector)
         if version is None or not self._has(name, version, MANIFEST_FILE):
@@ -172,11 +162,24 @@ class ModelStore:
         Raises:
             StoreError: if the model is not in the store.
         """
-        self.versions(name)
-        return self._read_aliases(name)
+        return dict(self.pointers(name).versions)
 
-    def promote(self, name: str, version: int) -> dict[str, int]:
-        """Make a version `production` and the former one `previous`, in one atomic write; the last of two concurrent writes wins.
+    def pointers(self, name: str) -> Aliases:
+        """Aliases, time of the last promotion, and deleted versions.
+
+        Raises:
+            StoreError: if the model is not in the store.
+        """
+        self.versions(name)
+        return read_aliases(self._files, name)
+
+    def promote(self, name: str, version: int, *, replacing: Aliases | None = None) -> dict[str, int]:
+        """Make a version `production` and the former one `previous`, in one atomic write.
+
+        Args:
+            name: name of the model.
+            version: an intact version.
+            replacing: the aliases on which you based the decision; default: the present ones.
 
         Returns:
             The new aliases. Promoting the production version changes only the time of the last promotion.
@@ -184,12 +187,18 @@ class ModelStore:
         Raises:
             StoreError: if the version does not exist.
             BundleError: if the bundle is damaged; it never replaces an intact one.
+            ConcurrentChangeError: if another process changes the production version meanwhile.
         """
+        seen = replacing or self.pointers(name)
         self.check(f"{name}@{version}")
-        aliases = self._read_aliases(name)
-        present = aliases.get(PRODUCTION, version)
-        changed = aliases | {PRODUCTION: version} | ({PREVIOUS: present} if present != version else {})
-        return self._write_aliases(name, changed, _now_ms())
+
+        def promoted(present: Aliases) -> Aliases:
+            self._check_unchanged(name, seen, present)
+            if version in present.deleted:
+                raise UnknownModelError(f"{name}@{version} was deleted. Available: {self._choices(name)}")
+            return present.with_production(version)
+
+        return dict(change_aliases(self._files, name, promoted).versions)
 
     def rollback(self, name: str) -> dict[str, int]:
         """Swap `production` and `previous`; a second call undoes it. This counts as a promotion.
@@ -200,12 +209,12 @@ class ModelStore:
         Raises:
             StoreError: if there is no previous version.
             BundleError: if the previous version is damaged.
+            ConcurrentChangeError: if another process changes the production version meanwhile.
         """
-        aliases = self.aliases(name)
-        if PREVIOUS not in aliases or PRODUCTION not in aliases:
+        seen = self.pointers(name)
+        if seen.previous is None or seen.production is None:
             raise StoreError(f"{name} has no previous production version. Promote a version instead; available: {self._choices(name)}")
-        self.check(f"{name}@{PREVIOUS}")
-        return self._write_aliases(name, aliases | {PRODUCTION: aliases[PREVIOUS], PREVIOUS: aliases[PRODUCTION]}, _now_ms())
+        return self.promote(name, seen.previous, replacing=seen)
 
     def promoted_at(self, name: str) -> datetime | None:
         """Time of the last promotion; `None` if nothing is in production. Release 0.1 wrote none: then the version's `created_at`.
@@ -214,9 +223,10 @@ class ModelStore:
             StoreError: if the model is not in the store.
             BundleError: if release 0.1 promoted the version and its manifest is damaged.
         """
-        if PRODUCTION not in self.aliases(name):
+        aliases = self.pointers(name)
+        if aliases.production is None:
             return None
-        at_ms = self._read_pointers(name).get(_PROMOTED_AT)
+        at_ms = aliases.promoted_at_ms
         return datetime.fromtimestamp(at_ms / 1000, UTC) if at_ms else self.manifest(f"{name}@{PRODUCTION}").created_at
 
     def delete(self, reference: str, *, force: bool = False) -> tuple[str, int]:
@@ -230,15 +240,17 @@ class ModelStore:
             StoreError: if the version does not exist, or an alias points to it and `force` is false.
         """
         name, version = self.resolve_exact(reference)
-        aliases = self._read_aliases(name)
-        pointing = [alias for alias, target in aliases.items() if target == version]
-        if pointing and not force:
-            raise StoreError(
-                f"{name}@{version} has the alias {' and '.join(pointing)}; promote another version first, or delete it with --force"
-            )
-        if pointing:
-            rest = {alias: target for alias, target in aliases.items() if target != version}
-            self._write_aliases(name, rest, self._read_pointers(name).get(_PROMOTED_AT))
+
+        def deleted(present: Aliases) -> Aliases:
+            pointing = [alias for alias, target in present.versions.items() if target == version]
+            if pointing and not force:
+                raise StoreError(
+                    f"{name}@{version} has the alias {' and '.join(pointing)}; promote another version first, or delete it with --force"
+                )
+            return present.without(version)
+
+        # first, so that nobody promotes the version while its files go
+        change_aliases(self._files, name, deleted)
         self._files.clear_folder(f"{name}/{version}", first=MANIFEST_FILE)
         return name, version
 
@@ -252,7 +264,7 @@ class ModelStore:
 
     def _choices(self, name: str) -> str:
         versions = self.versions(name)
-        aliases = [alias for alias, version in self._read_aliases(name).items() if version in versions]
+        aliases = [alias for alias, version in read_aliases(self._files, name).versions.items() if version in versions]
         return ", ".join([*map(str, versions), *aliases, LATEST])
 
     def _read_manifest(self, name: str, version: int) -> Manifest:
@@ -267,29 +279,16 @@ class ModelStore:
     def _read(self, name: str, version: int, file: str) -> bytes | None:
         return self._files.read(f"{name}/{version}/{file}")
 
-    def _read_aliases(self, name: str) -> dict[str, int]:
-        return {alias: version for alias, version in self._read_pointers(name).items() if alias != _PROMOTED_AT}
-
-    def _read_pointers(self, name: str) -> dict[str, int]:
-        """The aliases, and the time of the last promotion."""
-        data, where = self._files.read(f"{name}/{_ALIASES_FILE}"), self._files.path(f"{name}/{_ALIASES_FILE}")
-        try:
-            values = {} if data is None else _ALIASES.validate_json(data)
-        except ValidationError:
-            raise StoreError(f"{where} is damaged; delete this file, then promote a version of {name}") from None
-        return without_format(values, where, _ALIASES_FORMAT_VERSION)
-
-    def _write_aliases(self, name: str, aliases: dict[str, int], promoted_at_ms: int | None) -> dict[str, int]:
-        head = {"format_version": _ALIASES_FORMAT_VERSION} | ({_PROMOTED_AT: promoted_at_ms} if promoted_at_ms else {})
-        self._files.replace(f"{name}/{_ALIASES_FILE}", _ALIASES.dump_json(head | aliases, indent=2))
-        return aliases
+    def _check_unchanged(self, name: str, seen: Aliases, present: Aliases) -> None:
+        if present.production != seen.production:
+            before, now = (f"{name}@{one.production}" if one.production else "none" for one in (seen, present))
+            raise ConcurrentChangeError(
+                f"the production version of {name} was changed from {before} to {now} by another process meanwhile; nothing was done. "
+                "Look at both with: cifar-ray store list; then try again"
+            )
 
     def _where(self, name: str, version: int) -> str:
         return f"bundle {name}@{version} in {self.location}"
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
 
 
 def _check_name(name: str) -> None:

@@ -14,7 +14,7 @@ from cifar_ray.errors import BundleError
 from cifar_ray.store.bundle import MANIFEST_FILE, Bundle, decode_manifest, encode
 from cifar_ray.store.gallery import GALLERY_FILE, count_pictures, encode_gallery
 from cifar_ray.store.manifest import Manifest
-from cifar_ray.store.promotion import should_promote
+from cifar_ray.store.promotion import promote_new
 from cifar_ray.store.registry import ModelStore
 from cifar_ray.training.records.results import SavedModel, TrainedRun
 
@@ -38,12 +38,7 @@ def save_model(run: TrainedRun, config: TrainConfig, splits: TrainingSplits, res
     manifest = describe(run, config, splits)
     found = _find(store, name, manifest, run) if resumed else None
     bundle = found or store.save(name, manifest, run.weights, _gallery(run, splits, config.gallery))
-    if config.promote == "auto":
-        promoted, reason = should_promote(store, bundle)
-    else:
-        promoted, reason = config.promote == "always", f"--promote {config.promote}"
-    if promoted:
-        store.promote(bundle.name, bundle.version)
+    promoted, reason = promote_new(store, bundle, config.promote)
     pictures = count_pictures(bundle.attachments[GALLERY_FILE]) if GALLERY_FILE in bundle.attachments else 0
     return SavedModel(bundle, promoted, reason, pictures)
 

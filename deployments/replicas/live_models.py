@@ -13,9 +13,10 @@ from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.errors import BundleError, CifarRayError, UnknownModelError
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import ModelStore
+from cifar_ray.store.aliases import PREVIOUS, PRODUCTION
 from cifar_ray.store.default_model import first_version_at, last_promoted_first
 from cifar_ray.store.gallery import GALLERY_FILE
-from cifar_ray.store.registry import PREVIOUS, PRODUCTION, TEST_ACCURACY
+from cifar_ray.store.registry import TEST_ACCURACY
 from deployments.predicting.contract import LoadedVersion, ModelInfo, Status, StoredGallery, StoredModel, UnavailableError
 from deployments.replicas.store_listing import StoreListing
 

@@ -9,7 +9,8 @@ from contextlib import suppress
 
 from cifar_ray.errors import StoreError, UnknownModelError
 from cifar_ray.store import ModelStore
-from cifar_ray.store.registry import LATEST, PRODUCTION
+from cifar_ray.store.aliases import PRODUCTION
+from cifar_ray.store.registry import LATEST
 
 _FRESH_S = 1.0
 

@@ -21,11 +21,13 @@ SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request ra
 def main() -> None:
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     backend = DomainDispatcherApplication(create_backend_app)
+    lock = threading.Lock()
     is_busy = False
 
     def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if not is_busy:
-            return backend(environ, start_response)
+            with lock:  # moto checks the condition of a put and writes in two steps; S3 does both in one
+                return list(backend(environ, start_response))
         start_response("503 Slow Down", [("Content-Type", "application/xml"), ("Content-Length", str(len(SLOW_DOWN)))])
         return [SLOW_DOWN]
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cifar_ray.config.serve_config import ServeConfig
-from cifar_ray.store import Manifest, ModelStore, registry
+from cifar_ray.store import Manifest, ModelStore
 from cifar_ray.store.default_model import last_promoted_first
 from deployments.application import names_at_start
 
@@ -30,7 +30,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         times[0] += 1000
         return times[0]
 
-    monkeypatch.setattr(registry, "_now_ms", tick)
+    monkeypatch.setattr("cifar_ray.store.aliases._now_ms", tick)
     return times
 
 

@@ -61,7 +61,7 @@ def test_a_failed_save_cleans_up_and_says_where(
         three.save("pets", manifest, weights)
     with pytest.raises(StoreError, match=r"cannot write .*aliases.json.*No space left"):
         three.promote("pets", 1)
-    assert sorted(path.name for path in (tmp_path / "models/pets").iterdir()) == ["1", "2", "3"]
+    assert sorted(path.name for path in (tmp_path / "models/pets").iterdir()) == [".lock", "1", "2", "3"]
 
 
 @pytest.mark.parametrize(("function", "call"), [("fsync", 1), ("replace", 1)])
