@@ -64,16 +64,15 @@ class SearchJob:
             ConfigError: if a search of this name is complete, or has other settings.
         """
         record = Record.load(self.files)
-        settings = self.files.read(_SETTINGS_FILE)
-        if record is None or settings is None:
-            self.files.replace(
-                _SETTINGS_FILE, yaml.safe_dump({"format_version": FORMAT_VERSION} | self._settings(), sort_keys=False).encode()
-            )
-            return Record(self.search.metric, self.fixed.epochs, self.search.num_samples)
+        ours = yaml.safe_dump({"format_version": FORMAT_VERSION} | self._settings(), sort_keys=False).encode()
+        # of two searches that start at the same moment, the first one writes the settings
+        settings = self.files.update(_SETTINGS_FILE, lambda present: present or ours)
         if _identity(without_format(yaml.safe_load(settings), self.files.path(_SETTINGS_FILE), FORMAT_VERSION)) != _identity(
             self._settings()
         ):
             raise ConfigError(f"name: search {self.name!r} in {self.files.path()} has other settings; choose another --name")
+        if record is None:
+            return Record(self.search.metric, self.fixed.epochs, self.search.num_samples)
         if record.ended and self.search.num_samples <= record.num_samples:
             raise ConfigError(f"name: search {self.name!r} is complete, see {self.files.path('report.html')}; choose another --name")
         record.num_samples, record.ended = self.search.num_samples, False

@@ -61,14 +61,12 @@ class Results:
         job = json.dumps({"pictures": len(names), "names_sha256": digest, "part_size": part_size} | about, indent=1).encode()
         self.folder = f"{path}.parts{mark}{query}"
         self._tree = FileTree(self.folder, "")
-        present = self._tree.read(_JOB_FILE)
-        if present is not None and present != job:
+        # of two jobs that start at the same moment, the first one writes the file
+        if self._tree.update(_JOB_FILE, lambda present: present or job) != job:
             raise ConfigError(
                 f"--out {target}: {self.folder} contains parts of another job (other pictures, model or top-k). "
                 "Run that job again to finish it, delete the folder, or choose another --out"
             )
-        if present is None:
-            self._tree.replace(_JOB_FILE, job)
 
     def missing(self) -> list[Part]:
         """The parts that are not yet written."""
