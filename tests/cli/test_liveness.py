@@ -10,6 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from cifar_ray.cli import exits
 from cifar_ray.cli.output import liveness
@@ -85,22 +86,26 @@ def test_durations_are_told_as_people_do(seconds: float, text: str) -> None:
     assert Activity("decoding", 0, "images", 1, 2).describe(seconds).endswith(f"{text}, about {text} left")
 
 
-TRAIN = """
+IMPATIENT = """
+import importlib
 import sys
 from cifar_ray.cli.output import liveness
 
 liveness.FIRST_S, liveness.TERMINAL_S, liveness.LOG_S = 0.05, 0.05, 0.05
-from cifar_ray import cli, train
+from cifar_ray import cli
 
-sys.exit(cli.run(lambda: train.main(sys.argv[1:])))
+verb = importlib.import_module(f"cifar_ray.{sys.argv[1]}")
+sys.exit(cli.run(lambda: verb.main(sys.argv[2:])))
 """
 
 
-def test_train_tells_on_a_terminal_what_it_does_from_its_start_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm")
-    flags = f"--dataset digits --image-size 8 --epochs 1 --cluster local --storage {tmp_path}".split()
+def seen_on_terminal(verb: str, arguments: list[str]) -> str:
+    """What a verb writes to a terminal, with status lines after 0.05 s of silence."""
     ours, theirs = pty.openpty()
-    with subprocess.Popen([sys.executable, "-c", TRAIN, *flags], stdin=theirs, stdout=theirs, stderr=theirs) as process:
+    surroundings = os.environ | {"TERM": "xterm"}
+    with subprocess.Popen(
+        [sys.executable, "-c", IMPATIENT, verb, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=surroundings
+    ) as process:
         os.close(theirs)
         seen = b""
         while True:
@@ -110,17 +115,55 @@ def test_train_tells_on_a_terminal_what_it_does_from_its_start_to_its_end(tmp_pa
                 break
         os.close(ours)
     assert process.returncode == 0, seen
-    expected = [
+    return seen.decode()
+
+
+def assert_in_order(seen: str, *expected: str) -> None:
+    places = [seen.find(text) for text in expected]
+    assert -1 not in places, f"{expected[places.index(-1)]!r} is missing in {seen}"
+    assert places == sorted(places), seen
+
+
+def test_train_tells_on_a_terminal_what_it_does_from_its_start_to_its_end(tmp_path: Path) -> None:
+    flags = f"--dataset digits --image-size 8 --epochs 1 --cluster local --storage {tmp_path}".split()
+    assert_in_order(
+        seen_on_terminal("train", flags),
         "loading libraries, ",
         "run digits-",
         "in this process",
         "epoch 1/1",
         "evaluating the best weights",
         "serve  serve run deployments:app",
-    ]
-    places = [seen.decode().find(text) for text in expected]
-    assert -1 not in places, seen.decode()
-    assert places == sorted(places)
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage with a model of digits, and one of them as a file."""
+    storage = tmp_path_factory.mktemp("trained")
+    flags = ["--dataset", "digits", "--image-size", "8", "--epochs", "1", "--storage", str(storage)]
+    seen_on_terminal("train", flags)
+    Image.new("RGB", (8, 8), "white").save(storage / "one.png")
+    return storage
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("verb", "arguments", "expected"),
+    [
+        ("evaluate", "digits", ["robustness", "report"]),
+        ("compare", "digits digits", ["accuracy"]),
+        ("stats", "--dataset digits", ["duplicates"]),
+        ("find_lr", "--dataset digits", ["learning rate", "cifar-ray train"]),
+        ("calibrate", "digits", ["temperature"]),
+        ("predict", "digits ONE", ["%"]),
+        ("finetune", "digits --dataset digits --epochs 1", ["epoch 1/1", "serve run deployments:app"]),
+        ("tune", "--dataset digits --image-size 8 --epochs 2 --num-samples 1 --confirm 0", ["starting Ray", "trial"]),
+    ],
+)
+def test_no_verb_is_silent_while_it_works(trained: Path, verb: str, arguments: str, expected: list[str]) -> None:
+    words = [str(trained / "one.png") if word == "ONE" else word for word in arguments.split()]
+    assert_in_order(seen_on_terminal(verb, [*words, "--storage", str(trained)]), "loading libraries, ", *expected)
 
 
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
