@@ -26,6 +26,7 @@ _CIFAR_FILES = {
 }
 _HEADERS = 400  # pictures whose size is read
 _FAR_FROM_SQUARE, _MANY = 1.6, 0.2  # longer ÷ shorter side, and the fraction of such pictures that brings a comparison
+_USUAL_COUNT = 2500  # photographs for which the recipe's number of epochs is right
 _STEPS = 300  # of a training on few small images
 
 
@@ -97,7 +98,9 @@ def _suit_folder(listing: Listing, chosen: Mapping[str, Any], settings: dict[str
         recipe = get_recipe(default_recipe("folder", model))
         return Suited(recipe.model_dump() | settings)
     flat = sum(max(fact.width_px, fact.height_px) > _FAR_FROM_SQUARE * min(fact.width_px, fact.height_px) for fact in facts)
-    values = get_recipe("photos").model_dump() | settings | _split_of(listing) | {"batch_size": max(2, min(32, len(files) // 2))}
+    recipe = get_recipe("photos")
+    by_count = {"batch_size": max(2, min(recipe.batch_size, len(files) // 2)), "epochs": _finetuning_epochs(len(files), recipe.epochs)}
+    values = recipe.model_dump() | settings | _split_of(listing) | by_count
     compares = flat > _MANY * len(facts)
     if compares:
         values["resize_policy"] = "auto"
@@ -115,6 +118,11 @@ def _suit_small(count: int, found: str, settings: dict[str, Any]) -> Suited:
     epochs = max(recipe.epochs, min(60, -(-_STEPS * batch_size // count)))
     why = f"{found}: recipe {recipe.recipe} for small images, {epochs} epochs, batch size {batch_size}"
     return Suited(recipe.model_dump() | settings | {"batch_size": batch_size, "epochs": epochs}, why)
+
+
+def _finetuning_epochs(count: int, default: int) -> int:
+    """Epochs of fine-tuning: more where pictures are few, down to a third of the default where they are many."""
+    return max(default // 3, min(2 * default, round(default * _USUAL_COUNT / count)))
 
 
 def _split_of(listing: Listing) -> dict[str, float]:

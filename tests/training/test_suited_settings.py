@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cifar_ray.errors import DataError
-from cifar_ray.training.suited_settings import find_dataset, suit
+from cifar_ray.training.suited_settings import _finetuning_epochs, find_dataset, suit
 
 
 def fill(folder: Path, count: int, size: tuple[int, int] = (120, 100)) -> None:
@@ -40,6 +40,11 @@ def test_photographs_get_a_pretrained_network_and_one_held_out_part(tmp_path: Pa
         "because it needs few pictures; "
         "held out: 20 % for val"
     )
+
+
+@pytest.mark.parametrize(("count", "epochs"), [(8, 30), (1250, 30), (2500, 15), (3750, 10), (7500, 5), (50_000, 5)])
+def test_fewer_photographs_are_fine_tuned_for_more_epochs(count: int, epochs: int) -> None:
+    assert _finetuning_epochs(count, default=15) == epochs
 
 
 def test_small_images_keep_the_network_of_small_images_with_a_batch_that_fits(tmp_path: Path) -> None:
