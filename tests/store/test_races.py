@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from filelock import FileLock
 
 from cifar_ray.config.api_keys import add_key, read_keys, revoke_key
 from cifar_ray.errors import ConcurrentChangeError, ConfigError, StoreError, UnknownModelError
@@ -22,6 +22,8 @@ Outcome = tuple[int, dict[str, int] | None]
 @pytest.fixture
 def pets(tmp_path: Path, make_manifest: Callable[..., Manifest]) -> ModelStore:
     """Versions 1 to 3; 1 is in production."""
+    import torch  # not above, because the processes of these tests import this module too
+
     store = ModelStore(str(tmp_path / "storage"))
     for accuracy in (0.5, 0.7, 0.6):
         store.save("pets", make_manifest(metrics={"test_accuracy": accuracy}), {"w": torch.full((1,), accuracy)})
@@ -162,8 +164,6 @@ def test_a_key_is_not_revoked_while_another_process_holds_the_file(tmp_path: Pat
     path = tmp_path / "keys.txt"
     add_key(path, "one", None)
     monkeypatch.setattr("cifar_ray.config.api_keys._LOCK_TIMEOUT_S", 0.1)
-    from filelock import FileLock
-
     with (
         FileLock(tmp_path / ".keys.txt.lock"),
         pytest.raises(ConfigError, match=r"keys\.txt: another process has been changing it for 0\.1 s"),
