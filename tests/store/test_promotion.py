@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
 
 from cifar_ray.store import Manifest, ModelStore, should_promote
+from cifar_ray.store.promotion import promote_new
 
 Weights = dict[str, torch.Tensor]
 MakeManifest = Callable[..., Manifest]
@@ -135,6 +136,32 @@ def test_a_model_with_an_added_class_is_promoted_and_the_reason_says_so(store: M
     promote, reason = should_promote(store, store.save("pets", grouped, weights))
     assert not promote
     assert "other groups of classes" in reason
+
+
+def test_classes_in_another_order_or_several_new_ones_are_named(store: ModelStore, make_manifest: MakeManifest) -> None:
+    weights = {"w": torch.zeros(1)}
+    store.save("pets", make_manifest(metrics={}), weights)
+    store.promote("pets", 1)
+    for names, changes in ((("dog", "cat"), "(another order)"), (("cat", "dog", "eel", "frog"), "(new: eel, frog)")):
+        bundle = store.save("pets", make_manifest(class_names=names, metrics={}, test_fingerprint=""), weights)
+        assert should_promote(store, bundle) == (True, f"it has other classes than the production model pets@1 {changes}")
+
+
+@pytest.mark.parametrize(("when", "promoted"), [("always", True), ("never", False)])
+def test_the_users_word_decides_and_is_the_reason(
+    store: ModelStore, make_manifest: MakeManifest, when: Literal["always", "never"], promoted: bool
+) -> None:
+    worse = store.save("pets", make_manifest(metrics={"test_accuracy": 0.1}), {"w": torch.zeros(1)})
+    assert promote_new(store, worse, when) == (promoted, f"--promote {when}")
+    assert store.aliases("pets") == ({"production": 1} if promoted else {})
+
+
+def test_the_rule_gives_its_reason_and_the_chance_level(store: ModelStore, make_manifest: MakeManifest) -> None:
+    first = store.save("pets", make_manifest(), {"w": torch.zeros(1)})
+    assert promote_new(store, first, "auto") == (
+        True,
+        "pets has no production version yet; test accuracy 90.00%; guessing gives 50 %",
+    )
 
 
 @pytest.mark.parametrize(

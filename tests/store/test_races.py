@@ -60,12 +60,12 @@ def test_two_rollbacks_do_not_undo_each_other(pets: ModelStore, monkeypatch: pyt
     assert pets.aliases("pets") == {"production": 1, "previous": 2}
 
 
-@pytest.mark.parametrize("when", ["auto", "always"])
+@pytest.mark.parametrize(("when", "moment"), [("auto", "check"), ("auto", "manifest"), ("always", "check")])
 def test_a_trained_model_is_judged_again_if_another_is_promoted_meanwhile(
-    pets: ModelStore, monkeypatch: pytest.MonkeyPatch, when: Any
+    pets: ModelStore, monkeypatch: pytest.MonkeyPatch, when: Any, moment: str
 ) -> None:
     other, third = ModelStore(pets.storage), pets.load("pets@3")
-    meanwhile(monkeypatch, "check", lambda: other.promote("pets", 2))
+    meanwhile(monkeypatch, moment, lambda: other.promote("pets", 2))
     promoted, reason = promote_new(pets, third, when)
     assert promoted == (when == "always")  # 60 % is more than the 50 % that it saw first, and less than the 70 % of now
     assert when == "always" or "pets@2" in reason

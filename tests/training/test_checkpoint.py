@@ -1,5 +1,7 @@
 """Checkpoints on disk: which one is gone on from, whatever happened to the others."""
 
+import hashlib
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +42,26 @@ def test_the_newest_is_gone_on_from_and_one_is_kept_to_fall_back_to(run: Written
     assert run.folders() == ["epoch-0002-step-00002-try-0001", "epoch-0002-try-0001"]
 
 
+def test_the_commit_names_the_state_and_the_figures_of_its_epoch(run: Written) -> None:
+    state = b"some state"
+    run.checkpoints.write(Place(run.attempt, 3, 7), state, {"epoch": 2, "val_accuracy": 0.5})
+    commit = json.loads(run.path(Place(run.attempt, 3, 7), COMMIT_FILE).read_bytes())
+    sha256 = hashlib.sha256(state).hexdigest()
+    assert commit == {"format_version": 1, "epoch": 3, "step": 7, "val_accuracy": 0.5, "sha256": sha256, "bytes": len(state)}
+
+
+def test_attempts_are_numbered_and_keep_what_is_known_about_them(run: Written) -> None:
+    assert run.checkpoints.begin_attempt({"host": "here"}) == run.checkpoints.attempts() == 2
+    assert json.loads((run.folder / "tries" / "2" / "try.json").read_bytes()) == {"host": "here"}
+
+
+def test_without_a_limit_two_checkpoints_stay_and_at_the_end_one(run: Written) -> None:
+    run.checkpoints.sweep()
+    assert run.folders() == ["epoch-0002-step-00002-try-0001", "epoch-0002-try-0001"]
+    run.checkpoints.sweep(keep=1)
+    assert run.folders() == ["epoch-0002-step-00002-try-0001"]
+
+
 def _truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
 
@@ -54,8 +76,8 @@ def _flip_a_bit(path: Path) -> None:
 def test_a_damaged_state_is_told_of_and_the_one_before_taken(run: Written, harm: Callable[[Path], None]) -> None:
     harm(run.path(run.places[2], STATE_FILE))
     assert run.checkpoints.newest() == (run.places[1], b"the end of epoch 2")
-    (message,) = run.messages
-    assert "epoch-0002-step-00002-try-0001: state.pt is" in message
+    problem = "missing" if harm is Path.unlink else "damaged"
+    assert run.messages == [f"checkpoint epoch-0002-step-00002-try-0001: state.pt is {problem}; trying an older checkpoint"]
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"sha256": 5}'])
