@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from cifar_ray.cli.output.terminal import ProgressDisplay
     from cifar_ray.data import load_splits
-    from cifar_ray.data.batches.loader import check_batch_size  # imports torch, seconds that --help does without
+    from cifar_ray.data.batches.shares import check_batch_size
     from cifar_ray.reports.lr_report import write_report
     from cifar_ray.training import job
     from cifar_ray.tuning.lr_range import learning_rate_flags

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cifar_ray.cli.output.terminal import ProgressDisplay
     from cifar_ray.cli.output.training_progress import train_with_progress
     from cifar_ray.data import load_splits
-    from cifar_ray.data.batches.loader import check_batch_size
+    from cifar_ray.data.batches.shares import check_batch_size
     from cifar_ray.reports.search_report import write_results
     from cifar_ray.tuning.standings import describe_result, describe_start
 

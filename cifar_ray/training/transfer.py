@@ -17,7 +17,7 @@ from cifar_ray.cluster.process import prepare_process
 from cifar_ray.cluster.signals import Signals
 from cifar_ray.config import ResizePolicy, StartConfig, TrainConfig, parse_config
 from cifar_ray.config.base import seconds
-from cifar_ray.data.batches.loader import Shard
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.data.streamed import StreamedSplits, TrainingSplits
 from cifar_ray.data.task_progress import StartTask

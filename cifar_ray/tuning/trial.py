@@ -26,7 +26,7 @@ from cifar_ray.cluster.plan import WorkerPlan
 from cifar_ray.cluster.process import prepare_process
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data import load_splits
-from cifar_ray.data.batches.loader import Shard
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.errors import TrainingError
 from cifar_ray.storage import FileTree

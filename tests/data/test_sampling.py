@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from cifar_ray.config import AugmentationConfig
-from cifar_ray.data.batches.loader import Normalization, Shard, TrainLoader
+from cifar_ray.data.batches.loader import Normalization, TrainLoader
 from cifar_ray.data.batches.sampling import draw_order
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.streamed import PictureFiles, StreamedImages, TrainingImages
 

@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as processes
 
 from cifar_ray.config import TrainConfig, parse_config
-from cifar_ray.data.batches.loader import Shard
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.errors import TrainingError
 from cifar_ray.training.loop.command import Command

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from cifar_ray.config import TrainConfig
-from cifar_ray.data.batches.loader import Shard
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.streamed import TrainingImages, TrainingSplits
 from cifar_ray.errors import TrainingError

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cifar_ray.config import TestTimeAugmentation, TrainConfig
-from cifar_ray.data.batches.loader import EvaluationLoader, Normalization, Shard, Step, TrainLoader
+from cifar_ray.data.batches.loader import EvaluationLoader, Normalization, Step, TrainLoader
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.metrics.accuracy import Evaluation, Logits

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from cifar_ray.config import TrainConfig
-from cifar_ray.data.batches.loader import Shard
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.errors import CifarRayError, TrainingError
 from cifar_ray.inference.halving import is_out_of_memory
