@@ -89,7 +89,7 @@ def finetune_tail(
                 train_accuracy=accuracy,
                 val_loss=val.loss if val else None,
                 val_accuracy=val.accuracy if val else None,
-                learning_rate=float(trainer.optimizers[0].param_groups[0]["lr"]),
+                learning_rate=trainer.learning_rate,
                 seconds=seconds,
                 images_per_s=trainer.steps_per_epoch * config.batch_size / seconds,
                 improved=state.is_better(val.accuracy if val else None),

@@ -106,6 +106,7 @@ class TrainLoader:
         self.shard = shard
         self.seed = seed
         self.device = device
+        self._label_array = dataset.labels
         self._draw_order = partial(draw_order, torch.from_numpy(dataset.labels.copy()), dataset.num_classes, sampling)
         self._alternates = augmentation.flip == "alternating" and sampling == "natural"  # else an image may be there twice in an epoch
         self.augment = Augmenter(
@@ -138,11 +139,11 @@ class TrainLoader:
         return sorted(sizes, reverse=True)
 
     def sample(self, count: int) -> Tensor:
-        """Sample of training images, uint8 `[N, H, W, 3]` on the device, evenly spread over the data set and so over its classes.
+        """Sample of training images, uint8 `[N, H, W, 3]` on the device, with the classes in the proportions of the data set.
 
         It has `count` images of 32 px, or fewer larger ones with as many pixels.
         """
-        return self._source.sample(count)
+        return self._source.read(spread_rows(count, self._label_array, self.image_size_px))
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Step]:
         """Iterate over the steps of an epoch (from 0), starting at `first_step`."""
@@ -186,9 +187,9 @@ class _Held:
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self._images, self._labels = images, labels
 
-    def sample(self, count: int) -> Tensor:
-        """Implements `TrainLoader.sample`."""
-        return self._images[torch.from_numpy(spread_rows(count, self._images.shape)).to(self._images.device)]
+    def read(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        """Images at `rows`, uint8 `[n, H, W, 3]` on the device."""
+        return self._images[torch.from_numpy(rows).to(self._images.device)]
 
     def expect(self, shares: Iterable[Tensor]) -> None:
         """Do nothing: images in memory need no request."""
@@ -206,9 +207,8 @@ class _Arriving:
         self._blocks: Iterator[npt.NDArray[np.uint8]] = iter(())
         self._rest = np.empty((0, dataset.image_size_px, dataset.image_size_px, 3), np.uint8)
 
-    def sample(self, count: int) -> Tensor:
-        """Implements `TrainLoader.sample`."""
-        rows = spread_rows(count, (len(self._dataset), self._dataset.image_size_px))
+    def read(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        """Images at `rows`, as `_Held.read`; they do not count as taken."""
         return torch.from_numpy(self._dataset.pictures.read(rows)).to(self._labels.device)
 
     def expect(self, shares: Iterable[Tensor]) -> None:
