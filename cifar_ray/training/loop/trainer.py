@@ -236,5 +236,14 @@ def _communicating(parallel: nn.Module, last: bool) -> Any:
     return torch.enable_grad()
 
 
+def memory_advice(config: TrainConfig, device: torch.device, image_size_px: int, world_size: int = 1) -> str:
+    """What to do if memory runs out in training: smaller micro-batches than those that a worker uses now, as long as there are any."""
+    share = -(-config.batch_size // world_size)
+    size = min(share, config.micro_batch_size or _auto_micro_batch_size(device, image_size_px) or share)
+    if size > 1:
+        return f"pass a --micro-batch-size below {size}; it changes memory and speed, not the result"
+    return "pass a smaller --image-size or --model, or free memory; --micro-batch-size is 1 already"
+
+
 def _auto_micro_batch_size(device: torch.device, image_size_px: int) -> int | None:
     return None if device.type == "cuda" else max(1, _CPU_MICRO_BATCH_PX // image_size_px**2)
