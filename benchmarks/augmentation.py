@@ -26,7 +26,8 @@ from torchvision.transforms import v2
 from cifar_ray import cli
 from cifar_ray.config import AugmentationConfig, TrainConfig, parse_config
 from cifar_ray.data import load_splits
-from cifar_ray.data.batches.loader import Normalization, Shard, TrainLoader
+from cifar_ray.data.batches.loader import Normalization, TrainLoader
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import ImageDataset
 
 BATCH_SIZE = 250

@@ -26,7 +26,7 @@ from cifar_ray.cli.output.training_progress import ConsoleProgress
 from cifar_ray.cluster.process import prepare_process
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data import load_splits
-from cifar_ray.data.batches.loader import Shard
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.models import create_model
 from cifar_ray.training.loop.optimizers import create_optimizers, set_learning_rate

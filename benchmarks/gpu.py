@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data import load_splits
-from cifar_ray.data.batches.loader import Shard
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.models import DataInitialized
 from cifar_ray.training.loop.trainer import Trainer

@@ -20,7 +20,7 @@ import tyro
 from cifar_ray import cli
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data import load_splits
-from cifar_ray.data.batches.loader import Shard
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.errors import TrainingError
 from cifar_ray.recipes import get_recipe

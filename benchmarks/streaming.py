@@ -33,7 +33,7 @@ from cifar_ray.cluster.connection import ray_cluster
 from cifar_ray.cluster.plan import WorkerPlan
 from cifar_ray.config import TrainConfig
 from cifar_ray.data import StreamedImages, StreamedSplits, load_splits, open_splits
-from cifar_ray.data.batches.loader import Shard
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.recipes import small_cnn
 from cifar_ray.training.loop.trainer import Trainer

@@ -104,7 +104,7 @@ def compare(work: Path, seed: int) -> None:
 
     from cifar_ray.cli.training_flags import parse_train_command
     from cifar_ray.data import load_splits
-    from cifar_ray.data.batches.loader import Shard
+    from cifar_ray.data.batches.shares import Shard
     from cifar_ray.training.loop.fit import fit
 
     recipes = {

@@ -25,7 +25,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     with ProgressDisplay() as display:
         before, saved, fitted = calibrate_stored(store, command.model, display.start, command.dataset, command.data_dir)
     print(f"trust  {fitted}")
-    print(f"kept   {saved.reference}: {before.reference}, calibrated")
+    if saved is None:
+        print(f"same   {before.reference} has this temperature and abstain threshold already; nothing was saved")
+        return 0
+    same = saved.manifest.temperature == before.manifest.temperature
+    print(f"kept   {saved.reference}: {before.reference}, {'same probabilities, new abstain threshold' if same else 'calibrated'}")
     print(f"promote  cifar-ray store promote {saved.reference}{storage_flag(command.storage)}")
     return 0
 

@@ -17,8 +17,19 @@ CifarRayError
 `Interrupted` is not in the tree: nothing failed, and error handlers must let it pass.
 
 Every message is one line that says what is wrong, where, and what to do. HTTP statuses are in `deployments.http.responses`,
-exit codes in `cifar_ray.cli`.
+exit codes in `cifar_ray.cli`. Each library has its own error for too little memory; `advising_on_memory` turns it into one of these.
 """
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+
+# Messages of torch on CPU and CUDA, of cuDNN and cuBLAS, and of OpenVINO
+_OUT_OF_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|failed to allocate|could not allocate|bad_alloc|_ALLOC_FAILED", re.IGNORECASE
+)
 
 
 class CifarRayError(Exception):
@@ -91,3 +102,33 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.signal_number = signal_number
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a CPU or a GPU."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None)
+
+
+def describe_out_of_memory(error: BaseException, advice: str) -> str:
+    """One line for an error that memory ran out, with advice and the reason, which in a traceback, as Ray gives it, is the last line."""
+    lines = str(error).strip().splitlines() or [""]
+    reason = lines[-1].strip() if "Traceback" in str(error) else f"{type(error).__name__}: {lines[0]}".removesuffix(": ")
+    return f"out of memory: {advice} ({reason})"
+
+
+@contextlib.contextmanager
+def advising_on_memory(advice: str, raises: type[CifarRayError] = ResourceError) -> Iterator[None]:
+    """Turn an error that memory ran out into one line with advice. Other errors, and ours, pass unchanged.
+
+    Args:
+        advice: what to do, as an imperative.
+        raises: class of the error.
+    """
+    try:
+        yield
+    except CifarRayError:
+        raise
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise raises(describe_out_of_memory(error, advice)) from error

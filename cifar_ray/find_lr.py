@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from cifar_ray.cli.output.terminal import ProgressDisplay
     from cifar_ray.data import load_splits
-    from cifar_ray.data.batches.loader import check_batch_size  # imports torch, seconds that --help does without
+    from cifar_ray.data.batches.shares import check_batch_size
     from cifar_ray.reports.lr_report import write_report
     from cifar_ray.training import job
     from cifar_ray.tuning.lr_range import learning_rate_flags
@@ -44,7 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if ended_falling(test):
         print(f"the loss still fell at {test.rates[-1]:.3g}: pass a higher --highest")
     print(f"report     {write_report(config, splits, test, readings, MEANINGS)}")
-    flags = flags_of_train(sys.argv[1:] if argv is None else argv)
+    if config.method != "scratch":
+        print("method     the rate is for --method finetune, because a probe has none")
+    flags = flags_of_train(sys.argv[1:] if argv is None else argv, config.method)
     print(f"use        cifar-ray train {' '.join([*flags, learning_rate_flags(config, test.edge)])}")
     return 0
 

@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cifar_ray.cli.output.terminal import ProgressDisplay
     from cifar_ray.cli.output.training_progress import train_with_progress  # imports torch, seconds that --help and lists do without
     from cifar_ray.data import open_splits
-    from cifar_ray.data.batches.loader import check_batch_size
+    from cifar_ray.data.batches.shares import check_batch_size
     from cifar_ray.training import job
 
     cli.show_log()

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cifar_ray.cli.output.terminal import ProgressDisplay
     from cifar_ray.cli.output.training_progress import train_with_progress
     from cifar_ray.data import load_splits
-    from cifar_ray.data.batches.loader import check_batch_size
+    from cifar_ray.data.batches.shares import check_batch_size
     from cifar_ray.reports.search_report import write_results
     from cifar_ray.tuning.standings import describe_result, describe_start
 
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with ProgressDisplay() as display:
         splits = load_splits(job.fixed, display.start)
     check_batch_size(job.fixed.batch_size, len(splits.train), job.search.workers_per_trial)
-    record = job.open()
+    record = job.open(len(splits.val or ()))
     table, best = LiveTable(job.search.time_budget_s), None
     table.on_message(describe_start(record, job, splits.name))
 

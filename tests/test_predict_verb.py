@@ -1,4 +1,4 @@
-"""`python -m cifar_ray.predict`, as a user runs it; through a server it is tested with the server."""
+"""`python -m cifar_ray.predict`, as a user runs it; a real server is tested with the server."""
 
 from __future__ import annotations
 
@@ -249,6 +249,39 @@ def test_a_server_that_is_not_there_is_one_line(pictures: Path, capsys: Shown) -
         Client("ftp://there")
     with pytest.raises(ServerError):
         Client("http://127.0.0.1:9").classes()
+
+
+@pytest.mark.parametrize("suffix", ["", ".csv", ".json", ".parquet"])
+def test_what_a_server_abstains_from_is_marked_in_every_format_unless_that_is_switched_off(
+    pictures: Path, tmp_path: Path, capsys: Shown, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    ranked = [{"class_id": 0, "class_name": "cat", "probability": 0.7}, {"class_id": 1, "class_name": "dog", "probability": 0.3}]
+    sure = {
+        "class_id": 0,
+        "class_name": "cat",
+        "confidence": 0.7,
+        "abstain": False,
+        "probabilities": {"cat": 0.7, "dog": 0.3},
+        "top_k": ranked,
+    }
+    answers = {
+        "/classes": {"model": "pets", "version": 1, "classes": ["cat", "dog"]},
+        "/predict_batch": {"model": "pets", "version": 1, "predictions": [sure, sure | {"abstain": True}]},
+    }
+    monkeypatch.setattr(Client, "_ask", lambda self, method, path, *_, **__: answers[path])
+    for flags, marks in ([], [False, True]), (["--no-abstain"], [False, False]):
+        out = tmp_path / f"{len(flags)}{suffix}"
+        command = ["predict", "http://127.0.0.1:9", str(pictures / "00.png"), str(pictures / "02.png"), *flags]
+        assert console.main([*command, *(["--out", str(out)] if suffix else [])]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert ["not sure" in line for line in lines[:2]] == marks, "the terminal marks them beside a file, too"
+        found = {
+            "": lambda marks=marks: marks,
+            ".csv": lambda out=out: [row["abstain"] == "True" for row in csv.DictReader(io.StringIO(out.read_text()))],
+            ".json": lambda out=out: [row["abstain"] for row in json.loads(out.read_text())],
+            ".parquet": lambda out=out: pq.read_table(out)["abstain"].to_pylist(),
+        }[suffix]()
+        assert found == marks
 
 
 def test_asking_a_server_needs_neither_torch_nor_ray() -> None:

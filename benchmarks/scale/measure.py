@@ -17,7 +17,8 @@ import torch.multiprocessing as mp
 from torch.profiler import ProfilerActivity, profile
 
 from cifar_ray.cluster.process import prepare_process
-from cifar_ray.data.batches.loader import Shard, Step
+from cifar_ray.data.batches.loader import Step
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.recipes import get_recipe, list_recipes
 from cifar_ray.training.loop.trainer import Trainer

@@ -25,7 +25,7 @@ from torchvision.transforms import v2
 
 from cifar_ray.cluster.process import prepare_process
 from cifar_ray.config import TrainConfig
-from cifar_ray.data.batches.loader import Shard
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.models import create_model
 from cifar_ray.recipes import get_recipe

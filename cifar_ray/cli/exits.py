@@ -6,18 +6,19 @@ import sys
 from collections.abc import Callable
 
 from cifar_ray.cli.output.liveness import Liveness
-from cifar_ray.errors import CifarRayError, Interrupted, TrainingError
+from cifar_ray.errors import CifarRayError, Interrupted, TrainingError, describe_out_of_memory, is_out_of_memory
 
 EXIT_FAILED = 1
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+_MEMORY_ADVICE = "free memory, or pass a smaller --micro-batch-size, --batch-size or --image-size where the command has it"
 
 
 def run(main: Callable[[], int]) -> int:
     """Runs a verb with status lines, and prints its errors as one line on stderr instead of a traceback.
 
     Returns:
-        What `main` returns; 2 after a user error, 1 after a failed training, 130 after Ctrl-C, 143 after SIGTERM.
+        What `main` returns; 2 after a user error, 1 after a failed training or without enough memory, 130 after Ctrl-C, 143 after SIGTERM.
     """
     try:
         with Liveness():
@@ -28,6 +29,11 @@ def run(main: Callable[[], int]) -> int:
     except CifarRayError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        print(f"error: {describe_out_of_memory(error, _MEMORY_ADVICE)}", file=sys.stderr)
+        return EXIT_FAILED
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return 128 + stop.signal_number

@@ -78,9 +78,10 @@ class Promote(StoreCommand):
     reference: Positional[str] = Field(description="NAME@3 or NAME@latest")
 
     def run(self, store: ModelStore) -> None:
-        """Prints the production version."""
+        """Prints the production version, and its accuracy beside that of the version before it."""
         name, version = store.resolve_exact(self.reference)
-        _print_production(name, store.promote(name, version))
+        seen = store.pointers(name)
+        _print_production(store, name, store.promote(name, version, replacing=seen), seen.production)
 
 
 class Rollback(StoreCommand):
@@ -89,8 +90,9 @@ class Rollback(StoreCommand):
     name: Positional[str] = Field(description="name of the model")
 
     def run(self, store: ModelStore) -> None:
-        """Prints the production version."""
-        _print_production(self.name, store.rollback(self.name))
+        """Prints the production version, and its accuracy beside that of the version before it."""
+        aliases = store.rollback(self.name)
+        _print_production(store, self.name, aliases, aliases[PREVIOUS])
 
 
 class Ensemble(StoreCommand):
@@ -237,6 +239,10 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _print_production(name: str, aliases: dict[str, int]) -> None:
+def _print_production(store: ModelStore, name: str, aliases: dict[str, int], before: int | None) -> None:
+    from cifar_ray.store.promotion import describe_production  # imports numpy
+
     previous = f", previous version: {name}@{aliases[PREVIOUS]}" if PREVIOUS in aliases else ""
     print(f"{name}@{aliases[PRODUCTION]} is in production{previous}")
+    if figures := describe_production(store, name, aliases[PRODUCTION], before):
+        print(figures)

@@ -266,13 +266,19 @@ def _settings_in(file: str) -> dict[str, Any]:
     return values
 
 
-def flags_of_train(arguments: Sequence[str]) -> list[str]:
-    """The flags of `find_lr` that a user typed, quoted for a shell, without those of this verb and those of the learning rates."""
+def flags_of_train(arguments: Sequence[str], method: str) -> list[str]:
+    """The flags for `train` of a user of `find_lr`, quoted for a shell, without those of this verb and those of the learning rates.
+
+    Args:
+        arguments: what the user typed.
+        method: of the config; a probe uses no learning rate, so its flags get `--method finetune`.
+    """
+    dropped = {"--steps", "--lowest", "--highest"} | ({"--method"} if method != "scratch" else set())
     kept, skips = [], False
     for argument in arguments:
         if argument.startswith("--"):
             name = argument.partition("=")[0].replace("_", "-")
-            skips = name in ("--steps", "--lowest", "--highest") or re.fullmatch(r"--optimizer\.(\w+-)?lr", name) is not None
+            skips = name in dropped or re.fullmatch(r"--optimizer\.(\w+-)?lr", name) is not None
         if not skips:
             kept.append(shlex.quote(argument))
-    return kept
+    return kept + (["--method", "finetune"] if method != "scratch" else [])

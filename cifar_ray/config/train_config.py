@@ -114,7 +114,9 @@ class TrainConfig(Config):
     sampling: SamplingName = Field(
         "natural", description="images of an epoch; natural: each image once; balanced: equally many of each class, for uneven classes"
     )
-    stem_epochs: int = Field(3, ge=1, description="epochs after which the data-initialized stem is frozen (airnet)")
+    stem_epochs: int = Field(
+        3, ge=1, description="number of epochs in which the bias of the whitening layer is trained (airnet), whatever --epochs is"
+    )
     test_time_augmentation: TestTimeAugmentation = Field(
         "mirror_shift", description="views whose logits are averaged for a second test accuracy; none: no second accuracy"
     )

@@ -17,7 +17,7 @@ from cifar_ray.errors import DataError
 from cifar_ray.evaluation.comparison import Contender, ModelComparison, compare_models
 from cifar_ray.evaluation.dataset_examination import DatasetExamination, examine, list_broken
 from cifar_ray.evaluation.model_evaluation import ModelEvaluation, corruption_stride, evaluate_model, score_here
-from cifar_ray.evaluation.new_versions import calibrated, with_gallery
+from cifar_ray.evaluation.new_versions import calibrated, same_trust, with_gallery
 from cifar_ray.evaluation.scoring import device_here
 from cifar_ray.evaluation.selection import load_selected, select
 from cifar_ray.inference.predictor import Predictor
@@ -122,8 +122,8 @@ def compare_stored(
 
 def calibrate_stored(
     store: ModelStore, reference: str, progress: StartTask, dataset: DatasetName | None = None, data_dir: str | None = None
-) -> tuple[Bundle, Bundle, str]:
-    """Saves a new version of a model, with temperature and abstain threshold fitted on validation images.
+) -> tuple[Bundle, Bundle | None, str]:
+    """Saves a new version of a model, with temperature and abstain threshold fitted on validation images, unless it has them already.
 
     Args:
         store: holds the model.
@@ -133,7 +133,7 @@ def calibrate_stored(
         data_dir: where the data are.
 
     Returns:
-        The model as it was, the new version, and a line about what was fitted.
+        The model as it was; the new version, `None` if it would be the same; and a line about what was fitted.
 
     Raises:
         ConfigError, DataError, StoreError, BundleError: see `calibrated`.
@@ -141,6 +141,8 @@ def calibrate_stored(
     prepare_process()
     bundle = store.load(reference)
     made, trust, figures = calibrated(bundle, dataset, data_dir, progress)
+    if same_trust(bundle.manifest, made.manifest):
+        return bundle, None, trust.describe(figures)
     return bundle, store.save(bundle.name, made.manifest, made.weights, made.attachments), trust.describe(figures)
 
 

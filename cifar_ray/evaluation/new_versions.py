@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,8 +19,10 @@ from cifar_ray.evaluation.selection import relabel, select
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.metrics.accuracy import Logits
 from cifar_ray.metrics.trust import Trust
-from cifar_ray.store import Bundle
+from cifar_ray.store import Bundle, Manifest
 from cifar_ray.store.gallery import GALLERY_FILE, Judged, encode_gallery
+
+_SAME = 1e-3
 
 
 def calibrated(
@@ -57,6 +60,12 @@ def calibrated(
         if manifest.test_fingerprint in ("", test.fingerprint):  # all metrics in a manifest are from the same test images
             changes["metrics"] = manifest.metrics | metrics
     return dataclasses.replace(bundle, manifest=manifest.model_copy(update=changes)), trust, metrics
+
+
+def same_trust(one: Manifest, other: Manifest) -> bool:
+    """Whether two models have the same temperature and abstain threshold, up to the rounding of another number of threads."""
+    pairs = [(one.temperature, other.temperature), (one.abstain_threshold, other.abstain_threshold)]
+    return all(a == b or (a is not None and b is not None and math.isclose(a, b, rel_tol=_SAME)) for a, b in pairs)
 
 
 def with_gallery(bundle: Bundle, evaluation: ModelEvaluation) -> Bundle:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,18 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cifar_ray.errors import ResourceError
+from cifar_ray.errors import ResourceError, is_out_of_memory
 
-# Messages of torch on CPU and CUDA, of cuDNN and cuBLAS, and of OpenVINO
-_OUT_OF_MEMORY = re.compile(
-    r"out of memory|can't allocate memory|not enough memory|failed to allocate|could not allocate|bad_alloc|_ALLOC_FAILED", re.IGNORECASE
-)
 _logger = logging.getLogger(__name__)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a CPU or a GPU."""
-    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None)
 
 
 class Halving:

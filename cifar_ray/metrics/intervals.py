@@ -69,7 +69,7 @@ class PairedComparison:
         return max(-1.0, centre - reach), min(1.0, centre + reach)
 
 
-def accuracy_interval(correct: int, count: int) -> tuple[float, float]:
+def accuracy_interval(correct: float, count: int) -> tuple[float, float]:
     """95 % confidence interval of a fraction (Wilson 1927), within 0–1; (0, 1) for a count of 0."""
     if count == 0:
         return 0.0, 1.0
@@ -77,6 +77,24 @@ def accuracy_interval(correct: int, count: int) -> tuple[float, float]:
     centre = (share + spread / 2) / (1 + spread)
     reach = _Z95 * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
     return max(0.0, centre - reach), min(1.0, centre + reach)
+
+
+def difference_interval(first: float, second: float, count: int) -> tuple[float, float]:
+    """95 % confidence interval of the difference of two accuracies, each on `count` images.
+
+    Method 10 of Newcombe (1998), Statistics in Medicine 17.
+
+    Args:
+        first: 0–1, may be a mean over seeds.
+        second: is subtracted.
+        count: number of images, at least 1.
+    """
+    reach = [0.0, 0.0]  # squared, below and above
+    for accuracy, below in ((first, 0), (second, 1)):
+        low, high = accuracy_interval(accuracy * count, count)
+        reach[below] += (accuracy - low) ** 2
+        reach[1 - below] += (high - accuracy) ** 2
+    return first - second - math.sqrt(reach[0]), first - second + math.sqrt(reach[1])
 
 
 def describe_accuracy(accuracy: float, count: int | None) -> str:

@@ -11,7 +11,8 @@ import torch
 
 from cifar_ray.config import AugmentationConfig
 from cifar_ray.data import DatasetSplits, ImageDataset, channel_mean_std
-from cifar_ray.data.batches.loader import Normalization, Shard, TrainLoader
+from cifar_ray.data.batches.loader import Normalization, TrainLoader
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.evaluation.dataset_examination import DatasetExamination, FoundDuplicates, summarize, to_json
 from cifar_ray.reports import plots
 from cifar_ray.reports.contact_sheet import Cell, sheet

@@ -52,7 +52,7 @@ def parallel_coordinates(record: Record, space: SearchSpace) -> bytes:
         if trial.number in shades:
             heights.append((scores[trial.number] - low) / (high - low) if high > low else 0.5)
             color, width = colormaps["viridis_r"](shades[trial.number]), 2.6 if trial is ranked[0] else 1.2
-            axes.plot(range(len(heights)), heights, color=color, linewidth=width)
+            axes.plot(range(len(heights)), heights, color=color, linewidth=width, linestyle="-" if record.full_runs(trial) else "--")
         else:
             axes.plot(range(len(heights)), heights, color="#c44", linewidth=1, linestyle=":")
     ends = [(0.0, format_metric(abs(low), record.metric)), (1.0, format_metric(abs(high), record.metric))]

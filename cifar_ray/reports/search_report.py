@@ -6,6 +6,7 @@ from cifar_ray.config import TrainConfig, to_yaml
 from cifar_ray.reports import search_figures
 from cifar_ray.reports.renderer import Code, Picture, Section, Table, render
 from cifar_ray.storage import FileTree
+from cifar_ray.tuning.certainty import describe_certainty
 from cifar_ray.tuning.importance import MIN_TRIALS, parameter_importance
 from cifar_ray.tuning.record import Record
 from cifar_ray.tuning.search_job import best_config
@@ -28,7 +29,10 @@ def write_results(record: Record, fixed: TrainConfig, space: SearchSpace, files:
     pictures = _pictures(record, space)
     for name, picture in pictures.items():
         files.replace(f"{name}.png", picture.png)
-    files.replace("report.html", render(f"Search {title}", _summary(record), _sections(record, best, pictures)))
+    files.replace(
+        "report.html",
+        render(f"Search {title}", _summary(record), _sections(record, best, pictures, describe_certainty(record, fixed, space))),
+    )
     return best
 
 
@@ -39,14 +43,17 @@ def _pictures(record: Record, space: SearchSpace) -> dict[str, Picture]:
         "curves": Picture(search_figures.curves(record), "The metric after each epoch, one line per trial."),
         "parallel": Picture(
             search_figures.parallel_coordinates(record, space),
-            "One line per trial, from its parameters to its result. Darker is better; red and dotted: diverged or failed.",
+            "One line per trial, from its parameters to its result. Darker is better; dashed: stopped before its last epoch, so its "
+            "result is not comparable with that of a full trial; red and dotted: diverged or failed.",
         ),
     }
     importance = parameter_importance(record, space)
     if importance is not None:
         pictures["importance"] = Picture(
             search_figures.importance_bars(importance),
-            "How much worse a random forest predicts the metric when this parameter is shuffled; bars show ± 1 standard deviation.",
+            f"How much worse a random forest predicts the metric after epoch {importance.epoch} of {record.max_epochs} when this "
+            f"parameter is shuffled; bars show ± 1 standard deviation. All {importance.count} trials are compared after that epoch; after "
+            "more epochs other parameters may matter.",
         )
     return pictures
 
@@ -63,7 +70,7 @@ def _summary(record: Record) -> str:
     )
 
 
-def _sections(record: Record, best: TrainConfig | None, pictures: dict[str, Picture]) -> list[Section]:
+def _sections(record: Record, best: TrainConfig | None, pictures: dict[str, Picture], certainty: list[str]) -> list[Section]:
     too_few = f"Importance needs at least {MIN_TRIALS} trials that finished or were stopped, with different results."
     sections = [
         Section("Learning curves", [pictures["curves"]] if "curves" in pictures else ["No trial has a result yet."]),
@@ -77,6 +84,7 @@ def _sections(record: Record, best: TrainConfig | None, pictures: dict[str, Pict
     found = Section(
         f"Best: trial {leader.number}, {record.metric} {describe_figure(record, leader)}",
         [
+            f"{'. '.join(line[0].upper() + line[1:] for line in certainty)}.",
             "The validation split selected this trial, so expect slightly less on the test split. Train it with:",
             Code("cifar-ray train --config best.yaml"),
         ],

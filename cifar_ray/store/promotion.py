@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
@@ -65,7 +66,7 @@ def promote_new(store: ModelStore, bundle: Bundle, when: Literal["auto", "always
                 store.promote(bundle.name, bundle.version, replacing=seen)
         except ConcurrentChangeError:
             continue
-        return promote, reason + (_against_chance(bundle.manifest) if when == "auto" else "")
+        return promote, reason + (_against_chance(bundle.manifest, _best_figure(bundle.manifest)) if when == "auto" else "")
 
 
 def should_promote(store: ModelStore, bundle: Bundle) -> tuple[bool, str]:
@@ -84,7 +85,44 @@ def should_promote(store: ModelStore, bundle: Bundle) -> tuple[bool, str]:
         StoreError: if the store cannot be read.
     """
     promote, reason = _decide(store, bundle, store.pointers(bundle.name))
-    return promote, reason + _against_chance(bundle.manifest)
+    return promote, reason + _against_chance(bundle.manifest, _best_figure(bundle.manifest))
+
+
+def describe_production(store: ModelStore, name: str, version: int, before: int | None) -> str:
+    """Describe a version that a user put into production: its accuracy beside that of the version before it, and beside chance.
+
+    Args:
+        store: holds both.
+        name: name of the model.
+        version: the version.
+        before: the version that was in production; `None` if there was none.
+
+    Returns:
+        One line; empty if the version has no accuracy.
+    """
+    new = store.manifest(f"{name}@{version}")
+    present = None
+    if before is not None and before != version and before in store.versions(name):
+        with contextlib.suppress(BundleError):
+            present = store.manifest(f"{name}@{before}")
+    figures = _comparable(new, present) if present else None
+    ours = figures[0] if figures else _best_figure(new)
+    if ours is None:
+        return ""
+    text = f"{_NAMES[ours.split]} {ours}"
+    if present is not None:
+        theirs = figures[1] if figures else _best_figure(present)
+        shown = f"{_NAMES[theirs.split]} {theirs}" if theirs else "no accuracy"
+        same = figures is not None and ours.split == "test"
+        text += f"; before, {name}@{before}: {shown}{'' if same or not theirs else ', on its own pictures'}"
+    return text + _against_chance(new, ours)
+
+
+def _comparable(new: Manifest, present: Manifest) -> tuple[_Figure, _Figure] | None:
+    """The accuracies of two models by the same measure: on the same test images, else validation accuracies."""
+    if new.tested_on == present.tested_on and (figures := _both(_test(new), _test(present))):
+        return figures
+    return _both(_validation(new), _validation(present))
 
 
 def _decide(store: ModelStore, bundle: Bundle, seen: Aliases) -> tuple[bool, str]:
@@ -168,9 +206,8 @@ def _best_figure(manifest: Manifest) -> _Figure | None:
     return _test(manifest) or _validation(manifest)
 
 
-def _against_chance(manifest: Manifest) -> str:
+def _against_chance(manifest: Manifest, found: _Figure | None) -> str:
     """Chance level, with a warning for a model that is hardly better: below twice chance, or for two classes below halfway to 1."""
-    found = _best_figure(manifest)
     if found is None:
         return ""
     chance = 1 / len(manifest.class_names)

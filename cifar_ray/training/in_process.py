@@ -11,7 +11,7 @@ import torch
 
 from cifar_ray.cluster.process import prepare_process, usable_cores
 from cifar_ray.cluster.signals import Signals
-from cifar_ray.data.batches.loader import Shard
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.errors import CifarRayError, TrainingError
 from cifar_ray.training.loop.command import Command

@@ -14,6 +14,7 @@ from torch import nn
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.streamed import TrainingSplits
+from cifar_ray.errors import TrainingError, advising_on_memory
 from cifar_ray.metrics.accuracy import evaluate_logits
 from cifar_ray.metrics.trust import Trust
 from cifar_ray.models import create_model
@@ -62,7 +63,23 @@ def finetune_tail(
         splits: the data set, in memory.
         opened: from `open_tail`.
         progress: receives the progress.
+
+    Raises:
+        TrainingError: if there is too little memory.
     """
+    with advising_on_memory(tail_memory_advice(config), TrainingError):
+        return _finetune(run, config, probe, splits, opened, progress)
+
+
+def tail_memory_advice(config: TrainConfig) -> str:
+    """What to do if memory runs out: a step passes the whole batch, because only the last stages are trained."""
+    fewer = f"pass a --batch-size below {config.batch_size}, or " if config.batch_size > 1 else "pass "
+    return f"{fewer}--method probe, which needs less memory"
+
+
+def _finetune(
+    run: Run, config: TrainConfig, probe: TrainedRun, splits: TrainingSplits, opened: tuple[nn.Module, Tail], progress: Progress
+) -> TrainedRun:
     started = time.perf_counter()
     network, tail = opened
     assert isinstance(splits.train, ImageDataset)  # noqa: S101
@@ -89,7 +106,7 @@ def finetune_tail(
                 train_accuracy=accuracy,
                 val_loss=val.loss if val else None,
                 val_accuracy=val.accuracy if val else None,
-                learning_rate=float(trainer.optimizers[0].param_groups[0]["lr"]),
+                learning_rate=trainer.learning_rate,
                 seconds=seconds,
                 images_per_s=trainer.steps_per_epoch * config.batch_size / seconds,
                 improved=state.is_better(val.accuracy if val else None),

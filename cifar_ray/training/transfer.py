@@ -17,14 +17,14 @@ from cifar_ray.cluster.process import prepare_process
 from cifar_ray.cluster.signals import Signals
 from cifar_ray.config import ResizePolicy, StartConfig, TrainConfig, parse_config
 from cifar_ray.config.base import seconds
-from cifar_ray.data.batches.loader import Shard
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.data.streamed import StreamedSplits, TrainingSplits
 from cifar_ray.data.task_progress import StartTask
-from cifar_ray.errors import Interrupted
+from cifar_ray.errors import Interrupted, TrainingError, advising_on_memory
 from cifar_ray.metrics.intervals import describe_accuracy
 from cifar_ray.store.bundle import MANIFEST_FILE, encode
-from cifar_ray.training.loop.trainer import Trainer
+from cifar_ray.training.loop.trainer import Trainer, memory_advice
 from cifar_ray.training.place import train_run
 from cifar_ray.training.probe.extraction import ComputeHere, Opener
 from cifar_ray.training.probe.linear_probe import Probe, train_probe
@@ -33,7 +33,7 @@ from cifar_ray.training.probe.tail import Tail, TailTrainer
 from cifar_ray.training.records.results import TrainedRun
 from cifar_ray.training.records.run_folder import Run
 from cifar_ray.training.save_model import describe
-from cifar_ray.training.tail_finetuning import finetune_tail, open_tail, with_one_view
+from cifar_ray.training.tail_finetuning import finetune_tail, open_tail, tail_memory_advice, with_one_view
 from cifar_ray.training.weights.initial_network import load_parent
 
 if TYPE_CHECKING:
@@ -186,11 +186,14 @@ def _plan_finetuning(run: Run, trained: TrainedRun, splits: TrainingSplits, prog
 
 def _epoch_s(config: TrainConfig, trained: TrainedRun, splits: TrainingSplits, opened: tuple[nn.Module, Tail] | None) -> float:
     """Duration of an epoch, seconds, from a few steps in this process."""
-    if opened is not None:
-        about = trained.result.normalization
-        assert isinstance(splits.train, ImageDataset)  # noqa: S101
+    if opened is None:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        with advising_on_memory(memory_advice(config, device, splits.train.image_size_px), TrainingError):
+            return len(splits.train) / _images_per_s(config, splits, device)
+    about = trained.result.normalization
+    assert isinstance(splits.train, ImageDataset)  # noqa: S101
+    with advising_on_memory(tail_memory_advice(config), TrainingError):
         return TailTrainer(opened[1], config, splits.train, about.mean, about.std).estimate_epoch_s(config.epochs)
-    return len(splits.train) / _images_per_s(config, splits)
 
 
 def _budget_s(config: TrainConfig) -> float:
@@ -215,9 +218,8 @@ def _finetuning_config(run: Run, mirror: bool) -> TrainConfig:
     return parse_config(TrainConfig, values | {"start": start.model_dump(), "augmentation": augmentation.model_dump()})
 
 
-def _images_per_s(config: TrainConfig, splits: TrainingSplits) -> float:
+def _images_per_s(config: TrainConfig, splits: TrainingSplits, device: torch.device) -> float:
     """Training images per second, from two steps in this process, times the number of workers."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rows = np.arange(min(len(splits.train), (1 + _TIMED_STEPS) * config.batch_size))
     part = splits if isinstance(splits, StreamedSplits) else DatasetSplits(splits.name, splits.train.subset(rows), None, None)
     trainer = Trainer(config, part, device, Shard(), load_parent(config))

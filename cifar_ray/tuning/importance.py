@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cifar_ray.tuning.record import Record, Trial
+from cifar_ray.tuning.record import OUT_OF_TIME, Record, Trial
 from cifar_ray.tuning.space import SearchSpace
 
 MIN_TRIALS = 8
@@ -17,7 +17,7 @@ class Importance:
     """Share of the explained metric that each parameter accounts for.
 
     Attributes:
-        epoch: epoch at which trials are compared: the last one that all of them reached.
+        epoch: epoch at which trials are compared: the last one that all of them reached, except those that the time budget cut off.
         count: number of trials compared.
         mean: by path, increase of the forest's squared error when the parameter is shuffled, as a share of the sum, 0–1.
         std: by path, standard deviation over shuffles.
@@ -32,18 +32,21 @@ class Importance:
 def parameter_importance(record: Record, space: SearchSpace) -> Importance | None:
     """Permutation importance (Breiman 2001, "Random forests", section 10) of a forest that predicts the metric at one epoch.
 
-    Trials are compared after the same number of epochs, because stopped trials have fewer.
+    Trials are compared after the same number of epochs, because stopped trials have fewer. A trial that the time budget cut off before that
+    epoch is left out: it would reduce the comparison to the epochs that it had.
 
     Returns:
         `None` with fewer than `MIN_TRIALS` trials, or if all have the same metric.
     """
-    trials = [trial for trial in record.ranked() if trial.status in ("finished", "stopped")]
+    settled = [trial for trial in record.ranked() if trial.status in ("finished", "stopped")]
+    whole = [trial for trial in settled if trial.reason != OUT_OF_TIME]
+    epoch = min((trial.epochs_done for trial in (whole if len(whole) >= MIN_TRIALS else settled)), default=0)
+    trials = [trial for trial in settled if trial.epochs_done >= epoch]
     if len(trials) < MIN_TRIALS:
         return None
     from sklearn.ensemble import RandomForestRegressor
     from sklearn.inspection import permutation_importance
 
-    epoch = min(trial.epochs_done for trial in trials)
     inputs = np.array([[parameter.position(trial.parameters[parameter.path]) for parameter in space] for trial in trials])
     targets = np.array([_metric_at(trial, epoch, record.metric) for trial in trials])
     if not np.ptp(targets):

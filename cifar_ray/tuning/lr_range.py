@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from cifar_ray.config import TrainConfig
-from cifar_ray.data.batches.loader import Shard
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.errors import ConfigError
 from cifar_ray.training.loop.optimizers import set_learning_rate

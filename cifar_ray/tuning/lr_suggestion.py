@@ -9,6 +9,8 @@ import torch
 from cifar_ray.cluster.process import prepare_process
 from cifar_ray.config import TrainConfig
 from cifar_ray.data import DatasetSplits
+from cifar_ray.errors import TrainingError, advising_on_memory
+from cifar_ray.training.loop.trainer import memory_advice
 from cifar_ray.tuning.lr_range import RangeTest, run_range_test
 
 MEANINGS = {
@@ -41,17 +43,20 @@ def run_test_around_rate(
 
     Raises:
         ConfigError: if the range is empty, or the loss was not finite from the start.
+        TrainingError: if there is too little memory.
     """
     prepare_process()
-    return run_range_test(
-        config,
-        splits,
-        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
-        lowest=lowest or config.optimizer.lr * _LOWEST_FACTOR,
-        highest=highest or config.optimizer.lr * _HIGHEST_FACTOR,
-        steps=steps,
-        on_step=on_step,
-    )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with advising_on_memory(memory_advice(config, device, splits.train.image_size_px), TrainingError):
+        return run_range_test(
+            config,
+            splits,
+            device=device,
+            lowest=lowest or config.optimizer.lr * _LOWEST_FACTOR,
+            highest=highest or config.optimizer.lr * _HIGHEST_FACTOR,
+            steps=steps,
+            on_step=on_step,
+        )
 
 
 def read_rates(test: RangeTest, config: TrainConfig) -> dict[str, float]:

@@ -18,6 +18,8 @@ STATE_FILE = "state.json"
 FORMAT_VERSION = 1
 AGAIN = "again"  # key in Tune's config, beside the parameters: repeat the trial with another seed
 
+OUT_OF_TIME = "the time budget was used up"  # reason of a stopped trial
+
 # interrupted: was running when the search was interrupted, and resumes from its snapshot.
 # stopped: by the scheduler, or because the time budget was used up.
 Status = Literal["running", "interrupted", "finished", "stopped", "diverged", "failed"]
@@ -62,14 +64,20 @@ class Trial:
         """Number of the last epoch, 0 before the first."""
         return self.epochs[-1]["epoch"] if self.epochs else 0
 
+    def is_over(self, max_epochs: int, patience: int | None) -> bool:
+        """Whether it ran to its end, which may be that of its patience, and was not stopped before."""
+        improved = max((report["epoch"] for report in self.epochs if report["improved"]), default=0)
+        return self.epochs_done >= max_epochs or (patience is not None and self.epochs_done - improved >= patience)
+
     @property
     def seconds(self) -> float:
         """Total time of training and evaluation."""
         return float(sum(report["seconds"] for report in self.epochs))
 
-    def best(self, metric: str) -> Epoch | None:
-        """Report of the best epoch; `None` if no epoch has a finite metric."""
-        ranked = [report for report in self.epochs if report.get(metric) is not None and math.isfinite(report[metric])]
+    def best(self, metric: str, until: int | None = None) -> Epoch | None:
+        """Report of the best epoch, or of the best of the first `until` epochs; `None` if none of them has a finite metric."""
+        epochs = [report for report in self.epochs if until is None or report["epoch"] <= until]
+        ranked = [report for report in epochs if report.get(metric) is not None and math.isfinite(report[metric])]
         return max(ranked, key=lambda report: score(report, metric)) if ranked else None
 
 
@@ -91,6 +99,7 @@ class Record:
         repeats: repeats of leading trials with another seed.
         elapsed_s: total time of all invocations.
         ended: whether the search is complete.
+        val_images: number of validation images; `None` for a search of an earlier release.
     """
 
     metric: str
@@ -100,6 +109,7 @@ class Record:
     repeats: list[Trial] = field(default_factory=list)
     elapsed_s: float = 0.0
     ended: bool = False
+    val_images: int | None = None
 
     def trial(self, trial_id: str, config: dict[str, Any]) -> Trial:
         """The trial with this Ray Tune id, else the interrupted trial with this config, else a new trial."""
@@ -139,21 +149,35 @@ class Record:
         """A trial and its repeat, if the repeat is complete."""
         return [trial, *(one for one in self.repeats if one.number == trial.number and one.status in ("finished", "diverged"))]
 
+    def full_runs(self, trial: Trial) -> list[Trial]:
+        """The runs of a trial that had the full budget: its own, its repeat, both or none."""
+        return [run for run in self.runs(trial) if run.status == "finished"]
+
     def figure(self, trial: Trial) -> float | None:
-        """The metric at the best epoch, averaged with that of the repeat; `None` if a run diverged, failed or has no metric yet."""
-        runs = self.runs(trial)
-        best = [run.best(self.metric) for run in runs if run.status not in ("diverged", "failed")]
+        """The metric at the best epoch: the mean over the runs with the full budget, or that of the trial while there is none.
+
+        A short run is never averaged with a full one. `None` if a run diverged, failed or has no metric yet.
+        """
+        if any(run.status in ("diverged", "failed") for run in self.runs(trial)):
+            return None
+        best = [run.best(self.metric) for run in self.full_runs(trial) or [trial]]
         figures = [float(epoch[self.metric]) for epoch in best if epoch]
-        return sum(figures) / len(runs) if len(figures) == len(runs) else None
+        return sum(figures) / len(figures) if figures and len(figures) == len(best) else None
 
     def ranked(self) -> list[Trial]:
-        """Trials with a metric that did not diverge or fail, best first, ties in order of their numbers."""
-        figures = [(trial, self.figure(trial)) for trial in self.trials]
-        with_metric = [(trial, {self.metric: figure}) for trial, figure in figures if figure is not None]
-        return [trial for trial, _ in sorted(with_metric, key=lambda pair: -score(pair[1], self.metric))]
+        """Trials with a metric that did not diverge or fail, best first, ties in order of their numbers.
+
+        Trials are only compared at equal budgets: first come those with a full run, then the others, see `_rank_short`.
+        """
+        figures = [(trial, figure) for trial in self.trials if (figure := self.figure(trial)) is not None]
+        full = [(trial, {self.metric: figure}) for trial, figure in figures if self.full_runs(trial)]
+        ranked = [trial for trial, _ in sorted(full, key=lambda pair: -score(pair[1], self.metric))]
+        return ranked + _rank_short([trial for trial, _ in figures if trial not in ranked], self.metric)
 
     def to_repeat(self, most: int, at_once: int) -> list[Trial]:
         """Trials to repeat with another seed: interrupted repeats, or else the leading trials until the first one is repeated.
+
+        If no trial had the full budget, the repeat of the leader is the first run that has it.
 
         Args:
             most: maximum number of repeats.
@@ -216,6 +240,23 @@ class Record:
                 | trial.parameters
             )
         return table.getvalue().encode()
+
+
+def _rank_short(trials: list[Trial], metric: str) -> list[Trial]:
+    """Rank trials without a full run: first those with more than half the epochs of the longest, at an epoch that they all reached.
+
+    The rest follow, ranked in the same way. So a trial that has just started leads no longer one, and one that was cut off an epoch later
+    than another has no advantage.
+    """
+    ranked: list[Trial] = []
+    left = list(trials)
+    while left:
+        longest = max(trial.epochs_done for trial in left)
+        group = [trial for trial in left if 2 * trial.epochs_done > longest]
+        epoch = min(trial.epochs_done for trial in group)
+        ranked += sorted(group, key=lambda trial: -score(best, metric) if (best := trial.best(metric, epoch)) else math.inf)
+        left = [trial for trial in left if trial not in group]
+    return ranked
 
 
 def images_per_s(trial: Trial) -> float:

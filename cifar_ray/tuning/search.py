@@ -28,7 +28,7 @@ from cifar_ray.errors import ResourceError
 from cifar_ray.storage import FileTree
 from cifar_ray.storage.probe import StorageProbe
 from cifar_ray.tuning.algorithms import create_repeater, create_scheduler, create_searcher
-from cifar_ray.tuning.record import Record, Trial
+from cifar_ray.tuning.record import OUT_OF_TIME, Record, Trial
 from cifar_ray.tuning.space import SearchSpace
 from cifar_ray.tuning.trial import DIVERGED, REPORT_FIELDS, TrialJob, config_key, release_workers, run_trial
 
@@ -78,7 +78,7 @@ def run_search(
         record.ended = True
         record.save(files)
         return
-    writer = _Writer(record, files, listener)
+    writer = _Writer(record, files, listener, fixed.patience)
     with ray_cluster(fixed.cluster), _quiet_tune():
         before = Cluster.now()
         concurrent, plan = plan_trials(search, dataclasses.replace(before, grows=False))
@@ -116,7 +116,7 @@ def run_search(
                 for left in record.running():
                     release_workers(files, f"{TRIALS_FOLDER}/{left.folder}")
                 over = until_s is not None and writer.elapsed_s() >= until_s
-                record.settle("stopped" if over else "interrupted", "the time budget was used up" if over else "")
+                record.settle("stopped" if over else "interrupted", OUT_OF_TIME if over else "")
                 writer.save()
                 await_release(before)
 
@@ -172,8 +172,8 @@ def plan_trials(search: SearchConfig, cluster: Cluster) -> tuple[int, WorkerPlan
 class _Writer(tune.Callback):  # type: ignore[misc]
     """Record events from Tune, and pass them on to the listener."""
 
-    def __init__(self, record: Record, files: FileTree, listener: Listener) -> None:
-        self._record, self._files, self._listener = record, files, listener
+    def __init__(self, record: Record, files: FileTree, listener: Listener, patience: int | None) -> None:
+        self._record, self._files, self._listener, self._patience = record, files, listener, patience
         self._before_s, self._started = record.elapsed_s, time.monotonic()
 
     def elapsed_s(self) -> float:
@@ -202,7 +202,7 @@ class _Writer(tune.Callback):  # type: ignore[misc]
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         known = self._record.trial(trial.trial_id, trial.config)
         if known.status == "running":
-            known.status = "stopped" if known.epochs_done < self._record.max_epochs else "finished"
+            known.status = "finished" if known.is_over(self._record.max_epochs, self._patience) else "stopped"
         release_workers(self._files, f"{TRIALS_FOLDER}/{known.folder}")
         self._changed(known)
 

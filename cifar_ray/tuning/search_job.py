@@ -57,8 +57,11 @@ class SearchJob:
         """The search space as YAML for `--space`."""
         return yaml.safe_dump(to_mapping(self.space), sort_keys=False, default_flow_style=None)
 
-    def open(self) -> Record:
+    def open(self, val_images: int | None = None) -> Record:
         """Start the record of a new search, or load the record of an interrupted one.
+
+        Args:
+            val_images: number of validation images, for intervals.
 
         Raises:
             ConfigError: if a search of this name is complete, or has other settings.
@@ -72,10 +75,10 @@ class SearchJob:
         ):
             raise ConfigError(f"name: search {self.name!r} in {self.files.path()} has other settings; choose another --name")
         if record is None:
-            return Record(self.search.metric, self.fixed.epochs, self.search.num_samples)
+            return Record(self.search.metric, self.fixed.epochs, self.search.num_samples, val_images=val_images)
         if record.ended and self.search.num_samples <= record.num_samples:
             raise ConfigError(f"name: search {self.name!r} is complete, see {self.files.path('report.html')}; choose another --name")
-        record.num_samples, record.ended = self.search.num_samples, False
+        record.num_samples, record.ended, record.val_images = self.search.num_samples, False, val_images or record.val_images
         return record
 
     def _settings(self) -> dict[str, Any]:

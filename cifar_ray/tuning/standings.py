@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cifar_ray.config import TrainConfig
+from cifar_ray.tuning.certainty import describe_certainty
 from cifar_ray.tuning.record import Record, Trial, format_parameters, images_per_s
 from cifar_ray.tuning.search_job import SearchJob
 
@@ -46,9 +47,10 @@ def summarize(record: Record) -> str:
 
 
 def describe_figure(record: Record, trial: Trial) -> str:
-    """The metric by which a trial is ranked, and the number of seeds if it is a mean."""
-    runs = len(record.runs(trial))
-    return format_metric(record.figure(trial), record.metric) + (f" (mean of {runs} seeds)" if runs > 1 else "")
+    """The metric by which a trial is ranked, with the number of seeds if it is a mean, or the epochs if it had no full budget."""
+    seeds = len(record.full_runs(trial))
+    basis = f" (mean of {seeds} seeds)" if seeds > 1 else "" if seeds else f" (after {trial.epochs_done} of {record.max_epochs} epochs)"
+    return format_metric(record.figure(trial), record.metric) + basis
 
 
 def format_metric(value: float | None, metric: str) -> str:
@@ -75,7 +77,7 @@ def epochs_left(record: Record) -> float:
 
 
 def describe_result(record: Record, job: SearchJob, best: TrainConfig | None, prog: str) -> str:
-    """Lines that name the best trial, the report, and the commands that come next.
+    """Lines that name the best trial, how sure that is, the report, and the commands that come next.
 
     Args:
         record: of the search.
@@ -91,6 +93,7 @@ def describe_result(record: Record, job: SearchJob, best: TrainConfig | None, pr
     figure = f"{record.metric} {describe_figure(record, ranked[0])}"
     lines = [
         f"best    trial {ranked[0].number}: {figure}  {format_parameters(ranked[0].parameters)}",
+        *(f"{'sure' if not number else '':8}{line}" for number, line in enumerate(describe_certainty(record, job.fixed, job.space))),
         report,
         f"train   cifar-ray train --config {job.files.path('best.yaml')}",
     ]

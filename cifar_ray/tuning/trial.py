@@ -26,12 +26,13 @@ from cifar_ray.cluster.plan import WorkerPlan
 from cifar_ray.cluster.process import prepare_process
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data import load_splits
-from cifar_ray.data.batches.loader import Shard
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import DatasetSplits
-from cifar_ray.errors import TrainingError
+from cifar_ray.errors import TrainingError, advising_on_memory
 from cifar_ray.storage import FileTree
 from cifar_ray.training.loop.fit import fit
 from cifar_ray.training.loop.snapshot import Snapshot
+from cifar_ray.training.loop.trainer import memory_advice
 from cifar_ray.training.on_ray.ray_trainer import POLL_INTERVAL_S
 from cifar_ray.training.records.results import EpochReport, Weights
 from cifar_ray.training.weights.initial_network import load_parent
@@ -141,18 +142,20 @@ def train_trial(work: dict[str, Any]) -> None:
         last = epoch.epoch
         report(_reported(dataclasses.asdict(epoch)))
 
+    advice = memory_advice(config, device, splits.train.image_size_px, shard.world_size)
     try:
-        fit(
-            config,
-            splits,
-            device=device,
-            shard=shard,
-            on_step=lambda *_: None,
-            on_epoch=on_epoch,
-            on_snapshot=on_snapshot,
-            parent=load_parent(config),
-            resume=start,
-        )
+        with advising_on_memory(advice):  # such a trial has failed and not diverged
+            fit(
+                config,
+                splits,
+                device=device,
+                shard=shard,
+                on_step=lambda *_: None,
+                on_epoch=on_epoch,
+                on_snapshot=on_snapshot,
+                parent=load_parent(config),
+                resume=start,
+            )
     except TrainingError as error:  # every worker raises it, because the loss is summed over all workers
         report(_WORST | {"epoch": last + 1, DIVERGED: str(error)})
 

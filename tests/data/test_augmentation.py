@@ -5,7 +5,8 @@ from torchvision.transforms import v2
 
 from cifar_ray.config import AugmentationConfig
 from cifar_ray.data.batches.augmentation import Augmentation
-from cifar_ray.data.batches.loader import Normalization, Shard, TrainLoader
+from cifar_ray.data.batches.loader import Normalization, TrainLoader
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import ImageDataset
 
 EVERYTHING = {

@@ -3,7 +3,8 @@ import pytest
 import torch
 
 from cifar_ray.config import AugmentationConfig
-from cifar_ray.data.batches.loader import EvaluationLoader, Normalization, Shard, TrainLoader
+from cifar_ray.data.batches.loader import EvaluationLoader, Normalization, TrainLoader
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.errors import DataError
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from cifar_ray.config import AugmentationConfig
-from cifar_ray.data.batches.loader import Normalization, Shard, TrainLoader
+from cifar_ray.data.batches.loader import Normalization, TrainLoader
 from cifar_ray.data.batches.sampling import draw_order
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.streamed import PictureFiles, StreamedImages, TrainingImages
 
@@ -77,3 +78,36 @@ def test_a_step_has_the_same_images_for_any_number_of_workers(world_size: int) -
     shares = [seen(Shard(rank, world_size)) for rank in range(world_size)]
     assert [[n for share in shares for n in share[step]] for step in range(len(alone))] == alone
     assert sorted(np.bincount(LABELS[[n for step in alone for n in step]]).tolist()) == [33, 33, 34]
+
+
+@pytest.mark.parametrize("labels", [np.arange(100) % 10, np.repeat(np.arange(10), 10), np.random.default_rng(0).permutation(100) % 10])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_sample_has_as_many_images_of_each_class_however_the_data_set_is_ordered(labels: np.ndarray, streamed: bool) -> None:
+    """AirNet's whitening is computed on it. Every tenth image of labels that repeat 0–9 would be of one class."""
+    dataset: TrainingImages = ImageDataset(IMAGES, labels.astype(np.int64), tuple("abcdefghij"))
+    if streamed:
+        dataset = StreamedImages(Files(Path(), np.zeros(100, "S1"), 8, "pad"), dataset.labels, dataset.class_names, UNIT, "", iter)
+    loader = TrainLoader(
+        dataset,
+        batch_size=30,
+        micro_batch_size=None,
+        augmentation=AugmentationConfig(),
+        normalization=Normalization(*UNIT, torch.float32),
+        shard=Shard(),
+        seed=0,
+        device=torch.device("cpu"),
+    )
+    rows = loader.sample(20)[:, 0, 0, 0].numpy()  # the value of a pixel is the number of its image
+    assert np.bincount(labels[rows]).tolist() == [2] * 10
+    assert np.array_equal(rows, loader.sample(20)[:, 0, 0, 0].numpy())
+
+
+class Files(PictureFiles):
+    """Picture files that need not exist."""
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """The images of `IMAGES`."""
+        return IMAGES[rows]
+
+
+UNIT = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

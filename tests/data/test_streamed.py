@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
 from cifar_ray.config import AugmentationConfig, TrainConfig, parse_config
 from cifar_ray.data import DatasetSplits, StreamedSplits, channel_mean_std, folder, load_splits, open_splits, sources, streamed
-from cifar_ray.data.batches.loader import Normalization, Shard, TrainLoader
+from cifar_ray.data.batches.loader import Normalization, TrainLoader
+from cifar_ray.data.batches.shares import Shard, images_read_per_epoch
 from cifar_ray.errors import ConfigError, DataError
 
 PLAIN = Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), torch.float32)
@@ -136,12 +140,22 @@ def test_only_folders_stream() -> None:
         parse_config(TrainConfig, {"dataset": "digits", "stream": "always"})
 
 
-def steps(splits: Any, shard: Shard, epoch: int, first_step: int = 0) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
+UNMIXED = AugmentationConfig(flip="alternating", translate_px=2, cutout_px=3)
+MIXTURES = {
+    "mixup": UNMIXED.model_copy(update={"mixup": 0.4}),
+    "cutmix": UNMIXED.model_copy(update={"cutmix": 1.0}),
+    "both": UNMIXED.model_copy(update={"mixup": 0.4, "cutmix": 1.0}),
+}
+
+
+def steps(
+    splits: Any, shard: Shard, epoch: int, first_step: int = 0, augmentation: AugmentationConfig = UNMIXED
+) -> list[tuple[int, torch.Tensor, torch.Tensor]]:
     loader = TrainLoader(
         splits.train,
         batch_size=50,
         micro_batch_size=7,
-        augmentation=AugmentationConfig(flip="alternating", translate_px=2, cutout_px=3),
+        augmentation=augmentation,
         normalization=PLAIN,
         shard=shard,
         seed=5,
@@ -158,6 +172,62 @@ def test_each_step_sees_the_very_inputs_of_data_in_memory(pets: Path, rank: int,
         assert one[0] == other[0]
         assert torch.equal(one[1], other[1])
         assert torch.equal(one[2], other[2])
+
+
+def test_workers_that_stream_mix_the_same_pictures_with_the_same_weights_as_one_worker_in_memory(pets: Path) -> None:
+    held, streams = both(pets)
+    for mixture in MIXTURES.values():
+        alone = global_batches([steps(held, Shard(), 1, 4, mixture)])
+        for world_size in (1, 2, 3):
+            shared = global_batches([steps(streams, Shard(rank, world_size), 1, 4, mixture) for rank in range(world_size)])
+            assert len(alone) == len(shared) == 2
+            for (inputs, labels), (theirs, their_labels) in zip(alone, shared, strict=True):
+                assert torch.equal(inputs, theirs)
+                assert torch.equal(labels, their_labels)
+                assert ((labels > 0).sum(1) > 1).any()  # some are mixed with a picture of another class
+
+
+def global_batches(workers: list[list[tuple[int, torch.Tensor, torch.Tensor]]]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Inputs and labels of each global batch, from the micro-batches of all workers."""
+    joined: list[tuple[torch.Tensor, torch.Tensor]] = []
+    queues = [list(pieces) for pieces in workers]
+    while queues[0]:
+        size, parts = queues[0][0][0], []
+        for rank, queue in enumerate(queues):
+            left = len(range(size)[Shard(rank, len(queues)).slice(size)])
+            while left:
+                _, inputs, labels = queue.pop(0)
+                left -= len(inputs)
+                parts.append((inputs, labels))
+        joined.append((torch.cat([inputs for inputs, _ in parts]), torch.cat([labels for _, labels in parts])))
+    return joined
+
+
+def test_the_number_of_images_that_a_worker_reads_is_what_its_loader_asks_for(pets: Path) -> None:
+    _, streams = both(pets)
+    asked: list[int] = []
+
+    def feed(rows: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.uint8]]:
+        asked.append(len(rows))
+        return iter(())
+
+    fed = dataclasses.replace(streams.train, feed=feed)
+    shards = [Shard(rank, world_size) for world_size in (1, 2, 3, 4) for rank in range(world_size)]
+    for shard, batch_size, augmentation in itertools.product(shards, (7, 50, 125), (UNMIXED, *MIXTURES.values())):
+        loader = TrainLoader(
+            fed,
+            batch_size=batch_size,
+            micro_batch_size=None,
+            augmentation=augmentation,
+            normalization=PLAIN,
+            shard=shard,
+            seed=5,
+            device=torch.device("cpu"),
+        )
+        step = next(loader.epoch(0))
+        assert asked.pop() == images_read_per_epoch(len(fed), batch_size, shard, augmentation.mixes)
+        with pytest.raises(DataError, match="ended before the epoch"):
+            next(step.pieces)
 
 
 def test_an_epoch_that_was_left_early_does_not_spoil_the_next(pets: Path) -> None:

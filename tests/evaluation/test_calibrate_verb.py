@@ -14,6 +14,7 @@ from cifar_ray import __main__ as console
 from cifar_ray.config import TrainConfig
 from cifar_ray.data import load_splits
 from cifar_ray.inference.predictor import Predictor
+from cifar_ray.metrics import trust as trust_module
 from cifar_ray.metrics.accuracy import softmax
 from cifar_ray.metrics.calibration import calibrate
 from cifar_ray.metrics.trust import Trust
@@ -60,6 +61,24 @@ def test_a_model_kept_before_is_calibrated_on_validation_and_evaluate_shows_befo
     assert figures["accuracy"] == right.mean()
     assert f"{before:.2%} without the temperature of {trust.temperature:.3g}" in capsys.readouterr().out
     assert f"calibration error {before:.2%} → {after:.2%}" in shown
+
+
+def test_a_calibration_without_effect_says_so(models: Models, capsys: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage, save = models
+    store = ModelStore(str(storage))
+    save("again")
+    flags = ["--storage", str(storage)]
+    assert console.main(["calibrate", "again", *flags]) == 0
+    assert "kept   again@2: again@1, calibrated" in capsys.readouterr().out
+    assert console.main(["calibrate", "again@2", *flags]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "same   again@2 has this temperature and abstain threshold already; nothing was saved"
+    assert store.versions("again") == [1, 2]
+    monkeypatch.setattr(trust_module, "fit_temperature_if_better", lambda *_: 1.0)
+    assert console.main(["calibrate", "again@1", *flags]) == 0
+    shown = capsys.readouterr().out
+    assert "temperature 1 (no other improves the calibration)" in shown
+    assert "kept   again@3: again@1, same probabilities, new abstain threshold" in shown
 
 
 def test_an_ensemble_never_abstains_until_it_is_calibrated_on_data_that_it_is_told(models: Models, pictures: Path, capsys: Shown) -> None:

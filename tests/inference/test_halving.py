@@ -14,8 +14,8 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from cifar_ray.errors import ResourceError
-from cifar_ray.inference.halving import Halving, is_out_of_memory
+from cifar_ray.errors import ResourceError, is_out_of_memory
+from cifar_ray.inference.halving import Halving
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import Bundle
 from deployments.predicting.contract import UnavailableError

@@ -100,10 +100,43 @@ def test_show_checks_the_weights(filled: ModelStore, command: Command, tmp_path:
 
 
 def test_promote_and_rollback_say_what_is_in_production(filled: ModelStore, command: Command) -> None:
-    assert command("promote", "pets@latest") == (0, "pets@3 is in production, previous version: pets@2\n", "")
-    assert command("rollback", "pets") == (0, "pets@2 is in production, previous version: pets@3\n", "")
+    figures = "test accuracy 90.00%; before, pets@{}: test accuracy 90.00%; guessing gives 50 %\n"
+    assert command("promote", "pets@latest") == (0, "pets@3 is in production, previous version: pets@2\n" + figures.format(2), "")
+    assert command("rollback", "pets") == (0, "pets@2 is in production, previous version: pets@3\n" + figures.format(3), "")
     assert command("promote", "digits@1") == (0, "digits@1 is in production\n", "")
     assert filled.aliases("pets") == {"production": 2, "previous": 3}
+
+
+def test_promote_and_rollback_give_the_accuracy_beside_chance_and_beside_the_model_before(
+    store: ModelStore, manifest: Manifest, weights: Weights, command: Command, tmp_path: Path
+) -> None:
+    counted = {"image_counts": {"test": 100, "val": 50}}
+    good = manifest.model_copy(update=counted)
+    poor = manifest.model_copy(update=counted | {"metrics": {"test_accuracy": 0.6}})
+    other = manifest.model_copy(update=counted | {"metrics": {"val_accuracy": 0.8}, "test_fingerprint": "f" * 64})
+    for one in (good, poor, other):
+        store.save("pets", one, weights)
+    assert command("promote", "pets@1")[1].splitlines()[1:] == ["test accuracy 90.0 % (82.6–94.5 %, 100 pictures); guessing gives 50 %"]
+    poor_text, good_text = "60.0 % (50.2–69.1 %, 100 pictures)", "90.0 % (82.6–94.5 %, 100 pictures)"
+    warning = "guessing gives 50 %: the model is hardly better than guessing"
+    assert command("promote", "pets@2")[1].splitlines()[1:] == [
+        f"test accuracy {poor_text}; before, pets@1: test accuracy {good_text}; {warning}"
+    ]
+    assert command("promote", "pets@2")[1].splitlines()[1:] == [f"test accuracy {poor_text}; {warning}"], "it was there before"
+    assert command("rollback", "pets")[1].splitlines()[1:] == [
+        f"test accuracy {good_text}; before, pets@2: test accuracy {poor_text}; guessing gives 50 %"
+    ]
+    assert command("rollback", "pets")[1].splitlines()[1].endswith(warning)
+    assert command("promote", "pets@3")[1].splitlines()[1:] == [
+        "validation accuracy 80.0 % (67.0–88.8 %, 50 pictures); before, pets@2: "
+        f"test accuracy {poor_text}, on its own pictures; guessing gives 50 %"
+    ]
+    (tmp_path / "models/pets/3/manifest.json").write_text("{")
+    assert command("promote", "pets@1") == (
+        0,
+        f"pets@1 is in production, previous version: pets@3\ntest accuracy {good_text}; guessing gives 50 %\n",
+        "",
+    )
 
 
 def test_delete_deletes_one_version_and_force_overrides_an_alias(filled: ModelStore, command: Command) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from cifar_ray.config import AveragingConfig, TrainConfig, parse_config
-from cifar_ray.data.batches.loader import Shard
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.training.loop.averaging import WeightAverage
 from cifar_ray.training.loop.fit import fit

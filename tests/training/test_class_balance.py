@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cifar_ray.config import TrainConfig, parse_config
-from cifar_ray.data.batches.loader import Shard
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.training.class_balance import advise, describe_figures
 from cifar_ray.training.loop.fit import fit

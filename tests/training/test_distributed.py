@@ -12,7 +12,7 @@ import torch
 from cifar_ray import __main__ as console
 from cifar_ray.config import TrainConfig, parse_config, read_yaml
 from cifar_ray.data import load_splits
-from cifar_ray.data.batches.loader import Shard
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.errors import ConfigError, TrainingError
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.metrics.accuracy import confusion_matrix

@@ -22,7 +22,7 @@ from ray.cluster_utils import Cluster
 
 from cifar_ray.config import TrainConfig, parse_config, read_yaml
 from cifar_ray.data import load_splits
-from cifar_ray.data.batches.loader import Shard
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.training.loop.fit import fit
 from cifar_ray.training.records.results import EpochReport
 from tests.training.command import Command, marked

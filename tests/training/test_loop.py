@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from cifar_ray.config import TrainConfig, parse_config
-from cifar_ray.data.batches.loader import EvaluationLoader, Shard, Step
+from cifar_ray.data.batches.loader import EvaluationLoader, Step
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.errors import DataError, TrainingError
 from cifar_ray.metrics.trust import Trust

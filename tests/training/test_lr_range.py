@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,11 @@ import pytest
 import torch
 
 from cifar_ray import __main__ as console
+from cifar_ray.cli.training_flags import flags_of_train, parse_train_command
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.errors import ConfigError
-from cifar_ray.tuning.lr_range import RangeTest, longest_fall, run_range_test
+from cifar_ray.tuning.lr_range import RangeTest, learning_rate_flags, longest_fall, run_range_test
 
 CPU = torch.device("cpu")
 
@@ -78,6 +80,34 @@ def test_the_verb_prints_a_suggestion_and_leaves_curve_and_picture(tmp_path: Pat
     assert "data:image/png;base64," in (tmp_path / "find_lr" / "look" / "find_lr.html").read_text()
     shown = capsys.readouterr().out
     (use,) = [line for line in shown.splitlines() if line.startswith("use ")]
+    command = parse_train_command(shlex.split(use)[3:], "train")
+    assert command.optimizer.lr == pytest.approx(about["suggestion"], rel=0.05)
+    assert (command.dataset, command.storage) == ("digits", str(tmp_path))
     assert use.split()[1:5] == ["cifar-ray", "train", "--dataset", "digits"]
     assert use.endswith(f"--storage {tmp_path} --optimizer.lr {about['suggestion']:.2g}")
     assert console.main(["find_lr", "--dataset", "digits", "--optimizer.lr", "-1"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("typed", "method", "flags"),
+    [
+        ("--dataset digits --steps 40 --optimizer.lr 0.1 --lowest=1e-6 --name look", "scratch", "--dataset digits --name look"),
+        (
+            "--data-dir 'my pictures' --optimizer.head_lr 3 --optimizer.lr-scaling none",
+            "scratch",
+            "--data-dir 'my pictures' --optimizer.lr-scaling none",
+        ),
+        ("--data-dir photos", "auto", "--data-dir photos --method finetune"),
+        ("--method probe --data-dir photos", "probe", "--data-dir photos --method finetune"),
+        ("--data-dir photos --method=finetune", "finetune", "--data-dir photos --method finetune"),
+    ],
+)
+def test_the_line_to_use_is_the_train_command_of_the_same_training_at_the_suggested_rate(typed: str, method: str, flags: str) -> None:
+    """A probe has no learning rate: for photographs the line would be without effect."""
+    found = flags_of_train(shlex.split(typed), method)
+    assert found == [shlex.quote(flag) for flag in shlex.split(flags)]
+
+
+def test_for_muon_the_line_scales_all_three_rates() -> None:
+    config = parse_config(TrainConfig, {"optimizer": {"name": "muon", "lr": 0.24, "head_lr": 0.67, "bias_lr": 0.054}})
+    assert learning_rate_flags(config, 0.12) == "--optimizer.lr 0.12 --optimizer.head-lr 0.34 --optimizer.bias-lr 0.027"

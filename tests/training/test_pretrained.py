@@ -13,7 +13,7 @@ from torchvision.models import ResNet50_Weights
 
 from cifar_ray import __main__ as console
 from cifar_ray.config import PRETRAINED_PACKAGE, TrainConfig, parse_config
-from cifar_ray.data.batches.loader import Shard
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.errors import ConfigError, DataError
 from cifar_ray.models import create_model

@@ -12,15 +12,16 @@ import torch.distributed as dist
 import torch.multiprocessing as processes
 
 from cifar_ray.config import TrainConfig, parse_config
-from cifar_ray.data.batches.loader import Shard
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.errors import TrainingError
 from cifar_ray.training.loop.command import Command
 from cifar_ray.training.loop.fit import fit
+from cifar_ray.training.loop.optimizers import peak_learning_rate
 from cifar_ray.training.loop.snapshot import Snapshot
 from cifar_ray.training.loop.step_monitor import Stopped
 from cifar_ray.training.loop.trainer import Trainer
-from cifar_ray.training.records.results import EpochReport, FitResult
+from cifar_ray.training.records.results import EpochReport, FitResult, Weights
 from tests.conftest import make_stripes
 
 CPU = torch.device("cpu")
@@ -47,6 +48,7 @@ class Job:
         self.saved: bytes | None = None
         self.reports: list[EpochReport] = []
         self.messages: list[str] = []
+        self.weights: list[Weights] = []
 
     def run(self, *, save_every: int = 0, kill_at: int | None = None, stop_at: int | None = None) -> FitResult:
         """Starts a process, from what the last one saved; steps are counted over the whole training."""
@@ -69,13 +71,17 @@ class Job:
         def on_snapshot(snapshot: Snapshot) -> None:
             self.saved = snapshot.to_bytes()
 
+        def on_epoch(report: EpochReport, weights: Weights) -> None:
+            self.reports.append(report)
+            self.weights.append({name: tensor.clone() for name, tensor in weights.items()})
+
         return fit(
             self.config,
             self.splits,
             device=CPU,
             shard=self.shard,
             on_step=on_step,
-            on_epoch=lambda report, _: self.reports.append(report),
+            on_epoch=on_epoch,
             on_snapshot=on_snapshot,
             next_command=next_command,
             resume=start,
@@ -204,6 +210,31 @@ def _take_turns(rank: int, folder: Path) -> None:
 def test_three_workers_then_two_then_one_do_the_steps_that_one_would_have_done(tmp_path: Path) -> None:
     processes.spawn(_take_turns, (tmp_path,), nprocs=3)
     assert (tmp_path / "same").exists()
+
+
+@pytest.mark.parametrize("ends", [1, 2, 3])  # before the stem is frozen, with it, and after it
+def test_a_run_that_is_extended_trains_its_stem_in_the_epochs_of_a_run_of_that_length(
+    few_stripes: DatasetSplits, narrow_airnet: None, ends: int
+) -> None:
+    job = Job(few_stripes, {"stem_epochs": 2, "patience": None, "epochs": ends})
+    job.run()
+    job.config = job.config.model_copy(update={"epochs": 5})
+    job.run()
+    biases = {report.epoch: weights["whitening.bias"] for report, weights in zip(job.reports, job.weights, strict=True)}
+    assert list(biases) == [1, 2, 3, 4, 5]
+    assert not torch.equal(biases[1], biases[2])
+    for epoch in (3, 4, 5):
+        assert torch.equal(biases[2], biases[epoch])
+
+
+@pytest.mark.parametrize("optimizer", [{}, {"name": "sgd", "lr": 0.1, "head_factor": 10}, {"name": "adamw", "lr": 0.01, "bias_factor": 3}])
+def test_the_learning_rate_in_the_history_is_optimizer_lr_in_the_last_step_of_the_epoch(
+    few_stripes: DatasetSplits, narrow_airnet: None, optimizer: dict[str, Any]
+) -> None:
+    job = Job(few_stripes, MUON | {"optimizer": optimizer, "schedule": {"name": "linear", "final_factor": 0.0}, "patience": None})
+    job.run()
+    peak = peak_learning_rate(job.config.optimizer, job.config.batch_size)
+    assert [report.learning_rate for report in job.reports] == pytest.approx([peak * (1 - step / 12) for step in (3, 7, 11)])
 
 
 def test_other_numbers_of_workers_take_over_within_an_epoch(few_stripes: DatasetSplits) -> None:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from cifar_ray.config import TrainConfig, parse_config
-from cifar_ray.data.batches.loader import EvaluationLoader, Shard
+from cifar_ray.data.batches.loader import EvaluationLoader
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.metrics.calibration import calibrate

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from cifar_ray.config import OptimizerConfig, StartConfig, TrainConfig, parse_config
-from cifar_ray.data.batches.loader import Shard
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.data.labels import regroup
 from cifar_ray.errors import BundleError, ConfigError

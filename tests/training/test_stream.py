@@ -15,8 +15,9 @@ from ray import train
 from cifar_ray.cluster.plan import WorkerPlan
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data import StreamedSplits, load_splits, open_splits
-from cifar_ray.data.batches.loader import Shard
-from cifar_ray.data.streamed import PictureFiles
+from cifar_ray.data.batches.loader import Normalization, TrainLoader
+from cifar_ray.data.batches.shares import Shard
+from cifar_ray.data.streamed import PictureFiles, StreamedImages
 from cifar_ray.errors import ConfigError, DataError
 from cifar_ray.recipes import digits
 from cifar_ray.training.loop.fit import fit
@@ -79,6 +80,50 @@ def test_two_workers_that_stream_train_as_one_does_in_memory_and_count_each_imag
     assert np.sum(run.result.test_confusion, axis=1).tolist() == held.test.class_counts().tolist()
 
 
+def feeds(splits: StreamedSplits, job: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> list[StreamedImages]:
+    """The streamed images of each worker, as they are in the worker."""
+    workers = int(job.num_workers or 1)
+    _, ingest = stream(splits.train, job, WorkerPlan(workers, 2.0 / workers, False), 2.0)
+    found = []
+    for shards in ingest["dataset_config"].configure(ingest["datasets"], workers, None, None):
+        monkeypatch.setattr(train, "get_dataset_shard", shards.__getitem__)
+        found.append(fed_by_ray(splits).train)
+    return found
+
+
+@pytest.mark.ray
+def test_each_worker_gets_all_its_pictures_and_their_neighbours_for_mixing(
+    ray_cluster: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PictureFiles, "chunk", 12)
+    job = config(folder, tmp_path, stream="always", num_workers=3, batch_size=61, augmentation={"mixup": 0.4, "cutmix": 1.0})
+    splits = open_splits(job)
+    assert isinstance(splits, StreamedSplits)
+    held = load_splits(job).train
+    for rank, streams in enumerate(feeds(splits, job, monkeypatch)):
+        expected, found = (
+            [
+                (inputs, labels)
+                for step in TrainLoader(
+                    images,
+                    batch_size=job.batch_size,
+                    micro_batch_size=8,
+                    augmentation=job.augmentation,
+                    normalization=Normalization((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), torch.float32),
+                    shard=Shard(rank, 3),
+                    seed=1,
+                    device=torch.device("cpu"),
+                ).epoch(0)
+                for inputs, labels in step.pieces
+            ]
+            for images in (held, streams)
+        )
+        assert len(expected) == len(found)
+        assert all(
+            torch.equal(one, other) for ours, theirs in zip(expected, found, strict=True) for one, other in zip(ours, theirs, strict=True)
+        )
+
+
 @pytest.mark.ray
 def test_images_arrive_in_the_order_asked_for_and_a_picture_that_breaks_meanwhile_is_named_in_one_line(
     ray_cluster: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -87,14 +132,12 @@ def test_images_arrive_in_the_order_asked_for_and_a_picture_that_breaks_meanwhil
     splits = open_splits(job)
     assert isinstance(splits, StreamedSplits)
     monkeypatch.setattr(PictureFiles, "chunk", 70)
-    _, ingest = stream(splits.train, job, WorkerPlan(1, 2.0, False), 2.0)
-    (shards,) = ingest["dataset_config"].configure(ingest["datasets"], 1, None, None)
-    monkeypatch.setattr(train, "get_dataset_shard", lambda name: shards[name])
-    fed = fed_by_ray(splits).train
+    (fed,) = feeds(splits, job, monkeypatch)
     images = splits.train.pictures.read(np.arange(len(splits.train)))
     for epoch in range(2):
         order = np.random.default_rng(epoch).permutation(len(splits.train))
         arrived = list(fed.feed(order))
+        assert max(map(len, arrived)) == 70
         assert len(arrived) > 3
         assert np.array_equal(np.concatenate(arrived), images[order])
     victim = folder / splits.train.pictures.names[7].decode()

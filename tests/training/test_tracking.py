@@ -17,7 +17,7 @@ import torch
 
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.config.documents import flatten
-from cifar_ray.data.batches.loader import Shard
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.errors import ConfigError
 from cifar_ray.store import load_model

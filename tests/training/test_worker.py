@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cifar_ray.config import TrainConfig, parse_config
-from cifar_ray.data.batches.loader import Shard
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.training.loop import worker
 from cifar_ray.training.loop.command import Command

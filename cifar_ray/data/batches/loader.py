@@ -18,6 +18,7 @@ from torch import Tensor
 from cifar_ray.config import AugmentationConfig, SamplingName
 from cifar_ray.data.batches.augmentation import Augmentation, Augmenter
 from cifar_ray.data.batches.sampling import draw_order, spread_rows
+from cifar_ray.data.batches.shares import Shard, batch_slices, check_batch_size
 from cifar_ray.data.batches.transforms import normalize
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.statistics import ChannelValues
@@ -25,23 +26,6 @@ from cifar_ray.data.streamed import StreamedImages, TrainingImages
 from cifar_ray.errors import DataError
 
 _FLIP_STREAM, _ORDER_STREAM, _AUGMENT_STREAM, _NOISE_STREAM = range(4)
-
-
-@dataclass(frozen=True)
-class Shard:
-    """This worker's part of each batch.
-
-    Attributes:
-        rank: from 0 to `world_size - 1`.
-        world_size: number of workers.
-    """
-
-    rank: int = 0
-    world_size: int = 1
-
-    def slice(self, size: int) -> slice:
-        """This worker's part of `size` items; the parts of all workers cover each item once and differ by at most one."""
-        return slice(size * self.rank // self.world_size, size * (self.rank + 1) // self.world_size)
 
 
 @dataclass(frozen=True)
@@ -115,12 +99,14 @@ class TrainLoader:
             images, self.labels = resident(dataset, device)
             self._source = _Held(images, self.labels)
         self.image_size_px = dataset.image_size_px
-        self.steps_per_epoch = steps_per_epoch(len(dataset), batch_size)
+        self._batches = batch_slices(len(dataset), batch_size)
+        self.steps_per_epoch = len(self._batches)
         self.micro_batch_size = micro_batch_size
         self.augmentation = augmentation
         self.shard = shard
         self.seed = seed
         self.device = device
+        self._label_array = dataset.labels
         self._draw_order = partial(draw_order, torch.from_numpy(dataset.labels.copy()), dataset.num_classes, sampling)
         self._alternates = augmentation.flip == "alternating" and sampling == "natural"  # else an image may be there twice in an epoch
         self.augment = Augmenter(
@@ -145,24 +131,24 @@ class TrainLoader:
     @property
     def piece_sizes(self) -> list[int]:
         """All sizes of this worker's micro-batches, the largest first."""
-        batches = {len(range(len(self))[Shard(step, self.steps_per_epoch).slice(len(self))]) for step in range(self.steps_per_epoch)}
+        batches = {batch.stop - batch.start for batch in self._batches}
         sizes = set()
-        for share in (len(range(size)[self.shard.slice(size)]) for size in batches):
+        for share in (len(self.shard.rows(size, with_next=False)) for size in batches):
             count = self._count_pieces(share)
             sizes |= {len(range(share)[Shard(number, count).slice(share)]) for number in range(count)}
         return sorted(sizes, reverse=True)
 
     def sample(self, count: int) -> Tensor:
-        """Sample of training images, uint8 `[N, H, W, 3]` on the device, evenly spread over the data set and so over its classes.
+        """Sample of training images, uint8 `[N, H, W, 3]` on the device, with the classes in the proportions of the data set.
 
         It has `count` images of 32 px, or fewer larger ones with as many pixels.
         """
-        return self._source.sample(count)
+        return self._source.read(spread_rows(count, self._label_array, self.image_size_px))
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Step]:
         """Iterate over the steps of an epoch (from 0), starting at `first_step`."""
         order = self._draw_order(self._generator(_ORDER_STREAM, epoch))
-        batches = [order[Shard(step, self.steps_per_epoch).slice(len(self))] for step in range(self.steps_per_epoch)]
+        batches = [order[batch] for batch in self._batches]
         self._source.expect(batch[self._rows(len(batch))] for batch in batches[first_step:])
         for step, batch in enumerate(batches[first_step:], first_step):
             drawn = Augmentation.draw(
@@ -177,8 +163,7 @@ class TrainLoader:
 
     def _rows(self, size: int) -> Tensor:
         """Positions of this worker's images in a batch of `size`; with mixing also the next one, which wraps around at the end."""
-        mine = self.shard.slice(size)
-        return torch.arange(mine.start, mine.stop + self.augmentation.mixes) % size
+        return torch.from_numpy(self.shard.rows(size, with_next=self.augmentation.mixes))
 
     def _count_pieces(self, share: int) -> int:
         return -(-share // (self.micro_batch_size or share))
@@ -202,9 +187,9 @@ class _Held:
     def __init__(self, images: Tensor, labels: Tensor) -> None:
         self._images, self._labels = images, labels
 
-    def sample(self, count: int) -> Tensor:
-        """Implements `TrainLoader.sample`."""
-        return self._images[torch.from_numpy(spread_rows(count, self._images.shape)).to(self._images.device)]
+    def read(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        """Images at `rows`, uint8 `[n, H, W, 3]` on the device."""
+        return self._images[torch.from_numpy(rows).to(self._images.device)]
 
     def expect(self, shares: Iterable[Tensor]) -> None:
         """Do nothing: images in memory need no request."""
@@ -222,9 +207,8 @@ class _Arriving:
         self._blocks: Iterator[npt.NDArray[np.uint8]] = iter(())
         self._rest = np.empty((0, dataset.image_size_px, dataset.image_size_px, 3), np.uint8)
 
-    def sample(self, count: int) -> Tensor:
-        """Implements `TrainLoader.sample`."""
-        rows = spread_rows(count, (len(self._dataset), self._dataset.image_size_px))
+    def read(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        """Images at `rows`, as `_Held.read`; they do not count as taken."""
         return torch.from_numpy(self._dataset.pictures.read(rows)).to(self._labels.device)
 
     def expect(self, shares: Iterable[Tensor]) -> None:
@@ -238,7 +222,10 @@ class _Arriving:
         done = 0
         while done < len(images):
             if not len(self._rest):
-                self._rest = next(self._blocks)
+                block = next(self._blocks, None)
+                if block is None:  # a StopIteration here would become a RuntimeError of `epoch`, which is retried
+                    raise DataError("the stream of training images ended before the epoch; report this as a bug")
+                self._rest = block
             count = min(len(images) - done, len(self._rest))
             images[done : done + count], self._rest = self._rest[:count], self._rest[count:]
             done += count
@@ -268,25 +255,6 @@ class EvaluationLoader:
         for images, labels in zip(torch.split(self.images, self.batch_size), torch.split(self.labels, self.batch_size), strict=True):
             if len(labels):
                 yield self.normalization(images), labels
-
-
-def steps_per_epoch(images: int, batch_size: int) -> int:
-    """Number of batches of at most `batch_size` images in an epoch."""
-    return -(-images // batch_size)
-
-
-def check_batch_size(batch_size: int, images: int, num_workers: int) -> None:
-    """Check that a batch is not larger than the training split, and that every worker gets an image.
-
-    Raises:
-        DataError: with a batch size that fits.
-    """
-    if batch_size > images:
-        advice = 2 ** int(np.log2(max(1, images // 8)))
-        raise DataError(f"batch_size: {batch_size} exceeds the {images} training images; pass --batch-size {advice} or another recipe")
-    smallest = images // steps_per_epoch(images, batch_size)
-    if smallest < num_workers:
-        raise DataError(f"batch_size: a batch of {smallest} images is too small for {num_workers} workers; pass a larger --batch-size")
 
 
 def resident(dataset: ImageDataset, device: torch.device) -> tuple[Tensor, Tensor]:

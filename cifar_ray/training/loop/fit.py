@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 
 from cifar_ray.config import TrainConfig
-from cifar_ray.data.batches.loader import Shard
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.streamed import TrainingImages, TrainingSplits
 from cifar_ray.errors import TrainingError
@@ -159,7 +159,7 @@ class _FitState:
             train_accuracy=accuracy,
             val_loss=val.loss if val else None,
             val_accuracy=val.accuracy if val else None,
-            learning_rate=trainer.optimizers[0].param_groups[0]["lr"],
+            learning_rate=trainer.learning_rate,
             seconds=time.perf_counter() - self.epoch_started,
             images_per_s=trainer.images_seen / trained_s,
             improved=val is None or self.best is None or val.accuracy > (self.best.val_accuracy or 0),

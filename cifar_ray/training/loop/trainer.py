@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from cifar_ray.config import TestTimeAugmentation, TrainConfig
-from cifar_ray.data.batches.loader import EvaluationLoader, Normalization, Shard, Step, TrainLoader
+from cifar_ray.data.batches.loader import EvaluationLoader, Normalization, Step, TrainLoader
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.metrics.accuracy import Evaluation, Logits
@@ -22,7 +23,7 @@ from cifar_ray.training.loop.averaging import WeightAverage
 from cifar_ray.training.loop.collective import average_buffers, sum_over_workers
 from cifar_ray.training.loop.compiled import compiled, warm_up
 from cifar_ray.training.loop.losses import TrainingLoss
-from cifar_ray.training.loop.optimizers import create_optimizers, learning_rate_factor, scale_rates, set_learning_rate
+from cifar_ray.training.loop.optimizers import create_optimizers, learning_rate_factor, peak_learning_rate, scale_rates, set_learning_rate
 from cifar_ray.training.loop.validation import evaluate, gather_logits
 from cifar_ray.training.weights.initial_network import freeze, initial_network, rate_factors
 
@@ -51,6 +52,7 @@ class Trainer:
         images_seen: number of images of all workers in this epoch so far.
         skipped_in_a_row: number of consecutive skipped steps, with `--on-nan skip`.
         rate_share: factor of the learning rate after rewinds.
+        learning_rate: `optimizer.lr`, scaled to the batch and by the schedule, in the last step.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Trainer:
         self.step_sums = self.sums
         self.images_seen = self.skipped_in_a_row = 0
         self.rate_share = 1.0
+        self.learning_rate = 0.0
         self._warm_up()
 
     @property
@@ -144,8 +147,9 @@ class Trainer:
         for number, step in enumerate(self.loader.epoch(epoch, first_step), first_step):
             torch.manual_seed(_dropout_seed(self.config.seed, epoch, number, self.shard.rank))
             done = epoch + number / self.loader.steps_per_epoch
-            factor = learning_rate_factor(self.config.schedule, done, self.config.epochs)
-            set_learning_rate(self.optimizers, factor * self.rate_share)
+            factor = learning_rate_factor(self.config.schedule, done, self.config.epochs) * self.rate_share
+            set_learning_rate(self.optimizers, factor)
+            self.learning_rate = factor * peak_learning_rate(self.config.optimizer, self.config.batch_size)
             self.step_sums = self.train_step(step)
             self.sums += self.step_sums
             self.images_seen += 0 if self.skipped_in_a_row else step.global_size
@@ -230,6 +234,15 @@ def _communicating(parallel: nn.Module, last: bool) -> Any:
     if isinstance(parallel, DistributedDataParallel) and not last:
         return parallel.no_sync()
     return torch.enable_grad()
+
+
+def memory_advice(config: TrainConfig, device: torch.device, image_size_px: int, world_size: int = 1) -> str:
+    """What to do if memory runs out in training: smaller micro-batches than those that a worker uses now, as long as there are any."""
+    share = -(-config.batch_size // world_size)
+    size = min(share, config.micro_batch_size or _auto_micro_batch_size(device, image_size_px) or share)
+    if size > 1:
+        return f"pass a --micro-batch-size below {size}; it changes memory and speed, not the result"
+    return "pass a smaller --image-size or --model, or free memory; --micro-batch-size is 1 already"
 
 
 def _auto_micro_batch_size(device: torch.device, image_size_px: int) -> int | None:

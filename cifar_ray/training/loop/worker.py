@@ -10,14 +10,14 @@ from typing import Any, Protocol
 import torch
 
 from cifar_ray.config import TrainConfig
-from cifar_ray.data.batches.loader import Shard
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.streamed import TrainingSplits
-from cifar_ray.errors import CifarRayError, TrainingError
-from cifar_ray.inference.halving import is_out_of_memory
+from cifar_ray.errors import CifarRayError, TrainingError, describe_out_of_memory, is_out_of_memory
 from cifar_ray.training.loop.command import CheckpointSchedule, Command
 from cifar_ray.training.loop.fit import fit
 from cifar_ray.training.loop.snapshot import Snapshot
 from cifar_ray.training.loop.step_monitor import Stopped
+from cifar_ray.training.loop.trainer import memory_advice
 from cifar_ray.training.records.checkpoint import BackgroundWriter, Checkpoints, Place
 from cifar_ray.training.records.results import EpochReport, FitResult, Weights
 from cifar_ray.training.weights.initial_network import load_parent
@@ -80,18 +80,17 @@ def run_worker(
         except CifarRayError:
             raise
         except Exception as error:
-            if (permanent := _as_permanent(error, config)) is not None:
+            advice = memory_advice(config, device, splits.train.image_size_px, shard.world_size)
+            if (permanent := _as_permanent(error, advice)) is not None:
                 raise permanent from error
             raise
 
 
-def _as_permanent(error: Exception, config: TrainConfig) -> TrainingError | None:
-    """The error that ends the run, if a retry would fail in the same way; `None` for a transient error."""
-    reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+def _as_permanent(error: Exception, advice: str) -> TrainingError | None:
+    """The error that ends the run, if a retry would fail in the same way; `None` for a transient one; `advice` is for too little memory."""
     if is_out_of_memory(error):
-        size = config.micro_batch_size or config.batch_size
-        advice = f"pass a --micro-batch-size below {size}; it changes memory and speed, not the result" if size > 1 else "free memory"
-        return TrainingError(f"out of memory: {advice} ({reason})")
+        return TrainingError(describe_out_of_memory(error, advice))
+    reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
     return TrainingError(f"training failed: {reason}") if isinstance(error, _PERMANENT) or _DEAD_DEVICE in str(error) else None
 
 

@@ -18,6 +18,7 @@ from ray import train
 from ray.exceptions import RayTaskError
 
 from cifar_ray.config import TrainConfig
+from cifar_ray.data.batches.shares import Shard, images_read_per_epoch
 from cifar_ray.data.streamed import PictureFiles, StreamedImages, StreamedSplits
 from cifar_ray.errors import ConfigError, DataError
 
@@ -30,17 +31,16 @@ _CHUNKS_AHEAD = 8  # maximum number of decoded chunks that wait, per worker
 
 
 class _Decode:
-    """Ray Data's task: decode the images of a chunk, given by its number."""
+    """Ray Data's task: decode the images of a chunk of `size` images, given by its number."""
 
-    def __init__(self, pictures: PictureFiles) -> None:
-        self._pictures = pictures
+    def __init__(self, pictures: PictureFiles, size: int) -> None:
+        self._pictures, self._size = pictures, size
 
     def __call__(self, batch: dict[str, npt.NDArray[np.int64]]) -> dict[str, npt.NDArray[np.uint8]]:
         from ray.data import DataContext
 
         order = ray.get(DataContext.get_current().get_config(_ORDER))
-        size = self._pictures.chunk
-        parts = [order[number * size : (number + 1) * size] for number in batch["id"]]
+        parts = [order[number * self._size : (number + 1) * self._size] for number in batch["id"]]
         return {"images": self._pictures.read(np.concatenate(parts))}
 
 
@@ -66,17 +66,16 @@ def stream(images: StreamedImages, config: TrainConfig, plan: WorkerPlan, free_c
         )
     from ray.data import ExecutionOptions, ExecutionResources
 
-    from cifar_ray.data.batches.loader import steps_per_epoch
-
     cpus, decoding_cpus = share_cpus(plan, free_cpus)
     pictures = images.pictures
-    # in an epoch: the shares of a step differ by at most one
-    largest_share = len(images) // plan.num_workers + steps_per_epoch(len(images), config.batch_size)
-    chunks = -(-largest_share // pictures.chunk)
+    workers = (Shard(rank, plan.num_workers) for rank in range(plan.num_workers))
+    most_read = max(images_read_per_epoch(len(images), config.batch_size, worker, config.augmentation.mixes) for worker in workers)
+    chunk = pictures.chunk
+    chunks = -(-most_read // chunk)
     dataset = ray.data.range(chunks, override_num_blocks=chunks).map_batches(
-        _Decode(pictures), batch_size=None, num_cpus=min(1.0, decoding_cpus)
+        _Decode(pictures, chunk), batch_size=None, num_cpus=min(1.0, decoding_cpus)
     )
-    bytes_a_chunk = pictures.chunk * 3 * pictures.size_px**2
+    bytes_a_chunk = chunk * 3 * pictures.size_px**2
     dataset.context.target_max_block_size = 2 * bytes_a_chunk
     dataset.context.set_config(_FINGERPRINT, images.fingerprint)
     dataset.context.raise_original_map_exception = True  # keeps the type of the exception

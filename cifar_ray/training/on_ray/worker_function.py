@@ -11,7 +11,7 @@ from ray.train.torch import get_device as get_ray_device
 from cifar_ray.cluster.process import prepare_process
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data import StreamedSplits, open_splits
-from cifar_ray.data.batches.loader import Shard
+from cifar_ray.data.batches.shares import Shard
 from cifar_ray.training.loop.worker import run_worker
 from cifar_ray.training.on_ray.ingest import fed_by_ray
 from cifar_ray.training.records.results import FitResult

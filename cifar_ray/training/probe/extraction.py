@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from cifar_ray.data.statistics import ChannelValues
 from cifar_ray.data.task_progress import StartTask, no_progress
-from cifar_ray.inference.engines import Engine, NetworkInput, TorchEngine, choose
+from cifar_ray.inference.engines import NetworkInput, TorchEngine, choose
+from cifar_ray.inference.halving import Halving
 from cifar_ray.models.precision import Precision
 from cifar_ray.models.stages import head_name
 from cifar_ray.models.views import check_views, view
@@ -108,7 +109,7 @@ class Computing(Protocol):
 
 
 class ComputeHere:
-    """Computes in this process, by the fastest engine.
+    """Computes in this process, by the fastest engine, in smaller batches if memory runs out.
 
     Args:
         backbone: the network.
@@ -122,14 +123,14 @@ class ComputeHere:
         about = NetworkInput(backbone.image_size_px, backbone.mean, backbone.std)
         self.precision = precision.name
         self._reference = TorchEngine(network, about, precision)
-        self._engine: Engine | None = None  # choosing one takes seconds, and cached features need none
+        self._run: Halving | None = None  # choosing one takes seconds, and cached features need none
         self._batch_size = GPU_BATCH_SIZE if device.type == "cuda" else BATCH_SIZE
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> Iterator[Floats]:
         """Implements `Computing`."""
-        self._engine = self._engine or choose(self._reference, "auto")[0]
+        self._run = self._run or Halving(choose(self._reference, "auto")[0].logits)
         for start in range(0, len(images), self._batch_size):
-            yield np.array(self._engine.logits(images[start : start + self._batch_size]))
+            yield np.array(self._run(images[start : start + self._batch_size]))
 
 
 Opener = Callable[[Backbone, int], Computing]

@@ -16,6 +16,7 @@ from cifar_ray.data.batches.loader import Normalization
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.streamed import StreamedImages, TrainingImages, TrainingSplits
 from cifar_ray.data.task_progress import StartTask, no_progress
+from cifar_ray.errors import TrainingError, advising_on_memory
 from cifar_ray.metrics.accuracy import evaluate_logits
 from cifar_ray.metrics.trust import Trust
 from cifar_ray.models import create_model
@@ -107,7 +108,15 @@ def train_probe(
 
     Raises:
         ConfigError, DataError: see `create_model` and `load_pretrained`.
+        TrainingError, ResourceError: if there is too little memory.
     """
+    with advising_on_memory("pass a smaller --image-size, or free memory", TrainingError):
+        return _train_probe(config, splits, progress, mirror, held_out_parts, open_view)
+
+
+def _train_probe(
+    config: TrainConfig, splits: TrainingSplits, progress: StartTask, mirror: bool, held_out_parts: bool, open_view: Opener
+) -> Probe:
     started = time.perf_counter()
     train = splits.train
     size, classes = train.image_size_px, train.num_classes

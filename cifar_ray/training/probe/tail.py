@@ -28,7 +28,7 @@ from cifar_ray.models.precision import Precision
 from cifar_ray.models.stages import head_name
 from cifar_ray.training.loop.averaging import WeightAverage
 from cifar_ray.training.loop.losses import TrainingLoss
-from cifar_ray.training.loop.optimizers import create_optimizers, learning_rate_factor, set_learning_rate
+from cifar_ray.training.loop.optimizers import create_optimizers, learning_rate_factor, peak_learning_rate, set_learning_rate
 
 _LOWER_BLOCKS = 5  # of seven; with fewer, the activations are larger and the steps slower, for the same accuracy
 _VIEWS = (2, 8)
@@ -98,6 +98,7 @@ class TailTrainer:
         self.optimizers = create_optimizers(tail.upper, config.optimizer, config.batch_size)
         self.average = WeightAverage(tail.upper, config.averaging)
         self.epoch = 0
+        self.learning_rate = 0.0
         self.steps_per_epoch = max(1, len(train) // config.batch_size)
 
     @property
@@ -168,6 +169,7 @@ class TailTrainer:
         for number, (inputs, labels) in enumerate(self._batches(generator)):
             factor = learning_rate_factor(self.config.schedule, self.epoch + number / self.steps_per_epoch, epochs)
             set_learning_rate(self.optimizers, factor)
+            self.learning_rate = factor * peak_learning_rate(self.config.optimizer, self.config.batch_size)
             logits = self.tail.upper(inputs)
             loss = self._loss(logits, labels)
             torch.autograd.backward(loss / len(inputs))

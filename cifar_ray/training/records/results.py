@@ -27,7 +27,8 @@ class EpochReport:
         train_accuracy: accuracy on augmented images during training, 0–1.
         val_loss: cross-entropy; `None` without a validation split.
         val_accuracy: 0–1; `None` without a validation split.
-        learning_rate: learning rate of the first optimizer group in the last step.
+        learning_rate: `optimizer.lr`, scaled to the batch and by the schedule, in the last step of the epoch; 0 for a probe. Groups with a
+            factor of their own, and the SGD of `muon`, are in proportion.
         seconds: duration of training and evaluation.
         images_per_s: training images per second of all workers, without evaluation.
         improved: whether these are the best weights so far.
