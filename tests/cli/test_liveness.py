@@ -158,7 +158,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("calibrate", "digits", ["temperature"]),
         ("predict", "digits ONE", ["%"]),
         ("finetune", "digits --dataset digits --epochs 1", ["epoch 1/1", "serve run deployments:app"]),
-        ("tune", "--dataset digits --image-size 8 --epochs 2 --num-samples 1 --confirm 0", ["starting Ray", "trial"]),
+        ("tune", "--dataset digits --image-size 8 --epochs 2 --num-samples 1 --confirm 0", ["starting Ray and the first trial", "best"]),
     ],
 )
 def test_no_verb_is_silent_while_it_works(trained: Path, verb: str, arguments: str, expected: list[str]) -> None:

@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from cifar_ray.cli.output.liveness import is_terminal
+from cifar_ray.cli.output.liveness import begin, is_terminal
 from cifar_ray.cli.output.terminal import Justify, create_console, create_table
 from cifar_ray.tuning import standings
 from cifar_ray.tuning.record import Record, Trial, format_parameters
@@ -34,6 +34,8 @@ class LiveTable:
         self._started_s = time.monotonic()
         self._epochs_before: int | None = None
         self._drawn_s = 0.0
+        self._activity = begin("starting Ray and the first trial")
+        self._trains = False
 
     def on_message(self, text: str) -> None:
         """Writes a line above the table."""
@@ -46,6 +48,8 @@ class LiveTable:
         """Shows the new state of a trial."""
         if self._epochs_before is None:
             self._epochs_before = record.epochs_run
+        if trial.epochs and not self._trains:
+            self._trains, self._activity = True, begin("training trials")
         if is_terminal(self._stream or sys.stderr):
             self._draw(record)
         elif trial.status == "running" and not trial.epochs:
@@ -64,6 +68,7 @@ class LiveTable:
             self._draw(record)
             self._live.stop()
             self._live = None
+        self._activity = begin("writing the report")
 
     def time_left(self, record: Record) -> str:
         """What is left of the time budget, or an estimate from the epochs that settled trials took on average."""
@@ -81,6 +86,7 @@ class LiveTable:
             console = create_console(self._stream or sys.stderr)
             self._live = Live(console=console, auto_refresh=False, redirect_stdout=sys.stdout.isatty())
             self._live.start()
+        self._activity.is_drawn = True
         rows = standings.table(record)
         best = record.ranked()[:1]
         styles = ["green" if best and cells[0] == str(best[0].number) else "" for cells in rows]
