@@ -108,7 +108,7 @@ def _finetune(
                 val_accuracy=val.accuracy if val else None,
                 learning_rate=trainer.learning_rate,
                 seconds=seconds,
-                images_per_s=trainer.steps_per_epoch * config.batch_size / seconds,
+                images_per_s=trainer.steps_per_epoch * trainer.batch_size / seconds,
                 improved=state.is_better(val.accuracy if val else None),
                 val_confusion=plain(val),
             )

@@ -99,7 +99,8 @@ class TailTrainer:
         self.average = WeightAverage(tail.upper, config.averaging)
         self.epoch = 0
         self.learning_rate = 0.0
-        self.steps_per_epoch = max(1, len(train) // config.batch_size)
+        self.batch_size = min(config.batch_size, len(train))
+        self.steps_per_epoch = len(train) // self.batch_size
 
     @property
     def num_views(self) -> int:
@@ -147,7 +148,7 @@ class TailTrainer:
 
     def estimate_epoch_s(self, epochs: int) -> float:
         """Duration of one of `epochs` epochs, with its part of the time for the activations, seconds."""
-        size = min(self.config.batch_size, len(self.train))
+        size = self.batch_size
         started = time.perf_counter()
         values = self.activations(self.train.images[:size])
         prepare_s = (time.perf_counter() - started) / size * len(self.train) * self.num_views
@@ -183,14 +184,14 @@ class TailTrainer:
             total += [float(loss.detach()), int((logits.argmax(1) == true).sum())]
             on_step(number + 1, self.steps_per_epoch)
         self.epoch += 1
-        loss_sum, correct = (total / (self.steps_per_epoch * self.config.batch_size)).tolist()
-        return loss_sum, correct
+        loss, accuracy = (total / (self.steps_per_epoch * self.batch_size)).tolist()
+        return loss, accuracy
 
     def _batches(self, generator: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of one random view of each picture; with mixup, activations are mixed (Verma et al. 2019, arXiv 1806.05236)."""
         order = generator.permutation(len(self.train))
         view = generator.integers(0, len(self._views), len(self.train))
-        size, alpha = min(self.config.batch_size, len(self.train)), self.config.augmentation.mixup
+        size, alpha = self.batch_size, self.config.augmentation.mixup
         for step in range(self.steps_per_epoch):
             rows = order[step * size : (step + 1) * size]
             inputs = torch.from_numpy(np.stack([self._views[view[row]][row] for row in rows])).float()
