@@ -1,7 +1,8 @@
 """How fast does the loop train, against the one that most projects write, and what does Ray cost while it trains?
 
     python benchmarks/training loop     [--model airnet] [--rounds 3]    our trainer and an ordinary loop, in turn
-    python benchmarks/training overhead [--model airnet] [--rounds 3]    the loop alone and inside Ray Train
+    python benchmarks/training command  [--model airnet] [--rounds 3]    the loop alone and inside `train`, in one process
+    python benchmarks/training overhead [--model airnet] [--rounds 3]    the loop alone and inside `train`, on Ray
     python benchmarks/training workers  [--model airnet] [--rounds 3]    one worker on all cores, two on half of them each
     python benchmarks/training startup  [--rounds 3]                     from the command to the first step
     python benchmarks/training ceiling  [--model airnet]                 what part of a step is convolutions
@@ -21,7 +22,7 @@ from pathlib import Path
 
 import measure
 
-COMPARED = {"loop": ("ours", "ordinary"), "overhead": ("ray", "ours"), "workers": ("two", "ray")}
+COMPARED = {"loop": ("ours", "ordinary"), "command": ("process", "ours"), "overhead": ("ray", "ours"), "workers": ("two", "ray")}
 RECIPES = {"airnet": "airbench94", "small_cnn": "small_cnn", "resnet18": "resnet18"}
 
 

@@ -124,15 +124,31 @@ def ordinary(job: Job) -> float:
     return job.rate([timed(epoch, number) for number in range(job.epochs)])
 
 
-def on_ray(job: Job, num_workers: int) -> float:
-    """Our loop inside Ray Train, on images in a folder of files that are decoded before it starts."""
+def command(job: Job, program: list[str], flags: list[str]) -> float:
+    """Our loop inside the command `train`, on images in a folder of files that are decoded before it starts.
+
+    Args:
+        job: what is trained.
+        program: arguments of Python before the flags.
+        flags: where the command trains.
+    """
     with image_folder(job) as folder, tempfile.TemporaryDirectory() as storage:
-        flags = ["--dataset", "folder", "--data-dir", str(folder), "--val-fraction", "0", "--test-fraction", "0.01"]
+        flags = [*flags, "--dataset", "folder", "--data-dir", str(folder), "--val-fraction", "0", "--test-fraction", "0.01"]
         flags += ["--storage", storage, "--name", "speed"]
-        flags += ["--recipe", job.recipe, "--epochs", str(job.epochs), "--stem-epochs", str(job.epochs), "--num-workers", str(num_workers)]
-        subprocess.run([sys.executable, "-c", _TRAIN_WITH_CPUS, str(job.cpus), *flags], check=True, stdout=sys.stderr)
+        flags += ["--recipe", job.recipe, "--epochs", str(job.epochs), "--stem-epochs", str(job.epochs)]
+        subprocess.run([sys.executable, *program, *flags], check=True, stdout=sys.stderr)
         history = np.genfromtxt(Path(storage, "runs/speed/history.csv"), delimiter=",", names=True)
     return float(statistics.mean(history["images_per_s"][1:]))
+
+
+def on_ray(job: Job, num_workers: int) -> float:
+    """The command with workers of Ray Train."""
+    return command(job, ["-c", _TRAIN_WITH_CPUS, str(job.cpus)], ["--num-workers", str(num_workers)])
+
+
+def in_process(job: Job) -> float:
+    """The command that trains in its own process."""
+    return command(job, ["-m", "cifar_ray.train"], ["--cluster", "local"])
 
 
 @contextmanager
@@ -227,6 +243,7 @@ def _unheard(*_: int) -> None:
 CONTENDERS: dict[str, Callable[[Job], float]] = {
     "ours": ours,
     "ordinary": ordinary,
+    "process": in_process,
     "ray": lambda job: on_ray(job, 1),
     "two": lambda job: on_ray(job, 2),
 }
