@@ -29,7 +29,8 @@ from cifar_ray.evaluation.selection import select
 from cifar_ray.inference.explain import explain
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.metrics.accuracy import evaluate_logits, softmax
-from cifar_ray.metrics.trust import Trust, familiarity
+from cifar_ray.metrics.familiarity import energy as familiarity
+from cifar_ray.metrics.trust import Trust
 from cifar_ray.store import load_model
 
 Images = npt.NDArray[np.uint8]

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from cifar_ray.data.statistics import ChannelValues
 from cifar_ray.data.task_progress import StartTask, no_progress
-from cifar_ray.inference.engines import Engine, NetworkInput, TorchEngine, choose
+from cifar_ray.inference.conversion import NetworkInput
+from cifar_ray.inference.engines import Engine, TorchEngine, choose
 from cifar_ray.models.precision import Precision
 from cifar_ray.models.stages import head_name
 from cifar_ray.models.views import check_views, view

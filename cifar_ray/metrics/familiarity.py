@@ -1,0 +1,131 @@
+"""Familiarity: how similar pictures are to pictures that a model was validated on, by its logits and its features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from cifar_ray.metrics.accuracy import Floats, Integers, Logits
+
+SHARE_KEPT = 0.95
+
+_NEIGHBOUR = 5
+_MAX_KNOWN = 2000  # more rows cost memory and time, and tell no better
+_ROWS_AT_ONCE = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Familiarity:
+    """Compares pictures with known ones.
+
+    The score is made of three parts: the energy of the logits, the length of the features, and the cosine similarity of the features
+    to those of the fifth nearest known picture (Sun et al. 2022, arXiv 2204.06507). Each part is measured from its median over the known
+    pictures, in units of its root mean square deviation below the median. Only deviations below the median count.
+
+    Attributes:
+        known: float32 `[K, D]`, features of known pictures, each row of length 1.
+        centres: float64 `[3]`, median of each part over the known pictures.
+        spreads: float64 `[3]`, root mean square deviation below the median.
+        threshold: the model abstains from pictures with a lower score.
+    """
+
+    known: Logits
+    centres: Floats
+    spreads: Floats
+    threshold: float
+
+    @classmethod
+    def fit(cls, logits: Logits, features: Logits, groups: Integers | None = None) -> Self | None:
+        """Fit on pictures that were not in the training set of the network, or of its head; `None` if there are too few.
+
+        Args:
+            logits: `[N, C]`.
+            features: `[N, D]`, D ≥ 1.
+            groups: int64 `[N]`, equal for near-duplicates, which do not count as neighbours of each other.
+        """
+        rows = choose_known(len(logits))
+        known = unit(features[rows])
+        own = rows if groups is None else groups[rows]
+        similarity = _similarity(known, known, own)
+        if not np.isfinite(similarity).all():
+            return None
+        parts = np.stack([energy(logits[rows]), np.linalg.norm(features[rows], axis=1), similarity], axis=1)
+        centres = np.median(parts, axis=0)
+        spreads = np.sqrt(2 * (np.minimum(parts - centres, 0) ** 2).mean(axis=0)) + np.finfo(np.float32).tiny
+        scores = _below(parts, centres, spreads)
+        return cls(known, centres, spreads, float(np.quantile(scores, 1 - SHARE_KEPT, method="lower")))
+
+    def score(self, logits: Logits, features: Logits) -> Floats:
+        """Float64 `[N]`, at most 0; lower for less familiar pictures."""
+        parts = (energy(logits), np.linalg.norm(features, axis=1), _similarity(unit(features), self.known))
+        return _below(np.stack(parts, axis=1), self.centres, self.spreads)
+
+    def abstains(self, logits: Logits, features: Logits) -> npt.NDArray[np.bool_]:
+        """Whether the model abstains from each picture, bool `[N]`."""
+        abstains: npt.NDArray[np.bool_] = self.score(logits, features) < self.threshold
+        return abstains
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """Arrays by name, to be stored; `known` in half precision."""
+        return {
+            "known": self.known.astype(np.float16),
+            "centres": self.centres,
+            "spreads": self.spreads,
+            "threshold": np.array([self.threshold]),
+        }
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
+        """From `arrays`.
+
+        Raises:
+            KeyError, ValueError: if they are incomplete.
+        """
+        (threshold,) = arrays["threshold"].tolist()
+        return cls(arrays["known"].astype(np.float32), arrays["centres"], arrays["spreads"], threshold)
+
+
+def choose_known(count: int) -> Integers:
+    """Rows of the pictures to compare with, in order: all of `count`, or 2,000 drawn at random."""
+    rows = np.arange(count)
+    return rows if count <= _MAX_KNOWN else np.sort(np.random.default_rng(0).choice(rows, _MAX_KNOWN, replace=False))
+
+
+def energy(logits: Logits) -> Floats:
+    """Negative energy of each image (Liu et al. 2020, arXiv 2010.03759, section 3.1).
+
+    This is the logsumexp of the logits, without the temperature: float64 `[N]`, higher for more similar images.
+    """
+    largest = logits.max(axis=1, keepdims=True).astype(np.float64)
+    energies: Floats = (largest + np.log(np.exp(logits - largest).sum(axis=1, keepdims=True)))[:, 0]
+    return energies
+
+
+def unit(features: Logits) -> Logits:
+    """Each row divided by its length, float32."""
+    lengths = np.linalg.norm(features, axis=1, keepdims=True)
+    result: Logits = (features / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32)
+    return result
+
+
+def _similarity(features: Logits, known: Logits, groups: Integers | None = None) -> Floats:
+    """Cosine similarity to the fifth nearest of `known`, -inf without five; rows of one group are no neighbours."""
+    found = np.full(len(features), -np.inf)
+    if len(known) < _NEIGHBOUR:
+        return found
+    for start in range(0, len(features), _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        products = features[part] @ known.T
+        if groups is not None:
+            products[groups[part, None] == groups[None, :]] = -np.inf
+        found[part] = np.partition(products, -_NEIGHBOUR, axis=1)[:, -_NEIGHBOUR]
+    return found
+
+
+def _below(parts: Floats, centres: Floats, spreads: Floats) -> Floats:
+    deviations: Floats = -np.linalg.norm(np.minimum((parts - centres) / spreads, 0), axis=1)
+    return deviations
