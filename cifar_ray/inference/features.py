@@ -42,8 +42,7 @@ class WithFeatures(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Logits, `[N, C]`, and features, float32 `[N, D]`, of normalised images.
 
-        Features are the mean over the views. Those of an ensemble are the members' features side by side, each scaled to the same length,
-        which is the geometric mean of their lengths.
+        Features are the mean over the views. Those of an ensemble are its members' features side by side, each of length 1.
         """
         self._seen.inputs = [[] for _ in range(self._num_heads)]
         logits = self.network(images)
@@ -51,9 +50,7 @@ class WithFeatures(nn.Module):
         del self._seen.inputs
         if len(members) == 1:
             return logits, members[0]
-        lengths = torch.stack([features.norm(dim=1, keepdim=True) for features in members])
-        length = lengths.clamp_min(torch.finfo(torch.float32).tiny).log().mean(0).exp() / len(members) ** 0.5
-        return logits, torch.cat([F.normalize(features) for features in members], dim=1) * length
+        return logits, torch.cat([F.normalize(features) for features in members], dim=1)
 
 
 def with_features(network: nn.Module) -> nn.Module:

@@ -16,7 +16,7 @@ from cifar_ray.metrics.familiarity import unit
 from cifar_ray.models import create_model
 from cifar_ray.models.precision import Precision
 from cifar_ray.store import Bundle
-from cifar_ray.store.trust_file import read_trust
+from cifar_ray.store.trust_file import FAMILIARITY_FILE, read_trust
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,13 +117,16 @@ class Predictor:
     def _check(self, where: str) -> None:
         size, num_classes = self.manifest.image_size_px, len(self.manifest.class_names)
         try:
-            logits = self.predict(np.zeros((1, size, size, 3), np.uint8)).logits
+            logits, features = self._outputs(np.zeros((1, size, size, 3), np.uint8))
         except RuntimeError as error:
             raise BundleError(f"{where}: the network does not accept images of {size} px: {_one_line(error)}") from None
         if logits.shape != (1, num_classes):
             raise BundleError(f"{where}: the network has {logits.shape[1]} outputs, but the manifest has {num_classes} class names")
         if not np.isfinite(logits).all():
             raise BundleError(f"{where}: the logits are not finite; train the model again")
+        known = self._trust.familiarity
+        if known is not None and features.shape[1] != known.known.shape[1]:
+            raise BundleError(f"{where}: {FAMILIARITY_FILE} is of another network; calibrate the model again")
 
 
 def _rebuild(bundle: Bundle) -> torch.nn.Module:

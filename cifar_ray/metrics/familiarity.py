@@ -22,14 +22,15 @@ _ROWS_AT_ONCE = 256
 class Familiarity:
     """Compares pictures with known ones.
 
-    The score is made of three parts: the energy of the logits, the length of the features, and the cosine similarity of the features
-    to those of the fifth nearest known picture (Sun et al. 2022, arXiv 2204.06507). Each part is measured from its median over the known
-    pictures, in units of its root mean square deviation below the median. Only deviations below the median count.
+    The score has two parts: the energy of the logits, and the similarity to the fifth nearest known picture (Sun et al. 2022,
+    arXiv 2204.06507), which is the cosine between the square roots of their features. Square roots give weak features more weight:
+    strange pictures often lack detail, which shows in the weak ones. Each part is measured from its median over the known pictures, in
+    units of its root mean square deviation below the median. Only deviations below the median count.
 
     Attributes:
-        known: float32 `[K, D]`, features of known pictures, each row of length 1.
-        centres: float64 `[3]`, median of each part over the known pictures.
-        spreads: float64 `[3]`, root mean square deviation below the median.
+        known: float32 `[K, D]`, roots of the features of known pictures, each row of length 1.
+        centres: float64 `[2]`, median of each part over the known pictures.
+        spreads: float64 `[2]`, root mean square deviation below the median.
         threshold: the model abstains from pictures with a lower score.
     """
 
@@ -48,12 +49,12 @@ class Familiarity:
             groups: int64 `[N]`, equal for near-duplicates, which do not count as neighbours of each other.
         """
         rows = choose_known(len(logits))
-        known = unit(features[rows])
+        known = _roots(features[rows])
         own = rows if groups is None else groups[rows]
         similarity = _similarity(known, known, own)
         if not np.isfinite(similarity).all():
             return None
-        parts = np.stack([energy(logits[rows]), np.linalg.norm(features[rows], axis=1), similarity], axis=1)
+        parts = np.stack([energy(logits[rows]), similarity], axis=1)
         centres = np.median(parts, axis=0)
         spreads = np.sqrt(2 * (np.minimum(parts - centres, 0) ** 2).mean(axis=0)) + np.finfo(np.float32).tiny
         scores = _below(parts, centres, spreads)
@@ -61,8 +62,8 @@ class Familiarity:
 
     def score(self, logits: Logits, features: Logits) -> Floats:
         """Float64 `[N]`, at most 0; lower for less familiar pictures."""
-        parts = (energy(logits), np.linalg.norm(features, axis=1), _similarity(unit(features), self.known))
-        return _below(np.stack(parts, axis=1), self.centres, self.spreads)
+        parts = np.stack([energy(logits), _similarity(_roots(features), self.known)], axis=1)
+        return _below(parts, self.centres, self.spreads)
 
     def abstains(self, logits: Logits, features: Logits) -> npt.NDArray[np.bool_]:
         """Whether the model abstains from each picture, bool `[N]`."""
@@ -110,6 +111,10 @@ def unit(features: Logits) -> Logits:
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     result: Logits = (features / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32)
     return result
+
+
+def _roots(features: Logits) -> Logits:
+    return unit(np.sign(features) * np.sqrt(np.abs(features)))
 
 
 def _similarity(features: Logits, known: Logits, groups: Integers | None = None) -> Floats:
