@@ -53,15 +53,15 @@ def test_about_95_percent_of_other_pictures_of_the_same_kind_are_answered(count:
 
 def test_near_duplicates_do_not_make_the_model_abstain_from_other_pictures() -> None:
     logits, features, _ = drawn(300)
-    copies = [np.repeat(one, 8, axis=0) for one in (logits, features)]
-    groups = np.repeat(np.arange(300), 8)
+    copies = [np.repeat(one[:80], 6, axis=0) for one in (logits, features)]
+    groups = np.repeat(np.arange(80), 6)
     fresh = drawn(1000, 1)[:2]
     shares = []
     for given in (groups, None):
         fitted = Familiarity.fit(copies[0], copies[1], given)
         assert fitted is not None
         shares.append(fitted.abstains(*fresh).mean())
-    assert shares[0] < 0.08
+    assert shares[0] < 0.15
     assert shares[1] > 0.5, "else the groups would prove nothing"
 
 

@@ -14,8 +14,7 @@ from cifar_ray.metrics.accuracy import Floats, Integers, Logits
 SHARE_KEPT = 0.95
 
 _NEIGHBOUR = 5
-_MAX_KNOWN = 2000  # more rows cost memory and time, and tell no better
-_ROWS_AT_ONCE = 256
+_MAX_KNOWN = 500  # more cost memory and time, and tell no better
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,13 +47,12 @@ class Familiarity:
             features: `[N, D]`, D ≥ 1.
             groups: int64 `[N]`, equal for near-duplicates, which do not count as neighbours of each other.
         """
-        rows = choose_known(len(logits))
-        known = _roots(features[rows])
-        own = rows if groups is None else groups[rows]
-        similarity = _similarity(known, known, own)
+        roots, rows = _roots(features), draw_rows(len(features), _MAX_KNOWN)
+        known, groups = roots[rows], np.arange(len(features)) if groups is None else groups
+        similarity = _similarity(roots, known, groups[:, None] == groups[rows])
         if not np.isfinite(similarity).all():
             return None
-        parts = np.stack([energy(logits[rows]), similarity], axis=1)
+        parts = np.stack([energy(logits), similarity], axis=1)
         centres = np.median(parts, axis=0)
         spreads = np.sqrt(2 * (np.minimum(parts - centres, 0) ** 2).mean(axis=0)) + np.finfo(np.float32).tiny
         scores = _below(parts, centres, spreads)
@@ -90,10 +88,10 @@ class Familiarity:
         return cls(arrays["known"].astype(np.float32), arrays["centres"], arrays["spreads"], threshold)
 
 
-def choose_known(count: int) -> Integers:
-    """Rows of the pictures to compare with, in order: all of `count`, or 2,000 drawn at random."""
+def draw_rows(count: int, most: int) -> Integers:
+    """All of `count` rows, or `most` of them, drawn at random; in their order."""
     rows = np.arange(count)
-    return rows if count <= _MAX_KNOWN else np.sort(np.random.default_rng(0).choice(rows, _MAX_KNOWN, replace=False))
+    return rows if count <= most else np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
 
 
 def energy(logits: Logits) -> Floats:
@@ -117,18 +115,15 @@ def _roots(features: Logits) -> Logits:
     return unit(np.sign(features) * np.sqrt(np.abs(features)))
 
 
-def _similarity(features: Logits, known: Logits, groups: Integers | None = None) -> Floats:
-    """Cosine similarity to the fifth nearest of `known`, -inf without five; rows of one group are no neighbours."""
-    found = np.full(len(features), -np.inf)
+def _similarity(features: Logits, known: Logits, same: npt.NDArray[np.bool_] | None = None) -> Floats:
+    """Cosine similarity to the fifth nearest of `known`, of those that are not the same picture; -inf if there are fewer."""
     if len(known) < _NEIGHBOUR:
-        return found
-    for start in range(0, len(features), _ROWS_AT_ONCE):
-        part = slice(start, start + _ROWS_AT_ONCE)
-        products = features[part] @ known.T
-        if groups is not None:
-            products[groups[part, None] == groups[None, :]] = -np.inf
-        found[part] = np.partition(products, -_NEIGHBOUR, axis=1)[:, -_NEIGHBOUR]
-    return found
+        return np.full(len(features), -np.inf)
+    products = features @ known.T
+    if same is not None:
+        products[same] = -np.inf
+    similarity: Floats = np.partition(products, -_NEIGHBOUR, axis=1)[:, -_NEIGHBOUR].astype(np.float64)
+    return similarity
 
 
 def _below(parts: Floats, centres: Floats, spreads: Floats) -> Floats:

@@ -18,7 +18,7 @@ from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.streamed import StreamedImages, TrainingImages, TrainingSplits
 from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.metrics.accuracy import evaluate_logits
-from cifar_ray.metrics.familiarity import Familiarity, choose_known
+from cifar_ray.metrics.familiarity import Familiarity, draw_rows
 from cifar_ray.metrics.trust import Trust
 from cifar_ray.models import create_model
 from cifar_ray.models.stages import head_name
@@ -29,6 +29,8 @@ from cifar_ray.training.probe.extraction import Backbone, ComputeHere, Floats, O
 from cifar_ray.training.probe.head import FittedHead, LinearHead, assign_folds, fit_head
 from cifar_ray.training.records.results import EpochReport, FitResult, Weights
 from cifar_ray.training.weights.pretrained import load_pretrained
+
+_MAX_FITTED = 5000  # pictures for the familiarity; their features are copied
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +166,7 @@ def _groups(train: TrainingImages) -> npt.NDArray[np.int64]:
 def _fit_trust(fitted: FittedHead, train: TrainingImages, standardised: Floats) -> Trust:
     """The backbone has not seen the training images, so their features are as good as those of other pictures."""
     trust = Trust.fit(fitted.held_out, train.labels[fitted.rows])
-    sample = choose_known(len(fitted.rows))
+    sample = draw_rows(len(fitted.rows), _MAX_FITTED)
     rows = fitted.rows[sample]
     features = (standardised[rows] * fitted.std + fitted.mean).astype(np.float32)
     return dataclasses.replace(trust, familiarity=Familiarity.fit(fitted.held_out[sample], features, _groups(train)[rows]))
