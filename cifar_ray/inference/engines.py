@@ -137,7 +137,7 @@ class OpenVinoEngine:
         return self.outputs(images)[0]
 
     def outputs(self, images: Pixels) -> Outputs:
-        """Implements `Engine`. An int8 form of release 0.3 or older has no features."""
+        """Implements `Engine`. An int8 form made by an older release has no features."""
         with self._lock:
             results = self._request.infer([np.ascontiguousarray(images)], share_inputs=True)
             return _both([results[number] for number in range(len(results))])
