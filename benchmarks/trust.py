@@ -26,7 +26,7 @@ from sklearn.metrics import roc_auc_score
 from cifar_ray.config import TrainConfig, default_storage
 from cifar_ray.config.data_choice import DataChoice
 from cifar_ray.data import load_splits
-from cifar_ray.errors import DataError
+from cifar_ray.errors import ConfigError, DataError
 from cifar_ray.evaluation.selection import select
 from cifar_ray.inference.explain import explain
 from cifar_ray.inference.predictor import Predictor
@@ -114,7 +114,11 @@ def brief(bundle: Bundle, data_dir: str | None, others: dict[str, str], count: i
     strange.pop("digits" if bundle.manifest.dataset_name == "digits" else "", None)
     engines = [("torch", "auto"), ("openvino", "bf16"), ("openvino", "fp32")]
     for engine, precision in engines + [("openvino-int8", "auto")] * (bundle.manifest.quantization is not None):
-        predictor = Predictor(bundle, "cpu", precision, engine)
+        try:
+            predictor = Predictor(bundle, "cpu", precision, engine)
+        except ConfigError as refusal:
+            print(f"\n{engine} {precision}: {refusal}")
+            continue
         known, *found = (run(predictor, images) for images in (test.images[: 5 * count], *strange.values()))
         print(f"\n{bundle.reference}, {predictor.engine} {predictor.precision.name}: {len(known[0]):,} known pictures")
         print(" " * 22, *(f"{name[:9]:>9}" for name in (*strange, "mean", "known")))
