@@ -1,10 +1,11 @@
 """Are a model's probabilities honest, and does it notice pictures of other things?
 
-    python benchmarks/trust.py MODEL [--storage STORAGE] [--data-dir DIR] [--cifar100 DIR]
+    python benchmarks/trust.py MODEL [--storage STORAGE] [--data-dir DIR] [--others NAME=DIR …] [--count N] [--brief]
 
-MODEL is fitted anew on its validation images, and measured on its test images and on pictures of other things: how well each of several
-scores tells them apart (AUROC), and the share that is answered at the threshold that answers 95 % of validation. `--cifar100` says where
-that data set lies; the other pictures are drawn here or come with scikit-learn.
+MODEL is measured on its test images and on pictures of other things: how well its familiarity and several other scores tell them apart
+(AUROC), and the share that is answered at the threshold that answers 95 % of validation. `--others cifar100=DIR` adds the pictures of a
+folder and its subfolders, without those named in `LEFT_OUT`; the other pictures are drawn here or come with scikit-learn. `--brief`
+measures only the familiarity and the energy, at the thresholds that training or `calibrate` fitted: it needs no training images.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -24,13 +26,15 @@ from sklearn.metrics import roc_auc_score
 from cifar_ray.config import TrainConfig, default_storage
 from cifar_ray.config.data_choice import DataChoice
 from cifar_ray.data import load_splits
-from cifar_ray.data.batches.transforms import normalize
+from cifar_ray.errors import ConfigError, DataError
 from cifar_ray.evaluation.selection import select
 from cifar_ray.inference.explain import explain
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.metrics.accuracy import evaluate_logits, softmax
-from cifar_ray.metrics.trust import Trust, familiarity
-from cifar_ray.store import load_model
+from cifar_ray.metrics.familiarity import energy
+from cifar_ray.metrics.trust import Trust
+from cifar_ray.store import Bundle, load_model
+from cifar_ray.store.trust_file import read_trust
 
 Images = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
@@ -39,6 +43,7 @@ Score = Callable[[Floats, Floats], Floats]
 COUNT = 2000
 NEIGHBOURS = 50
 BATCH = 250
+LEFT_OUT = ("pickup_truck",)  # of CIFAR-100: a truck, or an automobile, of CIFAR-10
 
 
 def main() -> None:
@@ -47,27 +52,35 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--storage", default=default_storage())
     parser.add_argument("--data-dir")
-    parser.add_argument("--cifar100")
+    parser.add_argument("--others", nargs="*", default=[])
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--brief", action="store_true")
     options = parser.parse_args()
     bundle = load_model(options.model, options.storage)
+    others = dict(one.split("=", 1) for one in options.others)
+    if options.brief:
+        brief(bundle, options.data_dir, others, options.count)
+        return
     train, val, test = (
         select(bundle.manifest, DataChoice(data_dir=options.data_dir, split=split)).images for split in ("train", "val", "test")
     )
     predictor = Predictor(bundle, engine="torch")
     seen = {name: run(predictor, part.images) for name, part in (("train", train), ("val", val), ("test", test))}
 
-    trust = Trust.fit(seen["val"][0], val.labels)
-    logits = seen["test"][0]
+    trust = Trust.fit(seen["val"][0], val.labels, seen["val"][1])
+    logits, features = seen["test"]
     print(f"{bundle.reference}, {predictor.precision.name}: {len(train):,} train, {len(val):,} val, {len(test):,} test; {trust}")
-    print(trust.describe(trust.metrics(logits, test.labels)))
+    print(trust.describe(trust.metrics(logits, test.labels, features)))
     print(f"loss {evaluate_logits(logits, test.labels).loss:.4f} → {evaluate_logits(logits, test.labels, trust.temperature).loss:.4f}")
-    unsure, right = trust.abstains(logits), logits.argmax(1) == test.labels
+    unsure, right = trust.abstains(logits, features), logits.argmax(1) == test.labels
     print(f"accuracy {right.mean():.4f}; of those answered {right[~unsure].mean():.4f}, of the rest {right[unsure].mean():.4f}")
 
-    strange = {name: run(predictor, images) for name, images in other_things(train.image_size_px, options.cifar100).items()}
+    strange = {name: run(predictor, images) for name, images in other_things(train.image_size_px, others, options.count).items()}
     print("\nAUROC and, below, the share answered")
     print(" " * 22, *(f"{name:>9}" for name in (*strange, "mean", "test")))
-    for name, score in scores(*seen["train"], train.labels, trust.temperature).items():
+    assert trust.familiarity is not None
+    taken = {"familiarity (taken)": trust.familiarity.score}
+    for name, score in (taken | scores(*seen["train"], train.labels, trust.temperature)).items():
         known, threshold = score(*seen["test"]), np.quantile(score(*seen["val"]), 0.05, method="lower")
         values = [score(*found) for found in strange.values()]
         areas = [roc_auc_score([True] * len(known) + [False] * len(one), np.concatenate([known, one])) for one in values]
@@ -78,8 +91,8 @@ def main() -> None:
     print("\nby what computes, at the threshold fitted above: share of the test images answered, calibration error")
     for engine, precision in (("torch", "bf16"), ("torch", "fp32"), ("openvino", "bf16"), ("openvino", "fp32")):
         other = Predictor(bundle, "cpu", precision, engine)
-        answers = np.concatenate([other.predict(test.images[i : i + BATCH]).logits for i in range(0, len(test), BATCH)])
-        figures = trust.metrics(answers, test.labels)
+        answers, found = run(other, test.images)
+        figures = trust.metrics(answers, test.labels, found)
         print(f"{engine:9} {precision}: {1 - figures['test_abstained']:.4f}, {figures['test_ece']:.4f}", flush=True)
     times = []
     for image in test.images[:100]:
@@ -89,19 +102,58 @@ def main() -> None:
     print(f"\nexplain: median {np.median(times):.1f} ms, p90 {np.quantile(times, 0.9):.1f} ms ({torch.get_num_threads()} threads)")
 
 
+def brief(bundle: Bundle, data_dir: str | None, others: dict[str, str], count: int) -> None:
+    """The familiarity as it is stored, with its spread over bootstrap samples, against the energy, with each engine."""
+    trust = read_trust(bundle)
+    assert trust.familiarity is not None, "train the model again, or calibrate it"
+    try:
+        test = select(bundle.manifest, DataChoice(data_dir=data_dir, split="test")).images
+    except DataError:
+        test = select(bundle.manifest, DataChoice(data_dir=data_dir, split="val")).images
+    strange = other_things(bundle.manifest.image_size_px, others, count)
+    strange.pop("digits" if bundle.manifest.dataset_name == "digits" else "", None)
+    engines = [("torch", "auto"), ("openvino", "bf16"), ("openvino", "fp32")]
+    for engine, precision in engines + [("openvino-int8", "auto")] * (bundle.manifest.quantization is not None):
+        try:
+            predictor = Predictor(bundle, "cpu", precision, engine)
+        except ConfigError as refusal:
+            print(f"\n{engine} {precision}: {refusal}")
+            continue
+        known, *found = (run(predictor, images) for images in (test.images[: 5 * count], *strange.values()))
+        print(f"\n{bundle.reference}, {predictor.engine} {predictor.precision.name}: {len(known[0]):,} known pictures")
+        print(" " * 22, *(f"{name[:9]:>9}" for name in (*strange, "mean", "known")))
+        for name, score, least in (
+            ("energy", lambda z, _: energy(z), trust.abstain_threshold),
+            ("familiarity", trust.familiarity.score, trust.familiarity.threshold),
+        ):
+            ours, values = score(*known), [score(*one) for one in found]
+            areas = [area(ours, one) for one in values]
+            shares = [float((one >= least).mean()) for one in values]
+            print(f"{name:22}", *(f"{value:9.3f}" for value in (*areas, np.mean(areas))))
+            print(f"{'  ±':22}", *(f"{spread(ours, one):9.3f}" for one in values))
+            print(f"{'  answered':22}", *(f"{value:9.3f}" for value in (*shares, np.mean(shares), (ours >= least).mean())), flush=True)
+        if engine == "torch":
+            started = time.perf_counter()
+            trust.abstains(known[0][:64], known[1][:64])
+            print(f"familiarity of 64 pictures: {1000 * (time.perf_counter() - started):.2f} ms")
+
+
+def area(known: Floats, other: Floats) -> float:
+    """Area under the ROC curve."""
+    return float(roc_auc_score([True] * len(known) + [False] * len(other), np.concatenate([known, other])))
+
+
+def spread(known: Floats, other: Floats) -> float:
+    """Standard deviation of the area over 40 bootstrap samples."""
+    rng = np.random.default_rng(0)
+    return float(np.std([area(rng.choice(known, len(known)), rng.choice(other, len(other))) for _ in range(40)]))
+
+
 def run(predictor: Predictor, images: Images) -> tuple[Floats, Floats]:
-    """Logits `[N, C]`, and what enters the last linear layer `[N, D]`."""
-    heads = [module for module in predictor.network.modules() if isinstance(module, torch.nn.Linear)]
-    features: list[torch.Tensor] = []
-    hook = heads[-1].register_forward_pre_hook(lambda _, inputs: features.append(inputs[0].float()))
-    logits = []
-    manifest, precision = predictor.manifest, predictor.precision
-    with torch.inference_mode(), precision.autocast():
-        for start in range(0, len(images), BATCH):
-            pixels = torch.from_numpy(np.require(images[start : start + BATCH], requirements=["C", "W"]))
-            logits.append(predictor.network(normalize(pixels, manifest.channel_mean, manifest.channel_std, precision.dtype)).float())
-    hook.remove()
-    return torch.cat(logits).numpy(), torch.cat(features).double().numpy()
+    """Logits `[N, C]`, and features `[N, D]`."""
+    size = max(1, min(BATCH, BATCH * 32**2 // images.shape[1] ** 2 * 8))
+    answers = [predictor.predict(images[start : start + size]) for start in range(0, len(images), size)]
+    return np.concatenate([one.logits for one in answers]), np.concatenate([one.features for one in answers]).astype(np.float64)
 
 
 def scores(logits: Floats, features: Floats, labels: npt.NDArray[np.int64], temperature: float) -> dict[str, Score]:
@@ -127,20 +179,20 @@ def scores(logits: Floats, features: Floats, labels: npt.NDArray[np.int64], temp
         "max softmax": lambda z, _: log_softmax(z, 1).max(1),
         "max softmax, calibr.": lambda z, _: log_softmax(z / temperature, 1).max(1),
         "max logit": lambda z, _: z.max(1),
-        "energy (taken)": lambda z, _: familiarity(z),
-        "energy, calibrated": lambda z, _: familiarity(z / temperature),
+        "energy": lambda z, _: energy(z),
+        "energy, calibrated": lambda z, _: energy(z / temperature),
         "GEN": lambda z, _: -((softmax(z) * (1 - softmax(z))) ** 0.1).sum(1),
         "spread of logits": lambda z, _: z.std(1),
         "Mahalanobis": lambda _, f: mahalanobis(f),
         "relative Mahalanobis": lambda _, f: mahalanobis(f) + distance(f, centre, overall),
         f"{NEIGHBOURS}th neighbour": lambda _, f: neighbours(f),
-        "ViM": lambda z, f: familiarity(z) - alpha * np.linalg.norm((f - centre) @ residual, axis=1),
+        "ViM": lambda z, f: energy(z) - alpha * np.linalg.norm((f - centre) @ residual, axis=1),
         "norm of features": lambda _, f: np.linalg.norm(f, axis=1),
-        "energy × norm": lambda z, f: familiarity(z) * np.linalg.norm(f, axis=1),
+        "energy × norm": lambda z, f: energy(z) * np.linalg.norm(f, axis=1),
     }
 
 
-def other_things(size_px: int, cifar100: str | None) -> dict[str, Images]:
+def other_things(size_px: int, others: dict[str, str], count: int) -> dict[str, Images]:
     """Pictures of none of the classes, uint8 `[N, S, S, 3]`, by kind."""
     rng = np.random.default_rng(0)
     square = (COUNT, size_px, size_px, 3)
@@ -156,12 +208,16 @@ def other_things(size_px: int, cifar100: str | None) -> dict[str, Images]:
         "text": np.stack([text(rng, size_px) for _ in range(COUNT)]),
         "photos": photos(rng, size_px),
     }
-    if cifar100:
-        config = TrainConfig(dataset="cifar100", data_dir=cifar100, image_size=size_px)
-        hundred = load_splits(config).test
-        assert hundred is not None
-        found["cifar100"] = hundred.images
-    return found
+    return {name: images[:count] for name, images in found.items()} | {name: folder(path, size_px, count) for name, path in others.items()}
+
+
+def folder(path: str, size_px: int, count: int) -> Images:
+    """Pictures of a folder and its subfolders, drawn at random, squashed to a square."""
+    files = sorted(one for one in Path(path).rglob("*") if one.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    files = [one for one in files if one.parent.name not in LEFT_OUT]
+    chosen = np.random.default_rng(0).permutation(len(files))[:count]
+    squares = [Image.open(files[row]).convert("RGB").resize((size_px, size_px), Image.Resampling.BICUBIC) for row in chosen]
+    return np.stack([np.asarray(square) for square in squares])
 
 
 def stripes(rng: np.random.Generator, size_px: int) -> Images:

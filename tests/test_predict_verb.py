@@ -26,7 +26,7 @@ from cifar_ray.errors import ConfigError, DataError, ServerError, UnknownModelEr
 from cifar_ray.inference.batch import table as writing
 from cifar_ray.inference.batch.pictures import list_pictures
 from cifar_ray.inference.predictor import Prediction, Predictor
-from cifar_ray.metrics.trust import familiarity
+from cifar_ray.metrics.familiarity import energy
 from cifar_ray.models import create_model
 from cifar_ray.store import Architecture, Bundle, Manifest, ModelStore
 
@@ -106,7 +106,7 @@ def test_pictures_of_which_not_one_can_be_read_are_the_users_mistake(
 def test_every_format_holds_the_same_rows_in_order(store: ModelStore, pictures: Path, tmp_path: Path, suffix: str) -> None:
     out = tmp_path / f"rows{suffix}"
     bundle = store.load("pets")
-    known = familiarity(np.concatenate([predict(bundle, path).logits for path in sound_pictures(pictures)]))
+    known = energy(np.concatenate([predict(bundle, path).logits for path in sound_pictures(pictures)]))
     threshold = float(np.sort(known)[9:11].mean())
     store.save("pets", bundle.manifest.model_copy(update={"abstain_threshold": threshold}), bundle.weights)
     assert run(store, pictures, "--out", out, "--top-k", 2, "--part-size", 10) == 0
@@ -140,14 +140,14 @@ def test_a_picture_that_the_model_does_not_know_is_said_to_be_one_unless_that_is
 def test_a_summary_and_overlays_mark_what_the_model_abstains_from(store: ModelStore, pictures: Path, tmp_path: Path, capsys: Shown) -> None:
     bundle = store.load("pets")
     found = {path: predict(bundle, path) for path in sound_pictures(pictures)}
-    threshold = float(np.median([familiarity(prediction.logits)[0] for prediction in found.values()]))
+    threshold = float(np.median([energy(prediction.logits)[0] for prediction in found.values()]))
     store.save("pets", bundle.manifest.model_copy(update={"abstain_threshold": threshold}), bundle.weights)
     assert run(store, pictures, "--explain", tmp_path / "seen") == 0
     lines = capsys.readouterr().out.splitlines()
     unsure: dict[str, int] = {}
     for prediction in found.values():
         name = bundle.manifest.class_names[int(prediction.probabilities.argmax())]
-        unsure[name] = unsure.get(name, 0) + int(familiarity(prediction.logits)[0] < threshold)
+        unsure[name] = unsure.get(name, 0) + int(energy(prediction.logits)[0] < threshold)
     assert sum(unsure.values()) == 12
     assert {line.split()[0]: line.rpartition("not sure of ")[2] for line in lines[:-1] if "not sure of" in line} == {
         name: str(count) for name, count in unsure.items() if count

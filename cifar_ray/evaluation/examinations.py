@@ -141,7 +141,7 @@ def calibrate_stored(
     prepare_process()
     bundle = store.load(reference)
     made, trust, figures = calibrated(bundle, dataset, data_dir, progress)
-    if same_trust(bundle.manifest, made.manifest):
+    if same_trust(bundle, made):
         return bundle, None, trust.describe(figures)
     return bundle, store.save(bundle.name, made.manifest, made.weights, made.attachments), trust.describe(figures)
 

@@ -20,7 +20,6 @@ from cifar_ray.inference.predictor import Predictor
 from cifar_ray.metrics.accuracy import Evaluation, evaluate_logits, softmax
 from cifar_ray.metrics.calibration import Calibration, calibrate
 from cifar_ray.metrics.intervals import ClassBias, prediction_bias
-from cifar_ray.metrics.trust import Trust
 from cifar_ray.store import Manifest
 
 # Starts a progress display: (task, number of images) → a function that takes the number of images just done.
@@ -152,9 +151,9 @@ def evaluate_model(
     blocks = [by_block[block] for block in sorted(by_block)]
     logits = np.concatenate([block.logits for block in blocks])
     correct: npt.NDArray[np.bool_] = logits.argmax(axis=1) == images.labels
-    trust = Trust(predictor.manifest.temperature, predictor.manifest.abstain_threshold)
-    probabilities = softmax(logits, trust.temperature)
-    figures = evaluate_logits(logits, images.labels, trust.temperature)
+    temperature = predictor.manifest.temperature
+    probabilities = softmax(logits, temperature)
+    figures = evaluate_logits(logits, images.labels, temperature)
     return ModelEvaluation(
         reference=reference,
         manifest=predictor.manifest,
@@ -164,7 +163,7 @@ def evaluate_model(
         figures=figures,
         calibration=calibrate(probabilities, images.labels),
         uncalibrated=calibrate(softmax(logits), images.labels),
-        abstains=trust.abstains(logits),
+        abstains=np.concatenate([block.abstains for block in blocks]),
         bias=prediction_bias(figures.confusion),
         slices={name: slice_by(values, correct) for name, values in properties(images, data.root).items()},
         cost=measure_cost(predictor),

@@ -19,8 +19,9 @@ from cifar_ray.evaluation.selection import relabel, select
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.metrics.accuracy import Logits
 from cifar_ray.metrics.trust import Trust
-from cifar_ray.store import Bundle, Manifest
+from cifar_ray.store import Bundle
 from cifar_ray.store.gallery import GALLERY_FILE, Judged, encode_gallery
+from cifar_ray.store.trust_file import read_trust, with_trust
 
 _SAME = 1e-3
 
@@ -48,23 +49,26 @@ def calibrated(
     data = select(manifest, DataChoice(dataset=dataset, data_dir=data_dir, split="val"), progress)
     test = load_splits(data.config).test
     predictor = Predictor(bundle, device_here(), engine="torch")
-    trust = Trust.fit(_logits(predictor, data.images), data.images.labels)
-    changes: dict[str, Any] = {
-        "temperature": trust.temperature,
-        "abstain_threshold": trust.abstain_threshold,
-        "created_at": datetime.now(UTC),
-    }
+    logits, features = _outputs(predictor, data.images)
+    trust = Trust.fit(logits, data.images.labels, features, data.images.bursts)
+    changes: dict[str, Any] = {"created_at": datetime.now(UTC)}
     metrics: dict[str, float] = {}
     if test is not None:
-        metrics = trust.metrics(_logits(predictor, test), relabel(test, manifest.class_names, data.name).labels)
+        logits, features = _outputs(predictor, test)
+        metrics = trust.metrics(logits, relabel(test, manifest.class_names, data.name).labels, features)
         if manifest.test_fingerprint in ("", test.fingerprint):  # all metrics in a manifest are from the same test images
             changes["metrics"] = manifest.metrics | metrics
-    return dataclasses.replace(bundle, manifest=manifest.model_copy(update=changes)), trust, metrics
+    return with_trust(dataclasses.replace(bundle, manifest=manifest.model_copy(update=changes)), trust), trust, metrics
 
 
-def same_trust(one: Manifest, other: Manifest) -> bool:
-    """Whether two models have the same temperature and abstain threshold, up to the rounding of another number of threads."""
-    pairs = [(one.temperature, other.temperature), (one.abstain_threshold, other.abstain_threshold)]
+def same_trust(one: Bundle, other: Bundle) -> bool:
+    """Whether two models have the same temperature and rules for abstaining, up to the rounding of another number of threads."""
+    first, second = read_trust(one), read_trust(other)
+    pairs = [(first.temperature, second.temperature), (first.abstain_threshold, second.abstain_threshold)]
+    if (first.familiarity is None) != (second.familiarity is None):
+        return False
+    if first.familiarity is not None and second.familiarity is not None:
+        pairs.append((first.familiarity.threshold, second.familiarity.threshold))
     return all(a == b or (a is not None and b is not None and math.isclose(a, b, rel_tol=_SAME)) for a, b in pairs)
 
 
@@ -82,6 +86,8 @@ def with_gallery(bundle: Bundle, evaluation: ModelEvaluation) -> Bundle:
     return dataclasses.replace(bundle, manifest=manifest, attachments={**bundle.attachments, GALLERY_FILE: gallery})
 
 
-def _logits(predictor: Predictor, dataset: ImageDataset) -> Logits:
+def _outputs(predictor: Predictor, dataset: ImageDataset) -> tuple[Logits, Logits]:
+    """Logits and features of all images."""
     images = dataset.images
-    return np.concatenate([predictor.predict(images[start : start + BLOCK]).logits for start in range(0, len(images), BLOCK)])
+    predictions = [predictor.predict(images[start : start + BLOCK]) for start in range(0, len(images), BLOCK)]
+    return np.concatenate([one.logits for one in predictions]), np.concatenate([one.features for one in predictions])

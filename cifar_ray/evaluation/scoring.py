@@ -11,7 +11,6 @@ import numpy.typing as npt
 import torch
 
 from cifar_ray.evaluation.corruptions import CORRUPTIONS, LEVELS, corrupt
-from cifar_ray.inference.features import embed
 from cifar_ray.inference.predictor import Predictor
 
 Images = npt.NDArray[np.uint8]
@@ -26,11 +25,13 @@ class BlockScores:
 
     Attributes:
         logits: float32 `[n, C]`.
+        abstains: bool `[n]`, whether the model abstains.
         rows: int64 `[m]`, index within the block of each image that was also corrupted.
         corrupted: int64 `[types, 5, m]`, class predicted for each corrupted image, by type and severity of `CORRUPTIONS`.
     """
 
     logits: npt.NDArray[np.float32]
+    abstains: npt.NDArray[np.bool_]
     rows: npt.NDArray[np.int64]
     corrupted: npt.NDArray[np.int64]
 
@@ -62,13 +63,14 @@ def score_block(predictor: Predictor, images: Images, block: int, corrupt_every:
         for level in range(LEVELS):
             seed = zlib.crc32(f"{name}/{level}/{block}".encode())
             corrupted[kind, level] = predictor.predict(corrupt(part[rows], name, level + 1, seed)).logits.argmax(axis=1)
-    return BlockScores(predictor.predict(part).logits, rows, corrupted)
+    prediction = predictor.predict(part)
+    return BlockScores(prediction.logits, prediction.abstains, rows, corrupted)
 
 
 def embed_all(predictor: Predictor, images: Images, on_progress: OnProgress = lambda _: None) -> npt.NDArray[np.float32]:
     """Embeddings of all images, float32 `[N, D]`, rows of norm 1."""
     parts = []
     for start in range(0, len(images), BLOCK):
-        parts.append(embed(predictor, images[start : start + BLOCK]))
+        parts.append(predictor.embed(images[start : start + BLOCK]))
         on_progress(len(parts[-1]))
     return np.concatenate(parts)

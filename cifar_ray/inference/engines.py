@@ -9,9 +9,7 @@ import math
 import statistics
 import threading
 import time
-import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Protocol
 
@@ -22,13 +20,15 @@ from torch import Tensor, nn
 
 from cifar_ray.config import EngineName
 from cifar_ray.data.batches.transforms import normalize
-from cifar_ray.data.statistics import ChannelValues
 from cifar_ray.errors import CifarRayError, ConfigError, MissingDependencyError
+from cifar_ray.inference.conversion import NetworkInput, convert
+from cifar_ray.inference.features import with_features
 from cifar_ray.models.precision import Precision
-from cifar_ray.store import Manifest, Quantization
+from cifar_ray.store import Manifest
 
 Pixels = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
+Outputs = tuple[Logits, npt.NDArray[np.float32]]  # logits `[N, C]` and features `[N, D]`; D is 0 without a linear head
 
 # Maximum difference from torch in fp32, as a fraction of the largest logit (from its row's mean). bf16 keeps 8 bits of each factor:
 # eager torch itself differs by about 0.01, but by 0.2 for networks with many thin layers, where an engine may differ a little more.
@@ -44,17 +44,6 @@ _TIMED_REPEATS = 3
 _WORTHWHILE = 1.05
 
 
-@dataclass(frozen=True)
-class NetworkInput:
-    """What an engine must know of a network whose manifest is not written yet; the names are those of `Manifest`."""
-
-    image_size_px: int
-    channel_mean: ChannelValues
-    channel_std: ChannelValues
-    temperature: float = 1.0
-    quantization: Quantization | None = None
-
-
 class Engine(Protocol):
     """Runs one network. Safe to call from several threads.
 
@@ -68,6 +57,9 @@ class Engine(Protocol):
 
     def logits(self, images: Pixels) -> Logits:
         """Logits, `[N, C]`, of images, uint8 `[N, S, S, 3]`."""
+
+    def outputs(self, images: Pixels) -> Outputs:
+        """Logits and features of images, from one forward pass."""
 
 
 class TorchEngine:
@@ -85,17 +77,21 @@ class TorchEngine:
         self.network = network
         self.manifest = manifest
         self.precision = precision
+        self._computing = with_features(network)
+
+    def logits(self, images: Pixels) -> Logits:
+        """Implements `Engine`."""
+        return self.outputs(images)[0]
 
     @torch.inference_mode()
-    def logits(self, images: Pixels) -> Logits:
+    def outputs(self, images: Pixels) -> Outputs:
         """Implements `Engine`."""
         # Ray returns read-only arrays, which torch cannot wrap
         pixels = torch.from_numpy(np.require(images, requirements=["C", "W"])).to(self.precision.device)
         inputs = normalize(pixels, self.manifest.channel_mean, self.manifest.channel_std, self.precision.dtype)
         with self.precision.autocast():
-            logits = self.network(inputs)
-        result: Logits = logits.float().cpu().numpy()
-        return result
+            outputs = self._computing(inputs)
+        return _both([outputs.float().cpu().numpy()] if isinstance(outputs, Tensor) else [one.float().cpu().numpy() for one in outputs])
 
 
 class OpenVinoEngine:
@@ -130,15 +126,26 @@ class OpenVinoEngine:
             "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp32": "f32"}[self.precision.name],
             "ENABLE_CPU_PINNING": False,  # otherwise all replicas of a machine use its first cores
         }
-        model = core.read_model(*(int8[file] for file in INT8_FILES)) if int8 else convert(reference)
+        model = (
+            core.read_model(*(int8[file] for file in INT8_FILES)) if int8 else convert(with_features(reference.network), reference.manifest)
+        )
         self._request = core.compile_model(model, "CPU", settings).create_infer_request()
         self._lock = threading.Lock()  # calls share the memory of the request's activations
 
     def logits(self, images: Pixels) -> Logits:
         """Implements `Engine`."""
+        return self.outputs(images)[0]
+
+    def outputs(self, images: Pixels) -> Outputs:
+        """Implements `Engine`. An int8 form made by an older release has no features."""
         with self._lock:
-            result: Logits = self._request.infer([np.ascontiguousarray(images)], share_inputs=True)[0]
-        return result
+            results = self._request.infer([np.ascontiguousarray(images)], share_inputs=True)
+            return _both([results[number] for number in range(len(results))])
+
+
+def _both(outputs: Sequence[Logits]) -> Outputs:
+    logits = outputs[0]
+    return logits, outputs[1] if len(outputs) > 1 else np.zeros((len(logits), 0), np.float32)
 
 
 def choose(reference: TorchEngine, name: EngineName, attachments: Mapping[str, bytes] | None = None) -> tuple[Engine, str]:
@@ -254,36 +261,3 @@ def _core(openvino: Any) -> Any:
     2026.4).
     """
     return openvino.Core()
-
-
-class FromPixels(nn.Module):
-    """A network with its normalisation, for export and conversion."""
-
-    def __init__(self, engine: TorchEngine) -> None:
-        super().__init__()
-        self.network = engine.network
-        self.mean = engine.manifest.channel_mean
-        self.std = engine.manifest.channel_std
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits, `[N, C]`, of images, uint8 `[N, S, S, 3]`."""
-        logits: Tensor = self.network(normalize(images, self.mean, self.std, torch.float32))
-        return logits
-
-
-def convert(engine: TorchEngine) -> Any:
-    """Convert to an `openvino.Model` for any batch size, without `openvino.convert_model`, which reports its use to a server."""
-    from openvino.frontend import FrontEndManager
-    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
-
-    size = engine.manifest.image_size_px
-    example = torch.zeros((2, size, size, 3), dtype=torch.uint8)
-    with warnings.catch_warnings(), torch.inference_mode():
-        # TorchScript is deprecated, but torch.export takes ten times as long, and OpenVINO supports both
-        warnings.simplefilter("ignore")
-        traced = torch.jit.trace(FromPixels(engine), example, check_trace=False)  # type: ignore[no-untyped-call]
-        frontend = FrontEndManager().load_by_framework("pytorch")
-        decoder = TorchScriptPythonDecoder(traced)  # a variable, because OpenVINO does not keep it alive during the conversion
-        model = frontend.convert(frontend.load(decoder))
-    model.reshape([-1, size, size, 3])
-    return model

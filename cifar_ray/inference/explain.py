@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Sequence
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from cifar_ray.data.batches.transforms import normalize
 from cifar_ray.inference.activation_maps import members, weighted
+from cifar_ray.inference.features import share_weights
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.models.views import unview
 from cifar_ray.store import Manifest
@@ -49,7 +49,7 @@ def grad_cam(
     if len(images) != len(classes):
         raise ValueError(f"expected one class per image, got {len(classes)} classes for {len(images)} images")
     device = next(itertools.chain(network.parameters(), network.buffers())).device
-    explained = _share_weights(network)
+    explained = share_weights(network)
     targets = torch.as_tensor(np.asarray(classes, np.int64), device=device)
     chunk = max(1, _CHUNK_PIXELS // max(1, int(np.prod(images.shape[1:3]))))
     maps = [np.zeros((0, *images.shape[1:3]), np.float32)]
@@ -74,12 +74,6 @@ def explain(predictor: Predictor, image: npt.NDArray[np.uint8], class_id: int | 
     if class_id is None:
         class_id = int(predictor.predict(image[None]).logits.argmax())
     return class_id, grad_cam(predictor.network, predictor.manifest, image[None], [class_id])[0]
-
-
-def _share_weights(network: nn.Module) -> nn.Module:
-    """Copy the modules, but share the tensors, so that hooks do not affect other threads."""
-    tensors = {id(tensor): tensor for tensor in itertools.chain(network.parameters(), network.buffers())}
-    return copy.deepcopy(network, tensors)
 
 
 @torch.enable_grad()  # type: ignore[untyped-decorator, unused-ignore]

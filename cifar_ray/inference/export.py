@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from cifar_ray.config import resolve_storage
 from cifar_ray.errors import BundleError, MissingDependencyError
-from cifar_ray.inference.engines import TOLERANCE, FromPixels, Logits, NetworkInput, Pixels, TorchEngine, deviation
+from cifar_ray.inference.conversion import FromPixels, NetworkInput
+from cifar_ray.inference.engines import TOLERANCE, Logits, Pixels, TorchEngine, deviation
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.storage import FileTree
 from cifar_ray.store import Bundle, Manifest
@@ -67,7 +68,7 @@ class _Answering(nn.Module):
 
     def __init__(self, engine: TorchEngine) -> None:
         super().__init__()
-        self.from_pixels = FromPixels(engine)
+        self.from_pixels = FromPixels(engine.network, engine.manifest)
         self.temperature = engine.manifest.temperature
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,54 +1,67 @@
-"""Embeddings of pictures: the input of a network's last linear layer. Similar pictures have similar embeddings."""
+"""Features of pictures: the input of a network's last linear layer, from the forward pass that computes the logits."""
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
+import copy
+import itertools
+import threading
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifar_ray.data.batches.transforms import normalize
-from cifar_ray.inference.predictor import Predictor
+from cifar_ray.errors import ConfigError
 from cifar_ray.models.ensemble import leaves
 from cifar_ray.models.stages import head_name
 
 
-@torch.inference_mode()
-def embed(predictor: Predictor, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Run the network once on all images and return the normalised inputs of its last linear layer.
-
-    Not thread-safe: hooks on the network record the inputs.
+class WithFeatures(nn.Module):
+    """A network that also returns its features; safe to call from several threads.
 
     Args:
-        predictor: predictor of a network of this project; its precision is used.
-        images: uint8 `[N, S, S, 3]`, N ≥ 1.
+        network: it is not changed: this module runs a copy of its modules with the same weights.
 
-    Returns:
-        float32 `[N, D]`, each row of length 1: the mean over the views; for an ensemble, the concatenated embeddings of its members.
+    Attributes:
+        width: number of features.
 
     Raises:
-        ConfigError: if the network has no linear layer.
+        ConfigError: if the network does not end in a linear layer.
     """
-    network, manifest, precision = predictor.network, predictor.manifest, predictor.precision
-    heads = _heads(network)
-    seen: list[list[Tensor]] = [[] for _ in heads]  # by head, one input per view
-    hooks = [
-        head.register_forward_pre_hook(lambda _head, inputs, own=own: own.append(inputs[0].float()))
-        for head, own in zip(heads, seen, strict=True)
-    ]
-    pixels = torch.from_numpy(np.require(images, requirements=["C", "W"])).to(precision.device)
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = share_weights(network)
+        seen = self._seen = threading.local()
+        heads: list[Any] = [member.get_submodule(head_name(member)) for member in leaves(self.network)]
+        self._num_heads = len(heads)
+        self.width = sum(int(head.in_features) for head in heads)
+        for number, head in enumerate(heads):
+            head.register_forward_pre_hook(lambda _head, inputs, number=number: seen.inputs[number].append(inputs[0]))
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits, `[N, C]`, and features, float32 `[N, D]`, of normalised images.
+
+        Features are the mean over the views. Those of an ensemble are its members' features side by side, each of length 1.
+        """
+        self._seen.inputs = [[] for _ in range(self._num_heads)]
+        logits = self.network(images)
+        members = [torch.stack(views).float().mean(0) if len(views) > 1 else views[0].float() for views in self._seen.inputs]
+        del self._seen.inputs
+        if len(members) == 1:
+            return logits, members[0]
+        return logits, torch.cat([F.normalize(features) for features in members], dim=1)
+
+
+def with_features(network: nn.Module) -> nn.Module:
+    """`WithFeatures` of a network; the network itself, which returns logits only, if it does not end in a linear layer."""
     try:
-        with precision.autocast():
-            network(normalize(pixels, manifest.channel_mean, manifest.channel_std, precision.dtype))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    embeddings: npt.NDArray[np.float32] = (
-        F.normalize(torch.cat([F.normalize(torch.stack(own).mean(0)) for own in seen], dim=1)).cpu().numpy()
-    )
-    return embeddings
+        return WithFeatures(network)
+    except ConfigError:
+        return network
 
 
-def _heads(network: nn.Module) -> list[nn.Module]:
-    return [member.get_submodule(head_name(member)) for member in leaves(network)]
+def share_weights(network: nn.Module) -> nn.Module:
+    """Copy the modules, but share the tensors, so that hooks do not affect other threads."""
+    tensors = {id(tensor): tensor for tensor in itertools.chain(network.parameters(), network.buffers())}
+    return copy.deepcopy(network, tensors)

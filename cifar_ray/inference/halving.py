@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +11,7 @@ import torch
 
 from cifar_ray.errors import ResourceError, is_out_of_memory
 
+Arrays = tuple[npt.NDArray[np.float32], ...]
 _logger = logging.getLogger(__name__)
 
 
@@ -21,15 +21,15 @@ class Halving:
     Safe to call from several threads, if the function is.
 
     Args:
-        run: computes float32 `[N, …]` from uint8 images `[N, S, S, 3]`, each image by itself.
+        run: computes arrays `[N, …]` from uint8 images `[N, S, S, 3]`, each image by itself.
     """
 
-    def __init__(self, run: Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.float32]]) -> None:
+    def __init__(self, run: Callable[[npt.NDArray[np.uint8]], Arrays]) -> None:
         self._run = run
         self.largest: int | None = None
 
-    def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Result for all images.
+    def __call__(self, images: npt.NDArray[np.uint8]) -> Arrays:
+        """Results for all images.
 
         Raises:
             ResourceError: if there is not enough memory for one image.
@@ -45,8 +45,8 @@ class Halving:
             # Here and not above: the traceback keeps the memory of the failed batch alive.
             self._go_on_with(len(images) // 2)
         size = max(1, min(self.largest or len(images), len(images) - 1))
-        parts: list[Any] = [self(images[start : start + size]) for start in range(0, len(images), size)]
-        return np.concatenate(parts)
+        parts = [self(images[start : start + size]) for start in range(0, len(images), size)]
+        return tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
 
     def _go_on_with(self, size: int) -> None:
         self.largest = size if self.largest is None else min(size, self.largest)

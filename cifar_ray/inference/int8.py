@@ -21,7 +21,9 @@ from cifar_ray.data import DatasetSplits, load_splits
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.errors import ConfigError, MissingDependencyError
-from cifar_ray.inference.engines import INT8_FILES, Engine, OpenVinoEngine, TorchEngine, convert, deviation, import_openvino
+from cifar_ray.inference.conversion import convert
+from cifar_ray.inference.engines import INT8_FILES, Engine, OpenVinoEngine, TorchEngine, deviation, import_openvino
+from cifar_ray.inference.features import with_features
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import Bundle, ModelStore, Quantization
 
@@ -134,7 +136,8 @@ def _quantize(engine: TorchEngine, images: Pixels) -> dict[str, bytes]:
     # batches of one picture, because each batch updates the ranges
     calibration = nncf.Dataset(np.split(images, len(images)))
     try:
-        model = nncf.quantize(convert(engine), calibration, preset=nncf.QuantizationPreset.PERFORMANCE, subset_size=len(images))
+        exact = convert(with_features(engine.network), engine.manifest)
+        model = nncf.quantize(exact, calibration, preset=nncf.QuantizationPreset.PERFORMANCE, subset_size=len(images))
     except Exception as failure:  # tracing, converting and quantizing raise many exceptions
         raise ConfigError(f"this network cannot be quantized: {' '.join(str(failure).split())[:200]}") from None
     with tempfile.TemporaryDirectory() as folder:

@@ -12,10 +12,11 @@ from cifar_ray.config import EngineName, PrecisionName
 from cifar_ray.errors import BundleError, ConfigError
 from cifar_ray.inference.engines import Engine, TorchEngine, choose
 from cifar_ray.inference.halving import Halving
-from cifar_ray.metrics.trust import Trust
+from cifar_ray.metrics.familiarity import unit
 from cifar_ray.models import create_model
 from cifar_ray.models.precision import Precision
 from cifar_ray.store import Bundle
+from cifar_ray.store.trust_file import FAMILIARITY_FILE, read_trust
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,11 +27,13 @@ class Prediction:
         logits: float32 `[N, C]`, the output of the network.
         probabilities: float32 `[N, C]`, softmax of logits ÷ temperature; each row sums to 1.
         abstains: bool `[N]`, whether the image is unlike the training images, so that its prediction is unreliable.
+        features: float32 `[N, D]`, the input of the last linear layer; D is 0 if the network, or its int8 form, does not give it.
     """
 
     logits: npt.NDArray[np.float32]
     probabilities: npt.NDArray[np.float32]
     abstains: npt.NDArray[np.bool_]
+    features: npt.NDArray[np.float32]
 
 
 class Predictor:
@@ -65,16 +68,16 @@ class Predictor:
         engine: EngineName = "auto",
     ) -> None:
         self.manifest = bundle.manifest
-        self._trust = Trust(bundle.manifest.temperature, bundle.manifest.abstain_threshold)
+        self._trust = read_trust(bundle)
         wanted = Precision.resolve(precision, torch.device(device))
         self.network = _rebuild(bundle).to(wanted.device).to(memory_format=torch.channels_last).eval()
         self._engine: Engine = TorchEngine(self.network, self.manifest, wanted)
-        self._logits = Halving(self._engine.logits)
+        self._outputs = Halving(self._engine.outputs)
         self._check(bundle.reference)
         # an explicit precision excludes int8, unless the engine is explicit, too
         attachments = bundle.attachments if precision == "auto" or engine != "auto" else None
         self._engine, self.engine_reason = choose(self._engine, engine, attachments)
-        self._logits = Halving(self._engine.logits)
+        self._outputs = Halving(self._engine.outputs)
         self.engine, self.precision = self._engine.name, self._engine.precision
 
     def predict(self, images: npt.NDArray[np.uint8]) -> Prediction:
@@ -90,9 +93,21 @@ class Predictor:
         size = self.manifest.image_size_px
         if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
             raise ValueError(f"images must be uint8 [N, {size}, {size}, 3], got {images.dtype} {list(images.shape)}")
-        logits = self._logits(images)
+        logits, features = self._outputs(images)
         probabilities = torch.softmax(torch.from_numpy(logits) / self.manifest.temperature, dim=1).numpy()
-        return Prediction(logits, probabilities, self._trust.abstains(logits))
+        return Prediction(logits, probabilities, self._trust.abstains(logits, features), features)
+
+    def embed(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Embeddings: features of length 1, float32 `[N, D]`. Similar pictures have similar embeddings.
+
+        Raises:
+            ConfigError: if the network does not end in a linear layer, or its int8 form has no features.
+            ValueError, ResourceError: see `predict`.
+        """
+        features = self.predict(images).features
+        if not features.shape[1]:
+            raise ConfigError(f"{self.engine}: this network gives no features; choose another model or --engine torch")
+        return unit(features)
 
     def warm_up(self, batch_size: int) -> None:
         """Run one batch of black images, so that the first real batch does not wait for kernels and memory."""
@@ -102,13 +117,16 @@ class Predictor:
     def _check(self, where: str) -> None:
         size, num_classes = self.manifest.image_size_px, len(self.manifest.class_names)
         try:
-            logits = self.predict(np.zeros((1, size, size, 3), np.uint8)).logits
+            logits, features = self._outputs(np.zeros((1, size, size, 3), np.uint8))
         except RuntimeError as error:
             raise BundleError(f"{where}: the network does not accept images of {size} px: {_one_line(error)}") from None
         if logits.shape != (1, num_classes):
             raise BundleError(f"{where}: the network has {logits.shape[1]} outputs, but the manifest has {num_classes} class names")
         if not np.isfinite(logits).all():
             raise BundleError(f"{where}: the logits are not finite; train the model again")
+        known = self._trust.familiarity
+        if known is not None and features.shape[1] != known.known.shape[1]:
+            raise BundleError(f"{where}: {FAMILIARITY_FILE} is of another network; calibrate the model again")
 
 
 def _rebuild(bundle: Bundle) -> torch.nn.Module:

@@ -1,4 +1,4 @@
-"""Temperature of a model's probabilities, and the threshold below which it abstains."""
+"""Temperature of a model's probabilities, and the pictures from which it abstains."""
 
 from __future__ import annotations
 
@@ -8,43 +8,54 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from cifar_ray.metrics.accuracy import Floats, Integers, Logits, evaluate_logits, softmax
+from cifar_ray.metrics.accuracy import Integers, Logits, evaluate_logits, softmax
 from cifar_ray.metrics.calibration import calibrate, calibration_spread, fit_temperature_if_better
-
-SHARE_KEPT = 0.95
+from cifar_ray.metrics.familiarity import SHARE_KEPT, Familiarity, energy
 
 
 @dataclass(frozen=True)
 class Trust:
-    """Temperature and abstain threshold of a model; by default the probabilities are uncalibrated and the model never abstains.
+    """Temperature of a model, and when it abstains; by default the probabilities are uncalibrated and the model never abstains.
 
     Attributes:
         temperature: divisor of the logits before softmax.
-        abstain_threshold: the model abstains from images with less `familiarity`; `None` never abstains.
+        abstain_threshold: without features, the model abstains from images with a lower `energy`; `None` never abstains.
+        familiarity: with features, decides instead of the energy; `None` leaves it to the energy.
     """
 
     temperature: float = 1.0
     abstain_threshold: float | None = None
+    familiarity: Familiarity | None = None
 
     @classmethod
-    def fit(cls, logits: Logits, labels: Integers) -> Self:
-        """Fit both on images that were not in the training set.
+    def fit(cls, logits: Logits, labels: Integers, features: Logits | None = None, groups: Integers | None = None) -> Self:
+        """Fit on images that were not in the training set.
 
         Args:
             logits: `[N, C]`, N ≥ 1.
             labels: `[N]`.
+            features: `[N, D]`; without them, or with D = 0, the energy alone decides.
+            groups: see `Familiarity.fit`.
         """
-        threshold = float(np.quantile(familiarity(logits), 1 - SHARE_KEPT, method="lower"))
-        return cls(fit_temperature_if_better(logits, labels), threshold)
+        threshold = float(np.quantile(energy(logits), 1 - SHARE_KEPT, method="lower"))
+        familiarity = Familiarity.fit(logits, features, groups) if features is not None and features.shape[1] else None
+        return cls(fit_temperature_if_better(logits, labels), threshold, familiarity)
 
-    def abstains(self, logits: Logits) -> npt.NDArray[np.bool_]:
-        """Whether the model abstains from each image, because it is less familiar than 95 % of the images of the fit: bool `[N]`."""
+    def abstains(self, logits: Logits, features: Logits | None = None) -> npt.NDArray[np.bool_]:
+        """Whether the model abstains from each image, because it is less familiar than 95 % of the images of the fit: bool `[N]`.
+
+        Args:
+            logits: `[N, C]`.
+            features: `[N, D]`; without them, or with D = 0, the energy alone decides.
+        """
+        if self.familiarity is not None and features is not None and features.shape[1]:
+            return self.familiarity.abstains(logits, features)
         if self.abstain_threshold is None:
             return np.zeros(len(logits), np.bool_)
-        unfamiliar: npt.NDArray[np.bool_] = familiarity(logits) < self.abstain_threshold
+        unfamiliar: npt.NDArray[np.bool_] = energy(logits) < self.abstain_threshold
         return unfamiliar
 
-    def metrics(self, logits: Logits, labels: Integers) -> dict[str, float]:
+    def metrics(self, logits: Logits, labels: Integers, features: Logits | None = None) -> dict[str, float]:
         """Metrics on test images: loss, calibration error without and with the temperature and its spread, and fraction of abstentions."""
         calibrated = softmax(logits, self.temperature)
         return {
@@ -52,7 +63,7 @@ class Trust:
             "test_ece_uncalibrated": calibrate(softmax(logits), labels).error,
             "test_ece": calibrate(calibrated, labels).error,
             "test_ece_sd": calibration_spread(calibrated, labels),
-            "test_abstained": float(self.abstains(logits).mean()),
+            "test_abstained": float(self.abstains(logits, features).mean()),
         }
 
     def describe(self, metrics: dict[str, float]) -> str:
@@ -69,13 +80,3 @@ class Trust:
             f"{fitted}: calibration error {before}{metrics['test_ece']:.2%}{spread}; "
             f"abstains from {metrics['test_abstained']:.2%} of the test images"
         )
-
-
-def familiarity(logits: Logits) -> Floats:
-    """Similarity of each image to the training images: its negative energy (Liu et al. 2020, arXiv 2010.03759, section 3.1).
-
-    This is the logsumexp of the logits, without the temperature: float64 `[N]`, higher for more similar images.
-    """
-    largest = logits.max(axis=1, keepdims=True).astype(np.float64)
-    energies: Floats = (largest + np.log(np.exp(logits - largest).sum(axis=1, keepdims=True)))[:, 0]
-    return energies

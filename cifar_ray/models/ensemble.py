@@ -29,7 +29,7 @@ class Ensemble(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits, float32 `[N, num_classes]`: their softmax is the mean probability, their logsumexp the mean of the members' logsumexp.
 
-        The softmax leaves one degree of freedom; the logsumexp fixes it, so that `trust.familiarity` is the mean of the members'.
+        The softmax leaves one degree of freedom; the logsumexp fixes it, so that `familiarity.energy` is the mean of the members'.
         """
         probabilities, energies = [], []
         for member, (scale, shift), temperature in zip(self.members, self.normalizations, self.temperatures, strict=True):

@@ -68,7 +68,8 @@ class Manifest(Config):
         channel_std: standard deviation of the training images per channel R, G, B, 0–1.
         resize_policy: policy for other aspect ratios, `pad`, `crop` or `squash`.
         temperature: divisor of the logits before softmax (calibration).
-        abstain_threshold: the model abstains from images with less `trust.familiarity`; `None` never abstains.
+        abstain_threshold: without features of known pictures, see `store.trust_file`, the model abstains from images with less
+            `familiarity.energy`; `None` never abstains.
         metrics: figures by name, for example `test_accuracy`, 0–1.
         image_counts: number of images by split (`train`, `val`, `test`, or `cv` for cross-validation); empty in bundles of release 0.1.
         dataset_name: name of the training data set.

@@ -16,6 +16,7 @@ from cifar_ray.store.gallery import GALLERY_FILE, count_pictures, encode_gallery
 from cifar_ray.store.manifest import Manifest
 from cifar_ray.store.promotion import promote_new
 from cifar_ray.store.registry import ModelStore
+from cifar_ray.store.trust_file import encode_familiarity
 from cifar_ray.training.records.results import SavedModel, TrainedRun
 
 _logger = logging.getLogger(__name__)
@@ -37,7 +38,8 @@ def save_model(run: TrainedRun, config: TrainConfig, splits: TrainingSplits, res
     store, name = ModelStore(config.storage), config.save_as or splits.name
     manifest = describe(run, config, splits)
     found = _find(store, name, manifest, run) if resumed else None
-    bundle = found or store.save(name, manifest, run.weights, _gallery(run, splits, config.gallery))
+    attachments = encode_familiarity(run.result.trust) | _gallery(run, splits, config.gallery)
+    bundle = found or store.save(name, manifest, run.weights, attachments)
     promoted, reason = promote_new(store, bundle, config.promote)
     pictures = count_pictures(bundle.attachments[GALLERY_FILE]) if GALLERY_FILE in bundle.attachments else 0
     return SavedModel(bundle, promoted, reason, pictures)

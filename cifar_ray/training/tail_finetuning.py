@@ -97,7 +97,7 @@ def _finetune(
     while trainer.epoch < config.epochs:
         epoch_started, number = time.perf_counter(), trainer.epoch + 1
         loss, accuracy = trainer.run_epoch(config.epochs, partial(progress.on_step, number))
-        val = evaluate_logits(trainer.logits(held["val"]), splits.val.labels) if splits.val is not None else None
+        val = evaluate_logits(trainer.outputs(held["val"])[0], splits.val.labels) if splits.val is not None else None
         seconds = time.perf_counter() - epoch_started
         state.add(
             EpochReport(
@@ -116,9 +116,12 @@ def _finetune(
         run.files.replace(_CHECKPOINT, state.to_bytes())
         progress.on_epoch(state.reports[-1])
     trainer.average.network.load_state_dict(state.kept)
-    logits = {name: trainer.logits(part) for name, part in held.items()}
-    trust = Trust.fit(logits["val"], splits.val.labels) if splits.val is not None else probe.result.trust
-    judged = judge(splits, logits, trust)
+    outputs = {name: trainer.outputs(part) for name, part in held.items()}
+    trust = dataclasses.replace(probe.result.trust, familiarity=None)  # its features were those of other weights
+    if splits.val is not None:
+        logits, features = outputs["val"]
+        trust = Trust.fit(logits, splits.val.labels, features, splits.val.bursts)
+    judged = judge(splits, outputs, trust)
     tail.upper.load_state_dict(state.kept)
     result = dataclasses.replace(
         with_one_view(probe).result,

@@ -20,6 +20,7 @@ from cifar_ray.metrics.calibration import calibrate
 from cifar_ray.metrics.trust import Trust
 from cifar_ray.store import Bundle, ModelStore
 from cifar_ray.store.ensembling import save_ensemble
+from cifar_ray.store.trust_file import read_trust
 
 Models = tuple[Path, Callable[..., Bundle]]
 Shown = pytest.CaptureFixture[str]
@@ -41,10 +42,13 @@ def test_a_model_kept_before_is_calibrated_on_validation_and_evaluate_shows_befo
     splits = load_splits(TrainConfig(dataset="folder", data_dir=str(pictures), image_size=16, seed=3))
     assert splits.val is not None
     assert splits.test is not None
-    val, test = (Predictor(old, engine="torch").predict(part.images).logits for part in (splits.val, splits.test))
-    trust = Trust.fit(val, splits.val.labels)
+    val, tested = (Predictor(old, engine="torch").predict(part.images) for part in (splits.val, splits.test))
+    test = tested.logits
+    trust = Trust.fit(val.logits, splits.val.labels, val.features, splits.val.bursts)
+    assert trust.familiarity is not None
     assert (new.manifest.temperature, new.manifest.abstain_threshold) == pytest.approx((trust.temperature, trust.abstain_threshold))
-    assert new.attachments == {"notes.txt": b"kept"}
+    assert new.attachments["notes.txt"] == b"kept"
+    assert read_trust(new).familiarity.threshold == pytest.approx(trust.familiarity.threshold, rel=1e-3)
     assert all(torch.equal(new.weights[name], weights) for name, weights in old.weights.items())
 
     flags = ["--storage", str(storage), "--out", str(tmp_path / "out"), "--robustness-images", "0", "--no-leakage"]
@@ -54,7 +58,7 @@ def test_a_model_kept_before_is_calibrated_on_validation_and_evaluate_shows_befo
     assert figures["calibration"]["expected_calibration_error_without_it"] == pytest.approx(before)
     assert figures["calibration"]["expected_calibration_error"] == pytest.approx(after) != pytest.approx(before)
     assert new.manifest.metrics["test_ece"] == pytest.approx(after)
-    unsure = trust.abstains(test)
+    unsure = trust.abstains(test, tested.features)
     assert figures["abstaining"]["share"] == pytest.approx(unsure.mean())
     right = test.argmax(1) == splits.test.labels
     assert figures["abstaining"]["accuracy_of_the_rest"] == pytest.approx(right[~unsure].mean())
@@ -96,7 +100,7 @@ def test_an_ensemble_never_abstains_until_it_is_calibrated_on_data_that_it_is_to
     assert splits.val is not None
     abstains = Predictor(made, engine="torch").predict(splits.val.images).abstains
     assert np.mean(abstains) <= 0.05
-    assert abstains.any()
+    assert read_trust(made).familiarity is not None
 
 
 def test_a_data_set_with_other_classes_is_refused_in_one_line(models: Models, capsys: Shown) -> None:

@@ -95,7 +95,7 @@ def test_an_engine_whose_logits_are_off_is_never_taken(
 
 @needs_openvino
 def test_a_network_that_openvino_cannot_run_is_run_by_torch(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_: Any) -> None:
+    def fail(*_: Any) -> None:
         raise RuntimeError("no such\noperator")
 
     monkeypatch.setattr(engines, "convert", fail)

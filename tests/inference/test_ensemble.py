@@ -11,7 +11,7 @@ import pytest
 from cifar_ray.config import EngineName
 from cifar_ray.errors import StoreError
 from cifar_ray.inference.predictor import Predictor
-from cifar_ray.metrics.trust import familiarity
+from cifar_ray.metrics.familiarity import energy
 from cifar_ray.store import ModelStore
 from cifar_ray.store.__main__ import main
 from cifar_ray.store.ensembling import save_ensemble
@@ -38,8 +38,8 @@ def test_an_ensemble_answers_with_the_mean_of_its_members(store: ModelStore, ima
     members = [Predictor(store.load(name), precision="fp32", engine="torch").predict(images) for name in ("a", "b")]
     np.testing.assert_allclose(answer.probabilities, np.mean([member.probabilities for member in members], axis=0), atol=2e-4)
     assert np.abs(members[0].probabilities - members[1].probabilities).max() > 0.01  # else the mean would prove nothing
-    known = np.mean([familiarity(member.logits) for member in members], axis=0)
-    np.testing.assert_allclose(familiarity(answer.logits), known, atol=2e-3)
+    known = np.mean([energy(member.logits) for member in members], axis=0)
+    np.testing.assert_allclose(energy(answer.logits), known, atol=2e-3)
 
 
 def test_members_stay_in_the_ensemble_when_they_are_deleted(store: ModelStore, images: npt.NDArray[np.uint8]) -> None:

@@ -37,11 +37,11 @@ class Small:
     def __init__(self, room: int, error: Exception = SHORT[0]) -> None:
         self.room, self.error, self.sizes = room, error, list[int]()
 
-    def __call__(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def __call__(self, images: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], ...]:
         self.sizes.append(len(images))
         if len(images) > self.room:
             raise self.error
-        return images[:, 0, 0, :2].astype(np.float32)
+        return images[:, 0, 0, :2].astype(np.float32), images[:, 0, 0, 1:].astype(np.float32)
 
 
 def numbered(count: int) -> npt.NDArray[np.uint8]:
@@ -54,7 +54,8 @@ def test_every_image_is_answered_in_order_and_the_size_is_remembered(count: int,
     run = Small(room, error)
     halving = Halving(run)
     for _ in range(2):
-        assert halving(numbered(count))[:, 0].tolist() == list(range(count))
+        for results in halving(numbered(count)):
+            assert results[:, 0].tolist() == list(range(count))
         refused = [size for size in run.sizes if size > room]
         run.sizes.clear()
     assert refused == []
@@ -90,8 +91,8 @@ def test_a_predictor_goes_on_in_halves(
 ) -> None:
     predictor = Predictor(make_bundle(), precision="fp32", engine="torch")
     whole = predictor.predict(images)
-    logits = predictor._logits._run
-    monkeypatch.setattr(predictor._logits, "_run", lambda part: logits(part) if len(part) <= 2 else Small(2)(part))
+    outputs = predictor._outputs._run
+    monkeypatch.setattr(predictor._outputs, "_run", lambda part: outputs(part) if len(part) <= 2 else Small(2)(part))
     halves = predictor.predict(images)
     np.testing.assert_allclose(halves.logits, whole.logits, atol=1e-5)
 

@@ -18,8 +18,11 @@ from cifar_ray.inference import engines
 from cifar_ray.inference.engines import INT8_FILES
 from cifar_ray.inference.int8 import with_int8
 from cifar_ray.inference.predictor import Predictor
+from cifar_ray.metrics.familiarity import energy
+from cifar_ray.metrics.trust import Trust
 from cifar_ray.models import create_model
 from cifar_ray.store import Bundle, ModelStore
+from cifar_ray.store.trust_file import with_trust
 
 MakeBundle = Callable[..., Bundle]
 
@@ -64,6 +67,22 @@ def test_the_int8_form_answers_nearly_alike_and_says_what_it_costs(int8: Bundle,
     assert record.accuracy == pytest.approx(np.concatenate(right).mean())
     assert record.reference_accuracy == 1
     assert record.accuracy >= 0.8
+    expected = Predictor(bundle, precision="fp32", engine="torch").embed(gradients(20))
+    assert (predictor.embed(gradients(20)) * expected).sum(axis=1).min() > 0.9, "the int8 form gives features, too"
+
+
+@needs_nncf
+def test_an_int8_form_of_an_older_release_has_no_features_and_abstains_by_the_energy(
+    make_bundle: MakeBundle, held_out: dict[str, ImageDataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = gradients(40)
+    answer = Predictor(make_bundle(), precision="fp32", engine="torch").predict(pictures)
+    trust = Trust.fit(answer.logits, answer.logits.argmax(axis=1), answer.features)
+    monkeypatch.setattr("cifar_ray.inference.int8.with_features", lambda network: network)
+    bundle = with_int8(with_trust(make_bundle(), trust), gradients(20), held_out, tolerance=0.2)
+    found = Predictor(bundle, engine="openvino-int8").predict(pictures)
+    assert found.features.shape == (40, 0)
+    np.testing.assert_array_equal(found.abstains, energy(found.logits) < trust.abstain_threshold)
 
 
 @needs_nncf

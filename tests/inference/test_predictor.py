@@ -12,7 +12,7 @@ from cifar_ray.config import EngineName, PrecisionName
 from cifar_ray.data.batches.transforms import normalize
 from cifar_ray.errors import BundleError
 from cifar_ray.inference.predictor import Predictor
-from cifar_ray.metrics.trust import familiarity
+from cifar_ray.metrics.familiarity import energy
 from cifar_ray.models import create_model
 from cifar_ray.models.precision import Precision
 from cifar_ray.store import Architecture, Bundle
@@ -39,7 +39,7 @@ def test_the_logits_are_those_of_the_network_that_was_kept(
 def test_images_below_the_threshold_are_abstained_from_by_every_engine_and_none_without_one(
     make_bundle: MakeBundle, images: npt.NDArray[np.uint8], engine: EngineName
 ) -> None:
-    known = familiarity(Predictor(make_bundle(), precision="fp32", engine="torch").predict(images).logits)
+    known = energy(Predictor(make_bundle(), precision="fp32", engine="torch").predict(images).logits)
     threshold = float(np.sort(known)[1:3].mean())
     answers = [Predictor(make_bundle(abstain_threshold=at), precision="fp32", engine=engine).predict(images) for at in (threshold, None)]
     np.testing.assert_array_equal(answers[0].abstains, known < threshold)

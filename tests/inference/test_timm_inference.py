@@ -19,7 +19,6 @@ from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.errors import BundleError, ConfigError
 from cifar_ray.inference.explain import grad_cam
 from cifar_ray.inference.export import ExportFormat, export
-from cifar_ray.inference.features import embed
 from cifar_ray.inference.import_weights import Meaning, import_weights
 from cifar_ray.inference.int8 import with_int8
 from cifar_ray.inference.predictor import Predictor
@@ -175,7 +174,7 @@ def test_a_transformer_whose_tokens_form_no_grid_is_one_line(make_bundle: MakeBu
 @pytest.mark.parametrize(("name", "views"), CASES)
 def test_embeddings_are_the_mean_input_of_the_head_over_the_views(timm_bundle: MakeBundle, pictures: Pixels, name: str, views: int) -> None:
     predictor = exact(timm_bundle(name, views))
-    found = embed(predictor, pictures)
+    found = predictor.embed(pictures)
     head = predictor.network.get_submodule(head_name(predictor.network))
     assert found.shape == (5, head.in_features)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
@@ -251,7 +250,7 @@ def test_an_ensemble_of_a_network_of_timm_and_one_of_ours_with_views(timm_bundle
     members = [exact(store.load(name)).predict(pictures).probabilities for name in ("vit", "cnn")]
     predictor = exact(store.load("both"))
     np.testing.assert_allclose(predictor.predict(pictures).probabilities, np.mean(members, axis=0), atol=1e-4)
-    widths = [embed(exact(store.load(name)), pictures).shape[1] for name in ("vit", "cnn", "nested")]
+    widths = [exact(store.load(name)).embed(pictures).shape[1] for name in ("vit", "cnn", "nested")]
     assert widths[2] == 2 * widths[0] + widths[1]
     for name in ("both", "nested"):
         predictor = exact(store.load(name))

@@ -13,7 +13,7 @@ from cifar_ray.errors import DataError, TrainingError
 from cifar_ray.metrics.trust import Trust
 from cifar_ray.training.loop.fit import fit
 from cifar_ray.training.loop.trainer import Trainer
-from cifar_ray.training.loop.validation import gather_logits, views
+from cifar_ray.training.loop.validation import gather_outputs, views
 from cifar_ray.training.records.results import EpochReport, FitResult, Weights
 
 CPU = torch.device("cpu")
@@ -161,12 +161,12 @@ def test_the_parts_of_all_workers_add_up_to_the_logits_of_the_split_in_its_order
     parts = []
     for shard in (Shard(0, 2), Shard(1, 2)):
         loader = EvaluationLoader(test, batch_size=7, normalization=trainer.normalization, shard=shard, device=CPU)
-        parts.append(gather_logits(trainer.model, loader, trainer.precision, shard.slice(count), count))
+        parts.append(gather_outputs(trainer.model, loader, trainer.precision, shard.slice(count), count)[0])
     trainer.model.eval()
     with torch.inference_mode():
         expected = trainer.model(trainer.normalization(torch.from_numpy(test.images))).numpy()
     np.testing.assert_allclose(parts[0] + parts[1], expected, atol=1e-5)
-    np.testing.assert_allclose(trainer.logits(test), expected, atol=1e-5)
+    np.testing.assert_allclose(trainer.outputs(test)[0], expected, atol=1e-5)
 
 
 def test_a_loss_that_is_no_longer_finite_ends_the_run_and_names_the_step(stripes: DatasetSplits) -> None:

@@ -17,6 +17,7 @@ from cifar_ray.metrics.calibration import calibrate
 from cifar_ray.metrics.trust import Trust
 from cifar_ray.store import ModelStore
 from cifar_ray.store.gallery import GALLERY_FILE
+from cifar_ray.store.trust_file import read_trust
 from cifar_ray.training import save_model as saving
 from cifar_ray.training.job import JobResult
 from cifar_ray.training.loop.fit import fit
@@ -88,7 +89,11 @@ def test_a_kept_model_is_calibrated_on_validation_and_abstains_from_few_of_its_i
     manifest = save_model(train(stripes, config), config, stripes).bundle.manifest
     predictor = Predictor(ModelStore(str(tmp_path)).load("stripes"), precision="fp32", engine="torch")
     val, test = (predictor.predict(part.images) for part in (stripes.val, stripes.test))
-    fitted = Trust.fit(val.logits, stripes.val.labels)
+    fitted = Trust.fit(val.logits, stripes.val.labels, val.features)
+    kept = read_trust(ModelStore(str(tmp_path)).load("stripes")).familiarity
+    assert fitted.familiarity is not None
+    assert kept is not None
+    assert kept.threshold == pytest.approx(fitted.familiarity.threshold, rel=1e-2)
     assert manifest.temperature == pytest.approx(fitted.temperature) != 1
     assert manifest.abstain_threshold == pytest.approx(fitted.abstain_threshold)
     assert 0 < val.abstains.mean() <= 0.05

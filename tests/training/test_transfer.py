@@ -14,6 +14,7 @@ from cifar_ray import __main__ as console
 from cifar_ray.data.dataset_cache import CACHE_VARIABLE
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import ModelStore
+from cifar_ray.store.trust_file import read_trust
 from cifar_ray.training.probe import extraction, tail
 
 SMALL = ["--image-size", "64"]
@@ -84,6 +85,10 @@ def test_the_saved_network_gives_the_figures_that_were_printed(photos: Path, tmp
     assert train(photos, tmp_path, "--views", "4", "--method", "probe") == 0
     bundle = ModelStore(str(tmp_path / "storage")).load("photos")
     assert bundle.manifest.architecture.arguments["views"] == 4
+    familiarity = read_trust(bundle).familiarity
+    assert familiarity is not None, "fitted on the training pictures, which the backbone has not seen"
+    noise = np.random.default_rng(0).integers(0, 256, (20, *2 * (bundle.manifest.image_size_px,), 3), dtype=np.uint8)
+    assert Predictor(bundle, engine="torch").predict(noise).abstains.all()
     assert console.main(["evaluate", "photos", "--storage", str(tmp_path / "storage"), "--robustness-images", "0", "--no-leakage"]) == 0
     (report,) = (tmp_path / "storage" / "evaluations").rglob("evaluation.json")
     assert report.parent.name == "photos-val", "there are no test pictures"

@@ -231,9 +231,12 @@ class _FitState:
         assert best is not None, "epochs ≥ 1"  # noqa: S101
         train_seconds = time.perf_counter() - self.started
         trainer.network.load_state_dict(self.kept)
-        logits = {split: trainer.logits(part) for split, part in splits if isinstance(part, ImageDataset) and split != "train"}
-        trust = Trust.fit(logits["val"], splits.val.labels) if splits.val is not None else Trust()
-        judgement = judge(splits, logits, trust)
+        outputs = {split: trainer.outputs(part) for split, part in splits if isinstance(part, ImageDataset) and split != "train"}
+        trust, val = Trust(), splits.val
+        if val is not None:
+            logits, features = outputs["val"]
+            trust = Trust.fit(logits, val.labels, features, val.bursts)
+        judgement = judge(splits, outputs, trust)
         metrics = judgement.metrics
         if splits.test is not None and self.config.test_time_augmentation != "none":
             metrics["test_accuracy_tta"] = trainer.evaluate(splits.test, self.config.test_time_augmentation).accuracy

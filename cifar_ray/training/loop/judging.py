@@ -31,27 +31,28 @@ class Judgement:
     test_judged: Judged | None
 
 
-def judge(splits: TrainingSplits, logits: Mapping[str, Logits], trust: Trust) -> Judgement:
+def judge(splits: TrainingSplits, outputs: Mapping[str, tuple[Logits, Logits]], trust: Trust) -> Judgement:
     """Compare logits with the labels of the validation and test images.
 
     Args:
         splits: the data set.
-        logits: `[N, C]` by split, `val` and `test` where they exist.
+        outputs: logits `[N, C]` and features `[N, D]` by split, `val` and `test` where they exist.
         trust: fitted on other images than the test images.
     """
     uneven = is_uneven(np.bincount(splits.train.labels, minlength=splits.train.num_classes))
     metrics: dict[str, float] = {}
     val = test = judged = None
     if splits.val is not None:
-        val = evaluate_logits(logits["val"], splits.val.labels)
+        val = evaluate_logits(outputs["val"][0], splits.val.labels)
         metrics["val_accuracy"] = val.accuracy
         metrics |= _over_classes("val", val) if uneven else {}
     if splits.test is not None:
-        test = evaluate_logits(logits["test"], splits.test.labels, trust.temperature)
+        logits, features = outputs["test"]
+        test = evaluate_logits(logits, splits.test.labels, trust.temperature)
         metrics["test_accuracy"] = test.accuracy
-        metrics |= trust.metrics(logits["test"], splits.test.labels)
+        metrics |= trust.metrics(logits, splits.test.labels, features)
         metrics |= _over_classes("test", test) if uneven else {}
-        judged = Judged.of(logits["test"], splits.test.labels, trust.temperature)
+        judged = Judged.of(logits, splits.test.labels, trust.temperature)
     return Judgement(metrics, plain(val), plain(test), judged)
 
 

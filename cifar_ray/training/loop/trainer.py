@@ -24,7 +24,7 @@ from cifar_ray.training.loop.collective import average_buffers, sum_over_workers
 from cifar_ray.training.loop.compiled import compiled, warm_up
 from cifar_ray.training.loop.losses import TrainingLoss
 from cifar_ray.training.loop.optimizers import create_optimizers, learning_rate_factor, peak_learning_rate, scale_rates, set_learning_rate
-from cifar_ray.training.loop.validation import evaluate, gather_logits
+from cifar_ray.training.loop.validation import evaluate, gather_outputs
 from cifar_ray.training.weights.initial_network import freeze, initial_network, rate_factors
 
 OnStep = Callable[[int, int, int], None]  # epoch (from 1), steps done in it, steps per epoch
@@ -210,9 +210,9 @@ class Trainer:
         """Evaluate the present weights on a split; all workers together cover each image once."""
         return evaluate(self.network, self._part_of(dataset), self.precision, augmentation)
 
-    def logits(self, dataset: ImageDataset) -> Logits:
-        """Compute the logits of a split with the present weights: `[N, C]` in the order of the split, equal on all workers."""
-        return gather_logits(self.network, self._part_of(dataset), self.precision, self.shard.slice(len(dataset)), len(dataset))
+    def outputs(self, dataset: ImageDataset) -> tuple[Logits, Logits]:
+        """Compute logits and features of a split with the present weights, see `gather_outputs`."""
+        return gather_outputs(self.network, self._part_of(dataset), self.precision, self.shard.slice(len(dataset)), len(dataset))
 
     def _part_of(self, dataset: ImageDataset) -> EvaluationLoader:
         return EvaluationLoader(

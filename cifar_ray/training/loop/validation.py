@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from cifar_ray.config import TestTimeAugmentation
 from cifar_ray.data.batches.loader import EvaluationLoader
+from cifar_ray.inference.features import WithFeatures, with_features
 from cifar_ray.metrics.accuracy import Evaluation, Logits
 from cifar_ray.models.precision import Precision
 from cifar_ray.training.loop.collective import sum_over_workers
@@ -39,8 +40,10 @@ def evaluate(model: nn.Module, loader: EvaluationLoader, precision: Precision, a
 
 
 @torch.inference_mode()
-def gather_logits(model: nn.Module, loader: EvaluationLoader, precision: Precision, rows: slice, count: int) -> Logits:
-    """Gather the logits of a whole split, `[count, C]`, in its order and equal on all workers.
+def gather_outputs(model: nn.Module, loader: EvaluationLoader, precision: Precision, rows: slice, count: int) -> tuple[Logits, Logits]:
+    """Gather logits, `[count, C]`, and features, `[count, D]`, of a whole split, in its order and equal on all workers.
+
+    D is 0 if the network does not end in a linear layer.
 
     Args:
         model: the network; it is put into evaluation mode.
@@ -50,14 +53,17 @@ def gather_logits(model: nn.Module, loader: EvaluationLoader, precision: Precisi
         count: number of images in the split.
     """
     model.eval()
-    gathered = torch.zeros(count, loader.num_classes, device=precision.device)
+    network, classes = with_features(model), loader.num_classes
+    width = network.width if isinstance(network, WithFeatures) else 0
+    gathered = torch.zeros(count, classes + width, device=precision.device)
     mine, done = gathered[rows], 0
     for inputs, _ in loader:
         with precision.autocast():
-            mine[done : done + len(inputs)] = model(inputs)
+            outputs = network(inputs)
+        mine[done : done + len(inputs)] = torch.cat([one.float() for one in outputs], dim=1) if width else outputs
         done += len(inputs)
-    logits: Logits = sum_over_workers(gathered).cpu().numpy()
-    return logits
+    both: Logits = sum_over_workers(gathered).cpu().numpy()
+    return both[:, :classes], both[:, classes:]
 
 
 def views(inputs: Tensor, augmentation: TestTimeAugmentation) -> list[tuple[float, Tensor]]:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from cifar_ray.data.statistics import ChannelValues
 from cifar_ray.data.task_progress import StartTask, no_progress
-from cifar_ray.inference.engines import NetworkInput, TorchEngine, choose
+from cifar_ray.inference.conversion import NetworkInput
+from cifar_ray.inference.engines import TorchEngine, choose
 from cifar_ray.inference.halving import Halving
 from cifar_ray.models.precision import Precision
 from cifar_ray.models.stages import head_name
@@ -128,9 +129,11 @@ class ComputeHere:
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> Iterator[Floats]:
         """Implements `Computing`."""
-        self._run = self._run or Halving(choose(self._reference, "auto")[0].logits)
+        if self._run is None:
+            engine = choose(self._reference, "auto")[0]
+            self._run = Halving(lambda images: (engine.logits(images),))
         for start in range(0, len(images), self._batch_size):
-            yield np.array(self._run(images[start : start + self._batch_size]))
+            yield np.array(self._run(images[start : start + self._batch_size])[0])
 
 
 Opener = Callable[[Backbone, int], Computing]

@@ -48,6 +48,8 @@ class FittedHead:
         rows: int64 `[R]`: the rows of `held_out`; all of them, or one fold where there are many.
         loss: mean cross-entropy of `held_out`, nats.
         accuracy: accuracy of `held_out`, 0–1.
+        mean: float64 `[D]`, of the features before they were standardised.
+        std: float64 `[D]`, their standard deviation.
     """
 
     head: LinearHead
@@ -56,6 +58,8 @@ class FittedHead:
     rows: Integers
     loss: float
     accuracy: float
+    mean: npt.NDArray[np.float64]
+    std: npt.NDArray[np.float64]
 
 
 def assign_folds(labels: Integers, groups: Integers, seed: int, folds: int = FOLDS) -> Integers:
@@ -123,7 +127,7 @@ def fit_head(
     weight = (final[:-1, 0] / std[:, None]).T
     head = LinearHead(np.ascontiguousarray(weight, np.float32), (final[-1, 0] - weight @ mean).astype(np.float32))
     accuracy = float((logits.argmax(axis=1) == labels[tested]).mean())
-    return FittedHead(head, strength, logits, tested, loss, accuracy)
+    return FittedHead(head, strength, logits, tested, loss, accuracy, mean, std)
 
 
 def _standardise(features: Floats) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

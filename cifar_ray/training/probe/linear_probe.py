@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from cifar_ray.data.streamed import StreamedImages, TrainingImages, TrainingSpli
 from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.errors import TrainingError, advising_on_memory
 from cifar_ray.metrics.accuracy import evaluate_logits
+from cifar_ray.metrics.familiarity import Familiarity, draw_rows
 from cifar_ray.metrics.trust import Trust
 from cifar_ray.models import create_model
 from cifar_ray.models.stages import head_name
@@ -28,6 +30,8 @@ from cifar_ray.training.probe.extraction import Backbone, ComputeHere, Floats, O
 from cifar_ray.training.probe.head import FittedHead, LinearHead, assign_folds, fit_head
 from cifar_ray.training.records.results import EpochReport, FitResult, Weights
 from cifar_ray.training.weights.pretrained import load_pretrained
+
+_MAX_FITTED = 5000  # pictures for the familiarity; their features are copied
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,9 +129,9 @@ def _train_probe(
     features = extract(backbone, config.views, parts, progress, open_view)
     computed_s = time.perf_counter() - started
     fitted = _fit(config, train, features["train"], progress)
-    logits = {name: fitted.head.logits(features[name]) for name in parts if name != "train"}
-    trust = Trust.fit(fitted.held_out, train.labels[fitted.rows])
-    judged = judge(splits, logits, trust) if held_out_parts else None
+    outputs = {name: (fitted.head.logits(features[name]), features[name]) for name in parts if name != "train"}
+    trust = _fit_trust(fitted, train, features["train"])
+    judged = judge(splits, outputs, trust) if held_out_parts else None
     metrics = {"cv_accuracy": fitted.accuracy} | (judged.metrics if judged else {})
     arguments: dict[str, Any] = {"num_classes": classes, "image_size": size} | (
         {"views": config.views, "mirror_views": mirror} if config.views > 1 else {}
@@ -135,7 +139,7 @@ def _train_probe(
     network = create_model(config.model, **arguments)
     weights = _with_head(backbone.network, network, fitted.head)
     seconds = time.perf_counter() - started
-    val = evaluate_logits(logits["val"], splits.val.labels) if splits.val is not None and "val" in logits else None
+    val = evaluate_logits(outputs["val"][0], splits.val.labels) if splits.val is not None and "val" in outputs else None
     report = EpochReport(
         epoch=1,
         train_loss=fitted.loss,
@@ -163,9 +167,22 @@ def _train_probe(
     return Probe(result, report, weights, fitted, network)
 
 
-def _fit(config: TrainConfig, train: TrainingImages, features: Floats, progress: StartTask) -> FittedHead:
+def _groups(train: TrainingImages) -> npt.NDArray[np.int64]:
     bursts = train.bursts if isinstance(train, ImageDataset) else None
-    groups = np.arange(len(train)) if bursts is None else bursts
+    return np.arange(len(train)) if bursts is None else bursts
+
+
+def _fit_trust(fitted: FittedHead, train: TrainingImages, standardised: Floats) -> Trust:
+    """The backbone has not seen the training images, so their features are as good as those of other pictures."""
+    trust = Trust.fit(fitted.held_out, train.labels[fitted.rows])
+    sample = draw_rows(len(fitted.rows), _MAX_FITTED)
+    rows = fitted.rows[sample]
+    features = (standardised[rows] * fitted.std + fitted.mean).astype(np.float32)
+    return dataclasses.replace(trust, familiarity=Familiarity.fit(fitted.held_out[sample], features, _groups(train)[rows]))
+
+
+def _fit(config: TrainConfig, train: TrainingImages, features: Floats, progress: StartTask) -> FittedHead:
+    groups = _groups(train)
     weights = None
     if config.class_weights == "balanced" or config.sampling == "balanced":
         weights = balanced_weights(train.labels, train.num_classes)[train.labels].astype(np.float32)

@@ -23,7 +23,9 @@ from cifar_ray.data.batches.augmentation import Augmentation, Augmenter
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.statistics import ChannelValues
 from cifar_ray.data.task_progress import StartTask
-from cifar_ray.inference.engines import NetworkInput, TorchEngine, choose
+from cifar_ray.inference.conversion import NetworkInput
+from cifar_ray.inference.engines import TorchEngine, choose
+from cifar_ray.inference.features import WithFeatures
 from cifar_ray.models.precision import Precision
 from cifar_ray.models.stages import head_name
 from cifar_ray.training.loop.averaging import WeightAverage
@@ -204,12 +206,12 @@ class TailTrainer:
             yield inputs.contiguous(memory_format=torch.channels_last), labels
 
     @torch.no_grad()
-    def logits(self, activations: Activations) -> npt.NDArray[np.float32]:
-        """Logits of the averaged network, float32 `[N, C]`."""
-        network = self.average.network.eval()
+    def outputs(self, activations: Activations) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """Logits, float32 `[N, C]`, and features, float32 `[N, D]`, of the averaged network."""
+        network = WithFeatures(self.average.network.eval())
         parts = (torch.from_numpy(activations[start : start + 64]).float() for start in range(0, len(activations), 64))
-        result: npt.NDArray[np.float32] = torch.cat([network(part.contiguous(memory_format=torch.channels_last)) for part in parts]).numpy()
-        return result
+        logits, features = zip(*(network(part.contiguous(memory_format=torch.channels_last)) for part in parts), strict=True)
+        return torch.cat(logits).numpy(), torch.cat(features).numpy()
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the averaged weights of the upper part."""
