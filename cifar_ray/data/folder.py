@@ -20,7 +20,7 @@ from cifar_ray.data import dataset_cache as cache
 from cifar_ray.data.bursts import MAX_PICTURES, find_bursts, sketch
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.data.decode import DECODER_VERSION, decode_square
-from cifar_ray.data.layouts import Listing, list_folder
+from cifar_ray.data.listing.layouts import Listing, list_folder
 from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.errors import DataError, ImageError
 

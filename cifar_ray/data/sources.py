@@ -23,7 +23,7 @@ from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.data.decode import DECODER_VERSION, fit
 from cifar_ray.data.folder import load_folder
 from cifar_ray.data.labels import regroup
-from cifar_ray.data.layouts import list_folder
+from cifar_ray.data.listing.layouts import list_folder
 from cifar_ray.data.splits import complete
 from cifar_ray.data.streamed import TrainingSplits, load_streamed
 from cifar_ray.data.task_progress import StartTask, no_progress

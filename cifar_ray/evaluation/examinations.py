@@ -10,7 +10,7 @@ from cifar_ray.cluster.process import prepare_process
 from cifar_ray.config import DatasetName, EngineName, PrecisionName, TrainConfig
 from cifar_ray.config.data_choice import DataChoice
 from cifar_ray.data import load_splits
-from cifar_ray.data.layouts import list_folder
+from cifar_ray.data.listing.layouts import list_folder
 from cifar_ray.data.survey import BrokenFile
 from cifar_ray.data.task_progress import StartTask
 from cifar_ray.errors import DataError
