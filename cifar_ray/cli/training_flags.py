@@ -211,12 +211,12 @@ def parse_finetune_command(argv: Sequence[str] | None, prog: str) -> tuple[Finet
     from cifar_ray.training.finetuning import child_name, inherited_settings
 
     reference = arguments[0]
-    flags = peek(arguments[1:], ("--storage", "--dataset", "--data-dir", "--rate-factor"))
+    flags = peek(arguments[1:], ("--storage", "--dataset", "--data-dir", "--columns", "--rate-factor"))
     storage = resolve_storage(flags.get("storage") or default_storage())
     parent = load_model(reference, storage)
     given = {"parent": reference, "storage": storage} | {name: value for name, value in flags.items() if name == "rate_factor"}
     rate_factor = parse_config(FinetuneCommand, given).rate_factor
-    data = {name: value for name, value in flags.items() if name in ("dataset", "data_dir")}
+    data = {name: value for name, value in flags.items() if name in ("dataset", "data_dir", "columns")}
     if "data_dir" in data:
         data.setdefault("dataset", find_dataset(data["data_dir"]))
     defaults = parse_config(FinetuneCommand, inherited_settings(parent, data, rate_factor) | given)
@@ -241,7 +241,7 @@ def parse_over_recipe(
     Raises:
         ConfigError: one line that names the field that is unknown or impossible.
     """
-    flags = peek(argv, ("--recipe", "--config", "--dataset", "--data-dir", "--model"))
+    flags = peek(argv, ("--recipe", "--config", "--dataset", "--data-dir", "--columns", "--model"))
     chosen = (saved or {}) | (_settings_in(flags["config"]) if "config" in flags else {}) | flags
     suited = suit(chosen)
     values = merge_settings(suited.settings, chosen)

@@ -17,8 +17,10 @@ class DataChoice(Config):
     dataset: DatasetName | None = Field(None, description="data set; default: the training data of the model, with the same splits")
     data_dir: str | None = Field(
         None,
-        description="folder of images: DIR/<class>/… or DIR/train/<class>/… with val/ and test/; cifar10, cifar100: folder of the files",
+        description="folder of images: DIR/<class>/… or DIR/train/<class>/… with val/ and test/; a table of paths and labels; "
+        "cifar10, cifar100: folder of the files",
     )
+    columns: str = Field("", description="columns of a table, as in image=path,label=species; default: found by their names")
     split: SplitName = Field(
         "test", description="split to use, val if there is no test split; all: every image, for data that the model was not trained on"
     )

@@ -20,7 +20,8 @@ from cifar_ray.data import dataset_cache as cache
 from cifar_ray.data.bursts import MAX_PICTURES, find_bursts, sketch
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.data.decode import DECODER_VERSION, decode_square
-from cifar_ray.data.layouts import Listing, list_folder
+from cifar_ray.data.listing.layouts import Listing
+from cifar_ray.data.listing.tables import list_pictures
 from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.errors import DataError, ImageError
 
@@ -32,16 +33,16 @@ _MAX_THREADS = 16  # small pictures spend half their time in Python: more thread
 _logger = logging.getLogger(__name__)
 
 
-def load_folder(root: Path, size_px: int, policy: ResizePolicy, progress: StartTask = no_progress) -> DatasetSplits:
-    """Load the pictures of a folder, in any layout that `list_folder` knows; decode them on first use.
+def load_folder(root: Path, size_px: int, policy: ResizePolicy, progress: StartTask = no_progress, columns: str = "") -> DatasetSplits:
+    """Load the pictures of a folder or table, in any layout that `list_pictures` knows; decode them on first use.
 
     Pictures may be at any depth below their class folder. Hidden files and other file types are ignored. Damaged pictures are left out,
     and one log message counts them.
 
     Raises:
-        DataError: from `list_folder`, or if more than half of the pictures of a class are damaged.
+        DataError: from `list_pictures`, or if more than half of the pictures of a class are damaged.
     """
-    listing = list_folder(root)
+    listing = list_pictures(root, columns)
     entry = f"{listing.name}-{size_px}px-{policy}-v{DECODER_VERSION}-{listing.fingerprint()[:16]}"
     return cache.load_or_build(entry, lambda allocate: _decode(listing, size_px, policy, allocate, progress))
 

@@ -23,7 +23,7 @@ from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.data.decode import DECODER_VERSION, fit
 from cifar_ray.data.folder import load_folder
 from cifar_ray.data.labels import regroup
-from cifar_ray.data.layouts import list_folder
+from cifar_ray.data.listing.tables import list_pictures
 from cifar_ray.data.splits import complete
 from cifar_ray.data.streamed import TrainingSplits, load_streamed
 from cifar_ray.data.task_progress import StartTask, no_progress
@@ -48,7 +48,7 @@ def load_splits(config: TrainConfig, progress: StartTask = no_progress) -> Datas
     if config.dataset == "digits":
         found = load_digits(size_px)
     elif config.dataset == "folder":
-        found = load_folder(_folder(config), size_px, config.square_policy, progress)
+        found = load_folder(_folder(config), size_px, config.square_policy, progress, config.columns)
     else:
         found = load_cifar(config.dataset, data_dir, size_px)
     return _divide(config, found)
@@ -65,7 +65,7 @@ def open_splits(config: TrainConfig, progress: StartTask = no_progress) -> Train
     if config.dataset != "folder" or config.stream == "never":
         return load_splits(config, progress)
     size_px = config.image_size or _DEFAULT_IMAGE_SIZE_PX
-    listing = list_folder(_folder(config))
+    listing = list_pictures(_folder(config), config.columns)
     count = sum(map(len, listing.files.values()))
     needed = count * 3 * size_px**2 * config.max_workers
     allowed = config.data_memory_bytes or memory_bytes() // 4

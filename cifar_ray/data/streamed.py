@@ -24,7 +24,7 @@ from cifar_ray.data.bursts import MAX_PICTURES, SKETCH_PX, find_bursts, sketch
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset, Splits
 from cifar_ray.data.decode import DECODER_VERSION, decode_square
 from cifar_ray.data.folder import Damaged, check_present, decoder, decoding_threads
-from cifar_ray.data.layouts import Listing
+from cifar_ray.data.listing.layouts import Listing
 from cifar_ray.data.statistics import ChannelHistogram, ChannelValues, channel_mean_std
 from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.errors import DataError, ImageError

@@ -19,7 +19,7 @@ from cifar_ray.store import Manifest
 _logger = logging.getLogger(__name__)
 
 # The settings that determine which images are in which split.
-_SPLIT_SETTINGS = ("dataset", "data_dir", "val_fraction", "test_fraction", "seed", "split_seed", "groups")
+_SPLIT_SETTINGS = ("dataset", "data_dir", "columns", "val_fraction", "test_fraction", "seed", "split_seed", "groups")
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,8 @@ def load_selected(manifest: Manifest, config: TrainConfig, split: SplitName, pro
     chosen = pick(splits, split)
     images = relabel(chosen, manifest.class_names, splits.name)
     train = splits.train if split in ("test", "val") else None
-    root = Path(config.data_dir) if config.dataset == "folder" and config.data_dir is not None else None
+    place = Path(config.data_dir) if config.dataset == "folder" and config.data_dir is not None else None
+    root = place.parent if place is not None and place.is_file() else place
     as_trained = chosen.fingerprint == manifest.test_fingerprint if split == "test" and manifest.test_fingerprint else None
     return Selected(splits.name, split, images, train, root, config, as_trained)
 
@@ -80,7 +81,7 @@ def _data_config(manifest: Manifest, choice: DataChoice) -> TrainConfig:
     }
     if choice.dataset is not None or choice.data_dir is not None:
         dataset = choice.dataset or ("folder" if choice.data_dir is not None else None)
-        values |= {"dataset": dataset, "data_dir": choice.data_dir}
+        values |= {"dataset": dataset, "data_dir": choice.data_dir, "columns": choice.columns}
     if "dataset" not in values:
         raise ConfigError("dataset: the model does not name its training data; pass --dataset NAME or --data-dir DIR")
     if choice.split == "all":

@@ -14,7 +14,7 @@ from cifar_ray.errors import DataError
 from cifar_ray.recipes import default_recipe, get_recipe
 
 if TYPE_CHECKING:
-    from cifar_ray.data.layouts import Listing
+    from cifar_ray.data.listing.layouts import Listing
 
 SMALL_PX = 64  # the longer side of pictures for which a network of small images is right
 FEW_PER_CLASS = 5
@@ -67,9 +67,9 @@ def suit(chosen: Mapping[str, Any]) -> Suited:
     settings: dict[str, Any] = {} if dataset is None else {"dataset": dataset}
     named = chosen.get("recipe")
     if dataset == "folder" and data_dir is not None and named is None:
-        from cifar_ray.data.layouts import list_folder  # imports numpy and Pillow, which --help does without
+        from cifar_ray.data.listing.tables import list_pictures  # imports numpy and Pillow, which --help does without
 
-        return _suit_folder(list_folder(Path(resolve_storage(data_dir))), chosen, settings)
+        return _suit_folder(list_pictures(Path(resolve_storage(data_dir)), chosen.get("columns") or ""), chosen, settings)
     recipe = get_recipe(named or default_recipe(dataset, chosen.get("model")))
     return Suited(recipe.model_dump() | settings)
 

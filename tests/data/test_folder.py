@@ -14,7 +14,7 @@ from PIL import Image
 from cifar_ray.config import TrainConfig
 from cifar_ray.data import DatasetSplits, folder, load_splits
 from cifar_ray.data.decode import decode_image, fit
-from cifar_ray.data.layouts import Listing, list_folder
+from cifar_ray.data.listing.layouts import Listing, list_folder
 from cifar_ray.errors import DataError
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cifar_ray.data import layouts
-from cifar_ray.data.layouts import list_folder
+from cifar_ray.data.listing import layouts
+from cifar_ray.data.listing.layouts import list_folder
 from cifar_ray.errors import DataError
 
 Make = Callable[..., list[Path]]

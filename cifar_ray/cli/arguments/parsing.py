@@ -94,9 +94,9 @@ def check_flags(command: Any, arguments: Sequence[str]) -> None:
 
 
 def _check_data_dir(arguments: Sequence[str]) -> None:
-    """Refuses a folder that is not there, also where the data set is cached and the folder would never be read."""
+    """Refuses a folder or table that is not there, also where the data set is cached and the folder would never be read."""
     folder = peek(arguments, ("--data-dir",)).get("data_dir")
-    if folder is not None and "://" not in folder and not local_path(folder).is_dir():
+    if folder is not None and "://" not in folder and not local_path(folder).exists():
         raise ConfigError(f"--data-dir {folder}: folder not found")
 
 

@@ -18,7 +18,7 @@ MAX_CLASSES = 10_000
 
 _LAYOUT = b"with file names\0"  # invalidates cache entries without file names
 # Names of the folder of each split, the preferred one first; in any case, and with any of the endings, as in "Test_set"
-_SPLITS = {
+SPLITS = {
     "train": ("train", "training", "trn"),
     "val": ("val", "valid", "validation", "validate", "dev", "eval", "evaluation"),
     "test": ("test", "testing", "tst", "holdout", "hold-out", "hold_out"),
@@ -105,7 +105,8 @@ def list_folder(root: Path) -> Listing:
     return Listing(root, class_names, files, None if given == root else given)
 
 
-def _subfolders(folder: Path) -> list[str]:
+def subfolders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, without hidden ones and those of network storage."""
     try:
         return sorted(path.name for path in folder.iterdir() if path.is_dir() and not is_ignored(path.name))
     except OSError as error:
@@ -115,7 +116,7 @@ def _subfolders(folder: Path) -> list[str]:
 def _class_folders(folder: Path) -> dict[str, list[Path]]:
     """Class folders by name in Unicode's composed form: macOS decomposes names, and others do not, so two folders may share one."""
     found: dict[str, list[Path]] = {}
-    for name in _subfolders(folder):
+    for name in subfolders(folder):
         found.setdefault(unicodedata.normalize("NFC", name), []).append(folder / name)
     return found
 
@@ -127,19 +128,20 @@ def _has_pictures(folder: Path) -> bool:
 def _step_in(root: Path) -> Path:
     """The folder inside, as long as there is nothing but one folder of folders: archives are often unpacked like this."""
     for _ in range(_MAX_STEPS):
-        inside = _subfolders(root)
+        inside = subfolders(root)
         if len(inside) != 1 or _has_pictures(root):
             break
         only = root / inside[0]
-        if _is_name_of("train", only.name) or not _subfolders(only) or _has_pictures(only):
+        if is_name_of("train", only.name) or not subfolders(only) or _has_pictures(only):
             break
         _logger.info("%s has only the folder %s: looking there", root, only.name)
         root = only
     return root
 
 
-def _is_name_of(split: str, name: str) -> bool:
-    return _plain(name) in _SPLITS[split]
+def is_name_of(split: str, name: str) -> bool:
+    """Whether a folder or value of this name stands for a split."""
+    return _plain(name) in SPLITS[split]
 
 
 def _plain(name: str) -> str:
@@ -148,17 +150,17 @@ def _plain(name: str) -> str:
 
 def _split_folders(root: Path) -> dict[str, Path]:
     """The folder of each split; `root` is that of `train` if it has no split folders."""
-    inside = _subfolders(root)
+    inside = subfolders(root)
     # A class may be named "train": only a folder of folders is a split.
-    found: dict[str, list[str]] = {split: [name for name in inside if _is_name_of(split, name)] for split in _SPLITS}
-    found["train"] = [name for name in found["train"] if _subfolders(root / name)]
+    found: dict[str, list[str]] = {split: [name for name in inside if is_name_of(split, name)] for split in SPLITS}
+    found["train"] = [name for name in found["train"] if subfolders(root / name)]
     if not found["train"]:
-        held = [name for split in ("val", "test") for name in found[split] if _subfolders(root / name)]
+        held = [name for split in ("val", "test") for name in found[split] if subfolders(root / name)]
         if held and len(held) == len(inside):
             raise DataError(f"{root}: found {' and '.join(held)}, but no train folder; {_EXPECTED}")
         return {"train": root}
     folders = {
-        split: root / min(names, key=lambda name: (_SPLITS[split].index(_plain(name)), name != _plain(name)))
+        split: root / min(names, key=lambda name: (SPLITS[split].index(_plain(name)), name != _plain(name)))
         for split, names in found.items()
         if names
     }
@@ -170,7 +172,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 def _has_labels(folder: Path) -> bool:
     """Whether a split has class folders, or nothing at all; competitions publish test pictures without their classes."""
-    pictures = [] if _subfolders(folder) else direct_pictures(folder)
+    pictures = [] if subfolders(folder) else direct_pictures(folder)
     if pictures:
         _logger.warning("%s: left out %s without class folders", folder, counted(len(pictures), "picture"))
     return not pictures

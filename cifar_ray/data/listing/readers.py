@@ -1,0 +1,154 @@
+"""Read a table of labels: CSV, TSV, JSON Lines, JSON, Parquet; and exports of labelling tools, which become tables of two columns."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cifar_ray.errors import DataError
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+IMAGE, LABEL = "image", "label"
+
+_DELIMITERS = (",", "\t", ";", "|")
+_HEADER_BYTES = 65_536
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read a table; values of a text format stay text.
+
+    Raises:
+        DataError: if the file cannot be read, is empty or damaged; the message names the row.
+    """
+    try:
+        table = _READERS[path.suffix.lower()](path)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror or error}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: expected text in UTF-8; convert the file, for example with: iconv -f latin1 -t utf-8") from None
+    except pa.ArrowException as error:
+        raise DataError(f"{path}: {' '.join(str(error).split())[:200]}") from None
+    if not table.num_rows:
+        raise DataError(f"{path}: the table has no rows")
+    return table
+
+
+def _read_csv(path: Path) -> pa.Table:
+    from pyarrow import csv
+
+    with path.open("rb") as file:
+        head = file.read(_HEADER_BYTES).decode("utf-8-sig", errors="replace").splitlines()
+    if not head:
+        raise DataError(f"{path}: the file is empty")
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(_DELIMITERS, key=head[0].count)
+    parse = csv.ParseOptions(delimiter=delimiter, newlines_in_values=False)
+    names = csv.open_csv(path, parse_options=parse).schema.names
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{path}: the header has the column {twice!r} twice; rename one of them")
+    return csv.read_csv(
+        path,
+        parse_options=parse,
+        convert_options=csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
+    )
+
+
+def _read_json_lines(path: Path) -> pa.Table:
+    return pa.Table.from_pylist(list(_objects(path)))
+
+
+def _objects(path: Path) -> Iterator[dict[str, Any]]:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path}, line {number}: not JSON ({error}): {line.strip()[:60]}") from None
+            if not isinstance(value, dict):
+                raise DataError(f"{path}, line {number}: expected an object with the picture and its label, got {line.strip()[:60]}")
+            yield {key: _plain(item) for key, item in value.items()}
+
+
+def _plain(value: Any) -> str | list[str] | None:
+    """A value as text, or as a list of texts, so that a column has one type."""
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(item, (str, int)) for item in value):
+        return [str(item) for item in value]
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _read_json(path: Path) -> pa.Table:
+    """A list of objects, or an export of Label Studio or COCO."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON ({error})") from None
+    if isinstance(content, dict) and {"images", "categories", "annotations"} <= content.keys():
+        return _of_coco(path, content)
+    if not isinstance(content, list) or not all(isinstance(item, dict) for item in content):
+        raise DataError(f"{path}: expected a list of objects, or an export of Label Studio or COCO")
+    if content and all("data" in task and "annotations" in task for task in content):
+        return _of_label_studio(path, content)
+    return pa.Table.from_pylist([{key: _plain(value) for key, value in row.items()} for row in content])
+
+
+def _of_coco(path: Path, content: dict[str, Any]) -> pa.Table:
+    """Classification as COCO and CVAT export it: one category for each image."""
+    try:
+        names = {category["id"]: str(category["name"]) for category in content["categories"]}
+        found: dict[Any, set[str]] = {}
+        for annotation in content["annotations"]:
+            found.setdefault(annotation["image_id"], set()).add(names[annotation["category_id"]])
+        images = [(str(image["file_name"]), sorted(found.get(image["id"], ()))) for image in content["images"]]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{path}: damaged COCO export: {type(error).__name__} {error}") from None
+    return _of_pairs(images)
+
+
+def _of_label_studio(path: Path, tasks: list[dict[str, Any]]) -> pa.Table:
+    """Label Studio's JSON export: the choices of the first annotation of each task."""
+    images = []
+    try:
+        for task in tasks:
+            image = next((str(value) for value in task["data"].values() if isinstance(value, str)), "")
+            results = task["annotations"][0]["result"] if task["annotations"] else []
+            choices = [choice for result in results for choice in result.get("value", {}).get("choices", ())]
+            images.append((_uploaded(image), choices))
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise DataError(f"{path}: damaged export of Label Studio: {type(error).__name__} {error}") from None
+    return _of_pairs(images)
+
+
+def _uploaded(url: str) -> str:
+    """The file that was uploaded: Label Studio puts eight characters and a hyphen before its name, or names it in a query."""
+    name = url.partition("?d=")[2] or url
+    return re.sub(r"^.*/upload/\d+/[0-9a-f]{8}-", "", name)
+
+
+def _of_pairs(images: list[tuple[str, list[str]]]) -> pa.Table:
+    """Pictures with their labels; those that nobody has labelled are left out."""
+    rows = [(image, labels) for image, labels in images if labels]
+    return pa.table({IMAGE: [image for image, _ in rows], LABEL: pa.array([labels for _, labels in rows], pa.list_(pa.string()))})
+
+
+def _read_parquet(path: Path) -> pa.Table:
+    from pyarrow import parquet
+
+    return parquet.read_table(path)
+
+
+_READERS: dict[str, Callable[[Path], pa.Table]] = {
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".jsonl": _read_json_lines,
+    ".json": _read_json,
+    ".parquet": _read_parquet,
+}

@@ -1,0 +1,105 @@
+"""Find the pictures of a data set and their classes: in tables of labels, or else in class folders."""
+
+from __future__ import annotations
+
+import logging
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from cifar_ray.data.decoding.picture_files import counted
+from cifar_ray.data.listing.layouts import MAX_CLASSES, SPLITS, Listing, is_name_of, list_folder, subfolders
+from cifar_ray.data.listing.readers import SUFFIXES
+from cifar_ray.data.listing.table_files import ALL, only_table, tables_in
+from cifar_ray.data.listing.table_rows import read_rows
+from cifar_ray.errors import DataError
+
+_NAMED = 3
+_logger = logging.getLogger(__name__)
+
+
+def list_pictures(place: Path, columns: str = "") -> Listing:
+    """Find the pictures and classes of a data set: in a table, in a folder with tables, or in a folder of class folders.
+
+    Args:
+        place: the table or the folder.
+        columns: names of the columns, as in `--columns`; empty finds them.
+
+    Raises:
+        DataError: as `list_folder` and `read_rows`, or if a table has unusable classes or splits.
+    """
+    if place.is_file() and place.suffix.lower() in SUFFIXES:
+        return _list_tables(place.parent, {ALL: place}, columns, place.stem)
+    tables = _tables_of(place, columns) if place.is_dir() else {}
+    if tables:
+        try:
+            return _list_tables(place, tables, columns, None)
+        except DataError as error:
+            if columns:
+                raise
+            with suppress(DataError):
+                listing = list_folder(place)
+                _logger.info("%s: class folders say the labels, because the table does not: %s", place, error)
+                return listing
+            raise
+    try:
+        return list_folder(place)
+    except DataError:
+        # without class folders a table is meant, even if its name or columns do not say so
+        table = only_table(place) if place.is_dir() else None
+        if table is None:
+            raise
+    return _list_tables(place, {ALL: table}, columns, None)
+
+
+def _tables_of(root: Path, columns: str) -> dict[str, Path]:
+    """Tables of a folder by split, as from `tables_in`, or one in the folder of each split."""
+    if found := tables_in(root, columns):
+        return found
+    folders = {split: root / name for split in SPLITS for name in subfolders(root) if is_name_of(split, name)}
+    parts = {split: path for split, folder in folders.items() if (path := tables_in(folder, columns).get(ALL)) is not None}
+    return parts if "train" in parts else {}
+
+
+def _list_tables(root: Path, tables: dict[str, Path], columns: str, name: str | None) -> Listing:
+    found: dict[str, list[tuple[Path, str]]] = {}
+    for table_split, path in tables.items():
+        rows = read_rows(path, columns)
+        named = {text: _split_named(text, path) for text in set(rows.splits)} if table_split == ALL else {}
+        for file, label, text in zip(rows.files, rows.labels, rows.splits, strict=True):
+            found.setdefault(named.get(text, table_split), []).append((file, label))
+        _logger.info("%s: %s, labels from column %s", path, counted(len(rows.files), "row"), rows.columns.labels[0])
+        if rows.missing:
+            first = ", ".join(f"row {number}: {image}" for number, image in rows.missing[:_NAMED])
+            _logger.warning("%s: left out %s whose picture is missing: %s", path, counted(len(rows.missing), "row"), first)
+    table = next(iter(tables.values()))
+    names = _class_names(table, {split: {label for _, label in pairs} for split, pairs in found.items()})
+    numbers = {class_name: label for label, class_name in enumerate(names)}
+    files = {split: [(file, numbers[label]) for file, label in found[split]] for split in SPLITS if split in found}
+    return Listing(root, names, files, root / name if name else None)
+
+
+def _class_names(table: Path, classes: dict[str, set[str]]) -> tuple[str, ...]:
+    """Names of the classes in natural order: 2 before 10."""
+    if "train" not in classes:
+        raise DataError(f"{table}: no row belongs to the split train, only to {' and '.join(classes)}")
+    train = classes["train"]
+    if len(train) < 2:
+        raise DataError(f"{table}: all rows have the label {next(iter(train))!r}; at least two classes are needed")
+    if len(train) > MAX_CLASSES:
+        raise DataError(f"{table}: {len(train):,} classes; the maximum is {MAX_CLASSES:,}. Is it the right column? --columns label=COLUMN")
+    for split, labels in classes.items():
+        if unknown := sorted(labels - train):
+            raise DataError(f"{table}: class {unknown[0]!r} is only in {split}; add training images for it, or remove it from {split}")
+    return tuple(sorted(train, key=_naturally))
+
+
+def _split_named(name: str, path: Path) -> str:
+    split = next((split for split in SPLITS if is_name_of(split, name.strip())), None) if name.strip() else "train"
+    if split is None:
+        raise DataError(f"{path}: unknown split {name!r}; expected train, val or test. Is it another column? --columns split=COLUMN")
+    return split
+
+
+def _naturally(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
