@@ -72,6 +72,7 @@ def test_the_recipe_follows_from_data_and_model_unless_named(argv: list[str], re
         (["--storage="], "is empty"),
         (["--storage", "~nobody-here/x"], "^~nobody-here/x: no user"),
         (["--storage", "s3:/bucket"], "^s3:/bucket: expected a path, or a URI such as s3://bucket/folder$"),
+        (["--storage", "st\udce9"], r"st\\xe9: the path is not valid UTF-8; rename it, or make a link to it"),
         (["--storage", "s3://"], "^s3://: expected a path"),
         (["--data-dir", "~nobody-here/x"], "^~nobody-here/x: no user"),
         (["--data-dir", ""], "is empty"),

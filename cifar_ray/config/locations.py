@@ -27,13 +27,29 @@ def resolve_storage(storage: str) -> str:
     (`s3://bucket/path`) is returned unchanged.
 
     Raises:
-        ConfigError: if it is empty, a URI that names nothing, or the home of an unknown user.
+        ConfigError: if it is empty, not UTF-8, a URI that names nothing, or the home of an unknown user.
     """
     if not storage.strip():
         raise ConfigError("a path or URI is empty; leave the flag out for its default")
+    if not _is_text(storage):
+        raise ConfigError(f"{printable(storage)}: the path is not valid UTF-8; rename it, or make a link to it: ln -s PATH NEW-NAME")
     if _HALF_A_URI.match(storage):
         raise ConfigError(f"{storage}: expected a path, or a URI such as s3://bucket/folder")
-    return storage.rstrip("/") if "://" in storage else str(local_path(storage).absolute())
+    if "://" in storage:
+        return storage.rstrip("/")
+    place = str(local_path(storage).absolute())
+    if not _is_text(place):
+        raise ConfigError(f"{printable(place)}: the path of this folder is not valid UTF-8; work in another folder")
+    return place
+
+
+def _is_text(path: str) -> bool:
+    """Whether a path can be written to files and sent to other processes, which hold text in UTF-8."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def storage_flag(storage: str) -> str:

@@ -47,6 +47,29 @@ def test_split_folders_have_any_usual_name(tmp_path: Path, train: str, val: str,
     assert listing.class_names == ("ant", "bee")
 
 
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "{}_image", "{}_set_images", "{}_data_set", "{}_pics", "{}_folder", "{} photos", "{}_1", "01_{}", "{}2017", "X_{}", "dataset_{}",
+        "{}_new", "{} (1)", "{}.zip", "{} ", "{}set", "{}data", "seg_{}", "seg_{}/seg_{}",
+    ],
+)  # fmt: skip
+def test_words_and_numbers_around_the_name_of_a_split_say_nothing(tmp_path: Path, pattern: str) -> None:
+    names = {split: pattern.format(*[split] * pattern.count("{}")) for split in ("train", "test")}
+    listing = list_folder(tree(tmp_path, tuple(names.values())))
+    assert {split: files[0][0].parent.parent for split, files in listing.files.items()} == {
+        split: tmp_path / name for split, name in names.items()
+    }
+    assert listing.class_names == ("ant", "bee")
+
+
+@pytest.mark.parametrize("name", ["train station", "test strip", "data", "photos 1", "data 2024", "brain", "contest"])
+def test_classes_whose_names_resemble_a_split_stay_classes(tmp_path: Path, name: str) -> None:
+    touch(tmp_path / name / "deep", "1.jpg")
+    touch(tmp_path / "other", "2.jpg")
+    assert list_folder(tmp_path).class_names == tuple(sorted((name, "other")))
+
+
 def test_of_two_folders_for_a_split_the_usual_one_is_taken_and_the_other_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tree(tmp_path, ("train", "Val", "val", "dev"))
     assert list_folder(tmp_path).files["val"][0][0].parent.parent.name == "val"

@@ -17,13 +17,14 @@ from cifar_ray.errors import DataError
 MAX_CLASSES = 10_000
 
 _LAYOUT = b"with file names\0"  # invalidates cache entries without file names
-# Names of the folder of each split, the preferred one first; in any case, and with any of the endings, as in "Test_set"
+# Names of the folder of each split, the preferred one first, compared without case, digits, punctuation and the words below
 SPLITS = {
-    "train": ("train", "training", "trn"),
+    "train": ("train", "training", "trn", "trainval"),
     "val": ("val", "valid", "validation", "validate", "dev", "eval", "evaluation"),
-    "test": ("test", "testing", "tst", "holdout", "hold-out", "hold_out"),
+    "test": ("test", "testing", "tst", "holdout"),
 }
-_SPLIT_ENDING = re.compile(r"[\s_.-]*(set|data|dataset|images|imgs|pictures|split)$")
+_SAYS_NOTHING = re.compile("set|data|dataset|images?|imgs?|pictures?|pics?|photos?|folder|files|split|seg|new|old|final|copy|zip|x")
+_ENDING = re.compile(r"(?<=.)(set|data|dataset|images?|imgs?|pictures?|pics?|photos?|split)$")
 _UNPRINTABLE = frozenset(("Cc", "Cs", "Zl", "Zp"))  # as categories of Unicode; joiners, emoji and spaces of any kind are fine
 _EXPECTED = "expected DIR/<class>/… or DIR/train/<class>/… with optional val/ and test/"
 _MAX_STEPS = 3
@@ -145,7 +146,15 @@ def is_name_of(split: str, name: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    return _SPLIT_ENDING.sub("", name.casefold())
+    words = re.findall(r"[^\W\d_]+", unicodedata.normalize("NFKC", name).casefold())
+    return _ENDING.sub("", "".join(word for word in words if not _SAYS_NOTHING.fullmatch(word)))
+
+
+def _step_into_split(folder: Path) -> Path:
+    """The folder inside a split's folder, if that has nothing but one folder of folders, as in `seg_train/seg_train/<class>`."""
+    inside = subfolders(folder)
+    only = folder / inside[0] if len(inside) == 1 and not _has_pictures(folder) else None
+    return only if only is not None and subfolders(only) and not _has_pictures(only) else folder
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
@@ -160,13 +169,15 @@ def _split_folders(root: Path) -> dict[str, Path]:
             raise DataError(f"{root}: found {' and '.join(held)}, but no train folder; {_EXPECTED}")
         return {"train": root}
     folders = {
-        split: root / min(names, key=lambda name: (SPLITS[split].index(_plain(name)), name != _plain(name)))
+        split: root
+        / min(names, key=lambda name: (SPLITS[split].index(_plain(name)), name.casefold() != _plain(name), name != _plain(name)))
         for split, names in found.items()
         if names
     }
     unused = sorted(set(inside) - {folder.name for folder in folders.values()})
     if unused:
         _logger.warning("%s: ignoring folders other than train, val and test: %s", root, ", ".join(unused))
+    folders = {split: _step_into_split(folder) for split, folder in folders.items()}
     return {split: folder for split, folder in folders.items() if split == "train" or _has_labels(folder)}
 
 
