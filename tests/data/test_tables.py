@@ -172,6 +172,7 @@ def test_a_few_missing_pictures_are_named_and_left_out(folder: Path, caplog: pyt
         (csv("file,label,split", *(f"{row},later" for row in ROWS)), "unknown split 'later'; expected train, val or test"),
         (csv("file,label,split", *(f"{row},test" for row in ROWS)), "no row belongs to the split train, only to test"),
         (csv("file,label,split", *(f"{row},train" for row in ROWS), "a.jpg,eel,test"), "class 'eel' is only in test"),
+        (csv("file,label", *ROWS, "a.jpg,c\x07at"), r"the label 'c\\x07at' has unprintable characters"),
         (csv("file,cat,dog", "a.jpg,1,0", "b.png,1,1"), "row 2: 2 of the columns cat, dog, … are 1; exactly one label"),
     ],
 )  # fmt: skip
@@ -200,6 +201,12 @@ def test_a_damaged_file_is_one_line(folder: Path, file: str, content: str | byte
     with pytest.raises(DataError, match=message) as refused:
         list_pictures(folder / file)
     assert "\n" not in str(refused.value)
+
+
+def test_a_label_in_two_forms_of_unicode_is_one_class(folder: Path) -> None:
+    rows = [*ROWS[:2], "deep/c.jpg,caf\u00e9", "deep/d.jpg,cafe\u0301"]
+    (folder / "labels.csv").write_text(csv("file,label", *rows), encoding="utf-8")
+    assert list_pictures(folder).class_names == ("caf\u00e9", "cat", "dog")
 
 
 def test_a_listing_changes_with_its_labels(folder: Path) -> None:

@@ -106,6 +106,11 @@ def list_folder(root: Path) -> Listing:
     return Listing(root, class_names, files, None if given == root else given)
 
 
+def is_unprintable(name: str) -> bool:
+    """Whether the name of a class has control characters, line breaks or broken characters."""
+    return bool(_UNPRINTABLE.intersection(map(unicodedata.category, name)))
+
+
 def subfolders(folder: Path) -> list[str]:
     """Names of the folders in a folder, without hidden ones and those of network storage."""
     try:
@@ -222,7 +227,7 @@ def _check_classes(folders: dict[str, Path], classes: dict[str, dict[str, list[P
     if len(class_names) == 1:
         raise DataError(f"{train}: only one class folder found ({class_names[0]}); at least two are needed; {_EXPECTED}")
     for name in class_names:
-        if _UNPRINTABLE.intersection(map(unicodedata.category, name)):
+        if is_unprintable(name):
             raise DataError(f"{train}: the name of class folder {name!a} has unprintable characters; rename it")
     for split, folder in folders.items():
         unknown = sorted(set(classes[split]) - set(class_names))

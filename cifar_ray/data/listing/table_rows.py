@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from cifar_ray.data.listing.readers import read_table
 from cifar_ray.errors import DataError
 
 _SAMPLE = 1000  # rows whose files are looked for before the rest is believed
+_CHECKED = 20_000  # rows of which each file is looked for
 _MISSING_SHARE = 0.01
 _NAMED = 3
 _MANY_VALUES = 20
@@ -82,7 +84,7 @@ def _labels(path: Path, column: pa.ChunkedArray, name: str) -> list[str]:
                 shown = ", ".join(map(str, values or ())) or "no label"
                 raise DataError(f"{path}, row {number}: column {name} has {shown}; exactly one label for each picture is supported")
         return [str(values[0]) for values in lists]
-    labels = [label.strip() for label in _texts(column)]
+    labels = [unicodedata.normalize("NFC", label.strip()) for label in _texts(column)]
     for number, label in enumerate(labels, 1):
         if not label:
             raise DataError(f"{path}, row {number}: column {name} is empty; write the label, or remove the row")
@@ -124,7 +126,8 @@ def _find(root: Path, images: list[str], table: Path) -> list[Path | None]:
     paths = [root / image for image in images]
     step = max(1, len(images) // _SAMPLE)
     if all(path.is_file() for path in paths[::step]):
-        return [path if path.is_file() else None for path in paths]
+        # of many rows, the rest is found missing when it is read
+        return [path if len(paths) > _CHECKED or path.is_file() else None for path in paths]
     by_name = _index(root)
     return [path if image and path.is_file() else by_name.get(_plain(image)) for path, image in zip(paths, images, strict=True)]
 

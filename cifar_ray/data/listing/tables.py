@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cifar_ray.data.decoding.picture_files import counted
-from cifar_ray.data.listing.layouts import MAX_CLASSES, SPLITS, Listing, is_name_of, list_folder, subfolders
+from cifar_ray.data.listing.layouts import MAX_CLASSES, SPLITS, Listing, is_name_of, is_unprintable, list_folder, subfolders
 from cifar_ray.data.listing.readers import SUFFIXES
 from cifar_ray.data.listing.table_files import ALL, only_table, tables_in
 from cifar_ray.data.listing.table_rows import read_rows
@@ -88,6 +88,8 @@ def _class_names(table: Path, classes: dict[str, set[str]]) -> tuple[str, ...]:
         raise DataError(f"{table}: all rows have the label {next(iter(train))!r}; at least two classes are needed")
     if len(train) > MAX_CLASSES:
         raise DataError(f"{table}: {len(train):,} classes; the maximum is {MAX_CLASSES:,}. Is it the right column? --columns label=COLUMN")
+    if odd := next((name for name in train if is_unprintable(name)), None):
+        raise DataError(f"{table}: the label {odd!a} has unprintable characters; change it")
     for split, labels in classes.items():
         if unknown := sorted(labels - train):
             raise DataError(f"{table}: class {unknown[0]!r} is only in {split}; add training images for it, or remove it from {split}")
