@@ -24,6 +24,7 @@ from cifar_ray.client import Client
 from cifar_ray.data.decode import decode_image, fit
 from cifar_ray.errors import ConfigError, DataError, ServerError, UnknownModelError
 from cifar_ray.inference.batch import table as writing
+from cifar_ray.inference.batch.classify import overlay_name
 from cifar_ray.inference.batch.pictures import list_pictures
 from cifar_ray.inference.predictor import Prediction, Predictor
 from cifar_ray.metrics.familiarity import energy
@@ -193,6 +194,42 @@ def test_explain_writes_an_overlay_for_each_sound_picture(store: ModelStore, pic
     assert {path.stem.rpartition("-")[2] for path in overlays} <= {"cat", "dog", "eel"}
     with Image.open(overlays[0]) as overlay:
         assert overlay.size == (160, 160)
+
+
+def test_each_overlay_has_a_name_of_its_own_that_a_file_system_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    relative = [
+        "a_b/c.jpg",
+        "a/b_c.jpg",
+        "a/b/c.jpg",
+        "a__b/c.jpg",
+        "a_/b/c.jpg",
+        "a/_b/c.jpg",
+        "s3/x.jpg",
+        *(f"{'图' * 84}/{i}.jpg" for i in "12"),
+    ]
+    names = [*(f"{tmp_path}/{name}" for name in relative), "/a/b/c.jpg", "s3://x.jpg", os.fsdecode(b"/caf\xe9.jpg")]
+    for class_name in ("cat", "c" * 250, "猫" * 100, "a/b"):
+        made = {overlay_name(name, class_name, abstains=True) for name in names}
+        assert len(made) == len(names)
+        for name in made:
+            (tmp_path / name).touch()
+            assert name.endswith("-not-sure.png")
+    assert overlay_name(f"{tmp_path}/a_b/c.jpg", "cat", abstains=False) == "a_b__c.jpg-cat.png"
+
+
+def test_pictures_that_once_shared_an_overlay_have_one_each(
+    store: ModelStore, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = store.load("pets")
+    names = tuple(character * 250 for character in "cde")
+    store.save("pets", bundle.manifest.model_copy(update={"class_names": names}), bundle.weights)
+    for name in ("a_b/c.png", "a/b_c.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes((pictures / "00.png").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert run(store, "a_b", "a", "--explain", tmp_path / "seen") == 0
+    assert len(list((tmp_path / "seen").iterdir())) == 2
 
 
 def test_pictures_are_named_by_files_folders_globs_uris_and_stdin(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
