@@ -241,10 +241,11 @@ def _split_address(url: str) -> SplitResult:
         split = urlsplit(url)
         is_plain = split.path.isascii() and url.isprintable() and " " not in url  # http.client sends it as it is
         usable = is_plain and split.scheme in ("http", "https") and bool(split.hostname) and split.port != 0
-    except ValueError:  # the port is no number up to 65535, or brackets do not match
+        (split.hostname or "").encode("idna")  # as the socket does
+    except ValueError:  # the port is no number up to 65535, brackets do not match, or a label of the host is empty or too long
         usable = False
     if not usable:
-        raise ConfigError(f"{url}: expected the address of a server, as in http://localhost:8000")
+        raise ConfigError(f"{url if url.isprintable() else repr(url)}: expected the address of a server, as in http://localhost:8000")
     return split
 
 
@@ -253,8 +254,8 @@ def _content(picture: Picture) -> bytes:
         return picture
     try:
         return Path(picture).read_bytes()
-    except OSError as error:
-        raise ImageError(f"{picture}: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise ImageError(f"{picture}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _prediction(answer: dict[str, Any], entry: dict[str, Any]) -> Prediction:
@@ -273,10 +274,10 @@ def _prediction(answer: dict[str, Any], entry: dict[str, Any]) -> Prediction:
 
 
 def _multipart(pictures: Sequence[tuple[str, bytes]], boundary: str) -> bytes:
-    """A `multipart/form-data` body (RFC 7578)."""
+    """A `multipart/form-data` body (RFC 7578); bytes of a file name that are not UTF-8 become `?`."""
     parts = []
     for name, data in pictures:
         quoted = name.replace("\\", "_").replace('"', "%22").replace("\r", "").replace("\n", "")
         head = f'--{boundary}\r\nContent-Disposition: form-data; name="images"; filename="{quoted}"\r\n\r\n'
-        parts += [head.encode(), data, b"\r\n"]
+        parts += [head.encode(errors="replace"), data, b"\r\n"]
     return b"".join([*parts, f"--{boundary}--\r\n".encode()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -22,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from cifar_ray.inference.batch.pictures import list_pictures
 
-    names = list_pictures(command.pictures, sys.stdin)
+    names = list_pictures(command.pictures, sys.stdin.buffer if sys.stdin else io.BytesIO())
 
     from cifar_ray.cli.output.prediction_summary import PredictionSummary
     from cifar_ray.cli.output.terminal import ProgressDisplay

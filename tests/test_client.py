@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
+from cifar_ray import __main__ as console
 from cifar_ray import client as client_module
 from cifar_ray.client import KEY_VARIABLE, Client, Prediction
 from cifar_ray.config.api_keys import ApiKey, new_key, sha256_of, write_keys
@@ -66,6 +68,27 @@ def test_in_a_batch_a_bad_picture_has_its_error_in_its_place(url: str, picture: 
     assert (type(broken), type(large)) == (ImageError, ImageTooLargeError)
 
 
+def test_a_file_name_that_is_no_utf_8_is_sent_with_question_marks(url: str, picture: bytes) -> None:
+    for name, shown in (("\udce9.jpg", "?.jpg"), ("\ud800.jpg", "?.jpg"), ("é.jpg", "é.jpg")):
+        [answer] = Client(url, KEY).predict_batch([(name, picture)])
+        assert isinstance(answer, Prediction)
+        assert answer.answer["filename"] == shown
+        assert isinstance(Client(url, KEY).predict_batch([(name, b"x")])[0], ImageError)
+
+
+@pytest.mark.parametrize("suffix", ["", ".csv", ".json", ".parquet"])
+def test_a_folder_of_names_that_are_no_utf_8_is_predicted_by_a_server(
+    url: str, picture: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    (tmp_path / "old").mkdir()
+    for name in (b"caf\xe9.jpg", b"torn\xe9.jpg"):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/old/" + name)).write_bytes(picture if name.startswith(b"caf") else b"torn")
+    out = tmp_path / f"rows{suffix}"
+    assert console.main(["predict", url, str(tmp_path / "old"), *(["--out", str(out)] if suffix else [])]) == 0
+    assert not suffix or out.stat().st_size
+
+
 def test_an_explanation_is_a_picture_and_an_unknown_class_is_refused(url: str, picture: bytes) -> None:
     client = Client(url, KEY)
     assert client.explain(picture)[:8] == b"\x89PNG\r\n\x1a\n"
@@ -90,7 +113,12 @@ def test_ready_is_false_while_no_model_answers_and_is_asked_once(url: str, class
 
 @pytest.mark.parametrize(
     ("sent", "kind", "reason"),
-    [(b"", ImageError, "empty"), (bytes(10_000_001), ImageTooLargeError, "10,000,000 bytes"), ("no/such.jpg", ImageError, "No such file")],
+    [
+        (b"", ImageError, "empty"),
+        (bytes(10_000_001), ImageTooLargeError, "10,000,000 bytes"),
+        ("no/such.jpg", ImageError, "No such file"),
+        ("\ud800.jpg", ImageError, "surrogates"),
+    ],
 )
 def test_a_picture_that_cannot_be_used_is_an_image_error(url: str, sent: bytes | str, kind: type[ImageError], reason: str) -> None:
     with pytest.raises(kind, match=reason) as refused:
@@ -124,11 +152,17 @@ def test_other_refusals_are_server_errors_with_their_status(url: str, picture: b
         "",
         "http://a b",
         "http://h/é",
+        "http://a..b:1",
+        "http://.:1",
+        f"http://{'a' * 300}:1",
+        "http://h:1\n",
+        "http://h:1\r\nX: y",
     ],
 )
 def test_what_is_no_address_is_refused_before_anything_is_sent(url: str) -> None:
-    with pytest.raises(ConfigError, match="expected the address of a server"):
+    with pytest.raises(ConfigError, match="expected the address of a server") as refused:
         Client(url)
+    assert len(str(refused.value).splitlines()) == 1
 
 
 def test_the_key_may_be_in_the_environment_and_is_in_no_message(url: str, picture: bytes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,3 +161,34 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> Non
     path = tmp_path / "settings.yaml"
     path.write_bytes("\ufeffepochs: 3\r\nmodel: cnn3\r\n".encode())
     assert read_yaml(path) == {"epochs": 3, "model": "cnn3"}
+
+
+@pytest.mark.parametrize("key", ["name", "save_as", "data_dir", "checkpoint_every"])
+def test_a_decimal_number_where_text_is_meant_needs_quotes(tmp_path: Path, key: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(f"{key}: 1.10\n")
+    with pytest.raises(ConfigError, match=f"^{key}: expected text, got the number 1.1; put it in quotes"):
+        parse_config(TrainConfig, read_yaml(path))
+    path.write_text("save_as: '1.10'\nnum_workers: 2.0\noptimizer: {lr: 1.10}\n")
+    config = parse_config(TrainConfig, read_yaml(path))
+    assert (config.save_as, config.num_workers, config.optimizer.lr) == ("1.10", 2, 1.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("epochs: !!int abc", "'abc' is not of the type !!int .*line 1"),
+        ("epochs: !!float abc", "'abc' is not of the type !!float"),
+        ("seed: 1\nepochs: !!bool maybe", "'maybe' is not of the type !!bool .*line 2"),
+        ("optimizer: {lr: !!timestamp abc}", "'abc' is not of the type !!timestamp"),
+        ("a: " + "[" * 3000 + "]" * 3000, "nested too deeply"),
+        ('"a\\nb": 3', r"'a\\nb': unknown key"),
+        ('name: "a\\nb"', r"name: use letters"),
+    ],
+)
+def test_whatever_is_wrong_in_a_file_is_one_line(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=reason) as refused:
+        parse_config(TrainConfig, read_yaml(path))
+    assert "\n" not in str(refused.value)

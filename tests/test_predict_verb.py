@@ -24,6 +24,7 @@ from cifar_ray.client import Client
 from cifar_ray.data.decode import decode_image, fit
 from cifar_ray.errors import ConfigError, DataError, ServerError, UnknownModelError
 from cifar_ray.inference.batch import table as writing
+from cifar_ray.inference.batch.classify import overlay_name
 from cifar_ray.inference.batch.pictures import list_pictures
 from cifar_ray.inference.predictor import Prediction, Predictor
 from cifar_ray.metrics.familiarity import energy
@@ -31,6 +32,7 @@ from cifar_ray.models import create_model
 from cifar_ray.store import Architecture, Bundle, Manifest, ModelStore
 
 Shown = pytest.CaptureFixture[str]
+NO_STDIN = io.BytesIO()
 
 
 @pytest.fixture
@@ -69,7 +71,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def sound_pictures(folder: Path) -> list[str]:
-    return [name for name in list_pictures([str(folder)], []) if not name.endswith("05.png")]
+    return [name for name in list_pictures([str(folder)], NO_STDIN) if not name.endswith("05.png")]
 
 
 def predict(bundle: Bundle, path: str) -> Prediction:
@@ -115,7 +117,7 @@ def test_every_format_holds_the_same_rows_in_order(store: ModelStore, pictures: 
         ".json": lambda: json.loads(out.read_text()),
         ".parquet": lambda: pq.read_table(out).to_pylist(),
     }[suffix]()
-    assert [row["file"] for row in rows] == list_pictures([str(pictures)], [])
+    assert [row["file"] for row in rows] == list_pictures([str(pictures)], NO_STDIN)
     assert len(rows) == 25
     broken = [Path(row["file"]).name for row in rows if row["error"]]
     assert broken == ["05.png"]
@@ -194,20 +196,91 @@ def test_explain_writes_an_overlay_for_each_sound_picture(store: ModelStore, pic
         assert overlay.size == (160, 160)
 
 
+def test_each_overlay_has_a_name_of_its_own_that_a_file_system_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    relative = [
+        "a_b/c.jpg",
+        "a/b_c.jpg",
+        "a/b/c.jpg",
+        "a__b/c.jpg",
+        "a_/b/c.jpg",
+        "a/_b/c.jpg",
+        "s3/x.jpg",
+        *(f"{'图' * 84}/{i}.jpg" for i in "12"),
+    ]
+    names = [*(f"{tmp_path}/{name}" for name in relative), "/a/b/c.jpg", "s3://x.jpg", os.fsdecode(b"/caf\xe9.jpg")]
+    for class_name in ("cat", "c" * 250, "猫" * 100, "a/b"):
+        made = {overlay_name(name, class_name, abstains=True) for name in names}
+        assert len(made) == len(names)
+        for name in made:
+            (tmp_path / name).touch()
+            assert name.endswith("-not-sure.png")
+    assert overlay_name(f"{tmp_path}/a_b/c.jpg", "cat", abstains=False) == "a_b__c.jpg-cat.png"
+
+
+def test_pictures_that_once_shared_an_overlay_have_one_each(
+    store: ModelStore, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = store.load("pets")
+    names = tuple(character * 250 for character in "cde")
+    store.save("pets", bundle.manifest.model_copy(update={"class_names": names}), bundle.weights)
+    for name in ("a_b/c.png", "a/b_c.png"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes((pictures / "00.png").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert run(store, "a_b", "a", "--explain", tmp_path / "seen") == 0
+    assert len(list((tmp_path / "seen").iterdir())) == 2
+
+
 def test_pictures_are_named_by_files_folders_globs_uris_and_stdin(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(pictures)
-    assert list_pictures(["00.png", "more", "more/01.png"], []) == [str(pictures / "00.png"), *map(str, sorted(pictures.glob("more/*")))]
-    assert list_pictures(["**/0*.png"], []) == sorted(str(path) for path in pictures.rglob("0*.png"))
-    assert list_pictures(["-"], io.StringIO("00.png\nlost.png\n")) == [str(pictures / "00.png"), str(pictures / "lost.png")]
-    assert list_pictures(["-"], io.StringIO("00.png\n\nmore/01.png\n")) == [str(pictures / "00.png"), str(pictures / "more/01.png")]
-    assert list_pictures(["-"], io.StringIO("\ufeff00.png\r\nmore/01.png\r\n", newline="")) == [
+    assert list_pictures(["00.png", "more", "more/01.png"], NO_STDIN) == [
+        str(pictures / "00.png"),
+        *map(str, sorted(pictures.glob("more/*"))),
+    ]
+    assert list_pictures(["**/0*.png"], NO_STDIN) == sorted(str(path) for path in pictures.rglob("0*.png"))
+    assert list_pictures(["-"], io.BytesIO(b"00.png\nlost.png\n")) == [str(pictures / "00.png"), str(pictures / "lost.png")]
+    assert list_pictures(["-"], io.BytesIO(b"00.png\n\nmore/01.png\n")) == [str(pictures / "00.png"), str(pictures / "more/01.png")]
+    assert list_pictures(["-"], io.BytesIO("\ufeff00.png\r\nmore/01.png\r\n".encode())) == [
         str(pictures / "00.png"),
         str(pictures / "more/01.png"),
     ]
-    assert list_pictures([f"file://{pictures}/more"], []) == [f"file://{path}" for path in sorted(pictures.glob("more/*"))]
+    assert list_pictures([f"file://{pictures}/more"], NO_STDIN) == [f"file://{path}" for path in sorted(pictures.glob("more/*"))]
     for nothing in ("nowhere", "*.gif", "notes"):
         with pytest.raises(DataError, match=r"not found|no pictures found"):
-            list_pictures([nothing], [])
+            list_pictures([nothing], NO_STDIN)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\0"])
+def test_a_list_on_stdin_may_be_utf_16_or_separated_by_nul(tmp_path: Path, encoding: str, end: str) -> None:
+    names = [str(tmp_path / name) for name in ("a.png", "图片.jpg", "b c.png")]
+    for ending in (end, ""):
+        assert list_pictures(["-"], io.BytesIO((end.join(names) + ending).encode(encoding))) == names
+    assert list_pictures(["-"], io.BytesIO(b"/caf\xe9.png\0/two\nlines.png\0")) == [os.fsdecode(b"/caf\xe9.png"), "/two\nlines.png"]
+
+
+def test_each_line_of_a_list_that_names_no_file_is_a_row_with_an_error(
+    store: ModelStore, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Shown
+) -> None:
+    lost = [
+        f"{tmp_path}/nope [1].jpg",
+        f"{tmp_path}/*.gif",
+        f"{tmp_path}/{'x' * 300}.jpg",
+        "~no-user-here/x.jpg",
+        "nosuch://a/b.png",
+        "file://a",
+    ]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("\n".join([*lost, str(pictures / "00.png")]).encode())))
+    assert run(store, "-", "--out", tmp_path / "rows.json") == 0
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    assert [bool(row["error"]) for row in rows] == [True] * 6 + [False]
+    assert [Path(row["file"]).name for row in rows[:4]] == [Path(name).name for name in lost[:4]]
+    capsys.readouterr()
+    for name in lost[:4]:
+        assert run(store, pictures / "00.png", name) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert name in line
 
 
 @pytest.mark.parametrize("prefix", ["", "file://"])
@@ -216,7 +289,7 @@ def test_what_is_left_out_of_a_folder_is_counted(tmp_path: Path, caplog: pytest.
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     with caplog.at_level(logging.INFO):
-        found = list_pictures([f"{prefix}{tmp_path}"], [])
+        found = list_pictures([f"{prefix}{tmp_path}"], NO_STDIN)
     assert found == [f"{prefix}{tmp_path}/a.png", f"{prefix}{tmp_path}/deep/c.jfif"]
     assert "left out 2 files that are not pictures: 1 without a suffix, 1 .txt" in caplog.text
     assert "left out folders of network storage, archives or the system: 1 @eaDir" in caplog.text

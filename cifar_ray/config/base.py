@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -56,6 +56,23 @@ def seconds(duration: str) -> float:
 
 
 class Config(BaseModel):
-    """Base of all configs: frozen, and unknown keys are refused. YAML's numbers are taken where text is meant: `checkpoint_every: 2`."""
+    """Base of all configs: frozen, and unknown keys are refused.
+
+    YAML's whole numbers are taken where text is meant: `checkpoint_every: 2`. Other numbers are refused there: `1.10` would become `1.1`.
+    """
 
     model_config = ConfigDict(coerce_numbers_to_str=True, frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_decimals_as_text(cls, values: Any) -> Any:
+        for key, value in values.items() if isinstance(values, dict) else ():
+            if isinstance(value, float) and key in cls.model_fields and _is_text(cls.model_fields[key].annotation):
+                raise ValueError(f"{key}: expected text, got the number {value}; put it in quotes if it is meant as text")
+        return values
+
+
+def _is_text(annotation: Any) -> bool:
+    """Whether a field of this type takes text and no numbers."""
+    kinds = get_args(annotation) or (annotation,)
+    return str in kinds and int not in kinds and float not in kinds

@@ -40,6 +40,13 @@ class _PlainYaml(yaml.SafeLoader):
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, KeyError, AttributeError):  # PyYAML's, for a value that does not fit its tag, such as `!!int abc`
+            kind = node.tag.rpartition(":")[2]
+            raise yaml.constructor.ConstructorError(None, None, f"{node.value!r} is not of the type !!{kind}", node.start_mark) from None
+
 
 for _tag, _form, _first in (
     ("bool", "true|True|TRUE|false|False|FALSE", "tTfF"),
@@ -53,7 +60,8 @@ def describe(error: ValidationError) -> str:
     """The first mistake in a validation error as one line: `field: what is wrong (got value)`."""
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"])
-    message = in_words(first["msg"])
+    field = field if field.isprintable() else repr(field)
+    message = " ".join(in_words(first["msg"]).split())
     if first["type"] == "extra_forbidden":
         return f"{field}: unknown key"
     if not field:
@@ -95,6 +103,8 @@ def read_yaml(path: str | Path, flag: str = "--config") -> dict[str, Any]:
         values = yaml.load(local_path(str(path)).read_text(encoding="utf-8-sig"), _PlainYaml)  # noqa: S506  (a safe loader)
     except OSError as error:
         raise ConfigError(f"{flag} {path}: cannot be read ({error.strerror})") from None
+    except RecursionError:
+        raise ConfigError(f"{flag} {path}: nested too deeply") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{flag} {path}: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):

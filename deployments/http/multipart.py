@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
@@ -18,6 +19,11 @@ _DISPOSITION = re.compile(rb'form-data; name="([^"\\%]*)"(?:; filename="([^"\\%]
 # RFC 8187: charset'language'percent-encoded
 _EXTENDED_FILENAME = re.compile(rb";\s*filename\*\s*=\s*\"?([A-Za-z0-9_-]*)'[^']*'([^;\s\"]*)", re.IGNORECASE)
 _ANY_FILENAME = re.compile(rb";\s*filename\*", re.IGNORECASE)
+# As Python calls them; its other codecs (idna, utf-7, unicode_escape …) raise errors or give lone surrogates
+_CHARSETS = re.compile(
+    r"ascii|utf-8|utf-16(-[bl]e)?|iso8859-\d+|cp125\d|cp932|cp949|shift_jis|euc_(jp|kr)|gb2312|gbk|gb18030|big5|koi8-[ru]"
+)
+_AS_IT_IS = (b"", b"7bit", b"8bit", b"binary")
 _FILE_TYPES = (b"image/", b"application/octet-stream")
 
 
@@ -48,7 +54,7 @@ def parse(content_type: str, body: bytes) -> list[Part]:
         body: complete.
 
     Raises:
-        MultipartError: for a malformed or incomplete body, and for more than 320 fields.
+        MultipartError: for a malformed or incomplete body, an encoded file, and for more than 320 fields.
     """
     delimiter = b"\r\n--" + _boundary(content_type)
     # the first delimiter may stand at the very beginning, without a line before it
@@ -87,10 +93,13 @@ def _names(head: bytes) -> tuple[str, str | None]:
     name = filename = None
     is_file = False
     encoding = "utf-8"
+    transfer_encoding = b""
     for line in head.split(b"\r\n"):
         key, _, value = line.partition(b":")
         if key.strip().lower() == b"content-type":
             is_file = is_file or value.strip().lower().startswith(_FILE_TYPES)
+        if key.strip().lower() == b"content-transfer-encoding":
+            transfer_encoding = value.strip().lower()
         if name is not None or key.strip().lower() != b"content-disposition":
             continue
         if match := _DISPOSITION.fullmatch(value.strip()):
@@ -105,11 +114,17 @@ def _names(head: bytes) -> tuple[str, str | None]:
         raise MultipartError("a part of the multipart body has no Content-Disposition header with a name")
     if filename is None and is_file:
         filename = b""
+    if filename is not None and transfer_encoding not in _AS_IT_IS:
+        shown = transfer_encoding[:50].decode(errors="replace")
+        raise MultipartError(
+            f"Content-Transfer-Encoding {shown!r} is not supported in a form (RFC 7578). Send the file's bytes as they are"
+        )
     return name.decode(errors="replace"), None if filename is None else _text(filename, encoding)
 
 
 def _text(filename: bytes, encoding: str) -> str:
     try:
-        return filename.decode(encoding, errors="replace")
+        known = _CHARSETS.fullmatch(codecs.lookup(encoding).name)
     except LookupError:
-        return filename.decode(errors="replace")
+        known = None
+    return filename.decode(encoding if known else "utf-8", errors="replace")

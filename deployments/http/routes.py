@@ -70,7 +70,7 @@ class Api:
         predictions: list[schemas.BatchPrediction | schemas.BatchFailure] = []
         for index, (picture, row) in enumerate(zip(sent.pictures, outcome.rows, strict=True)):
             if isinstance(row, ImageError):
-                predictions.append({"index": index, "filename": picture.filename, "error": problem(row)})
+                predictions.append({"index": index, "filename": picture.filename, "error": problem(picture.error or row)})
             else:
                 predictions.append({"index": index, "filename": picture.filename, **prediction(outcome.model, row, top_k)})
         answer: schemas.BatchAnswer = {

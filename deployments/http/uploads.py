@@ -13,7 +13,7 @@ from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from cifar_ray.errors import ImageTooLargeError
+from cifar_ray.errors import ImageError, ImageTooLargeError
 from cifar_ray.inference.preprocess import MAX_IMAGE_BYTES, decode_base64
 from deployments.http import multipart
 from deployments.predicting import schemas
@@ -46,11 +46,13 @@ class Picture:
         data: an image file, unchecked.
         filename: from the client; only used in the response.
         model: requested model, unchecked; `None` for the default model.
+        error: why the client's base64 could not be decoded; `data` is then empty.
     """
 
     data: bytes
     filename: str | None = None
     model: str | None = None
+    error: ImageError | None = None
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,10 @@ async def read_picture(request: Request) -> Picture:
         sent = await _read_form(request, _SINGLE_FIELDS, _MAX_BASE64_BYTES + _WRAPPING_BYTES)
         if len(sent.pictures) > 1:
             raise HTTPException(400, f"expected one picture, got {len(sent.pictures)}; send them to /predict_batch")
-        return replace(sent.pictures[0], model=sent.model)
+        [picture] = sent.pictures
+        if picture.error:
+            raise picture.error
+        return replace(picture, model=sent.model)
     if content_type.startswith("image/") or content_type in ("", "application/octet-stream"):
         return Picture(await _read_body(request, MAX_IMAGE_BYTES), model=requested_model)
     if content_type == "application/json":
@@ -135,7 +140,7 @@ def _pictures(parts: list[multipart.Part], fields: tuple[str, ...]) -> list[Pict
     pictures = []
     for part in parts:
         if part.name == _BASE64_FIELD:
-            pictures.append(Picture(decode_base64(part.content.decode(errors="replace").strip())))
+            pictures.append(_decoded(part.content))
         elif part.name in fields:
             if part.filename is None:
                 raise HTTPException(400, f"field {part.name!r} contains text; send a file (with curl: -F {part.name}=@picture.jpg)")
@@ -146,6 +151,13 @@ def _pictures(parts: list[multipart.Part], fields: tuple[str, ...]) -> list[Pict
     if len(pictures) > MAX_BATCH_IMAGES:
         raise HTTPException(400, f"the request has {len(pictures)} pictures; the maximum is {MAX_BATCH_IMAGES}")
     return pictures
+
+
+def _decoded(base64: bytes) -> Picture:
+    try:
+        return Picture(decode_base64(base64.decode(errors="replace").strip()))
+    except ImageError as error:  # of a batch, the other pictures are predicted
+        return Picture(b"", error=error)
 
 
 async def _read_body(request: Request, max_bytes: int) -> bytes:

@@ -364,6 +364,16 @@ def test_in_a_batch_a_bad_picture_gets_its_own_error_and_the_others_their_answer
     assert sorted(map(len, classifier.calls)) == [1, MAX_BATCH_SIZE]
 
 
+def test_in_a_batch_bad_base64_has_its_error_in_its_place(send: Send, picture: bytes) -> None:
+    texts = [base64.b64encode(picture), b"###", base64.b64encode(picture)]
+    response = send("POST", "/predict_batch", files=[("image_base64", (None, text)) for text in texts])
+    answer = response.json()
+    assert (response.status_code, answer["num_failed"]) == (200, 1)
+    assert ["error" in entry for entry in answer["predictions"]] == [False, True, False]
+    error = answer["predictions"][1]["error"]
+    assert (error["status"], "base64" in error["detail"]) == (422, True)
+
+
 def test_a_batch_of_bad_pictures_is_answered_without_the_model(send: Send, classifier: FakeClassifier) -> None:
     response = send("POST", "/predict_batch", files=[("images", ("a", b"x")), ("images", ("b", bytes(MAX_IMAGE_BYTES + 1)))])
     assert [item["error"]["status"] for item in response.json()["predictions"]] == [422, 413]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from encodings.aliases import aliases
 
 import httpx
 import pytest
+from pydantic_core import to_json
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartParser
 
@@ -78,6 +80,46 @@ def test_the_boundary_may_be_written_in_several_ways(content_type: str) -> None:
 )
 def test_a_part_is_a_file_by_either_name_or_by_its_type(head: str, filename: str | None) -> None:
     assert parse(CONTENT_TYPE, form((head, b"\xff\xd8"))) == [Part("image", filename, b"\xff\xd8")]
+
+
+@pytest.mark.parametrize(
+    ("extended", "filename"),
+    [
+        ("shift_jis''%83t.jpg", "フ.jpg"),
+        ("windows-1252''%80.jpg", "€.jpg"),
+        ("GB18030''%84%30.jpg", None),
+        ("utf-16''%00%d8.jpg", None),
+        ("idna''abc.jpg", "abc.jpg"),
+        ("undefined''a", "a"),
+        ("punycode''%e9%82%9d%00.jpg", "邝\0.jpg"),
+        ("utf-7''+2AA-.jpg", "+2AA-.jpg"),
+        ("unicode_escape''%5Cud800.jpg", "\\ud800.jpg"),
+        ("raw_unicode_escape''%5Cud800.jpg", "\\ud800.jpg"),
+        ("hex''00", "00"),
+    ],
+)
+def test_a_file_name_in_any_charset_is_text_that_an_answer_can_hold(extended: str, filename: str | None) -> None:
+    [part] = parse(CONTENT_TYPE, form((f'Content-Disposition: form-data; name="image"; filename*={extended}', b"1")))
+    assert part.filename is not None
+    assert filename in (None, part.filename)
+    to_json(part.filename)
+
+
+@pytest.mark.parametrize("encoding", sorted({*aliases.values(), "idna", "punycode", "undefined", "unicode_escape", "raw_unicode_escape"}))
+def test_no_charset_of_python_gives_a_file_name_that_cannot_be_sent(encoding: str) -> None:
+    for raw in ("%ff%fe%00%d8", "%d8%00%00", "%ed%a0%80", "%84%31%a4%37", "%82%35%8f%33"):
+        [part] = parse(CONTENT_TYPE, form((f"Content-Disposition: form-data; name=a; filename*={encoding}''{raw}", b"1")))
+        to_json(part.filename)
+
+
+@pytest.mark.parametrize("encoding", ["base64", "Quoted-Printable"])
+def test_an_encoded_file_is_refused_by_the_name_of_its_encoding(encoding: str) -> None:
+    header = f"Content-Transfer-Encoding: {encoding}\r\n"
+    with pytest.raises(MultipartError, match=f"Content-Transfer-Encoding '{encoding.lower()}' is not supported"):
+        parse(CONTENT_TYPE, form((header + 'Content-Disposition: form-data; name="image"; filename="a.jpg"', b"1")))
+    assert parse(CONTENT_TYPE, form((header + 'Content-Disposition: form-data; name="image_base64"', b"eA==")))[0].content == b"eA=="
+    plain = 'Content-Transfer-Encoding: binary\r\nContent-Disposition: form-data; name="image"; filename="a.jpg"'
+    assert parse(CONTENT_TYPE, form((plain, b"1")))[0].content == b"1"
 
 
 def test_it_reads_what_httpx_writes() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
@@ -25,6 +28,10 @@ from cifar_ray.store import Manifest, load_model
 
 BATCH_SIZE = 256
 _MAX_THREADS = 16
+_MAX_NAME_BYTES = 255  # of a file, on Linux
+_MAX_CLASS_BYTES = 120
+_HASH_DIGITS = 10
+_AMBIGUOUS = re.compile("__|_/|/_|://")  # with "__" for "/", other paths may give the same file name
 
 
 @dataclass(frozen=True)
@@ -110,13 +117,29 @@ class BundleClassifier:
         folder.mkdir(parents=True, exist_ok=True)
         heatmaps = grad_cam(self.predictor.network, self.bundle.manifest, images, predicted)
         for name, image, heat, label, abstain in zip(names, images, heatmaps, predicted, abstains, strict=True):
-            class_name = self.bundle.manifest.class_names[label].replace("/", "_")
-            overlay(image, heat).save(folder / f"{overlay_name(name)}-{class_name}{'-not-sure' * bool(abstain)}.png")
+            overlay(image, heat).save(folder / overlay_name(name, self.bundle.manifest.class_names[label], bool(abstain)))
 
 
-def overlay_name(name: str) -> str:
-    """File name that contains a picture's whole path, so that it is unique."""
-    return name.removeprefix(f"{Path.cwd()}/").strip("/").replace("://", "_").replace("/", "_")
+def overlay_name(name: str, class_name: str, abstains: bool) -> str:
+    """File name of a picture's overlay: unique, with the picture's path and its class, cut to what file systems allow."""
+    relative = name.removeprefix(f"{Path.cwd()}/")
+    path = relative.replace("://", "__").replace("/", "__")
+    ending = f"-{_cut(class_name.replace('/', '_'), _MAX_CLASS_BYTES)}{'-not-sure' * abstains}.png"
+    longest = _MAX_NAME_BYTES - len(os.fsencode(ending))
+    if _AMBIGUOUS.search(relative) or _cut(path, longest) != path:
+        digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:_HASH_DIGITS]
+        path = f"{_cut(path, longest - _HASH_DIGITS - 1)}-{digest}"
+    return path + ending
+
+
+def _cut(text: str, max_bytes: int) -> str:
+    """The start of a text that takes at most so many bytes in a file name, in whole characters."""
+    raw = os.fsencode(text)
+    if len(raw) <= max_bytes:
+        return text
+    while max_bytes and raw[max_bytes] & 0xC0 == 0x80:  # not the first byte of a character
+        max_bytes -= 1
+    return os.fsdecode(raw[:max_bytes])
 
 
 def _rank(probabilities: npt.NDArray[np.float32], top_k: int, manifest: Manifest) -> list[list[Row]]:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
-from collections.abc import Iterable, Iterator, Sequence
+import os
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from pyarrow import ArrowException
 from pyarrow.fs import FileSelector, FileSystem, FileType
@@ -12,37 +16,39 @@ from pyarrow.fs import FileSelector, FileSystem, FileType
 from cifar_ray.config import local_path
 from cifar_ray.data.decoding.formats import SUFFIXES
 from cifar_ray.data.decoding.picture_files import PictureFilter, pictures_in
-from cifar_ray.errors import DataError, ImageError
+from cifar_ray.errors import ConfigError, DataError, ImageError
 
 STDIN = "-"
 _BYTE_ORDER_MARK = "\ufeff"  # Windows programs write it at the start of a list, and end lines with \r\n
+_LINE_END = re.compile("\r\n?|\n")
+_UTF16_NULS = 0.25  # fraction of NUL bytes: a third to a half in paths in UTF-16, much less between names of `find -print0`
 
 
-def list_pictures(sources: Sequence[str], stdin: Iterable[str]) -> list[str]:
+def list_pictures(sources: Sequence[str], stdin: IO[bytes]) -> list[str]:
     """Find picture files, without opening them.
 
     Args:
         sources: files, folders (searched at any depth), globs (including `**`), URIs (`s3://bucket/folder`), and `-` for
-            paths on stdin, one per line.
-        stdin: lines; read only for `-`.
+            paths on stdin, one per line or separated by NUL.
+        stdin: read only for `-`; UTF-8 or UTF-16.
 
     Returns:
         Absolute paths or URIs, each once: the order of `sources`, sorted within a folder.
 
     Raises:
+        ConfigError: if a source is in the home of an unknown user.
         DataError: if a source does not exist, or no picture is found. A missing file in a list on stdin is kept, and
             gives an error when it is read.
     """
     found: dict[str, None] = {}
     for source in sources:
-        lines = [line.lstrip(_BYTE_ORDER_MARK).rstrip("\r\n") for line in stdin] if source == STDIN else [source]
-        for line in filter(None, lines):
+        for line in _listed(stdin.read()) if source == STDIN else [source]:
             try:
                 found.update(dict.fromkeys(_find_by_uri(line) if "://" in line else _find(line)))
-            except DataError:
+            except (ConfigError, DataError):
                 if source != STDIN:
                     raise
-                found[line if "://" in line else str(local_path(line).absolute())] = None
+                found[line if "://" in line else _absolute(line)] = None
     if not found:
         raise DataError(f"{', '.join(sources)}: no pictures found. Supported: {', '.join(SUFFIXES)}")
     return list(found)
@@ -61,24 +67,47 @@ def read_picture(name: str) -> bytes:
         with file_system.open_input_stream(path) as stream:
             data: bytes = stream.readall()
             return data
-    except (OSError, ArrowException) as error:
+    except (OSError, ValueError, ArrowException) as error:
         raise ImageError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or ' '.join(str(error).split())})") from None
 
 
-def _find(source: str) -> Iterator[str]:
-    path = local_path(source).absolute()
-    if path.is_dir():
-        picture_filter = PictureFilter()
-        yield from map(str, pictures_in(path, picture_filter))
-        picture_filter.report(path)
-    elif path.exists():
-        yield str(path)
-    elif glob.has_magic(source):
-        for match in sorted(glob.glob(str(path), recursive=True)):  # noqa: PTH207  (an absolute pattern)
-            if Path(match).is_file():
-                yield match
+def _listed(data: bytes) -> list[str]:
+    """The lines of a list, or what stands between NULs if there are any."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = data.decode("utf-16", errors="replace")
+    elif data.count(0) > _UTF16_NULS * len(data):
+        is_little_endian = data[1::2].count(0) > data[::2].count(0)
+        text = data.decode("utf-16-le" if is_little_endian else "utf-16-be", errors="replace")
     else:
+        text = os.fsdecode(data)
+    lines = text.split("\0") if "\0" in text else _LINE_END.split(text)
+    return [name for line in lines if (name := line.lstrip(_BYTE_ORDER_MARK))]
+
+
+def _absolute(path: str) -> str:
+    try:
+        return str(local_path(path).absolute())
+    except ConfigError:  # `~name` of an unknown user
+        return str(Path(path).absolute())
+
+
+def _find(source: str) -> list[str]:
+    path = local_path(source).absolute()
+    try:
+        if path.is_dir():
+            picture_filter = PictureFilter()
+            found = [str(picture) for picture in pictures_in(path, picture_filter)]
+            picture_filter.report(path)
+            return found
+        if path.exists():
+            return [str(path)]
+        matches = sorted(glob.glob(str(path), recursive=True)) if glob.has_magic(source) else []  # noqa: PTH207  (an absolute pattern)
+        found = [match for match in matches if Path(match).is_file()]
+    except OSError as error:
+        raise DataError(f"{source}: cannot be read ({error.strerror})") from None
+    if not found:
         raise DataError(f"{source}: file or folder not found")
+    return found
 
 
 def _find_by_uri(uri: str) -> Iterator[str]:
@@ -91,7 +120,7 @@ def _find_by_uri(uri: str) -> Iterator[str]:
             yield uri
             return
         inside = file_system.get_file_info(FileSelector(path, recursive=True))
-    except (OSError, ArrowException) as error:
+    except (OSError, ValueError, ArrowException) as error:
         raise DataError(f"{uri}: {' '.join(str(error).split())}") from None
     base = path.rstrip("/")
     root = uri.partition("?")[0].rstrip("/")
