@@ -22,7 +22,7 @@ _STRIP_PIXELS = 1 << 20
 _PROFILED = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
 _GREY_MODES = ("L", "LA", "La", "1")
 _NO_PROFILE_MODES = ("I", "F", "LAB", "HSV")
-_MAX_PROFILE_BYTES = 4 << 20  # those of offset printing have 0.5–3 MB
+MAX_PROFILE_BYTES = 4 << 20  # those of offset printing have 0.5–3 MB
 _CACHED_PROFILES = 16
 _SRGB_GAMMA = 2.2
 _SAME_GAMMA = 0.05  # libpng's threshold
@@ -40,7 +40,7 @@ def to_srgb(image: Image.Image) -> Image.Image:
         image: decoded, any mode; its pixels may be changed.
     """
     profile = image.info.get("icc_profile")
-    if not isinstance(profile, bytes) or not 128 < len(profile) <= _MAX_PROFILE_BYTES:
+    if not isinstance(profile, bytes) or not 128 < len(profile) <= MAX_PROFILE_BYTES:
         return _to_rgb(image)
     mode = _PROFILED.get(profile[16:20])
     transform = _transform_to_srgb(profile, mode) if mode == _channels(image) and mode is not None else None

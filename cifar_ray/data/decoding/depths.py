@@ -81,8 +81,14 @@ def add_low_bytes(image: Image.Image, low: Image.Image) -> Image.Image:
         low: the same picture, opened and not yet decoded.
     """
     opened = cast("ImageFile.ImageFile", low)
-    opened.tile = [tile._replace(args=_other_byte(tile.args)) for tile in opened.tile]
-    low.load()
+    if raw_mode(low) == "LA;16B":
+        # Pillow opens grey with alpha as RGBA, and cannot take its low bytes. Taken as RGBA of 8 bits, the channels are the four bytes.
+        opened.tile = [tile._replace(args="RGBA") for tile in opened.tile]
+        grey, alpha = low.getchannel(1), low.getchannel(3)
+        low = Image.merge("RGBA", (grey, grey, grey, alpha))
+    else:
+        opened.tile = [tile._replace(args=_other_byte(tile.args)) for tile in opened.tile]
+        low.load()
     colours, highest, clear = _COLOURS[image.mode], _highest(image), image.info.pop("transparency", None)
     shift = spare_bits(highest << 8 | 255 if highest else _highest(low))
     rows = max(1, _STRIP_PIXELS // image.width)

@@ -77,7 +77,11 @@ def _open(stream: BinaryIO) -> Image.Image:
 
 
 def _open_png(content: bytes) -> Image.Image:
-    return Image.open(BytesIO(png.essential(content)), formats=("PNG",))
+    essential, long_profile = png.essential(content)
+    image = Image.open(BytesIO(essential), formats=("PNG",))
+    if long_profile:
+        image.info["icc_profile"] = long_profile
+    return image
 
 
 def _is_heic(head: bytes) -> bool:
