@@ -62,7 +62,8 @@ class PictureFilter:
             files_are = "files that are not pictures" if self.files.total() > 1 else "file that is not a picture"
             _logger.info("%s: left out %s %s: %s", where, f"{self.files.total():,}", files_are, _kinds(self.files))
         if self.special:
-            _logger.info("%s: left out %s: %s", where, counted(self.special.total(), "special file"), _kinds(self.special))
+            kinds = ", ".join(counted(count, kind) for kind, count in self.special.most_common())
+            _logger.info("%s: left out files that cannot be read as pictures: %s", where, kinds)
         if self.folders.total():
             _logger.info("%s: left out folders of network storage, archives or the system: %s", where, _kinds(+self.folders))
 
