@@ -18,7 +18,7 @@ from cifar_ray.data.decoding.formats import FORMAT_NAMES, open_picture
 from cifar_ray.errors import ImageError, ImageTooLargeError
 
 # Part of every cache key: increase it when the pixels from decode_square, or what find_bursts finds, change.
-DECODER_VERSION = 3
+DECODER_VERSION = 4
 
 _MAX_PIXELS = 50_000_000
 # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where this leaves at least so many times the pixels of the result on each side.
@@ -105,7 +105,8 @@ def _in_one_line(source: bytes | Path, max_pixels: int) -> Iterator[None]:
         raise ImageError(f"{name}: {error}") from None
     # Decoders raise many exceptions for damaged data: OSError, SyntaxError, struct.error, OverflowError, zlib.error…
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        unnamed = type(error).__name__ if isinstance(error, MemoryError) else "damaged"
+        reason = " ".join(str(error).split())[:200] or unnamed
         raise ImageError(f"{name}: cannot be decoded ({reason})") from None
 
 

@@ -106,6 +106,17 @@ def test_a_damaged_profile_is_ignored(damaged: bytes) -> None:
     assert np.array_equal(np.asarray(decode_image(encode(colours(), icc_profile=damaged))), np.asarray(colours()))
 
 
+@pytest.mark.parametrize(("extra_bytes", "is_used"), [(900_000, True), (1_500_000, True), (3_900_000, True), (4_300_000, False)])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_a_profile_of_up_to_4_mb_is_used(kind: str, extra_bytes: int, is_used: bool) -> None:
+    """Pillow refuses a PNG with a profile over 1 MB."""
+    tags = {b"wtpt": xyz(D50), b"kTRC": curve(1.8)}
+    long = profile(b"GRAY", b"mntr", {**tags, b"priv": np.random.default_rng(0).bytes(extra_bytes)})
+    ramp = Image.fromarray(np.arange(256, dtype=np.uint8)[None].repeat(2, 0))
+    expected = decode_image(encode(ramp, icc_profile=profile(b"GRAY", b"mntr", tags))) if is_used else ramp.convert("RGB")
+    assert np.array_equal(np.asarray(decode_image(encode(ramp, kind, icc_profile=long))), np.asarray(expected))
+
+
 def test_profiles_with_any_byte_changed_do_no_harm() -> None:
     generator = np.random.default_rng(0)
     sound = rgb_profile(DISPLAY_P3, curve(2.2))

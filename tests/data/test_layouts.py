@@ -164,6 +164,8 @@ EXPECTED = r"; expected DIR/<class>/… or DIR/train/<class>/… with optional v
             heap(*(f"{number}.mp4" for number in range(34)), "a.pdf", "b.pdf"),
             r"found 34 \.mp4 and 2 \.pdf files, no class folders" + EXPECTED,
         ),
+        (heap("a", "b"), r": found 2 files without a suffix, no class folders" + EXPECTED),
+        (heap("a", "b.pdf"), r": found 1 \.pdf file and 1 file without a suffix, no class folders" + EXPECTED),
         (heap(), r": found no files, no class folders" + EXPECTED),
         (videos_in_classes, r": found 34 \.mp4 and 2 \.pdf files, no pictures in its class folders\. Supported: \.jpg, "),
         (one_class_of_videos, r"cat: found 2 \.mov files, no pictures; add some \(\.jpg, .*\) or remove the folder$"),

@@ -19,7 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 from cifar_ray.data.decode import decode_image, decode_square
 from cifar_ray.errors import ImageError
 
-GREY, RGB = 0, 2
+GREY, RGB, PALETTE, GREY_ALPHA = 0, 2, 3, 4
 XMP_TURNED = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
 
 
@@ -108,6 +108,7 @@ def test_texts_of_a_png_of_any_length_change_nothing(tmp_path: Path, size: int, 
         chunk(b"gAMA", struct.pack(">I", 100_000), checksum=1),
         chunk(b"sRGB", b""),
         chunk(b"tRNS", b"\0"),
+        chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(80_000_000))),
         chunk(b"pHYs", b"\0"),
         chunk(b"tIME", b""),
         chunk(b"acTL", b"\0\0"),
@@ -128,6 +129,47 @@ def test_a_rotation_in_the_xmp_of_a_png_is_applied() -> None:
 def test_the_first_picture_of_an_animated_png_is_taken() -> None:
     second = Image.new("RGB", noise().size)
     assert np.array_equal(pixels(encode(noise(), "PNG", save_all=True, append_images=[second])), np.asarray(noise()))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.8])
+def test_an_animated_png_that_is_cut_after_its_first_picture_shows_it(tmp_path: Path, share: float) -> None:
+    later = [Image.fromarray(255 - np.asarray(noise()))] * 2
+    whole = encode(noise(), "PNG", save_all=True, append_images=later)
+    first_end = whole.index(b"fcTL", whole.index(b"IDAT"))
+    path = tmp_path / "cut.png"
+    path.write_bytes(whole[: first_end + round(share * (len(whole) - first_end))])
+    assert np.array_equal(pixels(path), np.asarray(noise()))
+    assert np.array_equal(pixels(path.read_bytes()), np.asarray(noise()))
+
+
+def test_an_animated_png_that_is_cut_in_its_first_picture_is_refused() -> None:
+    whole = encode(noise(), "PNG", save_all=True, append_images=[Image.new("RGB", noise().size)])
+    with pytest.raises(ImageError):
+        decode_image(whole[: whole.index(b"fcTL", whole.index(b"IDAT")) - 30])
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_of_many_texts_the_first_one_rotates(compressed: bool) -> None:
+    """Pillow refuses more than 64 MB of texts."""
+    info = PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", XMP_TURNED, zip=compressed)
+    for _ in range(70):
+        info.add_itxt("XML:com.adobe.xmp", " " * 1_000_000, zip=compressed)
+        info.add_text("Raw profile type exif", " " * 1_000_000, zip=compressed)
+    assert np.array_equal(pixels(encode(noise(), "PNG", pnginfo=info)), np.rot90(np.asarray(noise()), -1))
+
+
+@pytest.mark.parametrize("num_alphas", [257, 300])
+def test_transparency_of_more_colours_than_a_palette_can_have_is_ignored(num_alphas: int) -> None:
+    """As libpng does it."""
+    palette = chunk(b"PLTE", bytes([9, 8, 7, 6, 5, 4]))
+    decoded = pixels(png(np.array([[0, 1]]), 8, PALETTE, palette, chunk(b"tRNS", bytes(num_alphas))))
+    assert decoded.tolist() == [[[9, 8, 7], [6, 5, 4]]]
+
+
+def test_a_palette_png_without_a_palette_is_refused_as_damaged() -> None:
+    with pytest.raises(ImageError, match=r"^picture: cannot be decoded \(damaged\)$"):
+        decode_image(png(np.array([[0, 1]]), 8, PALETTE))
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4, 8, 16])
@@ -158,6 +200,12 @@ def test_colours_of_10_to_14_bits_in_16_use_the_whole_range(highest: int, alpha:
     colours = np.array([[(0, highest // 2, highest), (highest, 0, highest // 2)]])
     samples = np.concatenate([colours, np.full((1, 2, 1), 65535)], -1) if alpha else colours
     assert pixels(png(samples, 16, 6 if alpha else RGB)).tolist() == [[[0, 127, 255], [255, 0, 127]]]
+
+
+@pytest.mark.parametrize("highest", [255, 1023, 4095, 16383, 65535])
+def test_grey_with_alpha_of_10_to_14_bits_in_16_uses_the_whole_range(highest: int) -> None:
+    samples = np.array([[(0, 65535), (highest // 2, 65535), (highest, 65535), (highest // 2, 0)]])
+    assert pixels(png(samples, 16, GREY_ALPHA))[0].tolist() == [[0] * 3, [127] * 3, [255] * 3, [255] * 3]
 
 
 @pytest.mark.parametrize("gamma", [0.35, 0.7, 1.0, 2.5])

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from cifar_ray.data.decoding.depths import DEPTHS, spare_bits
+from cifar_ray.data.decoding.depths import DEPTHS, is_inverted, is_unsigned, spare_bits
 
 if TYPE_CHECKING:
     from PIL.ImageCms import ImageCmsTransform
@@ -22,7 +22,7 @@ _STRIP_PIXELS = 1 << 20
 _PROFILED = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
 _GREY_MODES = ("L", "LA", "La", "1")
 _NO_PROFILE_MODES = ("I", "F", "LAB", "HSV")
-_MAX_PROFILE_BYTES = 4 << 20  # those of offset printing have 0.5–3 MB
+MAX_PROFILE_BYTES = 4 << 20  # those of offset printing have 0.5–3 MB
 _CACHED_PROFILES = 16
 _SRGB_GAMMA = 2.2
 _SAME_GAMMA = 0.05  # libpng's threshold
@@ -40,7 +40,7 @@ def to_srgb(image: Image.Image) -> Image.Image:
         image: decoded, any mode; its pixels may be changed.
     """
     profile = image.info.get("icc_profile")
-    if not isinstance(profile, bytes) or not 128 < len(profile) <= _MAX_PROFILE_BYTES:
+    if not isinstance(profile, bytes) or not 128 < len(profile) <= MAX_PROFILE_BYTES:
         return _to_rgb(image)
     mode = _PROFILED.get(profile[16:20])
     transform = _transform_to_srgb(profile, mode) if mode == _channels(image) and mode is not None else None
@@ -99,9 +99,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return image
     exponent = _exponent(image)
     if image.mode.startswith("I;16"):
-        return Image.fromarray(_of_16_bits(np.asarray(image), exponent, image.info.get("transparency"))).convert("RGB")
+        levels = _of_16_bits(np.asarray(image), exponent, image.info.get("transparency"))
+        return Image.fromarray(255 - levels if is_inverted(image) else levels).convert("RGB")
     if image.mode in ("I", "F"):
-        return Image.fromarray(_stretched(np.asarray(image))).convert("RGB")
+        values = np.asarray(image)
+        return Image.fromarray(_stretched(values.view(np.uint32) if is_unsigned(image) else values)).convert("RGB")
     colours = image.convert("RGBA" if image.has_transparency_data else "RGB")
     if exponent != 1:
         levels = (255 * np.linspace(0, 1, 256) ** exponent).round().astype(int).tolist()
@@ -138,7 +140,7 @@ def _on_white(image: Image.Image) -> Image.Image:
     return flat
 
 
-def _stretched(values: npt.NDArray[np.int32 | np.float32]) -> npt.NDArray[np.uint8]:
+def _stretched(values: npt.NDArray[np.int32 | np.uint32 | np.float32]) -> npt.NDArray[np.uint8]:
     """Scale grey `[H, W]` to 0–255, some rows at a time: in double precision, 50 megapixels would take a gigabyte."""
     rows = max(1, _STRIP_PIXELS // values.shape[1])
     starts = range(0, len(values), rows)

@@ -15,6 +15,9 @@ _STEPS = {"L;2": 85, "L;4": 17}
 _COLOURS = {"RGB": 3, "RGBA": 3, "LA": 1}
 _OTHER_BYTE = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}
 _STRIP_PIXELS = 1 << 20
+# Tags of TIFF and their values
+_BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339
+_WHITE_IS_ZERO, _UNSIGNED = 0, 1
 
 
 def scale_transparency(image: Image.Image) -> None:
@@ -29,6 +32,27 @@ def raw_mode(image: Image.Image) -> str:
     arguments = next((tile[3] for tile in getattr(image, "tile", ())), None)
     mode = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return mode if isinstance(mode, str) else ""
+
+
+def add_big_endian_white_is_zero() -> None:
+    """Let Pillow open TIFFs of 16-bit grey where 0 is white in big-endian order, as it does in little-endian order."""
+    from PIL.TiffImagePlugin import MM, OPEN_INFO
+
+    OPEN_INFO.setdefault((MM, 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
+
+
+def is_inverted(image: Image.Image) -> bool:
+    """Whether 0 is white in a decoded picture; Pillow inverts TIFFs of up to 8 bits itself."""
+    return image.mode.startswith("I;16") and _tiff_tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO
+
+
+def is_unsigned(image: Image.Image) -> bool:
+    """Whether the integers of 32 bits that Pillow decoded are unsigned; it reads all as signed."""
+    return image.mode == "I" and _tiff_tag(image, _BITS) == (32,) and _tiff_tag(image, _SAMPLE_FORMAT) in (None, (_UNSIGNED,))
+
+
+def _tiff_tag(image: Image.Image, tag: int) -> Any:
+    return getattr(image, "tag_v2", {}).get(tag)
 
 
 def spare_bits(highest: int) -> int:
@@ -57,8 +81,14 @@ def add_low_bytes(image: Image.Image, low: Image.Image) -> Image.Image:
         low: the same picture, opened and not yet decoded.
     """
     opened = cast("ImageFile.ImageFile", low)
-    opened.tile = [tile._replace(args=_other_byte(tile.args)) for tile in opened.tile]
-    low.load()
+    if raw_mode(low) == "LA;16B":
+        # Pillow opens grey with alpha as RGBA, and cannot take its low bytes. Taken as RGBA of 8 bits, the channels are the four bytes.
+        opened.tile = [tile._replace(args="RGBA") for tile in opened.tile]
+        grey, alpha = low.getchannel(1), low.getchannel(3)
+        low = Image.merge("RGBA", (grey, grey, grey, alpha))
+    else:
+        opened.tile = [tile._replace(args=_other_byte(tile.args)) for tile in opened.tile]
+        low.load()
     colours, highest, clear = _COLOURS[image.mode], _highest(image), image.info.pop("transparency", None)
     shift = spare_bits(highest << 8 | 255 if highest else _highest(low))
     rows = max(1, _STRIP_PIXELS // image.width)

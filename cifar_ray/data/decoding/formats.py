@@ -7,14 +7,17 @@ import ctypes
 import logging
 import re
 import warnings
+from collections.abc import Iterator
 from functools import cache
 from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError, features
 
 from cifar_ray.data.decoding import png
-from cifar_ray.data.decoding.depths import scale_transparency
+from cifar_ray.data.decoding.depths import add_big_endian_white_is_zero, scale_transparency
+from cifar_ray.data.decoding.special_files import open_regular
 from cifar_ray.errors import ImageError
 
 _HAS_AVIF = "avif" in features.modules and features.check_module("avif")  # from Pillow 11.3, where it was built with libavif
@@ -28,48 +31,57 @@ SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", "
 _HEIF = "HEIF"  # the container of HEIC, as pi_heif names its format
 _HEIC_BRANDS = frozenset((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"))
 _CONTAINER_BRANDS = frozenset((b"mif1", b"msf1"))
+_BIG_ENDIAN_TIFF = b"MM\0"
 _HEAD_BYTES = 64
 
 _QUIET = ("ignore", None, Warning, re.compile(r"(PIL|pi_heif)\."), 0)
 
 
-def open_picture(source: bytes | Path) -> Image.Image:
+@contextlib.contextmanager
+def open_picture(source: bytes | Path) -> Iterator[Image.Image]:
     """Open a picture and read its header.
+
+    Pillow gets a stream, never a path: it maps some files into memory, and then it does not rotate them.
 
     Args:
         source: content or path of a picture.
 
-    Returns:
-        A picture whose pixels are not decoded yet; close it.
+    Yields:
+        A picture whose pixels are not decoded yet.
 
     Raises:
         UnidentifiedImageError: if it is in none of the formats.
-        ImageError: if it is HEIC and the package for it is not installed.
+        ImageError: if it is not a regular file, or if it is HEIC and the package for it is not installed.
     """
     _silence_decoders()
-    head = _head(source)
+    with BytesIO(source) if isinstance(source, bytes) else open_regular(source) as stream, _open(stream) as image:
+        scale_transparency(image)
+        yield image
+
+
+def _open(stream: BinaryIO) -> Image.Image:
+    head = stream.read(_HEAD_BYTES)
+    stream.seek(0)
+    if head.startswith(png.SIGNATURE):
+        return _open_png(stream.read())
+    if head.startswith(_BIG_ENDIAN_TIFF):
+        add_big_endian_white_is_zero()
     try:
-        image = Image.open(_stream(source, head), formats=FORMATS)
+        return Image.open(stream, formats=FORMATS)
     except UnidentifiedImageError:
         if not _is_heic(head):
             raise
-        _register_heic()
-        image = Image.open(_stream(source, head), formats=(_HEIF,))
-    scale_transparency(image)
+    _register_heic()
+    stream.seek(0)
+    return Image.open(stream, formats=(_HEIF,))
+
+
+def _open_png(content: bytes) -> Image.Image:
+    essential, long_profile = png.essential(content)
+    image = Image.open(BytesIO(essential), formats=("PNG",))
+    if long_profile:
+        image.info["icc_profile"] = long_profile
     return image
-
-
-def _stream(source: bytes | Path, head: bytes) -> BytesIO | Path:
-    if head.startswith(png.SIGNATURE):
-        return BytesIO(png.essential(source if isinstance(source, bytes) else source.read_bytes()))
-    return BytesIO(source) if isinstance(source, bytes) else source
-
-
-def _head(source: bytes | Path) -> bytes:
-    if isinstance(source, bytes):
-        return source[:_HEAD_BYTES]
-    with source.open("rb") as file:
-        return file.read(_HEAD_BYTES)
 
 
 def _is_heic(head: bytes) -> bool:

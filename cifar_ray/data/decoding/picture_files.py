@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cifar_ray.data.decoding.formats import SUFFIXES
+from cifar_ray.data.decoding.special_files import special_kind
 from cifar_ray.errors import DataError
 
 # Of network storage, archives and operating systems; hidden ones are ignored, too
@@ -22,11 +23,15 @@ _logger = logging.getLogger(__name__)
 
 
 class PictureFilter:
-    """Selects pictures by their suffix, and counts what it leaves out: other files, and folders of network storage, but not hidden ones."""
+    """Selects pictures by their suffix, and counts what it leaves out.
+
+    These are other files, special files such as named pipes, and folders of network storage; hidden ones are not counted.
+    """
 
     def __init__(self) -> None:
         self.files: Counter[str] = Counter()
         self.folders: Counter[str] = Counter()
+        self.special: Counter[str] = Counter()
 
     def accepts(self, file: str) -> bool:
         """Whether a file of this name is a picture."""
@@ -37,16 +42,28 @@ class PictureFilter:
         self.files[Path(file).suffix.lower()] += 1
         return False
 
+    def accepts_entry(self, entry: os.DirEntry[str]) -> bool:
+        """Whether a file is a picture by its name, and can be read: a named pipe would block its reader."""
+        if not self.accepts(entry.name):
+            return False
+        kind = special_kind(entry)
+        if kind:
+            self.special[kind] += 1
+        return not kind
+
     def enters(self, folder: str) -> bool:
         """Whether a folder of this name may contain pictures."""
         self.folders[folder] += folder.casefold() in _OF_STORAGE
         return not is_ignored(folder)
 
     def report(self, where: object) -> None:
-        """Log a line for the files and one for the folders."""
+        """Log a line for the files, one for special files and one for the folders."""
         if self.files:
             files_are = "files that are not pictures" if self.files.total() > 1 else "file that is not a picture"
             _logger.info("%s: left out %s %s: %s", where, f"{self.files.total():,}", files_are, _kinds(self.files))
+        if self.special:
+            kinds = ", ".join(counted(count, kind) for kind, count in self.special.most_common())
+            _logger.info("%s: left out files that cannot be read as pictures: %s", where, kinds)
         if self.folders.total():
             _logger.info("%s: left out folders of network storage, archives or the system: %s", where, _kinds(+self.folders))
 
@@ -61,21 +78,37 @@ def pictures_in(folder: Path, picture_filter: PictureFilter) -> Iterator[Path]:
     Raises:
         DataError: if a folder cannot be read.
     """
-
-    def refuse(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):  # val/ and test/ need not have every class
-            raise DataError(f"{error.filename}: {error.strerror}")
-
     # The folders above are in the set, too: a link to one of them would find the pictures of all classes.
     visited = {_identity(above) for above in folder.absolute().parents}
-    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        identity = _identity(Path(place))
+    waiting = [folder]
+    while waiting:
+        place = waiting.pop()
+        identity = _identity(place)
         if identity in visited:
-            folders.clear()
             continue
         visited.add(identity)
-        folders[:] = filter(picture_filter.enters, sorted(folders))
-        yield from (Path(place, name) for name in sorted(names) if picture_filter.accepts(name))
+        inside = _entries(place)
+        folders = [entry.name for entry in inside if _is_folder(entry) and picture_filter.enters(entry.name)]
+        waiting += [place / name for name in reversed(folders)]
+        yield from (Path(entry.path) for entry in inside if not _is_folder(entry) and picture_filter.accepts_entry(entry))
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, sorted by name; the entries know what is a folder without asking the file system again."""
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except FileNotFoundError:  # val/ and test/ need not have every class
+        return []
+    except OSError as error:
+        raise DataError(f"{error.filename}: {error.strerror}") from None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _identity(folder: Path) -> tuple[int, int]:
@@ -92,16 +125,13 @@ def is_ignored(name: str) -> bool:
 
 
 def direct_pictures(folder: Path) -> list[str]:
-    """Names of the pictures in a folder, without those in folders inside it."""
-    return [
-        path.name
-        for path in folder.iterdir()
-        if path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".") and not path.is_dir()
-    ]
+    """Names of the pictures in a folder, without those in folders inside it, sorted."""
+    picture_filter = PictureFilter()
+    return [entry.name for entry in _entries(folder) if not _is_folder(entry) and picture_filter.accepts_entry(entry)]
 
 
 def describe(folder: Path) -> str:
-    """What files are in a folder, for an error message: `34 .mp4 and 2 .pdf files`."""
+    """What files are in a folder, for an error message: `34 .mp4 and 2 .pdf files and 1 file without a suffix`."""
     counts: Counter[str] = Counter()
     for _, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not is_ignored(name)]
@@ -110,7 +140,10 @@ def describe(folder: Path) -> str:
             break
     if not counts:
         return "no files"
-    return f"{_kinds(counts, ' and ')} file{'s' * (counts.total() != 1)}"
+    bare = counts.pop("", 0)
+    found = [f"{_kinds(counts, ' and ')} file{'s' * (counts.total() != 1)}"] if counts else []
+    found += [f"{counted(bare, 'file')} without a suffix"] if bare else []
+    return " and ".join(found)
 
 
 def counted(count: int, what: str) -> str:

@@ -16,6 +16,7 @@ from pyarrow.fs import FileSelector, FileSystem, FileType
 from cifar_ray.config import local_path
 from cifar_ray.data.decoding.formats import SUFFIXES
 from cifar_ray.data.decoding.picture_files import PictureFilter, pictures_in
+from cifar_ray.data.decoding.special_files import open_regular
 from cifar_ray.errors import ConfigError, DataError, ImageError
 
 STDIN = "-"
@@ -62,11 +63,14 @@ def read_picture(name: str) -> bytes:
     """
     try:
         if "://" not in name:
-            return Path(name).read_bytes()
+            with open_regular(Path(name)) as file:
+                return file.read()
         file_system, path = FileSystem.from_uri(name)
         with file_system.open_input_stream(path) as stream:
             data: bytes = stream.readall()
             return data
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from None
     except (OSError, ValueError, ArrowException) as error:
         raise ImageError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or ' '.join(str(error).split())})") from None
 
