@@ -5,6 +5,7 @@
 #   make test-slow  longer tests           make test-web  the page in Chromium
 #   make test-abuse  hostile requests      make test-cluster  ray up on hosts in network namespaces
 #   make test-chaos  a training killed thirty times
+#   make coverage  what the tests run     make mutants   changes that no test notices
 #   make wheel-test  an installed wheel        make test-newest  the newest ray and torch
 #   make audit    known weaknesses of the locked packages
 PYTHON ?= python3
@@ -13,7 +14,7 @@ UV := $(BIN)/uv
 INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends
 
 .DEFAULT_GOAL := setup
-.PHONY: setup lock format lint test test-fast test-slow test-chaos test-web test-abuse test-cluster test-newest wheel-test audit demo serve clean
+.PHONY: setup lock format lint test test-fast test-slow test-chaos coverage mutants test-web test-abuse test-cluster test-newest wheel-test audit demo serve clean
 
 setup: .venv/.installed
 	@echo "ready: . .venv/bin/activate, or see 'make demo' and README.md"
@@ -73,6 +74,17 @@ test-slow: setup
 # one training that is killed thirty times; half an hour on two cores. CHAOS_SEED=1 kills it otherwise.
 test-chaos: setup
 	$(BIN)/python -m pytest -s -m chaos tests/training
+
+# what the tests of `make test` run of the code, without what runs in other processes; a quarter of an hour
+coverage: setup
+	$(UV) pip install -q --python $(BIN)/python --no-build-isolation -e '.[quality]'
+	$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered
+
+# Which changes of a line do the tests not notice, in the modules that pyproject.toml names; half an hour. The survivors are listed by
+# `.venv/bin/mutmut results` and shown by `.venv/bin/mutmut show NAME`; benchmarks/results/mutants.md says which are known.
+mutants: setup
+	$(UV) pip install -q --python $(BIN)/python --no-build-isolation -e '.[quality]'
+	$(BIN)/mutmut run
 
 # the page in Chromium; a minute
 test-web: setup
