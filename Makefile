@@ -80,7 +80,7 @@ coverage: setup
 	$(UV) pip install -q --python $(BIN)/python --no-build-isolation -e '.[quality]'
 	$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered
 
-# Which changes of a line do the tests not notice, in the modules that pyproject.toml names; half an hour. The survivors are listed by
+# Which changes of a line do the tests not notice, in the modules that pyproject.toml names; an hour. The survivors are listed by
 # `.venv/bin/mutmut results` and shown by `.venv/bin/mutmut show NAME`; benchmarks/results/mutants.md says which are known.
 mutants: setup
 	$(UV) pip install -q --python $(BIN)/python --no-build-isolation -e '.[quality]'
