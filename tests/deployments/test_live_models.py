@@ -11,7 +11,7 @@ import pytest
 
 from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.errors import BundleError, UnknownModelError
-from cifar_ray.store import Bundle, ModelStore, registry
+from cifar_ray.store import Bundle, ModelStore
 from cifar_ray.store.gallery import GALLERY_FILE
 from deployments.predicting.contract import LoadedVersion, StoredGallery, StoredModel
 from deployments.replicas import live_models, store_listing
@@ -50,7 +50,7 @@ def test_the_default_is_what_was_promoted_last_when_the_server_started(
     tmp_path: Path, save_tiny: SaveTiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, now = ModelStore(str(tmp_path)), iter(range(1_800_000_000_000, 1_900_000_000_000, 1000))
-    monkeypatch.setattr(registry, "_now_ms", lambda: next(now))
+    monkeypatch.setattr("cifar_ray.store.aliases._now_ms", lambda: next(now))
     running = []
     for name in ("cifar10", "photos", "cifar10"):  # trained and served one after the other
         version = save_tiny(str(tmp_path), name).version
