@@ -161,6 +161,7 @@ def test_without_a_production_version_the_newest_that_is_sound_answers(tmp_path:
     assert re.search(r"pets@3 .*sha256.*; restore it or delete this version; .*pets@2 .*JSON.*; restore it or delete", status.problem)
 
 
+@pytest.mark.slow
 def test_models_on_an_object_store_answer_also_while_it_is_away(s3: Any, save_tiny: SaveTiny) -> None:
     storage = s3.uri("storage")
     save_tiny(storage)

@@ -73,6 +73,7 @@ def test_every_figure_is_that_of_the_predictor_and_the_report_opens_offline(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_two_workers_find_what_one_process_finds(ray_cluster: None, models: Models, tmp_path: Path) -> None:
     storage, save = models
     save("shared")

@@ -232,6 +232,7 @@ def test_an_export_is_imported_as_the_same_model_and_renamed_classes_change_noth
 @pytest.mark.skipif(importlib.util.find_spec("nncf") is None or importlib.util.find_spec("openvino") is None, reason="needs quantize")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize(("name", "views"), [("timm:test_efficientnet", 4), pytest.param("timm:test_vit", 1, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_an_int8_form_is_made_and_run(timm_bundle: MakeBundle, pictures: Pixels, name: str, views: int) -> None:
     bundle = timm_bundle(name, views)
     labels = exact(bundle).predict(pictures).logits.argmax(1).astype(np.int64)

@@ -166,6 +166,7 @@ def test_a_run_of_the_same_name_is_refused_and_stays_as_it_is(two_workers: tuple
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_an_error_in_a_worker_reaches_the_user_as_itself_and_nothing_is_kept(ray_cluster: None, storage: Path) -> None:
     diverging = {"name": "sgd", "lr": 1e12, "momentum": 0.9}
     with pytest.raises(TrainingError, match=r"the loss is .* in step . of epoch 1"):

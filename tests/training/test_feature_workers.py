@@ -57,6 +57,7 @@ def test_two_workers_compute_what_one_process_computes(expected: npt.NDArray[np.
     assert done == [0, 8, 8, 8, 8, 8]
 
 
+@pytest.mark.slow
 def test_a_lost_worker_costs_its_batch_and_not_the_run(expected: npt.NDArray[np.float32], monkeypatch: pytest.MonkeyPatch) -> None:
     class Dying(workers._Worker):
         def features(self, backbone: Backbone, number: int, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -111,6 +111,7 @@ def test_hosts_that_an_autoscaler_has_started_are_waited_for_once_though_ray_tel
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_hosts_that_do_not_share_a_storage_are_found(ray_cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     here = {"NodeID": ray.get_runtime_context().get_node_id(), "Alive": True}
     monkeypatch.setattr(ray, "nodes", lambda: [here, here])

@@ -81,6 +81,7 @@ def test_a_folder_alone_gives_a_model_that_is_promoted_and_says_what_to_type_nex
 
 
 @pytest.mark.usefixtures("plain_torch")
+@pytest.mark.slow
 def test_the_saved_network_gives_the_figures_that_were_printed(photos: Path, tmp_path: Path) -> None:
     assert train(photos, tmp_path, "--views", "4", "--method", "probe") == 0
     bundle = ModelStore(str(tmp_path / "storage")).load("photos")
