@@ -6,9 +6,8 @@ import codecs
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
 
 from pyarrow import ArrowException
 from pyarrow.fs import FileSelector, FileSystem, FileType
@@ -25,13 +24,13 @@ _LINE_END = re.compile("\r\n?|\n")
 _UTF16_NULS = 0.25  # fraction of NUL bytes: a third to a half in paths in UTF-16, much less between names of `find -print0`
 
 
-def list_pictures(sources: Sequence[str], stdin: IO[bytes]) -> list[str]:
+def list_pictures(sources: Sequence[str], stdin: Iterable[bytes] | Iterable[str]) -> list[str]:
     """Find picture files, without opening them.
 
     Args:
         sources: files, folders (searched at any depth), globs (including `**`), URIs (`s3://bucket/folder`), and `-` for
             paths on stdin, one per line or separated by NUL.
-        stdin: read only for `-`; UTF-8 or UTF-16.
+        stdin: read only for `-`: a binary stream in UTF-8 or UTF-16, or lines.
 
     Returns:
         Absolute paths or URIs, each once: the order of `sources`, sorted within a folder.
@@ -43,7 +42,7 @@ def list_pictures(sources: Sequence[str], stdin: IO[bytes]) -> list[str]:
     """
     found: dict[str, None] = {}
     for source in sources:
-        for line in _listed(stdin.read()) if source == STDIN else [source]:
+        for line in _listed(b"".join(map(_as_bytes, stdin))) if source == STDIN else [source]:
             try:
                 found.update(dict.fromkeys(_find_by_uri(line) if "://" in line else _find(line)))
             except (ConfigError, DataError):
@@ -86,6 +85,10 @@ def _listed(data: bytes) -> list[str]:
         text = os.fsdecode(data)
     lines = text.split("\0") if "\0" in text else _LINE_END.split(text)
     return [name for line in lines if (name := line.lstrip(_BYTE_ORDER_MARK))]
+
+
+def _as_bytes(line: bytes | str) -> bytes:
+    return line if isinstance(line, bytes) else os.fsencode(line if line.endswith(("\n", "\r")) else f"{line}\n")
 
 
 def _absolute(path: str) -> str:
