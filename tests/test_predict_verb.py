@@ -400,3 +400,11 @@ def test_names_that_are_no_utf_8_have_rows_like_the_others(store: ModelStore, tm
     else:
         assert b"caf\\xe9.png" in out.read_bytes().replace(b"\\\\", b"\\")
     assert "caf\\xe9.png" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_a_list_may_be_lines_of_text(tmp_path: Path, end: str) -> None:
+    names = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    for name in names:
+        Path(name).touch()
+    assert list_pictures(["-"], [f"{name}{end}" for name in names]) == names
