@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 
+_OURS = ("cifar_ray", "deployments")
+
 
 class _StderrHandler(logging.Handler):
     """Writes to what `sys.stderr` is now: while progress bars are shown, rich prints the lines above them."""
@@ -16,6 +18,13 @@ class _StderrHandler(logging.Handler):
             self.handleError(record)
 
 
+def _concerns_the_user(record: logging.LogRecord) -> bool:
+    """Other libraries log what they do, such as matplotlib on its first use; only their warnings are of use."""
+    return record.levelno >= logging.WARNING or record.name.partition(".")[0] in _OURS
+
+
 def show_log(level: int = logging.INFO) -> None:
     """Shows messages from `level` on as plain lines, for example about files that were skipped."""
-    logging.basicConfig(level=level, format="%(message)s", handlers=[_StderrHandler()])
+    handler = _StderrHandler()
+    handler.addFilter(_concerns_the_user)
+    logging.basicConfig(level=level, format="%(message)s", handlers=[handler])

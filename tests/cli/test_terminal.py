@@ -135,6 +135,16 @@ def test_log_messages_go_above_a_bar(make_screen: MakeScreen) -> None:
     assert screen.lines[2].startswith("decoding")
 
 
+def test_of_other_libraries_only_warnings_are_shown(capsys: Shown) -> None:
+    other = logging.getLogger("matplotlib.font_manager")
+    with no_log_handlers():
+        show_log()
+        other.info("generated new fontManager")
+        other.warning("no font has this character")
+        logging.getLogger("cifar_ray.data.folder").info("decoded")
+    assert capsys.readouterr().err.splitlines() == ["no font has this character", "decoded"]
+
+
 def test_a_run_is_a_line_per_epoch_without_a_terminal(capsys: Shown) -> None:
     progress = ConsoleProgress(10, 1000)
     progress.on_message("run one")
