@@ -149,7 +149,7 @@ class StatsCommand(Config):
     folder: Annotated[Positional[str | None], tyro.conf.arg(metavar="DIR")] = Field(None, description="short for --data-dir DIR")
     dataset: DatasetName | None = Field(None, description="default: folder if a folder is given, else cifar10")
     data_dir: str | None = Field(None, description="folder: DIR/train/<class>/… with optional val/ and test/, or DIR/<class>/…; or a table")
-    columns: str = Field("", description="columns of a table, as in image=path,label=species; default: found by their names")
+    columns: str | None = Field(None, description="columns of a table, as in image=path,label=species; default: found by their names")
     image_size: int | None = Field(None, ge=8, le=1024, description="side of the square images, px; default: 32")
     resize_policy: ResizePolicy | None = Field(
         None,

@@ -20,7 +20,7 @@ class DataChoice(Config):
         description="folder of images: DIR/<class>/… or DIR/train/<class>/… with val/ and test/; a table of paths and labels; "
         "cifar10, cifar100: folder of the files",
     )
-    columns: str = Field("", description="columns of a table, as in image=path,label=species; default: found by their names")
+    columns: str | None = Field(None, description="columns of a table, as in image=path,label=species; default: found by their names")
     split: SplitName = Field(
         "test", description="split to use, val if there is no test split; all: every image, for data that the model was not trained on"
     )

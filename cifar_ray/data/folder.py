@@ -33,7 +33,9 @@ _MAX_THREADS = 16  # small pictures spend half their time in Python: more thread
 _logger = logging.getLogger(__name__)
 
 
-def load_folder(root: Path, size_px: int, policy: ResizePolicy, progress: StartTask = no_progress, columns: str = "") -> DatasetSplits:
+def load_folder(
+    root: Path, size_px: int, policy: ResizePolicy, progress: StartTask = no_progress, columns: str | None = None
+) -> DatasetSplits:
     """Load the pictures of a folder or table, in any layout that `list_pictures` knows; decode them on first use.
 
     Pictures may be at any depth below their class folder. Hidden files and other file types are ignored. Damaged pictures are left out,

@@ -14,7 +14,7 @@ from cifar_ray.metrics.accuracy import Floats, Integers, Logits
 SHARE_KEPT = 0.95
 
 _NEIGHBOUR = 5
-_MAX_KNOWN = 500  # more cost memory and time, and tell no better
+_MAX_KNOWN = 500  # more pictures cost memory and time without better results
 
 
 @dataclass(frozen=True, eq=False)

@@ -69,7 +69,7 @@ def suit(chosen: Mapping[str, Any]) -> Suited:
     if dataset == "folder" and data_dir is not None and named is None:
         from cifar_ray.data.listing.tables import list_pictures  # imports numpy and Pillow, which --help does without
 
-        return _suit_folder(list_pictures(Path(resolve_storage(data_dir)), chosen.get("columns") or ""), chosen, settings)
+        return _suit_folder(list_pictures(Path(resolve_storage(data_dir)), chosen.get("columns")), chosen, settings)
     recipe = get_recipe(named or default_recipe(dataset, chosen.get("model")))
     return Suited(recipe.model_dump() | settings)
 

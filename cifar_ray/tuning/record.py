@@ -245,8 +245,8 @@ class Record:
 def _rank_short(trials: list[Trial], metric: str) -> list[Trial]:
     """Rank trials without a full run: first those with more than half the epochs of the longest, at an epoch that they all reached.
 
-    The rest follow, ranked in the same way. So a trial that has just started leads no longer one, and one that was cut off an epoch later
-    than another has no advantage.
+    The rest follow, ranked in the same way. So a trial that has just started does not lead a longer one, and one
+    that was cut off an epoch later than another has no advantage.
     """
     ranked: list[Trial] = []
     left = list(trials)

@@ -5,10 +5,14 @@ import io
 import json
 
 import pytest
+import yaml
 
+from cifar_ray.config.search_config import SearchConfig
 from cifar_ray.errors import ConfigError, StoreError
+from cifar_ray.recipes import get_recipe
 from cifar_ray.storage import FileTree
 from cifar_ray.tuning.record import AGAIN, STATE_FILE, Record, Status, Trial
+from cifar_ray.tuning.search_job import prepare
 from tests.tuning.conftest import report
 
 
@@ -28,6 +32,22 @@ def test_a_record_of_release_0_1_has_no_format_version_and_a_newer_one_is_refuse
     files.replace(STATE_FILE, json.dumps(values | {"format_version": 2}).encode())
     with pytest.raises(ConfigError, match=r"state\.json: format_version 2 is not one .*; upgrade cifar-ray"):
         Record.load(files)
+
+
+def test_a_search_that_an_earlier_release_began_is_resumed_though_settings_were_added_since(record: Record, tmp_path) -> None:
+    fixed = get_recipe("digits").model_copy(update={"storage": str(tmp_path), "name": "one"})
+    job = prepare(fixed, SearchConfig(), {"optimizer.lr": {"loguniform": [1e-4, 1e-2]}})
+    job.open()
+    record.save(job.files)
+    settings = yaml.safe_load(job.files.read("search.yaml"))
+    for added in ("columns", "split_seed"):
+        del settings["fixed"][added]
+    job.files.replace("search.yaml", yaml.safe_dump(settings).encode())
+    assert job.open().trials == record.trials
+    settings["fixed"]["epochs"] += 1
+    job.files.replace("search.yaml", yaml.safe_dump(settings).encode())
+    with pytest.raises(ConfigError, match="has other settings; choose another --name"):
+        job.open()
 
 
 def test_what_still_ran_when_the_search_was_killed_is_interrupted(record: Record, tmp_path) -> None:

@@ -60,7 +60,7 @@ def essential(png: bytes) -> tuple[bytes, bytes | None]:
 
 
 def _is_droppable(name: bytes) -> bool:
-    """Whether a chunk that is cut can be left out: of a later picture of an animation, or without any say in rotation."""
+    """Whether a chunk that is cut can be left out: it belongs to a later picture of an animation, or does not affect the rotation."""
     return name.isalpha() and name[:1].islower() and name not in (*_TEXTS, b"eXIf")
 
 
@@ -78,7 +78,7 @@ def _matters(name: bytes, content: bytes, checksum: bytes, colour_type: int) -> 
 
 
 def _long_profile(content: bytes) -> bytes | None:
-    """The ICC profile of a chunk if it is too long for Pillow; empty if it is too long to be used at all, or damaged there."""
+    """The ICC profile of a chunk if it is too long for Pillow; empty if it is longer than the maximum, or damaged after the first MiB."""
     inflate = zlib.decompressobj()
     try:
         profile = inflate.decompress(content.partition(b"\0")[2][1:], _PILLOW_PROFILE_BYTES)

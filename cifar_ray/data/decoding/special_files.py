@@ -1,4 +1,4 @@
-"""Named pipes, sockets and devices: they have the name of a file, but who reads them may wait without end."""
+"""Named pipes, sockets and devices: they are named like files, but reading them may block forever."""
 
 from __future__ import annotations
 

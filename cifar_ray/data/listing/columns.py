@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cifar_ray.data.decoding.formats import SUFFIXES
+from cifar_ray.data.listing.readers import LabelTable
 from cifar_ray.errors import DataError
 
 # Usual names, the preferred one first; compared in lower case and without punctuation
@@ -58,7 +58,7 @@ class Columns:
         return len(self.labels) > 1
 
 
-def parse_columns(text: str) -> dict[str, str]:
+def parse_columns(text: str | None) -> dict[str, str]:
     """Parse `image=…,label=…,split=…`.
 
     Raises:
@@ -71,39 +71,38 @@ def parse_columns(text: str) -> dict[str, str]:
     return {key: name for key, _, name in pairs}
 
 
-def find_columns(path: Path, table: pa.Table, chosen: str = "") -> Columns:
+def find_columns(table: LabelTable, chosen: str | None = None) -> Columns:
     """Find the columns by their names, else by their content.
 
     Args:
-        path: of the table, for messages.
         table: the table.
         chosen: `--columns` of the user.
 
     Raises:
         DataError: if a column is missing or ambiguous; the message lists the columns and the option.
     """
-    wanted, names = parse_columns(chosen), list(table.column_names)
+    wanted, names = parse_columns(chosen), list(table.rows.column_names)
     for key, name in wanted.items():
         if name not in names:
-            raise DataError(f"{path}: --columns {key}={name}: no such column. Available: {', '.join(names)}")
+            raise DataError(f"{table.path}: --columns {key}={name}: no such column. Available: {', '.join(names)}")
     image = (
         wanted.get("image")
         or _by_name("image", names)
-        or _only(path, "image", [name for name in names if _holds_files(table[name])], names)
+        or _only(table, "image", [name for name in names if _holds_files(table.rows[name])], names)
     )
     split = wanted.get("split") or _by_name("split", names)
     rest = [name for name in names if name not in (image, split)]
     label = wanted.get("label") or _by_name("label", rest)
-    if label is None and len(rest) > 1 and all(_is_binary(table[name]) for name in rest):
+    if label is None and len(rest) > 1 and all(_is_binary(table.rows[name]) for name in rest):
         return Columns(image, tuple(rest), split)
-    return Columns(image, (label or _only(path, "label", rest, names),), split)
+    return Columns(image, (label or _only(table, "label", rest, names),), split)
 
 
-def _only(path: Path, key: str, found: list[str], names: list[str]) -> str:
+def _only(table: LabelTable, key: str, found: list[str], names: list[str]) -> str:
     if len(found) == 1:
         return found[0]
     problem = f"{' and '.join(found)} could be it" if found else "none looks like it"
-    raise DataError(f"{path}: which column is the {key}? {problem}. Columns: {', '.join(names)}; name it with --columns {key}=COLUMN")
+    raise DataError(f"{table.path}: which column is the {key}? {problem}. Columns: {', '.join(names)}; name it with --columns {key}=COLUMN")
 
 
 def _by_name(key: str, names: list[str]) -> str | None:

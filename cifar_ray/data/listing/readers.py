@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,20 @@ _DELIMITERS = (",", "\t", ";", "|")
 _HEADER_BYTES = 65_536
 
 
-def read_table(path: Path) -> pa.Table:
+@dataclass(frozen=True, eq=False)
+class LabelTable:
+    """A table that was read.
+
+    Attributes:
+        path: of its file, for messages and for the folder of its pictures.
+        rows: its content.
+    """
+
+    path: Path
+    rows: pa.Table
+
+
+def read_table(path: Path) -> LabelTable:
     """Read a table; values of a text format stay text.
 
     Raises:
@@ -35,7 +49,7 @@ def read_table(path: Path) -> pa.Table:
         raise DataError(f"{path}: {' '.join(str(error).split())[:200]}") from None
     if not table.num_rows:
         raise DataError(f"{path}: the table has no rows")
-    return table
+    return LabelTable(path, table)
 
 
 def _read_csv(path: Path) -> pa.Table:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from cifar_ray.data.listing.columns import find_columns
-from cifar_ray.data.listing.readers import SUFFIXES, read_table
+from cifar_ray.data.listing.readers import SUFFIXES, LabelTable, read_table
 from cifar_ray.errors import DataError
 
 ALL = "all"  # in place of a split: the table covers all splits
@@ -26,7 +28,7 @@ _NAMES = (
 _HELD_OUT = {"val": ("val", "valid", "validation", "dev"), "test": ("test", "testing", "holdout")}
 
 
-def tables_in(folder: Path, columns: str = "") -> dict[str, Path]:
+def tables_in(folder: Path, columns: str | None = None) -> dict[str, LabelTable]:
     """Tables of a folder by split; one under `ALL` if it covers all splits; empty if the folder has none.
 
     Args:
@@ -34,12 +36,11 @@ def tables_in(folder: Path, columns: str = "") -> dict[str, Path]:
         columns: `--columns` of the user.
     """
     found = {path.stem.casefold(): path for path in _candidates(folder)}
-    main = next((found[name] for name in _NAMES if name in found and _has_labels(found[name], columns)), None)
+    main = _first(found, _NAMES, columns)
     if main is None:
         return {}
-    held_out = {split: next((found[name] for name in names if name in found), None) for split, names in _HELD_OUT.items()}
-    parts = {split: path for split, path in held_out.items() if path is not None and _has_labels(path, columns)}
-    return {"train": main, **parts} if parts else {ALL: main}
+    held_out = {split: table for split, names in _HELD_OUT.items() if (table := _first(found, names, columns)) is not None}
+    return {"train": main, **held_out} if held_out else {ALL: main}
 
 
 def only_table(folder: Path) -> Path | None:
@@ -52,10 +53,11 @@ def _candidates(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES and path.is_file()]
 
 
-def _has_labels(path: Path, columns: str) -> bool:
-    """Whether a file is a table with a picture and a label in each row, and not, for example, settings or a list of test pictures."""
-    try:
-        find_columns(path, read_table(path), columns)
-    except DataError:
-        return False
-    return True
+def _first(found: Mapping[str, Path], names: Sequence[str], columns: str | None) -> LabelTable | None:
+    """The first file of these names with a picture and a label in each row; others may hold settings, or a list of test pictures."""
+    for path in (found[name] for name in names if name in found):
+        with suppress(DataError):
+            table = read_table(path)
+            find_columns(table, columns)
+            return table
+    return None

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from cifar_ray.data.decoding.formats import SUFFIXES
 from cifar_ray.data.decoding.picture_files import PictureFilter, pictures_in
 from cifar_ray.data.listing.columns import Columns, find_columns
-from cifar_ray.data.listing.readers import read_table
+from cifar_ray.data.listing.readers import LabelTable
 from cifar_ray.errors import DataError
 
 _SAMPLE = 1000  # rows whose files are looked for before the rest is believed
@@ -45,22 +45,21 @@ class Rows:
     missing: list[tuple[int, str]]
 
 
-def read_rows(path: Path, chosen: str = "") -> Rows:
-    """Read a table and find its pictures: relative to its folder, else by their names anywhere below it.
+def read_rows(table: LabelTable, chosen: str | None = None) -> Rows:
+    """Find the columns and the pictures of a table: relative to its folder, else by their names anywhere below it.
 
     Args:
-        path: the table.
+        table: the table.
         chosen: `--columns` of the user.
 
     Raises:
-        DataError: if the table is damaged, its columns are unclear, a label is unusable, a path leads outside, or more than 1 % of
+        DataError: if the columns are unclear, a label is unusable, a path leads outside, or more than 1 % of
             the pictures are missing. The message has row number and value.
     """
-    table = read_table(path)
-    columns = find_columns(path, table, chosen)
-    images = _texts(table[columns.image])
-    labels = _one_hot(path, table, columns) if columns.is_one_hot else _labels(path, table[columns.labels[0]], columns.labels[0])
-    splits = _texts(table[columns.split]) if columns.split else [""] * len(images)
+    path, content, columns = table.path, table.rows, find_columns(table, chosen)
+    images = _texts(content[columns.image])
+    labels = _one_hot(path, content, columns) if columns.is_one_hot else _labels(path, content[columns.labels[0]], columns.labels[0])
+    splits = _texts(content[columns.split]) if columns.split else [""] * len(images)
     files = _find(path.parent, images, path)
     missing = [(number, image) for number, (file, image) in enumerate(zip(files, images, strict=True), 1) if file is None]
     if len(missing) > _MISSING_SHARE * len(images):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cifar_ray.data.decoding.picture_files import counted
 from cifar_ray.data.listing.layouts import MAX_CLASSES, SPLITS, Listing, is_name_of, is_unprintable, list_folder, subfolders
-from cifar_ray.data.listing.readers import SUFFIXES
+from cifar_ray.data.listing.readers import SUFFIXES, LabelTable, read_table
 from cifar_ray.data.listing.table_files import ALL, only_table, tables_in
 from cifar_ray.data.listing.table_rows import read_rows
 from cifar_ray.errors import DataError
@@ -18,18 +18,18 @@ _NAMED = 3
 _logger = logging.getLogger(__name__)
 
 
-def list_pictures(place: Path, columns: str = "") -> Listing:
+def list_pictures(place: Path, columns: str | None = None) -> Listing:
     """Find the pictures and classes of a data set: in a table, in a folder with tables, or in a folder of class folders.
 
     Args:
         place: the table or the folder.
-        columns: names of the columns, as in `--columns`; empty finds them.
+        columns: names of the columns, as in `--columns`; `None` finds them.
 
     Raises:
         DataError: as `list_folder` and `read_rows`, or if a table has unusable classes or splits.
     """
     if place.is_file() and place.suffix.lower() in SUFFIXES:
-        return _list_tables(place.parent, {ALL: place}, columns, place.stem)
+        return _list_tables(place.parent, {ALL: read_table(place)}, columns, place.stem)
     tables = _tables_of(place, columns) if place.is_dir() else {}
     if tables:
         try:
@@ -49,22 +49,22 @@ def list_pictures(place: Path, columns: str = "") -> Listing:
         table = only_table(place) if place.is_dir() else None
         if table is None:
             raise
-    return _list_tables(place, {ALL: table}, columns, None)
+    return _list_tables(place, {ALL: read_table(table)}, columns, None)
 
 
-def _tables_of(root: Path, columns: str) -> dict[str, Path]:
+def _tables_of(root: Path, columns: str | None) -> dict[str, LabelTable]:
     """Tables of a folder by split, as from `tables_in`, or one in the folder of each split."""
     if found := tables_in(root, columns):
         return found
     folders = {split: root / name for split in SPLITS for name in subfolders(root) if is_name_of(split, name)}
-    parts = {split: path for split, folder in folders.items() if (path := tables_in(folder, columns).get(ALL)) is not None}
+    parts = {split: table for split, folder in folders.items() if (table := tables_in(folder, columns).get(ALL)) is not None}
     return parts if "train" in parts else {}
 
 
-def _list_tables(root: Path, tables: dict[str, Path], columns: str, name: str | None) -> Listing:
+def _list_tables(root: Path, tables: dict[str, LabelTable], columns: str | None, name: str | None) -> Listing:
     found: dict[str, list[tuple[Path, str]]] = {}
-    for table_split, path in tables.items():
-        rows = read_rows(path, columns)
+    for table_split, table in tables.items():
+        path, rows = table.path, read_rows(table, columns)
         named = {text: _split_named(text, path) for text in set(rows.splits)} if table_split == ALL else {}
         for file, label, text in zip(rows.files, rows.labels, rows.splits, strict=True):
             found.setdefault(named.get(text, table_split), []).append((file, label))
@@ -72,8 +72,7 @@ def _list_tables(root: Path, tables: dict[str, Path], columns: str, name: str | 
         if rows.missing:
             first = ", ".join(f"row {number}: {image}" for number, image in rows.missing[:_NAMED])
             _logger.warning("%s: left out %s whose picture is missing: %s", path, counted(len(rows.missing), "row"), first)
-    table = next(iter(tables.values()))
-    names = _class_names(table, {split: {label for _, label in pairs} for split, pairs in found.items()})
+    names = _class_names(next(iter(tables.values())).path, {split: {label for _, label in pairs} for split, pairs in found.items()})
     numbers = {class_name: label for label, class_name in enumerate(names)}
     files = {split: [(file, numbers[label]) for file, label in found[split]] for split in SPLITS if split in found}
     return Listing(root, names, files, root / name if name else None)
