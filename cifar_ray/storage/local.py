@@ -64,7 +64,7 @@ def locked(folder: Path, timeout_s: float) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise StoreError(f"another process has held {folder / _LOCK_FILE} for {timeout_s:g} s; try again, or stop that process") from None
-    except NotImplementedError:
+    except NotImplementedError:  # this file system has no locks
         pass
     except OSError as error:
         raise StoreError(f"cannot write to {folder}: {error.strerror or error}") from error

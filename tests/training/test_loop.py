@@ -9,7 +9,7 @@ from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data.batches.loader import EvaluationLoader, Step
 from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import DatasetSplits
-from cifar_ray.errors import DataError, TrainingError
+from cifar_ray.errors import ConfigError, DataError, TrainingError
 from cifar_ray.metrics.trust import Trust
 from cifar_ray.training.loop.fit import fit
 from cifar_ray.training.loop.trainer import Trainer
@@ -177,6 +177,18 @@ def test_a_loss_that_is_no_longer_finite_ends_the_run_and_names_the_step(stripes
 def test_a_batch_larger_than_the_data_is_refused(stripes: DatasetSplits) -> None:
     with pytest.raises(DataError, match="batch_size"):
         run(stripes, batch_size=1000)
+
+
+@pytest.mark.parametrize("sizes", [{"batch_size": 1}, {"micro_batch_size": 1}])
+def test_single_images_that_a_network_cannot_train_on_are_refused_before_the_first_step(
+    stripes: DatasetSplits, sizes: dict[str, int]
+) -> None:
+    small = dataclasses.replace(stripes.train, images=np.ascontiguousarray(stripes.train.images[:, ::2, ::2]))  # 8 px: one value at the end
+    few = DatasetSplits("stripes", small.subset(np.arange(4)), None, None)
+    settings = config(model="resnet18", val_fraction=0, test_fraction=0, **{"batch_size": 4} | sizes)
+    with pytest.raises(ConfigError, match=r"resnet18 cannot train on single images of 8 px, .* pass a larger --batch-size"):
+        Trainer(settings, few, CPU, Shard())
+    Trainer(settings.model_copy(update={"model": "small_cnn"} | sizes), stripes, CPU, Shard())  # larger maps
 
 
 def test_batch_norm_forgets_as_much_a_step_however_many_pieces_it_has(stripes: DatasetSplits) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from cifar_ray.data.batches.loader import EvaluationLoader, Normalization, Step,
 from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.streamed import TrainingSplits
+from cifar_ray.errors import ConfigError
 from cifar_ray.metrics.accuracy import Evaluation, Logits
 from cifar_ray.models import DataInitialized
 from cifar_ray.models.precision import Precision
@@ -77,6 +79,7 @@ class Trainer:
         )
         self.loss = TrainingLoss(config, splits.train.labels, splits.train.num_classes, device)
         self.model = self._prepare(initial.network)
+        self._check_single_images()
         self.frozen = freeze(self.model, config.start) if config.start else []
         self.optimizers = create_optimizers(self.model, config.optimizer, config.batch_size)
         if config.start:
@@ -106,6 +109,25 @@ class Trainer:
             if norm.momentum is not None:  # the same decay per step for any number of micro-batches
                 norm.momentum = 1 - (1 - norm.momentum) ** (1 / self.loader.pieces_per_step)
         return model
+
+    def _check_single_images(self) -> None:
+        """Refuse micro-batches of one image if batch normalisation would have one value per channel.
+
+        Raises:
+            ConfigError: naming the flags.
+        """
+        if self.loader.piece_sizes[-1] > 1:
+            return
+        side = self.loader.image_size_px
+        image = self.normalization(torch.zeros(1, side, side, 3, dtype=torch.uint8, device=self.device))
+        try:
+            with torch.no_grad(), self.precision.autocast():
+                copy.deepcopy(self.model).train()(image)
+        except ValueError:
+            raise ConfigError(
+                f"batch_size: {self.config.model} cannot train on single images of {side} px, because batch normalisation needs more "
+                "than one value; pass a larger --batch-size, --micro-batch-size or --image-size"
+            ) from None
 
     def _wrap(self) -> nn.Module:
         """Wrap the network in DDP; needed again when the set of trained weights changes."""
