@@ -367,6 +367,17 @@ def test_a_body_that_says_it_is_too_long_for_the_room_is_refused_unread(classifi
     problem(asyncio.run(ask(picture + b"\0")), 503)
 
 
+def test_what_is_no_request_passes_the_limit_of_bodies_unchanged() -> None:
+    seen: list[Any] = []
+
+    async def app(*parts: Any) -> None:
+        seen.extend(parts)
+
+    parts: Any = ({"type": "lifespan"}, object(), object())
+    asyncio.run(BodyBudget(app, 10)(*parts))  # type: ignore[arg-type]
+    assert seen == list(parts)
+
+
 @pytest.mark.parametrize(("declared", "reads"), [(b"11", 0), (b"10", 1), (b"9" * 30, 0), (b"ten", 1)])
 def test_a_declared_length_beyond_the_room_is_refused_before_a_byte_is_read(declared: bytes, reads: int) -> None:
     received: list[str] = []
