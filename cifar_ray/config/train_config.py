@@ -125,6 +125,9 @@ class TrainConfig(Config):
         description="weights of the loss; balanced: images / (classes × images of the class), for uneven classes; "
         "multi-label: of positives, pictures without the label / pictures with it",
     )
+    min_precision: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="multi-label: precision that each label must reach on validation, for example 0.9; default: the best F1 score"
+    )
     sampling: SamplingName = Field(
         "natural", description="images of an epoch; natural: each image once; balanced: equally many of each class, for uneven classes"
     )

@@ -6,15 +6,14 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from cifar_ray.config import printable
 from cifar_ray.errors import DataError
-
-Labels = npt.NDArray[Any]  # int64 `[N]`, or uint8 `[N, C]` for several labels per image
+from cifar_ray.metrics.accuracy import Labels
 
 
 @dataclass(frozen=True)
