@@ -89,6 +89,12 @@ class ImageDataset:
         """Name of an image for the user: its file, or its number."""
         return f"#{row}" if self.files is None else printable(self.files[row])
 
+    def label_of(self, row: int) -> str:
+        """Class of an image for the user; with several labels all of them, or `none`."""
+        if not self.is_multi_label:
+            return self.class_names[int(self.labels[row])]
+        return ", ".join(name for name, has in zip(self.class_names, self.labels[row], strict=True) if has) or "none"
+
     def class_counts(self) -> npt.NDArray[np.int64]:
         """Number of images per class: int64, `[num_classes]`; an image with several labels counts for each."""
         return count_labels(self.labels, self.num_classes)

@@ -68,8 +68,8 @@ def fit_rules(logits: Logits, labels: npt.NDArray[np.uint8], min_precision: floa
         labels: uint8 `[N, C]`, 0 or 1.
         min_precision: precision that the thresholds must reach, 0–1; `None` for the best F1 score.
     """
-    pooled = _platt(logits.ravel(), labels.ravel(), (1.0, 0.0))
-    scales = [_platt(logits[:, column], labels[:, column], pooled) for column in range(labels.shape[1])]
+    pooled = _platt(logits.ravel(), labels.ravel(), (1.0, 0.0), prior_weight=1.0)
+    scales = [_platt(logits[:, column], labels[:, column], pooled, _PRIOR) for column in range(labels.shape[1])]
     calibration = LabelRules((0.5,) * len(scales), tuple(slope for slope, _ in scales), tuple(offset for _, offset in scales))
     probabilities = calibration.probabilities(logits).astype(np.float64)
     positives = labels.sum(axis=0)
@@ -78,8 +78,8 @@ def fit_rules(logits: Logits, labels: npt.NDArray[np.uint8], min_precision: floa
     return dataclasses.replace(calibration, thresholds=thresholds)
 
 
-def _platt(logits: Logits, labels: npt.NDArray[np.uint8], prior: tuple[float, float]) -> tuple[float, float]:
-    """Slope and offset with the smallest cross-entropy; their distance from the prior counts like `_PRIOR` positives."""
+def _platt(logits: Logits, labels: npt.NDArray[np.uint8], prior: tuple[float, float], prior_weight: float) -> tuple[float, float]:
+    """Slope and offset with the smallest cross-entropy, drawn towards a prior as if by so many positives."""
     from scipy.optimize import minimize  # the import takes tenths of a second, and serving does not need it
 
     exact, centre = logits.astype(np.float64), np.array([math.log(prior[0]), prior[1]])
@@ -87,9 +87,9 @@ def _platt(logits: Logits, labels: npt.NDArray[np.uint8], prior: tuple[float, fl
     def objective(parameters: Floats) -> tuple[float, Floats]:
         slope = math.exp(parameters[0])
         scaled = slope * exact + parameters[1]
-        value = (np.logaddexp(0, scaled) - labels * scaled).sum() + 0.5 * _PRIOR * ((parameters - centre) ** 2).sum()
+        value = (np.logaddexp(0, scaled) - labels * scaled).sum() + 0.5 * prior_weight * ((parameters - centre) ** 2).sum()
         residuals = 1 / (1 + np.exp(-scaled.clip(-_LARGE, _LARGE))) - labels
-        gradient = np.array([slope * (residuals * exact).sum(), residuals.sum()]) + _PRIOR * (parameters - centre)
+        gradient = np.array([slope * (residuals * exact).sum(), residuals.sum()]) + prior_weight * (parameters - centre)
         return float(value), gradient
 
     bounds = [(math.log(1 / _LARGEST_SLOPE), math.log(_LARGEST_SLOPE)), (-_LARGE, _LARGE)]
