@@ -14,6 +14,7 @@ import numpy.typing as npt
 from cifar_ray.config import printable
 from cifar_ray.errors import DataError
 from cifar_ray.metrics.accuracy import Labels
+from cifar_ray.metrics.label_sets import count_labels
 
 
 @dataclass(frozen=True)
@@ -98,19 +99,6 @@ class ImageDataset:
     def class_counts(self) -> npt.NDArray[np.int64]:
         """Number of images per class: int64, `[num_classes]`; an image with several labels counts for each."""
         return count_labels(self.labels, self.num_classes)
-
-
-def count_labels(labels: Labels, num_classes: int) -> npt.NDArray[np.int64]:
-    """Number of images per class, int64 `[num_classes]`, of labels as in `ImageDataset`."""
-    return np.bincount(labels, minlength=num_classes).astype(np.int64) if labels.ndim == 1 else labels.sum(axis=0, dtype=np.int64)
-
-
-def strata(labels: Labels) -> npt.NDArray[np.int64]:
-    """Number of the class of each image, or with several labels of its set of labels: int64 `[N]`, equal for equal labels."""
-    if labels.ndim == 1:
-        return labels.astype(np.int64, copy=False)
-    numbers: npt.NDArray[np.int64] = np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
-    return numbers
 
 
 class Fingerprinted(Protocol):

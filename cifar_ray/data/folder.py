@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from cifar_ray.cluster.process import usable_cores
-from cifar_ray.config import ResizePolicy
+from cifar_ray.config import ResizePolicy, TaskName
 from cifar_ray.data import dataset_cache as cache
 from cifar_ray.data.bursts import MAX_PICTURES, find_bursts, sketch
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
@@ -24,6 +25,8 @@ from cifar_ray.data.listing.tables import list_pictures
 from cifar_ray.data.reading.picture_source import Pictures
 from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.errors import DataError, ImageError
+from cifar_ray.metrics.accuracy import Labels
+from cifar_ray.metrics.label_sets import count_labels, strata
 
 # If more pictures of a class are damaged, the fault is elsewhere: in the copy, the disk, or the labels.
 LARGEST_BROKEN_SHARE = 0.5
@@ -34,7 +37,12 @@ _logger = logging.getLogger(__name__)
 
 
 def load_folder(
-    root: Path, size_px: int, policy: ResizePolicy, progress: StartTask = no_progress, columns: str | None = None
+    root: Path,
+    size_px: int,
+    policy: ResizePolicy,
+    progress: StartTask = no_progress,
+    columns: str | None = None,
+    task: TaskName | Literal["auto"] = "auto",
 ) -> DatasetSplits:
     """Load the pictures of a folder or table, in any layout that `list_pictures` knows; decode them on first use.
 
@@ -44,7 +52,7 @@ def load_folder(
     Raises:
         DataError: from `list_pictures`, or if more than half of the pictures of a class are damaged.
     """
-    listing = list_pictures(root, columns)
+    listing = list_pictures(root, columns, task)
     entry = f"{listing.name}-{size_px}px-{policy}-v{DECODER_VERSION}-{listing.fingerprint()[:16]}"
     return cache.load_or_build(entry, lambda allocate: _decode(listing, size_px, policy, allocate, progress))
 
@@ -66,14 +74,14 @@ def _decode(listing: Listing, size_px: int, policy: ResizePolicy, allocate: cach
                 on_decoded(1)
                 if error is not None:
                     intact[row] = False
-                    damaged.add(int(part.labels[row]), error)
+                    damaged.add(part.labels[row], error)
             names = part.pictures.names[intact]
             parts[split] = ImageDataset(_compact(images, intact), part.labels[intact], listing.class_names, names)
     damaged.report()
     check_present(listing, parts)
     if len(listing.parts["train"]) <= MAX_PICTURES:
         train = parts["train"]
-        parts["train"] = replace(train, bursts=find_bursts(*sketch(train.images), train.labels))
+        parts["train"] = replace(train, bursts=find_bursts(*sketch(train.images), strata(train.labels)))
     _logger.info("decoded %s pictures in %.1f s", f"{total - len(damaged.errors):,}", time.perf_counter() - start_s)
     return DatasetSplits(listing.name, parts["train"], parts.get("val"), parts.get("test"))
 
@@ -115,24 +123,25 @@ class Damaged:
     def __init__(self, listing: Listing) -> None:
         self.errors: list[str] = []
         self._listing = listing
-        self._pictures = np.bincount(listing.labels, minlength=len(listing.class_names))
+        self._pictures = count_labels(listing.labels, len(listing.class_names))
         self._errors_of: dict[int, list[str]] = defaultdict(list)
 
-    def add(self, label: int, error: str) -> None:
-        """Count one more of a class.
+    def add(self, labels: Labels, error: str) -> None:
+        """Count one more, with its row of the labels: of one class, or of each that it has.
 
         Raises:
             DataError: with the first three, if they are more than half of the pictures of the class.
         """
         self.errors.append(error)
-        errors = self._errors_of[label]
-        errors.append(error)
-        # Where more than half of the folder are damaged, more than half of some class are, too.
-        if len(errors) > LARGEST_BROKEN_SHARE * self._pictures[label]:
-            raise DataError(
-                f"{self._listing.root}: more than half of the {self._pictures[label]:,} pictures of class "
-                f"{self._listing.class_names[label]!r} are damaged; repair or remove them. The first are: {'; '.join(errors[:_NAMED])}"
-            )
+        for label in [int(labels)] if labels.ndim == 0 else np.flatnonzero(labels).tolist():
+            errors = self._errors_of[label]
+            errors.append(error)
+            # Where more than half of the folder are damaged, more than half of some class are, too.
+            if len(errors) > LARGEST_BROKEN_SHARE * self._pictures[label]:
+                raise DataError(
+                    f"{self._listing.root}: more than half of the {self._pictures[label]:,} pictures of class "
+                    f"{self._listing.class_names[label]!r} are damaged; repair or remove them. The first are: {'; '.join(errors[:_NAMED])}"
+                )
 
     def report(self) -> None:
         """Log how many there are and the first three; the others only at debug level."""

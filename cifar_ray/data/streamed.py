@@ -28,6 +28,8 @@ from cifar_ray.data.reading.picture_source import Pictures
 from cifar_ray.data.statistics import ChannelHistogram, ChannelValues, channel_mean_std
 from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.errors import DataError, ImageError
+from cifar_ray.metrics.accuracy import Labels
+from cifar_ray.metrics.label_sets import strata
 
 _CHUNK_BYTES = 8 << 20
 _MAX_CHUNK_IMAGES = 256
@@ -82,7 +84,7 @@ class StreamedImages:
 
     Attributes:
         pictures: the files, in the order of `ImageDataset.images`.
-        labels: int64, `[N]`, from 0 to `len(class_names) - 1`.
+        labels: as in `ImageDataset`.
         class_names: one name per class, in label order.
         mean_std: mean and standard deviation of the channels over all images.
         fingerprint: the fingerprint of the same images as an `ImageDataset`.
@@ -90,7 +92,7 @@ class StreamedImages:
     """
 
     pictures: PictureFiles
-    labels: npt.NDArray[np.int64]
+    labels: Labels
     class_names: tuple[str, ...]
     mean_std: tuple[ChannelValues, ChannelValues]
     fingerprint: str
@@ -231,7 +233,7 @@ class _Pass:
                 errors = pool.map(decoder(pictures.take(numbers), images, self._size_px, self._policy), range(len(numbers)))
                 for number, error in zip(numbers.tolist(), errors, strict=True):
                     if error is not None:
-                        damaged.add(int(labels[number]), error)
+                        damaged.add(labels[number], error)
                         broken.add(number)
                 self._sort(numbers, images)
                 searched = numbers[numbers < self._num_sketched]
@@ -252,7 +254,7 @@ class _Pass:
     def find_bursts(self, train: ImageDataset) -> _Indices | None:
         """The bursts of the training images of the listing, as for pictures in memory."""
         rows = _numbers(train)
-        return find_bursts(self._sketches[rows], self._aspects[rows], train.labels) if self._num_sketched else None
+        return find_bursts(self._sketches[rows], self._aspects[rows], strata(train.labels)) if self._num_sketched else None
 
     def finish(self, pictures: Pictures) -> None:
         """Write the rest of the entry: of the training images their rows in the listing, of the others their names."""

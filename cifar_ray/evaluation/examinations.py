@@ -161,7 +161,7 @@ def examine_dataset(
         DataError: if the data are missing, or training rejects them.
     """
     is_local_folder = config.dataset == "folder" and config.data_dir is not None and "://" not in config.data_dir
-    listing = list_pictures(Path(config.data_dir), config.columns) if is_local_folder and config.data_dir is not None else None
+    listing = list_pictures(Path(config.data_dir), config.columns, config.task) if is_local_folder and config.data_dir is not None else None
     try:
         splits = load_splits(config, progress)
     except DataError:

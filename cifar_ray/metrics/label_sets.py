@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cifar_ray.metrics.accuracy import Floats, Integers, Logits, mean_of_known, ratio
+from cifar_ray.metrics.accuracy import Floats, Integers, Labels, Logits, mean_of_known, ratio
 from cifar_ray.metrics.calibration import Calibration, bin_by_confidence
 from cifar_ray.metrics.label_rules import LabelRules
 
@@ -71,6 +71,19 @@ class LabelSetFigures:
     def per_class_f1(self) -> Floats:
         """F1 score of each class, float64 `[C]`, 0–1; NaN for a class that neither occurs nor is given."""
         return ratio(2 * self.correct, self.given + self.occurs)
+
+
+def count_labels(labels: Labels, num_classes: int) -> npt.NDArray[np.int64]:
+    """Number of images per class, int64 `[num_classes]`, of labels int64 `[N]` or uint8 `[N, C]`."""
+    return np.bincount(labels, minlength=num_classes).astype(np.int64) if labels.ndim == 1 else labels.sum(axis=0, dtype=np.int64)
+
+
+def strata(labels: Labels) -> npt.NDArray[np.int64]:
+    """Number of the class of each image, or with several labels of its set of labels: int64 `[N]`, equal for equal labels."""
+    if labels.ndim == 1:
+        return labels.astype(np.int64, copy=False)
+    numbers: npt.NDArray[np.int64] = np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return numbers
 
 
 def evaluate_label_sets(logits: Logits, labels: LabelSets, rules: LabelRules) -> LabelSetFigures:

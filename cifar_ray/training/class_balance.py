@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cifar_ray.config import TrainConfig
-from cifar_ray.data.dataset import count_labels
 from cifar_ray.data.streamed import TrainingSplits
+from cifar_ray.metrics.label_sets import count_labels
 from cifar_ray.metrics.score import Score
 
 _RARE = 0.1  # a class with a smaller fraction of the largest class's pictures brings advice

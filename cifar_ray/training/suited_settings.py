@@ -69,7 +69,9 @@ def suit(chosen: Mapping[str, Any]) -> Suited:
     if dataset == "folder" and data_dir is not None and named is None:
         from cifar_ray.data.listing.tables import list_pictures  # imports numpy and Pillow, which --help does without
 
-        return _suit_folder(list_pictures(Path(resolve_storage(data_dir)), chosen.get("columns")), chosen, settings)
+        return _suit_folder(
+            list_pictures(Path(resolve_storage(data_dir)), chosen.get("columns"), chosen.get("task", "auto")), chosen, settings
+        )
     recipe = get_recipe(named or default_recipe(dataset, chosen.get("model")))
     return Suited(recipe.model_dump() | settings)
 
@@ -90,7 +92,8 @@ def _suit_folder(listing: Listing, chosen: Mapping[str, Any], settings: dict[str
     count = len(pictures)
     facts = [fact for fact in read_headers(pictures.take(slice(None, None, max(1, count // _HEADERS)))) if fact.width_px]
     longer = median(max(fact.width_px, fact.height_px) for fact in facts) if facts else SMALL_PX + 1
-    found = f"{count:,} pictures of {len(listing.class_names)} classes, typically {longer:,.0f} px"
+    kind = "classes" if listing.parts["train"].labels.ndim == 1 else "labels, any number for each picture"
+    found = f"{count:,} pictures of {len(listing.class_names)} {kind}, typically {longer:,.0f} px"
     model = chosen.get("model")
     if model is None and longer <= SMALL_PX:
         return _suit_small(count, found, settings)
@@ -130,7 +133,7 @@ def _split_of(listing: Listing) -> dict[str, float]:
     train = listing.parts["train"]
     if len(listing.parts) > 1:
         return {"val_fraction": 0.1 if "val" in listing.parts else 0.2, "test_fraction": 0.0}
-    if min(Counter(train.labels.tolist()).values()) < FEW_PER_CLASS:
+    if train.labels.ndim == 1 and min(Counter(train.labels.tolist()).values()) < FEW_PER_CLASS:
         return {"val_fraction": 0.0, "test_fraction": 0.0}
     if len(train) < FEW_PICTURES:
         return {"val_fraction": 0.2, "test_fraction": 0.0}

@@ -17,6 +17,7 @@ from cifar_ray.data.decoding.formats import SUFFIXES
 from cifar_ray.data.decoding.picture_files import PictureFilter, counted, describe, direct_pictures, is_ignored, pictures_in
 from cifar_ray.data.reading.picture_source import Pictures
 from cifar_ray.errors import DataError
+from cifar_ray.metrics.accuracy import Labels
 
 MAX_CLASSES = 10_000
 
@@ -42,12 +43,12 @@ class Part:
 
     Attributes:
         pictures: N pictures.
-        labels: int64 `[N]`, from 0 to the number of classes - 1.
+        labels: int64 `[N]`, from 0 to the number of classes - 1; with several labels per picture uint8 `[N, C]` of 0 and 1.
         weights: float32 `[N]`, weight of each picture in the loss; `None` if all count the same.
     """
 
     pictures: Pictures
-    labels: npt.NDArray[np.int64]
+    labels: Labels
     weights: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
@@ -80,7 +81,7 @@ class Listing:
         return Pictures.join([part.pictures for part in self.parts.values()])
 
     @property
-    def labels(self) -> npt.NDArray[np.int64]:
+    def labels(self) -> Labels:
         """The labels of all splits, in the order of `parts`."""
         return np.concatenate([part.labels for part in self.parts.values()])
 

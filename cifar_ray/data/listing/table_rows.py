@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,10 +11,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from cifar_ray.config import TaskName
 from cifar_ray.data.decoding.formats import SUFFIXES
 from cifar_ray.data.decoding.picture_files import PictureFilter, pictures_in
 from cifar_ray.data.listing.categories import Categories
 from cifar_ray.data.listing.columns import Columns, find_columns
+from cifar_ray.data.listing.label_columns import LabelSets, read_labels
 from cifar_ray.data.listing.readers import LabelTable
 from cifar_ray.data.reading.picture_source import Pictures
 from cifar_ray.errors import DataError
@@ -25,7 +25,6 @@ _SAMPLE = 1000  # rows whose files are looked for before the rest is believed
 _CHECKED = 20_000  # rows of which each file is looked for
 _MISSING_SHARE = 0.01
 _NAMED = 3
-_MANY_VALUES = 20
 _ODD_PATH = r"^/|\.\.|^\.?/|/\.?/"  # may lead outside, or has several spellings
 
 
@@ -36,14 +35,14 @@ class Rows:
     Attributes:
         columns: where they come from.
         pictures: N pictures.
-        labels: label of each.
+        labels: label, or labels, of each.
         splits: split of each, as written; empty texts without such a column.
         missing: row numbers, from 1 without the header, and names of pictures that were not found.
     """
 
     columns: Columns
     pictures: Pictures
-    labels: Categories
+    labels: Categories | LabelSets
     splits: Categories
     missing: list[tuple[int, str]]
 
@@ -52,12 +51,13 @@ class Rows:
         return replace(self, pictures=self.pictures.take(rows), labels=self.labels.take(rows), splits=self.splits.take(rows))
 
 
-def read_rows(table: LabelTable, chosen: str | None = None) -> Rows:
+def read_rows(table: LabelTable, chosen: str | None = None, task: TaskName | None = None) -> Rows:
     """Find the columns and the pictures of a table: relative to its folder, else by their names anywhere below it.
 
     Args:
         table: the table.
         chosen: `--columns` of the user.
+        task: see `read_labels`.
 
     Raises:
         DataError: if the columns are unclear, a label is unusable, a path leads outside, or more than 1 % of
@@ -65,7 +65,7 @@ def read_rows(table: LabelTable, chosen: str | None = None) -> Rows:
     """
     path, content, columns = table.path, table.rows, find_columns(table, chosen)
     images = pc.fill_null(content[columns.image].cast(pa.string()), "").combine_chunks()
-    labels = _one_hot(path, content, columns) if columns.is_one_hot else _labels(path, content[columns.labels[0]], columns.labels[0])
+    labels = read_labels(path, content, columns, task)
     splits = Categories.of(content[columns.split]) if columns.split else Categories(("",), np.zeros(len(images), np.int64))
     names, found = _find(path.parent, images, path)
     missing = [(int(row) + 1, images[int(row)].as_py()) for row in np.flatnonzero(~found)]
@@ -73,45 +73,6 @@ def read_rows(table: LabelTable, chosen: str | None = None) -> Rows:
         named = ", ".join(f"row {number}: {image}" for number, image in missing[:_NAMED])
         raise DataError(f"{path}: {len(missing):,} of {len(images):,} pictures are not in {path.parent}. The first are: {named}")
     return replace(Rows(columns, Pictures(path.parent, names), labels, splits, missing).take(found), missing=missing)
-
-
-def _labels(path: Path, column: pa.ChunkedArray, name: str) -> Categories:
-    if pa.types.is_list(column.type):
-        lists = column.to_pylist()
-        for number, values in enumerate(lists, 1):
-            if values is None or len(set(values)) != 1:
-                shown = ", ".join(map(str, values or ())) or "no label"
-                raise DataError(f"{path}, row {number}: column {name} has {shown}; exactly one label for each picture is supported")
-        column = pa.chunked_array([pa.array([str(values[0]) for values in lists])])
-    labels = Categories.of(column, lambda label: unicodedata.normalize("NFC", label.strip()))
-    if (row := labels.first_row("")) is not None:
-        raise DataError(f"{path}, row {row + 1}: column {name} is empty; write the label, or remove the row")
-    if len(labels.values) > _MANY_VALUES and all(_is_fraction(label) for label in labels.values[:_SAMPLE]):
-        raise DataError(
-            f"{path}: column {name} holds numbers such as {labels.values[0]}: predicting a number is regression, which is not supported"
-        )
-    if len(labels.values) == len(labels) > 2:
-        one, other = labels.values[:2]
-        raise DataError(
-            f"{path}: column {name} has another value in each row ({one}, {other}, …); name the label with --columns label=COLUMN"
-        )
-    return labels
-
-
-def _is_fraction(text: str) -> bool:
-    return re.fullmatch(r"[-+]?\d*\.\d+(e[-+]?\d+)?", text, re.IGNORECASE) is not None
-
-
-def _one_hot(path: Path, table: pa.Table, columns: Columns) -> Categories:
-    marks = np.stack([table[name].cast(pa.float64()).to_numpy() for name in columns.labels], axis=1)
-    counts = marks.sum(axis=1)
-    if (wrong := np.flatnonzero(counts != 1)).size:
-        number = int(wrong[0])
-        raise DataError(
-            f"{path}, row {number + 1}: {int(counts[number])} of the columns {', '.join(columns.labels[:_NAMED])}, … are 1; "
-            "exactly one label for each picture is supported"
-        )
-    return Categories(columns.labels, marks.argmax(axis=1))
 
 
 def _find(root: Path, images: pa.StringArray, table: Path) -> tuple[npt.NDArray[np.bytes_], npt.NDArray[np.bool_]]:

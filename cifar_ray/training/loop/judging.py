@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cifar_ray.data.dataset import count_labels
 from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.metrics.accuracy import Evaluation, Labels, Logits, evaluate_logits, is_uneven
-from cifar_ray.metrics.label_sets import LabelSetFigures, map_spread, mean_average_precision
+from cifar_ray.metrics.label_sets import LabelSetFigures, count_labels, map_spread, mean_average_precision
 from cifar_ray.metrics.trust import Figures, Trust
 from cifar_ray.store.gallery import Judged
 from cifar_ray.training.records.results import Confusion
