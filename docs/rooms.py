@@ -47,7 +47,11 @@ FLOORS: tuple[dict[str, str], ...] = (
         "cifar_ray.training.on_ray": "loop and features on Ray's workers",
         "deployments.http": "routes, uploads, access, pages",
     },
-    {"cifar_ray.training": "a job: config to saved model", "deployments.replicas": "Ray Serve replicas"},
+    {
+        "cifar_ray.training": "a job: config to saved model",
+        "cifar_ray.evaluation.measures": "corruptions, cost, leakage, slices",
+        "deployments.replicas": "Ray Serve replicas",
+    },
     {
         "cifar_ray.evaluation": "figures of a model or data set",
         "cifar_ray.tuning": "search for a better recipe",

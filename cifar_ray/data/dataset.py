@@ -96,6 +96,10 @@ class ImageDataset:
             return self.class_names[int(self.labels[row])]
         return ", ".join(name for name, has in zip(self.class_names, self.labels[row], strict=True) if has) or "none"
 
+    def members(self, label: int) -> npt.NDArray[np.int64]:
+        """Rows of the images of a class, int64, ascending."""
+        return np.flatnonzero(self.labels[:, label] if self.is_multi_label else self.labels == label)
+
     def class_counts(self) -> npt.NDArray[np.int64]:
         """Number of images per class: int64, `[num_classes]`; an image with several labels counts for each."""
         return count_labels(self.labels, self.num_classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -137,13 +138,22 @@ def mean_average_precision(scores: Floats | Logits, labels: LabelSets) -> float:
 
 
 def map_spread(scores: Floats | Logits, labels: LabelSets) -> float:
-    """Standard error of the mAP over the choice of pictures, by the delete-a-group jackknife (Kott 2001) with 20 groups: 0–1."""
-    groups = min(_GROUPS, len(labels))
-    if groups < 2:
-        return 0.0
-    group_of = np.random.default_rng(0).permutation(len(labels)) % groups
-    without = np.array([mean_average_precision(scores[group_of != group], labels[group_of != group]) for group in range(groups)])
-    return float(np.sqrt((groups - 1) / groups * ((without - without.mean()) ** 2).sum()))
+    """Standard error of the mAP over the choice of pictures, see `jackknife_spread`: 0–1."""
+    return float(jackknife_spread(lambda rows: np.array(mean_average_precision(scores[rows], labels[rows])), len(labels)))
+
+
+def jackknife_spread(statistic: Callable[[npt.NDArray[np.bool_]], Floats], count: int) -> Floats:
+    """Standard error of a statistic over the choice of pictures, by the delete-a-group jackknife (Kott 2001) with 20 groups.
+
+    Args:
+        statistic: numbers in any shape, from the pictures of a mask, bool `[count]`.
+        count: number of pictures.
+    """
+    groups = min(_GROUPS, count)
+    group_of = np.random.default_rng(0).permutation(count) % max(1, groups)
+    without = np.array([statistic(group_of != group) for group in range(groups)])
+    result: Floats = np.sqrt((groups - 1) / groups * ((without - without.mean(axis=0)) ** 2).sum(axis=0))
+    return result
 
 
 def calibrate_labels(probabilities: Logits, labels: LabelSets, bins: int = 15) -> Calibration:

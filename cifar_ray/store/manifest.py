@@ -44,8 +44,8 @@ class Quantization(Config):
     Attributes:
         calibration_images: number of training images that set the quantization ranges.
         measured_on: split and number of images of the measurement.
-        accuracy: accuracy of the int8 network, 0–1.
-        reference_accuracy: accuracy of plain torch in fp32 on the same images.
+        accuracy: accuracy of the int8 network, or its mAP with several labels per image, 0–1.
+        reference_accuracy: the same of plain torch in fp32 on the same images.
         tolerance: maximum loss of accuracy that was allowed.
         deviation: largest difference of its logits from torch in fp32, as a fraction of the largest logit, on synthetic images.
     """

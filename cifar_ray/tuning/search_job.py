@@ -59,13 +59,17 @@ class SearchJob:
         """The search space as YAML for `--space`."""
         return yaml.safe_dump(to_mapping(self.space), sort_keys=False, default_flow_style=None)
 
-    def for_labels(self, labels: Labels) -> SearchJob:
-        """The job with the task of its training labels, `[N]` or `[N, C]`: with several labels per picture mAP stands for accuracy."""
+    def open_for(self, labels: Labels, val_images: int) -> tuple[SearchJob, Record]:
+        """The job with the task of its training labels, `[N]` or `[N, C]`, and its record, see `open`.
+
+        With several labels per picture mAP stands for accuracy.
+        """
         if labels.ndim == 1:
-            return self
+            return self, self.open(val_images)
         metric = "val_map" if self.search.metric == "val_accuracy" else self.search.metric
         fixed, search = self.fixed.model_copy(update={"task": "multi-label"}), self.search.model_copy(update={"metric": metric})
-        return dataclasses.replace(self, fixed=fixed, search=search)
+        job = dataclasses.replace(self, fixed=fixed, search=search)
+        return job, job.open(val_images)
 
     def open(self, val_images: int | None = None) -> Record:
         """Start the record of a new search, or load the record of an interrupted one.
