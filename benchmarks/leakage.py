@@ -13,7 +13,7 @@ import torch
 
 from cifar_ray.config import TrainConfig, default_storage
 from cifar_ray.data import load_splits
-from cifar_ray.evaluation.leakage import find_duplicates
+from cifar_ray.evaluation.measures.leakage import find_duplicates
 from cifar_ray.evaluation.scoring import embed_all
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import load_model

@@ -23,13 +23,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     store = ModelStore(command.storage)
     with ProgressDisplay() as display:
-        before, saved, fitted = calibrate_stored(store, command.model, display.start, command.dataset, command.data_dir)
+        before, saved, fitted = calibrate_stored(
+            store, command.model, display.start, command.dataset, command.data_dir, command.min_precision
+        )
     print(f"trust  {fitted}")
     if saved is None:
-        print(f"same   {before.reference} has this temperature and abstain threshold already; nothing was saved")
+        print(f"same   {before.reference} has this calibration and these thresholds already; nothing was saved")
         return 0
-    same = saved.manifest.temperature == before.manifest.temperature
-    print(f"kept   {saved.reference}: {before.reference}, {'same probabilities, new abstain threshold' if same else 'calibrated'}")
+    rules = [None if one.manifest.rules is None else (one.manifest.rules.slopes, one.manifest.rules.offsets) for one in (before, saved)]
+    same = saved.manifest.temperature == before.manifest.temperature and rules[0] == rules[1]
+    print(f"kept   {saved.reference}: {before.reference}, {'same probabilities, new thresholds' if same else 'calibrated'}")
     print(f"promote  cifar-ray store promote {saved.reference}{storage_flag(command.storage)}")
     return 0
 

@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             progress=display.start,
         )
     if (record := saved.manifest.quantization) is not None:
-        print(f"accuracy  int8 {record.accuracy:.2%}, fp32 {record.reference_accuracy:.2%} ({record.measured_on})")
+        name = "accuracy" if saved.manifest.task == "single-label" else "mAP"
+        print(f"{name}  int8 {record.accuracy:.2%}, fp32 {record.reference_accuracy:.2%} ({record.measured_on})")
     print(f"kept   {saved.reference}: {before.reference} with its int8 form")
     print(f"promote  cifar-ray store promote {saved.reference}{storage_flag(command.storage)}")
     return 0

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with ProgressDisplay() as display:
         splits = load_splits(job.fixed, display.start)
     check_batch_size(job.fixed.batch_size, len(splits.train), job.search.workers_per_trial)
-    record = job.open(len(splits.val or ()))
+    job, record = job.open_for(splits.train.labels, len(splits.val or ()))
     table, best = LiveTable(job.search.time_budget_s), None
     table.on_message(describe_start(record, job, splits.name))
 

@@ -22,6 +22,7 @@ FLOORS: tuple[dict[str, str], ...] = (
         "cifar_ray.client": "asks a server; standard library only",
     },
     {"cifar_ray.storage": "files, local or in an object store", "cifar_ray.data.decoding": "picture files, formats and colours"},
+    {"cifar_ray.data.reading": "the content of each picture, wherever it is"},
     {"cifar_ray.data.listing": "which pictures, classes and splits"},
     {"cifar_ray.cluster": "Ray: connection, plan, failures, private parts"},
     {
@@ -46,7 +47,11 @@ FLOORS: tuple[dict[str, str], ...] = (
         "cifar_ray.training.on_ray": "loop and features on Ray's workers",
         "deployments.http": "routes, uploads, access, pages",
     },
-    {"cifar_ray.training": "a job: config to saved model", "deployments.replicas": "Ray Serve replicas"},
+    {
+        "cifar_ray.training": "a job: config to saved model",
+        "cifar_ray.evaluation.measures": "corruptions, cost, leakage, slices",
+        "deployments.replicas": "Ray Serve replicas",
+    },
     {
         "cifar_ray.evaluation": "figures of a model or data set",
         "cifar_ray.tuning": "search for a better recipe",

@@ -76,6 +76,9 @@ class CalibrateCommand(Config):
     storage: str = Field(default_factory=default_storage, description=_STORAGE)
     dataset: DatasetName | None = Field(None, description="default: the data set and the splits of the model's training")
     data_dir: str | None = Field(None, description="folder: DIR/<class>/… or DIR/train/<class>/… with val/; cifar: where the files are")
+    min_precision: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="multi-label: precision that each label must reach on validation; default: as in the training"
+    )
 
 
 class QuantizeCommand(Config):

@@ -210,6 +210,7 @@ def _describe(store: ModelStore, reference: str) -> dict[str, Any]:
     return {
         "architecture": manifest.architecture.name,
         "test_accuracy": manifest.metrics.get(TEST_ACCURACY),
+        **({"test_map": manifest.metrics.get("test_map")} if manifest.task == "multi-label" else {}),
         "dataset": manifest.dataset_name,
         "created_at": manifest.created_at.astimezone(UTC).isoformat(timespec="seconds"),
         "damaged": None,
@@ -227,13 +228,20 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
             print(f"damaged: {row['damaged']}")
 
 
+def _figure(row: dict[str, Any]) -> str:
+    """The test accuracy, or the mAP with its name."""
+    if row.get("test_map") is not None:
+        return f"mAP {row['test_map']:.2%}"
+    return _ABSENT if row["test_accuracy"] is None else f"{row['test_accuracy']:.2%}"
+
+
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     return (
         row["name"],
         str(row["version"]),
         ", ".join(row["aliases"]) or _ABSENT,
         "damaged" if row["damaged"] else row["architecture"],
-        _ABSENT if row["test_accuracy"] is None else f"{row['test_accuracy']:.2%}",
+        _figure(row),
         row["dataset"] or _ABSENT,
         row["created_at"] or _ABSENT,
     )

@@ -26,7 +26,9 @@ class SearchConfig(Config):
     search: Literal["auto", "optuna", "random", "grid"] = Field(
         "auto", description="search algorithm; auto: optuna (TPE) if it is installed, else random"
     )
-    metric: Literal["val_accuracy", "val_loss"] = Field("val_accuracy", description="metric to optimise")
+    metric: Literal["val_accuracy", "val_map", "val_loss"] = Field(
+        "val_accuracy", description="metric to optimise; multi-label: val_map instead of val_accuracy"
+    )
     grace_period: int = Field(2, ge=1, description="minimum epochs of every trial (asha, hyperband)")
     reduction_factor: Annotated[float, Field(gt=1)] = Field(
         3, description="one in this many trials continues after each rung (asha, hyperband)"

@@ -1,6 +1,6 @@
 """Find bursts: near-duplicates within a class, such as a phone's ten shots of one thing, which must not be in two splits.
 
-`evaluation.leakage` searches more thoroughly, for mirrored and edited pictures in other classes too, and takes minutes. This search
+`evaluation.measures.leakage` searches more thoroughly, for mirrored and edited pictures in other classes too, and takes minutes. This
 takes a second for 5,000 pictures. It computes with integers: all hosts find the same bursts, so they draw the same splits.
 """
 

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from cifar_ray.cluster.process import usable_cores
-from cifar_ray.config import ResizePolicy
+from cifar_ray.config import ResizePolicy, TaskName
 from cifar_ray.data import dataset_cache as cache
 from cifar_ray.data.bursts import MAX_PICTURES, find_bursts, sketch
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.data.decode import DECODER_VERSION, decode_square
 from cifar_ray.data.listing.layouts import Listing
 from cifar_ray.data.listing.tables import list_pictures
+from cifar_ray.data.reading.picture_source import Pictures
 from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.errors import DataError, ImageError
+from cifar_ray.metrics.accuracy import Labels
+from cifar_ray.metrics.label_sets import count_labels, strata
 
 # If more pictures of a class are damaged, the fault is elsewhere: in the copy, the disk, or the labels.
 LARGEST_BROKEN_SHARE = 0.5
@@ -34,7 +37,12 @@ _logger = logging.getLogger(__name__)
 
 
 def load_folder(
-    root: Path, size_px: int, policy: ResizePolicy, progress: StartTask = no_progress, columns: str | None = None
+    root: Path,
+    size_px: int,
+    policy: ResizePolicy,
+    progress: StartTask = no_progress,
+    columns: str | None = None,
+    task: TaskName | Literal["auto"] = "auto",
 ) -> DatasetSplits:
     """Load the pictures of a folder or table, in any layout that `list_pictures` knows; decode them on first use.
 
@@ -44,14 +52,14 @@ def load_folder(
     Raises:
         DataError: from `list_pictures`, or if more than half of the pictures of a class are damaged.
     """
-    listing = list_pictures(root, columns)
+    listing = list_pictures(root, columns, task)
     entry = f"{listing.name}-{size_px}px-{policy}-v{DECODER_VERSION}-{listing.fingerprint()[:16]}"
     return cache.load_or_build(entry, lambda allocate: _decode(listing, size_px, policy, allocate, progress))
 
 
 def _decode(listing: Listing, size_px: int, policy: ResizePolicy, allocate: cache.Allocate, progress: StartTask) -> DatasetSplits:
     """Decode all splits in threads; Pillow releases the GIL."""
-    total = sum(map(len, listing.files.values()))
+    total = len(listing)
     threads = decoding_threads()
     _logger.info("decoding %s pictures of %s in %d threads", f"{total:,}", listing.root, threads)
     start_s = time.perf_counter()
@@ -59,22 +67,21 @@ def _decode(listing: Listing, size_px: int, policy: ResizePolicy, allocate: cach
     parts: dict[str, ImageDataset] = {}
     on_decoded = progress("decoding", total)
     with ThreadPool(threads) as pool:
-        for split, files in listing.files.items():
-            images = allocate(split, len(files), size_px)
-            intact = np.ones(len(files), np.bool_)
-            for row, error in enumerate(pool.imap(decoder(files, images, size_px, policy), range(len(files)), chunksize=16)):
+        for split, part in listing.parts.items():
+            images = allocate(split, len(part), size_px)
+            intact = np.ones(len(part), np.bool_)
+            for row, error in enumerate(pool.imap(decoder(part.pictures, images, size_px, policy), range(len(part)), chunksize=16)):
                 on_decoded(1)
                 if error is not None:
                     intact[row] = False
-                    damaged.add(files[row][1], error)
-            labels = np.array([label for _, label in files], np.int64)
-            names = np.array([os.fsencode(path.relative_to(listing.root)) for path, _ in files])
-            parts[split] = ImageDataset(_compact(images, intact), labels[intact], listing.class_names, names[intact])
+                    damaged.add(part.labels[row], error)
+            names = part.pictures.names[intact]
+            parts[split] = ImageDataset(_compact(images, intact), part.labels[intact], listing.class_names, names)
     damaged.report()
     check_present(listing, parts)
-    if len(listing.files["train"]) <= MAX_PICTURES:
+    if len(listing.parts["train"]) <= MAX_PICTURES:
         train = parts["train"]
-        parts["train"] = replace(train, bursts=find_bursts(*sketch(train.images), train.labels))
+        parts["train"] = replace(train, bursts=find_bursts(*sketch(train.images), strata(train.labels)))
     _logger.info("decoded %s pictures in %.1f s", f"{total - len(damaged.errors):,}", time.perf_counter() - start_s)
     return DatasetSplits(listing.name, parts["train"], parts.get("val"), parts.get("test"))
 
@@ -84,14 +91,12 @@ def decoding_threads() -> int:
     return min(usable_cores(), _MAX_THREADS)
 
 
-def decoder(
-    files: list[tuple[Path, int]], images: npt.NDArray[np.uint8], size_px: int, policy: ResizePolicy
-) -> Callable[[int], str | None]:
-    """A function that decodes file `row` into `images[row]`; it returns the error message, or `None`."""
+def decoder(pictures: Pictures, images: npt.NDArray[np.uint8], size_px: int, policy: ResizePolicy) -> Callable[[int], str | None]:
+    """A function that decodes picture `row` into `images[row]`; it returns the error message, or `None`."""
 
     def decode(row: int) -> str | None:
         try:
-            images[row] = decode_square(files[row][0], size_px, policy)
+            images[row] = decode_square(pictures.source(row), size_px, policy)
         except ImageError as error:
             return str(error)
         return None
@@ -118,30 +123,31 @@ class Damaged:
     def __init__(self, listing: Listing) -> None:
         self.errors: list[str] = []
         self._listing = listing
-        self._pictures = Counter(label for pairs in listing.files.values() for _, label in pairs)
+        self._pictures = count_labels(listing.labels, len(listing.class_names))
         self._errors_of: dict[int, list[str]] = defaultdict(list)
 
-    def add(self, label: int, error: str) -> None:
-        """Count one more of a class.
+    def add(self, labels: Labels, error: str) -> None:
+        """Count one more, with its row of the labels: of one class, or of each that it has.
 
         Raises:
             DataError: with the first three, if they are more than half of the pictures of the class.
         """
         self.errors.append(error)
-        errors = self._errors_of[label]
-        errors.append(error)
-        # Where more than half of the folder are damaged, more than half of some class are, too.
-        if len(errors) > LARGEST_BROKEN_SHARE * self._pictures[label]:
-            raise DataError(
-                f"{self._listing.root}: more than half of the {self._pictures[label]:,} pictures of class "
-                f"{self._listing.class_names[label]!r} are damaged; repair or remove them. The first are: {'; '.join(errors[:_NAMED])}"
-            )
+        for label in [int(labels)] if labels.ndim == 0 else np.flatnonzero(labels).tolist():
+            errors = self._errors_of[label]
+            errors.append(error)
+            # Where more than half of the folder are damaged, more than half of some class are, too.
+            if len(errors) > LARGEST_BROKEN_SHARE * self._pictures[label]:
+                raise DataError(
+                    f"{self._listing.root}: more than half of the {self._pictures[label]:,} pictures of class "
+                    f"{self._listing.class_names[label]!r} are damaged; repair or remove them. The first are: {'; '.join(errors[:_NAMED])}"
+                )
 
     def report(self) -> None:
         """Log how many there are and the first three; the others only at debug level."""
         if self.errors:
             more = f"; and {len(self.errors) - _NAMED:,} more" if len(self.errors) > _NAMED else ""
-            counts = f"{len(self.errors):,} of {self._pictures.total():,} pictures"
+            counts = f"{len(self.errors):,} of {len(self._listing):,} pictures"
             _logger.warning("%s: left out %s that are damaged: %s%s", self._listing.root, counts, "; ".join(self.errors[:_NAMED]), more)
         for error in self.errors[_NAMED:]:
             _logger.debug("left out %s", error)

@@ -48,7 +48,7 @@ def load_splits(config: TrainConfig, progress: StartTask = no_progress) -> Datas
     if config.dataset == "digits":
         found = load_digits(size_px)
     elif config.dataset == "folder":
-        found = load_folder(_folder(config), size_px, config.square_policy, progress, config.columns)
+        found = load_folder(_folder(config), size_px, config.square_policy, progress, config.columns, config.task)
     else:
         found = load_cifar(config.dataset, data_dir, size_px)
     return _divide(config, found)
@@ -65,8 +65,8 @@ def open_splits(config: TrainConfig, progress: StartTask = no_progress) -> Train
     if config.dataset != "folder" or config.stream == "never":
         return load_splits(config, progress)
     size_px = config.image_size or _DEFAULT_IMAGE_SIZE_PX
-    listing = list_pictures(_folder(config), config.columns)
-    count = sum(map(len, listing.files.values()))
+    listing = list_pictures(_folder(config), config.columns, config.task)
+    count = len(listing)
     needed = count * 3 * size_px**2 * config.max_workers
     allowed = config.data_memory_bytes or memory_bytes() // 4
     if config.stream == "auto" and needed <= allowed:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from cifar_ray.data.bursts import MAX_PICTURES, count_bursts
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
+from cifar_ray.data.stratification import stratify
 from cifar_ray.errors import DataError
 
 # Random stream of each split: the test images do not depend on whether validation images are drawn.
@@ -62,6 +63,8 @@ def _tell_bursts(train: ImageDataset) -> None:
 def draw(dataset: ImageDataset, pool: _Indices, fraction: float, *, split: str, seed: int, leave: int = 1) -> tuple[_Indices, _Indices]:
     """Draw a fraction of each class, at least one image, and bursts as a whole where the class has enough other images.
 
+    Images with several labels are stratified iteratively, and bursts stay whole; a label of very few images may be missing in the draw.
+
     Args:
         dataset: the images with their labels.
         pool: int64, `[N]`: indices to draw from.
@@ -78,6 +81,10 @@ def draw(dataset: ImageDataset, pool: _Indices, fraction: float, *, split: str, 
     """
     generator = np.random.default_rng((seed, _STREAM[split]))
     labels = dataset.labels[pool]
+    if dataset.is_multi_label:
+        groups = pool if dataset.bursts is None else dataset.bursts[pool]
+        taken = stratify(labels, groups, (1 - fraction, fraction), generator) == 1
+        return pool[~taken], pool[taken]
     drawn = np.zeros(len(pool), np.bool_)
     for label, class_name in enumerate(dataset.class_names):
         members = np.flatnonzero(labels == label)

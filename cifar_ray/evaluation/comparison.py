@@ -9,28 +9,15 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_ray.errors import ConfigError, DataError
+from cifar_ray.evaluation import label_set_comparison
+from cifar_ray.evaluation.contender import Contender, verdict
+from cifar_ray.evaluation.label_set_comparison import LabelSetComparison, compare_label_sets
 from cifar_ray.evaluation.model_evaluation import Progress, score_here
-from cifar_ray.evaluation.selection import Selected
-from cifar_ray.inference.predictor import Predictor
+from cifar_ray.evaluation.selection import relabel
 from cifar_ray.metrics.accuracy import softmax
 from cifar_ray.metrics.intervals import SIGNIFICANT, PairedComparison, accuracy_interval, holm
 
 _SMALLEST_SHOWN_P = 0.0001
-
-
-@dataclass(frozen=True, eq=False)
-class Contender:
-    """One of the two models, with its images.
-
-    Attributes:
-        reference: `name@version`.
-        predictor: the model.
-        data: the images, at the model's input size.
-    """
-
-    reference: str
-    predictor: Predictor
-    data: Selected
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,38 +52,46 @@ class ModelComparison:
     @property
     def verdict(self) -> str:
         """Which model is better, or that the difference is not significant."""
-        if self.overall.p_value >= SIGNIFICANT:
-            return "no significant difference"
-        better, worse = (self.b, self.a) if self.overall.difference > 0 else (self.a, self.b)
-        return f"{better.reference} is better than {worse.reference}"
+        return verdict(self.a, self.b, self.overall.difference, self.overall.p_value)
 
 
-def compare_models(a: Contender, b: Contender, progress: Progress) -> ModelComparison:
+AnyComparison = ModelComparison | LabelSetComparison
+
+
+def compare_models(a: Contender, b: Contender, progress: Progress) -> AnyComparison:
     """Run both models on all images and pair their predictions.
 
     Raises:
-        ConfigError: if the models have different classes.
+        ConfigError: if the models have different classes, or tasks.
         DataError: if the models did not get the same images, for example because a file became unreadable in between.
     """
-    names = a.predictor.manifest.class_names
+    names, tasks = a.predictor.manifest.class_names, [one.predictor.manifest.task for one in (a, b)]
+    if tasks[0] != tasks[1]:
+        raise ConfigError(f"{a.reference} is {tasks[0]} and {b.reference} {tasks[1]}: their figures cannot be compared")
     if set(names) != set(b.predictor.manifest.class_names):
         raise ConfigError(f"{a.reference} and {b.reference} have different classes and cannot be compared: {_differing(a, b)}")
     column_of = [b.predictor.manifest.class_names.index(name) for name in names]
     labels = a.data.images.labels
-    if not np.array_equal(labels, [names.index(b.data.images.class_names[label]) for label in b.data.images.labels]):
+    if not np.array_equal(labels, relabel(b.data.images, names, b.data.name).labels):
         raise DataError(
             f"{a.reference} and {b.reference} got different images of {a.data.name}; "
             "find unreadable files with cifar-ray stats, then compare again"
         )
-    probabilities = np.stack([_probabilities(a, progress), _probabilities(b, progress)[:, column_of]])
+    logits = _logits(a, progress), _logits(b, progress)
+    if a.data.images.is_multi_label:
+        return compare_label_sets(a, b, logits, column_of)
+    both = [softmax(one, contender.predictor.manifest.temperature) for one, contender in zip(logits, (a, b), strict=True)]
+    probabilities = np.stack([both[0], both[1][:, column_of]])
     right_a, right_b = probabilities.argmax(axis=2) == labels
     by_class = [_paired(right_a[labels == label], right_b[labels == label]) for label in range(len(names))]
     adjusted = holm([one.p_value for one in by_class])
     return ModelComparison(a, b, probabilities, _paired(right_a, right_b), list(zip(by_class, adjusted, strict=True)))
 
 
-def to_json(comparison: ModelComparison) -> dict[str, Any]:
+def to_json(comparison: AnyComparison) -> dict[str, Any]:
     """All figures by name; shares are 0–1."""
+    if isinstance(comparison, LabelSetComparison):
+        return label_set_comparison.to_json(comparison)
     overall, names = comparison.overall, comparison.a.predictor.manifest.class_names
     right = (comparison.predicted == comparison.labels).sum(axis=1).tolist()
     return {
@@ -133,24 +128,35 @@ def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
     """
     data, (low, high) = figures["data"], figures["difference_interval"]
     rows = [("images", f"{data['images']:,} {data['split']} images of {data['name']}")]
-    rows += [(one["model"], f"accuracy {one['accuracy']:.2%}") for one in figures["models"]]
+    of_sets = figures.get("task") == "multi-label"
+    rows += (
+        label_set_comparison.describe_scores(figures)
+        if of_sets
+        else [(one["model"], f"accuracy {one['accuracy']:.2%}") for one in figures["models"]]
+    )
     for one in figures["models"]:
         if one["tested_on_these_images_after_training"] is False:
             rows.append(("note", f"{one['model']} was trained with another split; it may have been trained on some of these images"))
     changed = sorted((one for one in figures["classes"] if one["p_value"] < SIGNIFICANT), key=lambda one: -abs(one["difference"]))
+    of_what = "pairs of image and label get the same answer" if of_sets else "images get the same class"
     classes = ", ".join(f"{one['name']} {100 * one['difference']:+.1f} points" for one in changed)
     first, second = (one["model"] for one in figures["models"])
     return [
         *rows,
         ("difference", f"{100 * figures['difference']:+.2f} points (95 % interval {100 * low:+.2f} to {100 * high:+.2f})"),
-        (
+        ("test", f"jackknife over the images; p-value {format_p_value(figures['p_value'])}")
+        if of_sets
+        else (
             "McNemar",
             f"only {first} correct: {figures['only_first_right']:,} images, only {second} correct: "
             f"{figures['only_second_right']:,}; p-value {format_p_value(figures['p_value'])}",
         ),
         ("verdict", figures["verdict"]),
         ("classes", classes or "no significant difference in any class"),
-        ("agreement", f"{figures['agreement']:.2%} of the images get the same class from both models"),
+        (
+            "agreement",
+            f"{figures['agreement']:.2%} of the {of_what} from both models",
+        ),
     ]
 
 
@@ -166,13 +172,13 @@ def _differing(a: Contender, b: Contender) -> str:
     return "; ".join(f"only {reference}: {', '.join(names[:5])}{', …' * (len(names) > 5)}" for reference, names in groups if names)
 
 
-def _probabilities(one: Contender, progress: Progress) -> npt.NDArray[np.float32]:
+def _logits(one: Contender, progress: Progress) -> npt.NDArray[np.float32]:
     advance = progress(one.reference, len(one.data.images))
     parts = []
     for _, block in score_here(one.predictor, one.data.images, None):
         parts.append(block.logits)
         advance(len(block.logits))
-    return softmax(np.concatenate(parts), one.predictor.manifest.temperature)
+    return np.concatenate(parts)
 
 
 def _paired(right_a: npt.NDArray[np.bool_], right_b: npt.NDArray[np.bool_]) -> PairedComparison:

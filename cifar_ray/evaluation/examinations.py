@@ -13,10 +13,13 @@ from cifar_ray.data import load_splits
 from cifar_ray.data.listing.tables import list_pictures
 from cifar_ray.data.survey import BrokenFile
 from cifar_ray.data.task_progress import StartTask
-from cifar_ray.errors import DataError
-from cifar_ray.evaluation.comparison import Contender, ModelComparison, compare_models
+from cifar_ray.errors import ConfigError, DataError
+from cifar_ray.evaluation.comparison import AnyComparison, compare_models
+from cifar_ray.evaluation.contender import Contender
 from cifar_ray.evaluation.dataset_examination import DatasetExamination, examine, list_broken
-from cifar_ray.evaluation.model_evaluation import ModelEvaluation, corruption_stride, evaluate_model, score_here
+from cifar_ray.evaluation.figures import AnyEvaluation
+from cifar_ray.evaluation.label_set_evaluation import LabelSetEvaluation, evaluate_label_set_model
+from cifar_ray.evaluation.model_evaluation import corruption_stride, evaluate_model, score_here
 from cifar_ray.evaluation.new_versions import calibrated, same_trust, with_gallery
 from cifar_ray.evaluation.scoring import device_here
 from cifar_ray.evaluation.selection import load_selected, select
@@ -38,7 +41,7 @@ class ExaminedModel:
 
     bundle: Bundle
     predictor: Predictor
-    evaluation: ModelEvaluation
+    evaluation: AnyEvaluation
 
 
 def evaluate_stored(
@@ -78,14 +81,16 @@ def evaluate_stored(
     predictor = Predictor(bundle, device_here(), precision, engine)
     if robustness_images is None:
         robustness_images = max(_LEAST_CORRUPTED, _CORRUPTED_PIXELS // data.images.image_size_px**2)
-    every = corruption_stride(len(data.images), robustness_images)
+    # with several labels per image there is no one answer that a corruption makes right or wrong
+    every = None if data.images.is_multi_label else corruption_stride(len(data.images), robustness_images)
     if num_workers is None:
         scores = score_here(predictor, data.images, every)
     else:
         from cifar_ray.evaluation.scoring_on_ray import score_on_ray  # imports Ray
 
         scores = score_on_ray(bundle, data, every, num_workers=num_workers, precision=precision, engine=engine)
-    evaluation = evaluate_model(predictor, bundle.reference, data, scores, progress, look_for_leakage=look_for_leakage)
+    evaluate = evaluate_label_set_model if data.images.is_multi_label else evaluate_model
+    evaluation = evaluate(predictor, bundle.reference, data, scores, progress, look_for_leakage=look_for_leakage)
     return ExaminedModel(bundle, predictor, evaluation)
 
 
@@ -93,8 +98,11 @@ def save_with_gallery(examined: ExaminedModel, storage: str) -> Bundle:
     """Saves a new version of a model whose mistakes and confusion matrix the server's page shows.
 
     Raises:
+        ConfigError: if the model gives several labels per picture.
         StoreError: if the store cannot be written.
     """
+    if isinstance(examined.evaluation, LabelSetEvaluation):
+        raise ConfigError(f"--attach: {examined.bundle.reference} gives several labels per picture; the gallery shows one class for each")
     made = with_gallery(examined.bundle, examined.evaluation)
     return ModelStore(storage).save(made.name, made.manifest, made.weights, made.attachments)
 
@@ -107,7 +115,7 @@ def compare_stored(
     *,
     precision: PrecisionName = "auto",
     engine: EngineName = "torch",
-) -> ModelComparison:
+) -> AnyComparison:
     """Compares two models on the same images. Arguments and errors are those of `evaluate_stored`; the first model chooses the data."""
     prepare_process()
     bundles = [load_model(reference, storage) for reference in references]
@@ -121,7 +129,12 @@ def compare_stored(
 
 
 def calibrate_stored(
-    store: ModelStore, reference: str, progress: StartTask, dataset: DatasetName | None = None, data_dir: str | None = None
+    store: ModelStore,
+    reference: str,
+    progress: StartTask,
+    dataset: DatasetName | None = None,
+    data_dir: str | None = None,
+    min_precision: float | None = None,
 ) -> tuple[Bundle, Bundle | None, str]:
     """Saves a new version of a model, with temperature and abstain threshold fitted on validation images, unless it has them already.
 
@@ -131,6 +144,7 @@ def calibrate_stored(
         progress: starts a bar for each task.
         dataset: other data than those of the training.
         data_dir: where the data are.
+        min_precision: multi-label: see `fit_rules`.
 
     Returns:
         The model as it was; the new version, `None` if it would be the same; and a line about what was fitted.
@@ -140,7 +154,7 @@ def calibrate_stored(
     """
     prepare_process()
     bundle = store.load(reference)
-    made, trust, figures = calibrated(bundle, dataset, data_dir, progress)
+    made, trust, figures = calibrated(bundle, dataset, data_dir, progress, min_precision)
     if same_trust(bundle, made):
         return bundle, None, trust.describe(figures)
     return bundle, store.save(bundle.name, made.manifest, made.weights, made.attachments), trust.describe(figures)
@@ -161,7 +175,7 @@ def examine_dataset(
         DataError: if the data are missing, or training rejects them.
     """
     is_local_folder = config.dataset == "folder" and config.data_dir is not None and "://" not in config.data_dir
-    listing = list_pictures(Path(config.data_dir), config.columns) if is_local_folder and config.data_dir is not None else None
+    listing = list_pictures(Path(config.data_dir), config.columns, config.task) if is_local_folder and config.data_dir is not None else None
     try:
         splits = load_splits(config, progress)
     except DataError:

@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from typing import Any
 
-from cifar_ray.evaluation.corruptions import CORRUPTIONS
-from cifar_ray.evaluation.leakage import describe_duplicate
+from cifar_ray.evaluation import label_set_evaluation
+from cifar_ray.evaluation.figure_parts import cost_rows, describe_duplicates, describe_subject, images_row, percent, without_nan
+from cifar_ray.evaluation.label_set_evaluation import LabelSetEvaluation
+from cifar_ray.evaluation.measures.corruptions import CORRUPTIONS
 from cifar_ray.evaluation.model_evaluation import ModelEvaluation, without_duplicates
 from cifar_ray.metrics.accuracy import Evaluation, count_top_k
 from cifar_ray.metrics.intervals import accuracy_interval
 
-FORMAT_VERSION = 1
+AnyEvaluation = ModelEvaluation | LabelSetEvaluation
 
 _TOP = 5
 # A significant bias is called strong if a class is predicted this much more or less often than it occurs.
 _STRONG_EXCESS = 0.25
 
 
-def to_json(evaluation: ModelEvaluation) -> dict[str, Any]:
+def to_json(evaluation: AnyEvaluation) -> dict[str, Any]:
     """All figures by name; shares are 0–1, unknown values are null."""
+    if isinstance(evaluation, LabelSetEvaluation):
+        return label_set_evaluation.to_json(evaluation)
     data, names = evaluation.data, evaluation.manifest.class_names
-    found: dict[str, Any] = {
-        "format_version": FORMAT_VERSION,
-        "model": evaluation.reference,
-        "weights_sha256": evaluation.manifest.weights_sha256,
-        "data": {
-            "name": data.name,
-            "split": data.split,
-            "images": len(data.images),
-            "fingerprint": data.images.fingerprint,
-            "the_images_that_training_reported_on": data.as_trained,
-        },
+    found = describe_subject(evaluation.reference, evaluation.manifest, data) | {
         **_accuracy(evaluation.figures),
         "top_5_accuracy": count_top_k(evaluation.logits, data.images.labels, _TOP) / len(data.images) if len(names) > _TOP else None,
         "loss": evaluation.figures.loss,
@@ -54,7 +47,7 @@ def to_json(evaluation: ModelEvaluation) -> dict[str, Any]:
         "robustness": _robustness(evaluation),
         "leakage": _leakage(evaluation),
     }
-    result: dict[str, Any] = _without_nan(found)
+    result: dict[str, Any] = without_nan(found)
     return result
 
 
@@ -64,11 +57,12 @@ def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
     Args:
         figures: from `to_json`.
     """
+    if "map" in figures:
+        return label_set_evaluation.summarize(figures)
     low, high = figures["accuracy_interval"]
-    data, cost = figures["data"], figures["cost"]
     worst = min(figures["classes"], key=lambda one: one["f1"] if one["f1"] is not None else 2)
     rows = [
-        ("images", f"{data['images']:,} {data['split']} images of {data['name']}{_provenance(data)}"),
+        images_row(figures),
         ("accuracy", f"{figures['accuracy']:.2%} (95 % interval {low:.2%}–{high:.2%})"),
         ("over classes", f"balanced accuracy {figures['balanced_accuracy']:.2%}, macro-F1 {figures['macro_f1']:.2%}"),
         ("top 5", None if figures["top_5_accuracy"] is None else f"{figures['top_5_accuracy']:.2%}"),
@@ -82,12 +76,7 @@ def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
         ("abstains", _abstaining_line(figures["abstaining"])),
         ("robustness", _robustness_line(figures["robustness"])),
         ("leakage", _leakage_line(figures["leakage"])),
-        ("cost", f"{cost['parameters']:,} parameters, {cost['flops'] / 1e6:,.1f} MFLOPs per image, {cost['weight_bytes'] / 1e6:.1f} MB"),
-        (
-            "speed",
-            f"{cost['latency_ms']:.2f} ms for one image, {cost['images_per_s']:,.0f} images/s in batches "
-            f"({cost['engine']}, {cost['precision']}, {cost['threads']} threads)",
-        ),
+        *cost_rows(figures),
     ]
     return [(name, text) for name, text in rows if text is not None]
 
@@ -152,18 +141,12 @@ def _robustness(evaluation: ModelEvaluation) -> dict[str, Any] | None:
 
 
 def _leakage(evaluation: ModelEvaluation) -> dict[str, Any] | None:
-    leakage, rest, train = evaluation.leakage, without_duplicates(evaluation), evaluation.data.train
-    if leakage is None or rest is None or train is None:
+    leakage, rest = evaluation.leakage, without_duplicates(evaluation)
+    if leakage is None or rest is None:
         return None
-    images = evaluation.data.images
-    return {
-        "training_images_searched": leakage.searched,
-        "duplicates": len(leakage.duplicates),
-        "share": len(leakage.duplicates) / len(images),
-        "seconds": leakage.seconds,
+    return describe_duplicates(leakage, evaluation.data) | {
         "without_duplicates": _accuracy(rest),
         "accuracy_on_duplicates": float(evaluation.correct[~leakage.kept].mean()) if leakage.duplicates else None,
-        "pairs": [describe_duplicate(one, images, train) for one in leakage.duplicates],
     }
 
 
@@ -201,22 +184,3 @@ def _leakage_line(leakage: dict[str, Any] | None) -> str | None:
         f"{leakage['duplicates']:,} ({leakage['share']:.2%}) of the images are near-duplicates of a training image; "
         f"accuracy without them {leakage['without_duplicates']['accuracy']:.2%}"
     )
-
-
-def _provenance(data: dict[str, Any]) -> str:
-    texts = {True: " (the test split of its training)", False: " (not the test split of its training)", None: ""}
-    return texts[data["the_images_that_training_reported_on"]]
-
-
-def percent(value: float | None) -> str:
-    """A share as a percentage, or a dash for `None`."""
-    return "–" if value is None else f"{value:.2%}"
-
-
-def _without_nan(value: Any) -> Any:
-    """Replace NaN, which JSON lacks, with null."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_ray.data import ImageDataset
-from cifar_ray.evaluation.corruptions import CORRUPTIONS, LEVELS
-from cifar_ray.evaluation.cost import Cost, measure_cost
-from cifar_ray.evaluation.leakage import Duplicate, find_duplicates
+from cifar_ray.evaluation.measures.corruptions import CORRUPTIONS, LEVELS
+from cifar_ray.evaluation.measures.cost import Cost, measure_cost
+from cifar_ray.evaluation.measures.leakage import Duplicate, find_duplicates
+from cifar_ray.evaluation.measures.slices import Slice, properties, slice_by
 from cifar_ray.evaluation.scoring import BLOCK, BlockScores, count_blocks, embed_all, score_block
 from cifar_ray.evaluation.selection import Selected
-from cifar_ray.evaluation.slices import Slice, properties, slice_by
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.metrics.accuracy import Evaluation, evaluate_logits, softmax
 from cifar_ray.metrics.calibration import Calibration, calibrate
@@ -143,12 +143,7 @@ def evaluate_model(
         look_for_leakage: search the training images for near-duplicates.
     """
     images = data.images
-    on_scored = progress("evaluating", len(images))
-    by_block: dict[int, BlockScores] = {}
-    for block, result in scores:
-        by_block[block] = result
-        on_scored(len(result.logits))
-    blocks = [by_block[block] for block in sorted(by_block)]
+    blocks = collect_scores(scores, len(images), progress)
     logits = np.concatenate([block.logits for block in blocks])
     correct: npt.NDArray[np.bool_] = logits.argmax(axis=1) == images.labels
     temperature = predictor.manifest.temperature
@@ -168,8 +163,18 @@ def evaluate_model(
         slices={name: slice_by(values, correct) for name, values in properties(images, data.root).items()},
         cost=measure_cost(predictor),
         robustness=_robustness(images, correct, blocks),
-        leakage=_leakage(predictor, images, data.train, progress) if look_for_leakage and data.train is not None else None,
+        leakage=find_leakage(predictor, images, data.train, progress) if look_for_leakage and data.train is not None else None,
     )
+
+
+def collect_scores(scores: Iterable[tuple[int, BlockScores]], images: int, progress: Progress) -> list[BlockScores]:
+    """The scores of all blocks in order, which may arrive in any order."""
+    on_scored = progress("evaluating", images)
+    by_block: dict[int, BlockScores] = {}
+    for block, result in scores:
+        by_block[block] = result
+        on_scored(len(result.logits))
+    return [by_block[block] for block in sorted(by_block)]
 
 
 def _robustness(images: ImageDataset, correct: npt.NDArray[np.bool_], blocks: list[BlockScores]) -> Robustness | None:
@@ -181,7 +186,8 @@ def _robustness(images: ImageDataset, correct: npt.NDArray[np.bool_], blocks: li
     return Robustness(len(rows), int(correct[rows].sum()), (corrupted == images.labels[rows]).sum(axis=2).astype(np.int64))
 
 
-def _leakage(predictor: Predictor, images: ImageDataset, train: ImageDataset, progress: Progress) -> Leakage:
+def find_leakage(predictor: Predictor, images: ImageDataset, train: ImageDataset, progress: Progress) -> Leakage:
+    """Search the training images for near-duplicates of the images."""
     started_s = time.perf_counter()
     on_embedded = progress("embedding", len(images) + len(train))
     embeddings = embed_all(predictor, images.images, on_embedded), embed_all(predictor, train.images, on_embedded)

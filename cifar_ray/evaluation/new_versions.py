@@ -27,15 +27,20 @@ _SAME = 1e-3
 
 
 def calibrated(
-    bundle: Bundle, dataset: DatasetName | None = None, data_dir: str | None = None, progress: StartTask = no_progress
+    bundle: Bundle,
+    dataset: DatasetName | None = None,
+    data_dir: str | None = None,
+    progress: StartTask = no_progress,
+    min_precision: float | None = None,
 ) -> tuple[Bundle, Trust, dict[str, float]]:
-    """The same weights with a temperature and an abstain threshold fitted on validation images.
+    """The same weights with calibration, abstain threshold and label thresholds fitted on validation images.
 
     Args:
         bundle: the saved model; is not changed.
         dataset: the data to use; default: what the model was trained on.
         data_dir: folder of the data.
         progress: of the decoding.
+        min_precision: multi-label: see `fit_rules`; `None` as in the training.
 
     Returns:
         The new bundle, not saved yet; the fitted values; and `Trust.metrics` on the test images, empty without a test split.
@@ -50,7 +55,8 @@ def calibrated(
     test = load_splits(data.config).test
     predictor = Predictor(bundle, device_here(), engine="torch")
     logits, features = _outputs(predictor, data.images)
-    trust = Trust.fit(logits, data.images.labels, features, data.images.bursts)
+    min_precision = manifest.train_config.get("min_precision") if min_precision is None else min_precision
+    trust = Trust.fit(logits, data.images.labels, features, data.images.bursts, min_precision)
     changes: dict[str, Any] = {"created_at": datetime.now(UTC)}
     metrics: dict[str, float] = {}
     if test is not None:
@@ -62,11 +68,15 @@ def calibrated(
 
 
 def same_trust(one: Bundle, other: Bundle) -> bool:
-    """Whether two models have the same temperature and rules for abstaining, up to the rounding of another number of threads."""
+    """Whether two models have the same calibration and rules, up to the rounding of another number of threads."""
     first, second = read_trust(one), read_trust(other)
     pairs = [(first.temperature, second.temperature), (first.abstain_threshold, second.abstain_threshold)]
     if (first.familiarity is None) != (second.familiarity is None):
         return False
+    if first.rules is not None and second.rules is not None:
+        one_rules, other_rules = (np.array([rules.thresholds, rules.slopes, rules.offsets]) for rules in (first.rules, second.rules))
+        if not np.allclose(one_rules, other_rules, rtol=_SAME, atol=_SAME):
+            return False
     if first.familiarity is not None and second.familiarity is not None:
         pairs.append((first.familiarity.threshold, second.familiarity.threshold))
     return all(a == b or (a is not None and b is not None and math.isclose(a, b, rel_tol=_SAME)) for a, b in pairs)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from cifar_ray.evaluation.corruptions import CORRUPTIONS, LEVELS, corrupt
+from cifar_ray.evaluation.measures.corruptions import CORRUPTIONS, LEVELS, corrupt
 from cifar_ray.inference.predictor import Predictor
 
 Images = npt.NDArray[np.uint8]

@@ -14,6 +14,7 @@ from cifar_ray.config.data_choice import DataChoice, SplitName
 from cifar_ray.data import DatasetSplits, ImageDataset, load_splits
 from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.errors import ConfigError, DataError
+from cifar_ray.metrics.accuracy import Labels
 from cifar_ray.store import Manifest
 
 _logger = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ def _data_config(manifest: Manifest, choice: DataChoice) -> TrainConfig:
     if choice.dataset is not None or choice.data_dir is not None:
         dataset = choice.dataset or ("folder" if choice.data_dir is not None else None)
         values |= {"dataset": dataset, "data_dir": choice.data_dir, "columns": choice.columns}
+    values["task"] = manifest.task
     if "dataset" not in values:
         raise ConfigError("dataset: the model does not name its training data; pass --dataset NAME or --data-dir DIR")
     if choice.split == "all":
@@ -123,4 +125,10 @@ def relabel(dataset: ImageDataset, class_names: tuple[str, ...], where: str) -> 
     if unknown:
         raise DataError(f"class {unknown[0]!r} of {where} is not a class of the model. Classes of the model: {', '.join(class_names)}")
     label_of = np.array([class_names.index(name) for name in dataset.class_names], np.int64)
-    return ImageDataset(dataset.images, label_of[dataset.labels], class_names, dataset.files)
+    labels: Labels
+    if dataset.is_multi_label:
+        labels = np.zeros((len(dataset), len(class_names)), np.uint8)
+        labels[:, label_of] = dataset.labels
+    else:
+        labels = label_of[dataset.labels]
+    return ImageDataset(dataset.images, labels, class_names, dataset.files)

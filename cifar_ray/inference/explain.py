@@ -66,13 +66,14 @@ def explain(predictor: Predictor, image: npt.NDArray[np.uint8], class_id: int | 
     Args:
         predictor: predictor of a network of this project.
         image: uint8 `[S, S, 3]`.
-        class_id: class to explain; `None` is the predicted class.
+        class_id: class to explain; `None` is the most probable one.
 
     Returns:
         The class, and its heatmap, float32 `[S, S]`, 0–1, as from `grad_cam`.
     """
     if class_id is None:
-        class_id = int(predictor.predict(image[None]).logits.argmax())
+        found = predictor.predict(image[None])
+        class_id = int((found.logits if predictor.manifest.task == "single-label" else found.probabilities).argmax())
     return class_id, grad_cam(predictor.network, predictor.manifest, image[None], [class_id])[0]
 
 

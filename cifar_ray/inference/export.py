@@ -66,13 +66,21 @@ class _FileEngine:
 class _Answering(nn.Module):
     """The graph to export: from pixels to logits and probabilities."""
 
+    scales: Tensor
+
     def __init__(self, engine: TorchEngine) -> None:
         super().__init__()
         self.from_pixels = FromPixels(engine.network, engine.manifest)
         self.temperature = engine.manifest.temperature
+        rules = engine.manifest.rules if isinstance(engine.manifest, Manifest) else None
+        self.is_multi_label = rules is not None
+        if rules is not None:
+            self.register_buffer("scales", torch.tensor([rules.slopes, rules.offsets]))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.from_pixels(images)
+        if self.is_multi_label:
+            return logits, torch.sigmoid(logits * self.scales[0] + self.scales[1])
         return logits, torch.softmax(logits / self.temperature, dim=1)
 
 

@@ -88,6 +88,7 @@ def _describe(weights: Mapping[str, Tensor], path: Path, meaning: Meaning, writt
     return Manifest(
         architecture=Architecture(name=architecture, arguments=arguments),
         class_names=class_names,
+        task=like.task if like else "single-label",
         image_size_px=arguments["image_size"],
         channel_mean=meaning.channel_mean or (like.channel_mean if like else (0.5, 0.5, 0.5)),
         channel_std=meaning.channel_std or (like.channel_std if like else (0.5, 0.5, 0.5)),

@@ -25,6 +25,7 @@ from cifar_ray.inference.conversion import convert
 from cifar_ray.inference.engines import INT8_FILES, Engine, OpenVinoEngine, TorchEngine, deviation, import_openvino
 from cifar_ray.inference.features import with_features
 from cifar_ray.inference.predictor import Predictor
+from cifar_ray.metrics.trust import Trust
 from cifar_ray.store import Bundle, ModelStore, Quantization
 
 Pixels = npt.NDArray[np.uint8]
@@ -106,8 +107,9 @@ def with_int8(bundle: Bundle, calibration: Pixels, held_out: dict[str, ImageData
     int8 = OpenVinoEngine(exact, files)
     reference_accuracy, accuracy = _accuracy(exact, held_out), _accuracy(int8, held_out)
     if reference_accuracy - accuracy > tolerance:
+        name = "accuracy" if bundle.manifest.task == "single-label" else "mAP"
         raise ConfigError(
-            f"int8 accuracy {accuracy:.2%} is more than {100 * tolerance:g} points below the fp32 accuracy {reference_accuracy:.2%}; "
+            f"int8 {name} {accuracy:.2%} is more than {100 * tolerance:g} points below the fp32 {name} {reference_accuracy:.2%}; "
             "not saved. Pass --tolerance-points to allow a larger loss"
         )
     record = Quantization(
@@ -123,12 +125,10 @@ def with_int8(bundle: Bundle, calibration: Pixels, held_out: dict[str, ImageData
 
 
 def _accuracy(engine: Engine, held_out: dict[str, ImageDataset]) -> float:
-    right = sum(
-        int((engine.logits(part.images[i : i + _BATCH]).argmax(axis=1) == part.labels[i : i + _BATCH]).sum())
-        for part in held_out.values()
-        for i in range(0, len(part), _BATCH)
-    )
-    return right / sum(map(len, held_out.values()))
+    """Accuracy, or mAP with several labels per image, on all held-out images together."""
+    logits = [engine.logits(part.images[i : i + _BATCH]) for part in held_out.values() for i in range(0, len(part), _BATCH)]
+    labels = np.concatenate([part.labels for part in held_out.values()])
+    return Trust.plain(labels).evaluate(np.concatenate(logits), labels).score
 
 
 def _quantize(engine: TorchEngine, images: Pixels) -> dict[str, bytes]:

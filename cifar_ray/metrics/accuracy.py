@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ Integers = npt.NDArray[np.int64]
 _UNEVEN_RATIO = 1.5
 
 Logits = npt.NDArray[np.float32]
+Labels = npt.NDArray[Any]  # int64 `[N]`, or uint8 `[N, C]` of 0 and 1 for several labels per picture
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,19 @@ class Evaluation:
         return float(self.correct / max(1, self.count))
 
     @property
+    def score(self) -> float:
+        """The figure by which models with one class per picture are compared: the accuracy."""
+        return self.accuracy
+
+    @property
     def balanced_accuracy(self) -> float:
         """Mean recall of the classes that have images, 0–1; the accuracy if all classes had equally many images."""
-        return _mean(self.per_class_accuracy())
+        return mean_of_known(self.per_class_accuracy())
 
     @property
     def macro_f1(self) -> float:
         """Mean F1 score of the classes that occur or are predicted, 0–1."""
-        return _mean(self.per_class_f1())
+        return mean_of_known(self.per_class_f1())
 
     def per_class_accuracy(self) -> Floats:
         """Recall of each class, float64 `[C]`, 0–1; NaN for a class without images."""
@@ -104,7 +111,8 @@ def softmax(logits: Logits, temperature: float = 1.0) -> Logits:
     return probabilities
 
 
-def _mean(values: Floats) -> float:
+def mean_of_known(values: Floats) -> float:
+    """Mean of the values that are not NaN; 0 if there are none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else 0.0
 

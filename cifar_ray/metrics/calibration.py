@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from cifar_ray.metrics.accuracy import Floats, Integers, Logits, cross_entropies, ratio, softmax
 
@@ -39,8 +40,11 @@ class Calibration:
 
 def calibrate(probabilities: Logits, labels: Integers, bins: int = 15) -> Calibration:
     """Bin images by the probability of their most probable class; 15 bins as in Guo et al. 2017."""
-    confidence = probabilities.max(axis=1).astype(np.float64)
-    correct = probabilities.argmax(axis=1) == labels
+    return bin_by_confidence(probabilities.max(axis=1).astype(np.float64), probabilities.argmax(axis=1) == labels, bins)
+
+
+def bin_by_confidence(confidence: Floats, correct: npt.NDArray[np.bool_], bins: int) -> Calibration:
+    """Bin predictions by their confidence, float64 `[N]`; `correct` says which are right."""
     bin_of = np.minimum((confidence * bins).astype(np.int64), bins - 1)
     counts = np.bincount(bin_of, minlength=bins)
     mean_confidence = ratio(np.bincount(bin_of, weights=confidence, minlength=bins), counts)

@@ -89,9 +89,11 @@ def create_model(name: str, num_classes: int, image_size: int, views: int = 1, m
     return Views(network, views, mirror_views) if views > 1 else network
 
 
-def _create_ensemble(members: Sequence[Mapping[str, Any]], temperatures: Sequence[float]) -> Ensemble:
+def _create_ensemble(
+    members: Sequence[Mapping[str, Any]], temperatures: Sequence[float], scales: Sequence[Sequence[Sequence[float]]] | None = None
+) -> Ensemble:
     networks = [create_model(member["name"], **member["arguments"]) for member in members]
-    return Ensemble(networks, torch.zeros(len(networks), 2, 3), temperatures)
+    return Ensemble(networks, torch.zeros(len(networks), 2, 3), temperatures, scales)
 
 
 def count_flops(model: nn.Module, image_size: int) -> int:

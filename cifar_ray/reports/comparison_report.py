@@ -6,7 +6,8 @@ import json
 
 import numpy as np
 
-from cifar_ray.evaluation.comparison import ModelComparison, format_p_value, summarize, to_json
+from cifar_ray.evaluation.comparison import AnyComparison, ModelComparison, format_p_value, summarize, to_json
+from cifar_ray.evaluation.label_set_comparison import LabelSetComparison
 from cifar_ray.metrics.intervals import SIGNIFICANT
 from cifar_ray.reports import plots
 from cifar_ray.reports.contact_sheet import Cell, sheet
@@ -15,22 +16,30 @@ from cifar_ray.reports.renderer import Picture, Section, Table, render
 _SHOWN = 20
 
 
-def to_files(comparison: ModelComparison) -> dict[str, bytes]:
+def to_files(comparison: AnyComparison) -> dict[str, bytes]:
     """`comparison.json`, the pictures, and `comparison.html` with all pictures inside, by file name."""
     figures, names = to_json(comparison), comparison.a.predictor.manifest.class_names
-    differences = [(one.difference, p_value < SIGNIFICANT) for one, p_value in comparison.by_class]
+    differences = [(one["difference"] or 0.0, one["p_value"] < SIGNIFICANT) for one in figures["classes"]]
+    of_sets = isinstance(comparison, LabelSetComparison)
+    figure, test = ("average precision", "jackknife over the images") if of_sets else ("recall", "McNemar's test")
     pictures = {
         "classes": Picture(
-            plots.class_differences(differences, names, (comparison.a.reference, comparison.b.reference)),
-            "Difference in recall. Orange: significant (McNemar's test, Holm-adjusted p < 0.05).",
+            plots.class_differences(differences, names, (comparison.a.reference, comparison.b.reference), figure),
+            f"Difference in {figure}. Orange: significant ({test}, Holm-adjusted p < 0.05).",
         )
     }
     for winner, file in enumerate(("only_first_right", "only_second_right")):
-        if (picture := _disagreements(comparison, winner)) is not None:
+        if not isinstance(comparison, LabelSetComparison) and (picture := _disagreements(comparison, winner)) is not None:
             caption = "True class, prediction of each model with its probability, image. Most confident mistakes first"
             pictures[file] = Picture(picture, f"{caption}, at most {_SHOWN}.")
     classes = [
-        (one["name"], f"{one['images']:,}", f"{100 * one['difference']:+.2f}", format_p_value(one["p_value"])) for one in figures["classes"]
+        (
+            one["name"],
+            f"{one['images']:,}",
+            "–" if one["difference"] is None else f"{100 * one['difference']:+.2f}",
+            format_p_value(one["p_value"]),
+        )
+        for one in figures["classes"]
     ]
     sections = [
         Section("Summary", [Table((), summarize(figures))]),
@@ -41,6 +50,7 @@ def to_files(comparison: ModelComparison) -> dict[str, bytes]:
                 ("only_first_right", f"Only {comparison.a.reference} is correct"),
                 ("only_second_right", f"Only {comparison.b.reference} is correct"),
             )
+            if not of_sets
         ),
     ]
     title = f"{comparison.a.reference} compared with {comparison.b.reference}"

@@ -65,7 +65,7 @@ def class_sheets(splits: DatasetSplits, seed: int) -> dict[int, bytes]:
     generator = np.random.default_rng(seed)
     sheets = {}
     for label in range(min(splits.train.num_classes, _MAX_CLASS_SHEETS)):
-        members = np.flatnonzero(splits.train.labels == label)
+        members = splits.train.members(label)
         if len(members):
             chosen = np.sort(generator.choice(members, min(_IMAGES_PER_CLASS, len(members)), replace=False))
             sheets[label] = sheet([Cell((splits.train.images[row],)) for row in chosen], columns=10, side_px=80)

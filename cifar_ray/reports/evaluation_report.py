@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from cifar_ray.evaluation.figures import percent, summarize, to_json
+from cifar_ray.evaluation.figure_parts import percent
+from cifar_ray.evaluation.figures import AnyEvaluation, summarize, to_json
+from cifar_ray.evaluation.label_set_evaluation import LabelSetEvaluation
 from cifar_ray.evaluation.model_evaluation import ModelEvaluation, most_confident_mistakes
 from cifar_ray.inference.explain import grad_cam
 from cifar_ray.inference.overlay import overlay
 from cifar_ray.inference.predictor import Predictor
-from cifar_ray.reports import plots
+from cifar_ray.reports import label_set_report, plots
 from cifar_ray.reports.contact_sheet import Cell, sheet
+from cifar_ray.reports.duplicates import SHOWN_DUPLICATES, duplicates_picture, pair_table
 from cifar_ray.reports.renderer import Picture, Section, Table, render
 
 _SHOWN_MISTAKES = 24
-_SHOWN_DUPLICATES = 40
 
 
-def to_files(evaluation: ModelEvaluation, predictor: Predictor) -> dict[str, bytes]:
+def to_files(evaluation: AnyEvaluation, predictor: Predictor) -> dict[str, bytes]:
     """`evaluation.json`, the pictures, and `report.html` with all pictures inside, by file name."""
+    if isinstance(evaluation, LabelSetEvaluation):
+        return label_set_report.to_files(evaluation, predictor)
     figures = to_json(evaluation)
     pictures = _pictures(evaluation, predictor)
     files = {f"{name}.png": picture.png for name, picture in pictures.items()}
@@ -29,9 +33,10 @@ def to_files(evaluation: ModelEvaluation, predictor: Predictor) -> dict[str, byt
 
 def _pictures(evaluation: ModelEvaluation, predictor: Predictor) -> dict[str, Picture]:
     names, figures = evaluation.manifest.class_names, evaluation.figures
+    series = {"precision": figures.per_class_precision(), "recall": figures.per_class_accuracy(), "F1": figures.per_class_f1()}
     found = {
         "confusion": Picture(plots.confusion(figures, names), "Rows: true classes. Columns: predicted classes."),
-        "classes": Picture(plots.per_class(figures, names), "Precision, recall and F1 score of each class."),
+        "classes": Picture(plots.per_class(series, names), "Precision, recall and F1 score of each class."),
         "bias": Picture(
             plots.bias(evaluation.bias, names),
             "How much more often each class is predicted than it occurs. Orange: significant (sign test, Holm-adjusted p < 0.05).",
@@ -49,8 +54,8 @@ def _pictures(evaluation: ModelEvaluation, predictor: Predictor) -> dict[str, Pi
         found["mistakes"] = Picture(
             mistakes, "True class → predicted class with its probability. Right: the pixels that support the prediction (Grad-CAM)."
         )
-    if (duplicates := _duplicates(evaluation)) is not None:
-        found["duplicates"] = Picture(duplicates, f"Left: image. Right: training image. Most similar first, at most {_SHOWN_DUPLICATES}.")
+    if (duplicates := duplicates_picture(evaluation.leakage, evaluation.data)) is not None:
+        found["duplicates"] = Picture(duplicates, f"Left: image. Right: training image. Most similar first, at most {SHOWN_DUPLICATES}.")
     return found
 
 
@@ -75,22 +80,6 @@ def _mistakes(evaluation: ModelEvaluation, predictor: Predictor) -> bytes | None
     )
 
 
-def _duplicates(evaluation: ModelEvaluation) -> bytes | None:
-    leakage, images, train = evaluation.leakage, evaluation.data.images, evaluation.data.train
-    if leakage is None or train is None or not leakage.duplicates:
-        return None
-    return sheet(
-        [
-            Cell(
-                (images.images[one.query], train.images[one.reference]),
-                (f"{one.similarity:.2f}{' mirrored' if one.mirrored else ''}", images.name_of(one.query), train.name_of(one.reference)),
-            )
-            for one in leakage.duplicates[:_SHOWN_DUPLICATES]
-        ],
-        columns=5,
-    )
-
-
 def _page(evaluation: ModelEvaluation, figures: dict[str, Any], pictures: dict[str, Picture]) -> bytes:
     data, manifest = evaluation.data, evaluation.manifest
     shown = {name: [picture] for name, picture in pictures.items()}
@@ -107,7 +96,7 @@ def _page(evaluation: ModelEvaluation, figures: dict[str, Any], pictures: dict[s
         sections.append(Section("Robustness", shown["robustness"]))
     if figures["leakage"] is not None:
         duplicates = shown.get("duplicates", ["No image is a near-duplicate of a training image."])
-        sections.append(Section("Leakage: near-duplicates of training images", [*duplicates, *_pair_table(figures)]))
+        sections.append(Section("Leakage: near-duplicates of training images", [*duplicates, *pair_table(figures)]))
     trained = f"{manifest.architecture.name}, trained on {manifest.dataset_name}"
     return render(f"{evaluation.reference} on {data.name} ({data.split})", f"{trained}; weights {manifest.weights_sha256[:12]}", sections)
 
@@ -118,10 +107,3 @@ def _class_table(figures: dict[str, Any]) -> Table:
         for one in figures["classes"]
     ]
     return Table(("class", "images", "predicted", "precision", "recall", "F1"), rows)
-
-
-def _pair_table(figures: dict[str, Any]) -> list[Table]:
-    """All pairs, not only those in the picture."""
-    pairs = figures["leakage"]["pairs"]
-    rows = [(one["image"], one["other"], one["class"], one["other_class"], f"{one['similarity']:.3f}") for one in pairs]
-    return [Table(("image", "training image", "class", "its class", "similarity"), rows)] if rows else []

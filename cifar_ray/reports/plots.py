@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from cifar_ray.evaluation.corruptions import CORRUPTIONS, LEVELS
-from cifar_ray.evaluation.slices import Slice
-from cifar_ray.metrics.accuracy import Evaluation
+from cifar_ray.evaluation.measures.corruptions import CORRUPTIONS, LEVELS
+from cifar_ray.evaluation.measures.slices import Slice
+from cifar_ray.metrics.accuracy import Evaluation, Floats, Integers
 from cifar_ray.metrics.calibration import Calibration
 from cifar_ray.metrics.intervals import ClassBias
 from cifar_ray.reports.canvas import empty_figure, new_figure, to_png
@@ -45,41 +45,47 @@ def confusion(evaluation: Evaluation, class_names: Sequence[str]) -> bytes:
     return to_png(figure)
 
 
-def reliability(calibration: Calibration, uncalibrated: Calibration) -> bytes:
-    """Reliability diagram: accuracy by confidence with and without the temperature, and the share of images in each bin."""
+def reliability(calibration: Calibration, uncalibrated: Calibration, *, of: str = "images", fitted: str = "the temperature") -> bytes:
+    """Reliability diagram: accuracy by confidence with and without calibration, and the share in each bin.
+
+    Args:
+        calibration: with it.
+        uncalibrated: without it.
+        of: what is in the bins.
+        fitted: what the calibration is.
+    """
     figure, axes = new_figure(6, 5.6)
     bins = len(calibration.counts)
     middles = (np.arange(bins) + 0.5) / bins
     filled = calibration.counts > 0
     axes.bar(middles[filled], calibration.accuracy[filled], width=0.9 / bins, color=_PALE, label="accuracy of the bin")
     axes.plot([0, 1], [0, 1], color="black", linestyle=":", label="perfect calibration")
-    axes.plot(uncalibrated.confidence, uncalibrated.accuracy, color=_GREY, marker=".", label="without the temperature")
+    axes.plot(uncalibrated.confidence, uncalibrated.accuracy, color=_GREY, marker=".", label=f"without {fitted}")
     axes.plot(
         calibration.confidence[filled],
         calibration.accuracy[filled],
         color=_ORANGE,
         marker="o",
         markersize=4,
-        label="with the temperature",
+        label=f"with {fitted}",
     )
     axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.03))
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
     counts = axes.twinx()
     counts.step(middles, calibration.counts / max(1, calibration.counts.sum()), where="mid", color=_BLUE)
-    counts.set(ylabel="share of images (blue line)", ylim=(0, 1.03))
+    counts.set(ylabel=f"share of {of} (blue line)", ylim=(0, 1.03))
     return to_png(figure)
 
 
-def per_class(evaluation: Evaluation, class_names: Sequence[str]) -> bytes:
-    """Precision, recall and F1 of each class."""
+def per_class(series: Mapping[str, Floats], class_names: Sequence[str]) -> bytes:
+    """Figures of each class, 0–1, by their names, at most four."""
     figure, axes = new_figure(max(7.0, min(16.0, 0.8 * len(class_names))), 4)
-    series = {"precision": evaluation.per_class_precision(), "recall": evaluation.per_class_accuracy(), "F1": evaluation.per_class_f1()}
-    for (name, values), colour, marker in zip(series.items(), (_BLUE, _ORANGE, "black"), ("^", "v", "_"), strict=True):
+    for (name, values), colour, marker in zip(series.items(), (_BLUE, _ORANGE, "black", _GREY), ("^", "v", "_", "o"), strict=False):
         axes.scatter(range(len(values)), values * 100, s=60, color=colour, marker=marker, label=name)
     axes.set(ylabel="%")
     _name_classes(axes, class_names)
     axes.grid(alpha=0.3)
-    axes.legend(ncol=3, loc="upper center", bbox_to_anchor=(0.5, 1.14), frameon=False)
+    axes.legend(ncol=4, loc="upper center", bbox_to_anchor=(0.5, 1.14), frameon=False)
     return to_png(figure)
 
 
@@ -162,20 +168,48 @@ def file_sizes(widths_px: npt.NDArray[np.int64], heights_px: npt.NDArray[np.int6
     return to_png(figure)
 
 
-def class_differences(differences: Sequence[tuple[float, bool]], class_names: Sequence[str], models: tuple[str, str]) -> bytes:
-    """Recall of the second model minus that of the first, per class; orange if the difference is significant.
+def class_differences(
+    differences: Sequence[tuple[float, bool]], class_names: Sequence[str], models: tuple[str, str], figure_name: str = "recall"
+) -> bytes:
+    """A figure of the second model minus that of the first, per class; orange if the difference is significant.
 
     Args:
         differences: of each class, −1–1, and whether it is significant.
         class_names: names of the classes.
         models: references of both models.
+        figure_name: name of the figure.
     """
     figure, axes = new_figure(max(7.0, min(16.0, 0.8 * len(class_names))), 3.5)
     colours = [_ORANGE if significant else _GREY for _, significant in differences]
     axes.bar(range(len(differences)), [100 * difference for difference, _ in differences], color=colours)
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.set(ylabel=f"recall of {models[1]}\nminus {models[0]} (points)")
+    axes.set(ylabel=f"{figure_name} of {models[1]}\nminus {models[0]} (points)")
     _name_classes(axes, class_names)
+    return to_png(figure)
+
+
+def co_occurrence(counts: Integers, class_names: Sequence[str]) -> bytes:
+    """How often pictures with one label (row) also have another (column), as a share of the row; the diagonal has the counts.
+
+    Args:
+        counts: int64 `[C, C]`, pictures with both labels.
+        class_names: names of the classes.
+    """
+    classes = len(class_names)
+    shares = np.where(np.eye(classes, dtype=bool), np.nan, counts / np.maximum(1, np.diag(counts))[:, None])
+    side = min(14.0, 3 + 0.5 * classes)
+    figure, axes = new_figure(side, side * 0.92)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, shrink=0.7, label="share of the pictures with the label of the row")
+    if classes <= _MAX_NUMBERED_CLASSES:
+        for (row, column), count in np.ndenumerate(counts):
+            own = row == column
+            text, colour = (
+                (f"{count:,}", "black") if own else (f"{shares[row, column]:.2f}", "white" if shares[row, column] > 0.6 else "black")
+            )
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour, weight="bold" if own else None)
+    _name_classes(axes, class_names, both=True)
+    axes.set(xlabel="also has", ylabel="has")
     return to_png(figure)
 
 

@@ -28,7 +28,7 @@ def curves(record: Record) -> bytes:
             axes.plot(*points[-1], end_marker, color=style["color"], markersize=5)
         for repeat in record.runs(trial)[1:]:
             axes.plot(*zip(*_points(repeat, record.metric), strict=True), color=style["color"], linewidth=1.2, linestyle="--")
-    label = "validation accuracy (%)" if record.metric == "val_accuracy" else "validation loss (nats)"
+    label = {"val_accuracy": "validation accuracy (%)", "val_map": "validation mAP (%)"}.get(record.metric, "validation loss (nats)")
     axes.set(xlabel="epoch (× stopped early, ● finished, dashed: repeated with another seed)", ylabel=label)
     axes.locator_params(axis="x", integer=True)
     axes.grid(alpha=0.3)
@@ -80,8 +80,8 @@ def importance_bars(importance: Importance) -> bytes:
 
 
 def _points(trial: Trial, metric: str) -> list[tuple[int, float]]:
-    """Epoch and metric, accuracies in %."""
-    factor = 100 if metric.endswith("accuracy") else 1
+    """Epoch and metric, accuracies and mAP in %."""
+    factor = 1 if metric == "val_loss" else 100
     return [(report["epoch"], factor * report[metric]) for report in trial.epochs]
 
 

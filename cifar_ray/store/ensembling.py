@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from cifar_ray.errors import StoreError
+from cifar_ray.metrics.label_rules import LabelRules
 from cifar_ray.store.bundle import Bundle
 from cifar_ray.store.manifest import Architecture, Manifest
 from cifar_ray.store.registry import ModelStore
@@ -14,7 +16,7 @@ from cifar_ray.store.registry import ModelStore
 if TYPE_CHECKING:
     import torch
 
-_MUST_AGREE = ("class_names", "image_size_px", "resize_policy")
+_MUST_AGREE = ("task", "class_names", "image_size_px", "resize_policy")
 
 
 def save_ensemble(store: ModelStore, name: str, references: Sequence[str]) -> Bundle:
@@ -28,7 +30,7 @@ def save_ensemble(store: ModelStore, name: str, references: Sequence[str]) -> Bu
         references: at least two members, as in `ModelStore.load`.
 
     Raises:
-        StoreError: for fewer than two members, or if they differ in classes, image size or resize policy.
+        StoreError: for fewer than two members, or if they differ in task, classes, image size or resize policy.
         BundleError: if a member is damaged.
     """
     if len(references) < 2:
@@ -45,10 +47,14 @@ def save_ensemble(store: ModelStore, name: str, references: Sequence[str]) -> Bu
         "members": [member.manifest.architecture.model_dump() for member in members],
         "temperatures": [member.manifest.temperature for member in members],
     }
+    rules = [rules for member in members if (rules := member.manifest.rules) is not None]
+    if rules:
+        arguments["scales"] = [[one.slopes, one.offsets] for one in rules]
     manifest = first.model_copy(
         update={
             "architecture": Architecture(name="ensemble", arguments=arguments),
             "temperature": 1.0,
+            "label_rules": _mean_thresholds(rules) if rules else None,
             "abstain_threshold": None,
             "metrics": {},
             "quantization": None,
@@ -57,6 +63,14 @@ def save_ensemble(store: ModelStore, name: str, references: Sequence[str]) -> Bu
         }
     )
     return store.save(name, manifest, _weights(members))
+
+
+def _mean_thresholds(rules: Sequence[LabelRules]) -> LabelRules:
+    """The rules of an ensemble, whose logits are calibrated: the mean of its members' thresholds, until it is calibrated itself."""
+    plain = LabelRules.plain(len(rules[0].thresholds))
+    return dataclasses.replace(
+        plain, thresholds=tuple(sum(each) / len(rules) for each in zip(*(one.thresholds for one in rules), strict=True))
+    )
 
 
 def _weights(members: Sequence[Bundle]) -> dict[str, torch.Tensor]:

@@ -8,39 +8,42 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cifar_ray.errors import BundleError, ConcurrentChangeError
-from cifar_ray.metrics.intervals import accuracy_interval, describe_accuracy
+from cifar_ray.metrics.score import Score
 from cifar_ray.store.aliases import Aliases
 from cifar_ray.store.bundle import Bundle
 from cifar_ray.store.manifest import Manifest
-from cifar_ray.store.registry import TEST_ACCURACY, ModelStore
+from cifar_ray.store.registry import ModelStore
 
-# Metrics and the keys of `image_counts` that belong to them, best first
-_VALIDATION = {"cv_accuracy": "cv", "val_accuracy": "val"}
-_NAMES = {"test": "test accuracy", "val": "validation accuracy", "cv": "cross-validated accuracy"}
+_NAMES = {"test": "test", "val": "validation", "cv": "cross-validated"}
+_VALIDATION = ("cv", "val")  # best first
 
 
 @dataclass(frozen=True)
 class _Figure:
-    """An accuracy of a model.
-
-    Attributes:
-        split: `test`, `val` or `cv`.
-        accuracy: 0–1.
-        count: number of pictures; `None` for a model of release 0.1.
-    """
+    """A score of a model on a split, `test`, `val` or `cv`."""
 
     split: str
-    accuracy: float
-    count: int | None
+    score: Score
+
+    @classmethod
+    def find(cls, manifest: Manifest, split: str) -> _Figure | None:
+        """The figure of a split; `None` if the model has none."""
+        score = Score.find(manifest.metrics, split, manifest.image_counts.get(split))
+        return None if score is None else cls(split, score)
+
+    @property
+    def value(self) -> float:
+        """0–1."""
+        return self.score.value
+
+    @property
+    def named(self) -> str:
+        """Name and value, for example test accuracy 93.2 %."""
+        return f"{_NAMES[self.split]} {self.score.name} {self}"
 
     def __str__(self) -> str:
-        text = describe_accuracy(self.accuracy, self.count)
-        return text if self.count is None or "pictures" in text else f"{text} ({self.count:,} pictures)"
-
-    def interval(self, count: int) -> tuple[float, float]:
-        """95 % interval; `count` is used if the number of pictures is unknown."""
-        known = count if self.count is None else self.count
-        return accuracy_interval(round(self.accuracy * known), known)
+        text, count = str(self.score), self.score.count
+        return text if count is None or "pictures" in text else f"{text} ({count:,} pictures)"
 
 
 def promote_new(store: ModelStore, bundle: Bundle, when: Literal["auto", "always", "never"]) -> tuple[bool, str]:
@@ -105,14 +108,14 @@ def describe_production(store: ModelStore, name: str, version: int, before: int 
     if before is not None and before != version and before in store.versions(name):
         with contextlib.suppress(BundleError):
             present = store.manifest(f"{name}@{before}")
-    figures = _comparable(new, present) if present else None
+    figures = _comparable(new, present) if present and present.task == new.task else None
     ours = figures[0] if figures else _best_figure(new)
     if ours is None:
         return ""
-    text = f"{_NAMES[ours.split]} {ours}"
+    text = ours.named
     if present is not None:
         theirs = figures[1] if figures else _best_figure(present)
-        shown = f"{_NAMES[theirs.split]} {theirs}" if theirs else "no accuracy"
+        shown = theirs.named if theirs else "no accuracy"
         same = figures is not None and ours.split == "test"
         text += f"; before, {name}@{before}: {shown}{'' if same or not theirs else ', on its own pictures'}"
     return text + _against_chance(new, ours)
@@ -129,17 +132,19 @@ def _decide(store: ModelStore, bundle: Bundle, seen: Aliases) -> tuple[bool, str
     production = seen.production
     if production is None or production not in store.versions(bundle.name):
         found = _best_figure(bundle.manifest)
-        return True, f"{bundle.name} has no production version yet" + (f"; {_NAMES[found.split]} {found}" if found else "")
+        return True, f"{bundle.name} has no production version yet" + (f"; {found.named}" if found else "")
     reference = f"{bundle.name}@{production}"
     try:
         present = store.manifest(reference)
     except BundleError as error:
         return True, f"the production version is damaged ({error})"
     new = bundle.manifest
+    if new.task != present.task:
+        return False, f"the production model {reference} is {present.task} and this one {new.task}, so the figures are not comparable"
     if new.tested_on == present.tested_on and (figures := _both(_test(new), _test(present))):
         ours, theirs = figures
-        verdict = "at least" if ours.accuracy >= theirs.accuracy else "below"
-        return ours.accuracy >= theirs.accuracy, f"test accuracy {ours} is {verdict} the {theirs} of the production model {reference}"
+        verdict = "at least" if ours.value >= theirs.value else "below"
+        return ours.value >= theirs.value, f"{ours.named} is {verdict} the {theirs} of the production model {reference}"
     if new.dataset_name != present.dataset_name:
         return False, (
             f"the production model {reference} has another data set ({present.dataset_name}) and other test images, "
@@ -159,27 +164,29 @@ def _with_other_classes(new: Manifest, present: Manifest, reference: str) -> tup
     )
     changes = "; ".join(f"{word}: {names}" for word, names in (("new", added), ("removed", removed)) if names) or "another order"
     figures = _both(_best_figure(new), _best_figure(present))
-    now, before = (f"{_NAMES[figure.split]} {figure}" for figure in figures) if figures else ("", "")
+    now, before = (figure.named for figure in figures) if figures else ("", "")
     compared = f"; {now}; with the old classes {before}" if figures else ""
     return True, f"it has other classes than the production model {reference} ({changes}){compared}"
 
 
 def _by_validation(new: Manifest, present: Manifest, reference: str) -> tuple[bool, str]:
-    kinds = [name for name in _VALIDATION if name in new.metrics and name in present.metrics]  # a fine-tuned model has no cross-validation
+    kinds = [
+        split for split in _VALIDATION if _Figure.find(new, split) and _Figure.find(present, split)
+    ]  # a fine-tuned model has no cross-validation
     figures = _both(_validation(new, kinds), _validation(present, kinds)) or _both(_validation(new), _validation(present))
     if figures is None:
-        missing = "an accuracy on the same test images or on validation images is missing"
+        missing = f"an {'accuracy' if new.task == 'single-label' else 'mAP'} on the same test images or on validation images is missing"
         return False, f"it cannot be compared with the production model {reference}: {missing}"
     ours, theirs = figures
-    count = ours.count or theirs.count
-    if ours.accuracy >= theirs.accuracy:
+    count = ours.score.count or theirs.score.count
+    if ours.value >= theirs.value:
         promote, verdict = True, "is at least"
     elif count is None:
         promote, verdict = False, "is below"
     else:
-        promote = ours.interval(count)[1] >= theirs.interval(count)[0]
+        promote = ours.score.interval(count)[1] >= theirs.score.interval(count)[0]
         verdict = "is below, but within the noise of" if promote else "is clearly below"
-    return promote, f"{_NAMES[ours.split]} {ours} {verdict} the {theirs} of the production model {reference}"
+    return promote, f"{ours.named} {verdict} the {theirs} of the production model {reference}"
 
 
 def _both(ours: _Figure | None, theirs: _Figure | None) -> tuple[_Figure, _Figure] | None:
@@ -187,19 +194,11 @@ def _both(ours: _Figure | None, theirs: _Figure | None) -> tuple[_Figure, _Figur
 
 
 def _test(manifest: Manifest) -> _Figure | None:
-    accuracy = manifest.metrics.get(TEST_ACCURACY)
-    return None if accuracy is None else _Figure("test", accuracy, manifest.image_counts.get("test"))
+    return _Figure.find(manifest, "test")
 
 
-def _validation(manifest: Manifest, kinds: Collection[str] = tuple(_VALIDATION)) -> _Figure | None:
-    return next(
-        (
-            _Figure(split, manifest.metrics[name], manifest.image_counts.get(split))
-            for name, split in _VALIDATION.items()
-            if name in manifest.metrics and name in kinds
-        ),
-        None,
-    )
+def _validation(manifest: Manifest, splits: Collection[str] = _VALIDATION) -> _Figure | None:
+    return next((figure for split in splits if (figure := _Figure.find(manifest, split))), None)
 
 
 def _best_figure(manifest: Manifest) -> _Figure | None:
@@ -208,8 +207,8 @@ def _best_figure(manifest: Manifest) -> _Figure | None:
 
 def _against_chance(manifest: Manifest, found: _Figure | None) -> str:
     """Chance level, with a warning for a model that is hardly better: below twice chance, or for two classes below halfway to 1."""
-    if found is None:
+    if found is None or manifest.task == "multi-label":  # the mAP of guessing depends on how often each label occurs
         return ""
     chance = 1 / len(manifest.class_names)
-    warning = ": the model is hardly better than guessing" if found.accuracy < min(2 * chance, (1 + chance) / 2) else ""
+    warning = ": the model is hardly better than guessing" if found.value < min(2 * chance, (1 + chance) / 2) else ""
     return f"; guessing gives {100 * chance:.3g} %{warning}"

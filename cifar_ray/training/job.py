@@ -50,9 +50,10 @@ class JobResult:
 
 
 def with_name(config: TrainConfig, splits: TrainingSplits) -> TrainConfig:
-    """The config of a run with a name, without the settings that a verb adds."""
+    """The config of a run with a name and the task of its labels, without the settings that a verb adds."""
     values: dict[str, Any] = config.model_dump(include=set(TrainConfig.model_fields))
     # the last four digits keep runs apart that start in the same second
+    values["task"] = "single-label" if splits.train.labels.ndim == 1 else "multi-label"
     values["name"] = config.name or f"{config.save_as or splits.name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     return TrainConfig.model_validate(values)
 

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.errors import BundleError
+from cifar_ray.metrics.score import Score
 from cifar_ray.store.bundle import MANIFEST_FILE, Bundle, decode_manifest, encode
 from cifar_ray.store.gallery import GALLERY_FILE, count_pictures, encode_gallery
 from cifar_ray.store.manifest import Manifest
@@ -79,6 +80,8 @@ def describe(run: TrainedRun, config: TrainConfig, splits: TrainingSplits) -> Ma
     return Manifest(
         architecture=run.result.architecture,
         class_names=train.class_names,
+        task="single-label" if train.labels.ndim == 1 else "multi-label",
+        label_rules=run.result.trust.rules,
         image_size_px=train.image_size_px,
         channel_mean=run.result.normalization.mean,
         channel_std=run.result.normalization.std,
@@ -86,7 +89,7 @@ def describe(run: TrainedRun, config: TrainConfig, splits: TrainingSplits) -> Ma
         temperature=run.result.trust.temperature,
         abstain_threshold=run.result.trust.abstain_threshold,
         metrics=run.result.metrics,
-        image_counts={name: len(part) for name, part in splits} | ({"cv": len(train)} if "cv_accuracy" in run.result.metrics else {}),
+        image_counts={name: len(part) for name, part in splits} | ({"cv": len(train)} if Score.find(run.result.metrics, "cv") else {}),
         dataset_name=splits.name,
         dataset_fingerprint=splits.fingerprint,
         test_fingerprint=splits.test.fingerprint if splits.test is not None else "",

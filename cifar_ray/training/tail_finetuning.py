@@ -15,10 +15,9 @@ from cifar_ray.config import TrainConfig
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.errors import TrainingError, advising_on_memory
-from cifar_ray.metrics.accuracy import evaluate_logits
 from cifar_ray.metrics.trust import Trust
 from cifar_ray.models import create_model
-from cifar_ray.training.loop.judging import judge, plain
+from cifar_ray.training.loop.judging import judge, of_validation
 from cifar_ray.training.probe.tail import Activations, Tail, TailTrainer, fits_memory, split
 from cifar_ray.training.records.results import EpochReport, TrainedRun
 from cifar_ray.training.records.run_folder import Run
@@ -88,7 +87,7 @@ def _finetune(
     held: dict[str, Activations] = {
         name: trainer.activations(part.images) for name, part in splits if name != "train" and isinstance(part, ImageDataset)
     }
-    state = _State(trainer)
+    state, plain = _State(trainer), Trust.plain(splits.train.labels)
     state.load(run.files.read(_CHECKPOINT))
     trainer.prepare(progress.on_task)
     progress.on_message(
@@ -97,20 +96,18 @@ def _finetune(
     while trainer.epoch < config.epochs:
         epoch_started, number = time.perf_counter(), trainer.epoch + 1
         loss, accuracy = trainer.run_epoch(config.epochs, partial(progress.on_step, number))
-        val = evaluate_logits(trainer.outputs(held["val"])[0], splits.val.labels) if splits.val is not None else None
+        val = plain.evaluate(trainer.outputs(held["val"])[0], splits.val.labels) if splits.val is not None else None
         seconds = time.perf_counter() - epoch_started
         state.add(
             EpochReport(
                 epoch=trainer.epoch,
                 train_loss=loss,
                 train_accuracy=accuracy,
-                val_loss=val.loss if val else None,
-                val_accuracy=val.accuracy if val else None,
                 learning_rate=trainer.learning_rate,
                 seconds=seconds,
                 images_per_s=trainer.steps_per_epoch * trainer.batch_size / seconds,
-                improved=state.is_better(val.accuracy if val else None),
-                val_confusion=plain(val),
+                improved=state.is_better(val.score if val else None),
+                **of_validation(val),
             )
         )
         run.files.replace(_CHECKPOINT, state.to_bytes())
@@ -120,7 +117,7 @@ def _finetune(
     trust = dataclasses.replace(probe.result.trust, familiarity=None)  # its features were those of other weights
     if splits.val is not None:
         logits, features = outputs["val"]
-        trust = Trust.fit(logits, splits.val.labels, features, splits.val.bursts)
+        trust = Trust.fit(logits, splits.val.labels, features, splits.val.bursts, config.min_precision)
     judged = judge(splits, outputs, trust)
     tail.upper.load_state_dict(state.kept)
     result = dataclasses.replace(
@@ -145,9 +142,9 @@ class _State:
         self.best = 0
         self.kept: dict[str, torch.Tensor] = {}
 
-    def is_better(self, accuracy: float | None) -> bool:
+    def is_better(self, score: float | None) -> bool:
         """Whether an epoch is the best so far; ties go to the later one."""
-        return accuracy is None or not self.best or accuracy >= (self.reports[self.best - 1].val_accuracy or 0)
+        return score is None or not self.best or score >= (self.reports[self.best - 1].val_score or 0)
 
     def add(self, report: EpochReport) -> None:
         """Take the report of an epoch."""

@@ -22,7 +22,7 @@ from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.data.streamed import StreamedSplits, TrainingSplits
 from cifar_ray.data.task_progress import StartTask
 from cifar_ray.errors import Interrupted, TrainingError, advising_on_memory
-from cifar_ray.metrics.intervals import describe_accuracy
+from cifar_ray.metrics.score import Score
 from cifar_ray.store.bundle import MANIFEST_FILE, encode
 from cifar_ray.training.loop.trainer import Trainer, memory_advice
 from cifar_ray.training.place import train_run
@@ -62,10 +62,11 @@ def choose_resize_policy(
     for policy in POLICIES:
         candidate = config.model_copy(update={"resize_policy": policy, "views": 1})
         fitted = train_probe(candidate, open_splits(candidate, progress), progress, held_out_parts=False).fitted
-        losses[policy] = fitted.loss, fitted.accuracy
+        losses[policy] = fitted.loss, fitted.score
     best = min(losses, key=lambda policy: losses[policy][0])
-    figures = ", ".join(f"{policy} {100 * accuracy:.1f} %" for policy, (_, accuracy) in losses.items())
-    return config.model_copy(update={"resize_policy": best}), f"resize policy {best}: cross-validated accuracy {figures}"
+    figures = ", ".join(f"{policy} {100 * score:.1f} %" for policy, (_, score) in losses.items())
+    name = "mAP" if config.task == "multi-label" else "accuracy"
+    return config.model_copy(update={"resize_policy": best}), f"resize policy {best}: cross-validated {name} {figures}"
 
 
 def train_transfer(run: Run, splits: TrainingSplits, progress: Progress) -> TrainedRun:
@@ -134,10 +135,9 @@ def _probe(run: Run, splits: TrainingSplits, progress: Progress, open_view: Open
 
 def _describe_probe(probe: Probe, splits: TrainingSplits) -> str:
     metrics, fitted = probe.result.metrics, probe.fitted
-    parts = [f"cross-validated {describe_accuracy(fitted.accuracy, len(fitted.rows))}"]
-    parts += [
-        f"{name} {describe_accuracy(metrics[f'{name}_accuracy'], len(part))}" for name, part in splits if f"{name}_accuracy" in metrics
-    ]
+    counts = {"cv": len(fitted.rows)} | {name: len(part) for name, part in splits}
+    scores = {name: score for name, count in counts.items() if (score := Score.find(metrics, name, count))}
+    parts = [f"{'cross-validated' if name == 'cv' else name} {score}" for name, score in scores.items()]
     return f"probe: {', '.join(parts)} in {probe.result.train_seconds:.0f} s"
 
 
@@ -238,16 +238,15 @@ def _images_per_s(config: TrainConfig, splits: TrainingSplits, device: torch.dev
 
 
 def _better(config: TrainConfig, probe: TrainedRun, tuned: TrainedRun, splits: TrainingSplits, progress: Progress) -> TrainedRun:
-    """The run with the better validation accuracy; always the fine-tuned one for the method `finetune`."""
-    of_probe = {f"probe_{name}": value for name, value in probe.result.metrics.items() if name.endswith("_accuracy")}
+    """The run with the better validation accuracy or mAP; always the fine-tuned one for the method `finetune`."""
+    of_probe = {f"probe_{name}": value for name, value in probe.result.metrics.items() if name.endswith(("_accuracy", "_map"))}
     # its parent is part of the same run
     result = dataclasses.replace(tuned.result, metrics=tuned.result.metrics | of_probe, parent_weights_sha256=None)
     tuned = dataclasses.replace(tuned, result=result)
     if splits.val is None:
         return tuned
-    figures = [run.result.metrics["val_accuracy"] for run in (probe, tuned)]
-    keeps_tuned = config.method == "finetune" or figures[1] > figures[0]
-    shown = [describe_accuracy(figure, len(splits.val)) for figure in figures]
+    scores = [score for run in (probe, tuned) if (score := Score.find(run.result.metrics, "val", len(splits.val)))]
+    keeps_tuned = config.method == "finetune" or scores[1].value > scores[0].value
     kept = "fine-tuned network" if keeps_tuned else "probe"
-    progress.on_message(f"validation accuracy: probe {shown[0]}, fine-tuned {shown[1]}; kept: {kept}")
+    progress.on_message(f"validation {scores[0].name}: probe {scores[0]}, fine-tuned {scores[1]}; kept: {kept}")
     return tuned if keeps_tuned else dataclasses.replace(probe, history=[*probe.history, *tuned.history])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from cifar_ray.config import TrainConfig
 from cifar_ray.metrics.intervals import difference_interval
+from cifar_ray.metrics.score import Score
 from cifar_ray.tuning.record import Record, Trial
 from cifar_ray.tuning.space import SearchSpace, present_values
 
@@ -16,11 +17,13 @@ class Comparison:
 
     Attributes:
         epoch: number of epochs of both; `None` if both had the full budget.
-        difference: validation accuracy of the first trial minus that of the second, 0–1; with two seeds each trial counts with its mean.
-        interval: 95 % interval of the difference; `None` if the number of validation images is unknown.
+        score: what is compared: accuracy or mAP.
+        difference: that of the first trial minus that of the second, 0–1; with two seeds each trial counts with its mean.
+        interval: 95 % interval of the difference; `None` for mAP, or if the number of validation images is unknown.
     """
 
     epoch: int | None
+    score: str
     difference: float
     interval: tuple[float, float] | None
 
@@ -38,16 +41,17 @@ def compare(record: Record, first: Trial, second: Trial) -> Comparison | None:
     """
     both = record.full_runs(first), record.full_runs(second)
     epoch = None if all(both) else min(first.epochs_done, second.epochs_done)
-    accuracies = []
+    scores: list[Score] = []
     for trial, full in zip((first, second), both, strict=True):
         best = [run.best(record.metric, epoch) for run in (full if epoch is None else [trial])]
-        values = [float(report["val_accuracy"]) for report in best if report]
-        if not values:
+        found = [score for report in best if report and (score := Score.find(report, "val"))]
+        if not found:
             return None
-        accuracies.append(sum(values) / len(values))
-    one, other = accuracies
-    interval = difference_interval(one, other, record.val_images) if record.val_images else None
-    return Comparison(epoch, one - other, interval)
+        scores.append(Score(found[0].key, sum(score.value for score in found) / len(found)))
+    one, other = (score.value for score in scores)
+    knows = record.val_images and scores[0].key == "accuracy"
+    interval = difference_interval(one, other, record.val_images) if knows and record.val_images else None
+    return Comparison(epoch, scores[0].name, one - other, interval)
 
 
 def describe_certainty(record: Record, fixed: TrainConfig, space: SearchSpace) -> list[str]:
@@ -86,7 +90,7 @@ def _describe(record: Record, best: Trial, other: Trial, name: str) -> list[str]
     if found is None:
         return []
     when = "" if found.epoch is None else f" after {found.epoch} epoch{'s' * (found.epoch != 1)}, the most that both had"
-    text = f"{_points(found.difference)} points of validation accuracy against {name} (trial {other.number}){when}"
+    text = f"{_points(found.difference)} points of validation {found.score} against {name} (trial {other.number}){when}"
     if found.interval is None:
         return [text]
     low, high = map(_points, found.interval)

@@ -225,6 +225,8 @@ class Record:
         """One row per trial: status, metrics of its best epoch, the metric with another seed, parameters."""
         paths = list(dict.fromkeys(path for trial in self.trials for path in trial.parameters))
         figures = ["best_epoch", "val_accuracy", "val_loss", "train_accuracy"]
+        if any("val_map" in epoch for trial in self.trials for epoch in trial.epochs):
+            figures = ["best_epoch", "val_map", "val_loss"]
         table = io.StringIO()
         columns = ["trial", "status", "epochs", *figures, AGAIN, "images_per_s", "seconds", *paths, "reason"]
         writer = csv.DictWriter(table, columns, lineterminator="\n")

@@ -195,8 +195,8 @@ class _Writer(tune.Callback):  # type: ignore[misc]
         known = self._record.trial(trial.trial_id, trial.config)
         if DIVERGED in result:
             known.status, known.reason = "diverged", result[DIVERGED]
-        elif result.keys() >= REPORT_FIELDS:
-            known.add({name: result[name] for name in REPORT_FIELDS})
+        elif "train_loss" in result:
+            known.add({name: result[name] for name in REPORT_FIELDS if name in result})
         self._changed(known)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

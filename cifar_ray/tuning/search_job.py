@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from cifar_ray.config import TrainConfig, read_yaml
 from cifar_ray.config.documents import without_format
 from cifar_ray.config.search_config import SearchConfig
 from cifar_ray.errors import ConfigError
+from cifar_ray.metrics.accuracy import Labels
 from cifar_ray.recipes import recipe_search_space
 from cifar_ray.storage import FileTree
 from cifar_ray.tuning.record import Record
@@ -56,6 +58,18 @@ class SearchJob:
     def space_yaml(self) -> str:
         """The search space as YAML for `--space`."""
         return yaml.safe_dump(to_mapping(self.space), sort_keys=False, default_flow_style=None)
+
+    def open_for(self, labels: Labels, val_images: int) -> tuple[SearchJob, Record]:
+        """The job with the task of its training labels, `[N]` or `[N, C]`, and its record, see `open`.
+
+        With several labels per picture mAP stands for accuracy.
+        """
+        if labels.ndim == 1:
+            return self, self.open(val_images)
+        metric = "val_map" if self.search.metric == "val_accuracy" else self.search.metric
+        fixed, search = self.fixed.model_copy(update={"task": "multi-label"}), self.search.model_copy(update={"metric": metric})
+        job = dataclasses.replace(self, fixed=fixed, search=search)
+        return job, job.open(val_images)
 
     def open(self, val_images: int | None = None) -> Record:
         """Start the record of a new search, or load the record of an interrupted one.
@@ -141,7 +155,11 @@ def _identity(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that must be equal to resume a search."""
     return {
         # without those that are not set: a search of an earlier release does not name all of them
-        "fixed": {key: value for key, value in settings["fixed"].items() if key not in _MAY_DIFFER and value is not None},
+        "fixed": {
+            key: value
+            for key, value in settings["fixed"].items()
+            if key not in _MAY_DIFFER and value is not None and (key, value) != ("task", "auto")
+        },
         "search": {key: value for key, value in settings["search"].items() if key not in _MAY_CHANGE},
         "space": settings["space"],
     }

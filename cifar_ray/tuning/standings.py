@@ -54,10 +54,10 @@ def describe_figure(record: Record, trial: Trial) -> str:
 
 
 def format_metric(value: float | None, metric: str) -> str:
-    """An accuracy as a percentage, a loss in nats; empty for `None`."""
+    """An accuracy or mAP as a percentage, a loss in nats; empty for `None`."""
     if value is None:
         return ""
-    return f"{value:.2%}" if metric.endswith("accuracy") else f"{value:.4f}"
+    return f"{value:.2%}" if metric != "val_loss" else f"{value:.4f}"
 
 
 def format_duration(seconds: float) -> str:

@@ -47,7 +47,7 @@ DIVERGED = "diverged"  # key of a result; the value is the reason
 REPORT_FIELDS = {field.name for field in dataclasses.fields(EpochReport)} - {"val_confusion"}
 
 # A diverged trial reports these, so that searchers avoid its parameters. They are never shown.
-_WORST = {"val_accuracy": 0.0, "val_loss": 1e9}
+_WORST = {"val_accuracy": 0.0, "val_map": 0.0, "val_loss": 1e9}
 
 _logger = logging.getLogger(__name__)
 
@@ -187,4 +187,5 @@ def _read_snapshot(files: FileTree, device: torch.device) -> Snapshot | None:
 
 
 def _reported(epoch: dict[str, Any]) -> dict[str, Any]:
-    return {name: epoch[name] for name in REPORT_FIELDS}
+    """The figures of an epoch for Tune, without those of the other task."""
+    return {name: epoch[name] for name in REPORT_FIELDS if epoch.get(name) is not None}

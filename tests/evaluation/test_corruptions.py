@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cifar_ray.evaluation.corruptions import CORRUPTIONS, LEVELS, corrupt
+from cifar_ray.evaluation.measures.corruptions import CORRUPTIONS, LEVELS, corrupt
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 
 from cifar_ray.data.sources import load_digits
-from cifar_ray.evaluation.leakage import find_duplicates
+from cifar_ray.evaluation.measures.leakage import find_duplicates
 
 Images = npt.NDArray[np.uint8]
 

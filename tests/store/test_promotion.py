@@ -177,3 +177,26 @@ def test_a_first_model_that_hardly_beats_guessing_is_promoted_with_a_warning(
     assert f"guessing gives {100 / classes:.3g} %" in reason
     assert ("hardly better than guessing" in reason) is weak
     assert "\n" not in reason
+
+
+def test_multi_label_models_are_promoted_by_map_within_its_spread_and_never_across_tasks(
+    store: ModelStore, make_manifest: Callable[..., Manifest], weights: Weights
+) -> None:
+    def save(**changes: Any) -> tuple[bool, str]:
+        bundle = store.save("pets", make_manifest(image_counts={"val": 200}, **changes), weights)
+        return promote_new(store, bundle, "auto")
+
+    sets = {"task": "multi-label", "test_fingerprint": "", "dataset_fingerprint": "0"}
+    assert save(**sets, metrics={"val_map": 0.8, "val_map_sd": 0.02}) == (
+        True,
+        "pets has no production version yet; validation mAP 80.0 % (76.1–83.9 %, 200 pictures)",
+    )
+    sets["dataset_fingerprint"] = "1"
+    noise = save(**sets, metrics={"val_map": 0.78, "val_map_sd": 0.02})
+    assert noise[0], noise
+    assert "validation mAP 78.0 % (74.1–81.9 %, 200 pictures) is below, but within the noise of the 80.0 %" in noise[1]
+    worse = save(**sets, metrics={"val_map": 0.6, "val_map_sd": 0.02})
+    assert (worse[0], "is clearly below" in worse[1], "guessing" in worse[1]) == (False, True, False)
+    other = save(metrics={"val_accuracy": 0.99})
+    assert not other[0]
+    assert "is multi-label and this one single-label, so the figures are not comparable" in other[1]

@@ -60,7 +60,7 @@ def test_random_labels_have_the_held_out_accuracy_of_guessing() -> None:
     chance = np.random.default_rng(1)
     features, labels = chance.normal(size=(200, 150)).astype(np.float32), chance.integers(0, 2, 200)
     fitted = fit_head(features, labels, 2, fold_of(labels))
-    assert 0.35 < fitted.accuracy < 0.65
+    assert 0.35 < fitted.score < 0.65
     assert fitted.strength == 1.0, "the strongest regularisation"
 
 
@@ -70,7 +70,7 @@ def test_the_fit_is_deterministic_and_says_its_figures() -> None:
     np.testing.assert_array_equal(first.head.weight, again.head.weight)
     np.testing.assert_array_equal(first.held_out, again.held_out)
     assert first.held_out.shape == (300, 3)
-    assert first.accuracy == (first.held_out.argmax(1) == labels).mean()
+    assert first.score == (first.held_out.argmax(1) == labels).mean()
     assert first.rows.tolist() == list(range(300))
 
 
@@ -94,7 +94,7 @@ def test_one_fold_is_held_out_where_all_would_need_too_much_memory(monkeypatch: 
     one = fit_head(features.copy(), labels, 3, folds)
     assert one.rows.tolist() == np.flatnonzero(folds == 0).tolist()
     assert one.held_out.shape == (60, 3)
-    assert one.accuracy == (one.held_out.argmax(1) == labels[one.rows]).mean()
+    assert one.score == (one.held_out.argmax(1) == labels[one.rows]).mean()
     if one.strength == all_folds.strength:
         np.testing.assert_allclose(one.head.weight, all_folds.head.weight, atol=1e-2)
 

@@ -10,6 +10,7 @@ import pyarrow as pa
 from cifar_ray.inference.batch.prediction_job import PredictionTime
 
 _MAX_LINES = 20
+_NO_LABEL = "(no label)"
 
 
 class PredictionSummary:
@@ -20,16 +21,25 @@ class PredictionSummary:
         self._counts: Counter[str] = Counter()
         self._confidence_sums: Counter[str] = Counter()
         self._abstained: Counter[str] = Counter()
-        self._broken = 0
+        self._broken = self._sound = self._not_sure = 0
 
     def add(self, table: pa.Table) -> None:
         """Counts the rows of a table."""
         self._first_rows += table.slice(0, max(0, _MAX_LINES + 1 - len(self._first_rows))).to_pylist()
-        columns = (table[column].to_pylist() for column in ("class_name", "confidence", "abstain"))
-        for name, confidence, abstain in zip(*columns, strict=True):
-            if name is None:
+        if "labels" in table.column_names:
+            labels = [
+                None if row is None else [(one["class_name"], one["probability"]) for one in row] for row in table["labels"].to_pylist()
+            ]
+        else:
+            pairs = zip(table["class_name"].to_pylist(), table["confidence"].to_pylist(), strict=True)
+            labels = [None if name is None else [(name, confidence)] for name, confidence in pairs]
+        for found, abstain in zip(labels, table["abstain"].to_pylist(), strict=True):
+            if found is None:
                 self._broken += 1
-            else:
+                continue
+            self._sound += 1
+            self._not_sure += abstain
+            for name, confidence in found or [(_NO_LABEL, 0.0)]:
                 self._counts[name] += 1
                 self._confidence_sums[name] += confidence
                 self._abstained[name] += abstain
@@ -37,7 +47,7 @@ class PredictionSummary:
     @property
     def sound(self) -> int:
         """Number of pictures that could be read."""
-        return self._counts.total()
+        return self._sound
 
     def text(self, time: PredictionTime) -> str:
         """The lines to print, the last one with the speed."""
@@ -46,7 +56,7 @@ class PredictionSummary:
         rate = f" in {time.seconds:.1f} s: {time.pictures / max(time.seconds, 1e-9):,.0f} images/s"
         count = time.pictures or total
         speed = f"{count:,} {'picture' if count == 1 else 'pictures'}{rate if time.pictures else ''}"
-        abstained = f", not sure of {self._abstained.total():,}" if self._abstained.total() else ""
+        abstained = f", not sure of {self._not_sure:,}" if self._not_sure else ""
         return "\n".join([*lines, f"{speed}; {self._broken:,} broken{abstained}"])
 
     def _picture_lines(self) -> list[str]:
@@ -56,7 +66,8 @@ class PredictionSummary:
     def _class_lines(self, total: int) -> list[str]:
         width = max(map(len, self._counts), default=0)
         lines = [
-            f"{name:{width}}  {count:>9,}  {count / total:7.2%}  mean confidence {self._confidence_sums[name] / count:.3f}"
+            f"{name:{width}}  {count:>9,}  {count / total:7.2%}"
+            + (f"  mean confidence {self._confidence_sums[name] / count:.3f}" if name != _NO_LABEL else "")
             + (f", not sure of {self._abstained[name]:,}" if self._abstained[name] else "")
             for name, count in self._counts.most_common(_MAX_LINES)
         ]
@@ -69,4 +80,6 @@ def _describe(row: dict[str, Any]) -> str:
     if row["error"] is not None:
         return f"error: {row['error']}"
     abstain = ", but not sure: the picture is unlike the model's validation images" if row["abstain"] else ""
+    if "labels" in row:
+        return (", ".join(f"{one['class_name']} {one['probability']:.1%}" for one in row["labels"]) or _NO_LABEL) + abstain
     return f"{row['class_name']} {row['confidence']:.1%}{abstain}"

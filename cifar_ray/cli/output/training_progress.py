@@ -70,11 +70,13 @@ class ConsoleProgress:
 
     def on_epoch(self, report: EpochReport) -> None:
         """Prints the line of an epoch."""
-        validation = "" if report.val_accuracy is None else f"  val loss {report.val_loss:.3f} acc {report.val_accuracy:7.2%}"
-        best = "  best" if report.improved and report.val_accuracy is not None else ""
+        figure = "acc" if report.val_map is None else "mAP"
+        training = "" if report.train_accuracy is None else f" acc {report.train_accuracy:7.2%}"
+        validation = "" if report.val_score is None else f"  val loss {report.val_loss:.3f} {figure} {report.val_score:7.2%}"
+        best = "  best" if report.improved and report.val_score is not None else ""
         self.on_message(
             f"epoch {report.epoch:>{len(str(self._epochs))}}/{self._epochs}"
-            f"  train loss {report.train_loss:.3f} acc {report.train_accuracy:7.2%}{validation}"
+            f"  train loss {report.train_loss:.3f}{training}{validation}"
             f"  {report.images_per_s:,.0f} img/s  {report.seconds:.1f} s{best}"
         )
         if report.epoch >= self._epochs:

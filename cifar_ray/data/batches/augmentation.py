@@ -12,12 +12,11 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cifar_ray.config import AugmentationConfig
 from cifar_ray.data.batches.policy import apply_operations, draw_operations
-from cifar_ray.data.batches.transforms import erase, jitter, mix, shift_and_mirror, turn
+from cifar_ray.data.batches.transforms import as_fractions, erase, jitter, mix, shift_and_mirror, turn
 
 _ERASED_AREA, _ERASED_RATIO = (0.02, 0.33), (0.3, 1 / 0.3)  # Zhong et al. 2017 (arXiv 1708.04896), values of torchvision
 _CROP_RATIO, _CROP_DRAWS = (3 / 4, 4 / 3), 10  # width by height; Szegedy et al. 2014 (arXiv 1409.4842), values of torchvision
@@ -193,12 +192,13 @@ class Augmenter:
 
         Args:
             images: uint8 `[M, H, W, 3]`.
-            labels: int64 `[M]`.
+            labels: int64 `[M]`, or uint8 `[M, C]` with several labels per image.
             indices: int64 `[N]`; with mixing `[N + 1]`, because each image is mixed with the next one.
             drawn: the parameters for these images.
 
         Returns:
-            Inputs, `[N, 3, H, W]`, channels last in memory; labels, int64 `[N]`, or with mixing the weight of each class, float32 `[N, C]`.
+            Inputs, `[N, 3, H, W]`, channels last in memory; labels of these images, or with mixing the weight of
+            each class, float32 `[N, C]`.
         """
         place = (images, indices, drawn.shift, drawn.mirrored)
         if drawn.angle is None and drawn.crop is None:
@@ -213,7 +213,7 @@ class Augmenter:
         if not self.config.mixes:
             return inputs, labels[indices]
         kept, patch = (None if values is None else values[:-1] for values in (drawn.kept, drawn.patch))
-        return mix(inputs, F.one_hot(labels[indices], self.num_classes).float(), kept, patch)
+        return mix(inputs, as_fractions(labels[indices], self.num_classes), kept, patch)
 
     def _recolour(self, pixels: Tensor, drawn: Augmentation) -> Tensor:
         """Apply policy, colour jitter and noise: `[N, H, W, 3]`, uint8 or float32."""

@@ -24,6 +24,7 @@ from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.statistics import ChannelValues
 from cifar_ray.data.streamed import StreamedImages, TrainingImages
 from cifar_ray.errors import DataError
+from cifar_ray.metrics.label_sets import strata
 
 _FLIP_STREAM, _ORDER_STREAM, _AUGMENT_STREAM, _NOISE_STREAM = range(4)
 
@@ -48,8 +49,8 @@ class Step:
     Attributes:
         global_size: number of images in the batch of all workers; the loss is divided by it.
         num_pieces: number of micro-batches of this worker, at least 1.
-        pieces: (inputs `[n, 3, H, W]`, labels int64 `[n]`) of each micro-batch, computed on demand; labels of mixed images are the
-            weights of the classes, float32 `[n, C]`.
+        pieces: (inputs `[n, 3, H, W]`, labels int64 `[n]` or uint8 `[n, C]`) of each micro-batch, computed on demand; labels of mixed
+            images are the weights of the classes, float32 `[n, C]`.
     """
 
     global_size: int
@@ -143,7 +144,7 @@ class TrainLoader:
 
         It has `count` images of 32 px, or fewer larger ones with as many pixels.
         """
-        return self._source.read(spread_rows(count, self._label_array, self.image_size_px))
+        return self._source.read(spread_rows(count, strata(self._label_array), self.image_size_px))
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Step]:
         """Iterate over the steps of an epoch (from 0), starting at `first_step`."""

@@ -150,6 +150,11 @@ def erase(images: Tensor, boxes: Tensor) -> Tensor:
     return images.masked_fill_(inside(boxes, *images.shape[1:]), 0)
 
 
+def as_fractions(labels: Tensor, num_classes: int) -> Tensor:
+    """Weight of each class, float32 `[N, C]`, of labels, int64 `[N]` or uint8 `[N, C]`."""
+    return labels.float() if labels.ndim == 2 else F.one_hot(labels, num_classes).float()
+
+
 def mix(images: Tensor, labels: Tensor, kept: Tensor | None, patch: Tensor | None) -> tuple[Tensor, Tensor]:
     """Mix each image except the last with the next one, and their labels in the same proportion.
 

@@ -6,36 +6,40 @@ import logging
 import re
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
+from cifar_ray.config import TaskName
 from cifar_ray.data.decoding.picture_files import counted
-from cifar_ray.data.listing.layouts import MAX_CLASSES, SPLITS, Listing, is_name_of, is_unprintable, list_folder, subfolders
+from cifar_ray.data.listing.label_columns import LabelSets
+from cifar_ray.data.listing.layouts import MAX_CLASSES, SPLITS, Listing, Part, is_name_of, is_unprintable, list_folder, subfolders
 from cifar_ray.data.listing.readers import SUFFIXES, LabelTable, read_table
 from cifar_ray.data.listing.table_files import ALL, only_table, tables_in
-from cifar_ray.data.listing.table_rows import read_rows
+from cifar_ray.data.listing.table_rows import Rows, read_rows
 from cifar_ray.errors import DataError
 
 _NAMED = 3
 _logger = logging.getLogger(__name__)
 
 
-def list_pictures(place: Path, columns: str | None = None) -> Listing:
+def list_pictures(place: Path, columns: str | None = None, task: TaskName | Literal["auto"] = "auto") -> Listing:
     """Find the pictures and classes of a data set: in a table, in a folder with tables, or in a folder of class folders.
 
     Args:
         place: the table or the folder.
         columns: names of the columns, as in `--columns`; `None` finds them.
+        task: whether a picture has one label or several; `auto` finds out. Class folders give one.
 
     Raises:
         DataError: as `list_folder` and `read_rows`, or if a table has unusable classes or splits.
     """
     if place.is_file() and place.suffix.lower() in SUFFIXES:
-        return _list_tables(place.parent, {ALL: read_table(place)}, columns, place.stem)
+        return _list_tables(place.parent, {ALL: read_table(place)}, columns, task, place.stem)
     tables = _tables_of(place, columns) if place.is_dir() else {}
     if tables:
         try:
-            return _list_tables(place, tables, columns, None)
+            return _list_tables(place, tables, columns, task)
         except DataError as error:
-            if columns:
+            if columns or task == "multi-label":
                 raise
             with suppress(DataError):
                 listing = list_folder(place)
@@ -43,13 +47,16 @@ def list_pictures(place: Path, columns: str | None = None) -> Listing:
                 return listing
             raise
     try:
-        return list_folder(place)
+        listing = list_folder(place)
     except DataError:
         # without class folders a table is meant, even if its name or columns do not say so
         table = only_table(place) if place.is_dir() else None
         if table is None:
             raise
-    return _list_tables(place, {ALL: read_table(table)}, columns, None)
+        return _list_tables(place, {ALL: read_table(table)}, columns, task)
+    if task == "multi-label":
+        raise DataError(f"{place}: class folders give each picture one label; for several of them, --task multi-label needs a table")
+    return listing
 
 
 def _tables_of(root: Path, columns: str | None) -> dict[str, LabelTable]:
@@ -61,21 +68,31 @@ def _tables_of(root: Path, columns: str | None) -> dict[str, LabelTable]:
     return parts if "train" in parts else {}
 
 
-def _list_tables(root: Path, tables: dict[str, LabelTable], columns: str | None, name: str | None) -> Listing:
-    found: dict[str, list[tuple[Path, str]]] = {}
-    for table_split, table in tables.items():
-        path, rows = table.path, read_rows(table, columns)
-        named = {text: _split_named(text, path) for text in set(rows.splits)} if table_split == ALL else {}
-        for file, label, text in zip(rows.files, rows.labels, rows.splits, strict=True):
-            found.setdefault(named.get(text, table_split), []).append((file, label))
-        _logger.info("%s: %s, labels from column %s", path, counted(len(rows.files), "row"), rows.columns.labels[0])
+def _list_tables(
+    root: Path, tables: dict[str, LabelTable], columns: str | None, task: TaskName | Literal["auto"], name: str | None = None
+) -> Listing:
+    read = [read_rows(table, columns, None if task == "auto" else task) for table in tables.values()]
+    are_sets = [isinstance(rows.labels, LabelSets) for rows in read]
+    if any(are_sets) and not all(are_sets):  # the table of one split happens to have one label in each row
+        read = [read_rows(table, columns, "multi-label") for table in tables.values()]
+    found: list[tuple[str, Rows]] = []
+    for (table_split, table), rows in zip(tables.items(), read, strict=True):
+        path = table.path
+        if table_split == ALL:
+            split_of = {text: _split_named(text, path) for text in rows.splits.present()}
+            numbers = rows.splits.map({text: list(SPLITS).index(split) for text, split in split_of.items()})
+            found += [(split, rows.take(numbers == number)) for number, split in enumerate(SPLITS) if split in split_of.values()]
+        else:
+            found.append((table_split, rows))
+        labels = rows.labels.describe() if isinstance(rows.labels, LabelSets) else f"labels from column {rows.columns.labels[0]}"
+        _logger.info("%s: %s, %s", path, counted(len(rows.labels), "row"), labels)
         if rows.missing:
             first = ", ".join(f"row {number}: {image}" for number, image in rows.missing[:_NAMED])
             _logger.warning("%s: left out %s whose picture is missing: %s", path, counted(len(rows.missing), "row"), first)
-    names = _class_names(next(iter(tables.values())).path, {split: {label for _, label in pairs} for split, pairs in found.items()})
-    numbers = {class_name: label for label, class_name in enumerate(names)}
-    files = {split: [(file, numbers[label]) for file, label in found[split]] for split in SPLITS if split in found}
-    return Listing(root, names, files, root / name if name else None)
+    names = _class_names(next(iter(tables.values())).path, {split: rows.labels.present() for split, rows in found})
+    numbers_of = {class_name: label for label, class_name in enumerate(names)}
+    parts = {split: Part(rows.pictures.relative_to(root), rows.labels.map(numbers_of)) for split, rows in found}
+    return Listing(root, names, parts, root / name if name else None)
 
 
 def _class_names(table: Path, classes: dict[str, set[str]]) -> tuple[str, ...]:

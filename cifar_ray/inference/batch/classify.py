@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
@@ -20,10 +21,10 @@ from cifar_ray.config import EngineName, PrecisionName
 from cifar_ray.data.decode import decode_square
 from cifar_ray.errors import ImageError
 from cifar_ray.inference.batch.pictures import read_picture
-from cifar_ray.inference.batch.rows import SCHEMA, Row, broken_row, sound_row
+from cifar_ray.inference.batch.rows import SCHEMA, SET_SCHEMA, Row, broken_row, label_set_row, sound_row
 from cifar_ray.inference.explain import grad_cam
 from cifar_ray.inference.overlay import overlay
-from cifar_ray.inference.predictor import Predictor
+from cifar_ray.inference.predictor import Prediction, Predictor
 from cifar_ray.store import Manifest, load_model
 
 BATCH_SIZE = 256
@@ -75,12 +76,13 @@ class BundleClassifier:
     def __call__(self, names: Sequence[str]) -> pa.Table:
         """Implements `Classifier`."""
         rows: list[Row] = []
+        schema = SCHEMA if self.bundle.manifest.task == "single-label" else SET_SCHEMA
         with ThreadPool(self._threads) as pool:
             decoded = pool.imap(self._decode, names, chunksize=16)
             for start in range(0, len(names), BATCH_SIZE):
                 batch = names[start : start + BATCH_SIZE]
                 rows += self._predict(batch, [next(decoded) for _ in batch])
-        return pa.Table.from_pylist(rows, SCHEMA)
+        return pa.Table.from_pylist(rows, schema)
 
     def _decode(self, name: str) -> npt.NDArray[np.uint8] | ImageError:
         manifest = self.bundle.manifest
@@ -91,17 +93,17 @@ class BundleClassifier:
 
     def _predict(self, names: Sequence[str], decoded: Sequence[npt.NDArray[np.uint8] | ImageError]) -> list[Row]:
         images_decoded = [image for image in decoded if not isinstance(image, ImageError)]
-        answers: Iterator[tuple[list[Row], bool]] = iter(())
+        answers: Iterator[Callable[[str], Row]] = iter(())
         if images_decoded:
             images = np.stack(images_decoded)
             prediction = self.predictor.predict(images)
             abstains = prediction.abstains & self.job.abstain
-            answers = zip(_rank(prediction.probabilities, self.job.top_k, self.bundle.manifest), abstains.tolist(), strict=True)
+            answers = _answers(prediction, abstains, self.job.top_k, self.bundle.manifest)
             if self.job.explain_dir:
                 good = [name for name, image in zip(names, decoded, strict=True) if not isinstance(image, ImageError)]
-                self._explain(Path(self.job.explain_dir), good, images, prediction.probabilities, abstains)
+                self._explain(Path(self.job.explain_dir), good, images, prediction, abstains)
         return [
-            broken_row(name, image) if isinstance(image, ImageError) else sound_row(name, *next(answers))
+            broken_row(name, image) if isinstance(image, ImageError) else next(answers)(name)
             for name, image in zip(names, decoded, strict=True)
         ]
 
@@ -110,14 +112,19 @@ class BundleClassifier:
         folder: Path,
         names: Sequence[str],
         images: npt.NDArray[np.uint8],
-        probabilities: npt.NDArray[np.float32],
+        prediction: Prediction,
         abstains: npt.NDArray[np.bool_],
     ) -> None:
-        predicted = probabilities.argmax(1)
+        """Write an overlay of each label that is given, or of the most probable one if there is none."""
+        shown = prediction.labels.copy()
+        none = np.flatnonzero(~shown.any(axis=1))
+        shown[none, prediction.probabilities[none].argmax(axis=1)] = True
+        rows, labels = np.nonzero(shown)
         folder.mkdir(parents=True, exist_ok=True)
-        heatmaps = grad_cam(self.predictor.network, self.bundle.manifest, images, predicted)
-        for name, image, heat, label, abstain in zip(names, images, heatmaps, predicted, abstains, strict=True):
-            overlay(image, heat).save(folder / overlay_name(name, self.bundle.manifest.class_names[label], bool(abstain)))
+        heatmaps = grad_cam(self.predictor.network, self.bundle.manifest, images[rows], labels)
+        for row, label, heat in zip(rows.tolist(), labels.tolist(), heatmaps, strict=True):
+            name = overlay_name(names[row], self.bundle.manifest.class_names[label], bool(abstains[row]))
+            overlay(images[row], heat).save(folder / name)
 
 
 def overlay_name(name: str, class_name: str, abstains: bool) -> str:
@@ -142,9 +149,18 @@ def _cut(text: str, max_bytes: int) -> str:
     return os.fsdecode(raw[:max_bytes])
 
 
-def _rank(probabilities: npt.NDArray[np.float32], top_k: int, manifest: Manifest) -> list[list[Row]]:
-    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
-    return [
-        [{"class_id": int(i), "class_name": manifest.class_names[i], "probability": float(row[i])} for i in best]
-        for row, best in zip(probabilities, order, strict=True)
-    ]
+def _answers(prediction: Prediction, abstains: npt.NDArray[np.bool_], top_k: int, manifest: Manifest) -> Iterator[Callable[[str], Row]]:
+    """A function for each picture that makes its row from its name."""
+    order = np.argsort(-prediction.probabilities, axis=1, kind="stable")
+    for row, (best, abstain) in enumerate(zip(order, abstains.tolist(), strict=True)):
+        ranked = _ranked(prediction, row, best[:top_k], manifest)
+        if manifest.task == "single-label":
+            yield partial(sound_row, ranked=ranked, abstain=abstain)
+        else:
+            given = _ranked(prediction, row, best[prediction.labels[row, best]], manifest)
+            yield partial(label_set_row, ranked=ranked, labels=given, abstain=abstain)
+
+
+def _ranked(prediction: Prediction, row: int, classes: npt.NDArray[np.int64], manifest: Manifest) -> list[Row]:
+    values = prediction.probabilities[row]
+    return [{"class_id": int(i), "class_name": manifest.class_names[i], "probability": float(values[i])} for i in classes]

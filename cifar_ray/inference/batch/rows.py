@@ -21,16 +21,28 @@ SCHEMA = pa.schema(
         ("error", pa.string()),
     ]
 )
-"""A row per picture; `error` is empty for a prediction, and all but `file` and `error` are empty for an error."""
+"""A row per picture, with one class each; `error` is empty for a prediction, and all but `file` and `error` are empty for an error."""
 
 Row = dict[str, Any]
+
+
+SET_SCHEMA = pa.schema(
+    [
+        ("file", pa.string()),
+        ("labels", pa.list_(_RANKED)),
+        ("abstain", pa.bool_()),
+        ("top_k", pa.list_(_RANKED)),
+        ("error", pa.string()),
+    ]
+)
+"""The same with several labels per picture: those that are given, most probable first; the list may be empty."""
 
 
 class Classifier(Protocol):
     """Classifies picture files."""
 
     def __call__(self, names: Sequence[str]) -> pa.Table:
-        """Rows of `SCHEMA`, in the order of `names`. A picture that cannot be decoded gives a row with an error."""
+        """Rows of `SCHEMA` or `SET_SCHEMA`, in the order of `names`. A picture that cannot be decoded gives a row with an error."""
 
 
 def sound_row(name: str, ranked: list[Row], abstain: bool) -> Row:
@@ -47,6 +59,17 @@ def sound_row(name: str, ranked: list[Row], abstain: bool) -> Row:
     }
 
 
+def label_set_row(name: str, ranked: list[Row], labels: list[Row], abstain: bool) -> Row:
+    """A row of `SET_SCHEMA`; `ranked` and the given `labels` are most likely first."""
+    return {"file": printable(name), "labels": labels, "abstain": abstain, "top_k": ranked, "error": None}
+
+
+def fitting(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A part of a job with the schema of the others: one in which no picture could be decoded may not know that of the model."""
+    sound = table["error"].null_count
+    return table if sound or table.schema.equals(schema) else pa.Table.from_pylist(table.select(["file", "error"]).to_pylist(), schema)
+
+
 def broken_row(name: str, reason: object) -> Row:
-    """A row of `SCHEMA` for a picture that cannot be decoded."""
+    """A row of either schema for a picture that cannot be decoded."""
     return {"file": printable(name), "error": printable(str(reason))}

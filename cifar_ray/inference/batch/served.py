@@ -11,7 +11,7 @@ import pyarrow as pa
 from cifar_ray.client import MAX_BATCH_BYTES, MAX_BATCH_IMAGES, Client, Prediction
 from cifar_ray.errors import ImageError
 from cifar_ray.inference.batch.pictures import read_picture
-from cifar_ray.inference.batch.rows import SCHEMA, Row, broken_row, sound_row
+from cifar_ray.inference.batch.rows import SCHEMA, SET_SCHEMA, Row, broken_row, label_set_row, sound_row
 
 
 class ServerClassifier:
@@ -34,7 +34,8 @@ class ServerClassifier:
         """
         with ThreadPool(2) as pool:
             rows = pool.imap(self._ask, _batches(names))
-            return pa.Table.from_pylist([row for batch in rows for row in batch], SCHEMA)
+            found = [row for batch in rows for row in batch]
+            return pa.Table.from_pylist(found, SET_SCHEMA if any("labels" in row for row in found) else SCHEMA)
 
     def _ask(self, pictures: list[tuple[str, bytes | ImageError]]) -> list[Row]:
         sent = [(name, data) for name, data in pictures if not isinstance(data, ImageError)]
@@ -46,7 +47,16 @@ class ServerClassifier:
     def _row(self, name: str, outcome: Prediction | ImageError) -> Row:
         if isinstance(outcome, ImageError):
             return broken_row(name, outcome)
-        return sound_row(name, outcome.answer["top_k"], self.abstain and outcome.abstain)
+        ranked, abstain = outcome.answer["top_k"], self.abstain and outcome.abstain
+        if "labels" not in outcome.answer:
+            return sound_row(name, ranked, abstain)
+        number_of = {label: number for number, label in enumerate(outcome.probabilities)}
+        labels = [
+            {"class_id": number_of[one["class"]], "class_name": one["class"], "probability": one["probability"]}
+            for one in outcome.answer["labels"]
+            if one["above_threshold"]
+        ]
+        return label_set_row(name, ranked, labels, abstain)
 
 
 def _batches(names: Sequence[str]) -> Iterator[list[tuple[str, bytes | ImageError]]]:

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from cifar_ray.config import resolve_storage
 from cifar_ray.errors import ConfigError, StoreError
-from cifar_ray.inference.batch.rows import SCHEMA, Classifier
+from cifar_ray.inference.batch.rows import Classifier, Row, fitting
 from cifar_ray.storage import FileTree
 
 FORMATS = (".csv", ".json", ".parquet")
@@ -118,9 +118,12 @@ def part_file(number: int) -> str:
 
 
 def _write_parquet(tables: Iterator[pa.Table], file: IO[bytes]) -> None:
-    with pq.ParquetWriter(file, SCHEMA) as writer:
-        for table in tables:
-            writer.write_table(table)
+    writer: Any = None
+    for table in tables:
+        writer = writer or pq.ParquetWriter(file, table.schema)
+        writer.write_table(fitting(table, writer.schema))
+    if writer is not None:
+        writer.close()
 
 
 def _write_json(tables: Iterator[pa.Table], file: IO[bytes]) -> None:
@@ -134,24 +137,38 @@ def _write_json(tables: Iterator[pa.Table], file: IO[bytes]) -> None:
 
 
 def _write_csv(tables: Iterator[pa.Table], file: IO[bytes]) -> None:
-    """Write a flat table; the classes after the first are in columns `class_2`, `probability_2` and so on."""
+    """Write a flat table; the classes after the first are in columns `class_2`, `probability_2` and so on.
+
+    Given labels are one column, separated by `|`, with their probabilities in another; then the classes begin with `class_1`.
+    """
     text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="", write_through=True)
     writer: Any = None
     for table in tables:
         rows = table.to_pylist()
         if writer is None:
+            sets = "labels" in table.column_names
             width = max((len(row["top_k"] or ()) for row in rows), default=1)
-            ranks = [f"{column}_{rank}" for rank in range(2, width + 1) for column in ("class", "probability")]
-            writer = csv.DictWriter(text, ["file", "class_id", "class_name", "confidence", "abstain", *ranks, "error"], lineterminator="\n")
+            ranks = [f"{column}_{rank}" for rank in range(1 if sets else 2, width + 1) for column in ("class", "probability")]
+            own = ["labels", "probabilities"] if sets else ["class_id", "class_name", "confidence"]
+            writer = csv.DictWriter(text, ["file", *own, "abstain", *ranks, "error"], lineterminator="\n", extrasaction="ignore")
             writer.writeheader()
-        for row in rows:
-            lower = {
-                f"{column}_{rank}": ranked[key]
-                for rank, ranked in enumerate((row.pop("top_k") or ())[1:], start=2)
-                for column, key in (("class", "class_name"), ("probability", "probability"))
-            }
-            writer.writerow(row | lower)
+        writer.writerows(_flat(row) for row in rows)
     text.detach()
+
+
+def _flat(row: Row) -> Row:
+    """A row with texts and numbers only; columns that the table lacks are left out by the writer."""
+    ranked = {
+        f"{column}_{rank}": one[key]
+        for rank, one in enumerate(row["top_k"] or (), start=1)
+        for column, key in (("class", "class_name"), ("probability", "probability"))
+    }
+    labels = row.get("labels") or ()
+    given = {
+        "labels": "|".join(one["class_name"] for one in labels),
+        "probabilities": "|".join(f"{one['probability']:.4f}" for one in labels),
+    }
+    return row | ranked | given
 
 
 _WRITERS: dict[str, Callable[[Iterator[pa.Table], IO[bytes]], None]] = {

@@ -15,7 +15,7 @@ from cifar_ray.errors import TrainingError
 from cifar_ray.metrics.trust import Trust
 from cifar_ray.store import Architecture, Bundle
 from cifar_ray.training.loop.command import Command
-from cifar_ray.training.loop.judging import judge, plain
+from cifar_ray.training.loop.judging import judge, of_validation
 from cifar_ray.training.loop.snapshot import Snapshot, state_of
 from cifar_ray.training.loop.step_monitor import NotFiniteError, StepMonitor, Stopped
 from cifar_ray.training.loop.trainer import OnStep, Trainer
@@ -157,13 +157,11 @@ class _FitState:
             epoch=self.epoch + 1,
             train_loss=loss,
             train_accuracy=accuracy,
-            val_loss=val.loss if val else None,
-            val_accuracy=val.accuracy if val else None,
             learning_rate=trainer.learning_rate,
             seconds=time.perf_counter() - self.epoch_started,
             images_per_s=trainer.images_seen / trained_s,
-            improved=val is None or self.best is None or val.accuracy > (self.best.val_accuracy or 0),
-            val_confusion=plain(val),
+            improved=val is None or self.best is None or val.score > (self.best.val_score or 0),
+            **of_validation(val),
         )
         if report.improved:
             self.best = report
@@ -232,14 +230,15 @@ class _FitState:
         train_seconds = time.perf_counter() - self.started
         trainer.network.load_state_dict(self.kept)
         outputs = {split: trainer.outputs(part) for split, part in splits if isinstance(part, ImageDataset) and split != "train"}
-        trust, val = Trust(), splits.val
+        trust, val = Trust.plain(splits.train.labels), splits.val
         if val is not None:
             logits, features = outputs["val"]
-            trust = Trust.fit(logits, val.labels, features, val.bursts)
+            trust = Trust.fit(logits, val.labels, features, val.bursts, self.config.min_precision)
         judgement = judge(splits, outputs, trust)
         metrics = judgement.metrics
         if splits.test is not None and self.config.test_time_augmentation != "none":
-            metrics["test_accuracy_tta"] = trainer.evaluate(splits.test, self.config.test_time_augmentation).accuracy
+            key = "test_map_tta" if trainer.is_multi_label else "test_accuracy_tta"
+            metrics[key] = trainer.evaluate(splits.test, self.config.test_time_augmentation).score
         if best.val_accuracy is not None:
             metrics = {"val_accuracy": best.val_accuracy} | metrics
         return FitResult(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-import numpy as np
+from typing import Any
 
 from cifar_ray.data.streamed import TrainingSplits
-from cifar_ray.metrics.accuracy import Evaluation, Logits, evaluate_logits, is_uneven
-from cifar_ray.metrics.trust import Trust
+from cifar_ray.metrics.accuracy import Evaluation, Labels, Logits, evaluate_logits, is_uneven
+from cifar_ray.metrics.label_sets import LabelSetFigures, count_labels, map_spread, mean_average_precision
+from cifar_ray.metrics.trust import Figures, Trust
 from cifar_ray.store.gallery import Judged
 from cifar_ray.training.records.results import Confusion
 
@@ -39,28 +39,47 @@ def judge(splits: TrainingSplits, outputs: Mapping[str, tuple[Logits, Logits]], 
         outputs: logits `[N, C]` and features `[N, D]` by split, `val` and `test` where they exist.
         trust: fitted on other images than the test images.
     """
-    uneven = is_uneven(np.bincount(splits.train.labels, minlength=splits.train.num_classes))
+    train = splits.train
+    uneven = train.labels.ndim == 1 and is_uneven(count_labels(train.labels, train.num_classes))
     metrics: dict[str, float] = {}
     val = test = judged = None
     if splits.val is not None:
-        val = evaluate_logits(outputs["val"][0], splits.val.labels)
-        metrics["val_accuracy"] = val.accuracy
+        val = Trust.plain(splits.val.labels).evaluate(outputs["val"][0], splits.val.labels)
+        metrics |= score_metrics("val", outputs["val"][0], splits.val.labels)
         metrics |= _over_classes("val", val) if uneven else {}
     if splits.test is not None:
         logits, features = outputs["test"]
-        test = evaluate_logits(logits, splits.test.labels, trust.temperature)
-        metrics["test_accuracy"] = test.accuracy
+        test = trust.evaluate(logits, splits.test.labels)
+        metrics |= score_metrics("test", logits, splits.test.labels)
         metrics |= trust.metrics(logits, splits.test.labels, features)
         metrics |= _over_classes("test", test) if uneven else {}
-        judged = Judged.of(logits, splits.test.labels, trust.temperature)
+        judged = Judged.of(logits, splits.test.labels, trust.temperature) if isinstance(test, Evaluation) else None
     return Judgement(metrics, plain(val), plain(test), judged)
 
 
-def _over_classes(split: str, evaluation: Evaluation) -> dict[str, float]:
+def score_metrics(split: str, logits: Logits, labels: Labels) -> dict[str, float]:
+    """The figure by which models are compared, as metrics: accuracy, or mAP with its standard error."""
+    if labels.ndim == 1:
+        return {f"{split}_accuracy": evaluate_logits(logits, labels).accuracy}
+    return {f"{split}_map": mean_average_precision(logits, labels), f"{split}_map_sd": map_spread(logits, labels)}
+
+
+def _over_classes(split: str, figures: Figures) -> dict[str, float]:
     """Metrics in which each class counts the same, for uneven classes."""
-    return {f"{split}_balanced_accuracy": evaluation.balanced_accuracy, f"{split}_macro_f1": evaluation.macro_f1}
+    if not isinstance(figures, Evaluation):
+        return {}
+    return {f"{split}_balanced_accuracy": figures.balanced_accuracy, f"{split}_macro_f1": figures.macro_f1}
 
 
-def plain(evaluation: Evaluation | None) -> Confusion | None:
-    """The confusion matrix as plain numbers."""
-    return None if evaluation is None else tuple(map(tuple, evaluation.confusion.tolist()))
+def of_validation(figures: Figures | None) -> dict[str, Any]:
+    """The fields of `EpochReport` that come from the validation images."""
+    if isinstance(figures, LabelSetFigures):
+        return {"val_loss": figures.loss, "val_accuracy": None, "val_map": figures.score}
+    if figures is None:
+        return {"val_loss": None, "val_accuracy": None}
+    return {"val_loss": figures.loss, "val_accuracy": figures.accuracy, "val_confusion": plain(figures)}
+
+
+def plain(figures: Figures | None) -> Confusion | None:
+    """The confusion matrix as plain numbers; `None` with several labels per image."""
+    return tuple(map(tuple, figures.confusion.tolist())) if isinstance(figures, Evaluation) else None

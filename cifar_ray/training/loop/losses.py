@@ -1,6 +1,8 @@
-"""The training loss: cross-entropy or focal loss, with weights for uneven classes."""
+"""The training loss: cross-entropy, focal or asymmetric loss, with weights for uneven classes."""
 
 from __future__ import annotations
+
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -9,8 +11,38 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cifar_ray.config import TrainConfig
+from cifar_ray.metrics.accuracy import Labels
 
+# Defaults of Ridnik et al. 2021: exponents of positives and negatives, and the probability below which a negative does not count
+_POSITIVE_GAMMA, _NEGATIVE_GAMMA, _MARGIN = 1.0, 4.0, 0.05
 _SMALLEST = 1e-6  # of 1 - p: its power has an infinite slope at 0 for an exponent below 1
+
+
+class Loss(Protocol):
+    """The loss of a batch."""
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The loss, summed over the images.
+
+        Args:
+            logits: float32 `[N, C]`.
+            labels: as from the loader.
+        """
+
+    def hits(self, logits: Tensor, labels: Tensor) -> Tensor | None:
+        """Number of images whose most probable class is the true one; `None` where an image has several labels."""
+
+
+def training_loss(config: TrainConfig, labels: Labels, num_classes: int, device: torch.device) -> Loss:
+    """The loss of a config for one class or several labels per image.
+
+    Args:
+        config: loss, class weights and label smoothing.
+        labels: of all training images, int64 `[N]` or uint8 `[N, C]`.
+        num_classes: number of classes.
+        device: device of the logits.
+    """
+    return TrainingLoss(config, labels, num_classes, device) if labels.ndim == 1 else LabelSetLoss(config, labels, device)
 
 
 class TrainingLoss:
@@ -49,6 +81,56 @@ class TrainingLoss:
         # which pulls all images towards rare classes.
         true, uniform = (factors * log_p).sum(), (factors.sum(1) * log_p.mean(1)).sum()
         return -torch.lerp(true, uniform, self._smoothing)
+
+    def hits(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Implements `Loss`; for mixed images the class with the larger weight is the true one."""
+        true = labels.argmax(1) if labels.is_floating_point() else labels
+        return (logits.argmax(1) == true).sum()
+
+
+class LabelSetLoss:
+    """Binary cross-entropy of each label, or its focal or asymmetric form, summed over images and classes.
+
+    The asymmetric loss (Ridnik et al. 2021, arXiv 2009.14119, section 2) gives easy negatives, of which each image has many, little
+    weight. The focal loss (Lin et al. 2017) is the form with equal exponents and no margin. Label smoothing moves each target towards 1/2.
+
+    Args:
+        config: loss, class weights and label smoothing.
+        labels: uint8 `[N, C]`, of all training images.
+        device: device of the logits.
+    """
+
+    def __init__(self, config: TrainConfig, labels: npt.NDArray[np.uint8], device: torch.device) -> None:
+        self._smoothing = config.label_smoothing
+        self._gammas, self._margin = {
+            "cross_entropy": ((0.0, 0.0), 0.0),
+            "focal": ((config.focal_gamma, config.focal_gamma), 0.0),
+            "asymmetric": ((_POSITIVE_GAMMA, _NEGATIVE_GAMMA), _MARGIN),
+        }[config.loss]
+        weights = positive_weights(labels) if config.class_weights == "balanced" else np.ones(labels.shape[1])
+        self._weights = torch.from_numpy(weights.astype(np.float32)).to(device)
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Implements `Loss`; labels are uint8 `[N, C]`, or for mixed images float32 `[N, C]` in 0–1."""
+        targets = torch.lerp(labels.float(), torch.full_like(logits, 0.5), self._smoothing)
+        if not any(self._gammas):
+            return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=self._weights, reduction="sum")
+        p = torch.sigmoid(logits)
+        shifted = (p - self._margin).clamp_min(0)
+        negative = torch.log1p(-shifted) if self._margin else F.logsigmoid(-logits)
+        positive = F.logsigmoid(logits) * (1 - p).clamp_min(_SMALLEST) ** self._gammas[0] * self._weights
+        return -(targets * positive + (1 - targets) * negative * shifted.clamp_min(_SMALLEST) ** self._gammas[1]).sum()
+
+    def hits(self, logits: Tensor, labels: Tensor) -> None:
+        """Implements `Loss`."""
+
+
+def positive_weights(labels: Labels) -> npt.NDArray[np.float64]:
+    """Weight of the positives of each class, float64 `[C]`: images without the label ÷ images with it; 1 if it never occurs."""
+    counts = labels.sum(axis=0, dtype=np.int64)
+    weights = np.ones(labels.shape[1])
+    np.divide(len(labels) - counts, counts, out=weights, where=counts > 0)
+    return weights
 
 
 def balanced_weights(labels: npt.NDArray[np.int64], num_classes: int) -> npt.NDArray[np.float64]:

@@ -17,14 +17,15 @@ from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.errors import ConfigError
-from cifar_ray.metrics.accuracy import Evaluation, Logits
+from cifar_ray.metrics.accuracy import Logits
+from cifar_ray.metrics.trust import Figures, Trust
 from cifar_ray.models import DataInitialized
 from cifar_ray.models.precision import Precision
 from cifar_ray.store import Bundle
 from cifar_ray.training.loop.averaging import WeightAverage
 from cifar_ray.training.loop.collective import average_buffers, sum_over_workers
 from cifar_ray.training.loop.compiled import compiled, warm_up
-from cifar_ray.training.loop.losses import TrainingLoss
+from cifar_ray.training.loop.losses import training_loss
 from cifar_ray.training.loop.optimizers import create_optimizers, learning_rate_factor, peak_learning_rate, scale_rates, set_learning_rate
 from cifar_ray.training.loop.validation import evaluate, gather_outputs
 from cifar_ray.training.weights.initial_network import freeze, initial_network, rate_factors
@@ -77,7 +78,8 @@ class Trainer:
             device=device,
             sampling=config.sampling,
         )
-        self.loss = TrainingLoss(config, splits.train.labels, splits.train.num_classes, device)
+        self.loss = training_loss(config, splits.train.labels, splits.train.num_classes, device)
+        self.is_multi_label = splits.train.labels.ndim == 2
         self.model = self._prepare(initial.network)
         self._check_single_images()
         self.frozen = freeze(self.model, config.start) if config.start else []
@@ -146,7 +148,7 @@ class Trainer:
             pieces = (torch.zeros(size, side, side, 3, dtype=torch.uint8, device=self.device) for size in sizes)
             warm_up(self._compiled, self.model, map(self.normalization, pieces), self.precision)
 
-    def train_epoch(self, epoch: int, on_step: OnStep, first_step: int = 0) -> tuple[float, float]:
+    def train_epoch(self, epoch: int, on_step: OnStep, first_step: int = 0) -> tuple[float, float | None]:
         """Train on every image once.
 
         Args:
@@ -155,7 +157,7 @@ class Trainer:
             first_step: step at which to resume an epoch, after its `sums` and `images_seen` were restored.
 
         Returns:
-            Mean loss and accuracy over the images of all workers, without skipped steps.
+            Mean loss and accuracy over the images of all workers, without skipped steps; with several labels per image no accuracy.
         """
         if epoch >= self.config.stem_epochs and not self._stem_frozen and isinstance(self.model, DataInitialized):
             self.model.freeze_stem()
@@ -180,7 +182,7 @@ class Trainer:
         average_buffers(self.model)
         if self.average is not None:
             average_buffers(self.average.network)
-        return loss, accuracy
+        return loss, None if self.is_multi_label else accuracy
 
     def train_step(self, step: Step) -> Tensor:
         """Accumulate the gradients of this worker's micro-batches, then update the weights once.
@@ -197,8 +199,8 @@ class Trainer:
                 loss = self.loss(logits, labels)
                 # DDP averages over workers; the factor world_size makes this the mean over the global batch, for any shares
                 self.scaler.scale(loss * (self.shard.world_size / step.global_size)).backward()  # type: ignore[no-untyped-call]
-            main_labels = labels.argmax(1) if labels.is_floating_point() else labels  # for mixed images the label with the larger weight
-            sums += torch.stack((loss.detach().double(), (logits.argmax(1) == main_labels).sum().double()))
+            hits = self.loss.hits(logits, labels)
+            sums += torch.stack((loss.detach().double(), torch.zeros_like(sums[0]) if hits is None else hits.double()))
         if self.config.on_nan == "skip" and not self._is_finite(sums[0]):
             for buffer, before in zip(self.model.buffers(), buffers, strict=True):
                 buffer.copy_(before)
@@ -228,13 +230,16 @@ class Trainer:
         if self.average is not None:
             self.average.after_step(self.model)
 
-    def evaluate(self, dataset: ImageDataset, augmentation: TestTimeAugmentation = "none") -> Evaluation:
-        """Evaluate the present weights on a split; all workers together cover each image once."""
+    def evaluate(self, dataset: ImageDataset, augmentation: TestTimeAugmentation = "none") -> Figures:
+        """Evaluate the present weights on a split, without calibration; all workers together cover each image once."""
+        if dataset.is_multi_label:
+            return Trust.plain(dataset.labels).evaluate(self.outputs(dataset, augmentation)[0], dataset.labels)
         return evaluate(self.network, self._part_of(dataset), self.precision, augmentation)
 
-    def outputs(self, dataset: ImageDataset) -> tuple[Logits, Logits]:
+    def outputs(self, dataset: ImageDataset, augmentation: TestTimeAugmentation = "none") -> tuple[Logits, Logits]:
         """Compute logits and features of a split with the present weights, see `gather_outputs`."""
-        return gather_outputs(self.network, self._part_of(dataset), self.precision, self.shard.slice(len(dataset)), len(dataset))
+        rows = self.shard.slice(len(dataset))
+        return gather_outputs(self.network, self._part_of(dataset), self.precision, rows, len(dataset), augmentation)
 
     def _part_of(self, dataset: ImageDataset) -> EvaluationLoader:
         return EvaluationLoader(

@@ -40,7 +40,14 @@ def evaluate(model: nn.Module, loader: EvaluationLoader, precision: Precision, a
 
 
 @torch.inference_mode()
-def gather_outputs(model: nn.Module, loader: EvaluationLoader, precision: Precision, rows: slice, count: int) -> tuple[Logits, Logits]:
+def gather_outputs(
+    model: nn.Module,
+    loader: EvaluationLoader,
+    precision: Precision,
+    rows: slice,
+    count: int,
+    augmentation: TestTimeAugmentation = "none",
+) -> tuple[Logits, Logits]:
     """Gather logits, `[count, C]`, and features, `[count, D]`, of a whole split, in its order and equal on all workers.
 
     D is 0 if the network does not end in a linear layer.
@@ -51,6 +58,7 @@ def gather_outputs(model: nn.Module, loader: EvaluationLoader, precision: Precis
         precision: precision of the forward pass.
         rows: position of this part in the split.
         count: number of images in the split.
+        augmentation: views whose logits and features are averaged.
     """
     model.eval()
     network, classes = with_features(model), loader.num_classes
@@ -59,11 +67,13 @@ def gather_outputs(model: nn.Module, loader: EvaluationLoader, precision: Precis
     mine, done = gathered[rows], 0
     for inputs, _ in loader:
         with precision.autocast():
-            outputs = network(inputs)
-        mine[done : done + len(inputs)] = torch.cat([one.float() for one in outputs], dim=1) if width else outputs
+            for weight, view in views(inputs, augmentation):
+                outputs = network(view)
+                both = torch.cat([one.float() for one in outputs], dim=1) if width else outputs
+                mine[done : done + len(inputs)] += weight * both
         done += len(inputs)
-    both: Logits = sum_over_workers(gathered).cpu().numpy()
-    return both[:, :classes], both[:, classes:]
+    result: Logits = sum_over_workers(gathered).cpu().numpy()
+    return result[:, :classes], result[:, classes:]
 
 
 def views(inputs: Tensor, augmentation: TestTimeAugmentation) -> list[tuple[float, Tensor]]:

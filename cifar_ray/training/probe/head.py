@@ -8,8 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cifar_ray.data.stratification import stratify
+from cifar_ray.metrics.accuracy import Labels
+from cifar_ray.metrics.label_rules import sigmoid
+from cifar_ray.metrics.trust import Trust
+
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
+_Link = Callable[[Floats], Floats]  # logits `[N, F, C]` → losses `[N, F]`; the logits become the slopes of the losses
 
 FOLDS = 5
 # From strong to weak: each solution is the start of the next. The weight of half the squared norm beside the mean cross-entropy.
@@ -46,8 +52,8 @@ class FittedHead:
         strength: the regularisation that cross-validation chose.
         held_out: float32 `[R, C]`: logits of each row from a head that was not fitted on its fold.
         rows: int64 `[R]`: the rows of `held_out`; all of them, or one fold where there are many.
-        loss: mean cross-entropy of `held_out`, nats.
-        accuracy: accuracy of `held_out`, 0–1.
+        loss: mean cross-entropy of `held_out`, nats; with several labels binary, summed over the classes.
+        score: accuracy of `held_out`, or its mAP with several labels per image, 0–1.
         mean: float64 `[D]`, of the features before they were standardised.
         std: float64 `[D]`, their standard deviation.
     """
@@ -57,21 +63,23 @@ class FittedHead:
     held_out: Floats
     rows: Integers
     loss: float
-    accuracy: float
+    score: float
     mean: npt.NDArray[np.float64]
     std: npt.NDArray[np.float64]
 
 
-def assign_folds(labels: Integers, groups: Integers, seed: int, folds: int = FOLDS) -> Integers:
+def assign_folds(labels: Labels, groups: Integers, seed: int, folds: int = FOLDS) -> Integers:
     """Assign each row to a fold, int64 `[N]`, stratified by class; rows of one group (near-duplicates) share a fold.
 
     Args:
-        labels: int64 `[N]`.
+        labels: int64 `[N]`, or uint8 `[N, C]`, which are stratified iteratively.
         groups: int64 `[N]`; equal numbers mark rows that belong together.
         seed: seed of the assignment.
         folds: number of folds.
     """
     generator = np.random.default_rng((seed, 7))
+    if labels.ndim == 2:
+        return stratify(labels, groups, [1 / folds] * folds, generator)
     names, first, group_of = np.unique(groups, return_index=True, return_inverse=True)
     label_of = labels[first]  # of the first row of each group
     fold_of = np.zeros(len(names), np.int64)
@@ -86,48 +94,50 @@ def assign_folds(labels: Integers, groups: Integers, seed: int, folds: int = FOL
 
 def fit_head(
     features: Floats,
-    labels: Integers,
+    labels: Labels,
     num_classes: int,
     fold_of: Integers,
     weights: Floats | None = None,
     on_step: Callable[[int], None] = lambda _: None,
 ) -> FittedHead:
-    """Fit multinomial logistic regression on standardised features.
+    """Fit logistic regression on standardised features: multinomial, or with several labels per image one for each label.
 
     The regularisation is the one with the smallest cross-entropy on held-out folds, and the head is then fitted on all rows.
 
     Args:
         features: float32 `[N, D]`; they are standardised in place.
-        labels: int64 `[N]`.
+        labels: int64 `[N]`, or uint8 `[N, C]`.
         num_classes: C.
         fold_of: int64 `[N]`, from `assign_folds`.
-        weights: float32 `[N]`, weight of each image in the loss; `None` for equal weights.
+        weights: float32 `[N]`, weight of each image in the loss; with several labels `[C]`, weight of the positives of each class;
+            `None` for equal weights.
         on_step: called after each fit, with 1.
     """
     mean, std = _standardise(features)
-    each = np.ones(len(labels), np.float32) if weights is None else weights
+    each = np.ones(len(labels), np.float32) if weights is None or labels.ndim == 2 else weights
+    link = _softmax(labels) if labels.ndim == 1 else _sigmoid(labels, weights)
     folds = int(fold_of.max()) + 1
     held = range(folds if len(labels) * folds * num_classes <= _MAX_FOLD_LOGITS else 1)
     kept = np.stack([(fold_of != fold) * each for fold in held], axis=1)
     tested = np.flatnonzero(fold_of < len(held))
-    solution: Floats | None = None
+    trust, solution = Trust.plain(labels), None
     best = (np.inf, 0.0, np.zeros((0, num_classes), np.float32))
     for strength in _STRENGTHS:
-        solution = _solve(features, labels, kept, strength, num_classes, solution)
+        solution = _solve(features, link, kept, strength, num_classes, solution)
         logits = _held_out(features, fold_of, solution, tested)
         on_step(1)
-        loss = _cross_entropy(logits, labels[tested])
+        loss = trust.evaluate(logits, labels[tested]).loss
         if loss < best[0]:
             best = (loss, strength, logits)
         elif loss > _MUCH_WORSE * best[0]:
             break
     loss, strength, logits = best
     start = None if solution is None else solution.mean(axis=1, keepdims=True)
-    final = _solve(features, labels, each[:, None], strength, num_classes, start)
+    final = _solve(features, link, each[:, None], strength, num_classes, start)
     weight = (final[:-1, 0] / std[:, None]).T
     head = LinearHead(np.ascontiguousarray(weight, np.float32), (final[-1, 0] - weight @ mean).astype(np.float32))
-    accuracy = float((logits.argmax(axis=1) == labels[tested]).mean())
-    return FittedHead(head, strength, logits, tested, loss, accuracy, mean, std)
+    score = trust.evaluate(logits, labels[tested]).score
+    return FittedHead(head, strength, logits, tested, loss, score, mean, std)
 
 
 def _standardise(features: Floats) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -139,7 +149,7 @@ def _standardise(features: Floats) -> tuple[npt.NDArray[np.float64], npt.NDArray
     return mean, std
 
 
-def _solve(rows: Floats, labels: Integers, kept: Floats, strength: float, num_classes: int, start: Floats | None) -> Floats:
+def _solve(rows: Floats, link: _Link, kept: Floats, strength: float, num_classes: int, start: Floats | None) -> Floats:
     """Weights of one regression per column of `kept`, `[D + 1, F, C]`; the last row is the bias.
 
     The regressions are independent, and one run of L-BFGS (Liu & Nocedal 1989) on their sum needs one matrix product for all of them.
@@ -148,18 +158,11 @@ def _solve(rows: Floats, labels: Integers, kept: Floats, strength: float, num_cl
 
     width, problems = rows.shape[1], kept.shape[1]
     shares = kept / kept.sum(axis=0)
-    at = np.arange(len(rows))
 
     def objective(flat: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
         parameters = flat.reshape(width + 1, -1).astype(np.float32)
         logits = (rows @ parameters[:-1] + parameters[-1]).reshape(len(rows), problems, num_classes)
-        logits -= logits.max(axis=2, keepdims=True)
-        true = logits[at, :, labels].copy()
-        np.exp(logits, out=logits)
-        sums = logits.sum(axis=2)
-        value = float(((np.log(sums) - true) * shares).sum()) + 0.5 * strength * float((parameters[:-1] ** 2).sum())
-        logits /= sums[:, :, None]
-        logits[at, :, labels] -= 1
+        value = float((link(logits) * shares).sum()) + 0.5 * strength * float((parameters[:-1] ** 2).sum())
         logits *= shares[:, :, None]
         slopes = logits.reshape(len(rows), -1)
         gradient = np.concatenate((rows.T @ slopes + strength * parameters[:-1], slopes.sum(axis=0, keepdims=True)))
@@ -171,14 +174,39 @@ def _solve(rows: Floats, labels: Integers, kept: Floats, strength: float, num_cl
     return solution
 
 
+def _softmax(labels: Integers) -> _Link:
+    """The link of one class per image."""
+    at = np.arange(len(labels))
+
+    def link(logits: Floats) -> Floats:
+        logits -= logits.max(axis=2, keepdims=True)
+        true = logits[at, :, labels].copy()
+        np.exp(logits, out=logits)
+        sums = logits.sum(axis=2)
+        logits /= sums[:, :, None]
+        logits[at, :, labels] -= 1
+        losses: Floats = np.log(sums) - true
+        return losses
+
+    return link
+
+
+def _sigmoid(labels: npt.NDArray[np.uint8], positive_weights: Floats | None) -> _Link:
+    """The link of several labels per image: the losses are summed over the classes."""
+    true = labels[:, None].astype(np.float32)
+    weights = np.float32(1) if positive_weights is None else 1 + true * (positive_weights - 1)
+
+    def link(logits: Floats) -> Floats:
+        losses: Floats = (weights * (np.logaddexp(0, logits) - true * logits)).sum(axis=2)
+        logits[:] = weights * (sigmoid(logits) - true)
+        return losses
+
+    return link
+
+
 def _held_out(features: Floats, fold_of: Integers, solution: Floats, tested: Integers) -> Floats:
     logits = np.empty((len(tested), solution.shape[2]), np.float32)
     for fold in range(solution.shape[1]):
         here = fold_of[tested] == fold
         logits[here] = features[tested[here]] @ solution[:-1, fold] + solution[-1, fold]
     return logits
-
-
-def _cross_entropy(logits: Floats, labels: Integers) -> float:
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return float((np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(labels)), labels]).mean())

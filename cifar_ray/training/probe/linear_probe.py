@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -18,14 +17,13 @@ from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.streamed import StreamedImages, TrainingImages, TrainingSplits
 from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.errors import TrainingError, advising_on_memory
-from cifar_ray.metrics.accuracy import evaluate_logits
-from cifar_ray.metrics.familiarity import Familiarity, draw_rows
+from cifar_ray.metrics.familiarity import draw_rows
 from cifar_ray.metrics.trust import Trust
 from cifar_ray.models import create_model
 from cifar_ray.models.stages import head_name
 from cifar_ray.store import Architecture, PretrainedOrigin
-from cifar_ray.training.loop.judging import judge
-from cifar_ray.training.loop.losses import balanced_weights
+from cifar_ray.training.loop.judging import judge, of_validation, score_metrics
+from cifar_ray.training.loop.losses import balanced_weights, positive_weights
 from cifar_ray.training.probe.extraction import Backbone, ComputeHere, Floats, Opener, extract
 from cifar_ray.training.probe.head import FittedHead, LinearHead, assign_folds, fit_head
 from cifar_ray.training.records.results import EpochReport, FitResult, Weights
@@ -130,27 +128,25 @@ def _train_probe(
     computed_s = time.perf_counter() - started
     fitted = _fit(config, train, features["train"], progress)
     outputs = {name: (fitted.head.logits(features[name]), features[name]) for name in parts if name != "train"}
-    trust = _fit_trust(fitted, train, features["train"])
+    trust = _fit_trust(fitted, train, features["train"], config.min_precision)
     judged = judge(splits, outputs, trust) if held_out_parts else None
-    metrics = {"cv_accuracy": fitted.accuracy} | (judged.metrics if judged else {})
+    metrics = score_metrics("cv", fitted.held_out, train.labels[fitted.rows]) | (judged.metrics if judged else {})
     arguments: dict[str, Any] = {"num_classes": classes, "image_size": size} | (
         {"views": config.views, "mirror_views": mirror} if config.views > 1 else {}
     )
     network = create_model(config.model, **arguments)
     weights = _with_head(backbone.network, network, fitted.head)
     seconds = time.perf_counter() - started
-    val = evaluate_logits(outputs["val"][0], splits.val.labels) if splits.val is not None and "val" in outputs else None
+    val = Trust.plain(train.labels).evaluate(outputs["val"][0], splits.val.labels) if splits.val is not None and "val" in outputs else None
     report = EpochReport(
         epoch=1,
         train_loss=fitted.loss,
-        train_accuracy=fitted.accuracy,
-        val_loss=val.loss if val else None,
-        val_accuracy=val.accuracy if val else None,
+        train_accuracy=fitted.score if train.labels.ndim == 1 else None,
         learning_rate=0.0,
         seconds=seconds,
         images_per_s=config.views * sum(len(part) for part in parts.values()) / computed_s,
         improved=True,
-        val_confusion=judged.val_confusion if judged else None,
+        **of_validation(val),
     )
     result = FitResult(
         best_epoch=1,
@@ -172,19 +168,21 @@ def _groups(train: TrainingImages) -> npt.NDArray[np.int64]:
     return np.arange(len(train)) if bursts is None else bursts
 
 
-def _fit_trust(fitted: FittedHead, train: TrainingImages, standardised: Floats) -> Trust:
+def _fit_trust(fitted: FittedHead, train: TrainingImages, standardised: Floats, min_precision: float | None) -> Trust:
     """The backbone has not seen the training images, so their features are as good as those of other pictures."""
-    trust = Trust.fit(fitted.held_out, train.labels[fitted.rows])
+    trust = Trust.fit(fitted.held_out, train.labels[fitted.rows], min_precision=min_precision)
     sample = draw_rows(len(fitted.rows), _MAX_FITTED)
     rows = fitted.rows[sample]
     features = (standardised[rows] * fitted.std + fitted.mean).astype(np.float32)
-    return dataclasses.replace(trust, familiarity=Familiarity.fit(fitted.held_out[sample], features, _groups(train)[rows]))
+    return trust.with_familiarity(fitted.held_out[sample], features, _groups(train)[rows])
 
 
 def _fit(config: TrainConfig, train: TrainingImages, features: Floats, progress: StartTask) -> FittedHead:
     groups = _groups(train)
     weights = None
-    if config.class_weights == "balanced" or config.sampling == "balanced":
+    if train.labels.ndim == 2:
+        weights = positive_weights(train.labels).astype(np.float32) if config.class_weights == "balanced" else None
+    elif config.class_weights == "balanced" or config.sampling == "balanced":
         weights = balanced_weights(train.labels, train.num_classes)[train.labels].astype(np.float32)
     on_step = progress("fitting the head", 6)
     return fit_head(features, train.labels, train.num_classes, assign_folds(train.labels, groups, config.seed), weights, on_step)

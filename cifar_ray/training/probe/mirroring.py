@@ -9,6 +9,7 @@ import numpy as np
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.data.task_progress import StartTask
+from cifar_ray.metrics.trust import Trust
 from cifar_ray.training.probe.extraction import ComputeHere, Opener, extract_view
 from cifar_ray.training.probe.head import assign_folds, fit_head
 from cifar_ray.training.probe.linear_probe import Rows, open_backbone
@@ -19,7 +20,7 @@ _Z = 3.0  # standard errors
 
 
 def mirroring_harms(config: TrainConfig, splits: TrainingSplits, progress: StartTask, open_view: Opener = ComputeHere) -> bool:
-    """Whether a head that was fitted on upright pictures is clearly less accurate on their mirror images.
+    """Whether a head that was fitted on upright pictures has clearly less accuracy, or mAP, on their mirror images.
 
     Half of up to 1,000 training pictures fit the head, the other half are judged upright and mirrored.
     """
@@ -27,7 +28,7 @@ def mirroring_harms(config: TrainConfig, splits: TrainingSplits, progress: Start
     rows = np.arange(min(len(train), _MAX_PICTURES)) * len(train) // min(len(train), _MAX_PICTURES)
     labels = train.labels[rows]
     half = assign_folds(labels, np.arange(len(rows)), config.seed, folds=2)
-    if len(np.unique(labels[half == 0])) < 2:
+    if len(np.unique(labels[half == 0], axis=0)) < 2:
         return False
     backbone, _ = open_backbone(config, train)
     chosen = Rows(train, rows)
@@ -35,6 +36,6 @@ def mirroring_harms(config: TrainConfig, splits: TrainingSplits, progress: Start
     fitted, judged = half == 0, half == 1
     folds = assign_folds(labels[fitted], np.arange(int(fitted.sum())), config.seed, folds=2)
     head = fit_head(upright[fitted].copy(), labels[fitted], train.num_classes, folds).head
-    before, after = (float((head.logits(part[judged]).argmax(1) == labels[judged]).mean()) for part in (upright, mirrored))
+    before, after = (Trust.plain(labels).evaluate(head.logits(part[judged]), labels[judged]).score for part in (upright, mirrored))
     spread = math.sqrt(max(before * (1 - before), 0.25 / judged.sum()) * 2 / judged.sum())
     return before - after > max(_LEAST_LOSS, _Z * spread)

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.batches.augmentation import Augmentation, Augmenter
+from cifar_ray.data.batches.transforms import as_fractions
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.statistics import ChannelValues
 from cifar_ray.data.task_progress import StartTask
@@ -29,7 +29,7 @@ from cifar_ray.inference.features import WithFeatures
 from cifar_ray.models.precision import Precision
 from cifar_ray.models.stages import head_name
 from cifar_ray.training.loop.averaging import WeightAverage
-from cifar_ray.training.loop.losses import TrainingLoss
+from cifar_ray.training.loop.losses import training_loss
 from cifar_ray.training.loop.optimizers import create_optimizers, learning_rate_factor, peak_learning_rate, set_learning_rate
 
 _LOWER_BLOCKS = 5  # of seven; with fewer, the activations are larger and the steps slower, for the same accuracy
@@ -96,7 +96,7 @@ class TailTrainer:
         about = NetworkInput(train.image_size_px, mean, std)
         self._engine, _ = choose(TorchEngine(tail.lower.to(memory_format=torch.channels_last), about, precision), "auto")
         self._views: list[Activations] = []
-        self._loss = TrainingLoss(config, train.labels, train.num_classes, torch.device("cpu"))
+        self._loss = training_loss(config, train.labels, train.num_classes, torch.device("cpu"))
         self.optimizers = create_optimizers(tail.upper, config.optimizer, config.batch_size)
         self.average = WeightAverage(tail.upper, config.averaging)
         self.epoch = 0
@@ -161,8 +161,8 @@ class TailTrainer:
             torch.autograd.backward(upper(inputs).sum())
         return (time.perf_counter() - started) / _TIMED_STEPS * self.steps_per_epoch * _OPTIMIZER_FACTOR + prepare_s / epochs
 
-    def run_epoch(self, epochs: int, on_step: Callable[[int, int], None]) -> tuple[float, float]:
-        """Train one epoch of `epochs`; returns mean loss and accuracy on the augmented views."""
+    def run_epoch(self, epochs: int, on_step: Callable[[int, int], None]) -> tuple[float, float | None]:
+        """Train one epoch of `epochs`; returns mean loss and accuracy on the augmented views, without accuracy for several labels."""
         generator = np.random.default_rng((self.config.seed, _STEP_STREAM, self.epoch))
         self.tail.upper.train()
         for norm in (module for module in self.tail.upper.modules() if isinstance(module, nn.BatchNorm2d)):
@@ -182,12 +182,12 @@ class TailTrainer:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             self.average.after_step(self.tail.upper)
-            true = labels.argmax(1) if labels.is_floating_point() else labels
-            total += [float(loss.detach()), int((logits.argmax(1) == true).sum())]
+            hits = self._loss.hits(logits, labels)
+            total += [float(loss.detach()), 0 if hits is None else int(hits)]
             on_step(number + 1, self.steps_per_epoch)
         self.epoch += 1
         loss, accuracy = (total / (self.steps_per_epoch * self.batch_size)).tolist()
-        return loss, accuracy
+        return loss, accuracy if self.train.labels.ndim == 1 else None
 
     def _batches(self, generator: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of one random view of each picture; with mixup, activations are mixed (Verma et al. 2019, arXiv 1806.05236)."""
@@ -201,7 +201,7 @@ class TailTrainer:
             if alpha:
                 share = float(generator.beta(alpha, alpha))
                 other = torch.from_numpy(generator.permutation(len(rows)))
-                hot = F.one_hot(labels, self.train.num_classes).float()
+                hot = as_fractions(labels, self.train.num_classes)
                 inputs, labels = torch.lerp(inputs[other], inputs, share), torch.lerp(hot[other], hot, share)
             yield inputs.contiguous(memory_format=torch.channels_last), labels
 

@@ -13,16 +13,17 @@ _MAX_COUNTED = 25  # classes
 
 
 def draw_curves(history: Sequence[EpochReport], title: str) -> bytes:
-    """Plot loss and accuracy over epochs as PNG."""
+    """Plot loss and accuracy, or mAP, over epochs as PNG."""
     from matplotlib.figure import Figure  # the import takes half a second
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     figure.suptitle(title)
     epochs = [report.epoch for report in history]
     marker = "o" if len(epochs) < 30 else None
-    for axes, quantity, scale, unit in zip(figure.subplots(1, 2), ("loss", "accuracy"), (1, 100), ("nats", "%"), strict=True):
+    score = "accuracy" if all(report.val_map is None for report in history) else "mAP"
+    for axes, quantity, scale, unit in zip(figure.subplots(1, 2), ("loss", score), (1, 100), ("nats", "%"), strict=True):
         for split, label in (("train", "training, as optimised"), ("val", "validation")):
-            points = [(report.epoch, getattr(report, f"{split}_{quantity}")) for report in history]
+            points = [(report.epoch, getattr(report, f"{split}_{quantity.lower()}", None)) for report in history]
             known = [(epoch, value * scale) for epoch, value in points if value is not None]
             if known:
                 axes.plot(*zip(*known, strict=True), marker=marker, label=label)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import io
 import json
 from collections.abc import Sequence
@@ -12,9 +11,9 @@ from cifar_ray.training.records.results import EpochReport
 
 
 def to_csv(history: Sequence[EpochReport]) -> bytes:
-    """CSV with a row per epoch and the columns of `EpochReport.figures()`; a missing value is empty."""
+    """CSV with a row per epoch, at least one, and the columns of `EpochReport.figures()`; a missing value is empty."""
     table = io.StringIO()
-    columns = [field.name for field in dataclasses.fields(EpochReport) if field.name != "val_confusion"]
+    columns = list(history[0].figures())
     writer = csv.DictWriter(table, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(report.figures() for report in history)

@@ -24,31 +24,39 @@ class EpochReport:
     Attributes:
         epoch: number of the epoch, from 1.
         train_loss: mean over the epoch's images, with label smoothing, nats per image.
-        train_accuracy: accuracy on augmented images during training, 0–1.
+        train_accuracy: accuracy on augmented images during training, 0–1; `None` with several labels per image.
         val_loss: cross-entropy; `None` without a validation split.
-        val_accuracy: 0–1; `None` without a validation split.
+        val_accuracy: 0–1; `None` without a validation split, or with several labels per image.
         learning_rate: `optimizer.lr`, scaled to the batch and by the schedule, in the last step of the epoch; 0 for a probe. Groups with a
             factor of their own, and the SGD of `muon`, are in proportion.
         seconds: duration of training and evaluation.
         images_per_s: training images per second of all workers, without evaluation.
         improved: whether these are the best weights so far.
+        val_map: mean average precision, 0–1; `None` with one class per image.
         val_confusion: images by true class (row) and predicted class; `None` without a validation split.
     """
 
     epoch: int
     train_loss: float
-    train_accuracy: float
+    train_accuracy: float | None
     val_loss: float | None
     val_accuracy: float | None
     learning_rate: float
     seconds: float
     images_per_s: float
     improved: bool
+    val_map: float | None = None
     val_confusion: Confusion | None = None
 
+    @property
+    def val_score(self) -> float | None:
+        """The figure by which epochs are compared, accuracy or mAP; `None` without a validation split."""
+        return self.val_accuracy if self.val_map is None else self.val_map
+
     def figures(self) -> dict[str, Any]:
-        """All figures except the confusion matrix, for a row of a table."""
-        return {name: value for name, value in vars(self).items() if name != "val_confusion"}
+        """All figures except the confusion matrix and another task's figure, for a row of a table."""
+        left_out = {"val_confusion"} | ({"val_map"} if self.val_map is None else set())
+        return {name: value for name, value in vars(self).items() if name not in left_out}
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,8 @@ class FitResult:
         best_epoch: epoch of the best weights.
         normalization: normalization of the inputs.
         metrics: by name: `val_accuracy`, `test_accuracy`, `test_accuracy_tta` and those of `Trust.metrics`, for the existing splits;
-            with uneven classes also `…_balanced_accuracy` and `…_macro_f1`; 0–1 and nats.
+            with uneven classes also `…_balanced_accuracy` and `…_macro_f1`; with several labels per image `…_map` and its standard
+            error `…_map_sd` instead of accuracies; 0–1 and nats.
         precision: number format of the training.
         train_seconds: duration of all epochs, including evaluation.
         architecture: name and arguments of the network.

@@ -161,7 +161,8 @@ class Run:
 
 def _differences(saved: dict[str, Any], config: TrainConfig) -> list[str]:
     """Differences between the saved and the present config, as `field saved (now present)`."""
-    known = {key: value for key, value in saved.items() if key in TrainConfig.model_fields}
+    # earlier releases saved no task: theirs is that of the labels, which the fingerprint holds
+    known = {"task": config.task} | {key: value for key, value in saved.items() if key in TrainConfig.model_fields}
     theirs = flatten(parse_config(TrainConfig, known | {"storage": config.storage}).model_dump(mode="json"))
     ours = flatten(config.model_dump(mode="json"))
     keys = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key) and key.partition(".")[0] not in _FREE]

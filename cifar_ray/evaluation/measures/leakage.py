@@ -69,8 +69,8 @@ def describe_duplicate(found: Duplicate, queries: ImageDataset, references: Imag
     return {
         "image": queries.name_of(found.query),
         "other": references.name_of(found.reference),
-        "class": queries.class_names[queries.labels[found.query]],
-        "other_class": references.class_names[references.labels[found.reference]],
+        "class": queries.label_of(found.query),
+        "other_class": references.label_of(found.reference),
         "similarity": found.similarity,
         "mirrored": found.mirrored,
         "identical": found.identical,

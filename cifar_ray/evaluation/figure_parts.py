@@ -1,0 +1,76 @@
+"""Parts that the figures of every evaluation have: data, cost, near-duplicates."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from cifar_ray.evaluation.measures.leakage import describe_duplicate
+from cifar_ray.evaluation.model_evaluation import Leakage
+from cifar_ray.evaluation.selection import Selected
+from cifar_ray.store import Manifest
+
+FORMAT_VERSION = 1
+
+
+def describe_subject(reference: str, manifest: Manifest, data: Selected) -> dict[str, Any]:
+    """Which model, and which images."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "model": reference,
+        "weights_sha256": manifest.weights_sha256,
+        "data": {
+            "name": data.name,
+            "split": data.split,
+            "images": len(data.images),
+            "fingerprint": data.images.fingerprint,
+            "the_images_that_training_reported_on": data.as_trained,
+        },
+    }
+
+
+def describe_duplicates(leakage: Leakage, data: Selected) -> dict[str, Any]:
+    """How many images are near-duplicates of training images, and which."""
+    assert data.train is not None  # noqa: S101
+    return {
+        "training_images_searched": leakage.searched,
+        "duplicates": len(leakage.duplicates),
+        "share": len(leakage.duplicates) / len(data.images),
+        "seconds": leakage.seconds,
+        "pairs": [describe_duplicate(one, data.images, data.train) for one in leakage.duplicates],
+    }
+
+
+def images_row(figures: dict[str, Any]) -> tuple[str, str]:
+    """Row of a summary table: the images."""
+    data = figures["data"]
+    texts = {True: " (the test split of its training)", False: " (not the test split of its training)", None: ""}
+    known = texts[data["the_images_that_training_reported_on"]]
+    return "images", f"{data['images']:,} {data['split']} images of {data['name']}{known}"
+
+
+def cost_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
+    """Rows of a summary table: cost and speed."""
+    cost = figures["cost"]
+    return [
+        ("cost", f"{cost['parameters']:,} parameters, {cost['flops'] / 1e6:,.1f} MFLOPs per image, {cost['weight_bytes'] / 1e6:.1f} MB"),
+        (
+            "speed",
+            f"{cost['latency_ms']:.2f} ms for one image, {cost['images_per_s']:,.0f} images/s in batches "
+            f"({cost['engine']}, {cost['precision']}, {cost['threads']} threads)",
+        ),
+    ]
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage, or a dash for `None`."""
+    return "–" if value is None else f"{value:.2%}"
+
+
+def without_nan(value: Any) -> Any:
+    """Replace NaN, which JSON lacks, with null."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,1 @@
+"""What is measured beside the predictions: corruptions, cost, near-duplicates, slices."""
