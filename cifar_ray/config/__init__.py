@@ -19,6 +19,7 @@ from cifar_ray.config.base import (
     ResizePolicy,
     SamplingName,
     ShareOfRate,
+    TaskName,
     TestTimeAugmentation,
 )
 from cifar_ray.config.documents import describe, parse_config, read_yaml, to_yaml
@@ -47,6 +48,7 @@ __all__ = [
     "ScheduleConfig",
     "ShareOfRate",
     "StartConfig",
+    "TaskName",
     "TestTimeAugmentation",
     "TrainConfig",
     "default_storage",

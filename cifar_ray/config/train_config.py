@@ -23,6 +23,7 @@ from cifar_ray.config.base import (
     PrecisionName,
     ResizePolicy,
     SamplingName,
+    TaskName,
     TestTimeAugmentation,
 )
 from cifar_ray.config.locations import STORAGE_VARIABLE, default_storage, resolve_storage
@@ -57,6 +58,11 @@ class TrainConfig(Config):
     )
     columns: str | None = Field(
         None, description="columns of a table, as in image=path,label=species,split=part; default: found by their names"
+    )
+    task: TaskName | Literal["auto"] = Field(
+        "auto",
+        description="single-label: each picture has one class; multi-label: any number of labels, also none, from a table; "
+        "auto: what the table holds",
     )
     image_size: int | None = Field(None, ge=8, le=MAX_IMAGE_SIZE_PX, description="side of the square images, in pixels; default 32")
     resize_policy: ResizePolicy | Literal["auto"] = Field(
@@ -108,12 +114,16 @@ class TrainConfig(Config):
         description="images per forward pass on a worker; gradients are summed over a step; default: 250 on a CPU, all on a GPU",
     )
     label_smoothing: Fraction = Field(0.2, description="probability taken from the true class and spread over all classes")
-    loss: Literal["cross_entropy", "focal"] = Field(
-        "cross_entropy", description="loss; focal: weight images by (1 - p)^focal_gamma, p being the probability of the true class"
+    loss: Literal["cross_entropy", "focal", "asymmetric"] = Field(
+        "cross_entropy",
+        description="loss; focal: weight images by (1 - p)^focal_gamma, p being the probability of the true class; "
+        "multi-label: binary, summed over the classes; asymmetric: weight easy negatives less (multi-label)",
     )
     focal_gamma: NonNegative = Field(2.0, le=10, description="exponent of the focal loss; 0: cross-entropy")
     class_weights: Literal["none", "balanced"] = Field(
-        "none", description="weights of the loss; balanced: images / (classes × images of the class), for uneven classes"
+        "none",
+        description="weights of the loss; balanced: images / (classes × images of the class), for uneven classes; "
+        "multi-label: of positives, pictures without the label / pictures with it",
     )
     sampling: SamplingName = Field(
         "natural", description="images of an epoch; natural: each image once; balanced: equally many of each class, for uneven classes"
@@ -251,6 +261,18 @@ class TrainConfig(Config):
             raise ValueError(f"augmentation.translate_px and cutout_px must fit an image of {size_px} px")
         if self.batch_size < self.max_workers:
             raise ValueError(f"batch_size ({self.batch_size}) is smaller than the number of workers ({self.max_workers}); increase it")
+        return self
+
+    @model_validator(mode="after")
+    def _task_combinations(self) -> Self:
+        if self.task == "multi-label" and self.dataset != "folder":
+            raise ValueError(f"task: the pictures of {self.dataset} have one label each; multi-label needs a table (--data-dir TABLE)")
+        if self.task == "multi-label" and self.sampling == "balanced":
+            raise ValueError("sampling balanced needs one label per picture; use --class-weights balanced for several")
+        if self.task == "multi-label" and self.groups:
+            raise ValueError("groups need one label per picture; merge the labels in the table instead")
+        if self.task == "single-label" and self.loss == "asymmetric":
+            raise ValueError("loss asymmetric is for several labels per picture; use cross_entropy or focal")
         return self
 
 

@@ -6,13 +6,15 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from cifar_ray.config import printable
 from cifar_ray.errors import DataError
+
+Labels = npt.NDArray[Any]  # int64 `[N]`, or uint8 `[N, C]` for several labels per image
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class ImageDataset:
 
     Attributes:
         images: uint8, `[N, H, W, 3]`, RGB, 0–255.
-        labels: int64, `[N]`, from 0 to `len(class_names) - 1`.
+        labels: int64, `[N]`, from 0 to `len(class_names) - 1`; with several labels per image uint8, `[N, C]`, of 0 and 1.
         class_names: one name per class, in label order.
         files: bytes, `[N]`: path of each image, relative to the folder of the data set; `None` if the images are not files.
         bursts: int64, `[N]`, equal for near-duplicates of one class, see `find_bursts`; `None` if they were not searched.
@@ -31,7 +33,7 @@ class ImageDataset:
     """
 
     images: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int64]
+    labels: Labels
     class_names: tuple[str, ...]
     files: npt.NDArray[np.bytes_] | None = None
     bursts: npt.NDArray[np.int64] | None = None
@@ -39,10 +41,14 @@ class ImageDataset:
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[-1] != 3:
             raise DataError(f"images must be uint8 [N, H, W, 3], got {self.images.dtype} {list(self.images.shape)}")
-        if self.labels.dtype != np.int64 or self.labels.shape != (len(self.images),):
-            raise DataError(f"labels must be int64 [{len(self.images)}], got {self.labels.dtype} {list(self.labels.shape)}")
-        if len(self.labels) and not (self.labels.min() >= 0 and self.labels.max() < len(self.class_names)):
-            raise DataError(f"labels must be in 0–{len(self.class_names) - 1}, got {self.labels.min()}–{self.labels.max()}")
+        shape, largest = (
+            ((len(self.images),), self.num_classes - 1) if not self.is_multi_label else ((len(self.images), self.num_classes), 1)
+        )
+        if self.labels.dtype not in (np.int64, np.uint8) or self.labels.shape != shape:
+            forms = f"int64 [{len(self.images)}] or uint8 [{len(self.images)}, {self.num_classes}]"
+            raise DataError(f"labels must be {forms}, got {self.labels.dtype} {list(self.labels.shape)}")
+        if len(self.labels) and not (self.labels.min() >= 0 and self.labels.max() <= largest):
+            raise DataError(f"labels must be in 0–{largest}, got {self.labels.min()}–{self.labels.max()}")
         if self.files is not None and len(self.files) != len(self.labels):
             raise DataError(f"got {len(self.files)} file names for {len(self.labels)} images")
         if self.bursts is not None and len(self.bursts) != len(self.labels):
@@ -50,6 +56,11 @@ class ImageDataset:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether an image has any number of labels, instead of one class."""
+        return bool(self.labels.dtype == np.uint8)
 
     @property
     def num_classes(self) -> int:
@@ -80,8 +91,21 @@ class ImageDataset:
         return f"#{row}" if self.files is None else printable(self.files[row])
 
     def class_counts(self) -> npt.NDArray[np.int64]:
-        """Number of images per class: int64, `[num_classes]`."""
-        return np.bincount(self.labels, minlength=self.num_classes).astype(np.int64)
+        """Number of images per class: int64, `[num_classes]`; an image with several labels counts for each."""
+        return count_labels(self.labels, self.num_classes)
+
+
+def count_labels(labels: Labels, num_classes: int) -> npt.NDArray[np.int64]:
+    """Number of images per class, int64 `[num_classes]`, of labels as in `ImageDataset`."""
+    return np.bincount(labels, minlength=num_classes).astype(np.int64) if labels.ndim == 1 else labels.sum(axis=0, dtype=np.int64)
+
+
+def strata(labels: Labels) -> npt.NDArray[np.int64]:
+    """Number of the class of each image, or with several labels of its set of labels: int64 `[N]`, equal for equal labels."""
+    if labels.ndim == 1:
+        return labels.astype(np.int64, copy=False)
+    numbers: npt.NDArray[np.int64] = np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    return numbers
 
 
 class Fingerprinted(Protocol):

@@ -25,13 +25,16 @@ class Prediction:
 
     Attributes:
         logits: float32 `[N, C]`, the output of the network.
-        probabilities: float32 `[N, C]`, softmax of logits ÷ temperature; each row sums to 1.
+        probabilities: float32 `[N, C]`, softmax of logits ÷ temperature, each row sums to 1; for a multi-label model one
+            independent probability per label, see `LabelRules`.
+        labels: bool `[N, C]`, the labels that are given: exactly the most likely class, or for a multi-label model any number.
         abstains: bool `[N]`, whether the image is unlike the training images, so that its prediction is unreliable.
         features: float32 `[N, D]`, the input of the last linear layer; D is 0 if the network, or its int8 form, does not give it.
     """
 
     logits: npt.NDArray[np.float32]
     probabilities: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.bool_]
     abstains: npt.NDArray[np.bool_]
     features: npt.NDArray[np.float32]
 
@@ -94,8 +97,11 @@ class Predictor:
         if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
             raise ValueError(f"images must be uint8 [N, {size}, {size}, 3], got {images.dtype} {list(images.shape)}")
         logits, features = self._outputs(images)
-        probabilities = torch.softmax(torch.from_numpy(logits) / self.manifest.temperature, dim=1).numpy()
-        return Prediction(logits, probabilities, self._trust.abstains(logits, features), features)
+        if self._trust.rules is None:  # torch's softmax is the faster one
+            probabilities = torch.softmax(torch.from_numpy(logits) / self.manifest.temperature, dim=1).numpy()
+        else:
+            probabilities = self._trust.probabilities(logits)
+        return Prediction(logits, probabilities, self._trust.labels(probabilities), self._trust.abstains(logits, features), features)
 
     def embed(self, images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Embeddings: features of length 1, float32 `[N, D]`. Similar pictures have similar embeddings.

@@ -1,4 +1,4 @@
-"""Temperature of a model's probabilities, and the pictures from which it abstains."""
+"""From logits to probabilities and labels, and the pictures from which a model abstains."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ import numpy.typing as npt
 from cifar_ray.metrics.accuracy import Integers, Logits, evaluate_logits, softmax
 from cifar_ray.metrics.calibration import calibrate, calibration_spread, fit_temperature_if_better
 from cifar_ray.metrics.familiarity import SHARE_KEPT, Familiarity, energy
+from cifar_ray.metrics.label_rules import LabelRules
 
 
 @dataclass(frozen=True)
 class Trust:
-    """Temperature of a model, and when it abstains; by default the probabilities are uncalibrated and the model never abstains.
+    """Probabilities and labels of a model, and when it abstains; by default they are uncalibrated, and the model never abstains.
 
     Attributes:
         temperature: divisor of the logits before softmax.
         abstain_threshold: without features, the model abstains from images with a lower `energy`; `None` never abstains.
         familiarity: with features, decides instead of the energy; `None` leaves it to the energy.
+        rules: several labels per picture: one rule for each class; `None` for one class per picture.
     """
 
     temperature: float = 1.0
     abstain_threshold: float | None = None
     familiarity: Familiarity | None = None
+    rules: LabelRules | None = None
 
     @classmethod
     def fit(cls, logits: Logits, labels: Integers, features: Logits | None = None, groups: Integers | None = None) -> Self:
@@ -40,6 +43,17 @@ class Trust:
         threshold = float(np.quantile(energy(logits), 1 - SHARE_KEPT, method="lower"))
         familiarity = Familiarity.fit(logits, features, groups) if features is not None and features.shape[1] else None
         return cls(fit_temperature_if_better(logits, labels), threshold, familiarity)
+
+    def probabilities(self, logits: Logits) -> Logits:
+        """Probabilities, float32 `[N, C]`: a softmax that sums to 1, or with rules one independent probability per label."""
+        return softmax(logits, self.temperature) if self.rules is None else self.rules.probabilities(logits)
+
+    def labels(self, probabilities: Logits) -> npt.NDArray[np.bool_]:
+        """Labels that are given, bool `[N, C]`: the most likely class, or with rules any number of labels."""
+        if self.rules is not None:
+            return self.rules.labels(probabilities)
+        most_likely: npt.NDArray[np.bool_] = np.arange(probabilities.shape[1]) == probabilities.argmax(axis=1)[:, None]
+        return most_likely
 
     def abstains(self, logits: Logits, features: Logits | None = None) -> npt.NDArray[np.bool_]:
         """Whether the model abstains from each image, because it is less familiar than 95 % of the images of the fit: bool `[N]`.

@@ -1,5 +1,6 @@
 """Model bundles, and the store that holds them by name and version."""
 
+from cifar_ray.metrics.label_rules import LabelRules
 from cifar_ray.store.aliases import PREVIOUS, PRODUCTION
 from cifar_ray.store.bundle import Bundle
 from cifar_ray.store.locate import load_model
@@ -13,6 +14,7 @@ __all__ = [
     "PRODUCTION",
     "Architecture",
     "Bundle",
+    "LabelRules",
     "Manifest",
     "ModelStore",
     "PretrainedOrigin",

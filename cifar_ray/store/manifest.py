@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, model_validator
 
-from cifar_ray.config import NAME_PATTERN, Config, ResizePolicy
+from cifar_ray.config import NAME_PATTERN, Config, ResizePolicy, TaskName
+from cifar_ray.metrics.label_rules import LabelRules
 
 FORMAT_VERSION: Final = 1
 MANIFEST_KEY: Final = "cifar_ray.manifest"  # of the manifest in the metadata of exported files
@@ -63,11 +64,14 @@ class Manifest(Config):
     Attributes:
         architecture: name and arguments of the network.
         class_names: one name per class, in the order of the logits.
+        task: whether a picture has exactly one class, or any number of labels.
+        label_rules: multi-label: calibration and threshold of each class; `None` without validation images, which means
+            the logit's sigmoid and 0.5.
         image_size_px: height and width of the network's input.
         channel_mean: mean of the training images per channel R, G, B, 0–1.
         channel_std: standard deviation of the training images per channel R, G, B, 0–1.
         resize_policy: policy for other aspect ratios, `pad`, `crop` or `squash`.
-        temperature: divisor of the logits before softmax (calibration).
+        temperature: single-label: divisor of the logits before softmax (calibration).
         abstain_threshold: without features of known pictures, see `store.trust_file`, the model abstains from images with less
             `familiarity.energy`; `None` never abstains.
         metrics: figures by name, for example `test_accuracy`, 0–1.
@@ -91,6 +95,8 @@ class Manifest(Config):
     format_version: Literal[1] = FORMAT_VERSION
     architecture: Architecture
     class_names: tuple[str, ...] = Field(min_length=2)
+    task: TaskName = "single-label"
+    label_rules: LabelRules | None = None
     image_size_px: int = Field(ge=1)
     channel_mean: tuple[Channel, Channel, Channel]
     channel_std: tuple[Channel, Channel, Channel]
@@ -114,6 +120,19 @@ class Manifest(Config):
     pretrained: PretrainedOrigin | None = None
     interpolation: Literal["bicubic"] = "bicubic"
     created_at: AwareDatetime
+
+    @model_validator(mode="after")
+    def _one_rule_per_class(self) -> Self:
+        if self.label_rules is not None and (self.task != "multi-label" or len(self.label_rules.thresholds) != len(self.class_names)):
+            raise ValueError(f"label_rules need the task multi-label and one rule for each of the {len(self.class_names)} classes")
+        return self
+
+    @property
+    def rules(self) -> LabelRules | None:
+        """The rules in use: those of the manifest, or sigmoid and 0.5; `None` for one class per picture."""
+        if self.task == "single-label":
+            return None
+        return self.label_rules or LabelRules.plain(len(self.class_names))
 
     @property
     def tested_on(self) -> str:

@@ -25,8 +25,8 @@ def encode_familiarity(trust: Trust) -> dict[str, bytes]:
 
 
 def with_trust(bundle: Bundle, trust: Trust) -> Bundle:
-    """The same bundle with another temperature and other rules for abstaining; not saved yet."""
-    changes = {"temperature": trust.temperature, "abstain_threshold": trust.abstain_threshold}
+    """The same bundle with another calibration and other rules for abstaining; not saved yet."""
+    changes = {"temperature": trust.temperature, "abstain_threshold": trust.abstain_threshold, "label_rules": trust.rules}
     others = {name: data for name, data in bundle.attachments.items() if name != FAMILIARITY_FILE}
     manifest = bundle.manifest.model_copy(update=changes)
     return dataclasses.replace(bundle, manifest=manifest, attachments=others | encode_familiarity(trust))
@@ -45,4 +45,4 @@ def read_trust(bundle: Bundle) -> Trust:
         familiarity = None if data is None else Familiarity.of_arrays(load(data))
     except (KeyError, ValueError, SafetensorError) as error:
         raise BundleError(f"{bundle.reference}: {FAMILIARITY_FILE} cannot be read ({error}); calibrate the model again") from None
-    return Trust(manifest.temperature, manifest.abstain_threshold, familiarity)
+    return Trust(manifest.temperature, manifest.abstain_threshold, familiarity, manifest.rules)

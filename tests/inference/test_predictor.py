@@ -13,6 +13,7 @@ from cifar_ray.data.batches.transforms import normalize
 from cifar_ray.errors import BundleError
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.metrics.familiarity import energy
+from cifar_ray.metrics.label_rules import LabelRules
 from cifar_ray.models import create_model
 from cifar_ray.models.precision import Precision
 from cifar_ray.store import Architecture, Bundle
@@ -109,3 +110,20 @@ def test_an_architecture_that_cannot_be_built_is_refused(make_bundle: MakeBundle
     manifest = bundle.manifest.model_copy(update={"architecture": architecture})
     with pytest.raises(BundleError, match=reason):
         Predictor(Bundle(manifest, bundle.weights, bundle.name, bundle.version))
+
+
+def test_a_multi_label_model_gives_each_label_by_its_own_rule(make_bundle: MakeBundle, images: npt.NDArray[np.uint8]) -> None:
+    rules = LabelRules(thresholds=(0.5, 0.2, 1.5), slopes=(2.0, 1.0, 0.5), offsets=(0.1, -0.3, 4.0))
+    found = Predictor(make_bundle(task="multi-label", label_rules=rules), precision="fp32", engine="torch").predict(images)
+    expected = 1 / (1 + np.exp(-(found.logits.astype(np.float64) * rules.slopes + rules.offsets)))
+    np.testing.assert_allclose(found.probabilities, expected, atol=1e-6)
+    np.testing.assert_array_equal(found.labels, found.probabilities >= np.float32(rules.thresholds))
+    assert not found.labels[:, 2].any(), "a threshold above 1 never gives the label"
+    plain = Predictor(make_bundle(task="multi-label"), precision="fp32", engine="torch").predict(images)
+    np.testing.assert_array_equal(plain.labels, plain.logits >= 0)
+
+
+def test_with_one_label_per_picture_exactly_the_most_likely_class_is_given(make_bundle: MakeBundle, images: npt.NDArray[np.uint8]) -> None:
+    found = Predictor(make_bundle(), precision="fp32", engine="torch").predict(images)
+    np.testing.assert_array_equal(found.labels.sum(axis=1), 1)
+    np.testing.assert_array_equal(found.labels.argmax(axis=1), found.logits.argmax(axis=1))

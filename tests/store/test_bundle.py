@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cifar_ray.errors import BundleError
-from cifar_ray.store import Manifest, ModelStore
+from cifar_ray.store import LabelRules, Manifest, ModelStore
 
 Weights = dict[str, torch.Tensor]
 
@@ -157,3 +157,17 @@ def test_a_pickle_named_safetensors_is_refused_and_not_run(store: ModelStore, fo
     with pytest.raises(BundleError, match=r"pets@1.*not a safetensors file"):
         store.load("pets")
     assert not Bomb.went_off
+
+
+def test_a_manifest_says_its_task_and_has_one_rule_for_each_class(make_manifest: Callable[..., Manifest]) -> None:
+    names = make_manifest().class_names
+    rules = LabelRules.plain(len(names))
+    made = make_manifest(task="multi-label", label_rules=rules)
+    assert Manifest.model_validate_json(made.model_dump_json()).label_rules == rules
+    older = make_manifest().model_dump(mode="json", exclude={"task", "label_rules"})
+    assert Manifest.model_validate(older).task == "single-label"
+    for changes in ({"label_rules": rules}, {"task": "multi-label", "label_rules": LabelRules.plain(len(names) + 1)}):
+        with pytest.raises(ValueError, match=r"label_rules need the task multi-label and one rule for each"):
+            make_manifest(**changes)
+    with pytest.raises(ValueError, match="one finite threshold"):
+        LabelRules((0.5, 0.5), (1.0,), (0.0, 0.0))
