@@ -83,8 +83,8 @@ def prediction(model: ModelInfo, row: Row, top_k: int) -> schemas.Prediction:
         "top_k": ranked,
         "probabilities": dict(zip(model.class_names, rounded, strict=True)),
     }
-    if model.thresholds:
-        above = has_labels(row.probabilities, model.thresholds)
+    if model.rules is not None:
+        above = model.rules.labels(row.probabilities)
         shown = [i for place, i in enumerate(order.tolist()) if place < top_k or above[i]]
         predicted["labels"] = [
             {"class": model.class_names[i], "class_id": i, "probability": rounded[i], "above_threshold": bool(above[i])} for i in shown

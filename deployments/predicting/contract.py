@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from cifar_ray.config import ResizePolicy, TaskName
 from cifar_ray.errors import CifarRayError, UnknownModelError
+from cifar_ray.metrics.label_rules import LabelRules
 from deployments.predicting.schemas import Timings
 
 Pixels = npt.NDArray[np.uint8]
@@ -43,7 +44,7 @@ class ModelInfo:
         class_names: one name per class, in the order of the probabilities.
         image_size_px: height and width of the network's input.
         resize_policy: policy for other aspect ratios.
-        thresholds: smallest probability of each class with which a picture has its label; empty if each picture has exactly one class.
+        rules: multi-label: from which probability a picture has each label; `None` if a picture has exactly one class.
     """
 
     name: str
@@ -51,7 +52,7 @@ class ModelInfo:
     class_names: tuple[str, ...]
     image_size_px: int
     resize_policy: ResizePolicy
-    thresholds: tuple[float, ...] = ()
+    rules: LabelRules | None = None
 
     @property
     def reference(self) -> str:
@@ -61,7 +62,7 @@ class ModelInfo:
     @property
     def task(self) -> TaskName:
         """Whether each picture has exactly one class, or any number of labels."""
-        return "multi-label" if self.thresholds else "single-label"
+        return "multi-label" if self.rules else "single-label"
 
     def class_id(self, name_or_id: str) -> int:
         """Find a class by its name, else by its id in digits.
