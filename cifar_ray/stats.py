@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             config,
             display.start,
             look_for_duplicates=command.duplicates,
-            on_broken=lambda file: print_figures([("broken", printable(f"{file.path}: {file.reason}"))]),
+            on_broken=lambda file: print_figures([("broken", printable(f"{file.where}: {file.reason}"))]),
         )
     files = to_files(examination, command.augmentation, command.seed)
     folder = save_report(files, command.out, command.storage, f"stats/{examination.splits.name}")

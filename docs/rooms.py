@@ -22,6 +22,7 @@ FLOORS: tuple[dict[str, str], ...] = (
         "cifar_ray.client": "asks a server; standard library only",
     },
     {"cifar_ray.storage": "files, local or in an object store", "cifar_ray.data.decoding": "picture files, formats and colours"},
+    {"cifar_ray.data.reading": "the content of each picture, wherever it is"},
     {"cifar_ray.data.listing": "which pictures, classes and splits"},
     {"cifar_ray.cluster": "Ray: connection, plan, failures, private parts"},
     {

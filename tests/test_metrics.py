@@ -79,6 +79,15 @@ def test_a_network_that_knows_how_often_it_is_right_has_no_calibration_error() -
     assert boastful.overconfidence == pytest.approx(0.45)
 
 
+def test_each_image_is_in_the_bin_of_its_confidence() -> None:
+    confidence = np.array([0.55, 0.62, 0.68, 1.0])
+    found = calibrate(np.stack([confidence, 1 - confidence], axis=1), np.array([0, 0, 1, 0]), bins=10)
+    assert found.counts.tolist() == [0, 0, 0, 0, 0, 1, 2, 0, 0, 1]
+    assert found.confidence[[5, 6, 9]] == pytest.approx([0.55, 0.65, 1.0])
+    assert found.accuracy[[5, 6, 9]] == pytest.approx([1.0, 0.5, 1.0])
+    assert found.error == pytest.approx((0.45 + 2 * 0.15) / 4)
+
+
 def test_a_paired_comparison_counts_only_the_images_where_the_models_differ() -> None:
     clear = PairedComparison(count=10_000, only_a=300, only_b=400)
     assert clear.difference == pytest.approx(0.01)

@@ -64,6 +64,12 @@ def test_few_images_are_enough_for_a_temperature_that_is_far_off(count: int) -> 
         assert calibrate(softmax(everywhere, found), labels).error < 0.5 * before
 
 
+def test_the_temperature_of_few_images_is_drawn_towards_1_as_if_50_more_supported_it() -> None:
+    few = drawn(0.3, 150)
+    assert fit_temperature_if_better(*few) == pytest.approx(fit_temperature(*few) ** 0.75)
+    assert fit_temperature_if_better(*drawn(0.3, 9)) == 1  # two images in each of five folds are the least
+
+
 def test_the_line_says_how_sure_the_calibration_error_is() -> None:
     logits, labels = drawn(0.3, 400)
     trust = Trust.fit(logits, labels)

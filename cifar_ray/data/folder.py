@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.pool import ThreadPool
@@ -22,6 +21,7 @@ from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.data.decode import DECODER_VERSION, decode_square
 from cifar_ray.data.listing.layouts import Listing
 from cifar_ray.data.listing.tables import list_pictures
+from cifar_ray.data.reading.picture_source import Pictures
 from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.errors import DataError, ImageError
 
@@ -51,7 +51,7 @@ def load_folder(
 
 def _decode(listing: Listing, size_px: int, policy: ResizePolicy, allocate: cache.Allocate, progress: StartTask) -> DatasetSplits:
     """Decode all splits in threads; Pillow releases the GIL."""
-    total = sum(map(len, listing.files.values()))
+    total = len(listing)
     threads = decoding_threads()
     _logger.info("decoding %s pictures of %s in %d threads", f"{total:,}", listing.root, threads)
     start_s = time.perf_counter()
@@ -59,20 +59,19 @@ def _decode(listing: Listing, size_px: int, policy: ResizePolicy, allocate: cach
     parts: dict[str, ImageDataset] = {}
     on_decoded = progress("decoding", total)
     with ThreadPool(threads) as pool:
-        for split, files in listing.files.items():
-            images = allocate(split, len(files), size_px)
-            intact = np.ones(len(files), np.bool_)
-            for row, error in enumerate(pool.imap(decoder(files, images, size_px, policy), range(len(files)), chunksize=16)):
+        for split, part in listing.parts.items():
+            images = allocate(split, len(part), size_px)
+            intact = np.ones(len(part), np.bool_)
+            for row, error in enumerate(pool.imap(decoder(part.pictures, images, size_px, policy), range(len(part)), chunksize=16)):
                 on_decoded(1)
                 if error is not None:
                     intact[row] = False
-                    damaged.add(files[row][1], error)
-            labels = np.array([label for _, label in files], np.int64)
-            names = np.array([os.fsencode(path.relative_to(listing.root)) for path, _ in files])
-            parts[split] = ImageDataset(_compact(images, intact), labels[intact], listing.class_names, names[intact])
+                    damaged.add(int(part.labels[row]), error)
+            names = part.pictures.names[intact]
+            parts[split] = ImageDataset(_compact(images, intact), part.labels[intact], listing.class_names, names)
     damaged.report()
     check_present(listing, parts)
-    if len(listing.files["train"]) <= MAX_PICTURES:
+    if len(listing.parts["train"]) <= MAX_PICTURES:
         train = parts["train"]
         parts["train"] = replace(train, bursts=find_bursts(*sketch(train.images), train.labels))
     _logger.info("decoded %s pictures in %.1f s", f"{total - len(damaged.errors):,}", time.perf_counter() - start_s)
@@ -84,14 +83,12 @@ def decoding_threads() -> int:
     return min(usable_cores(), _MAX_THREADS)
 
 
-def decoder(
-    files: list[tuple[Path, int]], images: npt.NDArray[np.uint8], size_px: int, policy: ResizePolicy
-) -> Callable[[int], str | None]:
-    """A function that decodes file `row` into `images[row]`; it returns the error message, or `None`."""
+def decoder(pictures: Pictures, images: npt.NDArray[np.uint8], size_px: int, policy: ResizePolicy) -> Callable[[int], str | None]:
+    """A function that decodes picture `row` into `images[row]`; it returns the error message, or `None`."""
 
     def decode(row: int) -> str | None:
         try:
-            images[row] = decode_square(files[row][0], size_px, policy)
+            images[row] = decode_square(pictures.source(row), size_px, policy)
         except ImageError as error:
             return str(error)
         return None
@@ -118,7 +115,7 @@ class Damaged:
     def __init__(self, listing: Listing) -> None:
         self.errors: list[str] = []
         self._listing = listing
-        self._pictures = Counter(label for pairs in listing.files.values() for _, label in pairs)
+        self._pictures = np.bincount(listing.labels, minlength=len(listing.class_names))
         self._errors_of: dict[int, list[str]] = defaultdict(list)
 
     def add(self, label: int, error: str) -> None:
@@ -141,7 +138,7 @@ class Damaged:
         """Log how many there are and the first three; the others only at debug level."""
         if self.errors:
             more = f"; and {len(self.errors) - _NAMED:,} more" if len(self.errors) > _NAMED else ""
-            counts = f"{len(self.errors):,} of {self._pictures.total():,} pictures"
+            counts = f"{len(self.errors):,} of {len(self._listing):,} pictures"
             _logger.warning("%s: left out %s that are damaged: %s%s", self._listing.root, counts, "; ".join(self.errors[:_NAMED]), more)
         for error in self.errors[_NAMED:]:
             _logger.debug("left out %s", error)

@@ -66,7 +66,7 @@ def open_splits(config: TrainConfig, progress: StartTask = no_progress) -> Train
         return load_splits(config, progress)
     size_px = config.image_size or _DEFAULT_IMAGE_SIZE_PX
     listing = list_pictures(_folder(config), config.columns)
-    count = sum(map(len, listing.files.values()))
+    count = len(listing)
     needed = count * 3 * size_px**2 * config.max_workers
     allowed = config.data_memory_bytes or memory_bytes() // 4
     if config.stream == "auto" and needed <= allowed:

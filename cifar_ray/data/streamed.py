@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.pool import ThreadPool
@@ -25,6 +24,7 @@ from cifar_ray.data.dataset import DatasetSplits, ImageDataset, Splits
 from cifar_ray.data.decode import DECODER_VERSION, decode_square
 from cifar_ray.data.folder import Damaged, check_present, decoder, decoding_threads
 from cifar_ray.data.listing.layouts import Listing
+from cifar_ray.data.reading.picture_source import Pictures
 from cifar_ray.data.statistics import ChannelHistogram, ChannelValues, channel_mean_std
 from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.errors import DataError, ImageError
@@ -39,17 +39,15 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PictureFiles:
-    """Picture files and the size and policy for decoding them.
+    """Pictures and the size and policy for decoding them.
 
     Attributes:
-        root: the folder of the data set.
-        names: bytes, `[N]`, paths relative to it.
+        files: the pictures.
         size_px: side of the decoded images.
         policy: policy that makes them square.
     """
 
-    root: Path
-    names: npt.NDArray[np.bytes_]
+    files: Pictures
     size_px: int
     policy: ResizePolicy
 
@@ -67,7 +65,7 @@ class PictureFiles:
         images = np.empty((len(rows), self.size_px, self.size_px, 3), np.uint8)
         for image, row in zip(images, rows, strict=True):
             try:
-                image[:] = decode_square(self.root / os.fsdecode(self.names[row]), self.size_px, self.policy)
+                image[:] = decode_square(self.files.source(row), self.size_px, self.policy)
             except ImageError as error:
                 raise DataError(f"{error}. It was intact when training started; do not change the pictures during training") from None
         return images
@@ -147,18 +145,18 @@ def load_streamed(
         DataError: as for `load_folder`, or raised by `divide`.
     """
     digest = hashlib.sha256(f"{listing.fingerprint()}\0{division}".encode()).hexdigest()
-    entry = f"{listing.name}-{size_px}px-{policy}-streamed-v{DECODER_VERSION}-{digest[:16]}"
+    entry = f"{listing.name}-{size_px}px-{policy}-streamed2-v{DECODER_VERSION}-{digest[:16]}"
     return cache.load_or_write(
         entry,
-        lambda folder: _read(folder, PictureFiles(listing.root, np.empty(0, "S1"), size_px, policy)),
+        lambda folder: _read(folder, PictureFiles(listing.pictures, size_px, policy)),
         lambda folder: _prepare(folder, listing, size_px, policy, divide, progress),
     )
 
 
-def _read(folder: Path, empty: PictureFiles) -> StreamedSplits:
+def _read(folder: Path, listed: PictureFiles) -> StreamedSplits:
     about = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
     class_names = tuple(about["class_names"])
-    pictures = PictureFiles(empty.root, np.load(folder / "train_files.npy"), empty.size_px, empty.policy)
+    pictures = replace(listed, files=listed.files.take(np.load(folder / "train_rows.npy")))
     mean, std = (tuple(values) for values in about["mean_std"])
     train = StreamedImages(pictures, np.load(folder / "train_labels.npy"), class_names, (mean, std), about["fingerprint"], pictures.blocks)
     held = {split: cache.read_part(folder, split, class_names) for split in about["held"]}
@@ -174,13 +172,13 @@ def _prepare(
     progress: StartTask,
 ) -> None:
     """Decode all pictures and write an entry; repeat if damaged pictures or bursts change the splits."""
-    files = [file for pairs in listing.files.values() for file in pairs]
+    pictures = listing.pictures
     broken: set[int] = set()
     damaged = Damaged(listing)
     splits = divide(_without_pixels(listing, broken))
     while True:
-        work = _Pass(folder, splits, size_px, policy, len(listing.files["train"]))
-        broken |= work.run(files, broken, damaged, progress)
+        work = _Pass(folder, splits, size_px, policy, len(listing.parts["train"]))
+        broken |= work.run(pictures, listing.labels, broken, damaged, progress)
         found = _without_pixels(listing, broken)
         found = DatasetSplits(found.name, replace(found.train, bursts=work.find_bursts(found.train)), found.val, found.test)
         divided = divide(found)
@@ -189,17 +187,18 @@ def _prepare(
         splits = divided
         _logger.info("decoding again, because %d damaged pictures or near-duplicates change the splits", len(broken))
     damaged.report()
-    work.finish(files, listing.root)
+    work.finish(pictures)
 
 
 def _without_pixels(listing: Listing, broken: set[int]) -> DatasetSplits:
     """The intact pictures as images without pixels, each named by its number in the listing, for `divide`."""
     parts, first = {}, 0
-    for split, files in listing.files.items():
-        numbers = np.array([number for number in range(first, first + len(files)) if number not in broken], np.int64)
-        labels = np.array([files[number - first][1] for number in numbers], np.int64)
-        parts[split] = ImageDataset(np.empty((len(numbers), 0, 0, 3), np.uint8), labels, listing.class_names, numbers.astype("S"))
-        first += len(files)
+    for split, part in listing.parts.items():
+        rows = np.setdiff1d(np.arange(len(part)), np.array(sorted(broken), np.int64) - first, assume_unique=True)
+        parts[split] = ImageDataset(
+            np.empty((len(rows), 0, 0, 3), np.uint8), part.labels[rows], listing.class_names, (first + rows).astype("S")
+        )
+        first += len(part)
     check_present(listing, parts)
     return DatasetSplits(listing.name, parts["train"], parts.get("val"), parts.get("test"))
 
@@ -220,24 +219,24 @@ class _Pass:
         self._digest = hashlib.sha256("\0".join(splits.train.class_names).encode())
         self._digest.update(np.ascontiguousarray(splits.train.labels).data)
 
-    def run(self, files: list[tuple[Path, int]], known_broken: set[int], damaged: Damaged, progress: StartTask) -> set[int]:
+    def run(self, pictures: Pictures, labels: _Indices, known_broken: set[int], damaged: Damaged, progress: StartTask) -> set[int]:
         """Decode the pictures; return the numbers of newly found damaged ones, and add their errors to `damaged`."""
         broken: set[int] = set()
         chunk = max(1, _CHUNK_BYTES // (3 * self._size_px**2))
-        on_decoded = progress("decoding", len(files))
+        on_decoded = progress("decoding", len(pictures))
         with ThreadPool(decoding_threads()) as pool:
-            for start in range(0, len(files), chunk):
-                numbers = np.array([n for n in range(start, min(start + chunk, len(files))) if n not in known_broken], np.int64)
+            for start in range(0, len(pictures), chunk):
+                numbers = np.array([n for n in range(start, min(start + chunk, len(pictures))) if n not in known_broken], np.int64)
                 images = np.empty((len(numbers), self._size_px, self._size_px, 3), np.uint8)
-                errors = pool.map(decoder([files[n] for n in numbers], images, self._size_px, self._policy), range(len(numbers)))
+                errors = pool.map(decoder(pictures.take(numbers), images, self._size_px, self._policy), range(len(numbers)))
                 for number, error in zip(numbers.tolist(), errors, strict=True):
                     if error is not None:
-                        damaged.add(files[number][1], error)
+                        damaged.add(int(labels[number]), error)
                         broken.add(number)
                 self._sort(numbers, images)
                 searched = numbers[numbers < self._num_sketched]
                 self._sketches[searched], self._aspects[searched] = sketch(images[: len(searched)])
-                on_decoded(min(chunk, len(files) - start))
+                on_decoded(min(chunk, len(pictures) - start))
         return broken
 
     def _sort(self, numbers: _Indices, images: npt.NDArray[np.uint8]) -> None:
@@ -255,12 +254,14 @@ class _Pass:
         rows = _numbers(train)
         return find_bursts(self._sketches[rows], self._aspects[rows], train.labels) if self._num_sketched else None
 
-    def finish(self, files: list[tuple[Path, int]], root: Path) -> None:
-        """Write the rest of the entry; the names of the files are relative to `root`."""
+    def finish(self, pictures: Pictures) -> None:
+        """Write the rest of the entry: of the training images their rows in the listing, of the others their names."""
         for split, part in self._splits:
-            names = np.array([os.fsencode(files[number][0].relative_to(root)) for number in self._numbers[split]])
             np.save(self._folder / f"{split}_labels.npy", part.labels)
-            np.save(self._folder / f"{split}_files.npy", names)
+            if split == "train":
+                np.save(self._folder / "train_rows.npy", self._numbers[split])
+            else:
+                np.save(self._folder / f"{split}_files.npy", pictures.names[self._numbers[split]])
         about = {
             "name": self._splits.name,
             "class_names": self._splits.train.class_names,

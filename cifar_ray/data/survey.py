@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.pool import ThreadPool
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from cifar_ray.config import printable
 from cifar_ray.data.bursts import sketch
 from cifar_ray.data.decode import decode_image
 from cifar_ray.data.decoding.formats import open_picture
+from cifar_ray.data.reading.picture_source import Pictures
 from cifar_ray.errors import ImageError
 
 _THREADS = 8
@@ -29,7 +31,8 @@ class FileFacts:
     """Facts from the header of one file.
 
     Attributes:
-        path: the file.
+        name: of the picture, relative to the folder of the data set.
+        where: its path with the folder.
         format: for example `JPEG`; empty if the header cannot be read.
         mode: colour mode, for example `RGB`.
         width_px: as stored, before EXIF rotation.
@@ -37,7 +40,8 @@ class FileFacts:
         num_bytes: size of the file.
     """
 
-    path: Path
+    name: str
+    where: str
     format: str
     mode: str
     width_px: int
@@ -47,29 +51,29 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class BrokenFile:
-    """A file that cannot be decoded, and why."""
+    """A picture that cannot be decoded: where it is, and why."""
 
-    path: Path
+    where: str
     reason: str
 
 
-def read_headers(paths: Iterable[Path], on_read: Callable[[int], None] = lambda _: None) -> list[FileFacts]:
-    """Read the header of each file, in order, without decoding pixels."""
+def read_headers(pictures: Pictures, on_read: Callable[[int], None] = lambda _: None) -> list[FileFacts]:
+    """Read the header of each picture, in order, without decoding pixels."""
     facts = []
     with ThreadPool(_THREADS) as pool:
-        for fact in pool.imap(_read_header, paths, chunksize=64):
+        for fact in pool.imap(partial(_read_header, pictures), range(len(pictures)), chunksize=64):
             facts.append(fact)
             on_read(1)
     return facts
 
 
-def find_broken(paths: Iterable[Path], on_decoded: Callable[[int], None] = lambda _: None) -> list[BrokenFile]:
-    """Decode each file and return those that fail."""
+def find_broken(pictures: Pictures, on_decoded: Callable[[int], None] = lambda _: None) -> list[BrokenFile]:
+    """Decode each picture and return those that fail."""
     broken = []
     with ThreadPool(_THREADS) as pool:
-        for path, reason in pool.imap(_try_to_decode, paths, chunksize=16):
+        for row, reason in enumerate(pool.imap(partial(_try_to_decode, pictures), range(len(pictures)), chunksize=16)):
             if reason:
-                broken.append(BrokenFile(path, reason))
+                broken.append(BrokenFile(pictures.where(row), reason))
             on_decoded(1)
     return broken
 
@@ -131,18 +135,19 @@ def count_by(values: Iterable[str]) -> dict[str, int]:
     return dict(Counter(values).most_common())
 
 
-def _read_header(path: Path) -> FileFacts:
+def _read_header(pictures: Pictures, row: int) -> FileFacts:
+    name, where = printable(pictures.names[row]), pictures.where(row)
     try:
-        num_bytes = path.stat().st_size
-        with open_picture(path) as image:
-            return FileFacts(path, image.format or "", image.mode, image.width, image.height, num_bytes)
+        with open_picture(pictures.source(row)) as image:
+            return FileFacts(name, where, image.format or "", image.mode, image.width, image.height, pictures.num_bytes(row))
     except Exception:  # Pillow raises many exceptions for a damaged header; decoding will report the reason
-        return FileFacts(path, "", "", 0, 0, 0)
+        return FileFacts(name, where, "", "", 0, 0, 0)
 
 
-def _try_to_decode(path: Path) -> tuple[Path, str]:
+def _try_to_decode(pictures: Pictures, row: int) -> str:
+    """Why a picture cannot be decoded; empty if it can."""
     try:
-        decode_image(path)
+        decode_image(pictures.source(row))
     except ImageError as error:
-        return path, str(error).removeprefix(f"{path}: ")
-    return path, ""
+        return str(error).removeprefix(f"{pictures.where(row)}: ")
+    return ""

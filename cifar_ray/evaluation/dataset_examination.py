@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -75,11 +74,11 @@ def examine(splits: DatasetSplits, listing: Listing | None, progress: Progress, 
     """
     files, broken, unlike = None, [], []
     if listing is not None:
-        paths = [path for pairs in listing.files.values() for path, _ in pairs]
-        files = read_headers(paths, progress("reading headers", len(paths)))
-        used = {os.fsdecode(name) for _, part in splits if part.files is not None for name in part.files}
-        broken = find_broken(path for path in paths if str(path.relative_to(listing.root)) not in used)
-        unlike = _unlike(splits, {printable(one.path.relative_to(listing.root)): one for one in files})
+        pictures = listing.pictures
+        files = read_headers(pictures, progress("reading headers", len(pictures)))
+        used = np.concatenate([part.files for _, part in splits if part.files is not None])
+        broken = find_broken(pictures.take(~np.isin(pictures.names, used)))
+        unlike = _unlike(splits, {one.name: one for one in files})
     return DatasetExamination(splits, files, broken, _all_duplicates(splits, progress) if look_for_duplicates else None, unlike)
 
 
@@ -105,7 +104,7 @@ def to_json(examination: DatasetExamination) -> dict[str, Any]:
         "channel_mean": mean,
         "channel_std": std,
         "files": None if examination.files is None else _files(examination.files),
-        "broken": [{"file": printable(one.path), "reason": printable(one.reason)} for one in examination.broken],
+        "broken": [{"file": one.where, "reason": printable(one.reason)} for one in examination.broken],
         "duplicates": None if examination.duplicates is None else [_duplicates(splits, found) for found in examination.duplicates],
         "unlike": [{"file": name, "reason": reason} for name, reason, _ in examination.unlike],
         "advice": advise(examination),
@@ -129,12 +128,12 @@ def advise(examination: DatasetExamination) -> list[str]:
     if bursts:
         lines.append(f"bursts: {pictures:,} near-duplicates in {bursts:,} group{'s' * (bursts != 1)}; they count as few different images")
     if broken:
-        lines.append(f"broken: {_some([printable(one.path) for one in broken])} cannot be read and will be left out; repair or replace")
+        lines.append(f"broken: {_some([one.where for one in broken])} cannot be read and will be left out; repair or replace")
     long = [
         one for one in examination.files or () if one.format and max(one.width_px, one.height_px) > _LONG * min(one.width_px, one.height_px)
     ]
     if long:
-        shapes = _some([f"{printable(one.path)} ({one.width_px}×{one.height_px})" for one in long])
+        shapes = _some([f"{one.where} ({one.width_px}×{one.height_px})" for one in long])
         lines.append(f"odd shapes: {shapes} longer than {_LONG:g}:1; crop them, or choose --resize-policy")
     if examination.unlike:
         lines.append(f"unlike the rest: {_some([name for name, _, _ in examination.unlike])}; look at each, and remove what is no picture")
@@ -179,8 +178,7 @@ def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
 
 def list_broken(listing: Listing, progress: Progress) -> list[BrokenFile]:
     """Decode all files of a folder that training rejects, and return the unreadable ones."""
-    paths = [path for pairs in listing.files.values() for path, _ in pairs]
-    return find_broken(paths, progress("decoding", len(paths)))
+    return find_broken(listing.pictures, progress("decoding", len(listing)))
 
 
 def _all_duplicates(splits: DatasetSplits, progress: Progress) -> list[FoundDuplicates]:

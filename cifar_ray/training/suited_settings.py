@@ -86,20 +86,20 @@ def _suit_folder(listing: Listing, chosen: Mapping[str, Any], settings: dict[str
 
     from cifar_ray.data.survey import read_headers
 
-    files = listing.files["train"]
-    step = max(1, len(files) // _HEADERS)
-    facts = [fact for fact in read_headers(path for path, _ in files[::step]) if fact.width_px]
+    pictures = listing.parts["train"].pictures
+    count = len(pictures)
+    facts = [fact for fact in read_headers(pictures.take(slice(None, None, max(1, count // _HEADERS)))) if fact.width_px]
     longer = median(max(fact.width_px, fact.height_px) for fact in facts) if facts else SMALL_PX + 1
-    found = f"{len(files):,} pictures of {len(listing.class_names)} classes, typically {longer:,.0f} px"
+    found = f"{count:,} pictures of {len(listing.class_names)} classes, typically {longer:,.0f} px"
     model = chosen.get("model")
     if model is None and longer <= SMALL_PX:
-        return _suit_small(len(files), found, settings)
+        return _suit_small(count, found, settings)
     if model is not None and not model.startswith("timm:"):
         recipe = get_recipe(default_recipe("folder", model))
         return Suited(recipe.model_dump() | settings)
     flat = sum(max(fact.width_px, fact.height_px) > _FAR_FROM_SQUARE * min(fact.width_px, fact.height_px) for fact in facts)
     recipe = get_recipe("photos")
-    by_count = {"batch_size": max(2, min(recipe.batch_size, len(files) // 2)), "epochs": _finetuning_epochs(len(files), recipe.epochs)}
+    by_count = {"batch_size": max(2, min(recipe.batch_size, count // 2)), "epochs": _finetuning_epochs(count, recipe.epochs)}
     values = recipe.model_dump() | settings | _split_of(listing) | by_count
     compares = flat > _MANY * len(facts)
     if compares:
@@ -127,19 +127,19 @@ def _finetuning_epochs(count: int, default: int) -> int:
 
 def _split_of(listing: Listing) -> dict[str, float]:
     """Fractions that a data set lacks: the head needs no validation images, so few pictures get one held-out part instead of two."""
-    files, counts = listing.files, Counter(label for _, label in listing.files["train"])
-    if "val" in files or "test" in files:
-        return {"val_fraction": 0.1 if "val" in files else 0.2, "test_fraction": 0.0}
-    if min(counts.values()) < FEW_PER_CLASS:
+    train = listing.parts["train"]
+    if len(listing.parts) > 1:
+        return {"val_fraction": 0.1 if "val" in listing.parts else 0.2, "test_fraction": 0.0}
+    if min(Counter(train.labels.tolist()).values()) < FEW_PER_CLASS:
         return {"val_fraction": 0.0, "test_fraction": 0.0}
-    if len(files["train"]) < FEW_PICTURES:
+    if len(train) < FEW_PICTURES:
         return {"val_fraction": 0.2, "test_fraction": 0.0}
     return {"val_fraction": 0.1, "test_fraction": 0.1}
 
 
 def _describe_split(listing: Listing, values: Mapping[str, Any]) -> str:
-    if len(listing.files) > 1:
-        return f"judged on your {' and '.join(name for name in listing.files if name != 'train')}"
+    if len(listing.parts) > 1:
+        return f"judged on your {' and '.join(name for name in listing.parts if name != 'train')}"
     if not values["val_fraction"]:
         return f"a class has fewer than {FEW_PER_CLASS} pictures, so cross-validation judges instead of one small split"
     parts = [f"{100 * values[f'{name}_fraction']:.0f} % for {name}" for name in ("val", "test") if values[f"{name}_fraction"]]

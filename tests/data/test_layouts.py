@@ -31,7 +31,7 @@ def tree(root: Path, splits: tuple[str, ...] = ("",), count: int = 2) -> Path:
 
 
 def counts(root: Path) -> dict[str, int]:
-    return {split: len(files) for split, files in list_folder(root).files.items()}
+    return {split: len(files) for split, files in list_folder(root).parts.items()}
 
 
 @pytest.mark.parametrize("train", ["train", "Train", "TRAINING"])
@@ -39,7 +39,7 @@ def counts(root: Path) -> dict[str, int]:
 @pytest.mark.parametrize("test", ["test", "Testing", "holdout"])
 def test_split_folders_have_any_usual_name(tmp_path: Path, train: str, val: str, test: str) -> None:
     listing = list_folder(tree(tmp_path, (train, val, test)))
-    assert {split: (len(files), files[0][0].parent.parent.name) for split, files in listing.files.items()} == {
+    assert {split: (len(files), Path(files.pictures.where(0)).parent.parent.name) for split, files in listing.parts.items()} == {
         "train": (4, train),
         "val": (4, val),
         "test": (4, test),
@@ -57,7 +57,7 @@ def test_split_folders_have_any_usual_name(tmp_path: Path, train: str, val: str,
 def test_words_and_numbers_around_the_name_of_a_split_say_nothing(tmp_path: Path, pattern: str) -> None:
     names = {split: pattern.format(*[split] * pattern.count("{}")) for split in ("train", "test")}
     listing = list_folder(tree(tmp_path, tuple(names.values())))
-    assert {split: files[0][0].parent.parent for split, files in listing.files.items()} == {
+    assert {split: Path(files.pictures.where(0)).parent.parent for split, files in listing.parts.items()} == {
         split: tmp_path / name for split, name in names.items()
     }
     assert listing.class_names == ("ant", "bee")
@@ -72,7 +72,7 @@ def test_classes_whose_names_resemble_a_split_stay_classes(tmp_path: Path, name:
 
 def test_of_two_folders_for_a_split_the_usual_one_is_taken_and_the_other_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     tree(tmp_path, ("train", "Val", "val", "dev"))
-    assert list_folder(tmp_path).files["val"][0][0].parent.parent.name == "val"
+    assert Path(list_folder(tmp_path).parts["val"].pictures.where(0)).parent.parent.name == "val"
     assert "ignoring folders other than train, val and test: Val, dev" in caplog.text
 
 
@@ -104,7 +104,7 @@ def test_thumbnails_of_network_storage_are_no_classes_and_no_pictures(tmp_path: 
             touch(place / name, "thumb.jpg")
     listing = list_folder(tmp_path)
     assert listing.class_names == ("ant", "bee")
-    assert len(listing.files["train"]) == 4
+    assert len(listing.parts["train"]) == 4
 
 
 def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path: Path) -> Non
     (tmp_path / "data" / "bee" / "self").symlink_to(tmp_path / "data" / "bee")
     (tmp_path / "data" / "cat").symlink_to(tmp_path / "elsewhere" / "deep")
     listing = list_folder(tmp_path / "data")
-    assert [label for _, label in listing.files["train"]] == [0, 0, 0, 1, 1, 2]
+    assert listing.parts["train"].labels.tolist() == [0, 0, 0, 1, 1, 2]
 
 
 @pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".avif", ".heic", ".HEIF", ".JPG"])
@@ -227,7 +227,7 @@ def test_composed_and_decomposed_spellings_are_one_class(tmp_path: Path) -> None
     touch(tmp_path / "val" / "cafe\u0301", "4.jpg")
     listing = list_folder(tmp_path)
     assert listing.class_names == ("ant", "bee", "caf\u00e9")
-    assert {split: sum(label == 2 for _, label in files) for split, files in listing.files.items()} == {"train": 3, "val": 1}
+    assert {split: int((files.labels == 2).sum()) for split, files in listing.parts.items()} == {"train": 3, "val": 1}
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_composed_and_decomposed_spellings_are_one_class(tmp_path: Path) -> None
     [("Training Set", "validation_set", "TestSet"), ("train_images", "val_images", "test_images"), ("trainset", "devset", "eval-data")],
 )
 def test_split_folders_may_say_that_they_are_sets_of_data(tmp_path: Path, names: tuple[str, ...]) -> None:
-    found = list_folder(tree(tmp_path, names)).files
+    found = list_folder(tree(tmp_path, names)).parts
     assert set(found) == ({"train", "val", "test"} if "TestSet" in names or "test_images" in names else {"train", "val"})
     assert list_folder(tmp_path).class_names == ("ant", "bee")
 

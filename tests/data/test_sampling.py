@@ -13,6 +13,7 @@ from cifar_ray.data.batches.loader import Normalization, TrainLoader
 from cifar_ray.data.batches.sampling import draw_order
 from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import ImageDataset
+from cifar_ray.data.reading.picture_source import Pictures
 from cifar_ray.data.streamed import PictureFiles, StreamedImages, TrainingImages
 
 LABELS = np.repeat([0, 1, 2], (70, 25, 5))
@@ -51,7 +52,7 @@ def seen(shard: Shard, streamed: bool = False) -> list[list[int]]:
     """Numbers of the images of each step."""
     dataset: TrainingImages = ImageDataset(IMAGES, LABELS.astype(np.int64), ("a", "b", "c"))
     if streamed:
-        pictures = PictureFiles(Path(), np.zeros(100, "S1"), 8, "pad")
+        pictures = PictureFiles(Pictures(Path(), np.zeros(100, "S1")), 8, "pad")
         statistics = ((0.0,) * 3, (1.0,) * 3)
         dataset = StreamedImages(pictures, dataset.labels, dataset.class_names, statistics, "", lambda rows: iter([IMAGES[rows]]))
     loader = TrainLoader(
@@ -86,7 +87,9 @@ def test_a_sample_has_as_many_images_of_each_class_however_the_data_set_is_order
     """AirNet's whitening is computed on it. Every tenth image of labels that repeat 0–9 would be of one class."""
     dataset: TrainingImages = ImageDataset(IMAGES, labels.astype(np.int64), tuple("abcdefghij"))
     if streamed:
-        dataset = StreamedImages(Files(Path(), np.zeros(100, "S1"), 8, "pad"), dataset.labels, dataset.class_names, UNIT, "", iter)
+        dataset = StreamedImages(
+            Files(Pictures(Path(), np.zeros(100, "S1")), 8, "pad"), dataset.labels, dataset.class_names, UNIT, "", iter
+        )
     loader = TrainLoader(
         dataset,
         batch_size=30,

@@ -98,7 +98,7 @@ def test_a_class_that_is_mostly_broken_is_refused_as_it_is_in_memory(pets: Path)
 
 def test_a_picture_that_breaks_during_training_is_named(pets: Path) -> None:
     _, streams = both(pets)
-    (pets / streams.train.pictures.names[5].decode()).unlink()
+    (pets / streams.train.pictures.files.names[5].decode()).unlink()
     with pytest.raises(DataError, match=r"\d+\.png.*intact when training started"):
         streams.train.pictures.read(np.arange(8))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +33,8 @@ def found(place: Path, columns: str = "") -> dict[str, dict[str, str]]:
     """Class of each picture by split."""
     listing = list_pictures(place, columns)
     return {
-        split: {path.relative_to(listing.root).as_posix(): listing.class_names[label] for path, label in pairs}
-        for split, pairs in listing.files.items()
+        split: {os.fsdecode(name): listing.class_names[label] for name, label in zip(part.pictures.names, part.labels, strict=True)}
+        for split, part in listing.parts.items()
     }
 
 
@@ -151,7 +152,7 @@ def test_the_user_names_columns_that_nothing_else_tells(folder: Path) -> None:
 def test_a_few_missing_pictures_are_named_and_left_out(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     rows = ROWS * 60
     (folder / "labels.csv").write_text(csv("file,label", *rows[:100], "gone.jpg,cat", *rows[100:]))
-    assert len(list_pictures(folder).files["train"]) == 240
+    assert len(list_pictures(folder).parts["train"]) == 240
     assert "labels.csv: left out 1 row whose picture is missing: row 101: gone.jpg" in caplog.text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import io
 import itertools
 import json
@@ -23,6 +24,7 @@ from cifar_ray.data.decoding.formats import FORMATS
 from cifar_ray.errors import ConfigError
 from cifar_ray.inference.preprocess import MAX_IMAGE_BYTES, preprocess
 from deployments.http import responses, uploads
+from deployments.http.body_budget import BodiesTooLargeError, BodyBudget
 from deployments.http.routes import create_app
 from deployments.predicting import schemas
 from deployments.predicting.contract import (
@@ -268,6 +270,28 @@ def test_a_picture_of_more_than_10_mb_is_refused(send: Send, request_of: Callabl
     assert "10,000,000" in problem(send("POST", "/predict", **request_of(bytes(MAX_IMAGE_BYTES + 1))), 413)
 
 
+async def in_two_parts(data: bytes) -> AsyncIterator[bytes]:
+    yield data[:1000]
+    yield data[1000:]
+
+
+@pytest.mark.parametrize(
+    "request_of",
+    [
+        lambda data: {"content": data},
+        lambda data: {"content": in_two_parts(data)},
+        lambda data: {"files": {"image": ("a", data)}},
+        lambda data: {"json": as_json(data)},
+        lambda data: {"data": as_form(data)},
+        lambda data: {"files": {"image_base64": (None, base64.b64encode(data))}},
+    ],
+)
+def test_a_picture_of_exactly_10_mb_is_read_in_every_form(
+    send: Send, picture: bytes, request_of: Callable[[bytes], dict[str, Any]]
+) -> None:
+    assert send("POST", "/predict", **request_of(picture.ljust(MAX_IMAGE_BYTES, b"\0"))).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("path", "content_type", "limit"),
     [
@@ -343,6 +367,24 @@ def test_a_body_that_says_it_is_too_long_for_the_room_is_refused_unread(classifi
     problem(asyncio.run(ask(picture + b"\0")), 503)
 
 
+@pytest.mark.parametrize(("declared", "reads"), [(b"11", 0), (b"10", 1), (b"9" * 30, 0), (b"ten", 1)])
+def test_a_declared_length_beyond_the_room_is_refused_before_a_byte_is_read(declared: bytes, reads: int) -> None:
+    received: list[str] = []
+
+    async def receive() -> dict[str, Any]:
+        received.append("read")
+        return {"type": "http.request", "body": b"0123456789"}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        received.append((await receive())["body"])
+
+    headers = [(b"x-other", b"99"), (b"content-length", declared)]
+    ask = BodyBudget(app, 10)({"type": "http", "headers": headers}, receive, print)  # type: ignore[arg-type]
+    with contextlib.nullcontext() if reads else pytest.raises(BodiesTooLargeError):
+        asyncio.run(ask)  # type: ignore[arg-type]
+    assert received == ["read", b"0123456789"][: 2 * reads]
+
+
 def test_in_a_batch_a_bad_picture_gets_its_own_error_and_the_others_their_answers(
     send: Send, classifier: FakeClassifier, picture: bytes
 ) -> None:
@@ -383,6 +425,7 @@ def test_a_batch_of_bad_pictures_is_answered_without_the_model(send: Send, class
 def test_too_many_pictures_in_a_batch_are_refused(send: Send) -> None:
     files = [("images", ("a", b"x"))] * (uploads.MAX_BATCH_IMAGES + 1)
     assert "256" in problem(send("POST", "/predict_batch", files=files), 400)
+    assert send("POST", "/predict_batch", files=files[1:]).json()["num_failed"] == uploads.MAX_BATCH_IMAGES
 
 
 @pytest.mark.parametrize(

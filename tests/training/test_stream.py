@@ -140,7 +140,7 @@ def test_images_arrive_in_the_order_asked_for_and_a_picture_that_breaks_meanwhil
         assert max(map(len, arrived)) == 70
         assert len(arrived) > 3
         assert np.array_equal(np.concatenate(arrived), images[order])
-    victim = folder / splits.train.pictures.names[7].decode()
+    victim = folder / splits.train.pictures.files.names[7].decode()
     sound = victim.read_bytes()
     victim.write_bytes(b"x")
     try:

@@ -10,8 +10,12 @@ import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from cifar_ray.data.decoding.formats import SUFFIXES
 from cifar_ray.data.decoding.picture_files import PictureFilter, counted, describe, direct_pictures, is_ignored, pictures_in
+from cifar_ray.data.reading.picture_source import Pictures
 from cifar_ray.errors import DataError
 
 MAX_CLASSES = 10_000
@@ -32,21 +36,53 @@ _MAX_NAMED = 3
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Listing:
-    """The picture files of a folder, not opened yet.
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The pictures of one split, with their labels.
 
     Attributes:
-        root: the folder that has the class folders or the split folders.
-        class_names: names of the class folders of `train`, sorted.
-        files: `(path, label)` by split, in the order of class and path; only `train` if the folder has no split folders.
+        pictures: N pictures.
+        labels: int64 `[N]`, from 0 to the number of classes - 1.
+        weights: float32 `[N]`, weight of each picture in the loss; `None` if all count the same.
+    """
+
+    pictures: Pictures
+    labels: npt.NDArray[np.int64]
+    weights: npt.NDArray[np.float32] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """The pictures of a data set, not opened yet.
+
+    Attributes:
+        root: the folder that has the class folders, the split folders or the table.
+        class_names: names of the classes of `train`, sorted.
+        parts: the pictures by split: of class folders in the order of class and path, else in that of the rows; only `train` if there
+            are no other splits.
         given: the folder that the user named, if `root` is the only folder in it.
     """
 
     root: Path
     class_names: tuple[str, ...]
-    files: dict[str, list[tuple[Path, int]]]
+    parts: dict[str, Part]
     given: Path | None = None
+
+    def __len__(self) -> int:
+        return sum(map(len, self.parts.values()))
+
+    @property
+    def pictures(self) -> Pictures:
+        """The pictures of all splits, in the order of `parts`."""
+        return Pictures.join([part.pictures for part in self.parts.values()])
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        """The labels of all splits, in the order of `parts`."""
+        return np.concatenate([part.labels for part in self.parts.values()])
 
     @property
     def name(self) -> str:
@@ -57,14 +93,11 @@ class Listing:
     def fingerprint(self) -> str:
         """sha256 of path, size and modification time of each file."""
         digest = hashlib.sha256(_LAYOUT + os.fsencode(self.root))
-        for split, files in self.files.items():
-            for path, label in files:
-                try:
-                    state = path.stat()
-                    about = f"{split}\0{label}\0{state.st_size}\0{state.st_mtime_ns}\0"
-                except OSError:  # a dangling link: decoding will report it
-                    about = f"{split}\0{label}\0missing\0"
-                digest.update(about.encode() + os.fsencode(path) + b"\0")
+        for split, part in self.parts.items():
+            for row, label in enumerate(part.labels.tolist()):
+                state = part.pictures.state(row)
+                about = "missing" if state is None else f"{state[0]}\0{state[1]}"
+                digest.update(f"{split}\0{label}\0{about}\0".encode() + part.pictures.path(row) + b"\0")
         return digest.hexdigest()
 
 
@@ -103,7 +136,11 @@ def list_folder(root: Path) -> Listing:
     _report_nested(root, classes["train"], files["train"])
     # A name stays as it is on disk, unless several folders share it.
     class_names = tuple(found[0].name if len(found) == 1 else name for name, found in classes["train"].items())
-    return Listing(root, class_names, files, None if given == root else given)
+    parts = {
+        split: Part(Pictures.of_files(root, (path for path, _ in pairs)), np.array([label for _, label in pairs], np.int64))
+        for split, pairs in files.items()
+    }
+    return Listing(root, class_names, parts, None if given == root else given)
 
 
 def is_unprintable(name: str) -> bool:

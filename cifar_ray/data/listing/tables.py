@@ -8,10 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from cifar_ray.data.decoding.picture_files import counted
-from cifar_ray.data.listing.layouts import MAX_CLASSES, SPLITS, Listing, is_name_of, is_unprintable, list_folder, subfolders
+from cifar_ray.data.listing.layouts import MAX_CLASSES, SPLITS, Listing, Part, is_name_of, is_unprintable, list_folder, subfolders
 from cifar_ray.data.listing.readers import SUFFIXES, LabelTable, read_table
 from cifar_ray.data.listing.table_files import ALL, only_table, tables_in
-from cifar_ray.data.listing.table_rows import read_rows
+from cifar_ray.data.listing.table_rows import Rows, read_rows
 from cifar_ray.errors import DataError
 
 _NAMED = 3
@@ -62,20 +62,23 @@ def _tables_of(root: Path, columns: str | None) -> dict[str, LabelTable]:
 
 
 def _list_tables(root: Path, tables: dict[str, LabelTable], columns: str | None, name: str | None) -> Listing:
-    found: dict[str, list[tuple[Path, str]]] = {}
+    found: list[tuple[str, Rows]] = []
     for table_split, table in tables.items():
         path, rows = table.path, read_rows(table, columns)
-        named = {text: _split_named(text, path) for text in set(rows.splits)} if table_split == ALL else {}
-        for file, label, text in zip(rows.files, rows.labels, rows.splits, strict=True):
-            found.setdefault(named.get(text, table_split), []).append((file, label))
-        _logger.info("%s: %s, labels from column %s", path, counted(len(rows.files), "row"), rows.columns.labels[0])
+        if table_split == ALL:
+            split_of = {text: _split_named(text, path) for text in rows.splits.present()}
+            numbers = rows.splits.map({text: list(SPLITS).index(split) for text, split in split_of.items()})
+            found += [(split, rows.take(numbers == number)) for number, split in enumerate(SPLITS) if split in split_of.values()]
+        else:
+            found.append((table_split, rows))
+        _logger.info("%s: %s, labels from column %s", path, counted(len(rows.labels), "row"), rows.columns.labels[0])
         if rows.missing:
             first = ", ".join(f"row {number}: {image}" for number, image in rows.missing[:_NAMED])
             _logger.warning("%s: left out %s whose picture is missing: %s", path, counted(len(rows.missing), "row"), first)
-    names = _class_names(next(iter(tables.values())).path, {split: {label for _, label in pairs} for split, pairs in found.items()})
-    numbers = {class_name: label for label, class_name in enumerate(names)}
-    files = {split: [(file, numbers[label]) for file, label in found[split]] for split in SPLITS if split in found}
-    return Listing(root, names, files, root / name if name else None)
+    names = _class_names(next(iter(tables.values())).path, {split: rows.labels.present() for split, rows in found})
+    numbers_of = {class_name: label for label, class_name in enumerate(names)}
+    parts = {split: Part(rows.pictures.relative_to(root), rows.labels.map(numbers_of)) for split, rows in found}
+    return Listing(root, names, parts, root / name if name else None)
 
 
 def _class_names(table: Path, classes: dict[str, set[str]]) -> tuple[str, ...]:

@@ -91,10 +91,10 @@ def corrected_table(listing: Listing, decisions: Mapping[str, tuple[str, str]], 
     names = {unicodedata.normalize("NFC", name): name for name in listing.class_names}
     left = dict(decisions)
     rows, changed, removed = [], 0, 0
-    for split, pairs in listing.files.items():
-        for path, number in pairs:
+    for split, part in listing.parts.items():
+        for row, number in enumerate(part.labels.tolist()):
             label = listing.class_names[number]
-            decision, where = left.pop(unicodedata.normalize("NFC", printable(path.relative_to(listing.root))), ("", ""))
+            decision, where = left.pop(unicodedata.normalize("NFC", printable(part.pictures.names[row])), ("", ""))
             if decision == REMOVE and REMOVE not in names:
                 removed += 1
                 continue
@@ -104,7 +104,7 @@ def corrected_table(listing: Listing, decisions: Mapping[str, tuple[str, str]], 
                     raise DataError(f"{where}: unknown decision {decision!r}; expected one of {expected}")
                 changed += names[decision] != label
                 label = names[decision]
-            rows.append((os.path.relpath(path, folder), label, split))
+            rows.append((os.path.relpath(os.fsdecode(part.pictures.path(row)), folder), label, split))
     if left:
         name, (_, where) = next(iter(left.items()))
         raise DataError(f"{where}: {name} is not in {listing.root}; are these decisions for other data?")

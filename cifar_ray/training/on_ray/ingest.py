@@ -103,9 +103,8 @@ def fed_by_ray(splits: StreamedSplits) -> StreamedSplits:
     """
     shard = train.get_dataset_shard(_NAME)
     if shard.get_context().get_config(_FINGERPRINT) != splits.train.fingerprint:
-        raise DataError(
-            f"{splits.train.pictures.root}: the pictures differ between hosts or have changed; copy the same ones to every host, then rerun"
-        )
+        root = splits.train.pictures.files.root
+        raise DataError(f"{root}: the pictures differ between hosts or have changed; copy the same ones to every host, then rerun")
 
     def feed(rows: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.uint8]]:
         shard.get_context().set_config(_ORDER, ray.put(rows))

@@ -1,0 +1,1 @@
+"""The content of each picture of a data set, wherever it is."""
