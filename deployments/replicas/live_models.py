@@ -240,9 +240,7 @@ class LiveModels:
             time.monotonic() - started,
         )
         manifest = bundle.manifest
-        info = ModelInfo(
-            bundle.name, bundle.version, manifest.class_names, manifest.image_size_px, manifest.resize_policy, manifest.rules
-        )
+        info = ModelInfo(bundle.name, bundle.version, manifest.class_names, manifest.image_size_px, manifest.resize_policy, manifest.rules)
         return LoadedModel(predictor, info, sum(tensor.nbytes for tensor in bundle.weights.values()))
 
     def _refuse_damaged(self, name: str, version: int) -> None:
