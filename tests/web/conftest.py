@@ -138,7 +138,7 @@ def keep_model(storage: Path, name: str, class_names: tuple[str, ...], *, with_g
 
 @pytest.fixture(scope="session")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server with five models: of ten classes, the default; without a gallery; of a hundred classes; of photographs; of several labels."""
+    """A server with five models: of ten classes, the default; no gallery; a hundred classes; photographs; several labels."""
     storage = tmp_path_factory.mktemp("storage")
     keep_model(storage, "cifar10", CLASSES, with_gallery=True)
     keep_model(storage, "bare", ("cat", "dog"), with_gallery=False)
