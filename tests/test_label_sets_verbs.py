@@ -124,6 +124,8 @@ def test_a_gallery_and_class_folders_are_refused_in_one_line(place: Path, capsys
         console.main(["train", "--data-dir", "shapes.csv", "--task", "multi-label", "--sampling", "balanced", "--storage", "storage"]) == 2
     )
     assert "sampling balanced needs one label per picture" in capsys.readouterr().err
+    assert console.main(["train", "--dataset", "digits", "--loss", "asymmetric", "--storage", "storage"]) == 2
+    assert "loss asymmetric is for several labels per picture; use cross_entropy or focal" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_an_ensemble_averages_calibrated_probabilities(place: Path) -> None:
@@ -152,6 +154,7 @@ def test_an_exported_file_gives_the_calibrated_probabilities(place: Path, tmp_pa
     bundle = ModelStore(str(place / "storage")).load("shapes@1")
     export(bundle, "torchscript", str(tmp_path / "model.pt"))
     images = np.random.default_rng(0).integers(0, 256, (2, *2 * (bundle.manifest.image_size_px,), 3)).astype(np.uint8)
-    _, probabilities = torch.jit.load(str(tmp_path / "model.pt"))(torch.from_numpy(images))
+    with torch.inference_mode():
+        _, probabilities = torch.jit.load(str(tmp_path / "model.pt"))(torch.from_numpy(images))
     expected = Predictor(bundle, precision="fp32", engine="torch").predict(images).probabilities
     np.testing.assert_allclose(probabilities.numpy(), expected, atol=1e-4)

@@ -15,9 +15,9 @@ from cifar_ray.config import TrainConfig
 from cifar_ray.data import load_splits
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.errors import BundleError, ConfigError, MissingDependencyError
-from cifar_ray.inference import engines, int8
+from cifar_ray.inference import engines
 from cifar_ray.inference.engines import INT8_FILES
-from cifar_ray.inference.int8 import with_int8
+from cifar_ray.inference.int8 import held_out_score, with_int8
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.metrics.familiarity import energy
 from cifar_ray.metrics.trust import Trust
@@ -194,4 +194,4 @@ def test_with_several_labels_the_loss_is_that_of_the_map() -> None:
         def logits(self, some: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
             return logits[some[:, 0, 0, 0].astype(int) * 256 + some[:, 0, 0, 1]]
 
-    assert int8._accuracy(Known(), held_out) == pytest.approx(average_precision_score(labels, logits))
+    assert held_out_score(Known(), held_out) == pytest.approx(average_precision_score(labels, logits))
