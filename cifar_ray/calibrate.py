@@ -27,12 +27,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             store, command.model, display.start, command.dataset, command.data_dir, command.min_precision
         )
     print(f"trust  {fitted}")
+    one_label = before.manifest.task == "single-label"
+    what = "abstain threshold" if one_label else "label thresholds"
     if saved is None:
-        print(f"same   {before.reference} has this calibration and these thresholds already; nothing was saved")
+        print(f"same   {before.reference} has this {'temperature' if one_label else 'calibration'} and {what} already; nothing was saved")
         return 0
     rules = [None if one.manifest.rules is None else (one.manifest.rules.slopes, one.manifest.rules.offsets) for one in (before, saved)]
     same = saved.manifest.temperature == before.manifest.temperature and rules[0] == rules[1]
-    print(f"kept   {saved.reference}: {before.reference}, {'same probabilities, new thresholds' if same else 'calibrated'}")
+    print(f"kept   {saved.reference}: {before.reference}, {f'same probabilities, new {what}' if same else 'calibrated'}")
     print(f"promote  cifar-ray store promote {saved.reference}{storage_flag(command.storage)}")
     return 0
 

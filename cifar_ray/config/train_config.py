@@ -23,7 +23,7 @@ from cifar_ray.config.base import (
     PrecisionName,
     ResizePolicy,
     SamplingName,
-    TaskName,
+    TaskChoice,
     TestTimeAugmentation,
 )
 from cifar_ray.config.locations import STORAGE_VARIABLE, default_storage, resolve_storage
@@ -59,7 +59,7 @@ class TrainConfig(Config):
     columns: str | None = Field(
         None, description="columns of a table, as in image=path,label=species,split=part; default: found by their names"
     )
-    task: TaskName | Literal["auto"] = Field(
+    task: TaskChoice = Field(
         "auto",
         description="single-label: each picture has one class; multi-label: any number of labels, also none, from a table; "
         "auto: what the table holds",

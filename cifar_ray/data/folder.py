@@ -9,13 +9,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from cifar_ray.cluster.process import usable_cores
-from cifar_ray.config import ResizePolicy, TaskName
+from cifar_ray.config import ResizePolicy, TaskChoice
 from cifar_ray.data import dataset_cache as cache
 from cifar_ray.data.bursts import MAX_PICTURES, find_bursts, sketch
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
@@ -42,7 +41,7 @@ def load_folder(
     policy: ResizePolicy,
     progress: StartTask = no_progress,
     columns: str | None = None,
-    task: TaskName | Literal["auto"] = "auto",
+    task: TaskChoice = "auto",
 ) -> DatasetSplits:
     """Load the pictures of a folder or table, in any layout that `list_pictures` knows; decode them on first use.
 

@@ -105,7 +105,7 @@ def with_int8(bundle: Bundle, calibration: Pixels, held_out: dict[str, ImageData
     exact = TorchEngine(predictor.network, predictor.manifest, predictor.precision)
     files = _quantize(exact, calibration)
     int8 = OpenVinoEngine(exact, files)
-    reference_accuracy, accuracy = _accuracy(exact, held_out), _accuracy(int8, held_out)
+    reference_accuracy, accuracy = held_out_score(exact, held_out), held_out_score(int8, held_out)
     if reference_accuracy - accuracy > tolerance:
         name = "accuracy" if bundle.manifest.task == "single-label" else "mAP"
         raise ConfigError(
@@ -124,7 +124,7 @@ def with_int8(bundle: Bundle, calibration: Pixels, held_out: dict[str, ImageData
     return dataclasses.replace(bundle, manifest=manifest, attachments={**bundle.attachments, **files})
 
 
-def _accuracy(engine: Engine, held_out: dict[str, ImageDataset]) -> float:
+def held_out_score(engine: Engine, held_out: dict[str, ImageDataset]) -> float:
     """Accuracy, or mAP with several labels per image, on all held-out images together."""
     logits = [engine.logits(part.images[i : i + _BATCH]) for part in held_out.values() for i in range(0, len(part), _BATCH)]
     labels = np.concatenate([part.labels for part in held_out.values()])

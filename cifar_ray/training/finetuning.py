@@ -17,7 +17,7 @@ from cifar_ray.store import Bundle
 _EPOCHS = 3
 _MIN_STEPS_PER_EPOCH = 8
 _RATES = ("lr", "head_lr", "bias_lr")
-_DATA_SETTINGS = ("dataset", "data_dir", "columns", "groups", "stream")
+_DATA_SETTINGS = ("dataset", "data_dir", "columns", "task", "groups", "stream")
 # Settings of the parent's run that do not apply to its child.
 _NOT_INHERITED = (
     *("name", "save_as", "promote", "num_workers", "patience", "precision", "start", "model", "recipe"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from cifar_ray.config import TrainConfig
+from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.training.class_balance import advise, describe_figures
 
@@ -50,12 +50,16 @@ class JobResult:
 
 
 def with_name(config: TrainConfig, splits: TrainingSplits) -> TrainConfig:
-    """The config of a run with a name and the task of its labels, without the settings that a verb adds."""
+    """The config of a run with a name and the task of its labels, without the settings that a verb adds.
+
+    Raises:
+        ConfigError: if a setting is for the other task.
+    """
     values: dict[str, Any] = config.model_dump(include=set(TrainConfig.model_fields))
     # the last four digits keep runs apart that start in the same second
     values["task"] = "single-label" if splits.train.labels.ndim == 1 else "multi-label"
     values["name"] = config.name or f"{config.save_as or splits.name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
-    return TrainConfig.model_validate(values)
+    return parse_config(TrainConfig, values)
 
 
 def run(config: TrainConfig, splits: TrainingSplits, progress: Progress, track: str = "", resume: str = "auto") -> JobResult:

@@ -6,9 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from cifar_ray.config import PRETRAINED_MODEL, local_path, resolve_storage
+from cifar_ray.config import PRETRAINED_MODEL, TaskChoice, local_path, resolve_storage
 from cifar_ray.config.base import MAX_IMAGE_SIZE_PX
 from cifar_ray.errors import DataError
 from cifar_ray.recipes import default_recipe, get_recipe
@@ -69,11 +69,14 @@ def suit(chosen: Mapping[str, Any]) -> Suited:
     if dataset == "folder" and data_dir is not None and named is None:
         from cifar_ray.data.listing.tables import list_pictures  # imports numpy and Pillow, which --help does without
 
-        return _suit_folder(
-            list_pictures(Path(resolve_storage(data_dir)), chosen.get("columns"), chosen.get("task", "auto")), chosen, settings
-        )
+        return _suit_folder(list_pictures(Path(resolve_storage(data_dir)), chosen.get("columns"), _task(chosen)), chosen, settings)
     recipe = get_recipe(named or default_recipe(dataset, chosen.get("model")))
     return Suited(recipe.model_dump() | settings)
+
+
+def _task(chosen: Mapping[str, Any]) -> TaskChoice:
+    """The chosen task; a value that does not exist is refused when the flags are parsed."""
+    return next((task for task in get_args(TaskChoice) if task == chosen.get("task")), "auto")
 
 
 def _check_is_cifar(data_dir: str, dataset: str) -> None:

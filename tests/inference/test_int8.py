@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from cifar_ray import quantize
@@ -16,7 +17,7 @@ from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.errors import BundleError, ConfigError, MissingDependencyError
 from cifar_ray.inference import engines
 from cifar_ray.inference.engines import INT8_FILES
-from cifar_ray.inference.int8 import with_int8
+from cifar_ray.inference.int8 import held_out_score, with_int8
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.metrics.familiarity import energy
 from cifar_ray.metrics.trust import Trust
@@ -176,3 +177,21 @@ def test_the_verb_keeps_a_new_version_and_leaves_production_alone(
     store.save("digits", other, fresh.weights)
     with pytest.raises(ConfigError, match="the images of digits differ from the training images of digits@3"):
         quantize.main(["digits@3", *flags])
+
+
+def test_with_several_labels_the_loss_is_that_of_the_map() -> None:
+    from sklearn.metrics import average_precision_score
+
+    rng = np.random.default_rng(0)
+    labels = (rng.random((600, 3)) < 0.3).astype(np.uint8)
+    logits = rng.normal(size=(600, 3)).astype(np.float32) + labels
+    images = np.zeros((600, 4, 4, 3), np.uint8)
+    images[:, 0, 0, 0], images[:, 0, 0, 1] = np.divmod(np.arange(600), 256)
+    parts = {"val": slice(0, 300), "test": slice(300, 600)}
+    held_out = {name: ImageDataset(images[part], labels[part], ("a", "b", "c")) for name, part in parts.items()}
+
+    class Known:
+        def logits(self, some: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+            return logits[some[:, 0, 0, 0].astype(int) * 256 + some[:, 0, 0, 1]]
+
+    assert held_out_score(Known(), held_out) == pytest.approx(average_precision_score(labels, logits))

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cifar_ray.config import TrainConfig
@@ -162,3 +163,25 @@ def test_a_trial_that_its_patience_ends_had_its_full_budget(patience: int | None
         epoch["improved"] = False
     assert trial.is_over(6, patience) == over
     assert trial.is_over(4, None)
+
+
+def test_a_search_on_several_labels_goes_by_map(tmp_path: Path) -> None:
+    fixed = TrainConfig(dataset="folder", data_dir=str(tmp_path), storage=str(tmp_path), name="sets")
+    job, record = prepare(fixed, SearchConfig(), SPACE).open_for(np.zeros((3, 2), np.uint8), 100)
+    assert (job.search.metric, job.fixed.task, record.metric) == ("val_map", "multi-label", "val_map")
+    assert prepare(fixed, SearchConfig(), SPACE).open_for(np.zeros((3, 2), np.uint8), 100)[1].metric == "val_map", (
+        "the same command resumes"
+    )
+    again, plain = prepare(fixed.model_copy(update={"name": "plain"}), SearchConfig(), SPACE).open_for(np.zeros(3, np.int64), 100)
+    assert (again.search.metric, again.fixed.task, plain.metric) == ("val_accuracy", "auto", "val_accuracy")
+    for number, score in enumerate((0.5, 0.7), start=1):
+        record.trials.append(Trial(number, f"id{number}", f"id{number}", {"optimizer.lr": number / 10}, "finished"))
+        for epoch in range(1, record.max_epochs + 1):
+            record.trials[-1].add({key: value for key, value in report(epoch, score).items() if "accuracy" not in key} | {"val_map": score})
+    assert [trial.number for trial in record.ranked()] == [2, 1]
+    found = compare(record, record.trials[1], record.trials[0])
+    assert found is not None
+    assert (found.score, round(found.difference, 6), found.interval) == ("mAP", 0.2, None), "its interval does not follow from a count"
+    assert describe_figure(record, record.trials[1]).startswith("70.00%")
+    assert b"val_map" in record.to_csv()
+    assert b"val_accuracy" not in record.to_csv()

@@ -6,9 +6,8 @@ import logging
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
 
-from cifar_ray.config import TaskName
+from cifar_ray.config import TaskChoice
 from cifar_ray.data.decoding.picture_files import counted
 from cifar_ray.data.listing.label_columns import LabelSets
 from cifar_ray.data.listing.layouts import MAX_CLASSES, SPLITS, Listing, Part, is_name_of, is_unprintable, list_folder, subfolders
@@ -21,7 +20,7 @@ _NAMED = 3
 _logger = logging.getLogger(__name__)
 
 
-def list_pictures(place: Path, columns: str | None = None, task: TaskName | Literal["auto"] = "auto") -> Listing:
+def list_pictures(place: Path, columns: str | None = None, task: TaskChoice = "auto") -> Listing:
     """Find the pictures and classes of a data set: in a table, in a folder with tables, or in a folder of class folders.
 
     Args:
@@ -68,9 +67,7 @@ def _tables_of(root: Path, columns: str | None) -> dict[str, LabelTable]:
     return parts if "train" in parts else {}
 
 
-def _list_tables(
-    root: Path, tables: dict[str, LabelTable], columns: str | None, task: TaskName | Literal["auto"], name: str | None = None
-) -> Listing:
+def _list_tables(root: Path, tables: dict[str, LabelTable], columns: str | None, task: TaskChoice, name: str | None = None) -> Listing:
     read = [read_rows(table, columns, None if task == "auto" else task) for table in tables.values()]
     are_sets = [isinstance(rows.labels, LabelSets) for rows in read]
     if any(are_sets) and not all(are_sets):  # the table of one split happens to have one label in each row
