@@ -68,7 +68,9 @@ def decode_image(source: bytes | Path, max_pixels: int = _MAX_PIXELS) -> Image.I
         return _decode(source, max_pixels)[0]
 
 
-def decode_square(source: bytes | Path, size_px: int, policy: ResizePolicy, max_pixels: int = _MAX_PIXELS) -> npt.NDArray[np.uint8]:
+def decode_square(
+    source: bytes | Path, size_px: int, policy: ResizePolicy, max_pixels: int = _MAX_PIXELS, name: str = ""
+) -> npt.NDArray[np.uint8]:
     """Decode a picture as `decode_image` does and make it square as `fit` does, several times faster for a large JPEG.
 
     A JPEG much larger than the square is decoded at 1/2, 1/4 or 1/8 of its size, which leaves at least twice the pixels that the
@@ -79,6 +81,7 @@ def decode_square(source: bytes | Path, size_px: int, policy: ResizePolicy, max_
         size_px: side of the result.
         policy: see `fit`.
         max_pixels: maximum width times height, checked in the header before decoding.
+        name: of the picture, for messages; default: its path.
 
     Returns:
         uint8, `[size_px, size_px, 3]`, writable.
@@ -86,15 +89,15 @@ def decode_square(source: bytes | Path, size_px: int, policy: ResizePolicy, max_
     Raises:
         ImageTooLargeError, ImageError: as `decode_image`.
     """
-    with _in_one_line(source, max_pixels):
+    with _in_one_line(source, max_pixels, name):
         image, box = _decode(source, max_pixels, (size_px, policy))
         return fit(image, size_px, policy, box)
 
 
 @contextlib.contextmanager
-def _in_one_line(source: bytes | Path, max_pixels: int) -> Iterator[None]:
+def _in_one_line(source: bytes | Path, max_pixels: int, name: str = "") -> Iterator[None]:
     """Raise an `ImageError` of one line that names the picture."""
-    name = str(source) if isinstance(source, Path) else "picture"
+    name = name or (str(source) if isinstance(source, Path) else "picture")
     try:
         yield
     except Image.DecompressionBombError:

@@ -35,20 +35,37 @@ class TrainingLoss:
 
         Args:
             logits: float32 `[N, C]`.
-            labels: int64 `[N]`, or the weight of each class for mixed images, float32 `[N, C]`.
+            labels: as from the loader: int64 `[N]`, or the weight of each class for mixed images, float32 `[N, C]`; with weights of
+                images float32 `[N, C + 1]`.
         """
-        if self._weights is None and not self._gamma:
+        labels, image_weights = split_weights(labels, logits.shape[1])
+        if self._weights is None and image_weights is None and not self._gamma:
             return F.cross_entropy(logits, labels, label_smoothing=self._smoothing, reduction="sum")
         log_p = F.log_softmax(logits, dim=1)
         factors = labels if labels.is_floating_point() else F.one_hot(labels, logits.shape[1]).float()
         if self._weights is not None:
             factors = factors * self._weights
+        if image_weights is not None:
+            factors = factors * image_weights[:, None]
         if self._gamma:  # Lin et al. 2017 (arXiv 1708.02002)
             factors = factors * (1 - log_p.exp()).clamp_min(_SMALLEST) ** self._gamma
         # The factors apply to the smoothed loss of the true class. F.cross_entropy(weight=…) instead weights the smoothing of each class,
         # which pulls all images towards rare classes.
         true, uniform = (factors * log_p).sum(), (factors.sum(1) * log_p.mean(1)).sum()
         return -torch.lerp(true, uniform, self._smoothing)
+
+
+def split_weights(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor | None]:
+    """Separate the weights of images, float32 `[N]`, from labels with `num_classes + 1` columns; `None` if there are no weights."""
+    if labels.ndim == 2 and labels.shape[1] > num_classes:
+        return labels[:, :-1], labels[:, -1]
+    return labels, None
+
+
+def true_classes(labels: Tensor, num_classes: int) -> Tensor:
+    """The class of each image, int64 `[N]`; of a mixed one the class with the larger weight."""
+    classes, _ = split_weights(labels, num_classes)
+    return classes.argmax(1) if classes.is_floating_point() else classes
 
 
 def balanced_weights(labels: npt.NDArray[np.int64], num_classes: int) -> npt.NDArray[np.float64]:

@@ -24,7 +24,7 @@ from cifar_ray.store import Bundle
 from cifar_ray.training.loop.averaging import WeightAverage
 from cifar_ray.training.loop.collective import average_buffers, sum_over_workers
 from cifar_ray.training.loop.compiled import compiled, warm_up
-from cifar_ray.training.loop.losses import TrainingLoss
+from cifar_ray.training.loop.losses import TrainingLoss, true_classes
 from cifar_ray.training.loop.optimizers import create_optimizers, learning_rate_factor, peak_learning_rate, scale_rates, set_learning_rate
 from cifar_ray.training.loop.validation import evaluate, gather_outputs
 from cifar_ray.training.weights.initial_network import freeze, initial_network, rate_factors
@@ -197,8 +197,8 @@ class Trainer:
                 loss = self.loss(logits, labels)
                 # DDP averages over workers; the factor world_size makes this the mean over the global batch, for any shares
                 self.scaler.scale(loss * (self.shard.world_size / step.global_size)).backward()  # type: ignore[no-untyped-call]
-            main_labels = labels.argmax(1) if labels.is_floating_point() else labels  # for mixed images the label with the larger weight
-            sums += torch.stack((loss.detach().double(), (logits.argmax(1) == main_labels).sum().double()))
+            true = true_classes(labels, logits.shape[1])
+            sums += torch.stack((loss.detach().double(), (logits.argmax(1) == true).sum().double()))
         if self.config.on_nan == "skip" and not self._is_finite(sums[0]):
             for buffer, before in zip(self.model.buffers(), buffers, strict=True):
                 buffer.copy_(before)

@@ -22,6 +22,7 @@ from cifar_ray.config import TrainConfig
 from cifar_ray.data.batches.augmentation import Augmentation, Augmenter
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.statistics import ChannelValues
+from cifar_ray.data.streamed import training_weights
 from cifar_ray.data.task_progress import StartTask
 from cifar_ray.inference.conversion import NetworkInput
 from cifar_ray.inference.engines import TorchEngine, choose
@@ -29,7 +30,7 @@ from cifar_ray.inference.features import WithFeatures
 from cifar_ray.models.precision import Precision
 from cifar_ray.models.stages import head_name
 from cifar_ray.training.loop.averaging import WeightAverage
-from cifar_ray.training.loop.losses import TrainingLoss
+from cifar_ray.training.loop.losses import TrainingLoss, true_classes
 from cifar_ray.training.loop.optimizers import create_optimizers, learning_rate_factor, peak_learning_rate, set_learning_rate
 
 _LOWER_BLOCKS = 5  # of seven; with fewer, the activations are larger and the steps slower, for the same accuracy
@@ -97,6 +98,8 @@ class TailTrainer:
         self._engine, _ = choose(TorchEngine(tail.lower.to(memory_format=torch.channels_last), about, precision), "auto")
         self._views: list[Activations] = []
         self._loss = TrainingLoss(config, train.labels, train.num_classes, torch.device("cpu"))
+        weights = training_weights(train)
+        self._weights = None if weights is None else torch.from_numpy(weights)
         self.optimizers = create_optimizers(tail.upper, config.optimizer, config.batch_size)
         self.average = WeightAverage(tail.upper, config.averaging)
         self.epoch = 0
@@ -182,7 +185,7 @@ class TailTrainer:
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             self.average.after_step(self.tail.upper)
-            true = labels.argmax(1) if labels.is_floating_point() else labels
+            true = true_classes(labels, logits.shape[1])
             total += [float(loss.detach()), int((logits.argmax(1) == true).sum())]
             on_step(number + 1, self.steps_per_epoch)
         self.epoch += 1
@@ -198,11 +201,14 @@ class TailTrainer:
             rows = order[step * size : (step + 1) * size]
             inputs = torch.from_numpy(np.stack([self._views[view[row]][row] for row in rows])).float()
             labels = torch.from_numpy(self.train.labels[rows])
+            if alpha or self._weights is not None:
+                labels = F.one_hot(labels, self.train.num_classes).float()
+            if self._weights is not None:
+                labels = torch.cat((labels, self._weights[rows, None]), 1)
             if alpha:
                 share = float(generator.beta(alpha, alpha))
                 other = torch.from_numpy(generator.permutation(len(rows)))
-                hot = F.one_hot(labels, self.train.num_classes).float()
-                inputs, labels = torch.lerp(inputs[other], inputs, share), torch.lerp(hot[other], hot, share)
+                inputs, labels = torch.lerp(inputs[other], inputs, share), torch.lerp(labels[other], labels, share)
             yield inputs.contiguous(memory_format=torch.channels_last), labels
 
     @torch.no_grad()
