@@ -81,7 +81,7 @@ def decode_square(
         size_px: side of the result.
         policy: see `fit`.
         max_pixels: maximum width times height, checked in the header before decoding.
-        name: of the picture, for messages; default: its path.
+        name: where a picture of a data set is, for messages; default: its path. Content without a name is an upload, which may be hostile.
 
     Returns:
         uint8, `[size_px, size_px, 3]`, writable.
@@ -90,7 +90,7 @@ def decode_square(
         ImageTooLargeError, ImageError: as `decode_image`.
     """
     with _in_one_line(source, max_pixels, name):
-        image, box = _decode(source, max_pixels, (size_px, policy))
+        image, box = _decode(source, max_pixels, (size_px, policy), is_upload=not name)
         return fit(image, size_px, policy, box)
 
 
@@ -113,10 +113,12 @@ def _in_one_line(source: bytes | Path, max_pixels: int, name: str = "") -> Itera
         raise ImageError(f"{name}: cannot be decoded ({reason})") from None
 
 
-def _decode(source: bytes | Path, max_pixels: int, wanted: tuple[int, ResizePolicy] | None = None) -> tuple[Image.Image, Box]:
+def _decode(
+    source: bytes | Path, max_pixels: int, wanted: tuple[int, ResizePolicy] | None = None, *, is_upload: bool = True
+) -> tuple[Image.Image, Box]:
     """The upright RGB picture, perhaps at a fraction of its size if a square is wanted, and the part of it that shows something."""
     try:
-        return _decode_as_it_is(source, max_pixels, wanted)
+        return _decode_as_it_is(source, max_pixels, wanted, is_upload)
     except OSError:  # of truncated pictures, among others
         whole = _without_end_marker(source, max_pixels, wanted)
         if whole is None:
@@ -128,17 +130,19 @@ def _without_end_marker(source: bytes | Path, max_pixels: int, wanted: tuple[int
     """What `_decode` returns, if the picture is a JPEG of which nothing is missing but the end marker."""
     content = source.read_bytes() if isinstance(source, Path) else source
     try:
-        ways = [_decode_as_it_is(ended, max_pixels, wanted) for ended in jpeg.ended_in_two_ways(content)]
+        ways = [_decode_as_it_is(ended, max_pixels, wanted, is_upload=True) for ended in jpeg.ended_in_two_ways(content)]
     except OSError:
         return None
     return ways[0] if ways and ways[0][0].tobytes() == ways[1][0].tobytes() else None
 
 
-def _decode_as_it_is(source: bytes | Path, max_pixels: int, wanted: tuple[int, ResizePolicy] | None) -> tuple[Image.Image, Box]:
+def _decode_as_it_is(
+    source: bytes | Path, max_pixels: int, wanted: tuple[int, ResizePolicy] | None, is_upload: bool
+) -> tuple[Image.Image, Box]:
     with open_picture(source) as image:
         if image.width * image.height > max_pixels:
             raise Image.DecompressionBombError
-        if isinstance(source, bytes) and image.format in ("JPEG", "MPO") and jpeg.has_too_many_scans(source):
+        if is_upload and isinstance(source, bytes) and image.format in ("JPEG", "MPO") and jpeg.has_too_many_scans(source):
             raise OSError(f"the JPEG has more than {jpeg.MAX_SCANS} scans")
         box = None if wanted is None else _shrink(image, *wanted)
         stored = depths.raw_mode(image)

@@ -199,11 +199,11 @@ def _prepare(
     pictures = listing.pictures
     broken: set[int] = set()
     damaged = Damaged(listing)
-    splits = divide(_without_pixels(listing, broken))
+    splits = divide(without_pixels(listing, broken))
     while True:
         work = _Pass(folder, splits, size_px, policy, len(listing.parts["train"]))
         broken |= work.run(pictures, listing.labels, broken, damaged, progress)
-        found = _without_pixels(listing, broken)
+        found = without_pixels(listing, broken)
         found = DatasetSplits(found.name, replace(found.train, bursts=work.find_bursts(found.train)), found.val, found.test)
         divided = divide(found)
         if all(np.array_equal(_numbers(one), _numbers(other)) for (_, one), (_, other) in zip(splits, divided, strict=True)):
@@ -214,7 +214,7 @@ def _prepare(
     work.finish(pictures)
 
 
-def _without_pixels(listing: Listing, broken: set[int]) -> DatasetSplits:
+def without_pixels(listing: Listing, broken: set[int]) -> DatasetSplits:
     """The intact pictures as images without pixels, each named by its number in the listing, for `divide`."""
     parts, first = {}, 0
     for split, part in listing.parts.items():
