@@ -220,7 +220,7 @@ def without_pixels(listing: Listing, broken: set[int]) -> DatasetSplits:
     for split, part in listing.parts.items():
         rows = np.setdiff1d(np.arange(len(part)), np.array(sorted(broken), np.int64) - first, assume_unique=True)
         weights = None if part.weights is None else part.weights[rows]
-        empty, numbers = np.empty((len(rows), 0, 0, 3), np.uint8), (first + rows).astype("S")
+        empty, numbers = np.empty((len(rows), 0, 0, 3), np.uint8), (first + rows).astype(np.int64).view("S8")
         parts[split] = ImageDataset(empty, part.labels[rows], listing.class_names, numbers, weights=weights)
         first += len(part)
     check_present(listing, parts)
@@ -299,7 +299,7 @@ class _Pass:
 
 def _numbers(part: ImageDataset) -> _Indices:
     assert part.files is not None  # noqa: S101
-    return part.files.astype(np.int64)
+    return np.ascontiguousarray(part.files).view(np.int64)  # from `without_pixels`
 
 
 def _common(members: _Indices, numbers: _Indices) -> tuple[_Indices, _Indices]:

@@ -22,7 +22,9 @@ from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data import StreamedImages, StreamedSplits, load_splits, open_splits
 from cifar_ray.data.listing.tables import list_pictures
 from cifar_ray.data.streamed import TrainingSplits
-from cifar_ray.errors import DataError
+from cifar_ray.errors import DataError, ImageError
+from cifar_ray.inference.batch.pictures import list_pictures as to_predict
+from cifar_ray.inference.batch.pictures import read_picture
 
 LABELS = ["2", "10", "2", "10", "2", "10"]
 SIZE_PX = 16
@@ -242,6 +244,25 @@ def test_a_table_of_an_object_store(tmp_path: Path, s3: Any) -> None:
     base, _, query = uri.partition("?")
     for place in (uri, f"{base}/labels.csv?{query}"):
         assert labels_by_number(load_splits(config(place))) == {0: 0, 1: 1, 2: 0, 3: 1, 4: 0, 5: 1}
+
+
+@pytest.mark.parametrize("make", [tar_of_numbers, tars_of_two_splits, dataset_dict, parquet_of_bytes], ids=["tar", "tars", "HF", "Parquet"])
+def test_prediction_reads_each_picture_of_a_source_by_its_name(tmp_path: Path, make: Any) -> None:
+    names = to_predict([str(make(tmp_path))], [])
+    assert sorted(names.index(name) for name in names if read_picture(name) in map(png, range(6))) == list(range(6))
+    with pytest.raises(ImageError, match=r"gone.png: no such picture in the file"):
+        read_picture(f"{names[0].rpartition('/')[0]}/gone.png")
+
+
+def test_prediction_reads_tables_and_tars_of_an_object_store(tmp_path: Path, s3: Any) -> None:
+    write_tar(tmp_path / "a.tar", samples(range(3)))
+    (tmp_path / "0.png").write_bytes(png(5))
+    (tmp_path / "t.csv").write_text("file,label\n0.png,2\n")
+    base, _, query = upload(s3, tmp_path).partition("?")
+    tar = to_predict([f"{base}/a.tar?{query}"], [])
+    assert tar[1] == f"{base}/a.tar/0001.png?{query}"
+    assert read_picture(tar[1]) == png(1)
+    assert read_picture(*to_predict([f"{base}/t.csv?{query}"], [])) == png(5)
 
 
 def cut(path: Path, size: int) -> Path:

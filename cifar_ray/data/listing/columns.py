@@ -109,12 +109,7 @@ def find_columns(table: LabelTable, chosen: str | None = None) -> Columns:
     for key, name in wanted.items():
         if name and name not in names:
             raise DataError(f"{table.path}: --columns {key}={name}: no such column. Available: {', '.join(names)}")
-    image = (
-        wanted.get("image")
-        or (IMAGE if table.pictures is not None and IMAGE in names else None)
-        or _by_name("image", names)
-        or _only(table, "image", [name for name in names if _holds_files(table.rows[name])], names)
-    )
+    image = find_image(table, wanted.get("image"))
     split, weight = (wanted.get(key, _by_name(key, names)) or None for key in ("split", "weight"))
     rest = [name for name in names if name not in (image, split, weight)]
     label = wanted.get("label") or _by_name("label", rest)
@@ -122,6 +117,21 @@ def find_columns(table: LabelTable, chosen: str | None = None) -> Columns:
         return Columns(image, tuple(rest), split=split, weight=weight)
     label = label or _only(table, "label", rest, names)
     return Columns(image, *_numbered(table, label, [column for column in rest if column != label], wanted), split=split, weight=weight)
+
+
+def find_image(table: LabelTable, wanted: str | None = None) -> str:
+    """Find the column of pictures: the one that the user wants, else by its name, else by its content.
+
+    Raises:
+        DataError: if it is missing or ambiguous.
+    """
+    names = list(table.rows.column_names)
+    return (
+        wanted
+        or (IMAGE if table.pictures is not None and IMAGE in names else None)
+        or _by_name("image", names)
+        or _only(table, "image", [name for name in names if _holds_files(table.rows[name])], names)
+    )
 
 
 def choose_image(found: Sequence[str], path: str, chosen: str | None) -> str | None:

@@ -77,7 +77,7 @@ def read_rows(table: LabelTable, chosen: str | None = None) -> Rows:
     labels = _one_hot(table, columns) if columns.is_one_hot else _labels(table, columns.labels[0])
     splits = Categories.of(content[columns.split]) if columns.split else Categories(("",), np.zeros(len(content), np.int64))
     weights = read_weights(table, columns.weight) if columns.weight else None
-    pictures, found = (table.pictures, np.ones(len(content), np.bool_)) if table.pictures else _find(table, columns.image)
+    pictures, found = (table.pictures, np.ones(len(content), np.bool_)) if table.pictures else find_pictures(table, columns.image)
     numbers = np.flatnonzero(~found)
     missing = [(int(row) + 1, str(content[columns.image][int(row)])) for row in numbers]
     if len(missing) > _MISSING_SHARE * len(found):
@@ -184,10 +184,21 @@ def _one_hot(table: LabelTable, columns: Columns) -> Categories:
     return Categories(columns.labels, marks.argmax(axis=1))
 
 
-def _find(table: LabelTable, image: str) -> tuple[Pictures, npt.NDArray[np.bool_]]:
-    """The picture of each row, and whether there is one, bool `[N]`.
+def find_pictures(table: LabelTable, image: str) -> tuple[Pictures, npt.NDArray[np.bool_]]:
+    """Find the picture of each row: relative to the folder, else by its name anywhere below it.
 
     Of many rows, some are looked for; the rest is found missing when it is read.
+
+    Args:
+        table: the table.
+        image: its column of paths.
+
+    Returns:
+        N pictures, and whether each is there, bool `[N]`.
+
+    Raises:
+        DataError: if a path leads outside.
+        StoreError: if the object store cannot be reached.
     """
     images = pc.fill_null(table.rows[image].cast(pa.string()), "").combine_chunks()
     names = np.array(images.cast(pa.binary()).to_pylist(), np.bytes_)
