@@ -16,7 +16,7 @@ class List(Config):
     def run(self) -> None:
         """Prints a line per entry and the total."""
         from cifar_ray.cli.output.terminal import print_table
-        from cifar_ray.data.dataset_cache import CACHE_VARIABLE, cache_folder, list_cache
+        from cifar_ray.data.reading.local_cache import CACHE_VARIABLE, cache_folder, list_cache
 
         entries = list_cache()
         print_table([(f"{entry.num_bytes / 1e6:,.1f} MB", entry.name, entry.about) for entry in entries], justify=["right", "left", "left"])
@@ -31,7 +31,7 @@ class Clear(Config):
 
     def run(self) -> None:
         """Prints how much is free again."""
-        from cifar_ray.data.dataset_cache import cache_folder, clear_cache
+        from cifar_ray.data.reading.local_cache import cache_folder, clear_cache
 
         print(f"{clear_cache(downloads=self.downloads) / 1e9:,.2f} GB deleted from {cache_folder()}")
 

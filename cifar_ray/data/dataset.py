@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ class ImageDataset:
         class_names: one name per class, in label order.
         files: bytes, `[N]`: path of each image, relative to the folder of the data set; `None` if the images are not files.
         bursts: int64, `[N]`, equal for near-duplicates of one class, see `find_bursts`; `None` if they were not searched.
+        weights: float32, `[N]`, weight of each image in the training loss; `None` if all count the same.
 
     Raises:
         DataError: if shapes, dtypes or labels are inconsistent.
@@ -37,6 +38,7 @@ class ImageDataset:
     class_names: tuple[str, ...]
     files: npt.NDArray[np.bytes_] | None = None
     bursts: npt.NDArray[np.int64] | None = None
+    weights: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         if self.images.dtype != np.uint8 or self.images.ndim != 4 or self.images.shape[-1] != 3:
@@ -49,10 +51,9 @@ class ImageDataset:
             raise DataError(f"labels must be {forms}, got {self.labels.dtype} {list(self.labels.shape)}")
         if len(self.labels) and not (self.labels.min() >= 0 and self.labels.max() <= largest):
             raise DataError(f"labels must be in 0–{largest}, got {self.labels.min()}–{self.labels.max()}")
-        if self.files is not None and len(self.files) != len(self.labels):
-            raise DataError(f"got {len(self.files)} file names for {len(self.labels)} images")
-        if self.bursts is not None and len(self.bursts) != len(self.labels):
-            raise DataError(f"got {len(self.bursts)} numbers of bursts for {len(self.labels)} images")
+        for what, array in (("file names", self.files), ("numbers of bursts", self.bursts), ("weights", self.weights)):
+            if array is not None and len(array) != len(self.labels):
+                raise DataError(f"got {len(array)} {what} for {len(self.labels)} images")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -74,17 +75,19 @@ class ImageDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 of class names, labels and pixels: two data sets have the same fingerprint if and only if they are equal."""
+        """sha256 of class names, labels, weights and pixels: two data sets have the same if and only if they are equal."""
         digest = hashlib.sha256("\0".join(self.class_names).encode())
         digest.update(np.ascontiguousarray(self.labels).data)
+        if self.weights is not None:
+            digest.update(np.ascontiguousarray(self.weights).data)
         digest.update(np.ascontiguousarray(self.images).data)
         return digest.hexdigest()
 
     def subset(self, indices: npt.NDArray[np.int64]) -> ImageDataset:
         """The images at `indices` (int64, `[M]`), copied, with the same class names."""
-        files = None if self.files is None else self.files[indices]
-        bursts = None if self.bursts is None else self.bursts[indices]
-        return ImageDataset(self.images[indices], self.labels[indices], self.class_names, files, bursts)
+        more = {"files": self.files, "bursts": self.bursts, "weights": self.weights}
+        taken: dict[str, Any] = {name: array[indices] for name, array in more.items() if array is not None}
+        return replace(self, images=self.images[indices], labels=self.labels[indices], **taken)
 
     def name_of(self, row: int) -> str:
         """Name of an image for the user: its file, or its number."""
@@ -103,6 +106,21 @@ class ImageDataset:
     def class_counts(self) -> npt.NDArray[np.int64]:
         """Number of images per class: int64, `[num_classes]`; an image with several labels counts for each."""
         return count_labels(self.labels, self.num_classes)
+
+
+def training_weights(weights: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32] | None:
+    """Weights of training images in the loss, float32 `[N]`, scaled to a mean of 1, so that learning rates keep their meaning.
+
+    Raises:
+        DataError: if all are 0.
+    """
+    if weights is None:
+        return None
+    mean = weights.mean(dtype=np.float64)
+    if not mean:
+        raise DataError("the weights of all training images are 0; give some of them a weight, or leave it out with --columns weight=")
+    scaled: npt.NDArray[np.float32] = (weights / mean).astype(np.float32)
+    return scaled
 
 
 class Fingerprinted(Protocol):

@@ -1,38 +1,21 @@
 """Cache of prepared data sets on the local disk: each node decodes a data set once, and every process memory-maps it.
 
-An entry is a folder: `<split>_images.npy` and `<split>_labels.npy` of each split, `<split>_files.npy` if the images were
-files, `<split>_bursts.npy` if near-duplicates were searched, and `entry.json`. A process builds it in a temporary folder under a
-lock and then renames that, so a killed process leaves nothing that looks valid.
-You may delete any entry at any time; it is built again.
+An entry, see `local_cache`, has `<split>_images.npy` and `<split>_labels.npy` of each split, `<split>_files.npy` if the images were
+files, `<split>_bursts.npy` if near-duplicates were searched, and `<split>_weights.npy` if a table has weights.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock, Timeout
 
-from cifar_ray.config import local_path
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
-from cifar_ray.errors import DataError
-
-CACHE_VARIABLE = "CIFAR_RAY_CACHE"
-
-FEATURES, DOWNLOADS = "features", "downloads"  # folders of other kinds
-LIMIT_BYTES = 50_000_000_000  # of decoded data sets; downloads are not counted, and features have a bound of their own
-
-_logger = logging.getLogger(__name__)
-_Entry = TypeVar("_Entry")
+from cifar_ray.data.reading.local_cache import check_space, load_or_write
 
 
 class Allocate(Protocol):
@@ -40,14 +23,6 @@ class Allocate(Protocol):
 
     def __call__(self, split: str, count: int, size_px: int) -> npt.NDArray[np.uint8]:
         """Return uint8 `[count, size_px, size_px, 3]` on disk, to fill in place; a split may use only its first rows."""
-
-
-def cache_folder() -> Path:
-    """`$CIFAR_RAY_CACHE`, else `$XDG_CACHE_HOME/cifar_ray`, else `~/.cache/cifar_ray`; absolute; it may not exist yet."""
-    chosen = os.environ.get(CACHE_VARIABLE)
-    if chosen:
-        return local_path(chosen).absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser().absolute() / "cifar_ray"
 
 
 def load_or_build(entry: str, build: Callable[[Allocate], DatasetSplits]) -> DatasetSplits:
@@ -64,73 +39,6 @@ def load_or_build(entry: str, build: Callable[[Allocate], DatasetSplits]) -> Dat
         DataError: if the cache folder cannot be written, or raised by `build`.
     """
     return load_or_write(entry, _read, lambda partial: _write(partial, build))
-
-
-def load_or_write(entry: str, read: Callable[[Path], _Entry], write: Callable[[Path], None]) -> _Entry:
-    """Load an entry of any kind, as `load_or_build` does.
-
-    Args:
-        entry: file name of the entry.
-        read: reads the entry from its folder; raises if something is missing or damaged.
-        write: writes the entry to an empty folder.
-
-    Raises:
-        DataError: if the cache folder cannot be written, or raised by `write`.
-    """
-    folder = cache_folder() / entry
-    found = _try(read, folder)
-    if found is not None:
-        return found
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_name(f"{entry}.lock")):
-            found = _try(read, folder)  # another process may have built it while this one waited
-            if found is None:
-                _make_room(folder)
-                _put_in_place(folder, write)
-                found = _try(read, folder)
-    except OSError as error:
-        raise DataError(
-            f"cache folder {folder.parent}: {error.strerror or error}; free some space or set {CACHE_VARIABLE} to another folder"
-        ) from None
-    if found is None:
-        raise DataError(f"cache entry {folder} was deleted during reading; run the command again")
-    return found
-
-
-def _try(read: Callable[[Path], _Entry], folder: Path) -> _Entry | None:
-    """The entry, or `None` if it is missing or damaged."""
-    try:
-        return read(folder)
-    except (OSError, EOFError, ValueError, TypeError, KeyError, DataError) as error:
-        if folder.exists():
-            _logger.warning("cache entry %s is damaged, building it again: %s", folder, error)
-        return None
-
-
-def _make_room(new: Path) -> None:
-    """Delete the least recently used data sets until they take at most `LIMIT_BYTES`; processes that have them open keep them."""
-    used = sorted((path.stat().st_atime, path.parent) for path in new.parent.glob("*/entry.json") if path.parent != new)
-    sizes = {folder: _size(folder) for _, folder in used}
-    total = sum(sizes.values())
-    for _, folder in used:
-        if total <= LIMIT_BYTES:
-            break
-        shutil.rmtree(folder, ignore_errors=True)
-        total -= sizes[folder]
-
-
-def _put_in_place(folder: Path, write: Callable[[Path], None]) -> None:
-    partial = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
-    partial.mkdir()
-    try:
-        write(partial)
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _read(folder: Path) -> DatasetSplits:
@@ -154,18 +62,15 @@ def read_part(folder: Path, split: str, class_names: tuple[str, ...]) -> ImageDa
     images = np.load(folder / f"{split}_images.npy", mmap_mode="c").view(np.ndarray)
     names = folder / f"{split}_files.npy"
     files = np.load(names, mmap_mode="r").view(np.ndarray) if names.exists() else None
-    numbers = folder / f"{split}_bursts.npy"
-    bursts = np.load(numbers) if numbers.exists() else None
-    return ImageDataset(images[: len(labels)], labels, class_names, files, bursts)
+    bursts, weights = (np.load(path) if (path := folder / f"{split}_{kind}.npy").exists() else None for kind in ("bursts", "weights"))
+    return ImageDataset(images[: len(labels)], labels, class_names, files, bursts, weights)
 
 
 def write_labels(folder: Path, split: str, part: ImageDataset) -> None:
-    """Write labels, file names and bursts of a split; its images are already in the array from `allocate`."""
-    np.save(folder / f"{split}_labels.npy", part.labels)
-    if part.files is not None:
-        np.save(folder / f"{split}_files.npy", part.files)
-    if part.bursts is not None:
-        np.save(folder / f"{split}_bursts.npy", part.bursts)
+    """Write labels, file names, bursts and weights of a split; its images are already in the array from `allocate`."""
+    for kind, array in (("labels", part.labels), ("files", part.files), ("bursts", part.bursts), ("weights", part.weights)):
+        if array is not None:
+            np.save(folder / f"{split}_{kind}.npy", array)
 
 
 def allocate(folder: Path, split: str, count: int, size_px: int) -> npt.NDArray[np.uint8]:
@@ -175,65 +80,5 @@ def allocate(folder: Path, split: str, count: int, size_px: int) -> npt.NDArray[
         DataError: if the disk has too little space.
     """
     shape = (count, size_px, size_px, 3)
-    # On a full disk, writing to the map would kill the process by SIGBUS.
-    needed, free = int(np.prod(shape)), shutil.disk_usage(folder).free
-    if needed > free:
-        raise DataError(f"cache folder {folder.parent}: {needed:,} bytes needed, {free:,} free; free some space, or set {CACHE_VARIABLE}")
+    check_space(folder, int(np.prod(shape)))  # on a full disk, writing to the map would kill the process by SIGBUS
     return np.lib.format.open_memmap(folder / f"{split}_images.npy", "w+", np.uint8, shape).view(np.ndarray)
-
-
-@dataclass(frozen=True)
-class CacheEntry:
-    """What the cache holds of one kind: a decoded data set, the features of one network, or downloads.
-
-    Attributes:
-        path: its folder.
-        name: for the user.
-        about: its kind.
-        num_bytes: size on disk.
-    """
-
-    path: Path
-    name: str
-    about: str
-    num_bytes: int
-
-
-def list_cache() -> list[CacheEntry]:
-    """Everything in the cache, the largest first."""
-    root = cache_folder()
-    kinds = [
-        ("decoded pictures", [path.parent for path in root.glob("*/entry.json")]),
-        ("features", list((root / FEATURES).glob("*/"))),
-        ("downloads", [root / DOWNLOADS] if (root / DOWNLOADS).is_dir() else []),
-    ]
-    entries = [CacheEntry(path, path.name, about, _size(path)) for about, paths in kinds for path in paths]
-    return sorted(entries, key=lambda entry: -entry.num_bytes)
-
-
-def clear_cache(*, downloads: bool = False) -> int:
-    """Delete decoded data sets and features, and downloads if asked for; returns the number of bytes."""
-    freed = 0
-    for entry in list_cache():
-        if entry.about != "downloads" or downloads:
-            shutil.rmtree(entry.path, ignore_errors=True)
-            freed += entry.num_bytes
-    return freed
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        _logger.info("waiting for another process to prepare %s", path.stem)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()

@@ -68,7 +68,9 @@ def decode_image(source: bytes | Path, max_pixels: int = _MAX_PIXELS) -> Image.I
         return _decode(source, max_pixels)[0]
 
 
-def decode_square(source: bytes | Path, size_px: int, policy: ResizePolicy, max_pixels: int = _MAX_PIXELS) -> npt.NDArray[np.uint8]:
+def decode_square(
+    source: bytes | Path, size_px: int, policy: ResizePolicy, max_pixels: int = _MAX_PIXELS, name: str = ""
+) -> npt.NDArray[np.uint8]:
     """Decode a picture as `decode_image` does and make it square as `fit` does, several times faster for a large JPEG.
 
     A JPEG much larger than the square is decoded at 1/2, 1/4 or 1/8 of its size, which leaves at least twice the pixels that the
@@ -79,6 +81,7 @@ def decode_square(source: bytes | Path, size_px: int, policy: ResizePolicy, max_
         size_px: side of the result.
         policy: see `fit`.
         max_pixels: maximum width times height, checked in the header before decoding.
+        name: where a picture of a data set is, for messages; default: its path. Content without a name is an upload, which may be hostile.
 
     Returns:
         uint8, `[size_px, size_px, 3]`, writable.
@@ -86,15 +89,15 @@ def decode_square(source: bytes | Path, size_px: int, policy: ResizePolicy, max_
     Raises:
         ImageTooLargeError, ImageError: as `decode_image`.
     """
-    with _in_one_line(source, max_pixels):
-        image, box = _decode(source, max_pixels, (size_px, policy))
+    with _in_one_line(source, max_pixels, name):
+        image, box = _decode(source, max_pixels, (size_px, policy), is_upload=not name)
         return fit(image, size_px, policy, box)
 
 
 @contextlib.contextmanager
-def _in_one_line(source: bytes | Path, max_pixels: int) -> Iterator[None]:
+def _in_one_line(source: bytes | Path, max_pixels: int, name: str = "") -> Iterator[None]:
     """Raise an `ImageError` of one line that names the picture."""
-    name = str(source) if isinstance(source, Path) else "picture"
+    name = name or (str(source) if isinstance(source, Path) else "picture")
     try:
         yield
     except Image.DecompressionBombError:
@@ -110,10 +113,12 @@ def _in_one_line(source: bytes | Path, max_pixels: int) -> Iterator[None]:
         raise ImageError(f"{name}: cannot be decoded ({reason})") from None
 
 
-def _decode(source: bytes | Path, max_pixels: int, wanted: tuple[int, ResizePolicy] | None = None) -> tuple[Image.Image, Box]:
+def _decode(
+    source: bytes | Path, max_pixels: int, wanted: tuple[int, ResizePolicy] | None = None, *, is_upload: bool = True
+) -> tuple[Image.Image, Box]:
     """The upright RGB picture, perhaps at a fraction of its size if a square is wanted, and the part of it that shows something."""
     try:
-        return _decode_as_it_is(source, max_pixels, wanted)
+        return _decode_as_it_is(source, max_pixels, wanted, is_upload)
     except OSError:  # of truncated pictures, among others
         whole = _without_end_marker(source, max_pixels, wanted)
         if whole is None:
@@ -125,17 +130,19 @@ def _without_end_marker(source: bytes | Path, max_pixels: int, wanted: tuple[int
     """What `_decode` returns, if the picture is a JPEG of which nothing is missing but the end marker."""
     content = source.read_bytes() if isinstance(source, Path) else source
     try:
-        ways = [_decode_as_it_is(ended, max_pixels, wanted) for ended in jpeg.ended_in_two_ways(content)]
+        ways = [_decode_as_it_is(ended, max_pixels, wanted, is_upload=True) for ended in jpeg.ended_in_two_ways(content)]
     except OSError:
         return None
     return ways[0] if ways and ways[0][0].tobytes() == ways[1][0].tobytes() else None
 
 
-def _decode_as_it_is(source: bytes | Path, max_pixels: int, wanted: tuple[int, ResizePolicy] | None) -> tuple[Image.Image, Box]:
+def _decode_as_it_is(
+    source: bytes | Path, max_pixels: int, wanted: tuple[int, ResizePolicy] | None, is_upload: bool
+) -> tuple[Image.Image, Box]:
     with open_picture(source) as image:
         if image.width * image.height > max_pixels:
             raise Image.DecompressionBombError
-        if isinstance(source, bytes) and image.format in ("JPEG", "MPO") and jpeg.has_too_many_scans(source):
+        if is_upload and isinstance(source, bytes) and image.format in ("JPEG", "MPO") and jpeg.has_too_many_scans(source):
             raise OSError(f"the JPEG has more than {jpeg.MAX_SCANS} scans")
         box = None if wanted is None else _shrink(image, *wanted)
         stored = depths.raw_mode(image)

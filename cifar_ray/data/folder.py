@@ -36,7 +36,7 @@ _logger = logging.getLogger(__name__)
 
 
 def load_folder(
-    root: Path,
+    place: Path | str,
     size_px: int,
     policy: ResizePolicy,
     progress: StartTask = no_progress,
@@ -51,7 +51,7 @@ def load_folder(
     Raises:
         DataError: from `list_pictures`, or if more than half of the pictures of a class are damaged.
     """
-    listing = list_pictures(root, columns, task)
+    listing = list_pictures(place, columns, task)
     entry = f"{listing.name}-{size_px}px-{policy}-v{DECODER_VERSION}-{listing.fingerprint()[:16]}"
     return cache.load_or_build(entry, lambda allocate: _decode(listing, size_px, policy, allocate, progress))
 
@@ -59,7 +59,7 @@ def load_folder(
 def _decode(listing: Listing, size_px: int, policy: ResizePolicy, allocate: cache.Allocate, progress: StartTask) -> DatasetSplits:
     """Decode all splits in threads; Pillow releases the GIL."""
     total = len(listing)
-    threads = decoding_threads()
+    threads = decoding_threads(listing.pictures)
     _logger.info("decoding %s pictures of %s in %d threads", f"{total:,}", listing.root, threads)
     start_s = time.perf_counter()
     damaged = Damaged(listing)
@@ -75,7 +75,8 @@ def _decode(listing: Listing, size_px: int, policy: ResizePolicy, allocate: cach
                     intact[row] = False
                     damaged.add(part.labels[row], error)
             names = part.pictures.names[intact]
-            parts[split] = ImageDataset(_compact(images, intact), part.labels[intact], listing.class_names, names)
+            weights = None if part.weights is None else part.weights[intact]
+            parts[split] = ImageDataset(_compact(images, intact), part.labels[intact], listing.class_names, names, weights=weights)
     damaged.report()
     check_present(listing, parts)
     if len(listing.parts["train"]) <= MAX_PICTURES:
@@ -85,9 +86,9 @@ def _decode(listing: Listing, size_px: int, policy: ResizePolicy, allocate: cach
     return DatasetSplits(listing.name, parts["train"], parts.get("val"), parts.get("test"))
 
 
-def decoding_threads() -> int:
-    """Number of threads that decode pictures on this host: one per CPU, up to a maximum."""
-    return min(usable_cores(), _MAX_THREADS)
+def decoding_threads(pictures: Pictures) -> int:
+    """Number of threads that decode pictures on this host: one per CPU, up to a maximum; the maximum if they wait for an object store."""
+    return _MAX_THREADS if pictures.is_remote else min(usable_cores(), _MAX_THREADS)
 
 
 def decoder(pictures: Pictures, images: npt.NDArray[np.uint8], size_px: int, policy: ResizePolicy) -> Callable[[int], str | None]:
@@ -95,7 +96,7 @@ def decoder(pictures: Pictures, images: npt.NDArray[np.uint8], size_px: int, pol
 
     def decode(row: int) -> str | None:
         try:
-            images[row] = decode_square(pictures.source(row), size_px, policy)
+            images[row] = decode_square(pictures.source(row), size_px, policy, name=pictures.where(row))
         except ImageError as error:
             return str(error)
         return None

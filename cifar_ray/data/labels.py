@@ -44,4 +44,4 @@ def _relabel(part: ImageDataset, new_label: np.ndarray[tuple[int], np.dtype[np.i
     labels = new_label[part.labels]
     rows = np.flatnonzero(labels >= 0)
     kept = part if len(rows) == len(part) else part.subset(rows)
-    return ImageDataset(kept.images, labels[rows], class_names, kept.files)
+    return ImageDataset(kept.images, labels[rows], class_names, kept.files, weights=kept.weights)

@@ -24,6 +24,8 @@ from cifar_ray.data.decode import DECODER_VERSION, fit
 from cifar_ray.data.folder import load_folder
 from cifar_ray.data.labels import regroup
 from cifar_ray.data.listing.tables import list_pictures
+from cifar_ray.data.reading.local_cache import DOWNLOADS, cache_folder
+from cifar_ray.data.reading.picture_source import place_of
 from cifar_ray.data.splits import complete
 from cifar_ray.data.streamed import TrainingSplits, load_streamed
 from cifar_ray.data.task_progress import StartTask, no_progress
@@ -44,13 +46,12 @@ def load_splits(config: TrainConfig, progress: StartTask = no_progress) -> Datas
         DataError: if the data are missing, cannot be downloaded, or are unusable; the message says what to do.
     """
     size_px = config.image_size or _DEFAULT_IMAGE_SIZE_PX
-    data_dir = _data_dir(config)
     if config.dataset == "digits":
         found = load_digits(size_px)
     elif config.dataset == "folder":
-        found = load_folder(_folder(config), size_px, config.square_policy, progress, config.columns, config.task)
+        found = load_folder(_place(config), size_px, config.square_policy, progress, config.columns, config.task)
     else:
-        found = load_cifar(config.dataset, data_dir, size_px)
+        found = load_cifar(config.dataset, _cifar_folder(config), size_px)
     return _divide(config, found)
 
 
@@ -65,7 +66,7 @@ def open_splits(config: TrainConfig, progress: StartTask = no_progress) -> Train
     if config.dataset != "folder" or config.stream == "never":
         return load_splits(config, progress)
     size_px = config.image_size or _DEFAULT_IMAGE_SIZE_PX
-    listing = list_pictures(_folder(config), config.columns, config.task)
+    listing = list_pictures(_place(config), config.columns, config.task)
     count = len(listing)
     needed = count * 3 * size_px**2 * config.max_workers
     allowed = config.data_memory_bytes or memory_bytes() // 4
@@ -82,17 +83,16 @@ def _divide(config: TrainConfig, found: DatasetSplits) -> DatasetSplits:
     return regroup(splits, parse_groups(config.groups)) if config.groups else splits
 
 
-def _data_dir(config: TrainConfig) -> Path | None:
+def _cifar_folder(config: TrainConfig) -> Path | None:
     if config.data_dir is not None and "://" in config.data_dir:
-        raise DataError(f"--data-dir {config.data_dir}: URIs are not supported; copy or mount the images to a local folder")
+        raise DataError(f"--data-dir {config.data_dir}: {config.dataset} is read from a local folder; copy or mount it")
     return None if config.data_dir is None else Path(config.data_dir)
 
 
-def _folder(config: TrainConfig) -> Path:
-    root = _data_dir(config)
-    if root is None:
+def _place(config: TrainConfig) -> Path | str:
+    if config.data_dir is None:
         raise DataError("--dataset folder needs --data-dir DIR")
-    return root
+    return place_of(config.data_dir)
 
 
 def memory_bytes() -> int:
@@ -132,7 +132,7 @@ def load_cifar(name: str, data_dir: Path | None, size_px: int) -> DatasetSplits:
 
     def build(allocate: cache.Allocate) -> DatasetSplits:
         parts: dict[str, ImageDataset] = {}
-        for split, raw in _open_cifar(name, data_dir or cache.cache_folder() / cache.DOWNLOADS).items():
+        for split, raw in _open_cifar(name, data_dir or cache_folder() / DOWNLOADS).items():
             images = allocate(split, len(raw.data), size_px)
             _fill(images, raw.data)
             parts[split] = ImageDataset(images, np.array(raw.targets, np.int64), tuple(raw.classes))

@@ -86,8 +86,10 @@ def draw(dataset: ImageDataset, pool: _Indices, fraction: float, *, split: str, 
         taken = stratify(labels, groups, (1 - fraction, fraction), generator) == 1
         return pool[~taken], pool[taken]
     drawn = np.zeros(len(pool), np.bool_)
+    by_class = np.argsort(labels, kind="stable")  # one comparison of all labels for each class would take seconds for a million
+    bounds = np.searchsorted(labels[by_class], np.arange(len(dataset.class_names) + 1))
     for label, class_name in enumerate(dataset.class_names):
-        members = np.flatnonzero(labels == label)
+        members = by_class[bounds[label] : bounds[label + 1]]
         if len(members) <= leave:
             raise DataError(
                 f"class {class_name!r} has {len(members)} images, but a {split} split needs at least {leave + 1}; "

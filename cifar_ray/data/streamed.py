@@ -21,13 +21,14 @@ from cifar_ray.config import ResizePolicy
 from cifar_ray.data import dataset_cache as cache
 from cifar_ray.data.bursts import MAX_PICTURES, SKETCH_PX, find_bursts, sketch
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset, Splits
-from cifar_ray.data.decode import DECODER_VERSION, decode_square
+from cifar_ray.data.decode import DECODER_VERSION
 from cifar_ray.data.folder import Damaged, check_present, decoder, decoding_threads
 from cifar_ray.data.listing.layouts import Listing
+from cifar_ray.data.reading.local_cache import load_or_write
 from cifar_ray.data.reading.picture_source import Pictures
 from cifar_ray.data.statistics import ChannelHistogram, ChannelValues, channel_mean_std
 from cifar_ray.data.task_progress import StartTask, no_progress
-from cifar_ray.errors import DataError, ImageError
+from cifar_ray.errors import DataError
 from cifar_ray.metrics.accuracy import Labels
 from cifar_ray.metrics.label_sets import strata
 
@@ -65,11 +66,15 @@ class PictureFiles:
             DataError: if one can no longer be decoded.
         """
         images = np.empty((len(rows), self.size_px, self.size_px, 3), np.uint8)
-        for image, row in zip(images, rows, strict=True):
-            try:
-                image[:] = decode_square(self.files.source(row), self.size_px, self.policy)
-            except ImageError as error:
-                raise DataError(f"{error}. It was intact when training started; do not change the pictures during training") from None
+        files = self.files.take(rows)
+        decode = decoder(files, images, self.size_px, self.policy)
+        if files.is_remote:  # one thread decodes local pictures: there is a process for each core
+            with ThreadPool(decoding_threads(files)) as pool:
+                errors = pool.map(decode, range(len(rows)))
+        else:
+            errors = list(map(decode, range(len(rows))))
+        if error := next((one for one in errors if one is not None), None):
+            raise DataError(f"{error}. It was intact when training started; do not change the pictures during training")
         return images
 
     def blocks(self, rows: _Indices) -> Iterator[npt.NDArray[np.uint8]]:
@@ -89,6 +94,7 @@ class StreamedImages:
         mean_std: mean and standard deviation of the channels over all images.
         fingerprint: the fingerprint of the same images as an `ImageDataset`.
         feed: returns images in a given order; by default this process decodes them on demand.
+        weights: float32, `[N]`, weight of each image in the loss; `None` if all count the same.
     """
 
     pictures: PictureFiles
@@ -97,6 +103,7 @@ class StreamedImages:
     mean_std: tuple[ChannelValues, ChannelValues]
     fingerprint: str
     feed: Feed
+    weights: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -148,7 +155,7 @@ def load_streamed(
     """
     digest = hashlib.sha256(f"{listing.fingerprint()}\0{division}".encode()).hexdigest()
     entry = f"{listing.name}-{size_px}px-{policy}-streamed2-v{DECODER_VERSION}-{digest[:16]}"
-    return cache.load_or_write(
+    return load_or_write(
         entry,
         lambda folder: _read(folder, PictureFiles(listing.pictures, size_px, policy)),
         lambda folder: _prepare(folder, listing, size_px, policy, divide, progress),
@@ -160,7 +167,9 @@ def _read(folder: Path, listed: PictureFiles) -> StreamedSplits:
     class_names = tuple(about["class_names"])
     pictures = replace(listed, files=listed.files.take(np.load(folder / "train_rows.npy")))
     mean, std = (tuple(values) for values in about["mean_std"])
-    train = StreamedImages(pictures, np.load(folder / "train_labels.npy"), class_names, (mean, std), about["fingerprint"], pictures.blocks)
+    labels, kept = np.load(folder / "train_labels.npy"), folder / "train_weights.npy"
+    weights = np.load(kept) if kept.exists() else None
+    train = StreamedImages(pictures, labels, class_names, (mean, std), about["fingerprint"], pictures.blocks, weights)
     held = {split: cache.read_part(folder, split, class_names) for split in about["held"]}
     return StreamedSplits(about["name"], train, held.get("val"), held.get("test"))
 
@@ -177,11 +186,11 @@ def _prepare(
     pictures = listing.pictures
     broken: set[int] = set()
     damaged = Damaged(listing)
-    splits = divide(_without_pixels(listing, broken))
+    splits = divide(without_pixels(listing, broken))
     while True:
         work = _Pass(folder, splits, size_px, policy, len(listing.parts["train"]))
         broken |= work.run(pictures, listing.labels, broken, damaged, progress)
-        found = _without_pixels(listing, broken)
+        found = without_pixels(listing, broken)
         found = DatasetSplits(found.name, replace(found.train, bursts=work.find_bursts(found.train)), found.val, found.test)
         divided = divide(found)
         if all(np.array_equal(_numbers(one), _numbers(other)) for (_, one), (_, other) in zip(splits, divided, strict=True)):
@@ -192,14 +201,14 @@ def _prepare(
     work.finish(pictures)
 
 
-def _without_pixels(listing: Listing, broken: set[int]) -> DatasetSplits:
+def without_pixels(listing: Listing, broken: set[int]) -> DatasetSplits:
     """The intact pictures as images without pixels, each named by its number in the listing, for `divide`."""
     parts, first = {}, 0
     for split, part in listing.parts.items():
         rows = np.setdiff1d(np.arange(len(part)), np.array(sorted(broken), np.int64) - first, assume_unique=True)
-        parts[split] = ImageDataset(
-            np.empty((len(rows), 0, 0, 3), np.uint8), part.labels[rows], listing.class_names, (first + rows).astype("S")
-        )
+        weights = None if part.weights is None else part.weights[rows]
+        empty, numbers = np.empty((len(rows), 0, 0, 3), np.uint8), (first + rows).astype(np.int64).view("S8")
+        parts[split] = ImageDataset(empty, part.labels[rows], listing.class_names, numbers, weights=weights)
         first += len(part)
     check_present(listing, parts)
     return DatasetSplits(listing.name, parts["train"], parts.get("val"), parts.get("test"))
@@ -220,13 +229,15 @@ class _Pass:
         # the same digest as `ImageDataset.fingerprint`
         self._digest = hashlib.sha256("\0".join(splits.train.class_names).encode())
         self._digest.update(np.ascontiguousarray(splits.train.labels).data)
+        if splits.train.weights is not None:
+            self._digest.update(splits.train.weights.data)
 
     def run(self, pictures: Pictures, labels: _Indices, known_broken: set[int], damaged: Damaged, progress: StartTask) -> set[int]:
         """Decode the pictures; return the numbers of newly found damaged ones, and add their errors to `damaged`."""
         broken: set[int] = set()
         chunk = max(1, _CHUNK_BYTES // (3 * self._size_px**2))
         on_decoded = progress("decoding", len(pictures))
-        with ThreadPool(decoding_threads()) as pool:
+        with ThreadPool(decoding_threads(pictures)) as pool:
             for start in range(0, len(pictures), chunk):
                 numbers = np.array([n for n in range(start, min(start + chunk, len(pictures))) if n not in known_broken], np.int64)
                 images = np.empty((len(numbers), self._size_px, self._size_px, 3), np.uint8)
@@ -259,11 +270,10 @@ class _Pass:
     def finish(self, pictures: Pictures) -> None:
         """Write the rest of the entry: of the training images their rows in the listing, of the others their names."""
         for split, part in self._splits:
-            np.save(self._folder / f"{split}_labels.npy", part.labels)
+            rows = self._numbers[split]
+            cache.write_labels(self._folder, split, replace(part, files=None if split == "train" else pictures.names[rows], bursts=None))
             if split == "train":
-                np.save(self._folder / "train_rows.npy", self._numbers[split])
-            else:
-                np.save(self._folder / f"{split}_files.npy", pictures.names[self._numbers[split]])
+                np.save(self._folder / "train_rows.npy", rows)
         about = {
             "name": self._splits.name,
             "class_names": self._splits.train.class_names,
@@ -276,7 +286,7 @@ class _Pass:
 
 def _numbers(part: ImageDataset) -> _Indices:
     assert part.files is not None  # noqa: S101
-    return part.files.astype(np.int64)
+    return np.ascontiguousarray(part.files).view(np.int64)  # from `without_pixels`
 
 
 def _common(members: _Indices, numbers: _Indices) -> tuple[_Indices, _Indices]:

@@ -149,5 +149,5 @@ def _try_to_decode(pictures: Pictures, row: int) -> str:
     try:
         decode_image(pictures.source(row))
     except ImageError as error:
-        return str(error).removeprefix(f"{pictures.where(row)}: ")
+        return str(error).removeprefix(f"{pictures.where(row)}: ").removeprefix("picture: ")
     return ""

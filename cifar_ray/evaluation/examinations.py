@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from cifar_ray.cluster.process import prepare_process
 from cifar_ray.config import DatasetName, EngineName, PrecisionName, TrainConfig
 from cifar_ray.config.data_choice import DataChoice
 from cifar_ray.data import load_splits
 from cifar_ray.data.listing.tables import list_pictures
+from cifar_ray.data.reading.picture_source import place_of
 from cifar_ray.data.survey import BrokenFile
 from cifar_ray.data.task_progress import StartTask
 from cifar_ray.errors import ConfigError, DataError
@@ -174,8 +174,8 @@ def examine_dataset(
     Raises:
         DataError: if the data are missing, or training rejects them.
     """
-    is_local_folder = config.dataset == "folder" and config.data_dir is not None and "://" not in config.data_dir
-    listing = list_pictures(Path(config.data_dir), config.columns, config.task) if is_local_folder and config.data_dir is not None else None
+    is_folder = config.dataset == "folder" and config.data_dir is not None
+    listing = list_pictures(place_of(str(config.data_dir)), config.columns, config.task) if is_folder else None
     try:
         splits = load_splits(config, progress)
     except DataError:

@@ -10,12 +10,13 @@ import mmap
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO
 
+from pyarrow import NativeFile
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
 from cifar_ray.errors import StoreError
@@ -76,6 +77,28 @@ class FileTree:
             return data
 
         return self._retry.attempt(f"read {self.path(path)}", read) if self._is_inside(path) else None
+
+    def files(self) -> dict[str, tuple[int, int]]:
+        """Size in bytes and modification time in ns of each file below the root, by path, sorted; without hidden files and folders."""
+        selector = FileSelector(self._root, recursive=True)
+        entries = self._retry.attempt(f"list {self._root}", lambda: self.file_system.get_file_info(selector))
+        found = {entry.path[len(self._root) + 1 :]: (entry.size, entry.mtime_ns) for entry in entries if entry.type == FileType.File}
+        return {path: found[path] for path in sorted(found) if not path.startswith(".") and "/." not in path}
+
+    def states(self, paths: Sequence[str]) -> list[tuple[int, int] | None]:
+        """Size in bytes and modification time in ns of each of `paths`; `None` if it is no file. The requests run side by side."""
+        full = [self.path(path) for path in paths]
+        entries = self._retry.attempt(f"list {self._root}", lambda: self.file_system.get_file_info(full))
+        return [(entry.size, entry.mtime_ns) if entry.type == FileType.File else None for entry in entries]
+
+    def open(self, path: str) -> NativeFile:
+        """Open a file for reading at any place, also from several threads with `read_at`. Reading is not retried."""
+        return self._retry.attempt(f"read {self.path(path)}", lambda: self.file_system.open_input_file(self.path(path)))
+
+    def open_parts(self, path: str) -> Callable[[int, int], bytes]:
+        """Open a file; the function reads so many bytes from a start, fewer at the end of the file, also in several threads."""
+        file = self.open(path)
+        return lambda start, size: self._retry.attempt(f"read {self.path(path)}", lambda: bytes(file.read_at(size, start)))
 
     def folders(self, path: str = "") -> list[str]:
         """Names of the folders directly below `path`, without hidden ones and links to the outside; empty if `path` does not exist."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from cifar_ray.config import PRETRAINED_MODEL, TaskChoice, local_path, resolve_storage
@@ -67,9 +66,11 @@ def suit(chosen: Mapping[str, Any]) -> Suited:
     settings: dict[str, Any] = {} if dataset is None else {"dataset": dataset}
     named = chosen.get("recipe")
     if dataset == "folder" and data_dir is not None and named is None:
-        from cifar_ray.data.listing.tables import list_pictures  # imports numpy and Pillow, which --help does without
+        # these import numpy and Pillow, which --help does without
+        from cifar_ray.data.listing.tables import list_pictures
+        from cifar_ray.data.reading.picture_source import place_of
 
-        return _suit_folder(list_pictures(Path(resolve_storage(data_dir)), chosen.get("columns"), _task(chosen)), chosen, settings)
+        return _suit_folder(list_pictures(place_of(resolve_storage(data_dir)), chosen.get("columns"), _task(chosen)), chosen, settings)
     recipe = get_recipe(named or default_recipe(dataset, chosen.get("model")))
     return Suited(recipe.model_dump() | settings)
 

@@ -13,6 +13,7 @@ import pytest
 from cifar_ray.config import TrainConfig
 from cifar_ray.data import DatasetSplits, ImageDataset, load_splits
 from cifar_ray.data import dataset_cache as cache
+from cifar_ray.data.reading.local_cache import cache_folder
 from cifar_ray.errors import DataError
 
 # Loads a folder in a process of its own. With "hold" it stops in the middle of decoding until a line arrives.
@@ -22,14 +23,14 @@ from cifar_ray.config import TrainConfig
 from cifar_ray.data import folder, load_splits
 logging.basicConfig(level=logging.INFO)
 decode, held = folder.decode_square, sys.argv[3] != "hold"
-def spy(path, *how):
+def spy(path, *how, **more):
     global held
     print(path, file=open(sys.argv[2], "a"), flush=True)
     if not held:
         held = True
         print("decoding", flush=True)
         sys.stdin.readline()
-    return decode(path, *how)
+    return decode(path, *how, **more)
 folder.decode_square = spy
 print(load_splits(TrainConfig(dataset="folder", data_dir=sys.argv[1])).fingerprint, flush=True)
 """
@@ -106,12 +107,12 @@ def test_a_cache_folder_that_cannot_be_made_is_one_line(cache_root: Path) -> Non
 
 
 def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert cache.cache_folder() == tmp_path / "cache"
+    assert cache_folder() == tmp_path / "cache"
     monkeypatch.delenv("CIFAR_RAY_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache.cache_folder() == tmp_path / "xdg" / "cifar_ray"
+    assert cache_folder() == tmp_path / "xdg" / "cifar_ray"
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache.cache_folder() == Path("~/.cache/cifar_ray").expanduser()
+    assert cache_folder() == Path("~/.cache/cifar_ray").expanduser()
 
 
 def test_two_processes_decode_once(tmp_path: Path, make_pictures: Callable[..., list[Path]]) -> None:

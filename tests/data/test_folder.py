@@ -203,9 +203,9 @@ def test_a_folder_unfit_for_training_is_refused_in_one_line(pets: Path, change: 
     assert "\n" not in str(refused.value)
 
 
-def test_a_uri_is_refused() -> None:
-    with pytest.raises(DataError, match=r"s3://bucket/pets: URIs are not supported"):
-        load_splits(TrainConfig(dataset="folder", data_dir="s3://bucket/pets"))
+def test_a_uri_of_cifar_is_refused() -> None:
+    with pytest.raises(DataError, match=r"s3://bucket/pets: cifar10 is read from a local folder"):
+        load_splits(TrainConfig(dataset="cifar10", data_dir="s3://bucket/pets"))
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_the_user_names_columns_that_nothing_else_tells(folder: Path) -> None:
     assert found(path, "label=animal") == found(folder, "image=file,label=animal") == {"train": LABELS}
     with pytest.raises(DataError, match=r"--columns label=kind: no such column. Available: file, colour, animal"):
         list_pictures(path, "label=kind")
-    with pytest.raises(DataError, match=r"--columns kind: expected image=COLUMN,label=COLUMN,split=COLUMN"):
+    with pytest.raises(DataError, match=r"--columns kind: expected image=COLUMN,label=COLUMN,split=COLUMN,weight=COLUMN,name=COLUMN"):
         list_pictures(path, "kind")
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from cifar_ray import __main__ as console
 from cifar_ray.config.serve_config import ServeConfig
-from cifar_ray.data.dataset_cache import CACHE_VARIABLE
+from cifar_ray.data.reading.local_cache import CACHE_VARIABLE
 from cifar_ray.store import ModelStore
 from cifar_ray.training.probe import extraction
 from deployments.replicas.live_models import LiveModels

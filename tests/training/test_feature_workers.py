@@ -12,7 +12,7 @@ import pytest
 import ray
 import torch
 
-from cifar_ray.data.dataset_cache import CACHE_VARIABLE
+from cifar_ray.data.reading.local_cache import CACHE_VARIABLE
 from cifar_ray.models import create_model
 from cifar_ray.training.on_ray import feature_workers as workers
 from cifar_ray.training.on_ray.feature_workers import feature_workers

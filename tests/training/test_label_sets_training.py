@@ -164,7 +164,7 @@ def test_the_head_of_a_probe_is_one_logistic_regression_per_label(weighted: bool
     features = (rng.normal(size=(300, 6)) * np.linspace(0.1, 50, 6) + 7).astype(np.float32)
     labels = (features @ rng.normal(size=(6, 3)) / 60 + rng.normal(size=(300, 3)) > [[0.5, 1, 2]]).astype(np.uint8)
     weights = positive_weights(labels).astype(np.float32) if weighted else None
-    fitted = fit_head(features.copy(), labels, 3, assign_folds(labels, np.arange(300), seed=0), weights)
+    fitted = fit_head(features.copy(), labels, 3, assign_folds(labels, np.arange(300), seed=0), of_positives=weights)
     standard = ((features - features.mean(0)) / features.std(0)).astype(np.float64)
     for column in range(3):
         each = np.where(labels[:, column] == 1, 1 if weights is None else weights[column], 1)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from cifar_ray import __main__ as console
-from cifar_ray.data.dataset_cache import CACHE_VARIABLE
+from cifar_ray.data.reading.local_cache import CACHE_VARIABLE
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import ModelStore
 from cifar_ray.store.trust_file import read_trust

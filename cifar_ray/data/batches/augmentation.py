@@ -187,18 +187,22 @@ class Augmenter:
             table = torch.randn(_NOISE_WINDOWS + pixels, generator=generator) * (255 * config.noise_std)
             self._noise = table.to(device).unfold(0, pixels, 1)
 
-    def __call__(self, images: Tensor, labels: Tensor, indices: Tensor, drawn: Augmentation) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, images: Tensor, labels: Tensor, indices: Tensor, drawn: Augmentation, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Gather and augment images.
 
         Args:
             images: uint8 `[M, H, W, 3]`.
-            labels: int64 `[M]`, or uint8 `[M, C]` with several labels per image.
-            indices: int64 `[N]`; with mixing `[N + 1]`, because each image is mixed with the next one.
+            labels: of the images at `indices`, int64 `[N]`, or uint8 `[N, C]` with several labels per image; with mixing `[N + 1]`, because
+                each image is mixed with the next one.
+            indices: int64, as many as labels.
             drawn: the parameters for these images.
+            weights: float32, as many as labels, weight of each image in the loss.
 
         Returns:
-            Inputs, `[N, 3, H, W]`, channels last in memory; labels of these images, or with mixing the weight of
-            each class, float32 `[N, C]`.
+            Inputs, `[N, 3, H, W]`, channels last in memory; labels as given, or with mixing the weight of each class, float32 `[N, C]`.
+            With weights, float32 `[N, C + 1]`: the last column is the weight of the image.
         """
         place = (images, indices, drawn.shift, drawn.mirrored)
         if drawn.angle is None and drawn.crop is None:
@@ -210,10 +214,14 @@ class Augmenter:
             erase(inputs, torch.cat((drawn.cutout_corner, drawn.cutout_corner + self.config.cutout_px), 1))
         if drawn.erased is not None:
             erase(inputs, drawn.erased)
+        if self.config.mixes or weights is not None:
+            labels = as_fractions(labels, self.num_classes)
+        if weights is not None:
+            labels = torch.cat((labels, weights[:, None]), 1)
         if not self.config.mixes:
-            return inputs, labels[indices]
+            return inputs, labels
         kept, patch = (None if values is None else values[:-1] for values in (drawn.kept, drawn.patch))
-        return mix(inputs, as_fractions(labels[indices], self.num_classes), kept, patch)
+        return mix(inputs, labels, kept, patch)
 
     def _recolour(self, pixels: Tensor, drawn: Augmentation) -> Tensor:
         """Apply policy, colour jitter and noise: `[N, H, W, 3]`, uint8 or float32."""

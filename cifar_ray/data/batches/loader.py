@@ -20,7 +20,7 @@ from cifar_ray.data.batches.augmentation import Augmentation, Augmenter
 from cifar_ray.data.batches.sampling import draw_order, spread_rows
 from cifar_ray.data.batches.shares import Shard, batch_slices, check_batch_size
 from cifar_ray.data.batches.transforms import normalize
-from cifar_ray.data.dataset import ImageDataset
+from cifar_ray.data.dataset import ImageDataset, training_weights
 from cifar_ray.data.statistics import ChannelValues
 from cifar_ray.data.streamed import StreamedImages, TrainingImages
 from cifar_ray.errors import DataError
@@ -50,7 +50,7 @@ class Step:
         global_size: number of images in the batch of all workers; the loss is divided by it.
         num_pieces: number of micro-batches of this worker, at least 1.
         pieces: (inputs `[n, 3, H, W]`, labels int64 `[n]` or uint8 `[n, C]`) of each micro-batch, computed on demand; labels of mixed
-            images are the weights of the classes, float32 `[n, C]`.
+            images are the weights of the classes, float32 `[n, C]`, and of images with weights float32 `[n, C + 1]`, see `Augmenter`.
     """
 
     global_size: int
@@ -95,10 +95,12 @@ class TrainLoader:
         self._source: _Held | _Arriving
         if isinstance(dataset, StreamedImages):
             self.labels = torch.from_numpy(dataset.labels).to(device)
-            self._source = _Arriving(dataset, self.labels)
+            self._source = _Arriving(dataset, device)
         else:
             images, self.labels = resident(dataset, device)
-            self._source = _Held(images, self.labels)
+            self._source = _Held(images)
+        weights = training_weights(dataset.weights)
+        self._weights = None if weights is None else torch.from_numpy(weights).to(device)
         self.image_size_px = dataset.image_size_px
         self._batches = batch_slices(len(dataset), batch_size)
         self.steps_per_epoch = len(self._batches)
@@ -170,11 +172,13 @@ class TrainLoader:
         return -(-share // (self.micro_batch_size or share))
 
     def _pieces(self, indices: Tensor, drawn: Augmentation, share: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        images, labels, rows = self._source.take(indices)
+        images, places = self._source.take(indices)
         for number in range(count):
             part = Shard(number, count).slice(share)
             part = slice(part.start, part.stop + self.augmentation.mixes)
-            yield self.augment(images, labels, rows[part], drawn[part])
+            rows = indices[part]
+            weights = None if self._weights is None else self._weights[rows]
+            yield self.augment(images, self.labels[rows], places[part], drawn[part], weights)
 
     def _generator(self, stream: int, position: int = 0) -> torch.Generator:
         """Create a generator for a purpose and position, so that no draw depends on earlier draws."""
@@ -185,8 +189,8 @@ class TrainLoader:
 class _Held:
     """Images in memory, with random access."""
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self._images, self._labels = images, labels
+    def __init__(self, images: Tensor) -> None:
+        self._images = images
 
     def read(self, rows: npt.NDArray[np.int64]) -> Tensor:
         """Images at `rows`, uint8 `[n, H, W, 3]` on the device."""
@@ -195,29 +199,29 @@ class _Held:
     def expect(self, shares: Iterable[Tensor]) -> None:
         """Do nothing: images in memory need no request."""
 
-    def take(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return images, uint8 `[M, H, W, 3]`, labels, int64 `[M]`, and the positions of `indices`, int64 `[n]`, in them."""
-        return self._images, self._labels, indices
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images, uint8 `[M, H, W, 3]`, and the positions of `indices`, int64 `[n]`, in them."""
+        return self._images, indices
 
 
 class _Arriving:
     """Streamed images: each requested image is taken once, in the requested order."""
 
-    def __init__(self, dataset: StreamedImages, labels: Tensor) -> None:
-        self._dataset, self._labels = dataset, labels
+    def __init__(self, dataset: StreamedImages, device: torch.device) -> None:
+        self._dataset, self._device = dataset, device
         self._blocks: Iterator[npt.NDArray[np.uint8]] = iter(())
         self._rest = np.empty((0, dataset.image_size_px, dataset.image_size_px, 3), np.uint8)
 
     def read(self, rows: npt.NDArray[np.int64]) -> Tensor:
         """Images at `rows`, as `_Held.read`; they do not count as taken."""
-        return torch.from_numpy(self._dataset.pictures.read(rows)).to(self._labels.device)
+        return torch.from_numpy(self._dataset.pictures.read(rows)).to(self._device)
 
     def expect(self, shares: Iterable[Tensor]) -> None:
         """Request the images of a whole epoch, int64 `[n]` per step; `take` then gets the same indices."""
         self._rest = self._rest[:0]
         self._blocks = self._dataset.feed(torch.cat(list(shares)).numpy())
 
-    def take(self, indices: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """Return only the images at `indices`, otherwise as `_Held.take`."""
         images = np.empty((len(indices), *self._rest.shape[1:]), np.uint8)
         done = 0
@@ -230,8 +234,7 @@ class _Arriving:
             count = min(len(images) - done, len(self._rest))
             images[done : done + count], self._rest = self._rest[:count], self._rest[count:]
             done += count
-        device = self._labels.device
-        return torch.from_numpy(images).to(device), self._labels[indices], torch.arange(len(images), device=device)
+        return torch.from_numpy(images).to(self._device), torch.arange(len(images), device=self._device)
 
 
 class EvaluationLoader:

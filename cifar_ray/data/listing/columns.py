@@ -1,15 +1,16 @@
-"""Find the columns of a table that hold picture, label and split."""
+"""Find the columns of a table that hold picture, label, split, weight and names of classes."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cifar_ray.data.decoding.formats import SUFFIXES
-from cifar_ray.data.listing.readers import LabelTable
+from cifar_ray.data.listing.readers import IMAGE, LabelTable
 from cifar_ray.errors import DataError
 
 # Usual names, the preferred one first; compared in lower case and without punctuation
@@ -31,9 +32,28 @@ _NAMES = {
         "image_file",
         "id",
     ],
-    "label": ["class_name", "label_name", "label", "class", "category", "species", "breed", "target", "choice", "labels", "classes", "y"],
+    "label": [
+        "class_name",
+        "label_name",
+        "label",
+        "class",
+        "category",
+        "species",
+        "breed",
+        "target",
+        "choice",
+        "labels",
+        "classes",
+        "y",
+        "cls",
+        "txt",
+    ],
     "split": ["split", "set", "subset", "partition", "data_set", "dataset", "part"],
+    "weight": ["weight", "sample_weight", "loss_weight"],
+    "name": ["class_name", "label_name", "category_name", "txt"],
 }
+FORM = ",".join(f"{key}=COLUMN" for key in _NAMES)
+_OPTIONAL = ("split", "weight", "name")
 _SAMPLE = 200
 _MOSTLY = 0.9
 
@@ -45,12 +65,16 @@ class Columns:
     Attributes:
         image: path of the picture.
         labels: the label, or several columns of 0 and 1, one for each class.
+        name: what to call the class, where the labels are numbers; `None` without such a column.
         split: `train`, `val` or `test`; `None` without such a column.
+        weight: weight in the loss; `None` without such a column.
     """
 
     image: str
     labels: tuple[str, ...]
-    split: str | None
+    name: str | None = None
+    split: str | None = None
+    weight: str | None = None
 
     @property
     def is_one_hot(self) -> bool:
@@ -59,15 +83,15 @@ class Columns:
 
 
 def parse_columns(text: str | None) -> dict[str, str]:
-    """Parse `image=…,label=…,split=…`.
+    """Parse `image=…,label=…,split=…,weight=…,name=…`. `weight=` says that no column holds weights, and so for split and name.
 
     Raises:
         DataError: if the text has another form.
     """
     pairs = [part.partition("=") for part in text.split(",")] if text else []
     for key, _, name in pairs:
-        if key not in _NAMES or not name:
-            raise DataError(f"--columns {text}: expected image=COLUMN,label=COLUMN,split=COLUMN, each of them optional")
+        if key not in _NAMES or not (name or key in _OPTIONAL):
+            raise DataError(f"--columns {text}: expected {FORM}, each of them optional")
     return {key: name for key, _, name in pairs}
 
 
@@ -83,19 +107,65 @@ def find_columns(table: LabelTable, chosen: str | None = None) -> Columns:
     """
     wanted, names = parse_columns(chosen), list(table.rows.column_names)
     for key, name in wanted.items():
-        if name not in names:
+        if name and name not in names:
             raise DataError(f"{table.path}: --columns {key}={name}: no such column. Available: {', '.join(names)}")
-    image = (
-        wanted.get("image")
+    image = find_image(table, wanted.get("image"))
+    split, weight = (wanted.get(key, _by_name(key, names)) or None for key in ("split", "weight"))
+    rest = [name for name in names if name not in (image, split, weight)]
+    label = wanted.get("label") or _by_name("label", rest)
+    if label is None and len(rest) > 1 and all(_is_binary(table.rows[name]) for name in rest):
+        return Columns(image, tuple(rest), split=split, weight=weight)
+    label = label or _only(table, "label", rest, names)
+    return Columns(image, *_numbered(table, label, [column for column in rest if column != label], wanted), split=split, weight=weight)
+
+
+def find_image(table: LabelTable, wanted: str | None = None) -> str:
+    """Find the column of pictures: the one that the user wants, else by its name, else by its content.
+
+    Raises:
+        DataError: if it is missing or ambiguous.
+    """
+    names = list(table.rows.column_names)
+    return (
+        wanted
+        or (IMAGE if table.pictures is not None and IMAGE in names else None)
         or _by_name("image", names)
         or _only(table, "image", [name for name in names if _holds_files(table.rows[name])], names)
     )
-    split = wanted.get("split") or _by_name("split", names)
-    rest = [name for name in names if name not in (image, split)]
-    label = wanted.get("label") or _by_name("label", rest)
-    if label is None and len(rest) > 1 and all(_is_binary(table.rows[name]) for name in rest):
-        return Columns(image, tuple(rest), split)
-    return Columns(image, (label or _only(table, "label", rest, names),), split)
+
+
+def choose_image(found: Sequence[str], path: str, chosen: str | None) -> str | None:
+    """The column of pictures among those that hold bytes; `None` if there is none, or if the user names another one.
+
+    Raises:
+        DataError: if there are several, and neither the user nor the names say which.
+    """
+    wanted = parse_columns(chosen).get("image")
+    if wanted is not None or not found:
+        return wanted if wanted in found else None
+    if len(found) > 1 and _by_name("image", list(found)) is None:
+        raise DataError(f"{path}: which column is the image? {' and '.join(found)} hold bytes; name it with --columns image=COLUMN")
+    return _by_name("image", list(found)) or found[0]
+
+
+def _numbered(table: LabelTable, label: str, others: list[str], wanted: dict[str, str]) -> tuple[tuple[str], str | None]:
+    """The column of labels; and that of the names of the classes, if there are both numbers and names and each number has one name."""
+    if "name" in wanted:
+        return (label,), wanted["name"] or None
+    is_name = "label" not in wanted and _by_name("name", [label]) is not None
+    number, name = (_by_name("label", others), label) if is_name else (label, _by_name("name", others))
+    if number is None or name is None or not _are_numbers_with_names(table.rows[number], table.rows[name]):
+        return (label,), None
+    return (number,), name
+
+
+def _are_numbers_with_names(numbers: pa.ChunkedArray, names: pa.ChunkedArray) -> bool:
+    try:
+        numbers.cast(pa.int64())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        return False
+    pairs = pa.table({"number": numbers, "name": names}).group_by(["number", "name"]).aggregate([])
+    return bool(pairs.num_rows == pc.count_distinct(pairs["number"]).as_py() == pc.count_distinct(pairs["name"]).as_py())
 
 
 def _only(table: LabelTable, key: str, found: list[str], names: list[str]) -> str:

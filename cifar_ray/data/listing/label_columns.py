@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,7 @@ import pyarrow as pa
 from cifar_ray.config import TaskName
 from cifar_ray.data.listing.categories import Categories
 from cifar_ray.data.listing.columns import Columns
+from cifar_ray.data.listing.readers import LabelTable
 from cifar_ray.errors import DataError
 
 _DELIMITERS = ("|", ";", ",")
@@ -45,7 +45,7 @@ class LabelSets:
     @classmethod
     def of(cls, sets: Sequence[Sequence[str]], form: str, codes: npt.NDArray[np.int64] | None = None) -> LabelSets:
         """From the labels of each row, or from those of each different set and its number for each row, int64 `[N]`."""
-        cleaned = [[text for label in labels if (text := _clean(label))] for labels in sets]
+        cleaned = [[text for label in labels if (text := clean_label(label))] for labels in sets]
         values = tuple(dict.fromkeys(label for labels in cleaned for label in labels))
         number_of = {label: number for number, label in enumerate(values)}
         marks = np.zeros((len(cleaned), len(values)), np.uint8)
@@ -59,6 +59,11 @@ class LabelSets:
     def take(self, rows: npt.NDArray[np.bool_]) -> LabelSets:
         """The rows where a mask, bool `[N]`, is true."""
         return LabelSets(self.values, self.marks[rows], self.form)
+
+    def first_row(self, label: str) -> int | None:
+        """The first row that has a label, from 0; `None` if none has it."""
+        rows = np.flatnonzero(self.map({label: 0}))
+        return int(rows[0]) if len(rows) else None
 
     def present(self) -> set[str]:
         """The labels that a row has."""
@@ -78,7 +83,7 @@ class LabelSets:
         return f"several labels for each picture ({self.form}): {each.mean():.1f} on average, {np.count_nonzero(each == 0):,} rows without"
 
 
-def read_labels(path: Path, table: pa.Table, columns: Columns, task: TaskName | None = None) -> Categories | LabelSets:
+def read_labels(table: LabelTable, columns: Columns, task: TaskName | None = None) -> Categories | LabelSets:
     """The labels of a table, without its missing pictures.
 
     Several labels are a list, a text with a delimiter, or several ones in the columns of the classes. A text is divided if its parts are
@@ -86,8 +91,7 @@ def read_labels(path: Path, table: pa.Table, columns: Columns, task: TaskName | 
     labels must be alone in some row.
 
     Args:
-        path: of the table, for messages.
-        table: its content.
+        table: the table.
         columns: where the labels are.
         task: what the labels must be; `None` finds out.
 
@@ -95,36 +99,37 @@ def read_labels(path: Path, table: pa.Table, columns: Columns, task: TaskName | 
         DataError: with row number and value, if a row has several labels or none where one is needed, or if the labels are unusable.
     """
     if columns.is_one_hot:
-        return _one_hot(path, table, columns, task)
+        return _one_hot(table, columns, task)
     name = columns.labels[0]
-    column = table[name]
+    column = table.rows[name]
     if pa.types.is_list(column.type):
         lists = [[str(label) for label in labels or ()] for labels in column.to_pylist()]
         if task == "multi-label" or (task is None and any(len(set(labels)) > 1 for labels in lists)):
             return LabelSets.of(lists, f"lists in column {name}")
-        for number, labels in enumerate(lists, 1):
+        for row, labels in enumerate(lists):
             if len(set(labels)) != 1:
-                raise DataError(f"{path}, row {number}: column {name} has {', '.join(labels) or 'no label'}; expected one label; {_ANYWAY}")
+                raise DataError(f"{table.at(row)}: column {name} has {', '.join(labels) or 'no label'}; expected one label; {_ANYWAY}")
         column = pa.chunked_array([pa.array([labels[0] for labels in lists])])
-    texts = Categories.of(column, _clean)
+    texts = Categories.of(column, clean_label)
     if task != "single-label" and (sets := _divide(texts, name, must=task == "multi-label")) is not None:
         return sets
-    return _checked(path, texts, name)
+    return _checked(table, texts, name)
 
 
-def _clean(label: str) -> str:
-    return unicodedata.normalize("NFC", label.strip())
+def clean_label(text: str) -> str:
+    """A label without spaces around it, in Unicode's composed form."""
+    return unicodedata.normalize("NFC", text.strip())
 
 
-def _one_hot(path: Path, table: pa.Table, columns: Columns, task: TaskName | None) -> Categories | LabelSets:
-    marks = np.stack([table[name].cast(pa.float64()).to_numpy() for name in columns.labels], axis=1)
+def _one_hot(table: LabelTable, columns: Columns, task: TaskName | None) -> Categories | LabelSets:
+    marks = np.stack([table.rows[name].cast(pa.float64()).to_numpy() for name in columns.labels], axis=1)
     counts = marks.sum(axis=1)
     if task == "multi-label" or (task is None and (counts > 1).any()):
-        return LabelSets(tuple(map(_clean, columns.labels)), marks.astype(np.uint8), f"{len(columns.labels)} columns of 0 and 1")
+        return LabelSets(tuple(map(clean_label, columns.labels)), marks.astype(np.uint8), f"{len(columns.labels)} columns of 0 and 1")
     if (wrong := np.flatnonzero(counts != 1)).size:
-        number = int(wrong[0])
-        which = f"{int(counts[number])} of the columns {', '.join(columns.labels[:_NAMED])}, … are 1"
-        raise DataError(f"{path}, row {number + 1}: {which}; expected one label; {_ANYWAY}")
+        row = int(wrong[0])
+        which = f"{int(counts[row])} of the columns {', '.join(columns.labels[:_NAMED])}, … are 1"
+        raise DataError(f"{table.at(row)}: {which}; expected one label; {_ANYWAY}")
     return Categories(columns.labels, marks.argmax(axis=1))
 
 
@@ -159,17 +164,18 @@ def _are_sets(sets: list[list[str]], *, strict: bool) -> bool:
     return bool(several) and known >= _MOSTLY * len(several) and 2 * len(alone & uses.keys()) > len(uses)
 
 
-def _checked(path: Path, labels: Categories, name: str) -> Categories:
+def _checked(table: LabelTable, labels: Categories, name: str) -> Categories:
     if (row := labels.first_row("")) is not None:
-        raise DataError(f"{path}, row {row + 1}: column {name} is empty; write the label, or remove the row")
+        raise DataError(f"{table.at(row)}: column {name} is empty; write the label, or remove the row")
     if len(labels.values) > _MANY_VALUES and all(_is_fraction(label) for label in labels.values[:_SAMPLE]):
         raise DataError(
-            f"{path}: column {name} holds numbers such as {labels.values[0]}: predicting a number is regression, which is not supported"
+            f"{table.path}: column {name} holds numbers such as {labels.values[0]}: predicting a number is regression, "
+            "which is not supported"
         )
     if len(labels.values) == len(labels) > 2:
         one, other = labels.values[:2]
         raise DataError(
-            f"{path}: column {name} has another value in each row ({one}, {other}, …); name the label with --columns label=COLUMN"
+            f"{table.path}: column {name} has another value in each row ({one}, {other}, …); name the label with --columns label=COLUMN"
         )
     return labels
 

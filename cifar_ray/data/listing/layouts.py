@@ -21,7 +21,8 @@ from cifar_ray.metrics.accuracy import Labels
 
 MAX_CLASSES = 10_000
 
-_LAYOUT = b"with file names\0"  # invalidates cache entries without file names
+_LAYOUT = b"arrays\0"  # invalidates cache entries of earlier forms
+_MAX_STATED = 20_000
 # Names of the folder of each split, the preferred one first, compared without case, digits, punctuation and the words below
 SPLITS = {
     "train": ("train", "training", "trn", "trainval"),
@@ -65,12 +66,14 @@ class Listing:
         parts: the pictures by split: of class folders in the order of class and path, else in that of the rows; only `train` if there
             are no other splits.
         given: the folder that the user named, if `root` is the only folder in it.
+        is_table: whether a table lists the pictures.
     """
 
-    root: Path
+    root: Path | str
     class_names: tuple[str, ...]
     parts: dict[str, Part]
-    given: Path | None = None
+    given: Path | str | None = None
+    is_table: bool = False
 
     def __len__(self) -> int:
         return sum(map(len, self.parts.values()))
@@ -88,17 +91,21 @@ class Listing:
     @property
     def name(self) -> str:
         """The folder's name, converted to a valid model name."""
-        plain = unicodedata.normalize("NFKD", (self.given or self.root).resolve().name).encode("ascii", "ignore").decode()
+        given = self.given or self.root
+        last = Path(given.partition("?")[0]).name if isinstance(given, str) else given.resolve().name
+        plain = unicodedata.normalize("NFKD", last).encode("ascii", "ignore").decode()
         return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("._-")[:100] or "folder"
 
     def fingerprint(self) -> str:
-        """sha256 of path, size and modification time of each file."""
-        digest = hashlib.sha256(_LAYOUT + os.fsencode(self.root))
+        """sha256 of path, label, size and modification time of each picture.
+
+        Pictures in tars and tables have the size and time of their file. Of more than 20,000 files that a table lists, the size and time
+        of 1,000 count: asking for all of a million takes seconds on a local disk, and many minutes on network storage.
+        """
+        digest = hashlib.sha256(_LAYOUT + os.fsencode(self.root) + "\0".join(self.class_names).encode())
         for split, part in self.parts.items():
-            for row, label in enumerate(part.labels.tolist()):
-                state = part.pictures.state(row)
-                about = "missing" if state is None else f"{state[0]}\0{state[1]}"
-                digest.update(f"{split}\0{label}\0{about}\0".encode() + part.pictures.path(row) + b"\0")
+            digest.update(split.encode() + part.labels.tobytes() + (b"" if part.weights is None else part.weights.tobytes()))
+            digest.update(part.pictures.fingerprint(_MAX_STATED if self.is_table else None))
         return digest.hexdigest()
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
+from cifar_ray.data.reading.picture_source import Pictures, open_file, where
 from cifar_ray.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -25,22 +27,39 @@ class LabelTable:
     """A table that was read.
 
     Attributes:
-        path: of its file, for messages and for the folder of its pictures.
-        rows: its content.
+        root: folder of its pictures: a path, or the URI of an object store.
+        path: of its file, for messages.
+        rows: its content, N rows.
+        pictures: its N pictures, if they are in the table itself or beside it in a tar; else a column has their paths.
+        class_names: for columns of numbers, the name of each class in the order of the numbers.
     """
 
-    path: Path
+    root: Path | str
+    path: str
     rows: pa.Table
+    pictures: Pictures | None = None
+    class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def at(self, row: int) -> str:
+        """Where a row, counted from 0, is, for messages."""
+        return f"{self.path}, row {row + 1}" if self.pictures is None else self.pictures.where(row)
 
 
-def read_table(path: Path) -> LabelTable:
+def read_table(root: Path | str, name: str) -> LabelTable:
     """Read a table; values of a text format stay text.
+
+    Args:
+        root: its folder: a path, or the URI of an object store.
+        name: path of the file relative to it.
 
     Raises:
         DataError: if the file cannot be read, is empty or damaged; the message names the row.
+        StoreError: if the object store cannot be reached.
     """
+    path = where(root, name)
     try:
-        table = _READERS[path.suffix.lower()](path)
+        with open_file(root, name) as file:
+            table = _READERS[Path(name).suffix.lower()](path, file)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
@@ -49,45 +68,52 @@ def read_table(path: Path) -> LabelTable:
         raise DataError(f"{path}: {' '.join(str(error).split())[:200]}") from None
     if not table.num_rows:
         raise DataError(f"{path}: the table has no rows")
-    return LabelTable(path, table)
+    return LabelTable(root, path, table)
 
 
-def _read_csv(path: Path) -> pa.Table:
+def _read_csv(path: str, file: pa.NativeFile) -> pa.Table:
     from pyarrow import csv
 
-    with path.open("rb") as file:
-        head = file.read(_HEADER_BYTES).decode("utf-8-sig", errors="replace").splitlines()
+    data = file.read_buffer()
+    head = data.slice(0, min(_HEADER_BYTES, data.size)).to_pybytes().decode("utf-8-sig", errors="replace").splitlines()
     if not head:
         raise DataError(f"{path}: the file is empty")
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else max(_DELIMITERS, key=head[0].count)
+    delimiter = "\t" if path.lower().endswith(".tsv") else max(_DELIMITERS, key=head[0].count)
     parse = csv.ParseOptions(delimiter=delimiter, newlines_in_values=False)
-    names = csv.open_csv(path, parse_options=parse).schema.names
+    names = csv.open_csv(pa.BufferReader(data), parse_options=parse).schema.names
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{path}: the header has the column {twice!r} twice; rename one of them")
     return csv.read_csv(
-        path,
+        pa.BufferReader(data),
         parse_options=parse,
         convert_options=csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False),
     )
 
 
-def _read_json_lines(path: Path) -> pa.Table:
-    return pa.Table.from_pylist(list(_objects(path)))
+def _read_json_lines(path: str, file: pa.NativeFile) -> pa.Table:
+    return pa.Table.from_pylist(list(_objects(path, file)))
 
 
-def _objects(path: Path) -> Iterator[dict[str, Any]]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                value = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path}, line {number}: not JSON ({error}): {line.strip()[:60]}") from None
-            if not isinstance(value, dict):
-                raise DataError(f"{path}, line {number}: expected an object with the picture and its label, got {line.strip()[:60]}")
-            yield {key: _plain(item) for key, item in value.items()}
+def _objects(path: str, file: pa.NativeFile) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(io.TextIOWrapper(io.BytesIO(file.readall()), "utf-8-sig"), 1):
+        if line.strip():
+            yield read_object(line, f"{path}, line {number}")
+
+
+def read_object(text: str, where: str) -> dict[str, Any]:
+    """Read a JSON object whose values describe a picture.
+
+    Raises:
+        DataError: if it is something else.
+    """
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON ({error}): {text.strip()[:60]}") from None
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: expected an object with the picture and its label, got {text.strip()[:60]}")
+    return {key: _plain(item) for key, item in value.items()}
 
 
 def _plain(value: Any) -> str | list[str] | None:
@@ -99,10 +125,10 @@ def _plain(value: Any) -> str | list[str] | None:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _read_json(path: Path) -> pa.Table:
+def _read_json(path: str, file: pa.NativeFile) -> pa.Table:
     """A list of objects, or an export of Label Studio or COCO."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(file.readall().decode("utf-8-sig"))
     except ValueError as error:
         raise DataError(f"{path}: not JSON ({error})") from None
     if isinstance(content, dict) and {"images", "categories", "annotations"} <= content.keys():
@@ -114,7 +140,7 @@ def _read_json(path: Path) -> pa.Table:
     return pa.Table.from_pylist([{key: _plain(value) for key, value in row.items()} for row in content])
 
 
-def _of_coco(path: Path, content: dict[str, Any]) -> pa.Table:
+def _of_coco(path: str, content: dict[str, Any]) -> pa.Table:
     """Classification as COCO and CVAT export it: one category for each image."""
     try:
         names = {category["id"]: str(category["name"]) for category in content["categories"]}
@@ -127,7 +153,7 @@ def _of_coco(path: Path, content: dict[str, Any]) -> pa.Table:
     return _of_pairs(images)
 
 
-def _of_label_studio(path: Path, tasks: list[dict[str, Any]]) -> pa.Table:
+def _of_label_studio(path: str, tasks: list[dict[str, Any]]) -> pa.Table:
     """Label Studio's JSON export: the choices of the first annotation of each task."""
     images = []
     try:
@@ -153,13 +179,13 @@ def _of_pairs(images: list[tuple[str, list[str]]]) -> pa.Table:
     return pa.table({IMAGE: [image for image, _ in rows], LABEL: pa.array([labels for _, labels in rows], pa.list_(pa.string()))})
 
 
-def _read_parquet(path: Path) -> pa.Table:
+def _read_parquet(_: str, file: pa.NativeFile) -> pa.Table:
     from pyarrow import parquet
 
-    return parquet.read_table(path)
+    return parquet.read_table(file)
 
 
-_READERS: dict[str, Callable[[Path], pa.Table]] = {
+_READERS: dict[str, Callable[[str, pa.NativeFile], pa.Table]] = {
     ".csv": _read_csv,
     ".tsv": _read_csv,
     ".jsonl": _read_json_lines,

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from cifar_ray.data.listing.columns import find_columns
-from cifar_ray.data.listing.readers import SUFFIXES, LabelTable, read_table
-from cifar_ray.errors import DataError
+import numpy as np
+import pyarrow as pa
 
-ALL = "all"  # in place of a split: the table covers all splits
+from cifar_ray.data.decoding.formats import SUFFIXES as PICTURE_SUFFIXES
+from cifar_ray.data.listing.columns import find_columns
+from cifar_ray.data.listing.layouts import SPLITS, is_name_of
+from cifar_ray.data.listing.readers import IMAGE, LABEL, SUFFIXES, LabelTable, read_table
+from cifar_ray.data.listing.shards import ALL, read_shards
+from cifar_ray.data.listing.shards import SUFFIXES as SHARD_SUFFIXES
+from cifar_ray.data.reading.picture_source import Pictures
+from cifar_ray.errors import DataError
 
 # Names that say that a table holds labels, without the suffix; the preferred one first
 _NAMES = (
@@ -28,36 +35,57 @@ _NAMES = (
 _HELD_OUT = {"val": ("val", "valid", "validation", "dev"), "test": ("test", "testing", "holdout")}
 
 
-def tables_in(folder: Path, columns: str | None = None) -> dict[str, LabelTable]:
+def tables_in(root: Path | str, names: Iterable[str], columns: str | None = None) -> dict[str, LabelTable]:
     """Tables of a folder by split; one under `ALL` if it covers all splits; empty if the folder has none.
 
     Args:
-        folder: where to look.
+        root: the folder: a path, or the URI of an object store.
+        names: files in it.
         columns: `--columns` of the user.
     """
-    found = {path.stem.casefold(): path for path in _candidates(folder)}
-    main = _first(found, _NAMES, columns)
+    found = {Path(name).stem.casefold(): name for name in _candidates(names)}
+    main = _first(root, found, _NAMES, columns)
     if main is None:
         return {}
-    held_out = {split: table for split, names in _HELD_OUT.items() if (table := _first(found, names, columns)) is not None}
+    held_out = {split: table for split, usual in _HELD_OUT.items() if (table := _first(root, found, usual, columns)) is not None}
     return {"train": main, **held_out} if held_out else {ALL: main}
 
 
-def only_table(folder: Path) -> Path | None:
-    """The table of a folder that has one file that may be a table, whatever its name."""
-    found = _candidates(folder)
+def only_table(names: Iterable[str]) -> str | None:
+    """The table among some files, if one of them may be a table, whatever its name."""
+    found = _candidates(names)
     return found[0] if len(found) == 1 else None
 
 
-def _candidates(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES and path.is_file()]
+def class_folders(uri: str, names: Iterable[str]) -> LabelTable:
+    """The table that the class folders of an object store stand for: `<class>/…`, or `train/<class>/…` with other splits.
+
+    Raises:
+        DataError: if there are no pictures in folders.
+    """
+    paths = [name for name in names if "/" in name and name.lower().endswith(PICTURE_SUFFIXES)]
+    if not paths:
+        raise DataError(f"{uri.partition('?')[0]}: no table, no tars and no pictures in class folders found; is the address right?")
+    parts = [path.split("/") for path in paths]
+    has_splits = any(is_name_of("train", one[0]) and len(one) > 2 for one in parts)
+    rows = [
+        (path, one[has_splits], one[0] if has_splits else "train")
+        for path, one in zip(paths, parts, strict=True)
+        if not has_splits or (len(one) > 2 and any(is_name_of(split, one[0]) for split in SPLITS))
+    ]
+    table = pa.table({column: [row[number] for row in rows] for number, column in enumerate((IMAGE, LABEL, "split"))})
+    return LabelTable(uri, uri.partition("?")[0], table, Pictures(uri, np.array([os.fsencode(row[0]) for row in rows], np.bytes_)))
 
 
-def _first(found: Mapping[str, Path], names: Sequence[str], columns: str | None) -> LabelTable | None:
+def _candidates(names: Iterable[str]) -> list[str]:
+    return sorted(name for name in names if name.lower().endswith(SUFFIXES))
+
+
+def _first(root: Path | str, found: Mapping[str, str], names: Sequence[str], columns: str | None) -> LabelTable | None:
     """The first file of these names with a picture and a label in each row; others may hold settings, or a list of test pictures."""
-    for path in (found[name] for name in names if name in found):
+    for name in (found[name] for name in names if name in found):
         with suppress(DataError):
-            table = read_table(path)
+            table = read_shards(root, [name], columns) if name.lower().endswith(SHARD_SUFFIXES) else read_table(root, name)
             find_columns(table, columns)
             return table
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,15 +17,17 @@ from cifar_ray.data.decoding.formats import SUFFIXES
 from cifar_ray.data.decoding.picture_files import PictureFilter, pictures_in
 from cifar_ray.data.listing.categories import Categories
 from cifar_ray.data.listing.columns import Columns, find_columns
-from cifar_ray.data.listing.label_columns import LabelSets, read_labels
+from cifar_ray.data.listing.label_columns import LabelSets, clean_label, read_labels
 from cifar_ray.data.listing.readers import LabelTable
-from cifar_ray.data.reading.picture_source import Pictures
+from cifar_ray.data.reading.picture_source import Pictures, open_tree
 from cifar_ray.errors import DataError
 
-_SAMPLE = 1000  # rows whose files are looked for before the rest is believed
+_SAMPLE = 500  # rows whose files are looked for before the rest is believed
 _CHECKED = 20_000  # rows of which each file is looked for
 _MISSING_SHARE = 0.01
 _NAMED = 3
+_MAX_WEIGHT = 1e6
+NO_LABEL = "-1"  # of test pictures whose labels are not published, by a convention of `datasets`
 _ODD_PATH = r"^/|\.\.|^\.?/|/\.?/"  # may lead outside, or has several spellings
 
 
@@ -37,6 +40,8 @@ class Rows:
         pictures: N pictures.
         labels: label, or labels, of each.
         splits: split of each, as written; empty texts without such a column.
+        weights: float32 `[N]`, weight of each in the loss; `None` without such a column.
+        names: name of the class by label, where the table has names beside labels.
         missing: row numbers, from 1 without the header, and names of pictures that were not found.
     """
 
@@ -44,11 +49,15 @@ class Rows:
     pictures: Pictures
     labels: Categories | LabelSets
     splits: Categories
+    weights: npt.NDArray[np.float32] | None
+    names: Mapping[str, str]
     missing: list[tuple[int, str]]
 
     def take(self, rows: npt.NDArray[np.bool_]) -> Rows:
         """The rows where a mask, bool `[N]`, is true."""
-        return replace(self, pictures=self.pictures.take(rows), labels=self.labels.take(rows), splits=self.splits.take(rows))
+        weights = None if self.weights is None else self.weights[rows]
+        pictures, labels, splits = self.pictures.take(rows), self.labels.take(rows), self.splits.take(rows)
+        return replace(self, pictures=pictures, labels=labels, splits=splits, weights=weights)
 
 
 def read_rows(table: LabelTable, chosen: str | None = None, task: TaskName | None = None) -> Rows:
@@ -60,65 +69,144 @@ def read_rows(table: LabelTable, chosen: str | None = None, task: TaskName | Non
         task: see `read_labels`.
 
     Raises:
-        DataError: if the columns are unclear, a label is unusable, a path leads outside, or more than 1 % of
+        DataError: if the columns are unclear, a label or weight is unusable, a path leads outside, or more than 1 % of
             the pictures are missing. The message has row number and value.
+        StoreError: if the object store cannot be reached.
     """
-    path, content, columns = table.path, table.rows, find_columns(table, chosen)
-    images = pc.fill_null(content[columns.image].cast(pa.string()), "").combine_chunks()
-    labels = read_labels(path, content, columns, task)
-    splits = Categories.of(content[columns.split]) if columns.split else Categories(("",), np.zeros(len(images), np.int64))
-    names, found = _find(path.parent, images, path)
-    missing = [(int(row) + 1, images[int(row)].as_py()) for row in np.flatnonzero(~found)]
-    if len(missing) > _MISSING_SHARE * len(images):
+    content, columns = table.rows, find_columns(table, chosen)
+    labels = read_labels(table, columns, task)
+    splits = Categories.of(content[columns.split]) if columns.split else Categories(("",), np.zeros(len(content), np.int64))
+    weights = read_weights(table, columns.weight) if columns.weight else None
+    pictures, found = (table.pictures, np.ones(len(content), np.bool_)) if table.pictures else find_pictures(table, columns.image)
+    numbers = np.flatnonzero(~found)
+    missing = [(int(row) + 1, str(content[columns.image][int(row)])) for row in numbers]
+    if len(missing) > _MISSING_SHARE * len(found):
         named = ", ".join(f"row {number}: {image}" for number, image in missing[:_NAMED])
-        raise DataError(f"{path}: {len(missing):,} of {len(images):,} pictures are not in {path.parent}. The first are: {named}")
-    return replace(Rows(columns, Pictures(path.parent, names), labels, splits, missing).take(found), missing=missing)
+        raise DataError(f"{table.path}: {len(missing):,} of {len(found):,} pictures are not in {table.root}. The first are: {named}")
+    return Rows(columns, pictures, labels, splits, weights, _names(table, columns, labels), missing).take(found)
 
 
-def _find(root: Path, images: pa.StringArray, table: Path) -> tuple[npt.NDArray[np.bytes_], npt.NDArray[np.bool_]]:
-    """Path of the picture of each row, relative to the folder, bytes `[N]`; and whether there is one, bool `[N]`.
+def _names(table: LabelTable, columns: Columns, labels: Categories | LabelSets) -> Mapping[str, str]:
+    """Name of the class by label."""
+    if columns.name is None:
+        known = table.class_names.get(columns.labels[0])
+        return {} if known is None else _class_names(table, columns.labels[0], known, labels)
+    if isinstance(labels, LabelSets):
+        raise DataError(f"{table.path}: column {columns.name} has one name, but pictures have several labels; write names as labels")
+    names = Categories.of(table.rows[columns.name], clean_label)
+    pairs, first = np.unique(labels.codes * len(names.values) + names.codes, return_index=True)
+    found: dict[str, str] = {}
+    for pair, row in zip(pairs.tolist(), first.tolist(), strict=True):
+        label, name = labels.values[pair // len(names.values)], names.values[pair % len(names.values)]
+        if found.setdefault(label, name) != name:
+            raise DataError(f"{table.at(row)}: label {label} is called {name!r} here and {found[label]!r} elsewhere; use one name")
+    return found
+
+
+def _class_names(table: LabelTable, column: str, known: tuple[str, ...], labels: Categories | LabelSets) -> Mapping[str, str]:
+    names = {str(number): clean_label(name) for number, name in enumerate(known)}
+    unknown = labels.present() - set(names)
+    if unknown and unknown != {NO_LABEL}:
+        label = min(unknown)
+        raise DataError(f"{table.at(labels.first_row(label) or 0)}: column {column} has {label}; its classes are 0–{len(known) - 1}")
+    return names
+
+
+def read_weights(table: LabelTable, name: str) -> npt.NDArray[np.float32]:
+    """The weights of a table, float32 `[N]`.
+
+    Raises:
+        DataError: if one is no number, negative or infinite, or all are 0.
+    """
+    column = table.rows[name]
+    try:
+        weights = column.cast(pa.float64()).to_numpy()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        weights = np.array([_number(value) for value in column.to_pylist()])
+    wrong = np.flatnonzero(~((weights >= 0) & (weights <= _MAX_WEIGHT)))
+    if len(wrong):
+        row = int(wrong[0])
+        raise DataError(f"{table.at(row)}: column {name} has {column[row]}; a weight is a number from 0 to {_MAX_WEIGHT:g}")
+    if not weights.any():
+        raise DataError(f"{table.path}: column {name}: all weights are 0; write 1 for a picture that counts once")
+    found: npt.NDArray[np.float32] = weights.astype(np.float32)
+    return found
+
+
+def _number(value: object) -> float:
+    try:
+        return float(str(value))
+    except ValueError:
+        return np.nan
+
+
+def find_pictures(table: LabelTable, image: str) -> tuple[Pictures, npt.NDArray[np.bool_]]:
+    """Find the picture of each row: relative to the folder, else by its name anywhere below it.
 
     Of many rows, some are looked for; the rest is found missing when it is read.
+
+    Args:
+        table: the table.
+        image: its column of paths.
+
+    Returns:
+        N pictures, and whether each is there, bool `[N]`.
+
+    Raises:
+        DataError: if a path leads outside.
+        StoreError: if the object store cannot be reached.
     """
+    images = pc.fill_null(table.rows[image].cast(pa.string()), "").combine_chunks()
     names = np.array(images.cast(pa.binary()).to_pylist(), np.bytes_)
     odd = np.flatnonzero(pc.match_substring_regex(images, _ODD_PATH).to_numpy(zero_copy_only=False))
-    plain = {int(row): _inside(root, images[int(row)].as_py(), f"{table}, row {row + 1}") for row in odd}
+    plain = {int(row): _inside(table, int(row), images[int(row)].as_py()) for row in odd}
     if plain:
         names = names.astype(f"S{max(names.itemsize, *map(len, plain.values()))}")
         names[list(plain)] = list(plain.values())
-    files = Pictures(root, names)
-    if all(files.is_file(row) for row in range(0, len(files), max(1, len(files) // _SAMPLE))):
-        looked_for = range(len(files)) if len(files) <= _CHECKED else ()
-        found = np.ones(len(files), np.bool_)
-        found[looked_for] = [files.is_file(row) for row in looked_for]
-        return names, found
-    by_name = _index(root)
+    pictures = Pictures(table.root, names)
+    if all(pictures.are_files(range(0, len(names), max(1, len(names) // _SAMPLE)))):
+        looked_for = range(len(names)) if len(names) <= _CHECKED and not pictures.is_remote else range(0)
+        found = np.ones(len(names), np.bool_)
+        found[list(looked_for)] = pictures.are_files(looked_for)
+        return pictures, found
+    by_name = _index(table.root)
+    present = pictures.are_files(range(len(names)))
     paths = [
-        name if files.is_file(row) else by_name.get(_plain(image))
-        for row, (name, image) in enumerate(zip(names.tolist(), images.to_pylist(), strict=True))
+        name if is_file and image else by_name.get(_plain(image))
+        for name, image, is_file in zip(names.tolist(), images.to_pylist(), present, strict=True)
     ]
-    return np.array([path or b"" for path in paths], np.bytes_), np.array([path is not None for path in paths])
+    return replace(pictures, names=np.array([path or b"" for path in paths], np.bytes_)), np.array([path is not None for path in paths])
 
 
-def _inside(root: Path, image: str, where: str) -> bytes:
+def _inside(table: LabelTable, row: int, image: str) -> bytes:
     """A path relative to the folder.
 
     Raises:
         DataError: if it leads outside.
     """
-    top, place = os.path.realpath(root), os.path.realpath(root / image)
-    if os.path.commonpath([top, place]) != top:
-        raise DataError(f"{where}: {image} is outside {root}; move the table to a folder above its pictures")
-    return os.fsencode(os.path.relpath(place, top) if image.startswith("/") else os.path.normpath(image))
+    path = os.path.normpath(image)
+    if isinstance(table.root, str):
+        leads_out = path.startswith(("..", "/"))
+    else:
+        top, place = os.path.realpath(table.root), os.path.realpath(table.root / image)
+        leads_out = os.path.commonpath([top, place]) != top
+        path = os.path.relpath(place, top) if image.startswith("/") else path
+    if leads_out:
+        raise DataError(f"{table.at(row)}: {image} is outside {table.root}; move the table to a folder above its pictures")
+    return os.fsencode(path)
 
 
-def _index(root: Path) -> dict[str, bytes | None]:
+def _index(root: Path | str) -> dict[str, bytes | None]:
     """Pictures below a folder by path without the suffix, and by name if that is unique."""
+    if isinstance(root, str):
+        files = [name for name in open_tree(root).files() if name.lower().endswith(SUFFIXES)]
+    else:
+        files = [str(file.relative_to(root)) for file in pictures_in(root, PictureFilter())]
     by_name: dict[str, bytes | None] = {}
-    for file in pictures_in(root, PictureFilter()):
-        name, path = _plain(file.name), file.relative_to(root)
-        by_name[name] = None if name in by_name else os.fsencode(path)
-        by_name[_plain(path.as_posix())] = os.fsencode(path)
+    for file in files:
+        name, path = _plain(file.rpartition("/")[2]), os.fsencode(file)
+        by_name[name] = None if name in by_name else path
+        by_name[_plain(file)] = path
     return by_name
 
 

@@ -14,6 +14,7 @@ from cifar_ray.config import local_path, printable, resolve_storage
 from cifar_ray.data.decoding.picture_files import counted
 from cifar_ray.data.listing.layouts import Listing
 from cifar_ray.data.listing.tables import list_pictures
+from cifar_ray.data.reading.picture_source import place_of
 from cifar_ray.errors import DataError
 from cifar_ray.evaluation.label_check.labelled_pictures import LabelledPictures
 from cifar_ray.evaluation.label_check.suspects import Suspect
@@ -123,7 +124,9 @@ def apply_decisions(data: str, columns: str | None, decisions: str, table: str) 
     Raises:
         DataError: if the decisions or the pictures cannot be read, a decision is wrong, or the table exists or would be elsewhere.
     """
-    path, listing = Path(table), list_pictures(Path(resolve_storage(data)), columns)
+    path, listing = Path(table), list_pictures(place_of(resolve_storage(data)), columns)
+    if isinstance(listing.root, str) or listing.pictures.spans is not None:
+        raise DataError(f"{data}: a table can name files on this machine only, not objects or the content of tars and tables")
     if path.exists():
         raise DataError(f"{path} exists; remove it, or choose another table with --out")
     if not listing.root.resolve().is_relative_to(path.parent.resolve()):

@@ -16,7 +16,8 @@ from cifar_ray.config import local_path
 from cifar_ray.data.decoding.formats import SUFFIXES
 from cifar_ray.data.decoding.picture_files import PictureFilter, pictures_in
 from cifar_ray.data.decoding.special_files import open_regular
-from cifar_ray.errors import ConfigError, DataError, ImageError
+from cifar_ray.data.listing.unlabelled import pictures_of_file, read_member, shards_of_folder
+from cifar_ray.errors import ConfigError, DataError, ImageError, StoreError
 
 STDIN = "-"
 _BYTE_ORDER_MARK = "\ufeff"  # Windows programs write it at the start of a list, and end lines with \r\n
@@ -28,8 +29,8 @@ def list_pictures(sources: Sequence[str], stdin: Iterable[bytes] | Iterable[str]
     """Find picture files, without opening them.
 
     Args:
-        sources: files, folders (searched at any depth), globs (including `**`), URIs (`s3://bucket/folder`), and `-` for
-            paths on stdin, one per line or separated by NUL.
+        sources: files, folders (searched at any depth), tables, tars, Arrow and Parquet files, globs (including `**`), URIs
+            (`s3://bucket/folder`), and `-` for paths on stdin, one per line or separated by NUL.
         stdin: read only for `-`: a binary stream in UTF-8 or UTF-16, or lines.
 
     Returns:
@@ -61,6 +62,8 @@ def read_picture(name: str) -> bytes:
         ImageError: if the file cannot be read.
     """
     try:
+        if (member := read_member(name)) is not None:
+            return member
         if "://" not in name:
             with open_regular(Path(name)) as file:
                 return file.read()
@@ -68,7 +71,7 @@ def read_picture(name: str) -> bytes:
         with file_system.open_input_stream(path) as stream:
             data: bytes = stream.readall()
             return data
-    except ImageError as error:
+    except (ImageError, DataError, StoreError) as error:
         raise ImageError(f"{name}: {error}") from None
     except (OSError, ValueError, ArrowException) as error:
         raise ImageError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or ' '.join(str(error).split())})") from None
@@ -104,10 +107,12 @@ def _find(source: str) -> list[str]:
         if path.is_dir():
             picture_filter = PictureFilter()
             found = [str(picture) for picture in pictures_in(path, picture_filter)]
+            if not found and (shards := shards_of_folder(path)):
+                return [name for shard in shards for name in pictures_of_file(shard) or ()]
             picture_filter.report(path)
             return found
         if path.exists():
-            return [str(path)]
+            return pictures_of_file(str(path)) or [str(path)]
         matches = sorted(glob.glob(str(path), recursive=True)) if glob.has_magic(source) else []  # noqa: PTH207  (an absolute pattern)
         found = [match for match in matches if Path(match).is_file()]
     except OSError as error:
@@ -124,7 +129,7 @@ def _find_by_uri(uri: str) -> Iterator[str]:
         if entry.type == FileType.NotFound:
             raise DataError(f"{uri}: file or folder not found")
         if entry.type != FileType.Directory:
-            yield uri
+            yield from pictures_of_file(uri) or [uri]
             return
         inside = file_system.get_file_info(FileSelector(path, recursive=True))
     except (OSError, ValueError, ArrowException) as error:

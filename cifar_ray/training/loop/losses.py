@@ -67,14 +67,18 @@ class TrainingLoss:
 
         Args:
             logits: float32 `[N, C]`.
-            labels: int64 `[N]`, or the weight of each class for mixed images, float32 `[N, C]`.
+            labels: as from the loader: int64 `[N]`, or the weight of each class for mixed images, float32 `[N, C]`; with weights of
+                images float32 `[N, C + 1]`.
         """
-        if self._weights is None and not self._gamma:
+        labels, image_weights = split_weights(labels, logits.shape[1])
+        if self._weights is None and image_weights is None and not self._gamma:
             return F.cross_entropy(logits, labels, label_smoothing=self._smoothing, reduction="sum")
         log_p = F.log_softmax(logits, dim=1)
         factors = labels if labels.is_floating_point() else F.one_hot(labels, logits.shape[1]).float()
         if self._weights is not None:
             factors = factors * self._weights
+        if image_weights is not None:
+            factors = factors * image_weights[:, None]
         if self._gamma:  # Lin et al. 2017 (arXiv 1708.02002)
             factors = factors * (1 - log_p.exp()).clamp_min(_SMALLEST) ** self._gamma
         # The factors apply to the smoothed loss of the true class. F.cross_entropy(weight=…) instead weights the smoothing of each class,
@@ -84,7 +88,8 @@ class TrainingLoss:
 
     def hits(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Implements `Loss`; for mixed images the class with the larger weight is the true one."""
-        true = labels.argmax(1) if labels.is_floating_point() else labels
+        classes, _ = split_weights(labels, logits.shape[1])
+        true = classes.argmax(1) if classes.is_floating_point() else classes
         return (logits.argmax(1) == true).sum()
 
 
@@ -111,15 +116,18 @@ class LabelSetLoss:
         self._weights = torch.from_numpy(weights.astype(np.float32)).to(device)
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Implements `Loss`; labels are uint8 `[N, C]`, or for mixed images float32 `[N, C]` in 0–1."""
+        """Implements `Loss`; labels are uint8 `[N, C]`, or for mixed images float32 `[N, C]` in 0–1, with weights `[N, C + 1]`."""
+        labels, image_weights = split_weights(labels, logits.shape[1])
         targets = torch.lerp(labels.float(), torch.full_like(logits, 0.5), self._smoothing)
+        factors = None if image_weights is None else image_weights[:, None]
         if not any(self._gammas):
-            return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=self._weights, reduction="sum")
+            return F.binary_cross_entropy_with_logits(logits, targets, factors, pos_weight=self._weights, reduction="sum")
         p = torch.sigmoid(logits)
         shifted = (p - self._margin).clamp_min(0)
         negative = torch.log1p(-shifted) if self._margin else F.logsigmoid(-logits)
         positive = F.logsigmoid(logits) * (1 - p).clamp_min(_SMALLEST) ** self._gammas[0] * self._weights
-        return -(targets * positive + (1 - targets) * negative * shifted.clamp_min(_SMALLEST) ** self._gammas[1]).sum()
+        losses = targets * positive + (1 - targets) * negative * shifted.clamp_min(_SMALLEST) ** self._gammas[1]
+        return -(losses if factors is None else losses * factors).sum()
 
     def hits(self, logits: Tensor, labels: Tensor) -> None:
         """Implements `Loss`."""
@@ -131,6 +139,13 @@ def positive_weights(labels: Labels) -> npt.NDArray[np.float64]:
     weights = np.ones(labels.shape[1])
     np.divide(len(labels) - counts, counts, out=weights, where=counts > 0)
     return weights
+
+
+def split_weights(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor | None]:
+    """Separate the weights of images, float32 `[N]`, from labels with `num_classes + 1` columns; `None` if there are no weights."""
+    if labels.ndim == 2 and labels.shape[1] > num_classes:
+        return labels[:, :-1], labels[:, -1]
+    return labels, None
 
 
 def balanced_weights(labels: npt.NDArray[np.int64], num_classes: int) -> npt.NDArray[np.float64]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cifar_ray.data import dataset_cache as cache
+from cifar_ray.data.reading import local_cache as cache
 
 LIMIT_BYTES = 10_000_000_000
 

@@ -99,6 +99,7 @@ def fit_head(
     fold_of: Integers,
     weights: Floats | None = None,
     on_step: Callable[[int], None] = lambda _: None,
+    of_positives: Floats | None = None,
 ) -> FittedHead:
     """Fit logistic regression on standardised features: multinomial, or with several labels per image one for each label.
 
@@ -109,13 +110,13 @@ def fit_head(
         labels: int64 `[N]`, or uint8 `[N, C]`.
         num_classes: C.
         fold_of: int64 `[N]`, from `assign_folds`.
-        weights: float32 `[N]`, weight of each image in the loss; with several labels `[C]`, weight of the positives of each class;
-            `None` for equal weights.
+        weights: float32 `[N]`, weight of each image in the loss; `None` for equal weights.
         on_step: called after each fit, with 1.
+        of_positives: with several labels, weight of the positives of each class, float32 `[C]`; `None` for equal weights.
     """
     mean, std = _standardise(features)
-    each = np.ones(len(labels), np.float32) if weights is None or labels.ndim == 2 else weights
-    link = _softmax(labels) if labels.ndim == 1 else _sigmoid(labels, weights)
+    each = np.ones(len(labels), np.float32) if weights is None else weights
+    link = _softmax(labels) if labels.ndim == 1 else _sigmoid(labels, of_positives)
     folds = int(fold_of.max()) + 1
     held = range(folds if len(labels) * folds * num_classes <= _MAX_FOLD_LOGITS else 1)
     kept = np.stack([(fold_of != fold) * each for fold in held], axis=1)

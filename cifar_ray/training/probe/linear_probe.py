@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.batches.loader import Normalization
-from cifar_ray.data.dataset import ImageDataset
+from cifar_ray.data.dataset import ImageDataset, training_weights
 from cifar_ray.data.streamed import StreamedImages, TrainingImages, TrainingSplits
 from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.errors import TrainingError, advising_on_memory
@@ -180,13 +180,16 @@ def _fit_trust(fitted: FittedHead, train: TrainingImages, standardised: Floats, 
 
 def _fit(config: TrainConfig, train: TrainingImages, features: Floats, progress: StartTask) -> FittedHead:
     groups = _groups(train)
-    weights = None
-    if train.labels.ndim == 2:
-        weights = positive_weights(train.labels).astype(np.float32) if config.class_weights == "balanced" else None
-    elif config.class_weights == "balanced" or config.sampling == "balanced":
-        weights = balanced_weights(train.labels, train.num_classes)[train.labels].astype(np.float32)
+    weights = training_weights(train.weights)
+    if train.labels.ndim == 1 and (config.class_weights == "balanced" or config.sampling == "balanced"):
+        balanced = balanced_weights(train.labels, train.num_classes)[train.labels].astype(np.float32)
+        weights = balanced if weights is None else balanced * weights
+    of_positives = None
+    if train.labels.ndim == 2 and config.class_weights == "balanced":
+        of_positives = positive_weights(train.labels).astype(np.float32)
     on_step = progress("fitting the head", 6)
-    return fit_head(features, train.labels, train.num_classes, assign_folds(train.labels, groups, config.seed), weights, on_step)
+    folds = assign_folds(train.labels, groups, config.seed)
+    return fit_head(features, train.labels, train.num_classes, folds, weights, on_step, of_positives)
 
 
 def _with_head(body: nn.Module, network: nn.Module, head: LinearHead) -> dict[str, Tensor]:

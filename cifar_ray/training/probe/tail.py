@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.batches.augmentation import Augmentation, Augmenter
 from cifar_ray.data.batches.transforms import as_fractions
-from cifar_ray.data.dataset import ImageDataset
+from cifar_ray.data.dataset import ImageDataset, training_weights
 from cifar_ray.data.statistics import ChannelValues
 from cifar_ray.data.task_progress import StartTask
 from cifar_ray.inference.conversion import NetworkInput
@@ -97,6 +97,8 @@ class TailTrainer:
         self._engine, _ = choose(TorchEngine(tail.lower.to(memory_format=torch.channels_last), about, precision), "auto")
         self._views: list[Activations] = []
         self._loss = training_loss(config, train.labels, train.num_classes, torch.device("cpu"))
+        weights = training_weights(train.weights)
+        self._weights = None if weights is None else torch.from_numpy(weights)
         self.optimizers = create_optimizers(tail.upper, config.optimizer, config.batch_size)
         self.average = WeightAverage(tail.upper, config.averaging)
         self.epoch = 0
@@ -198,11 +200,14 @@ class TailTrainer:
             rows = order[step * size : (step + 1) * size]
             inputs = torch.from_numpy(np.stack([self._views[view[row]][row] for row in rows])).float()
             labels = torch.from_numpy(self.train.labels[rows])
+            if alpha or self._weights is not None:
+                labels = as_fractions(labels, self.train.num_classes)
+            if self._weights is not None:
+                labels = torch.cat((labels, self._weights[rows, None]), 1)
             if alpha:
                 share = float(generator.beta(alpha, alpha))
                 other = torch.from_numpy(generator.permutation(len(rows)))
-                hot = as_fractions(labels, self.train.num_classes)
-                inputs, labels = torch.lerp(inputs[other], inputs, share), torch.lerp(hot[other], hot, share)
+                inputs, labels = torch.lerp(inputs[other], inputs, share), torch.lerp(labels[other], labels, share)
             yield inputs.contiguous(memory_format=torch.channels_last), labels
 
     @torch.no_grad()
