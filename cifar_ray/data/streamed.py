@@ -130,21 +130,6 @@ def training_mean_std(images: TrainingImages) -> tuple[ChannelValues, ChannelVal
     return images.mean_std if isinstance(images, StreamedImages) else channel_mean_std(images)
 
 
-def training_weights(images: TrainingImages) -> npt.NDArray[np.float32] | None:
-    """Weight of each training image in the loss, float32 `[N]`, with a mean of 1, so that learning rates keep their meaning.
-
-    Raises:
-        DataError: if all are 0.
-    """
-    if images.weights is None:
-        return None
-    mean = images.weights.mean(dtype=np.float64)
-    if not mean:
-        raise DataError("the weights of all training images are 0; give some of them a weight, or leave it out with --columns weight=")
-    scaled: npt.NDArray[np.float32] = (images.weights / mean).astype(np.float32)
-    return scaled
-
-
 def load_streamed(
     listing: Listing,
     size_px: int,

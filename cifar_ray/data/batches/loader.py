@@ -21,8 +21,8 @@ from cifar_ray.data.batches.sampling import draw_order, spread_rows
 from cifar_ray.data.batches.shares import Shard, batch_slices, check_batch_size
 from cifar_ray.data.batches.transforms import normalize
 from cifar_ray.data.dataset import ImageDataset
-from cifar_ray.data.statistics import ChannelValues
-from cifar_ray.data.streamed import StreamedImages, TrainingImages, training_weights
+from cifar_ray.data.statistics import ChannelValues, training_weights
+from cifar_ray.data.streamed import StreamedImages, TrainingImages
 from cifar_ray.errors import DataError
 
 _FLIP_STREAM, _ORDER_STREAM, _AUGMENT_STREAM, _NOISE_STREAM = range(4)
@@ -98,7 +98,7 @@ class TrainLoader:
         else:
             images, self.labels = resident(dataset, device)
             self._source = _Held(images)
-        weights = training_weights(dataset)
+        weights = training_weights(dataset.weights)
         self._weights = None if weights is None else torch.from_numpy(weights).to(device)
         self.image_size_px = dataset.image_size_px
         self._batches = batch_slices(len(dataset), batch_size)

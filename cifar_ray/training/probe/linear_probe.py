@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.batches.loader import Normalization
 from cifar_ray.data.dataset import ImageDataset
-from cifar_ray.data.streamed import StreamedImages, TrainingImages, TrainingSplits, training_weights
+from cifar_ray.data.statistics import training_weights
+from cifar_ray.data.streamed import StreamedImages, TrainingImages, TrainingSplits
 from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.errors import TrainingError, advising_on_memory
 from cifar_ray.metrics.accuracy import evaluate_logits
@@ -183,7 +184,7 @@ def _fit_trust(fitted: FittedHead, train: TrainingImages, standardised: Floats) 
 
 def _fit(config: TrainConfig, train: TrainingImages, features: Floats, progress: StartTask) -> FittedHead:
     groups = _groups(train)
-    weights = training_weights(train)
+    weights = training_weights(train.weights)
     if config.class_weights == "balanced" or config.sampling == "balanced":
         balanced = balanced_weights(train.labels, train.num_classes)[train.labels].astype(np.float32)
         weights = balanced if weights is None else balanced * weights

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.batches.augmentation import Augmentation, Augmenter
 from cifar_ray.data.dataset import ImageDataset
-from cifar_ray.data.statistics import ChannelValues
-from cifar_ray.data.streamed import training_weights
+from cifar_ray.data.statistics import ChannelValues, training_weights
 from cifar_ray.data.task_progress import StartTask
 from cifar_ray.inference.conversion import NetworkInput
 from cifar_ray.inference.engines import TorchEngine, choose
@@ -98,7 +97,7 @@ class TailTrainer:
         self._engine, _ = choose(TorchEngine(tail.lower.to(memory_format=torch.channels_last), about, precision), "auto")
         self._views: list[Activations] = []
         self._loss = TrainingLoss(config, train.labels, train.num_classes, torch.device("cpu"))
-        weights = training_weights(train)
+        weights = training_weights(train.weights)
         self._weights = None if weights is None else torch.from_numpy(weights)
         self.optimizers = create_optimizers(tail.upper, config.optimizer, config.batch_size)
         self.average = WeightAverage(tail.upper, config.averaging)
