@@ -54,10 +54,11 @@ class TrainConfig(Config):
     data_dir: str | None = Field(
         None,
         description="folder: DIR/train/<class>/… with optional val/ and test/, or DIR/<class>/…; a table of paths and labels "
-        "(.csv, .tsv, .jsonl, .json, .parquet), or a folder with one; cifar: folder of the files",
+        "(.csv, .tsv, .jsonl, .json, .parquet), WebDataset tars, Hugging Face data sets, or a folder with one of them; "
+        "also s3://bucket/folder; cifar: folder of the files",
     )
     columns: str | None = Field(
-        None, description="columns of a table, as in image=path,label=species,split=part; default: found by their names"
+        None, description="columns of a table, as in image=path,label=species,split=part,weight=w,name=title; default: found by their names"
     )
     task: TaskChoice = Field(
         "auto",

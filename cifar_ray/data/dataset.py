@@ -108,21 +108,6 @@ class ImageDataset:
         return count_labels(self.labels, self.num_classes)
 
 
-def training_weights(weights: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32] | None:
-    """Weights of training images in the loss, float32 `[N]`, scaled to a mean of 1, so that learning rates keep their meaning.
-
-    Raises:
-        DataError: if all are 0.
-    """
-    if weights is None:
-        return None
-    mean = weights.mean(dtype=np.float64)
-    if not mean:
-        raise DataError("the weights of all training images are 0; give some of them a weight, or leave it out with --columns weight=")
-    scaled: npt.NDArray[np.float32] = (weights / mean).astype(np.float32)
-    return scaled
-
-
 class Fingerprinted(Protocol):
     """Images with a fingerprint."""
 

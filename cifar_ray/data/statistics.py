@@ -1,4 +1,4 @@
-"""Channel statistics of a data set."""
+"""Statistics of a data set: its channels, and the scale of its weights."""
 
 from __future__ import annotations
 
@@ -31,6 +31,21 @@ def channel_mean_std(dataset: ImageDataset) -> tuple[ChannelValues, ChannelValue
     for start in range(0, len(dataset), step):
         histogram.add(dataset.images[start : start + step])
     return histogram.mean_std()
+
+
+def training_weights(weights: npt.NDArray[np.float32] | None) -> npt.NDArray[np.float32] | None:
+    """Weights of the training images, float32 `[N]`, scaled to a mean of 1, so that learning rates keep their meaning.
+
+    Raises:
+        DataError: if all are 0.
+    """
+    if weights is None:
+        return None
+    mean = weights.mean(dtype=np.float64)
+    if not mean:
+        raise DataError("the weights of all training images are 0; give some of them a weight, or leave it out with --columns weight=")
+    scaled: npt.NDArray[np.float32] = (weights / mean).astype(np.float32)
+    return scaled
 
 
 class ChannelHistogram:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from cifar_ray.data.listing.tables import list_pictures
+from cifar_ray.data.reading.picture_source import Pictures
 from cifar_ray.errors import DataError
 
 LABELS = {"a.jpg": "cat", "b.png": "dog", "deep/c.jpg": "cat", "deep/d.jpg": "dog"}
@@ -215,3 +217,71 @@ def test_a_listing_changes_with_its_labels(folder: Path) -> None:
     before = list_pictures(folder).fingerprint()
     (folder / "labels.csv").write_text(csv("file,label", *ROWS[:3], "deep/d.jpg,cat"))
     assert list_pictures(folder).fingerprint() != before
+
+
+def test_a_listing_changes_with_the_names_of_its_classes(folder: Path) -> None:
+    (folder / "labels.csv").write_text(csv("file,label", *ROWS))
+    before = list_pictures(folder).fingerprint()
+    (folder / "labels.csv").write_text(csv("file,label", *(row.replace("cat", "cow") for row in ROWS)))
+    assert list_pictures(folder).fingerprint() != before
+
+
+def test_names_beside_numbers_are_shown_and_the_numbers_sort(folder: Path) -> None:
+    numbers = {"cat": "10", "dog": "2"}
+    rows = [f"{name},{numbers[label]},{label}" for name, label in LABELS.items()]
+    (folder / "labels.csv").write_text(csv("file,label,class_name", *rows))
+    assert list_pictures(folder).class_names == ("dog", "cat")
+    assert found(folder)["train"] == LABELS
+    assert list_pictures(folder, "label=label,name=").class_names == ("2", "10")
+    # where a number has two names, the names are the labels
+    (folder / "labels.csv").write_text(csv("file,label,class_name", *(row.replace(",10,", ",2,") for row in rows)))
+    assert list_pictures(folder).class_names == ("cat", "dog")
+    with pytest.raises(DataError, match=r"row 2: label 2 is called 'dog' here and 'cat' elsewhere; use one name"):
+        list_pictures(folder / "labels.csv", "label=label,name=class_name")
+
+
+def test_each_picture_has_its_weight_unless_the_column_is_switched_off(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    (folder / "labels.csv").write_text(csv("file,label,weight", *(f"{row},{number / 2}" for number, row in enumerate(ROWS))))
+    weights = list_pictures(folder).parts["train"].weights
+    assert weights is not None
+    assert (weights.dtype, weights.tolist()) == (np.float32, [0.0, 0.5, 1.0, 1.5])
+    assert "weights of pictures from column weight" in caplog.text
+    assert list_pictures(folder, "weight=").parts["train"].weights is None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (("1", "-0.5", "1", "1"), r"row 2: column weight has -0.5; a weight is a number from 0 to 1e\+06"),
+        (("1", "1", "heavy", "1"), "row 3: column weight has heavy; a weight is a number"),
+        (("1", "", "1", "1"), "row 2: column weight has ; a weight is a number"),
+        (("nan", "1", "1", "1"), "row 1: column weight has nan"),
+        (("inf", "1", "1", "1"), "row 1: column weight has inf"),
+        (("0", "0", "0", "0"), "column weight: all weights are 0"),
+    ],
+)
+def test_a_bad_weight_is_one_line(folder: Path, values: tuple[str, ...], message: str) -> None:
+    (folder / "labels.csv").write_text(csv("file,label,weight", *(f"{row},{value}" for row, value in zip(ROWS, values, strict=True))))
+    with pytest.raises(DataError, match=message):
+        list_pictures(folder / "labels.csv")
+
+
+def test_of_many_rows_the_times_of_some_files_are_asked_for(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "labels.csv").write_text(csv("file,label", *ROWS * 6000))
+    listing = list_pictures(folder)
+    asked: list[int] = []
+    monkeypatch.setattr(Pictures, "states", lambda pictures: asked.append(len(pictures)) or [(1, 1)] * len(pictures))
+    listing.fingerprint()
+    assert 1000 <= sum(asked) < 1100
+    asked.clear()
+    replace(listing, is_table=False).fingerprint()
+    assert sum(asked) == 24_000
+
+
+def test_paths_with_dots_and_absolute_paths_inside_the_folder_are_understood(folder: Path) -> None:
+    spelled = ["./a.jpg", "deep/../b.png", f"{folder}/deep/c.jpg", "deep//d.jpg"]
+    (folder / "labels.csv").write_text(
+        csv("file,label", *(f"{name},{label}" for name, label in zip(spelled, LABELS.values(), strict=True)))
+    )
+    assert found(folder)["train"] == LABELS

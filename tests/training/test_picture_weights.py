@@ -15,7 +15,7 @@ from cifar_ray.data import StreamedSplits, open_splits
 from cifar_ray.data.batches.loader import Normalization, TrainLoader
 from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import ImageDataset
-from cifar_ray.data.streamed import training_weights
+from cifar_ray.data.statistics import training_weights
 from cifar_ray.errors import DataError
 from cifar_ray.training.loop.losses import TrainingLoss, true_classes
 from cifar_ray.training.probe.linear_probe import _fit
@@ -54,11 +54,11 @@ def test_each_picture_keeps_its_weight_through_splits_and_cache(tmp_path: Path, 
 
 
 def test_the_mean_weight_is_one_and_not_all_may_be_zero() -> None:
-    weights = training_weights(dataset())
+    weights = training_weights(dataset().weights)
     assert weights is not None
     assert weights.mean() == pytest.approx(1)
     with pytest.raises(DataError, match="the weights of all training images are 0"):
-        training_weights(dataset().subset(np.array([0])))
+        training_weights(dataset().subset(np.array([0])).weights)
 
 
 @pytest.mark.parametrize("mixup", [0.0, 0.4])

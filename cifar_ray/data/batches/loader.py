@@ -20,8 +20,8 @@ from cifar_ray.data.batches.augmentation import Augmentation, Augmenter
 from cifar_ray.data.batches.sampling import draw_order, spread_rows
 from cifar_ray.data.batches.shares import Shard, batch_slices, check_batch_size
 from cifar_ray.data.batches.transforms import normalize
-from cifar_ray.data.dataset import ImageDataset, training_weights
-from cifar_ray.data.statistics import ChannelValues
+from cifar_ray.data.dataset import ImageDataset
+from cifar_ray.data.statistics import ChannelValues, training_weights
 from cifar_ray.data.streamed import StreamedImages, TrainingImages
 from cifar_ray.errors import DataError
 from cifar_ray.metrics.label_sets import strata

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.batches.loader import Normalization
-from cifar_ray.data.dataset import ImageDataset, training_weights
+from cifar_ray.data.dataset import ImageDataset
+from cifar_ray.data.statistics import training_weights
 from cifar_ray.data.streamed import StreamedImages, TrainingImages, TrainingSplits
 from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.errors import TrainingError, advising_on_memory

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.batches.augmentation import Augmentation, Augmenter
 from cifar_ray.data.batches.transforms import as_fractions
-from cifar_ray.data.dataset import ImageDataset, training_weights
-from cifar_ray.data.statistics import ChannelValues
+from cifar_ray.data.dataset import ImageDataset
+from cifar_ray.data.statistics import ChannelValues, training_weights
 from cifar_ray.data.task_progress import StartTask
 from cifar_ray.inference.conversion import NetworkInput
 from cifar_ray.inference.engines import TorchEngine, choose

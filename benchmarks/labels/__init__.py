@@ -1,0 +1,1 @@
+"""Benchmarks of sources of labelled pictures."""
