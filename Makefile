@@ -48,7 +48,7 @@ endif
 
 # names, versions and hashes only: the registry is the user's own choice
 lock: | $(UV)
-	$(UV) pip compile -q --universal --python-version 3.11 --extra aws --extra dev --extra export --extra heic --extra openvino --extra quantize --extra tracking --extra tune --extra web --generate-hashes --no-emit-index-url --no-header --no-annotate $(LOCKFLAGS) \
+	$(UV) pip compile -q --universal --python-version 3.11 --extra aws --extra dev --extra export --extra heic --extra labels --extra openvino --extra quantize --extra tracking --extra tune --extra web --generate-hashes --no-emit-index-url --no-header --no-annotate $(LOCKFLAGS) \
 		pyproject.toml -o requirements.lock
 
 format: setup

@@ -16,6 +16,7 @@ VERBS = {
     "evaluate": "measure a model: accuracy, calibration, robustness, mistakes, cost",
     "compare": "test whether one of two models is better, and show where they differ",
     "stats": "describe a data set: classes, files, duplicates, and what the network sees",
+    "check_labels": "find labels that are probably wrong, and write a corrected table",
     "finetune": "fine-tune a model on other classes or images",
     "find_lr": "suggest a learning rate for your data and network",
     "predict": "predict the classes of pictures: files, folders, URIs",
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cifar-ray {VERSION}")
         return 0
     if not arguments or arguments[0] in ("-h", "--help", "--help-all"):
-        print("usage: cifar-ray VERB …\n\n" + "\n".join(f"  {verb:11}{text}" for verb, text in VERBS.items()))
+        print("usage: cifar-ray VERB …\n\n" + "\n".join(f"  {verb:13}{text}" for verb, text in VERBS.items()))
         print("\nHelp for a verb: cifar-ray VERB --help")
         return 0
     if arguments[0] not in VERBS:

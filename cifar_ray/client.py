@@ -43,7 +43,9 @@ class Prediction:
         class_id: class_id of the most likely class.
         class_name: name of the most likely class.
         confidence: probability of the most likely class.
-        probabilities: probability of each class, by name; the sum is 1.
+        probabilities: probability of each class, by name; the sum is 1, unless the model gives any number of labels.
+        labels: the labels of the picture, most likely first: those above their thresholds if the model gives any number of labels,
+            else `class_name` alone.
         abstain: whether the model abstains: the picture is unlike the training images.
         top_k: the most likely classes and their probabilities, most likely first.
         answer: the server's JSON for the picture, as docs/api.md describes it.
@@ -57,6 +59,7 @@ class Prediction:
     abstain: bool
     probabilities: dict[str, float]
     top_k: list[tuple[str, float]]
+    labels: list[str]
     answer: dict[str, Any]
 
 
@@ -260,6 +263,7 @@ def _content(picture: Picture) -> bytes:
 
 def _prediction(answer: dict[str, Any], entry: dict[str, Any]) -> Prediction:
     top_k = [(shown["class_name"], shown["probability"]) for shown in entry["top_k"]]
+    labels = [label["class"] for label in entry["labels"] if label["above_threshold"]] if "labels" in entry else [entry["class_name"]]
     return Prediction(
         answer["model"],
         answer["version"],
@@ -269,6 +273,7 @@ def _prediction(answer: dict[str, Any], entry: dict[str, Any]) -> Prediction:
         entry.get("abstain", False),
         entry["probabilities"],
         top_k,
+        labels,
         entry,
     )
 

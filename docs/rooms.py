@@ -57,6 +57,7 @@ FLOORS: tuple[dict[str, str], ...] = (
         "cifar_ray.tuning": "search for a better recipe",
         "deployments": "the app of serve run",
     },
+    {"cifar_ray.evaluation.label_check": "labels that are probably wrong"},
     {"cifar_ray.reports": "HTML pages and figures"},
     {"cifar_ray.cli.arguments": "parsing, help, mistakes in one line", "cifar_ray.cli.output": "progress, tables, status lines"},
     {"cifar_ray.cli": "flags, errors, subcommands"},

@@ -59,6 +59,11 @@ def test_a_picture_is_a_path_or_its_content(url: str, picture: bytes, tmp_path: 
         assert answer.top_k == [("eel", answer.confidence), ("dog", answer.probabilities["dog"])]
         assert answer.answer["timings_ms"]["total"] > 0
         assert answer.abstain is False
+        assert answer.labels == ["eel"]
+
+
+def test_a_model_with_several_labels_gives_those_above_their_thresholds(url: str, picture: bytes) -> None:
+    assert Client(f"{url}?model=scenes", KEY).predict(picture).labels == ["night"]
 
 
 def test_in_a_batch_a_bad_picture_has_its_error_in_its_place(url: str, picture: bytes) -> None:

@@ -24,7 +24,7 @@ class CompletionCommand(Config):
 
 def commands() -> dict[str, Any]:
     """The command of each verb; a union where it has subcommands."""
-    from cifar_ray.cli import cache_commands, key_commands, model_flags, serving, store_commands, training_flags
+    from cifar_ray.cli import cache_commands, check_flags, key_commands, model_flags, serving, store_commands, training_flags
 
     return {
         "train": training_flags.TrainCommand,
@@ -32,6 +32,7 @@ def commands() -> dict[str, Any]:
         "evaluate": model_flags.EvaluateCommand,
         "compare": model_flags.CompareCommand,
         "stats": model_flags.StatsCommand,
+        "check_labels": check_flags.CheckLabelsCommand,
         "finetune": training_flags.FinetuneCommand,
         "find_lr": training_flags.FindLrCommand,
         "predict": model_flags.PredictCommand,

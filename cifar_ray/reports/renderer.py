@@ -77,11 +77,12 @@ def render(title: str, lead: str, sections: Sequence[Section]) -> bytes:
         lead: one line below the title.
         sections: in order.
     """
-    return _template().render(title=title, lead=lead, sections=sections).encode()
+    return template("report.html.j2").render(title=title, lead=lead, sections=sections).encode()
 
 
 @cache
-def _template() -> Template:
+def template(name: str) -> Template:
+    """A template of the room; it escapes all text."""
     environment = Environment(
         loader=PackageLoader("cifar_ray.reports"),
         autoescape=True,
@@ -91,7 +92,7 @@ def _template() -> Template:
         keep_trailing_newline=True,
     )
     environment.tests["numeric_text"] = _is_number
-    return environment.get_template("report.html.j2")
+    return environment.get_template(name)
 
 
 def _is_number(text: str) -> bool:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 LATEST = "latest"
 TEST_ACCURACY = "test_accuracy"
+TEST_MAP = "test_map"
 
 
 class ModelStore:

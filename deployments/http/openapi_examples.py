@@ -54,7 +54,7 @@ ANSWERS: dict[type, Any] = {
     },
     schemas.Health: {"status": "ok"},
     schemas.Ready: {"status": "ready", **_MODEL},
-    schemas.Classes: _MODEL | {"classes": _CLASSES},
+    schemas.Classes: _MODEL | {"task": "single-label", "classes": _CLASSES},
     schemas.Models: {
         "default": "cifar10@1",
         "models": [
@@ -63,7 +63,9 @@ ANSWERS: dict[type, Any] = {
                 "versions": [1],
                 "aliases": {"production": 1},
                 "classes": _CLASSES,
+                "task": "single-label",
                 "test_accuracy": 0.8941,
+                "test_map": None,
                 "loaded": [{"version": 1, "engine": "openvino", "precision": "bf16"}],
                 "problem": None,
             }

@@ -71,11 +71,11 @@ class LastJson(Json):
 def prediction(model: ModelInfo, row: Row, top_k: int) -> schemas.Prediction:
     """Prediction for one picture as JSON values; `top_k` may exceed the number of classes."""
     rounded = [round(probability, 6) for probability in row.probabilities.tolist()]
+    order = np.argsort(-row.probabilities, kind="stable")
     ranked: list[schemas.ClassProbability] = [
-        {"class_id": i, "class_name": model.class_names[i], "probability": rounded[i]}
-        for i in np.argsort(-row.probabilities, kind="stable")[:top_k].tolist()
+        {"class_id": i, "class_name": model.class_names[i], "probability": rounded[i]} for i in order[:top_k].tolist()
     ]
-    return {
+    predicted: schemas.Prediction = {
         "class_id": ranked[0]["class_id"],
         "class_name": ranked[0]["class_name"],
         "confidence": ranked[0]["probability"],
@@ -83,6 +83,13 @@ def prediction(model: ModelInfo, row: Row, top_k: int) -> schemas.Prediction:
         "top_k": ranked,
         "probabilities": dict(zip(model.class_names, rounded, strict=True)),
     }
+    if model.rules is not None:
+        above = model.rules.labels(row.probabilities)
+        shown = [i for place, i in enumerate(order.tolist()) if place < top_k or above[i]]
+        predicted["labels"] = [
+            {"class": model.class_names[i], "class_id": i, "probability": rounded[i], "above_threshold": bool(above[i])} for i in shown
+        ]
+    return predicted
 
 
 def explanation(explained: Explained) -> schemas.Explanation:

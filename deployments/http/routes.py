@@ -107,7 +107,7 @@ class Api:
     async def classes(self, request: Request) -> Response:
         """`GET /classes`."""
         model = await self._pipeline.model(self._meant(uploads.model_in_query(request)))
-        answer: schemas.Classes = {"model": model.name, "version": model.version, "classes": list(model.class_names)}
+        answer: schemas.Classes = {"model": model.name, "version": model.version, "task": model.task, "classes": list(model.class_names)}
         return Json(answer)
 
     async def models(self, _: Request) -> Response:
@@ -119,7 +119,9 @@ class Api:
                 "versions": list(model.versions),
                 "aliases": model.aliases,
                 "classes": list(model.class_names),
+                "task": model.task,
                 "test_accuracy": model.test_accuracy,
+                "test_map": model.test_map,
                 "loaded": [{"version": loaded.version, "engine": loaded.engine, "precision": loaded.precision} for loaded in model.loaded],
                 "problem": model.problem or None,
             }

@@ -8,8 +8,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from cifar_ray.config import ResizePolicy
+from cifar_ray.config import ResizePolicy, TaskName
 from cifar_ray.errors import CifarRayError, UnknownModelError
+from cifar_ray.metrics.label_rules import LabelRules
 from deployments.predicting.schemas import Timings
 
 Pixels = npt.NDArray[np.uint8]
@@ -35,18 +36,33 @@ class UnknownClassError(CifarRayError):
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The part of a model's manifest that the ingress needs: input size, resize policy and class names."""
+    """The part of a model's manifest that the ingress needs.
+
+    Attributes:
+        name: of the model.
+        version: of the model.
+        class_names: one name per class, in the order of the probabilities.
+        image_size_px: height and width of the network's input.
+        resize_policy: policy for other aspect ratios.
+        rules: multi-label: from which probability a picture has each label; `None` if a picture has exactly one class.
+    """
 
     name: str
     version: int
     class_names: tuple[str, ...]
     image_size_px: int
     resize_policy: ResizePolicy
+    rules: LabelRules | None = None
 
     @property
     def reference(self) -> str:
         """`name@version`."""
         return f"{self.name}@{self.version}"
+
+    @property
+    def task(self) -> TaskName:
+        """Whether each picture has exactly one class, or any number of labels."""
+        return "multi-label" if self.rules else "single-label"
 
     def class_id(self, name_or_id: str) -> int:
         """Find a class by its name, else by its id in digits.
@@ -144,6 +160,8 @@ class StoredModel:
         loaded: versions in memory, ascending.
         class_names: classes of the version that the bare name refers to; empty if its manifest cannot be read.
         test_accuracy: accuracy of the same version, 0–1; `None` if not measured.
+        task: whether the same version gives each picture exactly one class, or any number of labels.
+        test_map: mean average precision of the same version, 0–1, with several labels a picture; `None` if not measured.
         problem: what is wrong with the model; empty if it is fine.
     """
 
@@ -153,6 +171,8 @@ class StoredModel:
     loaded: tuple[LoadedVersion, ...] = ()
     class_names: tuple[str, ...] = ()
     test_accuracy: float | None = None
+    task: TaskName = "single-label"
+    test_map: float | None = None
     problem: str = ""
 
 

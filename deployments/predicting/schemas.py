@@ -10,7 +10,10 @@ from typing import Annotated, Literal, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from cifar_ray.config import TaskName
+
 Probability = Annotated[float, Field(ge=0, le=1)]
+Task = Annotated[TaskName, Field(description="multi-label: a picture may have any number of the classes as labels")]
 Milliseconds = Annotated[float, Field(ge=0)]
 
 
@@ -30,6 +33,11 @@ class ClassProbability(TypedDict):
     probability: Probability
 
 
+# "class" is no name of a Python field
+Label = TypedDict("Label", {"class": str, "class_id": int, "probability": Probability, "above_threshold": bool})
+Label.__doc__ = "A label and whether the picture has it, by the threshold that was chosen for the class on validation pictures."
+
+
 class Prediction(TypedDict):
     """Prediction for one picture."""
 
@@ -39,6 +47,15 @@ class Prediction(TypedDict):
     abstain: Annotated[bool, Field(description="true if the picture is unlike the training images: do not rely on the prediction")]
     top_k: Annotated[list[ClassProbability], Field(description="most likely first")]
     probabilities: Annotated[dict[str, Probability], Field(description="probability of each class, by class name")]
+    labels: NotRequired[
+        Annotated[
+            list[Label],
+            Field(
+                description="only from models with several labels a picture: the labels above their thresholds and the top_k most "
+                "likely classes, most likely first"
+            ),
+        ]
+    ]
 
 
 class Timings(TypedDict):
@@ -125,6 +142,7 @@ class Classes(TypedDict):
 
     model: str
     version: int
+    task: Task
     classes: Annotated[list[str], Field(description="class names, in the order of class_id")]
 
 
@@ -143,7 +161,12 @@ class ModelEntry(TypedDict):
     versions: list[int]
     aliases: Annotated[dict[str, int], Field(description="version by alias, for example production")]
     classes: Annotated[list[str], Field(description="class names of the version that the bare name refers to, in the order of class_id")]
+    task: Task
     test_accuracy: Annotated[Probability | None, Field(description="accuracy of the same version; null if not measured")]
+    test_map: Annotated[
+        Probability | None,
+        Field(description="mean average precision of the same version, for several labels a picture; null if not measured"),
+    ]
     loaded: Annotated[list[LoadedVersion], Field(description="versions in the memory of the replica that answers")]
     problem: Annotated[str | None, Field(description="what is wrong with the model, or null")]
 

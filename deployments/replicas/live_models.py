@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 from cifar_ray.config.serve_config import ServeConfig
@@ -16,7 +16,7 @@ from cifar_ray.store import ModelStore
 from cifar_ray.store.aliases import PREVIOUS, PRODUCTION
 from cifar_ray.store.default_model import first_version_at, last_promoted_first
 from cifar_ray.store.gallery import GALLERY_FILE
-from cifar_ray.store.registry import TEST_ACCURACY
+from cifar_ray.store.registry import TEST_ACCURACY, TEST_MAP
 from deployments.predicting.contract import LoadedVersion, ModelInfo, Status, StoredGallery, StoredModel, UnavailableError
 from deployments.replicas.store_listing import StoreListing
 
@@ -156,15 +156,20 @@ class LiveModels:
             if loaded.info.name == name
         }
         problems = [failure for (failed, version), (_, failure) in list(self._failed.items()) if failed == name and version in versions]
-        class_names: tuple[str, ...] = ()
-        test_accuracy = None
+        described = StoredModel(name, versions, store.aliases(name), tuple(sorted(in_memory)))
         try:
             manifest = store.manifest(name)
-            class_names, test_accuracy = manifest.class_names, manifest.metrics.get(TEST_ACCURACY)
+            metrics = manifest.metrics
+            described = replace(
+                described,
+                class_names=manifest.class_names,
+                task=manifest.task,
+                test_accuracy=metrics.get(TEST_ACCURACY),
+                test_map=metrics.get(TEST_MAP),
+            )
         except CifarRayError as error:
             problems.append(str(error))
-        problem = "; ".join(dict.fromkeys(problems))
-        return StoredModel(name, versions, store.aliases(name), tuple(sorted(in_memory)), class_names, test_accuracy, problem)
+        return replace(described, problem="; ".join(dict.fromkeys(problems)))
 
     def _newest(self, reference: str | None) -> tuple[LoadedModel, str]:
         """The model that a reference means now, and the problems of better candidates that cannot be loaded.
@@ -235,7 +240,7 @@ class LiveModels:
             time.monotonic() - started,
         )
         manifest = bundle.manifest
-        info = ModelInfo(bundle.name, bundle.version, manifest.class_names, manifest.image_size_px, manifest.resize_policy)
+        info = ModelInfo(bundle.name, bundle.version, manifest.class_names, manifest.image_size_px, manifest.resize_policy, manifest.rules)
         return LoadedModel(predictor, info, sum(tensor.nbytes for tensor in bundle.weights.values()))
 
     def _refuse_damaged(self, name: str, version: int) -> None:

@@ -56,7 +56,9 @@ class ModelMetrics:
     def __init__(self) -> None:
         self._batch_size = Histogram("cifar_ray_batch_size", "Images in a forward pass", _BATCH_BOUNDARIES, ("model", "version"))
         self._forward = Histogram("cifar_ray_forward_ms", "Time of a forward pass", _STAGE_BOUNDARIES_MS, ("model", "version"))
-        self._predicted = Counter("cifar_ray_predicted_total", "Images by most likely class", ("model", "version", "class_name"))
+        self._predicted = Counter(
+            "cifar_ray_predicted_total", "Images by most likely class, or by label", ("model", "version", "class_name")
+        )
         self._abstained = Counter("cifar_ray_abstained_total", "Images unlike the training images", ("model", "version"))
 
     def ran(self, classified: Classified) -> None:
@@ -64,8 +66,9 @@ class ModelMetrics:
         model = {"model": classified.model.name, "version": str(classified.model.version)}
         self._batch_size.observe(classified.batch_size, model)
         self._forward.observe(classified.inference_s * 1000, model)
-        classes, counts = np.unique(classified.probabilities.argmax(axis=1), return_counts=True)
-        for class_id, count in zip(classes.tolist(), counts.tolist(), strict=True):
+        rules, probabilities = classified.model.rules, classified.probabilities
+        predicted = probabilities.argmax(axis=1) if rules is None else np.nonzero(rules.labels(probabilities))[1]
+        for class_id, count in zip(*(found.tolist() for found in np.unique(predicted, return_counts=True)), strict=True):
             self._predicted.inc(count, model | {"class_name": classified.model.class_names[class_id]})
         if classified.abstains.any():
             self._abstained.inc(int(classified.abstains.sum()), model)

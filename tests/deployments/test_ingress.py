@@ -23,6 +23,7 @@ from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.data.decoding.formats import FORMATS
 from cifar_ray.errors import ConfigError
 from cifar_ray.inference.preprocess import MAX_IMAGE_BYTES, preprocess
+from cifar_ray.metrics.label_rules import LabelRules
 from deployments.http import responses, uploads
 from deployments.http.body_budget import BodiesTooLargeError, BodyBudget
 from deployments.http.routes import create_app
@@ -42,6 +43,7 @@ from tests.data.heic_writer import heic
 
 BIRDS = ModelInfo("birds", 1, ("jay", "tit"), 8, "crop")
 PETS = ModelInfo("pets", 3, ("cat", "dog", "eel"), 16, "pad")
+SCENES = ModelInfo("scenes", 2, ("beach", "dog", "night", "sea"), 16, "pad", LabelRules((0.1, 0.3, 0.3, 0.6), (1.0,) * 4, (0.0,) * 4))
 MAX_BATCH_SIZE = 4
 IN_MEMORY: Any = {"version": 3, "engine": "torch", "precision": "bf16"}
 FORM = {"content-type": "application/x-www-form-urlencoded"}
@@ -55,7 +57,7 @@ class FakeClassifier(Classifier):
     def __init__(self) -> None:
         self.now = Status(PETS)
         self.failure: Exception | None = None
-        self.others = {"birds": BIRDS, "birds@1": BIRDS}
+        self.others = {"birds": BIRDS, "birds@1": BIRDS, "scenes": SCENES}
         self.calls: list[npt.NDArray[np.uint8]] = []
         self.gallery_file: bytes | None = None
 
@@ -367,6 +369,17 @@ def test_a_body_that_says_it_is_too_long_for_the_room_is_refused_unread(classifi
     problem(asyncio.run(ask(picture + b"\0")), 503)
 
 
+def test_what_is_no_request_passes_the_limit_of_bodies_unchanged() -> None:
+    seen: list[Any] = []
+
+    async def app(*parts: Any) -> None:
+        seen.extend(parts)
+
+    parts: Any = ({"type": "lifespan"}, object(), object())
+    asyncio.run(BodyBudget(app, 10)(*parts))  # type: ignore[arg-type]
+    assert seen == list(parts)
+
+
 @pytest.mark.parametrize(("declared", "reads"), [(b"11", 0), (b"10", 1), (b"9" * 30, 0), (b"ten", 1)])
 def test_a_declared_length_beyond_the_room_is_refused_before_a_byte_is_read(declared: bytes, reads: int) -> None:
     received: list[str] = []
@@ -448,8 +461,9 @@ def test_what_the_server_says_of_itself_is_as_documented(send: Send, path: str, 
 def test_models_lists_the_store_and_what_is_loaded(send: Send) -> None:
     assert send("GET", "/models").json() == {
         "models": [
-            {"name": "birds", "versions": [1], "aliases": {}} | {"classes": [], "test_accuracy": None, "loaded": [], "problem": "damaged"},
-            {"name": "pets", "versions": [1, 3], "aliases": {"production": 3}}
+            {"name": "birds", "versions": [1], "aliases": {}, "task": "single-label", "test_map": None}
+            | {"classes": [], "test_accuracy": None, "loaded": [], "problem": "damaged"},
+            {"name": "pets", "versions": [1, 3], "aliases": {"production": 3}, "task": "single-label", "test_map": None}
             | {"classes": ["cat", "dog", "eel"], "test_accuracy": 0.93, "loaded": [IN_MEMORY], "problem": None},
         ],
         "default": "pets@3",
@@ -528,6 +542,29 @@ def test_a_path_on_the_server_is_never_taken_from_a_client(
     detail = problem(send("POST", path.format(name), **request_of(name, picture)), 400)
     assert detail.startswith(f"{name}: file paths are not supported")
     assert classifier.calls == []
+
+
+def test_a_model_with_several_labels_says_which_the_picture_has(send: Send, picture: bytes) -> None:
+    answer = send("POST", "/predict?model=scenes&top_k=2", content=picture).json()
+    TypeAdapter(schemas.PredictAnswer).validate_python(answer, strict=True, extra="forbid")
+    # the fake's probabilities are 0, 1/6, 2/6 and 3/6: the labels above their thresholds, and the two most likely classes
+    assert [(label["class"], label["class_id"], label["above_threshold"]) for label in answer["labels"]] == [
+        ("sea", 3, False),
+        ("night", 2, True),
+    ]
+    assert [label["probability"] for label in answer["labels"]] == pytest.approx([1 / 2, 1 / 3], abs=1e-6)
+    assert (answer["class_name"], answer["confidence"]) == ("sea", 0.5)
+    [one] = send("POST", "/predict_batch?model=scenes&top_k=1", files=[("images", ("a", picture))]).json()["predictions"]
+    assert [(label["class"], label["above_threshold"]) for label in one["labels"]] == [("sea", False), ("night", True)]
+
+
+def test_a_model_with_one_class_a_picture_has_no_labels(send: Send, picture: bytes) -> None:
+    assert "labels" not in send("POST", "/predict", content=picture).json()
+
+
+def test_classes_says_the_task_of_the_model(send: Send) -> None:
+    tasks = [send("GET", f"/classes?model={name}").json()["task"] for name in ("birds", "scenes")]
+    assert tasks == ["single-label", "multi-label"]
 
 
 def test_an_alias_of_the_operator_means_its_model_in_every_route(classifier: FakeClassifier, picture: bytes) -> None:

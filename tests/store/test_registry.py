@@ -142,6 +142,15 @@ def test_delete_wants_a_version_and_refuses_what_an_alias_points_to(three: Model
     assert (three.versions("pets"), three.aliases("pets")) == ([1, 3], {"previous": 1})
 
 
+def test_an_attachment_is_read_alone_and_checked(store: ModelStore, manifest: Manifest, weights: Weights, tmp_path: Path) -> None:
+    saved = store.save("pets", manifest, weights, {"notes": b"n"})
+    assert saved.attachments == {"notes": b"n"}
+    assert (store.attachment("pets@1", "notes"), store.attachment("pets", "others")) == (b"n", None)
+    (tmp_path / "models" / "pets" / "1" / "notes").write_bytes(b"m")
+    with pytest.raises(BundleError, match=r"pets@1.*notes"):
+        store.attachment("pets", "notes")
+
+
 def test_a_crash_while_deleting_leaves_nothing_that_looks_like_a_model(three: ModelStore, tmp_path: Path) -> None:
     (tmp_path / "models/pets/3/manifest.json").unlink()  # the first thing delete does
     assert three.versions("pets") == [1, 2]

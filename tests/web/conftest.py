@@ -25,7 +25,7 @@ from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.errors import CifarRayError, UnknownModelError
 from cifar_ray.inference.explain import explain
 from cifar_ray.models import create_model
-from cifar_ray.store import Architecture, Manifest, ModelStore
+from cifar_ray.store import Architecture, LabelRules, Manifest, ModelStore
 from cifar_ray.store.gallery import GALLERY_FILE, Judged, encode_gallery
 from deployments.http.routes import create_app
 from deployments.predicting import schemas
@@ -108,7 +108,7 @@ def serving(app: Any) -> Iterator[str]:
         listener.close()
 
 
-def keep_model(storage: Path, name: str, class_names: tuple[str, ...], *, with_gallery: bool, side_px: int = 32) -> None:
+def keep_model(storage: Path, name: str, class_names: tuple[str, ...], *, with_gallery: bool, side_px: int = 32, **more: Any) -> None:
     """A network that knows nothing yet, and mistakes made up of coloured squares."""
     arguments = {"num_classes": len(class_names), "image_size": 32}
     torch.manual_seed(0)
@@ -123,7 +123,7 @@ def keep_model(storage: Path, name: str, class_names: tuple[str, ...], *, with_g
         "dataset_name": name,
         "dataset_fingerprint": "d" * 64,
         "created_at": datetime(2025, 1, 2, tzinfo=UTC),
-    }
+    } | more
     attachments = {}
     if with_gallery:
         rng = np.random.default_rng(1)
@@ -138,12 +138,16 @@ def keep_model(storage: Path, name: str, class_names: tuple[str, ...], *, with_g
 
 @pytest.fixture(scope="session")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server with four models: of ten classes, the default; without a gallery; of a hundred classes; and of photographs."""
+    """A server with five models: of ten classes, the default; no gallery; a hundred classes; photographs; several labels."""
     storage = tmp_path_factory.mktemp("storage")
     keep_model(storage, "cifar10", CLASSES, with_gallery=True)
     keep_model(storage, "bare", ("cat", "dog"), with_gallery=False)
     keep_model(storage, "many", tuple(f"kind {i:03}" for i in range(120)), with_gallery=True)
     keep_model(storage, "photos", ("cat", "dog"), with_gallery=True, side_px=128)
+    rules = LabelRules(thresholds=(0.5,) * 3, slopes=(0.001,) * 3, offsets=(1.0, 2.0, -2.0))
+    keep_model(
+        storage, "scenes", ("beach", "dog", "night"), with_gallery=False, task="multi-label", label_rules=rules, metrics={"test_map": 0.91}
+    )
     ModelStore(str(storage)).promote("cifar10", 1)
     config = ServeConfig(storage=str(storage), engine="torch", max_batch_size=8)
     with serving(create_app(LocalClassifier(config), config, NoObserver())) as address:

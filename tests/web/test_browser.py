@@ -62,6 +62,18 @@ def test_a_chosen_picture_gets_a_card_with_classes_percentages_time_and_version(
     assert card.locator("figure img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 120
 
 
+def test_a_model_with_several_labels_ticks_those_that_the_picture_has(open_page: Open, pictures: Path) -> None:
+    page = open_page()
+    page.select_option("#model", "scenes@1")
+    assert page.locator("#known").inner_text() == "The model finds any of beach, dog, night."
+    assert "91.0 % mean average precision" in page.locator("#model option:checked").inner_text()
+    choose(page, pictures / "green.png")
+    card = answered(page, 1).first
+    assert card.locator("h3").inner_text() == "dog, beach"
+    assert [text.startswith("✓") for text in card.locator(".bars .class").all_inner_texts()] == [True, True, False]
+    assert page.locator("#said").inner_text() == "green.png: dog, beach."
+
+
 def test_pictures_can_be_dropped_anywhere_and_pasted(open_page: Open, pictures: Path) -> None:
     page = open_page()
     files = [(name, text_of(pictures / name)) for name in ("green.png", "red.jpg")]

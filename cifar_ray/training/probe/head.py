@@ -140,6 +140,25 @@ def fit_head(
     return FittedHead(head, strength, logits, tested, loss, score, mean, std)
 
 
+def cross_validate(
+    features: Floats, labels: Integers, num_classes: int, fold_of: Integers, on_step: Callable[[int], None] = lambda _: None
+) -> Floats:
+    """Logits of each row from a head that was not fitted on its fold, float32 `[N, C]`, however many rows there are.
+
+    Arguments are those of `fit_head`; labels are int64 `[N]`.
+    """
+    fitted = fit_head(features, labels, num_classes, fold_of, None, on_step)
+    logits = np.empty((len(labels), num_classes), np.float32)
+    logits[fitted.rows] = fitted.held_out
+    for fold in sorted(set(fold_of.tolist()) - set(fold_of[fitted.rows].tolist())):
+        kept = (fold_of != fold).astype(np.float32)[:, None]
+        solution = _solve(features, _softmax(labels), kept, fitted.strength, num_classes, None)
+        rows = np.flatnonzero(fold_of == fold)
+        logits[rows] = features[rows] @ solution[:-1, 0] + solution[-1, 0]
+        on_step(1)
+    return logits
+
+
 def _standardise(features: Floats) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Subtract the mean and divide by the standard deviation of each column, in place; return both."""
     mean = features.mean(axis=0, dtype=np.float64)

@@ -29,6 +29,7 @@ from cifar_ray.training.probe.head import FittedHead, LinearHead, assign_folds, 
 from cifar_ray.training.records.results import EpochReport, FitResult, Weights
 from cifar_ray.training.weights.pretrained import load_pretrained
 
+_ANY = 2  # number of classes of a head that is thrown away
 _MAX_FITTED = 5000  # pictures for the familiarity; their features are copied
 
 
@@ -75,15 +76,15 @@ class Rows:
         return self.images.images[span] if len(rows) == span.stop - span.start else self.images.images[rows]
 
 
-def open_backbone(config: TrainConfig, train: TrainingImages, mirror: bool = True) -> tuple[Backbone, PretrainedOrigin]:
-    """The pretrained network of a config without its head, and where its weights come from.
+def open_backbone(config: TrainConfig, image_size_px: int, mirror: bool = True) -> tuple[Backbone, PretrainedOrigin]:
+    """The pretrained network of a config without its head, for images of `image_size_px`, and where its weights come from.
 
     Raises:
         ConfigError, DataError: see `create_model` and `load_pretrained`.
     """
-    network = create_model(config.model, train.num_classes, train.image_size_px)
+    network = create_model(config.model, _ANY, image_size_px)
     found = load_pretrained(network, config.model, config.pretrained)
-    return Backbone.of(network, config.model, train.image_size_px, found.mean, found.std, mirror), found.origin
+    return Backbone.of(network, config.model, image_size_px, found.mean, found.std, mirror), found.origin
 
 
 def train_probe(
@@ -122,7 +123,7 @@ def _train_probe(
     started = time.perf_counter()
     train = splits.train
     size, classes = train.image_size_px, train.num_classes
-    backbone, origin = open_backbone(config, train, mirror)
+    backbone, origin = open_backbone(config, size, mirror)
     parts = {name: Rows(part) for name, part in splits if held_out_parts or name == "train"}
     features = extract(backbone, config.views, parts, progress, open_view)
     computed_s = time.perf_counter() - started

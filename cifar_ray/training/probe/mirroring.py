@@ -30,7 +30,7 @@ def mirroring_harms(config: TrainConfig, splits: TrainingSplits, progress: Start
     half = assign_folds(labels, np.arange(len(rows)), config.seed, folds=2)
     if len(np.unique(labels[half == 0], axis=0)) < 2:
         return False
-    backbone, _ = open_backbone(config, train)
+    backbone, _ = open_backbone(config, train.image_size_px)
     chosen = Rows(train, rows)
     upright, mirrored = (extract_view(backbone, number, chosen, progress, open_view) for number in (0, 1))
     fitted, judged = half == 0, half == 1

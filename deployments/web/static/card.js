@@ -53,15 +53,18 @@ export function createCard(file, { enqueue, chosenModel, onRemove }) {
   }
 
   function showAnswer(result) {
-    const { class_name: best, confidence, abstain } = result;
-    say(abstain ? `${name}: not sure, perhaps ${best}.` : `${name}: ${best}, ${percent(confidence)}.`);
+    const { class_name: best, confidence, abstain, labels } = result;
+    const found = labels?.filter((label) => label.above_threshold).map((label) => label.class);
+    const said = found ? found.join(", ") || "None of the labels" : best;
+    say(abstain ? `${name}: not sure, perhaps ${said}.` : `${name}: ${said}${found ? "" : `, ${percent(confidence)}`}.`);
     const [inServer, inAll] = [result.timings_ms.total, result.tookMs].map((ms) => `${Math.round(ms)} ms`);
-    const bars = h("ol", { className: "bars" }, ...result.top_k.slice(0, BARS).map(bar));
+    const shown = labels?.map((label) => ({ ...label, class_name: label.class })) ?? result.top_k.slice(0, BARS);
+    const bars = h("ol", { className: "bars" }, ...shown.map(bar));
     show(
-      h("h3", {}, abstain ? "Not sure" : best),
+      h("h3", {}, abstain ? "Not sure" : said),
       abstain && note("unsure", "This does not look like what the model has learnt. If it had to say:"),
       bars,
-      why(result),
+      why(result, shown),
       note("meta", `${result.model}@${result.version} · ${inServer} in the server, ${inAll} in all`),
     );
     requestAnimationFrame(() => bars.classList.add("grown"));
@@ -79,10 +82,10 @@ export function createCard(file, { enqueue, chosenModel, onRemove }) {
   }
 
   /** A switch that lays over the picture where the network saw a class, and a choice of the class. */
-  function why(result) {
+  function why(result, shown) {
     const maps = new Map(); // by class
     const status = h("span", { className: "meta", role: "status" });
-    const choices = result.top_k.map((one) => h("option", {}, one.class_name));
+    const choices = shown.map((one) => h("option", {}, one.class_name));
     const chooser = h("select", { "aria-label": `What to look for in ${name}`, hidden: true, onchange: update }, ...choices);
     const button = smallButton("Why?", toggle, `Why? Show where the model looked in ${name}`);
     button.setAttribute("aria-pressed", "false");
@@ -121,13 +124,14 @@ export function createCard(file, { enqueue, chosenModel, onRemove }) {
   return { element, ask, close };
 }
 
-function bar({ class_name: name, probability }) {
+/** A class and its probability; with several labels a picture, a tick marks those that the picture has. */
+function bar({ class_name: name, probability, above_threshold: isLabel }, place) {
   const fill = h("span", { className: "fill" });
   fill.style.setProperty("--share", probability);
   return h(
     "li",
-    {},
-    h("span", { className: "class" }, name),
+    { className: isLabel ?? place === 0 ? "chosen" : "" },
+    h("span", { className: "class" }, isLabel ? `✓ ${name}` : name),
     h("span", { className: "percent" }, percent(probability)),
     h("span", { className: "bar", "aria-hidden": "true" }, fill),
   );

@@ -37,7 +37,8 @@ function option(entry, version) {
     .filter(([, target]) => target === version)
     .map(([alias]) => alias);
   const isMeant = version === (entry.aliases.production ?? entry.versions.at(-1));
-  const accuracy = isMeant && entry.test_accuracy !== null ? [`${(entry.test_accuracy * 100).toFixed(1)} % right`] : [];
+  const [figure, unit] = entry.task === "multi-label" ? [entry.test_map, "% mean average precision"] : [entry.test_accuracy, "% right"];
+  const accuracy = isMeant && figure !== null ? [`${(figure * 100).toFixed(1)} ${unit}`] : [];
   const notes = [...aliases, ...accuracy].join(", ");
   return h("option", { value: `${entry.name}@${version}` }, `${entry.name}@${version}${notes && ` (${notes})`}`);
 }
@@ -46,5 +47,6 @@ function describe(entry) {
   if (!entry?.classes.length) return;
   const names = entry.classes.slice(0, MOST_NAMED).join(", ");
   const more = entry.classes.length - MOST_NAMED;
-  $("known").textContent = `The model tells apart ${names}${more > 0 ? ` and ${more} more` : ""}.`;
+  const verb = entry.task === "multi-label" ? "finds any of" : "tells apart";
+  $("known").textContent = `The model ${verb} ${names}${more > 0 ? ` and ${more} more` : ""}.`;
 }

@@ -1,0 +1,1 @@
+"""Labels that are probably wrong: found by cross-validation, shown for a decision, corrected in a new table."""

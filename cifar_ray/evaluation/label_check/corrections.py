@@ -1,0 +1,145 @@
+"""The table of suspects, in which a person decides, and the corrected table of labels that follows from it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import shlex
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cifar_ray.config import local_path, printable, resolve_storage
+from cifar_ray.data.decoding.picture_files import counted
+from cifar_ray.data.listing.layouts import Listing
+from cifar_ray.data.listing.tables import list_pictures
+from cifar_ray.errors import DataError
+from cifar_ray.evaluation.label_check.labelled_pictures import LabelledPictures
+from cifar_ray.evaluation.label_check.suspects import Suspect
+from cifar_ray.storage import FileTree
+
+KEEP, REMOVE = "keep", "remove"
+IMAGE, DECISION = "image", "decision"
+_COLUMNS = (IMAGE, "split", "label", "suggested", "probability_of_label", "probability_of_suggested", "reason", "other", DECISION)
+
+
+def suspects_table(pictures: LabelledPictures, suspects: Sequence[Suspect]) -> bytes:
+    """The table of suspects as CSV, the most suspicious first; its column `decision` is empty."""
+    names = pictures.class_names
+    rows = [
+        (
+            pictures.name_of(one.row),
+            pictures.where(one.row)[0],
+            names[pictures.labels[one.row]],
+            names[one.suggested],
+            f"{one.own_probability:.4f}",
+            f"{one.suggested_probability:.4f}",
+            one.reason,
+            "" if one.other is None else pictures.name_of(one.other),
+            "",
+        )
+        for one in suspects
+    ]
+    return _to_csv(_COLUMNS, rows)
+
+
+def read_decisions(path: Path) -> dict[str, tuple[str, str]]:
+    """Decisions by the name of the picture: the decision, and the row where it stands.
+
+    A decision is the name of a class, `remove`, or `keep`; an empty one keeps the label, too.
+
+    Raises:
+        DataError: if the file cannot be read, lacks a column, or names a picture twice.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not UTF-8; save it as CSV in UTF-8") from None
+    table = csv.DictReader(io.StringIO(text), strict=True, delimiter=";" if ";" in text.partition("\n")[0] else ",")
+    missing = [name for name in (IMAGE, DECISION) if name not in (table.fieldnames or ())]
+    if missing:
+        raise DataError(f"{path}: no column {' or '.join(missing)}; expected the table that check_labels writes, with decisions in it")
+    found: dict[str, tuple[str, str]] = {}
+    try:
+        for number, row in enumerate(table, 1):
+            name = unicodedata.normalize("NFC", row[IMAGE] or "")
+            if name in found:
+                raise DataError(f"{path}, row {number}: {name} comes twice")
+            found[name] = (unicodedata.normalize("NFC", (row[DECISION] or "").strip()), f"{path}, row {number}")
+    except csv.Error as error:
+        raise DataError(f"{path}, after line {table.line_num}: {error}") from None
+    return found
+
+
+def corrected_table(listing: Listing, decisions: Mapping[str, tuple[str, str]], folder: Path) -> tuple[bytes, int, int]:
+    """The table of all pictures with the labels that were decided on; no picture is moved or deleted.
+
+    Args:
+        listing: the pictures with their present labels.
+        decisions: from `read_decisions`.
+        folder: where the table will be; it has the pictures' paths from here.
+
+    Returns:
+        The table as CSV with the columns image, label and split, the number of changed labels, and that of removed pictures.
+
+    Raises:
+        DataError: if a decision names an unknown class or picture.
+    """
+    names = {unicodedata.normalize("NFC", name): name for name in listing.class_names}
+    left = dict(decisions)
+    rows, changed, removed = [], 0, 0
+    for split, part in listing.parts.items():
+        for row, number in enumerate(part.labels.tolist()):
+            label = listing.class_names[number]
+            decision, where = left.pop(unicodedata.normalize("NFC", printable(part.pictures.names[row])), ("", ""))
+            if decision == REMOVE and REMOVE not in names:
+                removed += 1
+                continue
+            if decision and not (decision == KEEP and KEEP not in names):
+                if decision not in names:
+                    expected = ", ".join([*listing.class_names, KEEP, REMOVE])
+                    raise DataError(f"{where}: unknown decision {decision!r}; expected one of {expected}")
+                changed += names[decision] != label
+                label = names[decision]
+            rows.append((os.path.relpath(os.fsdecode(part.pictures.path(row)), folder), label, split))
+    if left:
+        name, (_, where) = next(iter(left.items()))
+        raise DataError(f"{where}: {name} is not in {listing.root}; are these decisions for other data?")
+    return _to_csv(("image", "label", "split"), rows), changed, removed
+
+
+def apply_decisions(data: str, columns: str | None, decisions: str, table: str) -> list[tuple[str, str]]:
+    """Write the corrected table, and describe it as names and texts.
+
+    Args:
+        data: folder or table of the pictures.
+        columns: columns of the table, as in `--columns`.
+        decisions: table of decisions.
+        table: path of the corrected table; the pictures must be in its folder or below.
+
+    Raises:
+        DataError: if the decisions or the pictures cannot be read, a decision is wrong, or the table exists or would be elsewhere.
+    """
+    path, listing = Path(table), list_pictures(Path(resolve_storage(data)), columns)
+    if path.exists():
+        raise DataError(f"{path} exists; remove it, or choose another table with --out")
+    if not listing.root.resolve().is_relative_to(path.parent.resolve()):
+        raise DataError(f"--out {path}: a table has to be in the folder of its pictures or above: {listing.root}")
+    content, changed, removed = corrected_table(listing, read_decisions(local_path(decisions)), path.parent)
+    tree, name = FileTree.of_file(str(path))
+    tree.replace(name, content)
+    return [
+        ("written", f"{path}: {counted(changed, 'label')} changed, {counted(removed, 'picture')} left out"),
+        ("train", f"cifar-ray train --data-dir {shlex.quote(str(path))}"),
+    ]
+
+
+def _to_csv(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    return text.getvalue().encode("utf-8", "surrogateescape")

@@ -1,0 +1,78 @@
+"""Predict each label by a linear head that was not trained on its picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cifar_ray.config import TrainConfig
+from cifar_ray.data.task_progress import StartTask
+from cifar_ray.errors import ConfigError, ResourceError, advising_on_memory
+from cifar_ray.evaluation.label_check.labelled_pictures import LabelledPictures
+from cifar_ray.inference.predictor import Predictor
+from cifar_ray.metrics.accuracy import softmax
+from cifar_ray.metrics.familiarity import unit
+from cifar_ray.training.probe.extraction import extract
+from cifar_ray.training.probe.head import FOLDS, assign_folds, cross_validate
+from cifar_ray.training.probe.linear_probe import open_backbone
+
+Floats = npt.NDArray[np.float32]
+
+_AT_ONCE = 256
+
+
+@dataclass(frozen=True, eq=False)
+class OutOfFold:
+    """Predictions for N pictures, each by a head that was trained on the pictures of the other folds.
+
+    Attributes:
+        probabilities: float32 `[N, C]`.
+        features: float32 `[N, D]`, of length 1.
+    """
+
+    probabilities: Floats
+    features: Floats
+
+
+def predict_out_of_fold(pictures: LabelledPictures, config: TrainConfig, predictor: Predictor | None, progress: StartTask) -> OutOfFold:
+    """Compute features of all pictures, and fit a linear head for each fold.
+
+    Near-duplicates of one class share a fold: the head would otherwise know the label of a picture from its copy.
+
+    Args:
+        pictures: with their labels.
+        config: network, weights and seed of a probe.
+        predictor: a model whose features are used instead; it should not have been trained on these pictures.
+        progress: receives the progress.
+
+    Raises:
+        ConfigError: if the model gives no features.
+        ConfigError, DataError: see `open_backbone`.
+        ResourceError: if there is too little memory.
+    """
+    with advising_on_memory("free memory, or check a part of the pictures", ResourceError):
+        if predictor is None:
+            backbone, _ = open_backbone(config, pictures.size_px, mirror=False)
+            features = extract(backbone, 1, {"all": pictures}, progress)["all"]
+        else:
+            features = _features_of(predictor, pictures, progress)
+        similar = unit(features)
+        folds = assign_folds(pictures.labels, pictures.bursts, config.seed)
+        on_step = progress("cross-validating", FOLDS)
+        logits = cross_validate(features, pictures.labels, len(pictures.class_names), folds, on_step)
+        return OutOfFold(softmax(logits).astype(np.float32), similar)
+
+
+def _features_of(predictor: Predictor, pictures: LabelledPictures, progress: StartTask) -> Floats:
+    on_done = progress("computing features", len(pictures))
+    blocks = []
+    for start in range(0, len(pictures), _AT_ONCE):
+        rows = np.arange(start, min(start + _AT_ONCE, len(pictures)))
+        features = predictor.predict(pictures.read(rows)).features
+        if not features.shape[1]:
+            raise ConfigError("this model gives no features; choose a model whose network ends in a linear layer, or leave it out")
+        blocks.append(features)
+        on_done(len(rows))
+    return np.concatenate(blocks)
