@@ -63,7 +63,8 @@ def encode(manifest: Manifest, weights: Mapping[str, torch.Tensor], attachments:
     signed = manifest.model_copy(
         update={"weights_sha256": _sha256(data), "attachments": {name: _sha256(content) for name, content in attachments.items()}}
     )
-    return {WEIGHTS_FILE: data, **attachments, MANIFEST_FILE: signed.model_dump_json(indent=2).encode()}
+    unknown = {"task", "label_rules"} if manifest.task == "single-label" else None  # to older releases, which read the others
+    return {WEIGHTS_FILE: data, **attachments, MANIFEST_FILE: signed.model_dump_json(indent=2, exclude=unknown).encode()}
 
 
 def decode_manifest(data: bytes, where: str) -> Manifest:

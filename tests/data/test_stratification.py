@@ -39,3 +39,11 @@ def test_the_same_generator_divides_alike() -> None:
     labels = (np.random.default_rng(0).random((100, 3)) < 0.3).astype(np.uint8)
     first, again = (stratify(labels, np.arange(100), [0.7, 0.3], np.random.default_rng(5)) for _ in range(2))
     np.testing.assert_array_equal(first, again)
+
+
+def test_the_rarest_label_is_divided_first_while_there_is_a_choice() -> None:
+    labels = np.zeros((200, 2), np.uint8)
+    labels[:100, 0] = labels[:12, 1] = 1  # the rare label is always beside the common one
+    for seed in range(5):
+        part = stratify(labels, np.arange(200), [0.5, 0.5], np.random.default_rng(seed))
+        assert [int(labels[part == one, 1].sum()) for one in range(2)] == [6, 6]

@@ -13,6 +13,7 @@ import torch
 
 from cifar_ray.errors import BundleError
 from cifar_ray.store import LabelRules, Manifest, ModelStore
+from cifar_ray.store.bundle import encode
 
 Weights = dict[str, torch.Tensor]
 
@@ -171,3 +172,11 @@ def test_a_manifest_says_its_task_and_has_one_rule_for_each_class(make_manifest:
             make_manifest(**changes)
     with pytest.raises(ValueError, match="one finite threshold"):
         LabelRules((0.5, 0.5), (1.0,), (0.0, 0.0))
+
+
+def test_a_manifest_of_one_label_stays_readable_for_older_releases_and_one_of_several_does_not(
+    make_manifest: Callable[..., Manifest], weights: Weights
+) -> None:
+    one, several = (json.loads(encode(made, weights, {})["manifest.json"]) for made in (make_manifest(), make_manifest(task="multi-label")))
+    assert {"task", "label_rules"}.isdisjoint(one)
+    assert several["task"] == "multi-label", "an older release would take its sigmoids for a softmax"
