@@ -17,7 +17,7 @@ from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.statistics import training_weights
 from cifar_ray.errors import DataError
-from cifar_ray.training.loop.losses import TrainingLoss, true_classes
+from cifar_ray.training.loop.losses import LabelSetLoss, TrainingLoss
 from cifar_ray.training.probe.linear_probe import _fit
 from cifar_ray.training.probe.tail import TailTrainer
 
@@ -81,9 +81,18 @@ def test_the_loss_of_a_batch_is_the_weighted_sum_over_its_images(settings: dict[
             classes, weights = labels[:, :2], labels[:, 2]
             expected = sum(weight * loss(logits[row : row + 1], classes[row : row + 1]) for row, weight in enumerate(weights))
             torch.testing.assert_close(loss(logits, labels), expected)
-            assert (true_classes(labels, 2) == classes.argmax(1)).all()
+            assert loss.hits(logits, labels) == (logits.argmax(1) == classes.argmax(1)).sum()
             # the shade of an image, also of a mixed one, says its weight
             torch.testing.assert_close(inputs[:, 0, 0, 0] * 255 / 20 / float(WEIGHTS.mean()), weights)
+
+
+@pytest.mark.parametrize("settings", [{}, {"loss": "focal"}, {"loss": "asymmetric"}, {"class_weights": "balanced"}])
+def test_weights_multiply_the_loss_of_pictures_with_several_labels(settings: dict[str, str]) -> None:
+    marks = np.random.default_rng(0).integers(0, 2, (12, 3)).astype(np.uint8)
+    loss = LabelSetLoss(config(**settings), marks, CPU)
+    logits, weights = torch.randn(12, 3), torch.from_numpy(WEIGHTS)
+    expected = sum(weight * loss(logits[row : row + 1], torch.from_numpy(marks[row : row + 1])) for row, weight in enumerate(weights))
+    torch.testing.assert_close(loss(logits, torch.cat((torch.from_numpy(marks).float(), weights[:, None]), 1)), expected)
 
 
 def test_the_head_ignores_pictures_of_weight_zero() -> None:
