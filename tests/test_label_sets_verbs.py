@@ -14,8 +14,8 @@ import yaml
 from pyarrow import parquet
 
 from cifar_ray import __main__ as console
-from cifar_ray.data.dataset_cache import CACHE_VARIABLE
 from cifar_ray.data.decode import decode_square
+from cifar_ray.data.reading.local_cache import CACHE_VARIABLE
 from cifar_ray.inference.batch.pictures import read_picture
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import ModelStore

@@ -1,7 +1,9 @@
-"""Sources of labelled pictures: how long until training can start, and how fast pictures arrive.
+"""Sources of labelled pictures, several labels a picture, and labels that are wrong.
 
     python -m benchmarks.labels rows [--count 1000000] [--rounds 3]
     python -m benchmarks.labels shards [--count 2000] [--rounds 5]
+    python -m benchmarks.labels mosaics --data-dir DIR [--images 5000] [--epochs 8] [--seeds 1]
+    python -m benchmarks.labels errors --data-dir DIR --out rows.jsonl [--seeds 3]
 
 Files are made under $TMPDIR and removed at the end. Results in ../results/labels.md.
 """
@@ -10,8 +12,10 @@ from __future__ import annotations
 
 import tyro
 
+from benchmarks.labels.label_errors import flip_and_find
+from benchmarks.labels.mosaics import compare
 from benchmarks.labels.rows import rows
 from benchmarks.labels.shards import shards
 
 if __name__ == "__main__":
-    tyro.extras.subcommand_cli_from_dict({"rows": rows, "shards": shards})
+    tyro.extras.subcommand_cli_from_dict({"rows": rows, "shards": shards, "mosaics": compare, "errors": flip_and_find})

@@ -1,6 +1,6 @@
 """How well, and how fast, does a network learn several labels per picture, beside a plain PyTorch loop?
 
-    python benchmarks/labels.py mosaics --data-dir DIR [--images 5000] [--epochs 8] [--seeds 1]
+    python -m benchmarks.labels mosaics --data-dir DIR [--images 5000] [--epochs 8] [--seeds 1]
 
 DIR holds the original files of CIFAR-10. A mosaic shows four pictures, 64 px; its labels are their classes. Both sides train the same
 network (airnet) for the same number of epochs on the same mosaics: ours by the default recipe with its own loss, precision and
@@ -15,12 +15,10 @@ import resource
 import statistics
 import time
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import tyro
 from PIL import Image
 from sklearn.metrics import average_precision_score
 from torch import nn
@@ -40,11 +38,8 @@ BATCH_SIZE, SIZE_PX = 250, 64
 SHIFT_PX, PEAK_RATE, TEST_MOSAICS = 4, 3e-3, 2000
 
 
-def main(
-    what: tyro.conf.Positional[Literal["mosaics"]], data_dir: str, images: int = 5000, epochs: int = 8, seeds: int = 1, threads: int = 2
-) -> None:
+def compare(data_dir: str, images: int = 5000, epochs: int = 8, seeds: int = 1, threads: int = 2) -> None:
     """Trains both sides in turn, once a seed, and prints mAP and times."""
-    del what
     prepare_process(threads)
     found = load_splits(TrainConfig(dataset="cifar10", data_dir=data_dir, val_fraction=0))
     assert found.test is not None
@@ -140,7 +135,3 @@ def plain(train: ImageDataset, epochs: int, seed: int) -> Callable[[ImageDataset
         return torch.cat([model(inputs) for inputs, _ in DataLoader(PerImage(test, augmented=False), BATCH_SIZE)]).numpy()
 
     return logits
-
-
-if __name__ == "__main__":
-    tyro.cli(main)
