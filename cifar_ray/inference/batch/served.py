@@ -50,12 +50,8 @@ class ServerClassifier:
         ranked, abstain = outcome.answer["top_k"], self.abstain and outcome.abstain
         if "labels" not in outcome.answer:
             return sound_row(name, ranked, abstain)
-        number_of = {label: number for number, label in enumerate(outcome.probabilities)}
-        labels = [
-            {"class_id": number_of[one["class"]], "class_name": one["class"], "probability": one["probability"]}
-            for one in outcome.answer["labels"]
-            if one["above_threshold"]
-        ]
+        given = [one for one in outcome.answer["labels"] if one["above_threshold"]]
+        labels = [{"class_id": one["class_id"], "class_name": one["class"], "probability": one["probability"]} for one in given]
         return label_set_row(name, ranked, labels, abstain)
 
 
