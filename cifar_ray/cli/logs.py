@@ -6,6 +6,8 @@ import logging
 import sys
 
 _OURS = ("cifar_ray", "deployments")
+_LISTING = "cifar_ray.data.listing"
+_shown: set[str] = set()
 
 
 class _StderrHandler(logging.Handler):
@@ -23,8 +25,20 @@ def _concerns_the_user(record: logging.LogRecord) -> bool:
     return record.levelno >= logging.WARNING or record.name.partition(".")[0] in _OURS
 
 
+def _is_new(record: logging.LogRecord) -> bool:
+    """A command lists its data set twice, to choose settings and to load it; what there is to say about it is shown once."""
+    if not record.name.startswith(_LISTING):
+        return True
+    message = record.getMessage()
+    is_new = message not in _shown
+    _shown.add(message)
+    return is_new
+
+
 def show_log(level: int = logging.INFO) -> None:
     """Shows messages from `level` on as plain lines, for example about files that were skipped."""
     handler = _StderrHandler()
     handler.addFilter(_concerns_the_user)
+    handler.addFilter(_is_new)
+    _shown.clear()
     logging.basicConfig(level=level, format="%(message)s", handlers=[handler])

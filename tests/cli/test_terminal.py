@@ -145,6 +145,16 @@ def test_of_other_libraries_only_warnings_are_shown(capsys: Shown) -> None:
     assert capsys.readouterr().err.splitlines() == ["no font has this character", "decoded"]
 
 
+def test_what_there_is_to_say_about_a_data_set_is_shown_once_a_command(capsys: Shown) -> None:
+    listing, training = logging.getLogger("cifar_ray.data.listing.tables"), logging.getLogger("cifar_ray.training.loop")
+    for _ in ("one command", "the next"):
+        with no_log_handlers():
+            show_log()
+            for logger in (listing, training) * 2:
+                logger.info("3 rows")
+        assert capsys.readouterr().err.splitlines() == ["3 rows"] * 3
+
+
 def test_a_run_is_a_line_per_epoch_without_a_terminal(capsys: Shown) -> None:
     progress = ConsoleProgress(10, 1000)
     progress.on_message("run one")
