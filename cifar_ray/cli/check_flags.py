@@ -67,7 +67,14 @@ class CheckLabelsCommand(Config):
         return resolve_storage(self.out or str(folder / _CORRECTED))
 
     def next_command(self) -> str:
-        """What to type after the decisions; empty if the pictures are not files."""
+        """What to type after the decisions; empty if no table can name the pictures."""
+        from cifar_ray.data.listing.tables import list_pictures
+        from cifar_ray.data.reading.picture_source import place_of
+
+        if self._dataset == "folder":
+            listing = list_pictures(place_of(resolve_storage(self.data)), self.columns)
+            if isinstance(listing.root, str) or listing.pictures.spans is not None:
+                return ""
         flags = f" --columns {shlex.quote(self.columns)}" if self.columns else ""
         return f"cifar-ray check_labels {shlex.quote(self.data)}{flags} --apply decisions.csv" if self._dataset == "folder" else ""
 

@@ -45,14 +45,21 @@ def load_splits(config: TrainConfig, progress: StartTask = no_progress) -> Datas
     Raises:
         DataError: if the data are missing, cannot be downloaded, or are unusable; the message says what to do.
     """
+    return _divide(config, load_undivided(config, progress))
+
+
+def load_undivided(config: TrainConfig, progress: StartTask = no_progress) -> DatasetSplits:
+    """Load all pictures of a data set with the splits that it has itself; no further one is drawn, and none is left out.
+
+    Raises:
+        DataError: as `load_splits`.
+    """
     size_px = config.image_size or _DEFAULT_IMAGE_SIZE_PX
     if config.dataset == "digits":
-        found = load_digits(size_px)
-    elif config.dataset == "folder":
-        found = load_folder(_place(config), size_px, config.square_policy, progress, config.columns, config.task)
-    else:
-        found = load_cifar(config.dataset, _cifar_folder(config), size_px)
-    return _divide(config, found)
+        return load_digits(size_px)
+    if config.dataset == "folder":
+        return load_folder(_place(config), size_px, config.square_policy, progress, config.columns, config.task)
+    return load_cifar(config.dataset, _cifar_folder(config), size_px)
 
 
 def open_splits(config: TrainConfig, progress: StartTask = no_progress) -> TrainingSplits:

@@ -278,7 +278,7 @@ BAD = {
     "no label": (lambda root: write_tar(root / "a.tar", samples(range(5)) | {"7.png": png(1)}), r"a.tar/7.png: column cls is empty"),
     "bad JSON": (
         lambda root: write_tar(root / "a.tar", {"7.png": png(1), "7.json": b'{"label": 1'}),
-        r"a.tar/7.png, member json: not JSON \(.*\): \{.label.: 1",
+        r"a.tar/7.png, member json: not JSON \(.*\); mend or remove it: \{.label.: 1",
     ),
     "two pictures": (lambda root: write_tar(root / "a.tar", {"7.png": png(1), "7.jpg": b""}), "a.tar: two pictures have the key 7"),
     "one class": (lambda root: write_tar(root / "a.tar", {"7.png": png(1), "7.cls": b"4"}), "all rows have the label '4'"),

@@ -169,7 +169,7 @@ def test_a_few_missing_pictures_are_named_and_left_out(folder: Path, caplog: pyt
         (csv("file,label", "a.jpg,cat", "b.png,cat"), "all rows have the label 'cat'; at least two classes are needed"),
         (csv("file,label", *ROWS[:3], "../../other.jpg,dog"), r"row 4: \.\./\.\./other.jpg is outside .*photos; move the table"),
         (csv("file,label", *ROWS[:3], "/etc/other.jpg,dog"), "row 4: /etc/other.jpg is outside"),
-        (csv("file,label", *ROWS, "gone.jpg,cat"), "1 of 5 pictures are not in .*The first are: row 5: gone.jpg"),
+        (csv("file,label", *ROWS, "gone.jpg,cat"), "1 of 5 pictures are not in .*; add them, or .*The first: row 5: gone.jpg"),
         (csv("file,label", *(f"{name},{number}" for number, name in enumerate(LABELS))), "column label has another value in each row"),
         (csv("file,label", *(f"a.jpg,{number / 7:.3f}" for number in range(50))), "predicting a number is regression"),
         (csv("file,label,split", *(f"{row},later" for row in ROWS)), "unknown split 'later'; expected train, val or test"),
@@ -189,7 +189,11 @@ def test_a_bad_table_is_one_line(folder: Path, content: str, message: str) -> No
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("a.jsonl", LINES + '{"file_name": "a.jpg", \n', r"a.jsonl, line 5: not JSON \(.*\): \{\"file_name\": \"a.jpg\","),
+        (
+            "a.jsonl",
+            LINES + '{"file_name": "a.jpg", \n',
+            r"a.jsonl, line 5: not JSON \(.*\); .* it: \{\"file_name\": \"a.jpg\",",
+        ),
         ("a.jsonl", LINES + "[1]\n", "line 5: expected an object"),
         ("a.json", "{", "not JSON"),
         ("a.json", '{"a": 1}', "expected a list of objects, or an export of Label Studio or COCO"),

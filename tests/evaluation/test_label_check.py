@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from cifar_ray import check_labels, cli
 from cifar_ray.data.listing.tables import list_pictures
+from cifar_ray.evaluation.label_check.corrections import corrected_table
 from cifar_ray.evaluation.label_check.suspects import unlike_their_class, wrong_labels
 from cifar_ray.metrics.accuracy import softmax
 from cifar_ray.metrics.familiarity import unit
@@ -93,6 +95,7 @@ def test_decisions_become_a_table_that_train_reads_and_no_picture_moves(
         ),
         ("image,decision\nhorizontal/other.png,keep\n", "row 1: horizontal/other.png is not in"),
         ("image,decision\nhorizontal/copy.png,keep\nhorizontal/copy.png,remove\n", "row 2: horizontal/copy.png comes twice"),
+        ("image,decision\nhorizontal/copy.png,\n", "no decision in it"),
         ("image,verdict\nhorizontal/copy.png,keep\n", "no column decision"),
         ('image,decision\n"horizontal/copy.png,keep\n', "after line 1: "),
     ],
@@ -111,6 +114,28 @@ def test_a_corrected_table_outside_the_pictures_is_refused(mislabelled: Path, tm
     out = tmp_path / "labels.csv"
     assert cli.run(lambda: check_labels.main([str(mislabelled), "--apply", str(out), "--out", str(out)])) == 2
     assert "in the folder of its pictures or above" in capsys.readouterr().err
+
+
+def test_pictures_of_all_splits_are_checked(pictures: Path, tmp_path: Path) -> None:
+    root, out = tmp_path / "split", tmp_path / "out"
+    for split, removed in (("train", 40), ("val", 70)):
+        for folder in sorted((pictures / "train").iterdir()):
+            shutil.copytree(folder, root / split / folder.name)
+            for file in sorted((root / split / folder.name).iterdir())[:removed]:
+                file.unlink()
+    assert cli.run(lambda: check_labels.main([str(root), "--out", str(out)])) == 0
+    assert json.loads((out / "check_labels.json").read_text())["images"] == sum(path.is_file() for path in root.rglob("*"))
+
+
+def test_the_corrected_table_keeps_weights_and_the_numbers_of_classes(tmp_path: Path) -> None:
+    for number in range(4):
+        (tmp_path / f"{number}.png").write_bytes(b"")
+    rows = ["0.png,0,disc,train,2", "1.png,1,cross,train,1", "2.png,1,cross,train,1", "3.png,0,disc,val,1"]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label,class_name,split,weight", *rows, ""]))
+    listing = list_pictures(tmp_path / "labels.csv")
+    table, changed, removed = corrected_table(listing, {"1.png": ("disc", "row 1"), "2.png": ("keep", "row 2")}, tmp_path)
+    assert (changed, removed) == (1, 0)
+    assert table.decode().splitlines() == ["image,label,class_name,split,weight", rows[0], "1.png,0,disc,train,1", *rows[2:]]
 
 
 def test_decisions_need_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

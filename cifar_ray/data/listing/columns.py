@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ _NAMES = {
 FORM = ",".join(f"{key}=COLUMN" for key in _NAMES)
 _OPTIONAL = ("split", "weight", "name")
 _SAMPLE = 200
+_logger = logging.getLogger(__name__)
 _MOSTLY = 0.9
 
 
@@ -154,7 +156,11 @@ def _numbered(table: LabelTable, label: str, others: list[str], wanted: dict[str
         return (label,), wanted["name"] or None
     is_name = "label" not in wanted and _by_name("name", [label]) is not None
     number, name = (_by_name("label", others), label) if is_name else (label, _by_name("name", others))
-    if number is None or name is None or not _are_numbers_with_names(table.rows[number], table.rows[name]):
+    if number is None or name is None:
+        return (label,), None
+    if not _are_numbers_with_names(table.rows[number], table.rows[name]):
+        unused = number if label == name else name
+        _logger.info("%s: column %s is not used, because %s and %s do not belong together one to one", table.path, unused, number, name)
         return (label,), None
     return (number,), name
 

@@ -110,7 +110,8 @@ def read_object(text: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error}): {text.strip()[:60]}") from None
+        what = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise DataError(f"{where}: not JSON ({what}); mend or remove it: {text.strip()[:60]}") from None
     if not isinstance(value, dict):
         raise DataError(f"{where}: expected an object with the picture and its label, got {text.strip()[:60]}")
     return {key: _plain(item) for key, item in value.items()}

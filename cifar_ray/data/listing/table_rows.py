@@ -82,7 +82,8 @@ def read_rows(table: LabelTable, chosen: str | None = None, task: TaskName | Non
     missing = [(int(row) + 1, str(content[columns.image][int(row)])) for row in numbers]
     if len(missing) > _MISSING_SHARE * len(found):
         named = ", ".join(f"row {number}: {image}" for number, image in missing[:_NAMED])
-        raise DataError(f"{table.path}: {len(missing):,} of {len(found):,} pictures are not in {table.root}. The first are: {named}")
+        count = f"{len(missing):,} of {len(found):,} pictures"
+        raise DataError(f"{table.path}: {count} are not in {table.root}; add them, or remove their rows. The first: {named}")
     return Rows(columns, pictures, labels, splits, weights, _names(table, columns, labels), missing).take(found)
 
 

@@ -171,7 +171,7 @@ def _class_labels(table: str, classes: dict[str, set[str]]) -> tuple[str, ...]:
     for split, labels in classes.items():
         if unknown := sorted(labels - train):
             raise DataError(f"{table}: class {unknown[0]!r} is only in {split}; add training images for it, or remove it from {split}")
-    return tuple(sorted(train, key=_naturally))
+    return tuple(sorted(train, key=naturally))
 
 
 def _split_named(name: str, path: str) -> str:
@@ -181,5 +181,6 @@ def _split_named(name: str, path: str) -> str:
     return split
 
 
-def _naturally(name: str) -> list[tuple[int, str]]:
+def naturally(name: str) -> list[tuple[int, str]]:
+    """Sort key: numbers in names by value, so 2 before 10."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cifar_ray.cluster.process import prepare_process
 from cifar_ray.config import TrainConfig
-from cifar_ray.data import load_splits
+from cifar_ray.data.sources import load_undivided
 from cifar_ray.data.task_progress import StartTask
 from cifar_ray.errors import DataError
 from cifar_ray.evaluation.label_check.labelled_pictures import LabelledPictures
@@ -51,9 +51,9 @@ def check_labels(config: TrainConfig, reference: str | None, storage: str, progr
     predictor = None if reference is None else Predictor(load_model(reference, storage), device_here())
     if predictor is not None:
         config = config.model_copy(update={"image_size": predictor.manifest.image_size_px})
-    splits = load_splits(config, progress)
+    splits = load_undivided(config, progress)
     if splits.train.is_multi_label:
-        raise DataError(f"{splits.name} has several labels a picture; check_labels needs exactly one")
+        raise DataError(f"{config.data_dir}: several labels for each picture; check_labels is for tables with one label in each row")
     stored_px = splits.train.image_size_px
     size_px = _ENLARGED_PX if predictor is None and stored_px <= _SMALL_PX else stored_px
     pictures = LabelledPictures(splits, size_px)

@@ -13,7 +13,7 @@ from pathlib import Path
 from cifar_ray.config import local_path, printable, resolve_storage
 from cifar_ray.data.decoding.picture_files import counted
 from cifar_ray.data.listing.layouts import Listing
-from cifar_ray.data.listing.tables import list_pictures
+from cifar_ray.data.listing.tables import list_pictures, naturally
 from cifar_ray.data.reading.picture_source import place_of
 from cifar_ray.errors import DataError
 from cifar_ray.evaluation.label_check.labelled_pictures import LabelledPictures
@@ -51,12 +51,12 @@ def read_decisions(path: Path) -> dict[str, tuple[str, str]]:
     A decision is the name of a class, `remove`, or `keep`; an empty one keeps the label, too.
 
     Raises:
-        DataError: if the file cannot be read, lacks a column, or names a picture twice.
+        DataError: if the file cannot be read, lacks a column, has no decision, or names a picture twice.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from None
+        raise DataError(f"{path}: {error.strerror}; decide on the page of check_labels, and download the file there") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: not UTF-8; save it as CSV in UTF-8") from None
     table = csv.DictReader(io.StringIO(text), strict=True, delimiter=";" if ";" in text.partition("\n")[0] else ",")
@@ -72,6 +72,8 @@ def read_decisions(path: Path) -> dict[str, tuple[str, str]]:
             found[name] = (unicodedata.normalize("NFC", (row[DECISION] or "").strip()), f"{path}, row {number}")
     except csv.Error as error:
         raise DataError(f"{path}, after line {table.line_num}: {error}") from None
+    if not any(decision for decision, _ in found.values()):
+        raise DataError(f"{path}: no decision in it; fill in its column {DECISION}, or decide on the page and download {path.name}")
     return found
 
 
@@ -84,7 +86,8 @@ def corrected_table(listing: Listing, decisions: Mapping[str, tuple[str, str]], 
         folder: where the table will be; it has the pictures' paths from here.
 
     Returns:
-        The table as CSV with the columns image, label and split, the number of changed labels, and that of removed pictures.
+        The table as CSV, the number of changed labels, and that of removed pictures. Its columns are image, label and split, weight if
+        pictures have weights, and `class_name` beside numbers if the order of the classes is not that of their names.
 
     Raises:
         DataError: if a decision names an unknown class or picture.
@@ -92,6 +95,9 @@ def corrected_table(listing: Listing, decisions: Mapping[str, tuple[str, str]], 
     names = {unicodedata.normalize("NFC", name): name for name in listing.class_names}
     left = dict(decisions)
     rows, changed, removed = [], 0, 0
+    numbers = {name: str(number) for number, name in enumerate(listing.class_names)}
+    is_numbered = tuple(sorted(listing.class_names, key=naturally)) != listing.class_names
+    has_weights = any(part.weights is not None for part in listing.parts.values())
     for split, part in listing.parts.items():
         for row, number in enumerate(part.labels.tolist()):
             label = listing.class_names[number]
@@ -105,11 +111,15 @@ def corrected_table(listing: Listing, decisions: Mapping[str, tuple[str, str]], 
                     raise DataError(f"{where}: unknown decision {decision!r}; expected one of {expected}")
                 changed += names[decision] != label
                 label = names[decision]
-            rows.append((os.path.relpath(os.fsdecode(part.pictures.path(row)), folder), label, split))
+            image = os.path.relpath(os.fsdecode(part.pictures.path(row)), folder)
+            weight = 1.0 if part.weights is None else float(part.weights[row])
+            named = (numbers[label], label) if is_numbered else (label,)
+            rows.append((image, *named, split, *([f"{weight:g}"] if has_weights else [])))
     if left:
         name, (_, where) = next(iter(left.items()))
         raise DataError(f"{where}: {name} is not in {listing.root}; are these decisions for other data?")
-    return _to_csv(("image", "label", "split"), rows), changed, removed
+    columns = ("image", "label", *(["class_name"] if is_numbered else []), "split", *(["weight"] if has_weights else []))
+    return _to_csv(columns, rows), changed, removed
 
 
 def apply_decisions(data: str, columns: str | None, decisions: str, table: str) -> list[tuple[str, str]]:
