@@ -102,6 +102,7 @@ def test_json_and_parquet_have_lists_of_labels_also_beside_broken_pictures(place
     assert np.mean(right) > 0.8
 
 
+@pytest.mark.slow
 def test_compare_and_calibrate_go_by_map_and_thresholds(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert console.main(["calibrate", "shapes@1", "--storage", "storage", "--min-precision", "0.95"]) == 0
     assert "thresholds" in capsys.readouterr().out
@@ -116,6 +117,7 @@ def test_compare_and_calibrate_go_by_map_and_thresholds(place: Path, capsys: pyt
     assert figures["difference"] == 0
 
 
+@pytest.mark.slow
 def test_a_gallery_and_class_folders_are_refused_in_one_line(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert console.main(["evaluate", "shapes", "--storage", "storage", "--no-leakage", "--attach"]) == 2
     assert "gives several labels per picture; the gallery shows one class for each" in capsys.readouterr().err.splitlines()[-1]
