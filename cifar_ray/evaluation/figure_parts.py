@@ -8,6 +8,7 @@ from typing import Any
 from cifar_ray.evaluation.measures.leakage import describe_duplicate
 from cifar_ray.evaluation.model_evaluation import Leakage
 from cifar_ray.evaluation.selection import Selected
+from cifar_ray.metrics.calibration import Calibration
 from cifar_ray.store import Manifest
 
 FORMAT_VERSION = 1
@@ -38,6 +39,15 @@ def describe_duplicates(leakage: Leakage, data: Selected) -> dict[str, Any]:
         "share": len(leakage.duplicates) / len(data.images),
         "seconds": leakage.seconds,
         "pairs": [describe_duplicate(one, data.images, data.train) for one in leakage.duplicates],
+    }
+
+
+def describe_calibration(calibration: Calibration, uncalibrated: Calibration) -> dict[str, float]:
+    """Calibration error and overconfidence, and the error without calibration."""
+    return {
+        "expected_calibration_error": calibration.error,
+        "overconfidence": calibration.overconfidence,
+        "expected_calibration_error_without_it": uncalibrated.error,
     }
 
 

@@ -6,7 +6,15 @@ from dataclasses import asdict
 from typing import Any
 
 from cifar_ray.evaluation import label_set_evaluation
-from cifar_ray.evaluation.figure_parts import cost_rows, describe_duplicates, describe_subject, images_row, percent, without_nan
+from cifar_ray.evaluation.figure_parts import (
+    cost_rows,
+    describe_calibration,
+    describe_duplicates,
+    describe_subject,
+    images_row,
+    percent,
+    without_nan,
+)
 from cifar_ray.evaluation.label_set_evaluation import LabelSetEvaluation
 from cifar_ray.evaluation.measures.corruptions import CORRUPTIONS
 from cifar_ray.evaluation.model_evaluation import ModelEvaluation, without_duplicates
@@ -30,10 +38,8 @@ def to_json(evaluation: AnyEvaluation) -> dict[str, Any]:
         "top_5_accuracy": count_top_k(evaluation.logits, data.images.labels, _TOP) / len(data.images) if len(names) > _TOP else None,
         "loss": evaluation.figures.loss,
         "calibration": {
-            "expected_calibration_error": evaluation.calibration.error,
-            "overconfidence": evaluation.calibration.overconfidence,
+            **describe_calibration(evaluation.calibration, evaluation.uncalibrated),
             "temperature": evaluation.manifest.temperature,
-            "expected_calibration_error_without_it": evaluation.uncalibrated.error,
         },
         "abstaining": _abstaining(evaluation),
         "prediction_bias": {"verdict": bias_verdict(evaluation)},

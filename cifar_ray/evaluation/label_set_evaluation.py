@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cifar_ray.evaluation.figure_parts import cost_rows, describe_duplicates, describe_subject, images_row, percent, without_nan
+from cifar_ray.evaluation.figure_parts import (
+    cost_rows,
+    describe_calibration,
+    describe_duplicates,
+    describe_subject,
+    images_row,
+    percent,
+    without_nan,
+)
 from cifar_ray.evaluation.measures.cost import Cost, measure_cost
 from cifar_ray.evaluation.model_evaluation import Leakage, Progress, collect_scores, find_leakage
 from cifar_ray.evaluation.scoring import BlockScores
@@ -118,11 +126,7 @@ def to_json(evaluation: LabelSetEvaluation) -> dict[str, Any]:
         "labels_per_image": figures.labels_per_picture,
         "labels_given_per_image": float(evaluation.given.sum(axis=1).mean()),
         "loss": figures.loss,
-        "calibration": {
-            "expected_calibration_error": evaluation.calibration.error,
-            "overconfidence": evaluation.calibration.overconfidence,
-            "expected_calibration_error_without_it": evaluation.uncalibrated.error,
-        },
+        "calibration": describe_calibration(evaluation.calibration, evaluation.uncalibrated),
         "abstained": evaluation.abstained,
         "classes": _classes(evaluation),
         "co_occurrence": figures.co_occurrence.tolist(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from cifar_ray.evaluation.figure_parts import percent
@@ -10,12 +9,10 @@ from cifar_ray.evaluation.figures import AnyEvaluation, summarize, to_json
 from cifar_ray.evaluation.label_set_evaluation import LabelSetEvaluation
 from cifar_ray.evaluation.model_evaluation import ModelEvaluation, most_confident_mistakes
 from cifar_ray.inference.explain import grad_cam
-from cifar_ray.inference.overlay import overlay
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.reports import label_set_report, plots
-from cifar_ray.reports.contact_sheet import Cell, sheet
-from cifar_ray.reports.duplicates import SHOWN_DUPLICATES, duplicates_picture, pair_table
-from cifar_ray.reports.renderer import Picture, Section, Table, render
+from cifar_ray.reports.model_page import duplicates_picture, evaluation_files, heat_sheet, leakage_sections, render_about
+from cifar_ray.reports.renderer import Picture, Section, Table
 
 _SHOWN_MISTAKES = 24
 
@@ -26,9 +23,7 @@ def to_files(evaluation: AnyEvaluation, predictor: Predictor) -> dict[str, bytes
         return label_set_report.to_files(evaluation, predictor)
     figures = to_json(evaluation)
     pictures = _pictures(evaluation, predictor)
-    files = {f"{name}.png": picture.png for name, picture in pictures.items()}
-    page = _page(evaluation, figures, pictures)
-    return {"evaluation.json": json.dumps(figures, indent=1, ensure_ascii=False).encode(), **files, "report.html": page}
+    return evaluation_files(figures, pictures, _page(evaluation, figures, pictures))
 
 
 def _pictures(evaluation: ModelEvaluation, predictor: Predictor) -> dict[str, Picture]:
@@ -54,8 +49,7 @@ def _pictures(evaluation: ModelEvaluation, predictor: Predictor) -> dict[str, Pi
         found["mistakes"] = Picture(
             mistakes, "True class → predicted class with its probability. Right: the pixels that support the prediction (Grad-CAM)."
         )
-    if (duplicates := duplicates_picture(evaluation.leakage, evaluation.data)) is not None:
-        found["duplicates"] = Picture(duplicates, f"Left: image. Right: training image. Most similar first, at most {SHOWN_DUPLICATES}.")
+    found |= duplicates_picture(evaluation.leakage, evaluation.data)
     return found
 
 
@@ -65,23 +59,14 @@ def _mistakes(evaluation: ModelEvaluation, predictor: Predictor) -> bytes | None
         return None
     images, predicted, names = evaluation.data.images, evaluation.predicted, evaluation.manifest.class_names
     heat = grad_cam(predictor.network, predictor.manifest, images.images[rows], predicted[rows])
-    return sheet(
-        [
-            Cell(
-                (images.images[row], overlay(images.images[row], heatmap, side_px=96)),
-                (
-                    f"{names[images.labels[row]]} → {names[predicted[row]]} {evaluation.probabilities[row].max():.1%}",
-                    images.name_of(int(row)),
-                ),
-            )
-            for row, heatmap in zip(rows, heat, strict=True)
-        ],
-        columns=5,
-    )
+    captions = [
+        (f"{names[images.labels[row]]} → {names[predicted[row]]} {evaluation.probabilities[row].max():.1%}", images.name_of(int(row)))
+        for row in rows
+    ]
+    return heat_sheet(images.images[rows], heat, captions)
 
 
 def _page(evaluation: ModelEvaluation, figures: dict[str, Any], pictures: dict[str, Picture]) -> bytes:
-    data, manifest = evaluation.data, evaluation.manifest
     shown = {name: [picture] for name, picture in pictures.items()}
     sections = [
         Section("Summary", [Table((), summarize(figures))]),
@@ -94,11 +79,8 @@ def _page(evaluation: ModelEvaluation, figures: dict[str, Any], pictures: dict[s
     ]
     if "robustness" in shown:
         sections.append(Section("Robustness", shown["robustness"]))
-    if figures["leakage"] is not None:
-        duplicates = shown.get("duplicates", ["No image is a near-duplicate of a training image."])
-        sections.append(Section("Leakage: near-duplicates of training images", [*duplicates, *pair_table(figures)]))
-    trained = f"{manifest.architecture.name}, trained on {manifest.dataset_name}"
-    return render(f"{evaluation.reference} on {data.name} ({data.split})", f"{trained}; weights {manifest.weights_sha256[:12]}", sections)
+    sections += leakage_sections(figures, shown)
+    return render_about(evaluation, sections)
 
 
 def _class_table(figures: dict[str, Any]) -> Table:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from cifar_ray.evaluation.figure_parts import percent
 from cifar_ray.evaluation.label_set_evaluation import LabelSetEvaluation, summarize, to_json
 from cifar_ray.inference.explain import grad_cam
-from cifar_ray.inference.overlay import overlay
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.reports import plots
-from cifar_ray.reports.contact_sheet import Cell, sheet
-from cifar_ray.reports.duplicates import SHOWN_DUPLICATES, duplicates_picture, pair_table
-from cifar_ray.reports.renderer import Picture, Section, Table, render
+from cifar_ray.reports.model_page import duplicates_picture, evaluation_files, heat_sheet, leakage_sections, render_about
+from cifar_ray.reports.renderer import Picture, Section, Table
 
 _PER_CLASS = 3  # mistakes of each kind
 _SHOWN_MISTAKES = 60
@@ -23,9 +20,7 @@ def to_files(evaluation: LabelSetEvaluation, predictor: Predictor) -> dict[str, 
     """`evaluation.json`, the pictures, and `report.html` with all pictures inside, by file name."""
     figures = to_json(evaluation)
     pictures = _pictures(evaluation, predictor)
-    files = {f"{name}.png": picture.png for name, picture in pictures.items()}
-    page = _page(evaluation, figures, pictures)
-    return {"evaluation.json": json.dumps(figures, indent=1, ensure_ascii=False).encode(), **files, "report.html": page}
+    return evaluation_files(figures, pictures, _page(evaluation, figures, pictures))
 
 
 def _pictures(evaluation: LabelSetEvaluation, predictor: Predictor) -> dict[str, Picture]:
@@ -50,8 +45,7 @@ def _pictures(evaluation: LabelSetEvaluation, predictor: Predictor) -> dict[str,
         found["mistakes"] = Picture(
             mistakes, "By class, most confident first. Right: the pixels that support the label (Grad-CAM). Third line: the true labels."
         )
-    if (duplicates := duplicates_picture(evaluation.leakage, evaluation.data)) is not None:
-        found["duplicates"] = Picture(duplicates, f"Left: image. Right: training image. Most similar first, at most {SHOWN_DUPLICATES}.")
+    found |= duplicates_picture(evaluation.leakage, evaluation.data)
     return found
 
 
@@ -65,25 +59,20 @@ def _mistakes(evaluation: LabelSetEvaluation, predictor: Predictor) -> bytes | N
     ][:_SHOWN_MISTAKES]
     if not shown:
         return None
-    heat = grad_cam(predictor.network, predictor.manifest, images.images[[row for row, _, _ in shown]], [label for _, label, _ in shown])
-    return sheet(
-        [
-            Cell(
-                (images.images[row], overlay(images.images[row], heatmap, side_px=96)),
-                (
-                    f"{'wrongly' if given else 'missing'} {names[label]} {evaluation.probabilities[row, label]:.1%}",
-                    images.name_of(row),
-                    images.label_of(row),
-                ),
-            )
-            for (row, label, given), heatmap in zip(shown, heat, strict=True)
-        ],
-        columns=5,
-    )
+    pixels = images.images[[row for row, _, _ in shown]]
+    heat = grad_cam(predictor.network, predictor.manifest, pixels, [label for _, label, _ in shown])
+    captions = [
+        (
+            f"{'wrongly' if given else 'missing'} {names[label]} {evaluation.probabilities[row, label]:.1%}",
+            images.name_of(row),
+            images.label_of(row),
+        )
+        for row, label, given in shown
+    ]
+    return heat_sheet(pixels, heat, captions)
 
 
 def _page(evaluation: LabelSetEvaluation, figures: dict[str, Any], pictures: dict[str, Picture]) -> bytes:
-    data, manifest = evaluation.data, evaluation.manifest
     shown = {name: [picture] for name, picture in pictures.items()}
     sections = [
         Section("Summary", [Table((), summarize(figures))]),
@@ -92,11 +81,8 @@ def _page(evaluation: LabelSetEvaluation, figures: dict[str, Any], pictures: dic
         Section("Calibration", shown["calibration"]),
         Section("Most confident mistakes by class", shown.get("mistakes", ["None: all labels are correct."])),
     ]
-    if figures["leakage"] is not None:
-        duplicates = shown.get("duplicates", ["No image is a near-duplicate of a training image."])
-        sections.append(Section("Leakage: near-duplicates of training images", [*duplicates, *pair_table(figures)]))
-    trained = f"{manifest.architecture.name}, trained on {manifest.dataset_name}, several labels per image"
-    return render(f"{evaluation.reference} on {data.name} ({data.split})", f"{trained}; weights {manifest.weights_sha256[:12]}", sections)
+    sections += leakage_sections(figures, shown)
+    return render_about(evaluation, sections)
 
 
 def _class_table(figures: dict[str, Any]) -> Table:

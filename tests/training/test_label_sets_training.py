@@ -19,18 +19,10 @@ from cifar_ray.training.loop.trainer import Trainer
 from cifar_ray.training.probe.head import assign_folds, fit_head
 from cifar_ray.training.records import history
 from cifar_ray.training.records.results import EpochReport
+from tests.training.test_loop import SMALL as SHORT
 
 CPU = torch.device("cpu")
-SMALL = {
-    "model": "small_cnn",
-    "epochs": 6,
-    "batch_size": 24,
-    "precision": "fp32",
-    "label_smoothing": 0.0,
-    "test_time_augmentation": "none",
-    "optimizer": {"name": "adamw", "lr": 0.01},
-    "augmentation": {"flip": "none", "translate_px": 1},
-}
+SMALL = SHORT | {"epochs": 6}
 LOGITS = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)) * 3
 LABELS = (torch.rand(40, 3, generator=torch.Generator().manual_seed(1)) < torch.tensor([0.5, 0.2, 0.05])).to(torch.uint8)
 MIXED = torch.rand(40, 3, generator=torch.Generator().manual_seed(2))

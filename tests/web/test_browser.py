@@ -65,7 +65,7 @@ def test_a_chosen_picture_gets_a_card_with_classes_percentages_time_and_version(
 def test_a_model_with_several_labels_ticks_those_that_the_picture_has(open_page: Open, pictures: Path) -> None:
     page = open_page()
     page.select_option("#model", "scenes@1")
-    assert page.locator("#known").inner_text() == "The model finds any of beach, dog, night."
+    assert page.locator("#known").inner_text() == "Labels: beach, dog, night."
     assert "91.0 % mean average precision" in page.locator("#model option:checked").inner_text()
     choose(page, pictures / "green.png")
     card = answered(page, 1).first
@@ -242,7 +242,7 @@ def test_another_model_answers_when_it_is_chosen(open_page: Open, pictures: Path
     choose(page, pictures / "green.png")
     answered(page, 1)
     page.get_by_label("Model", exact=True).select_option("bare@1")
-    page.get_by_text("The model tells apart cat, dog.").wait_for()
+    page.get_by_text("Classes: cat, dog.").wait_for()
     page.get_by_role("button", name="Ask again").click()
     page.get_by_text("bare@1 ·").wait_for()
     assert page.locator(".bars li").count() == 2

@@ -47,6 +47,6 @@ function describe(entry) {
   if (!entry?.classes.length) return;
   const names = entry.classes.slice(0, MOST_NAMED).join(", ");
   const more = entry.classes.length - MOST_NAMED;
-  const verb = entry.task === "multi-label" ? "finds any of" : "tells apart";
-  $("known").textContent = `The model ${verb} ${names}${more > 0 ? ` and ${more} more` : ""}.`;
+  const kind = entry.task === "multi-label" ? "Labels" : "Classes";
+  $("known").textContent = `${kind}: ${names}${more > 0 ? ` and ${more} more` : ""}.`;
 }
