@@ -91,6 +91,7 @@ def evaluate_label_sets(logits: Logits, labels: LabelSets, rules: LabelRules) ->
     """Compare logits, float32 `[N, C]`, with labels, uint8 `[N, C]` of 0 and 1; the loss is that of the rules' probabilities."""
     given = rules.labels(rules.probabilities(logits))
     scaled = logits.astype(np.float64) * rules.slopes + rules.offsets
+    marks = labels.astype(np.float64)  # exact for counts, and its matrix product is twenty times as fast as that of integers
     return LabelSetFigures(
         count=len(labels),
         loss=float(binary_cross_entropies(scaled, labels).sum()) / max(1, len(labels)),
@@ -99,7 +100,7 @@ def evaluate_label_sets(logits: Logits, labels: LabelSets, rules: LabelRules) ->
         given=given.sum(axis=0, dtype=np.int64),
         correct=(given & (labels == 1)).sum(axis=0, dtype=np.int64),
         coverage=_coverage(scaled, labels),
-        co_occurrence=labels.astype(np.int64).T @ labels.astype(np.int64),
+        co_occurrence=(marks.T @ marks).astype(np.int64),
     )
 
 
