@@ -40,6 +40,7 @@ FLOORS: tuple[dict[str, str], ...] = (
     {
         "cifar_ray.training.loop": "steps and epochs, no Ray",
         "cifar_ray.inference.batch": "many pictures to one table",
+        "cifar_ray.inference.exporting": "files for other programs, and from them",
         "deployments.predicting": "decode, batch, predict",
     },
     {"cifar_ray.training.probe": "a head on pretrained features"},

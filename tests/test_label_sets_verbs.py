@@ -151,7 +151,7 @@ def test_an_ensemble_averages_calibrated_probabilities(place: Path) -> None:
 def test_an_exported_file_gives_the_calibrated_probabilities(place: Path, tmp_path: Path) -> None:
     import torch
 
-    from cifar_ray.inference.export import export
+    from cifar_ray.inference.exporting.export import export
 
     bundle = ModelStore(str(place / "storage")).load("shapes@1")
     export(bundle, "torchscript", str(tmp_path / "model.pt"))

@@ -131,7 +131,7 @@ class Export(StoreCommand):
 
     def run(self, store: ModelStore) -> None:
         """Prints what was written and how it was checked."""
-        from cifar_ray.inference.export import SUFFIXES, export  # imports torch, which the other subcommands do without
+        from cifar_ray.inference.exporting.export import SUFFIXES, export  # imports torch, which the other subcommands do without
 
         bundle = load_model(self.reference, self.storage)
         target = self.output or f"{bundle.name}-{bundle.version}{SUFFIXES[self.format]}"
@@ -162,7 +162,7 @@ class Import(StoreCommand):
 
     def run(self, store: ModelStore) -> None:
         """Prints what was saved."""
-        from cifar_ray.inference.import_weights import Meaning, import_weights
+        from cifar_ray.inference.exporting.import_weights import Meaning, import_weights
 
         meaning = Meaning(
             class_names=tuple(name.strip() for name in self.classes.split(",")) if self.classes else None,

@@ -14,9 +14,9 @@ import torch
 
 from cifar_ray import cli
 from cifar_ray.errors import BundleError, StoreError
-from cifar_ray.inference import export as exporting
-from cifar_ray.inference.export import SUFFIXES, export
-from cifar_ray.inference.import_weights import Meaning, import_weights
+from cifar_ray.inference.exporting import export as exporting
+from cifar_ray.inference.exporting.export import SUFFIXES, export
+from cifar_ray.inference.exporting.import_weights import Meaning, import_weights
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.models import create_model, list_models
 from cifar_ray.store import Bundle, ModelStore

@@ -18,8 +18,8 @@ from cifar_ray.config import EngineName
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.errors import BundleError, ConfigError
 from cifar_ray.inference.explain import grad_cam
-from cifar_ray.inference.export import ExportFormat, export
-from cifar_ray.inference.import_weights import Meaning, import_weights
+from cifar_ray.inference.exporting.export import ExportFormat, export
+from cifar_ray.inference.exporting.import_weights import Meaning, import_weights
 from cifar_ray.inference.int8 import with_int8
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.models import count_flops, create_model

@@ -19,7 +19,7 @@ from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.errors import CifarRayError, ConfigError, DataError
-from cifar_ray.inference.export import export
+from cifar_ray.inference.exporting.export import export
 from cifar_ray.models import create_model
 from cifar_ray.models.timm_networks import pretrained_config
 from cifar_ray.store import Architecture, Bundle, Manifest, PretrainedOrigin
