@@ -14,7 +14,7 @@ from pydantic import Field
 from tyro.conf import FlagCreatePairsOff, Positional, subcommand
 
 from cifar_ray.config import STORAGE_VARIABLE, Config, ResizePolicy, default_storage
-from cifar_ray.errors import BundleError
+from cifar_ray.errors import BundleError, ConfigError
 from cifar_ray.store.aliases import PREVIOUS, PRODUCTION
 from cifar_ray.store.ensembling import save_ensemble
 from cifar_ray.store.locate import load_model
@@ -121,23 +121,46 @@ class Delete(StoreCommand):
 
 
 class Export(StoreCommand):
-    """Write a model as one file for other programs, and check that the file gives the same logits."""
+    """Write a model as one file for other programs, or as a page for browsers, and check that it gives the same answers."""
 
     reference: Positional[str] = Field(description="NAME, NAME@3, a run or a path")
-    format: Literal["onnx", "torchscript", "pt2", "safetensors"] = Field(
-        "onnx", description="all but safetensors take uint8 [N, S, S, 3] pixels and normalize them inside"
+    format: Literal["onnx", "pt2", "web", "torchscript", "safetensors"] = Field(
+        "onnx",
+        description="onnx and pt2: from uint8 [N, H, W, 3] pictures of any size to the answers of the server; web: a folder with a page "
+        "that runs the model in the browser; torchscript: from uint8 [N, S, S, 3]; safetensors: weights only",
     )
-    output: str | None = Field(None, description="path or URI of the file; default: NAME-VERSION with the suffix of the format, here")
+    output: str | None = Field(
+        None, description="path or URI of the file or folder; default: NAME-VERSION with the suffix of the format, here"
+    )
+    runtime: Path | None = Field(None, description="web: packed onnxruntime-web (.tgz); default: npm fetches it")
 
     def run(self, store: ModelStore) -> None:
-        """Prints what was written and how it was checked."""
-        from cifar_ray.inference.exporting.export import SUFFIXES, export  # imports torch, which the other subcommands do without
+        """Prints what was written, how it was checked, and how fast it is."""
+        from cifar_ray.inference.exporting.export import export  # imports torch, which the other subcommands do without
+        from cifar_ray.inference.exporting.file_formats import FORMATS
+        from cifar_ray.inference.exporting.web_folder import export_web
 
+        if self.runtime and self.format != "web":
+            raise ConfigError(f"runtime: {self.format} needs none; add --format web")
         bundle = load_model(self.reference, self.storage)
-        target = self.output or f"{bundle.name}-{bundle.version}{SUFFIXES[self.format]}"
-        written = export(bundle, self.format, target)
-        print(f"wrote  {written.target}: {bundle.reference} as {self.format}, {written.size_bytes:,} bytes")
-        print(f"check  logits differ from the model's by at most {written.deviation:.5%} of the largest ({written.checked_by})")
+        suffix = "-web" if self.format == "web" else FORMATS[self.format].suffix
+        target = self.output or f"{bundle.name}-{bundle.version}{suffix}"
+        if self.format == "web":
+            written, size_bytes = export_web(bundle, target, self.runtime)
+        else:
+            written = export(bundle, self.format, target)
+            size_bytes = len(written.data)
+        print(f"wrote  {written.target}: {bundle.reference} as {self.format}, {size_bytes:,} bytes")
+        print(
+            f"check  logits of {written.pictures} picture{'s' * (written.pictures > 1)} differ from the model's by at most "
+            f"{written.deviation:.5%} of the largest ({written.checked_by})"
+        )
+        height, width = written.timed_px
+        print(f"speed  {written.latency_ms:.1f} ms for a picture of {width} × {height} px ({written.checked_by}, this machine)")
+        if bundle.manifest.quantization:
+            print("note   the file computes in fp32: the int8 form of the model is for OpenVINO only")
+        if self.format == "web":
+            print(f"open   python -m http.server --directory {target}")
 
 
 class Import(StoreCommand):

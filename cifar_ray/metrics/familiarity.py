@@ -12,8 +12,8 @@ import numpy.typing as npt
 from cifar_ray.metrics.accuracy import Floats, Integers, Logits
 
 SHARE_KEPT = 0.95
+NEIGHBOUR = 5  # the similarity is that to the fifth nearest known picture
 
-_NEIGHBOUR = 5
 _MAX_KNOWN = 500  # more pictures cost memory and time without better results
 
 
@@ -117,12 +117,12 @@ def _roots(features: Logits) -> Logits:
 
 def _similarity(features: Logits, known: Logits, same: npt.NDArray[np.bool_] | None = None) -> Floats:
     """Cosine similarity to the fifth nearest of `known`, of those that are not the same picture; -inf if there are fewer."""
-    if len(known) < _NEIGHBOUR:
+    if len(known) < NEIGHBOUR:
         return np.full(len(features), -np.inf)
     products = features @ known.T
     if same is not None:
         products[same] = -np.inf
-    similarity: Floats = np.partition(products, -_NEIGHBOUR, axis=1)[:, -_NEIGHBOUR].astype(np.float64)
+    similarity: Floats = np.partition(products, -NEIGHBOUR, axis=1)[:, -NEIGHBOUR].astype(np.float64)
     return similarity
 
 

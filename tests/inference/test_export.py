@@ -15,7 +15,8 @@ import torch
 from cifar_ray import cli
 from cifar_ray.errors import BundleError, StoreError
 from cifar_ray.inference.exporting import export as exporting
-from cifar_ray.inference.exporting.export import SUFFIXES, export
+from cifar_ray.inference.exporting.export import export
+from cifar_ray.inference.exporting.file_formats import FORMATS
 from cifar_ray.inference.exporting.import_weights import Meaning, import_weights
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.models import create_model, list_models

@@ -1,36 +1,38 @@
-"""Export a bundle for other programs, after a check that the file gives the same logits."""
+"""Export a bundle for other programs, after a check that the file gives the same answers."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
+import statistics
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+import numpy.typing as npt
+from PIL import Image
 
 from cifar_ray.config import resolve_storage
+from cifar_ray.data.decode import fit
 from cifar_ray.errors import BundleError, MissingDependencyError
-from cifar_ray.inference.conversion import FromPixels, NetworkInput
-from cifar_ray.inference.engines import TOLERANCE, Logits, Pixels, TorchEngine, deviation
+from cifar_ray.inference.engines import TOLERANCE, Pixels
+from cifar_ray.inference.exporting.answers import Answers
+from cifar_ray.inference.exporting.file_formats import FORMATS, ExportFormat, Run
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.storage import FileTree
-from cifar_ray.store import Bundle, Manifest
-from cifar_ray.store.bundle import encode
-from cifar_ray.store.manifest import MANIFEST_KEY
+from cifar_ray.store import Bundle
 
-ExportFormat = Literal["onnx", "torchscript", "pt2", "safetensors"]
-
-SUFFIXES: dict[ExportFormat, str] = {"onnx": ".onnx", "torchscript": ".torchscript.pt", "pt2": ".pt2", "safetensors": ".safetensors"}
-ONNX_OPSET = 18
+# Height and width of the pictures of the check, as multiples of the network's: unchanged, enlarged, a strip, upright, and two that
+# are averaged in blocks
+_CHECKED_SIDES = ((1, 1), (0.5, 0.8), (0.1, 2), (2.4, 1.9), (6.3, 7.5), (9, 6.1))
+_TIMED_PX = (480, 640)
+_TIMED_REPEATS = 5
 
 
 @dataclass(frozen=True)
@@ -39,56 +41,29 @@ class Exported:
 
     Attributes:
         target: path or URI of the file.
-        size_bytes: size of the file.
+        data: its content.
         deviation: largest difference between its logits and the bundle's in fp32, as a fraction of the largest logit.
+        pictures: number of pictures of different sizes in the check.
         checked_by: program that ran the file for the check.
+        latency_ms: median time of this program for one picture.
+        timed_px: height and width of this picture.
     """
 
     target: str
-    size_bytes: int
+    data: bytes
     deviation: float
+    pictures: int
     checked_by: str
-
-
-class _FileEngine:
-    """Runs the exported file with the program that its users will use."""
-
-    def __init__(self, name: str, run: Any) -> None:
-        self.name = name
-        self._run = run
-
-    def logits(self, images: Pixels) -> Logits:
-        """Logits, `[N, C]`, of images, uint8 `[N, S, S, 3]`."""
-        result: Logits = np.asarray(self._run(images), np.float32)
-        return result
-
-
-class _Answering(nn.Module):
-    """The graph to export: from pixels to logits and probabilities."""
-
-    scales: Tensor
-
-    def __init__(self, engine: TorchEngine) -> None:
-        super().__init__()
-        self.from_pixels = FromPixels(engine.network, engine.manifest)
-        self.temperature = engine.manifest.temperature
-        rules = engine.manifest.rules if isinstance(engine.manifest, Manifest) else None
-        self.is_multi_label = rules is not None
-        if rules is not None:
-            self.register_buffer("scales", torch.tensor([rules.slopes, rules.offsets]))
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.from_pixels(images)
-        if self.is_multi_label:
-            return logits, torch.sigmoid(logits * self.scales[0] + self.scales[1])
-        return logits, torch.softmax(logits / self.temperature, dim=1)
+    latency_ms: float
+    timed_px: tuple[int, int]
 
 
 def export(bundle: Bundle, file_format: ExportFormat, target: str) -> Exported:
-    """Write a bundle to a file, run the file and compare the logits; `target` is only replaced after this check.
+    """Write a bundle to a file, run the file and compare its answers; `target` is only replaced after this check.
 
-    `onnx`, `torchscript` and `pt2` take uint8 `[N, S, S, 3]` RGB pixels for any N, normalise them, and return float32 logits and
-    probabilities, `[N, C]`. `safetensors` contains the weights, with the manifest in its header; `import` can read it.
+    `onnx` and `pt2` take uint8 `[N, H, W, 3]` RGB pictures of any size for any N and return the `OUTPUTS` of `Answers`: what the
+    server answers. `torchscript` takes uint8 `[N, S, S, 3]` and returns logits and probabilities. `safetensors` contains the weights,
+    with the manifest in its header; `import` can read it.
 
     Args:
         bundle: what to export.
@@ -97,130 +72,94 @@ def export(bundle: Bundle, file_format: ExportFormat, target: str) -> Exported:
 
     Raises:
         MissingDependencyError: if a package for the format is not installed.
-        BundleError: if the network cannot be exported in the format, or the file gives other logits.
+        BundleError: if the network cannot be exported in the format, or the file gives other answers.
         StoreError: if the file cannot be written.
     """
-    engine = _in_fp32(bundle)
-    write, read = _FORMATS[file_format]
+    exported = build(bundle, file_format, target)
+    files, name = FileTree.of_file(resolve_storage(target))
+    files.replace(name, exported.data)
+    return exported
+
+
+def build(bundle: Bundle, file_format: ExportFormat, target: str) -> Exported:
+    """What `export` writes to `target`, checked, but not written yet.
+
+    Raises:
+        MissingDependencyError, BundleError: see `export`.
+    """
+    predictor = Predictor(bundle, precision="fp32", engine="torch")
+    form = FORMATS[file_format]
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, f"model{SUFFIXES[file_format]}")
+        file = Path(folder, f"model{form.suffix}")
         try:
             with warnings.catch_warnings(), _quiet():
                 warnings.simplefilter("ignore")  # exporters warn about their internals; the result is checked below
-                write(engine, bundle, file)
-                written = read(file, bundle)
+                form.write(bundle, predictor, file)
+                program, run = form.read(bundle, file)
         except MissingDependencyError:
             raise
         except Exception as failure:  # exporters raise many exceptions
             raise BundleError(
                 f"{bundle.reference} cannot be exported as {file_format}: {' '.join(str(failure).split())[:200]}; try another --format"
             ) from failure
-        difference = deviation(written, engine)
-        if not difference <= TOLERANCE["fp32"]:
-            raise BundleError(
-                f"{bundle.reference}: the logits of the {file_format} file deviate by {difference:.2%}; not written, try another --format"
-            )
-        data = file.read_bytes()
-    files, name = FileTree.of_file(resolve_storage(target))
-    files.replace(name, data)
-    return Exported(target, len(data), difference, written.name)
+        size = bundle.manifest.image_size_px
+        sides = [(_px(size, y), _px(size, x)) for y, x in (_CHECKED_SIDES if form.takes_any_size else _CHECKED_SIDES[:1])]
+        deviation = _check(run, predictor, sides, f"{bundle.reference}: the {file_format} file")
+        timed = _TIMED_PX if form.takes_any_size else (size, size)
+        return Exported(target, file.read_bytes(), deviation, len(sides), program, _latency_ms(run, timed), timed)
 
 
-def _write_onnx(engine: TorchEngine, bundle: Bundle, path: Path) -> None:
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript
-    except ImportError as missing:
-        raise MissingDependencyError(f"{missing.name} is not installed: pip install 'cifar-ray[export]'") from None
-    del onnxruntime, onnxscript
-    program = torch.onnx.export(
-        _Answering(engine),
-        (_example(engine.manifest),),
-        input_names=["images"],
-        output_names=["logits", "probabilities"],
-        dynamic_shapes=({0: torch.export.Dim("N")},),
-        opset_version=ONNX_OPSET,
-        dynamo=True,
-        verbose=False,
-    )
-    assert program is not None  # noqa: S101
-    model = program.model_proto
-    for key, value in _about(bundle).items():
-        model.metadata_props.add(key=key, value=value)
-    onnx.checker.check_model(model, full_check=True)
-    path.write_bytes(model.SerializeToString())
+def _check(run: Run, predictor: Predictor, sides: list[tuple[int, int]], what: str) -> float:
+    """Compare the answers for pictures of several sizes with those of the engine, which gets them decoded and resized as the server does.
 
+    Returns:
+        The largest difference of the logits, as a fraction of the largest logit.
 
-def _read_onnx(path: Path, bundle: Bundle) -> _FileEngine:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    return _FileEngine(f"ONNX Runtime {onnxruntime.__version__}", lambda images: session.run(["logits"], {"images": images})[0])
-
-
-def _write_torchscript(engine: TorchEngine, bundle: Bundle, path: Path) -> None:
-    with torch.inference_mode():
-        traced = torch.jit.trace(_Answering(engine), _example(engine.manifest), check_trace=False)  # type: ignore[no-untyped-call]
-    torch.jit.save(traced, str(path), _extra_files={key: value.encode() for key, value in _about(bundle).items()})
-
-
-def _read_torchscript(path: Path, bundle: Bundle) -> _FileEngine:
-    loaded = torch.jit.load(str(path))  # type: ignore[no-untyped-call]
-    return _FileEngine("TorchScript", lambda images: loaded(torch.from_numpy(images))[0].detach().numpy())
-
-
-def _write_pt2(engine: TorchEngine, bundle: Bundle, path: Path) -> None:
-    program = torch.export.export(_Answering(engine), (_example(engine.manifest),), dynamic_shapes=({0: torch.export.Dim("N")},))
-    with path.open("wb") as file:
-        torch.export.save(program, file, extra_files=_about(bundle))
-
-
-def _read_pt2(path: Path, bundle: Bundle) -> _FileEngine:
-    with path.open("rb") as file:
-        loaded = torch.export.load(file).module()
-    return _FileEngine("torch.export", lambda images: loaded(torch.from_numpy(images))[0].detach().numpy())
-
-
-def _write_safetensors(engine: TorchEngine, bundle: Bundle, path: Path) -> None:
-    from safetensors.torch import save
-
-    path.write_bytes(save(bundle.weights, metadata=_about(bundle)))  # `save_file` would create a file that only its owner can read
-
-
-def _read_safetensors(path: Path, bundle: Bundle) -> _FileEngine:
-    from safetensors.torch import load_file
-
-    read = Bundle(bundle.manifest, load_file(path), bundle.name, bundle.version)
-    return _FileEngine("safetensors", _in_fp32(read).logits)
-
-
-_FORMATS: dict[ExportFormat, tuple[Any, Any]] = {
-    "onnx": (_write_onnx, _read_onnx),
-    "torchscript": (_write_torchscript, _read_torchscript),
-    "pt2": (_write_pt2, _read_pt2),
-    "safetensors": (_write_safetensors, _read_safetensors),
-}
-
-
-def _in_fp32(bundle: Bundle) -> TorchEngine:
-    predictor = Predictor(bundle, precision="fp32", engine="torch")
-    return TorchEngine(predictor.network, bundle.manifest, predictor.precision)
-
-
-def _example(manifest: Manifest | NetworkInput) -> Tensor:
-    return torch.zeros((2, manifest.image_size_px, manifest.image_size_px, 3), dtype=torch.uint8)
-
-
-def _about(bundle: Bundle) -> dict[str, str]:
-    """Metadata of the file; `encode` puts the checksum of the weights into the manifest."""
-    manifest, size = bundle.manifest, bundle.manifest.image_size_px
-    return {
-        "cifar_ray.model": bundle.reference,
-        "cifar_ray.class_names": json.dumps(manifest.class_names, ensure_ascii=False),
-        "cifar_ray.input": f"uint8 [N, {size}, {size}, 3] RGB, other shapes made square by {manifest.resize_policy}",
-        MANIFEST_KEY: encode(manifest.model_copy(update={"quantization": None}), bundle.weights, {})["manifest.json"].decode(),
+    Raises:
+        BundleError: if they differ.
+    """
+    manifest = predictor.manifest
+    pictures = [_picture(height, width, seed) for seed, (height, width) in enumerate(sides)]
+    squares = np.stack([fit(Image.fromarray(picture), manifest.image_size_px, manifest.resize_policy) for picture in pictures])
+    expected = predictor.predict(squares)
+    outputs = [run(picture[None]) for picture in pictures]
+    found: dict[str, npt.NDArray[Any]] = {
+        name: np.concatenate(arrays) for name, arrays in zip(Answers.OUTPUTS, zip(*outputs, strict=True), strict=False)
     }
+    scale = np.abs(expected.logits - expected.logits.mean(axis=1, keepdims=True)).max()
+    deviation = float(np.abs(found["logits"] - expected.logits).max() / scale)
+    if not deviation <= TOLERANCE["fp32"]:
+        raise BundleError(f"{what} is wrong: its logits deviate by {deviation:.2%}; not written, try another --format")
+    if not np.allclose(found.get("probabilities", expected.probabilities), expected.probabilities, atol=TOLERANCE["fp32"]):
+        raise BundleError(f"{what} is wrong: its probabilities are not those of the model; not written, try another --format")
+    for name in ("labels", "abstains"):
+        answers, right = found.get(name), getattr(expected, name)
+        if answers is not None and not np.array_equal(answers, right):
+            raise BundleError(f"{what} is wrong: its {name} are not those of the model; not written, try another --format")
+    return deviation
+
+
+def _px(size_px: int, factor: float) -> int:
+    return max(1, round(size_px * factor))
+
+
+def _picture(height: int, width: int, seed: int) -> Pixels:
+    """A gradient with noise on it, so that a wrong filter shows: uint8 `[H, W, 3]`."""
+    rng = np.random.default_rng(seed)
+    corners = rng.integers(0, 256, (2, 2, 3))
+    down, across = (np.stack([1 - ramp, ramp]) for ramp in (np.linspace(0, 1, height), np.linspace(0, 1, width)))
+    smooth = np.einsum("ijc,iy,jx->yxc", corners, down, across)
+    picture: Pixels = (smooth + rng.integers(-60, 61, (height, width, 1))).clip(0, 255).astype(np.uint8)
+    return picture
+
+
+def _latency_ms(run: Run, sides: tuple[int, int]) -> float:
+    picture, times = _picture(*sides, seed=0)[None], []
+    for _ in range(_TIMED_REPEATS):
+        started = time.perf_counter()
+        run(picture)
+        times.append(1000 * (time.perf_counter() - started))
+    return statistics.median(times)
 
 
 @contextlib.contextmanager
