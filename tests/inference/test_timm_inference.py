@@ -192,6 +192,7 @@ def test_embeddings_are_the_mean_input_of_the_head_over_the_views(timm_bundle: M
         np.testing.assert_allclose(found, mean.numpy(), atol=1e-3)
 
 
+@pytest.mark.usefixtures("without_resizing")
 @pytest.mark.parametrize(
     ("name", "views", "file_format"),
     [
