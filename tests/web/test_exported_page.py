@@ -99,7 +99,7 @@ def test_the_page_answers_as_the_server(
     page = open_site(viewport)
     for path in sorted(tmp_path.iterdir()):
         page.set_input_files("#file", path)
-        page.wait_for_function(f"document.querySelector('#status').textContent.startsWith('{path.name}:')")
+        page.wait_for_selector(f"#status:has-text('{path.name}: ')")
         expected = answered(bundle, path)
         order = np.argsort(-expected.probabilities[0], kind="stable")
         shown = [item.inner_text().split("\n")[:2] for item in page.locator("#classes li").all()]
@@ -114,7 +114,7 @@ def test_what_is_no_picture_is_named_and_the_next_one_is_answered(
 ) -> None:
     page = open_site(DESK)
     page.set_input_files("#file", pictures / "letter.png")
-    page.wait_for_function("document.querySelector('#status').textContent.startsWith('letter.png cannot be read')")
+    page.wait_for_selector("#status:has-text('letter.png cannot be read')")
     assert page.is_hidden("#card")
     page.set_input_files("#file", pictures / "green.png")
     page.wait_for_selector("#card:not([hidden])")
