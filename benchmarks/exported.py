@@ -1,6 +1,6 @@
 """Does an exported file answer as the server? Every picture goes through both, and the table separates resizing from precision.
 
-python benchmarks/exported.py NAME --storage STORAGE --pictures DIR [--every 5] [--enlarge 4]
+python benchmarks/exported.py NAME --storage STORAGE --pictures DIR [--every 5] [--enlarge 4] [--engine openvino]
 python benchmarks/exported.py NAME --storage STORAGE --cifar10 DIR
 
 The server is `decode_square` and a `Predictor` with the engine that it chooses; the file gets the decoded pixels of the whole picture.
@@ -38,6 +38,7 @@ def main() -> None:
     arguments.add_argument("--cifar10", type=Path)
     arguments.add_argument("--every", type=int, default=1, help="take each so-manieth picture")
     arguments.add_argument("--enlarge", type=int, default=1, help="enlarge the pictures by this factor and save them as JPEG again")
+    arguments.add_argument("--engine", default="auto", help="of the server")
     options = arguments.parse_args()
     bundle = load_model(options.model, options.storage)
     with tempfile.TemporaryDirectory() as folder:
@@ -45,7 +46,7 @@ def main() -> None:
         session = onnxruntime.InferenceSession(f"{folder}/model.onnx", providers=["CPUExecutionProvider"])
     contents = list(cifar10(options.cifar10) if options.cifar10 else photographs(options.pictures, options.every, options.enlarge))
     size, policy = bundle.manifest.image_size_px, bundle.manifest.resize_policy
-    server, exact = Predictor(bundle), Predictor(bundle, precision="fp32", engine="torch")
+    server, exact = Predictor(bundle, engine=options.engine), Predictor(bundle, precision="fp32", engine="torch")
     drafted, whole, found, server_ms, file_ms = [], [], [], [], []
     for content in contents:
         started = time.perf_counter()

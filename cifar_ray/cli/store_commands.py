@@ -13,6 +13,7 @@ import yaml
 from pydantic import Field
 from tyro.conf import FlagCreatePairsOff, Positional, subcommand
 
+from cifar_ray.cli.output import liveness
 from cifar_ray.config import STORAGE_VARIABLE, Config, ResizePolicy, default_storage
 from cifar_ray.errors import BundleError, ConfigError
 from cifar_ray.store.aliases import PREVIOUS, PRODUCTION
@@ -145,6 +146,7 @@ class Export(StoreCommand):
         bundle = load_model(self.reference, self.storage)
         suffix = "-web" if self.format == "web" else FORMATS[self.format].suffix
         target = self.output or f"{bundle.name}-{bundle.version}{suffix}"
+        liveness.begin(f"exporting {bundle.reference}")
         if self.format == "web":
             written, size_bytes = export_web(bundle, target, self.runtime)
         else:

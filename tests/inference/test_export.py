@@ -28,7 +28,7 @@ from cifar_ray.inference.exporting.resampling import Square
 from cifar_ray.inference.predictor import Prediction, Predictor
 from cifar_ray.metrics.trust import Trust
 from cifar_ray.models import create_model, list_models
-from cifar_ray.store import Bundle, LabelRules, ModelStore
+from cifar_ray.store import Bundle, LabelRules, ModelStore, Quantization
 from cifar_ray.store.__main__ import main
 from cifar_ray.store.manifest import MANIFEST_KEY
 from cifar_ray.store.trust_file import read_trust, with_trust
@@ -147,18 +147,20 @@ def test_onnx_takes_pictures_of_any_size_and_answers_as_the_server(
 
     # the client without torch in examples/
     (image,) = pictures((40, 30))
+    expected = expected_of(bundle, [image])
     Image.fromarray(image).save(tmp_path / "a.png")
     Image.new("RGB", (20, 20)).save(tmp_path / "black.png")
     monkeypatch.setattr(sys, "argv", [str(CLIENT), str(tmp_path / "pets.onnx"), str(tmp_path / "a.png"), str(tmp_path / "black.png")])
-    monkeypatch.setitem(sys.modules, "torch", None)
-    runpy.run_path(str(CLIENT))
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "torch", None)
+        runpy.run_path(str(CLIENT))
     first, second = capsys.readouterr().out.splitlines()
-    expected = expected_of(bundle, [image])
     best = int(expected.probabilities[0].argmax())
     assert first.endswith(f"{['cat', 'dog', 'eel'][best]} {expected.probabilities[0, best]:.1%}")
     assert "black.png: not sure, perhaps" in second
 
 
+@pytest.mark.usefixtures("without_resizing")
 def test_torchscript_and_pt2_run_in_plain_torch(make_bundle: MakeBundle, images: Pixels, tmp_path: Path) -> None:
     bundle = with_trust(make_bundle(task="multi-label"), Trust(rules=RULES))
     expected = Predictor(bundle, precision="fp32", engine="torch").predict(images)
@@ -168,15 +170,22 @@ def test_torchscript_and_pt2_run_in_plain_torch(make_bundle: MakeBundle, images:
         warnings.simplefilter("ignore", FutureWarning)  # of TorchScript, by torch itself
         script = torch.jit.load(tmp_path / "pets.pt")
     about = {"cifar_ray.label_thresholds": ""}
-    any_size = torch.export.load(tmp_path / "pets.pt2", extra_files=about).module()
+    exported = torch.export.load(tmp_path / "pets.pt2", extra_files=about).module()
     assert json.loads(about["cifar_ray.label_thresholds"]) == list(RULES.thresholds)
-    for loaded in (script, any_size):
+    for loaded in (script, exported):
         logits, probabilities, *_ = loaded(torch.from_numpy(images))
         np.testing.assert_allclose(logits.detach().numpy(), expected.logits, atol=1e-4)
         np.testing.assert_allclose(probabilities.detach().numpy(), expected.probabilities, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_pt2_takes_pictures_of_any_size(make_bundle: MakeBundle, tmp_path: Path) -> None:
+    bundle = make_bundle()
+    export(bundle, "pt2", str(tmp_path / "pets.pt2"))
+    loaded = torch.export.load(tmp_path / "pets.pt2").module()
     for image in pictures(*SIDES):
-        _, _, labels, _, _ = any_size(torch.from_numpy(image[None]))
-        np.testing.assert_array_equal(labels.numpy(), expected_of(bundle, [image]).labels)
+        logits, *_ = loaded(torch.from_numpy(image[None]))
+        np.testing.assert_allclose(logits.detach().numpy(), expected_of(bundle, [image]).logits, atol=1e-4)
 
 
 def test_safetensors_comes_back_through_import_as_the_same_model(kept: Bundle, images: Pixels, tmp_path: Path) -> None:
@@ -218,18 +227,34 @@ def test_a_file_that_answers_something_else_is_not_written(
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("pets.onnx", b"older")]
 
 
+def test_a_network_that_cannot_be_exported_is_refused_with_the_first_reason(
+    make_bundle: MakeBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(bundle: Bundle, predictor: Predictor, path: Path) -> None:
+        raise RuntimeError("step 1/3\nadvice") from NotImplementedError("no\nsuch operation")
+
+    monkeypatch.setitem(FORMATS, "onnx", FileFormat(".onnx", True, write, FORMATS["onnx"].read))
+    with pytest.raises(BundleError, match="^pets@7 cannot be exported as onnx: no such operation; try another --format$"):
+        export(make_bundle(), "onnx", str(tmp_path / "pets.onnx"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("without_resizing")
 def test_an_ensemble_is_exported_too(tmp_path: Path, kept: Bundle) -> None:
     from cifar_ray.store.ensembling import save_ensemble
 
     both = save_ensemble(ModelStore(str(tmp_path)), "both", ["pets@1", "pets@1"])
-    assert export(both, "torchscript", str(tmp_path / "both.pt")).deviation < 1e-3
+    assert export(both, "pt2", str(tmp_path / "both.pt2")).deviation < 1e-3
 
 
 def test_the_commands_say_what_they_did(kept: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    int8 = Quantization(calibration_images=1, measured_on="val", accuracy=0.5, reference_accuracy=0.5, tolerance=0.1, deviation=0.1)
+    ModelStore(str(tmp_path)).save("pets", kept.manifest.model_copy(update={"quantization": int8}), kept.weights)
     target = tmp_path / "out" / f"pets{FORMATS['safetensors'].suffix}"
-    assert main(["export", "pets", "--format", "safetensors", "--output", str(target), "--storage", str(tmp_path)]) == 0
+    assert main(["export", "pets@2", "--format", "safetensors", "--output", str(target), "--storage", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
-    assert "pets@1 as safetensors" in shown
+    assert "pets@2 as safetensors" in shown
+    assert "the file computes in fp32" in shown
     assert "0.00000%" in shown
     assert "ms for a picture of 16 × 16 px" in shown
     assert main(["import", str(target), "copy", "--storage", str(tmp_path)]) == 0

@@ -100,13 +100,19 @@ def build(bundle: Bundle, file_format: ExportFormat, target: str) -> Exported:
             raise
         except Exception as failure:  # exporters raise many exceptions
             raise BundleError(
-                f"{bundle.reference} cannot be exported as {file_format}: {' '.join(str(failure).split())[:200]}; try another --format"
+                f"{bundle.reference} cannot be exported as {file_format}: {_first_reason(failure)}; try another --format"
             ) from failure
         size = bundle.manifest.image_size_px
         sides = [(_px(size, y), _px(size, x)) for y, x in (_CHECKED_SIDES if form.takes_any_size else _CHECKED_SIDES[:1])]
         deviation = _check(run, predictor, sides, f"{bundle.reference}: the {file_format} file")
         timed = _TIMED_PX if form.takes_any_size else (size, size)
         return Exported(target, file.read_bytes(), deviation, len(sides), program, _latency_ms(run, timed), timed)
+
+
+def _first_reason(failure: BaseException) -> str:
+    while failure.__cause__:  # torch puts pages of advice around it
+        failure = failure.__cause__
+    return " ".join(str(failure).split())[:200]
 
 
 def _check(run: Run, predictor: Predictor, sides: list[tuple[int, int]], what: str) -> float:
