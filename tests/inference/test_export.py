@@ -234,7 +234,7 @@ def test_a_network_that_cannot_be_exported_is_refused_with_the_first_reason(
         raise RuntimeError("step 1/3\nadvice") from NotImplementedError("no\nsuch operation")
 
     monkeypatch.setitem(FORMATS, "onnx", FileFormat(".onnx", True, write, FORMATS["onnx"].read))
-    with pytest.raises(BundleError, match="^pets@7 cannot be exported as onnx: no such operation; try another --format$"):
+    with pytest.raises(BundleError, match=r"^pets@7 cannot be exported as onnx: no such operation; try another --format$"):
         export(make_bundle(), "onnx", str(tmp_path / "pets.onnx"))
     assert not list(tmp_path.iterdir())
 
