@@ -50,14 +50,14 @@ FLOORS: tuple[dict[str, str], ...] = (
     {
         "cifar_ray.training": "a job: config to saved model",
         "cifar_ray.evaluation.measures": "corruptions, cost, leakage, slices",
-        "deployments.replicas": "Ray Serve replicas",
+        "deployments.protocols": "Open Inference Protocol, TorchServe",
     },
     {
         "cifar_ray.evaluation": "figures of a model or data set",
         "cifar_ray.tuning": "search for a better recipe",
-        "deployments": "the app of serve run",
+        "deployments.replicas": "Ray Serve replicas",
     },
-    {"cifar_ray.evaluation.label_check": "labels that are probably wrong"},
+    {"cifar_ray.evaluation.label_check": "labels that are probably wrong", "deployments": "the app of serve run"},
     {"cifar_ray.reports": "HTML pages and figures"},
     {"cifar_ray.cli.arguments": "parsing, help, mistakes in one line", "cifar_ray.cli.output": "progress, tables, status lines"},
     {"cifar_ray.cli": "flags, errors, subcommands"},

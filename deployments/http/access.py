@@ -22,7 +22,7 @@ from cifar_ray.errors import ConfigError
 from deployments.http.rate_limits import RateLimiter
 
 # These paths only say that the server runs, or a browser must load them before its user can enter a key.
-OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/health", "/ready"})
+OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/health", "/ready", "/v2/health/live", "/v2/health/ready", "/ping"})
 OPEN_FOLDER = "/static/"
 
 _CHECK_INTERVAL_S = 1.0

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import string
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from http import HTTPStatus
 from io import BytesIO
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -126,6 +129,24 @@ def revalidated(request: Request, response: Response) -> Response:
         return Response(status_code=304, headers=headers)
     response.headers.update(headers)
     return response
+
+
+@dataclass(frozen=True)
+class ErrorForm:
+    """How the clients of a protocol expect an error.
+
+    Attributes:
+        shape: of the JSON document.
+        media_type: of the response.
+        fill: the document from a problem document.
+    """
+
+    shape: type
+    media_type: str
+    fill: Callable[[schemas.Problem], Any]
+
+
+PROBLEM_FORM = ErrorForm(schemas.Problem, "application/problem+json", lambda content: content)
 
 
 def problem(error: Exception) -> schemas.Problem:

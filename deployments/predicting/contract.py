@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +15,8 @@ from cifar_ray.metrics.label_rules import LabelRules
 from deployments.predicting.schemas import Timings
 
 Pixels = npt.NDArray[np.uint8]
+# What a request brings: image files, unchecked, or ready pixels `[N, H, W, 3]`, RGB
+Pictures = Sequence[bytes] | Pixels
 
 _LISTED_CLASSES = 200
 

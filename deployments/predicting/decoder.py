@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+
+import numpy as np
 
 from cifar_ray.config import ResizePolicy
 from cifar_ray.errors import ImageError, ImageTooLargeError
 from cifar_ray.inference.preprocess import MAX_IMAGE_PIXELS, preprocess
-from deployments.predicting.contract import Pixels
+from deployments.predicting.contract import Pictures, Pixels
 
 # A picture of 50 megapixels takes 150 MB and more while it is decoded.
 _THREADS = min(8, os.cpu_count() or 1)
@@ -32,17 +33,19 @@ class Decoder:
         _return_freed_memory()
         self._executor = ThreadPoolExecutor(_THREADS, "decode")
 
-    async def decode(self, pictures: Sequence[bytes], image_size_px: int, resize_policy: ResizePolicy) -> list[Pixels | ImageError]:
+    async def decode(self, pictures: Pictures, image_size_px: int, resize_policy: ResizePolicy) -> list[Pixels | ImageError]:
         """Decode pictures; for a picture that cannot be decoded, the result contains its error.
 
         Args:
-            pictures: image files, unchecked.
+            pictures: image files, unchecked; or ready pixels, which are only checked for their size.
             image_size_px: side of the results.
             resize_policy: the policy that makes them square.
 
         Returns:
             uint8 `[image_size_px, image_size_px, 3]` for each.
         """
+        if isinstance(pictures, np.ndarray):
+            return _check_ready(pictures, image_size_px)
         if len(pictures) == 1 and len(pictures[0]) <= _THUMBNAIL_BYTES and pictures[0][4:8] != _AVIF_OR_HEIC:
             with suppress(ImageTooLargeError):  # few bytes can hold many pixels
                 return [_decode(pictures[0], image_size_px, resize_policy, _THUMBNAIL_PIXELS)]
@@ -50,6 +53,17 @@ class Decoder:
         return await asyncio.gather(
             *(loop.run_in_executor(self._executor, _decode_photo, data, image_size_px, resize_policy) for data in pictures)
         )
+
+
+def _check_ready(pixels: Pixels, image_size_px: int) -> list[Pixels | ImageError]:
+    _, height, width, _ = pixels.shape
+    if (height, width) == (image_size_px, image_size_px):
+        return list(pixels)
+    wrong = ImageError(
+        f"the pixels are {height} × {width} (height × width), and the model takes {image_size_px} × {image_size_px}; "
+        "resize them, or send picture files, which the server resizes"
+    )
+    return [wrong] * len(pixels)
 
 
 def _return_freed_memory() -> None:

@@ -25,6 +25,7 @@ from deployments.predicting.contract import (
     Explained,
     ModelInfo,
     Observer,
+    Pictures,
     Pixels,
     ReplicaLostError,
     Status,
@@ -134,7 +135,7 @@ class Pipeline:
         if self._pending_images >= self._config.pending_image_limit:
             raise OverloadedError(f"the queue is full ({self._pending_images} pictures); try again later")
 
-    async def run(self, pictures: Sequence[bytes], reference: str | None) -> Outcome:
+    async def run(self, pictures: Pictures, reference: str | None) -> Outcome:
         """Classify the pictures of one request, all with the same model version.
 
         Raises:
@@ -160,7 +161,7 @@ class Pipeline:
             self._pending_images -= images
             self._observer.pending(self._pending_images)
 
-    async def _run(self, pictures: Sequence[bytes], requested_model: str | None) -> Outcome:
+    async def _run(self, pictures: Pictures, requested_model: str | None) -> Outcome:
         started = time.perf_counter()
         reference = requested_model
         model = self._models.get(requested_model) or await self.model(requested_model)

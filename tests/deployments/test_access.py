@@ -24,6 +24,7 @@ from deployments.http import access
 from deployments.http.access import KeyRing, page_policy
 from deployments.http.rate_limits import TokenBuckets
 from deployments.http.routes import create_app
+from deployments.protocols.protocol_server import ProtocolServer
 from deployments.replicas.ingress_replica import SharedLimits
 from tests.deployments.test_ingress import FakeClassifier, Notes, problem
 
@@ -61,7 +62,7 @@ def send(app: Starlette, method: str, path: str, **request: Any) -> httpx.Respon
 
 
 def app_with(observer: Notes | None = None, **settings: Any) -> Starlette:
-    return create_app(FakeClassifier(), ServeConfig(**settings), observer or Notes())
+    return ProtocolServer(FakeClassifier(), ServeConfig(**settings), observer or Notes()).app
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,34 @@
+"""The server with all its protocols: HTTP and gRPC over one pipeline."""
+
+from __future__ import annotations
+
+from cifar_ray.config.serve_config import ServeConfig
+from deployments.http.rate_limits import RateLimiter
+from deployments.http.routes import Api, build_app
+from deployments.predicting.contract import Classifier, Observer
+from deployments.protocols import inference_http, torchserve
+from deployments.protocols.inference_grpc import OpenInferenceGrpc
+from deployments.protocols.inference_http import OpenInferenceHttp
+from deployments.protocols.protocol_operations import OPERATIONS
+from deployments.protocols.torchserve import TorchServe
+
+_ERROR_FORMS = {"v2": inference_http.ERROR_FORM, "predictions": torchserve.ERROR_FORM, "ping": torchserve.ERROR_FORM}
+
+
+class ProtocolServer(OpenInferenceGrpc):
+    """The HTTP app with all routes, and the gRPC methods.
+
+    Args:
+        classifier: runs the models.
+        config: defaults and limits.
+        observer: receives request events.
+        limiter: holds the rate limits of the API keys; default: in this process.
+
+    Attributes:
+        app: the HTTP side.
+    """
+
+    def __init__(self, classifier: Classifier, config: ServeConfig, observer: Observer, limiter: RateLimiter | None = None) -> None:
+        api = Api(classifier, config, observer, limiter, _ERROR_FORMS)
+        super().__init__(api)
+        self.app = build_app(api, [*OpenInferenceHttp(api).routes(), *TorchServe(api).routes()], OPERATIONS)
