@@ -98,9 +98,9 @@ _CLASSES = {name: _message(name) for name in _MESSAGES if "." not in name}
 globals().update(_CLASSES)
 
 
-def message(name: str, **fields: Any) -> Any:
-    """A message of a type, for example `ServerLiveResponse`."""
-    return _CLASSES[name](**fields)
+def message(kind: str, /, **fields: Any) -> Any:
+    """A message of a kind, for example `ServerLiveResponse`."""
+    return _CLASSES[kind](**fields)
 
 
 def add_servicer(servicer: Any, server: Any) -> None:
