@@ -4,6 +4,7 @@
 #   make test     lint, types, tests       make serve   serves the models in ./storage
 #   make test-slow  longer tests           make test-web  the page in Chromium
 #   make test-abuse  hostile requests      make test-cluster  ray up on hosts in network namespaces
+#   make test-protocols  clients of Triton and TorchServe
 #   make test-chaos  a training killed thirty times
 #   make coverage  what the tests run     make mutants   changes that no test notices
 #   make wheel-test  an installed wheel        make test-newest  the newest ray and torch
@@ -14,7 +15,7 @@ UV := $(BIN)/uv
 INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends
 
 .DEFAULT_GOAL := setup
-.PHONY: setup lock format lint test test-fast test-slow test-chaos coverage mutants test-web test-abuse test-cluster test-newest wheel-test audit demo serve clean
+.PHONY: setup lock format lint test test-fast test-slow test-chaos coverage mutants test-web test-abuse test-protocols test-cluster test-newest wheel-test audit demo serve clean
 
 setup: .venv/.installed
 	@echo "ready: . .venv/bin/activate, or see 'make demo' and README.md"
@@ -65,7 +66,7 @@ test: lint
 
 # without the tests that start Ray
 test-fast: setup
-	$(BIN)/python -m pytest -m "not (ray or web or abuse or slow or cluster or chaos or wheel)"
+	$(BIN)/python -m pytest -m "not (ray or web or abuse or slow or cluster or chaos or wheel or protocols)"
 
 # what would take `make test` over its ten minutes
 test-slow: setup
@@ -96,6 +97,11 @@ test-web: setup
 test-abuse: setup
 	$(BIN)/python -m pytest -s -m abuse tests/abuse
 
+# NVIDIA's tritonclient over HTTP and gRPC, and curl as TorchServe's documentation shows it, against `cifar-ray serve`; a minute or two.
+# tritonclient is installed into an environment of its own; without a registry, the tests are skipped.
+test-protocols: setup
+	$(BIN)/python -m pytest -s -m protocols tests/protocols
+
 # cluster.yaml on five hosts in network namespaces, and the loss of hosts; as root, half an hour. An SSH server or a Redis that is only
 # there for this does not run on the machine.
 test-cluster: setup
@@ -120,7 +126,7 @@ test-newest: setup
 		-e '.[aws,dev,export,openvino,quantize,tracking,tune,web]'
 	@.venv-newest/bin/python -c 'import ray, torch; print("testing ray", ray.__version__, "and torch", torch.__version__)'
 	.venv-newest/bin/python -m pytest -q tests/test_private.py
-	.venv-newest/bin/python -m pytest -q -m "not (ray or web or abuse or slow or cluster or chaos or wheel)"
+	.venv-newest/bin/python -m pytest -q -m "not (ray or web or abuse or slow or cluster or chaos or wheel or protocols)"
 
 # Known weaknesses of the locked versions. It asks a database on the internet, so it is no part of the tests; --strict fails where it cannot ask.
 audit: | $(UV)
@@ -134,4 +140,4 @@ serve: setup
 	exec $(BIN)/cifar-ray serve
 
 clean:
-	rm -rf .venv .venv-newest .mypy_cache .ruff_cache
+	rm -rf .venv .venv-newest .venv-tritonclient .mypy_cache .ruff_cache
