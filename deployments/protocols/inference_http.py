@@ -42,9 +42,9 @@ class OpenInferenceHttp:
         found = [Route("/v2", self.server), Route("/v2/health/live", self.live), Route("/v2/health/ready", self.ready)]
         for model in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
             found += [
-                Route(model, self.model),
-                Route(f"{model}/ready", self.model_ready),
                 Route(f"{model}/infer", self.infer, methods=["POST"]),
+                Route(f"{model}/ready", self.model_ready),
+                Route(model, self.model),
             ]
         return found
 
