@@ -25,10 +25,10 @@ class ProtocolServer(OpenInferenceGrpc):
         limiter: holds the rate limits of the API keys; default: in this process.
 
     Attributes:
-        app: the HTTP side.
+        http_app: the HTTP side; Ray Serve's wrapper of a deployment has an `app` of its own.
     """
 
     def __init__(self, classifier: Classifier, config: ServeConfig, observer: Observer, limiter: RateLimiter | None = None) -> None:
         api = Api(classifier, config, observer, limiter, _ERROR_FORMS)
         super().__init__(api)
-        self.app = build_app(api, [*OpenInferenceHttp(api).routes(), *TorchServe(api).routes()], OPERATIONS)
+        self.http_app = build_app(api, [*OpenInferenceHttp(api).routes(), *TorchServe(api).routes()], OPERATIONS)

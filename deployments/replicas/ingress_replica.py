@@ -125,4 +125,4 @@ class IngressReplica(ProtocolServer):
         super().__init__(RemoteClassifier(classifier, config.request_timeout_s), config, IngressMetrics(), limiter)
 
     def __serve_build_asgi_app__(self) -> Starlette:
-        return self.app
+        return self.http_app

@@ -62,7 +62,7 @@ def send(app: Starlette, method: str, path: str, **request: Any) -> httpx.Respon
 
 
 def app_with(observer: Notes | None = None, **settings: Any) -> Starlette:
-    return ProtocolServer(FakeClassifier(), ServeConfig(**settings), observer or Notes()).app
+    return ProtocolServer(FakeClassifier(), ServeConfig(**settings), observer or Notes()).http_app
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def references(value: Any) -> set[str]:
 
 
 def test_every_route_is_documented_and_nothing_else() -> None:
-    routes = ProtocolServer(NoClassifier(), ServeConfig(), NoObserver()).app.routes
+    routes = ProtocolServer(NoClassifier(), ServeConfig(), NoObserver()).http_app.routes
     served = {
         (route.path, method.lower()) for route in routes if isinstance(route, Route) for method in route.methods or () if method != "HEAD"
     }

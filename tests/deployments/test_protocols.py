@@ -43,7 +43,7 @@ def observer() -> Notes:
 def sender(server: ProtocolServer) -> Send:
     def send(method: str, path: str, **request: Any) -> httpx.Response:
         async def once() -> httpx.Response:
-            transport = httpx.ASGITransport(server.app, raise_app_exceptions=False)
+            transport = httpx.ASGITransport(server.http_app, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
                 return await client.request(method, path, **request)
 
@@ -307,7 +307,7 @@ def test_pixels_share_the_batches_and_the_queue_of_predict(classifier: FakeClass
     server = ProtocolServer(classifier, ServeConfig(max_batch_size=4, max_pending_images=4), Notes())
 
     async def together(*pixels: Any) -> list[int]:
-        transport = httpx.ASGITransport(server.app)
+        transport = httpx.ASGITransport(server.http_app)
         async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
             sent = [client.post("/v2/models/pets@3/infer", **binary_request(one)) for one in pixels]
             return [response.status_code for response in await asyncio.gather(*sent, client.post("/predict?model=pets@3", content=picture))]
