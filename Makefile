@@ -49,7 +49,7 @@ endif
 
 # names, versions and hashes only: the registry is the user's own choice
 lock: | $(UV)
-	$(UV) pip compile -q --universal --python-version 3.11 --extra aws --extra dev --extra export --extra heic --extra labels --extra openvino --extra quantize --extra tracking --extra tune --extra web --generate-hashes --no-emit-index-url --no-header --no-annotate $(LOCKFLAGS) \
+	$(UV) pip compile -q --universal --python-version 3.11 --extra aws --extra dev --extra export --extra heic --extra labels --extra openvino --extra quantize --extra traces --extra tracking --extra tune --extra web --generate-hashes --no-emit-index-url --no-header --no-annotate $(LOCKFLAGS) \
 		pyproject.toml -o requirements.lock
 
 format: setup
@@ -123,7 +123,7 @@ test-newest: setup
 	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-newest
 	printf 'ray[train,serve,tune]\ntorch\ntorchvision\n' > .venv-newest/overrides.txt
 	$(UV) pip install -q --upgrade --python .venv-newest/bin/python --overrides .venv-newest/overrides.txt \
-		-e '.[aws,dev,export,openvino,quantize,tracking,tune,web]'
+		-e '.[aws,dev,export,openvino,quantize,traces,tracking,tune,web]'
 	@.venv-newest/bin/python -c 'import ray, torch; print("testing ray", ray.__version__, "and torch", torch.__version__)'
 	.venv-newest/bin/python -m pytest -q tests/test_private.py
 	.venv-newest/bin/python -m pytest -q -m "not (ray or web or abuse or slow or cluster or chaos or wheel or protocols)"

@@ -10,6 +10,7 @@ from ray.serve.metrics import Counter, Gauge, Histogram
 
 from deployments.predicting.contract import Classified, Observer
 from deployments.predicting.schemas import Timings
+from deployments.replicas.tracing import record_stages
 
 _STAGES: tuple[Literal["decode", "queue", "inference", "total"], ...] = ("decode", "queue", "inference", "total")
 _STAGE_BOUNDARIES_MS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000]
@@ -33,6 +34,7 @@ class IngressMetrics(Observer):
         """Implements `Observer`."""
         for stage in _STAGES:
             self._stage.observe(timings_ms[stage], {"stage": stage})
+        record_stages(timings_ms)
 
     def refused(self, reason: str) -> None:
         """Implements `Observer`."""
