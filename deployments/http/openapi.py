@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
@@ -12,10 +11,10 @@ from pydantic.json_schema import JsonSchemaMode
 from cifar_ray.inference.preprocess import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 from deployments.http import openapi_examples
 from deployments.http.access import OPEN_PATHS
+from deployments.http.operation import Json, Operation
+from deployments.http.review_routes import REVIEW_OPERATIONS
 from deployments.http.uploads import MAX_BATCH_BYTES, MAX_BATCH_IMAGES
 from deployments.predicting import schemas
-
-Json = dict[str, Any]
 
 API_VERSION = "1"
 _EXAMPLE_SERVER = "http://localhost:8000"
@@ -99,6 +98,12 @@ _TOP_K_PARAMETER = {
     "schema": {"type": "integer", "minimum": 1},
     "example": 3,
 }
+_CLIENT_PARAMETER = {
+    "name": "X-Client-Id",
+    "in": "header",
+    "description": "who asks: while a version is on trial, a client stays with one version; an operator may choose another header",
+    "schema": {"type": "string"},
+}
 _CLASS_PARAMETER = {
     "name": "class",
     "in": "query",
@@ -121,24 +126,6 @@ _PICTURE_HEADERS = {
 }
 
 
-@dataclass(frozen=True)
-class Operation:
-    """One route: its request, its response and a curl command.
-
-    Attributes:
-        picture_headers: headers of its PNG response; empty if it only returns JSON.
-    """
-
-    path: str
-    summary: str
-    answer: type
-    curl: str
-    body: Json = field(default_factory=dict)
-    errors: dict[int, str] = field(default_factory=dict)
-    parameters: tuple[Json, ...] = ()
-    picture_headers: Json = field(default_factory=dict)
-
-
 OPERATIONS = (
     Operation(
         "/predict",
@@ -147,7 +134,8 @@ OPERATIONS = (
         "-F image=@frog.jpg {}",
         _PICTURE_BODY,
         _BAD_REQUEST | _BAD_PICTURE | _PREDICTING,
-        (_MODEL_PARAMETER, _TOP_K_PARAMETER),
+        (_MODEL_PARAMETER, _TOP_K_PARAMETER, _CLIENT_PARAMETER),
+        headers={"X-Model": _PICTURE_HEADERS["X-Model"]},
     ),
     Operation(
         "/predict_base64",
@@ -156,7 +144,8 @@ OPERATIONS = (
         """-H 'Content-Type: application/json' -d '{{"image": "'"$(base64 -w0 frog.jpg)"'"}}' {}""",
         _BASE64_BODY,
         _BAD_REQUEST | _BAD_PICTURE | _PREDICTING,
-        (_MODEL_PARAMETER, _TOP_K_PARAMETER),
+        (_MODEL_PARAMETER, _TOP_K_PARAMETER, _CLIENT_PARAMETER),
+        headers={"X-Model": _PICTURE_HEADERS["X-Model"]},
     ),
     Operation(
         "/predict_batch",
@@ -165,7 +154,8 @@ OPERATIONS = (
         "-F images=@frog.jpg -F images=@ship.png {}",
         _PICTURES_BODY,
         _BAD_REQUEST | {413: f"the request is over {MAX_BATCH_BYTES // 10**6} MB"} | _PREDICTING,
-        (_MODEL_PARAMETER, _TOP_K_PARAMETER),
+        (_MODEL_PARAMETER, _TOP_K_PARAMETER, _CLIENT_PARAMETER),
+        headers={"X-Model": _PICTURE_HEADERS["X-Model"]},
     ),
     Operation(
         "/explain",
@@ -198,12 +188,13 @@ OPERATIONS = (
     Operation(
         "/models", "List the models in the store", schemas.Models, "{}", errors={503: "the model store or the model cannot be reached"}
     ),
+    *REVIEW_OPERATIONS,
 )
 
 
 def document() -> Json:
     """The OpenAPI 3.1 document, as plain JSON values."""
-    shapes = {operation.answer for operation in OPERATIONS} | {schemas.PictureInJson, schemas.Problem}
+    shapes = {operation.answer for operation in OPERATIONS if operation.answer} | {schemas.PictureInJson, schemas.Problem}
     adapters: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = [
         (shape.__name__, "serialization", TypeAdapter(shape)) for shape in sorted(shapes, key=lambda shape: shape.__name__)
     ]
@@ -216,7 +207,7 @@ def document() -> Json:
             "description": "Classifies pictures. Errors are problem documents (RFC 9457).",
         },
         "servers": [{"url": ".", "description": "the server that sent this document, below its prefix"}],
-        "paths": {operation.path: {"post" if operation.body else "get": _describe(operation)} for operation in OPERATIONS},
+        "paths": {operation.path: {operation.http_method: _describe(operation)} for operation in OPERATIONS},
         "components": {
             "schemas": definitions["$defs"],
             "securitySchemes": {
@@ -239,15 +230,16 @@ def _describe(operation: Operation) -> Json:
         errors[status] = f"{errors[status]}; or {why}" if status in errors else why
     described: Json = {
         "summary": operation.summary,
-        "operationId": operation.path.strip("/"),
+        "operationId": operation.operation_id,
         "x-codeSamples": [{"lang": "shell", "source": f"curl {operation.curl.format(_EXAMPLE_SERVER + operation.path)}"}],
-        "responses": {"200": _response("success", operation.answer, "application/json", openapi_examples.ANSWERS[operation.answer])}
-        | {str(status): _refusal(status, why) for status, why in sorted(errors.items())},
+        "responses": {"200": _success(operation)} | {str(status): _refusal(status, why) for status, why in sorted(errors.items())},
     }
     if operation.picture_headers:
         success = described["responses"]["200"]
         success["content"] = {"image/png": {"schema": _PICTURE | {"description": "RGB, square"}}} | success["content"]
         success["headers"] = operation.picture_headers
+    if operation.headers:
+        described["responses"]["200"]["headers"] = operation.headers
     if not is_open:
         described["security"] = [{}, {"bearer": []}, {"header": []}]  # {}: a server without keys
     if operation.body:
@@ -255,6 +247,12 @@ def _describe(operation: Operation) -> Json:
     if operation.parameters:
         described["parameters"] = list(operation.parameters)
     return described
+
+
+def _success(operation: Operation) -> Json:
+    if operation.answer is None:
+        return {"description": "success", "content": {"image/jpeg": {"schema": _PICTURE | {"description": "a square JPEG"}}}}
+    return _response("success", operation.answer, "application/json", openapi_examples.ANSWERS[operation.answer])
 
 
 def _refusal(status: int, why: str) -> Json:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from starlette.applications import Starlette
@@ -14,16 +15,23 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
+from cifar_ray.captures.capture_files import Captures
+from cifar_ray.captures.reviews import Reviews
 from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.errors import ImageError
-from deployments.http import docs_page, home_page, openapi, uploads
-from deployments.http.access import KeyGuard, KeyRing, SecurityHeaders
+from deployments.capturing.recorder import Recorder, request_id
+from deployments.http import home_page, openapi, uploads
+from deployments.http.access import KeyGuard, KeyRing, SecurityHeaders, holder
 from deployments.http.body_budget import BodiesTooLargeError, BodyBudget
 from deployments.http.rate_limits import RateLimiter, TokenBuckets
 from deployments.http.responses import STATUS_TABLE, Json, LastJson, explanation, explanation_png, prediction, problem, revalidated
+from deployments.http.review_routes import ReviewApi
+from deployments.pages import docs_page
 from deployments.predicting import schemas
 from deployments.predicting.contract import Classifier, DeadlineError, Observer, Status, UnavailableError
-from deployments.predicting.pipeline import Deadline, OverloadedError, Pipeline
+from deployments.predicting.pipeline import Deadline, Outcome, OverloadedError, Pipeline
+from deployments.staging.staged_pipeline import StagedPipeline
+from deployments.staging.trials import NoTrials, Trials
 
 RETRY_AFTER_S = 2
 EXPLANATION_FORMATS = ("png", "json")
@@ -38,19 +46,24 @@ class Api:
         classifier: runs the models.
         config: defaults and limits.
         observer: receives request events.
+        trials: the versions on trial.
+        captures: where answered pictures are kept.
     """
 
-    def __init__(self, classifier: Classifier, config: ServeConfig, observer: Observer) -> None:
+    def __init__(self, classifier: Classifier, config: ServeConfig, observer: Observer, trials: Trials, captures: Captures) -> None:
         self._classifier = classifier
         self._config = config
         self._observer = observer
         self._pipeline = Pipeline(classifier, config, observer)
+        self._recorder = Recorder(config, captures)
+        differed = partial(self._recorder.offer, disagrees=True)
+        self._staged = StagedPipeline(self._pipeline, trials, config, observer, differed)
 
     async def predict(self, request: Request) -> Response:
         """`POST /predict` and `POST /predict_base64`; clients of the latter send base64 text."""
         top_k = self._top_k(request)
         sent = await self._read(request, uploads.read_picture)
-        outcome = await self._pipeline.run([sent.data], self._meant(sent.model))
+        outcome = await self._classify(request, [sent.data], sent.model)
         [row] = outcome.rows
         if isinstance(row, ImageError):
             raise row
@@ -60,13 +73,13 @@ class Api:
             **prediction(outcome.model, row, top_k),
             "timings_ms": outcome.timings_ms,
         }
-        return Json(answer)
+        return Json(answer, headers={"X-Model": outcome.model.reference})
 
     async def predict_batch(self, request: Request) -> Response:
         """`POST /predict_batch`."""
         top_k = self._top_k(request)
         sent = await self._read(request, uploads.read_pictures)
-        outcome = await self._pipeline.run([picture.data for picture in sent.pictures], self._meant(sent.model))
+        outcome = await self._classify(request, [picture.data for picture in sent.pictures], sent.model)
         predictions: list[schemas.BatchPrediction | schemas.BatchFailure] = []
         for index, (picture, row) in enumerate(zip(sent.pictures, outcome.rows, strict=True)):
             if isinstance(row, ImageError):
@@ -80,7 +93,7 @@ class Api:
             "num_failed": sum(isinstance(row, ImageError) for row in outcome.rows),
             "timings_ms": outcome.timings_ms,
         }
-        return Json(answer)
+        return Json(answer, headers={"X-Model": outcome.model.reference})
 
     async def explain(self, request: Request) -> Response:
         """`POST /explain`."""
@@ -173,6 +186,16 @@ class Api:
         """The model that a request means, with the operator's aliases."""
         return None if model is None else self._config.model_aliases.get(model, model)
 
+    async def _classify(self, request: Request, pictures: Sequence[bytes], model: str | None) -> Outcome:
+        identity = request_id(request.headers.get("X-Request-Id"))
+        outcome = await self._staged.run(pictures, self._meant(model), identity, self._client(request))
+        self._recorder.offer(identity, pictures, outcome)
+        return outcome
+
+    def _client(self, request: Request) -> str | None:
+        """Whoever asks: the value of a header that the operator has chosen, else the holder of the API key."""
+        return request.headers.get(self._config.client_header) or holder(request)
+
     def _top_k(self, request: Request) -> int:
         text = request.query_params.get("top_k")
         if text is None:
@@ -182,7 +205,13 @@ class Api:
         return int(text[:9])
 
 
-def create_app(classifier: Classifier, config: ServeConfig, observer: Observer, limiter: RateLimiter | None = None) -> Starlette:
+def create_app(
+    classifier: Classifier,
+    config: ServeConfig,
+    observer: Observer,
+    limiter: RateLimiter | None = None,
+    trials: Trials | None = None,
+) -> Starlette:
     """The app with all routes; every error is `application/problem+json` (RFC 9457).
 
     Args:
@@ -190,8 +219,10 @@ def create_app(classifier: Classifier, config: ServeConfig, observer: Observer, 
         config: defaults and limits.
         observer: receives request events.
         limiter: holds the rate limits of the API keys; default: in this process.
+        trials: the versions on trial; default: none.
     """
-    api, document = Api(classifier, config, observer), openapi.document()
+    captures = Captures(config.storage, timeout_s=0)
+    api, document = Api(classifier, config, observer, trials or NoTrials(), captures), openapi.document()
     docs, front = docs_page.render(document), home_page.render()
 
     async def answer_document(_: Request) -> Response:
@@ -210,6 +241,7 @@ def create_app(classifier: Classifier, config: ServeConfig, observer: Observer, 
         Route("/classes", api.classes),
         Route("/models", api.models),
         Route("/gallery", api.gallery),
+        *ReviewApi(captures, Reviews(config.storage, timeout_s=0)).routes,
         Route("/openapi.json", answer_document),
         Route("/docs", answer_docs),
         *home_page.routes(front),

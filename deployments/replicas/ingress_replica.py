@@ -29,6 +29,7 @@ from deployments.predicting.contract import (
     UnavailableError,
 )
 from deployments.replicas.request_metrics import IngressMetrics
+from deployments.staging.trials import TrialsInStorage
 
 _LIMITS_TIMEOUT_S = 1.0
 
@@ -122,7 +123,9 @@ class IngressReplica:
     def __init__(self, classifier: DeploymentHandle[Any], config: ServeConfig, limits: DeploymentHandle[Any] | None = None) -> None:
         logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it logs every malformed upload otherwise
         limiter = SharedLimits(limits, config.num_ingress_replicas) if limits else None
-        self._app = create_app(RemoteClassifier(classifier, config.request_timeout_s), config, IngressMetrics(), limiter)
+        trials = TrialsInStorage(config.storage)
+        self._app = create_app(RemoteClassifier(classifier, config.request_timeout_s), config, IngressMetrics(), limiter, trials)
+        trials.follow()
 
     def __serve_build_asgi_app__(self) -> Starlette:
         return self._app
