@@ -23,9 +23,10 @@ VERBS = {
     "calibrate": "calibrate a model that was saved without calibration",
     "quantize": "add an int8 form for CPUs to a model",
     "serve": "serve a model over HTTP",
+    "review": "list, export and delete the pictures that a server captured",
     "keys": "add, list and revoke the API keys of a server",
     "cache": "list and clear the cache of decoded pictures and features",
-    "store": "list, show, promote, roll back, delete, export and import models",
+    "store": "list, show, promote, try, roll back, delete, export and import models",
     "completion": "print a script that completes verbs and flags in bash, zsh or fish",
     "demo": "train a small model, serve it and send it a picture",
 }

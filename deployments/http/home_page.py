@@ -12,8 +12,8 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from cifar_ray.inference.preprocess import MAX_IMAGE_BYTES
-from deployments.http.page_templates import WEB_FOLDER, page_template
 from deployments.http.responses import revalidated
+from deployments.pages.page_templates import WEB_FOLDER, page_template
 
 _STATIC = WEB_FOLDER / "static"
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
@@ -14,11 +12,11 @@ from pydantic.json_schema import JsonSchemaMode
 from cifar_ray.inference.preprocess import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 from deployments.http import openapi_examples
 from deployments.http.access import OPEN_PATHS
-from deployments.http.responses import PROBLEM_FORM, ErrorForm
+from deployments.http.operation import Json, Operation
+from deployments.http.responses import ErrorForm
+from deployments.http.review_routes import REVIEW_OPERATIONS
 from deployments.http.uploads import MAX_BATCH_BYTES, MAX_BATCH_IMAGES
 from deployments.predicting import schemas
-
-Json = dict[str, Any]
 
 API_VERSION = "1"
 _EXAMPLE_SERVER = "http://localhost:8000"
@@ -102,6 +100,12 @@ TOP_K_PARAMETER = {
     "schema": {"type": "integer", "minimum": 1},
     "example": 3,
 }
+CLIENT_PARAMETER = {
+    "name": "X-Client-Id",
+    "in": "header",
+    "description": "who asks: while a version is on trial, a client stays with one version; an operator may choose another header",
+    "schema": {"type": "string"},
+}
 _CLASS_PARAMETER = {
     "name": "class",
     "in": "query",
@@ -124,33 +128,6 @@ _PICTURE_HEADERS = {
 }
 
 
-@dataclass(frozen=True)
-class Operation:
-    """One route: its request, its response and a curl command.
-
-    Attributes:
-        answer: shape of its JSON response.
-        picture_headers: headers of its PNG response; empty if it only returns JSON.
-        example: its JSON response; default: that of the shape.
-        body_shape: shape to which its body refers, if not `PictureInJson`.
-        method: of HTTP; default: `post` with a body, `get` without.
-        error_form: form of its errors.
-    """
-
-    path: str
-    summary: str
-    answer: Any
-    curl: str
-    body: Json = field(default_factory=dict)
-    errors: dict[int, str] = field(default_factory=dict)
-    parameters: tuple[Json, ...] = ()
-    picture_headers: Json = field(default_factory=dict)
-    example: Any = None
-    body_shape: Any = schemas.PictureInJson
-    method: str = ""
-    error_form: ErrorForm = PROBLEM_FORM
-
-
 OPERATIONS = (
     Operation(
         "/predict",
@@ -159,7 +136,8 @@ OPERATIONS = (
         "-F image=@frog.jpg {}",
         PICTURE_BODY,
         BAD_REQUEST | BAD_PICTURE | PREDICTING,
-        (_MODEL_PARAMETER, TOP_K_PARAMETER),
+        (_MODEL_PARAMETER, TOP_K_PARAMETER, CLIENT_PARAMETER),
+        headers={"X-Model": _PICTURE_HEADERS["X-Model"]},
     ),
     Operation(
         "/predict_base64",
@@ -168,7 +146,8 @@ OPERATIONS = (
         """-H 'Content-Type: application/json' -d '{{"image": "'"$(base64 -w0 frog.jpg)"'"}}' {}""",
         _BASE64_BODY,
         BAD_REQUEST | BAD_PICTURE | PREDICTING,
-        (_MODEL_PARAMETER, TOP_K_PARAMETER),
+        (_MODEL_PARAMETER, TOP_K_PARAMETER, CLIENT_PARAMETER),
+        headers={"X-Model": _PICTURE_HEADERS["X-Model"]},
     ),
     Operation(
         "/predict_batch",
@@ -177,7 +156,8 @@ OPERATIONS = (
         "-F images=@frog.jpg -F images=@ship.png {}",
         _PICTURES_BODY,
         BAD_REQUEST | {413: f"the request is over {MAX_BATCH_BYTES // 10**6} MB"} | PREDICTING,
-        (_MODEL_PARAMETER, TOP_K_PARAMETER),
+        (_MODEL_PARAMETER, TOP_K_PARAMETER, CLIENT_PARAMETER),
+        headers={"X-Model": _PICTURE_HEADERS["X-Model"]},
     ),
     Operation(
         "/explain",
@@ -210,6 +190,7 @@ OPERATIONS = (
     Operation(
         "/models", "List the models in the store", schemas.Models, "{}", errors={503: "the model store or the model cannot be reached"}
     ),
+    *REVIEW_OPERATIONS,
 )
 
 
@@ -220,11 +201,10 @@ def document(more: Sequence[Operation] = ()) -> Json:
         more: operations of other protocols.
     """
     operations = (*OPERATIONS, *more)
-    shapes = {shape for one in operations for shape in (one.answer, one.body_shape, one.error_form.shape)}
+    shapes = {shape for one in operations for shape in (one.answer, one.body_shape, one.error_form.shape) if shape}
     paths: dict[str, Json] = {}
     for operation in operations:
-        method = operation.method or ("post" if operation.body else "get")
-        paths.setdefault(operation.path, {})[method] = _describe(operation)
+        paths.setdefault(operation.path, {})[operation.http_method] = _describe(operation)
     adapters: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = [
         (shape.__name__, "serialization", TypeAdapter(shape)) for shape in sorted(shapes, key=lambda shape: shape.__name__)
     ]
@@ -258,19 +238,19 @@ def _describe(operation: Operation) -> Json:
     errors = operation.errors | _FAILED
     for status, why in {} if is_open else _ACCESS_ERRORS.items():
         errors[status] = f"{errors[status]}; or {why}" if status in errors else why
-    example_path = operation.path.format(**{one["name"]: one["example"] for one in operation.parameters if one["in"] == "path"})
-    example = operation.example or openapi_examples.ANSWERS[operation.answer]
     described: Json = {
         "summary": operation.summary,
-        "operationId": "_".join([operation.method, *re.findall(r"\w+", operation.path)]).lstrip("_"),
-        "x-codeSamples": [{"lang": "shell", "source": f"curl {operation.curl.format(_EXAMPLE_SERVER + example_path)}"}],
-        "responses": {"200": _response("success", operation.answer, "application/json", example)}
+        "operationId": operation.operation_id,
+        "x-codeSamples": [{"lang": "shell", "source": f"curl {operation.curl.format(_EXAMPLE_SERVER + operation.example_path)}"}],
+        "responses": {"200": _success(operation)}
         | {str(status): _refusal(status, why, operation.error_form) for status, why in sorted(errors.items())},
     }
     if operation.picture_headers:
         success = described["responses"]["200"]
         success["content"] = {"image/png": {"schema": _PICTURE | {"description": "RGB, square"}}} | success["content"]
         success["headers"] = operation.picture_headers
+    if operation.headers:
+        described["responses"]["200"]["headers"] = operation.headers
     if not is_open:
         described["security"] = [{}, {"bearer": []}, {"header": []}]  # {}: a server without keys
     if operation.body:
@@ -278,6 +258,12 @@ def _describe(operation: Operation) -> Json:
     if operation.parameters:
         described["parameters"] = list(operation.parameters)
     return described
+
+
+def _success(operation: Operation) -> Json:
+    if operation.answer is None:
+        return {"description": "success", "content": {"image/jpeg": {"schema": _PICTURE | {"description": "a square JPEG"}}}}
+    return _response("success", operation.answer, "application/json", operation.example or openapi_examples.ANSWERS[operation.answer])
 
 
 def _refusal(status: int, why: str, form: ErrorForm) -> Json:

@@ -20,10 +20,19 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from cifar_ray.errors import CifarRayError, ImageError, ImageTooLargeError, UnknownModelError
+from cifar_ray.captures.capture_files import UnknownCaptureError
+from cifar_ray.errors import CifarRayError, ImageError, ImageTooLargeError, StoreError, UnknownModelError
 from cifar_ray.inference.overlay import overlay
 from deployments.predicting import schemas
-from deployments.predicting.contract import DeadlineError, Explained, ModelInfo, Pixels, UnavailableError, UnknownClassError
+from deployments.predicting.contract import (
+    DeadlineError,
+    Explained,
+    ModelFailedError,
+    ModelInfo,
+    Pixels,
+    UnavailableError,
+    UnknownClassError,
+)
 from deployments.predicting.pipeline import Row
 
 # The first matching row gives the status, so subclasses come first.
@@ -32,8 +41,11 @@ STATUS_TABLE: tuple[tuple[type[Exception], int], ...] = (
     (ImageError, 422),
     (UnknownClassError, 400),
     (UnknownModelError, 404),
+    (UnknownCaptureError, 404),
     (UnavailableError, 503),
+    (StoreError, 503),
     (DeadlineError, 504),
+    (ModelFailedError, 500),
     (ClientDisconnect, 400),
     (Exception, 500),
 )

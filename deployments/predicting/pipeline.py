@@ -23,9 +23,10 @@ from deployments.predicting.contract import (
     Classifier,
     DeadlineError,
     Explained,
+    ModelFailedError,
     ModelInfo,
     Observer,
-    Pictures,
+    Picture,
     Pixels,
     ReplicaLostError,
     Status,
@@ -63,6 +64,12 @@ class Outcome:
     model: ModelInfo
     rows: list[Row | ImageError]
     timings_ms: schemas.Timings
+
+    @property
+    def confidences(self) -> tuple[list[float], int]:
+        """The highest probability of each classified picture, and of how many pictures the model said "none of these"."""
+        rows = [row for row in self.rows if isinstance(row, Row)]
+        return [float(row.probabilities.max()) for row in rows], sum(row.abstains for row in rows)
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,15 @@ class Pipeline:
         """
         return (await self._classifier.status(reference)).require()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is in progress."""
+        return self._pending_images == 0
+
+    def last_known(self, reference: str | None) -> ModelInfo | None:
+        """The model that last answered for a reference; `None` before the first answer."""
+        return self._models.get(reference)
+
     async def explain(self, picture: bytes, reference: str | None, class_name_or_id: str | None) -> tuple[Pixels, Explained]:
         """Compute the Grad-CAM heatmap of a class in a picture.
 
@@ -135,7 +151,7 @@ class Pipeline:
         if self._pending_images >= self._config.pending_image_limit:
             raise OverloadedError(f"the queue is full ({self._pending_images} pictures); try again later")
 
-    async def run(self, pictures: Pictures, reference: str | None) -> Outcome:
+    async def run(self, pictures: Sequence[Picture], reference: str | None) -> Outcome:
         """Classify the pictures of one request, all with the same model version.
 
         Raises:
@@ -143,12 +159,18 @@ class Pipeline:
             DeadlineError: if it takes longer than `request_timeout_s`.
             UnavailableError: if no model is available.
             UnknownModelError: if the model is not in the store.
+            ModelFailedError: if the model gave no numbers.
         """
         with self._admitted(len(pictures)):
             async with Deadline(self._config.request_timeout_s, "no prediction"):
                 outcome = await self._run(pictures, reference)
         self._observer.answered(outcome.timings_ms)
         return outcome
+
+    async def run_beside(self, pictures: Sequence[Picture], reference: str | None) -> Outcome:
+        """Classify pictures for the server itself: not counted as a request. Raises as `run`, but `OverloadedError`."""
+        async with Deadline(self._config.request_timeout_s, "no prediction"):
+            return await self._run(pictures, reference)
 
     @contextmanager
     def _admitted(self, images: int) -> Iterator[None]:
@@ -161,7 +183,7 @@ class Pipeline:
             self._pending_images -= images
             self._observer.pending(self._pending_images)
 
-    async def _run(self, pictures: Pictures, requested_model: str | None) -> Outcome:
+    async def _run(self, pictures: Sequence[Picture], requested_model: str | None) -> Outcome:
         started = time.perf_counter()
         reference = requested_model
         model = self._models.get(requested_model) or await self.model(requested_model)
@@ -173,6 +195,8 @@ class Pipeline:
             ended = time.perf_counter()
             if isinstance(answer, Classified):
                 self._models[requested_model] = answer.model
+                if not np.isfinite(answer.probabilities).all():
+                    raise ModelFailedError(f"{answer.model.reference} gave no probability for this picture; serve another version")
                 abstains = answer.abstains & self._config.abstain
                 rows = map(Row, answer.probabilities, abstains.tolist())
                 timings: schemas.Timings = {

@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import grpc
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 
 from cifar_ray.errors import CifarRayError
 from deployments.http.body_budget import BodiesTooLargeError
-from deployments.http.routes import Api
+from deployments.http.handlers import Api
 from deployments.protocols import open_inference
 from deployments.protocols.inference_messages import message
 from deployments.protocols.open_inference import RequestedOutput
@@ -37,7 +41,22 @@ Fields = dict[str, Any]
 Rpc = Callable[["OpenInferenceGrpc", Any, Any], Awaitable[Any]]
 
 
-def _rpc(name: str, answer: Callable[[OpenInferenceGrpc, Any], Awaitable[Fields]], *, is_open: bool = False) -> Rpc:
+@dataclass(frozen=True)
+class Call:
+    """A request.
+
+    Attributes:
+        message: of the protocol.
+        headers: its metadata.
+        key_holder: of its API key; `None` if none is needed.
+    """
+
+    message: Any
+    headers: Headers
+    key_holder: str | None = None
+
+
+def _rpc(name: str, answer: Callable[[OpenInferenceGrpc, Call], Awaitable[Fields]], *, is_open: bool = False) -> Rpc:
     """A method as Ray Serve calls it; an error sets the status of the call, and the message is empty.
 
     Args:
@@ -46,11 +65,12 @@ def _rpc(name: str, answer: Callable[[OpenInferenceGrpc, Any], Awaitable[Fields]
         is_open: whether it needs no API key.
     """
 
-    async def call(self: OpenInferenceGrpc, request: Any, grpc_context: Any) -> Any:
+    async def run(self: OpenInferenceGrpc, request: Any, grpc_context: Any) -> Any:
         try:
+            call = Call(request, _headers(grpc_context.invocation_metadata()))
             if not is_open:
-                await self.check_key(grpc_context.invocation_metadata())
-            return message(f"{name}Response", **await answer(self, request))
+                call = replace(call, key_holder=await self.check_key(call.headers))
+            return message(f"{name}Response", **await answer(self, call))
         except Exception as error:
             content = self.api.counted(error)
             if content["status"] == 500:
@@ -59,7 +79,7 @@ def _rpc(name: str, answer: Callable[[OpenInferenceGrpc, Any], Awaitable[Fields]
             grpc_context.set_details(content["detail"])
             return message(f"{name}Response")
 
-    return call
+    return run
 
 
 class OpenInferenceGrpc:
@@ -73,43 +93,47 @@ class OpenInferenceGrpc:
         self.api = api
         self._held_bytes = 0
 
-    async def check_key(self, metadata: Iterable[tuple[str, str | bytes]]) -> None:
-        """Check the API key of a call.
+    async def check_key(self, headers: Headers) -> str | None:
+        """The holder of the API key of a call; `None` if the server has no keys.
 
         Raises:
             HTTPException: as for a request over HTTP.
         """
-        headers = [(name.encode(), value if isinstance(value, bytes) else value.encode()) for name, value in metadata]
-        refusal = await self.api.keys.refusal(headers) if self.api.keys else None
-        if refusal:
-            raise refusal
+        if self.api.keys is None:
+            return None
+        admitted = await self.api.keys.admit(headers.raw)
+        if isinstance(admitted, HTTPException):
+            raise admitted
+        return admitted.name
 
-    async def _live(self, _: Any) -> Fields:
+    async def _live(self, _: Call) -> Fields:
         return {"live": True}
 
-    async def _ready(self, _: Any) -> Fields:
+    async def _ready(self, _: Call) -> Fields:
         return {"ready": await self._can_predict(None)}
 
-    async def _model_ready(self, request: Any) -> Fields:
-        return {"ready": await self._can_predict(self._reference(request.name, request.version))}
+    async def _model_ready(self, call: Call) -> Fields:
+        return {"ready": await self._can_predict(self._reference(call.message.name, call.message.version))}
 
-    async def _server(self, _: Any) -> Fields:
+    async def _server(self, _: Call) -> Fields:
         return {**open_inference.SERVER}
 
-    async def _model(self, request: Any) -> Fields:
-        return {**await open_inference.describe(self.api, self._reference(request.name, request.version))}
+    async def _model(self, call: Call) -> Fields:
+        return {**await open_inference.describe(self.api, self._reference(call.message.name, call.message.version))}
 
-    async def _infer(self, request: Any) -> Fields:
-        with self._held(request.ByteSize()):
-            return await self._classify(request)
+    async def _infer(self, call: Call) -> Fields:
+        with self._held(call.message.ByteSize()):
+            return await self._classify(call)
 
-    async def _classify(self, request: Any) -> Fields:
+    async def _classify(self, call: Call) -> Fields:
+        request = call.message
         requested = [
             RequestedOutput(one.name, one.parameters["classification"].int64_param if "classification" in one.parameters else None)
             for one in request.outputs
         ]
         model_reference = self._reference(request.model_name, request.model_version)
-        model, outputs = await open_inference.infer(self.api, model_reference, _inputs(request), requested)
+        classify = partial(self.api.classify, model_reference=model_reference, headers=call.headers, key_holder=call.key_holder)
+        model, outputs = await open_inference.infer(classify, _inputs(request), requested)
         return {
             "model_name": model.name,
             "model_version": str(model.version),
@@ -147,6 +171,10 @@ class OpenInferenceGrpc:
     ServerMetadata = _rpc("ServerMetadata", _server)
     ModelMetadata = _rpc("ModelMetadata", _model)
     ModelInfer = _rpc("ModelInfer", _infer)
+
+
+def _headers(metadata: Iterable[tuple[str, str | bytes]]) -> Headers:
+    return Headers(raw=[(name.encode(), value if isinstance(value, bytes) else value.encode()) for name, value in metadata])
 
 
 def _inputs(request: Any) -> list[InputTensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, cast
 
 from pydantic import TypeAdapter, ValidationError
@@ -12,8 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from deployments.http.access import holder
+from deployments.http.handlers import Api
 from deployments.http.responses import ErrorForm, Json
-from deployments.http.routes import Api
 from deployments.http.uploads import MAX_BATCH_BYTES, MAX_TEXT_BYTES, BodyTooLargeError, read_body
 from deployments.protocols import open_inference
 from deployments.protocols import protocol_schemas as schemas
@@ -78,7 +80,10 @@ class OpenInferenceHttp:
         text, raw = await self._api.read(request, _read)
         sent = _parse(text) if len(text) <= _SHORT_BYTES else await asyncio.to_thread(_parse, text)
         requested = [RequestedOutput(one["name"], one.get("parameters", {}).get("classification")) for one in sent.get("outputs", ())]
-        model, outputs = await open_inference.infer(self._api, self._reference(request), _inputs(sent, raw), requested)
+        classify = partial(
+            self._api.classify, model_reference=self._reference(request), headers=request.headers, key_holder=holder(request)
+        )
+        model, outputs = await open_inference.infer(classify, _inputs(sent, raw), requested)
         answer: schemas.InferAnswer = {"model_name": model.name, "model_version": str(model.version), "outputs": []}
         if "id" in sent:
             answer["id"] = sent["id"]

@@ -5,7 +5,7 @@ Source: https://github.com/kserve/open-inference-protocol.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +13,8 @@ from starlette.exceptions import HTTPException
 
 from cifar_ray.config.version import VERSION
 from cifar_ray.errors import ImageError
-from deployments.http.routes import Api
-from deployments.predicting.contract import ModelInfo
+from deployments.http.handlers import Api
+from deployments.predicting.contract import ModelInfo, Picture
 from deployments.predicting.pipeline import Outcome, Row
 from deployments.protocols import protocol_schemas as schemas
 from deployments.protocols.tensors import IMAGE, PIXELS, InputTensor, OutputTensor
@@ -72,24 +72,23 @@ async def describe(api: Api, model_reference: str) -> schemas.ModelMetadata:
 
 
 async def infer(
-    api: Api, model_reference: str, inputs: Sequence[InputTensor], requested: Sequence[RequestedOutput]
+    classify: Callable[[Sequence[Picture]], Awaitable[Outcome]], inputs: Sequence[InputTensor], requested: Sequence[RequestedOutput]
 ) -> tuple[ModelInfo, list[OutputTensor]]:
     """Classify the pictures of a request.
 
     Args:
-        api: the server.
-        model_reference: the model.
+        classify: `Api.classify` with all arguments but the pictures.
         inputs: exactly one.
         requested: outputs in the order of the answer; all if empty.
 
     Raises:
         HTTPException: 400 or 413 for an input or output that the model does not have.
         ImageError: for the first picture that cannot be used; the protocol has no errors of single pictures.
-        CifarRayError: as `Pipeline.run`.
+        CifarRayError: as `classify`.
     """
     if len(inputs) != 1:
         raise HTTPException(400, f"expected one input, {PIXELS} or {IMAGE}, got {len(inputs)}")
-    outcome = await api.pipeline.run(inputs[0].pictures(), model_reference)
+    outcome = await classify(inputs[0].pictures())
     return outcome.model, _outputs(outcome, requested)
 
 

@@ -5,8 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from deployments.http.openapi import BAD_PICTURE, BAD_REQUEST, NO_MODEL, PICTURE_BODY, PREDICTING, TOP_K_PARAMETER, UNKNOWN_MODEL, Operation
+from deployments.http.openapi import (
+    BAD_PICTURE,
+    BAD_REQUEST,
+    CLIENT_PARAMETER,
+    NO_MODEL,
+    PICTURE_BODY,
+    PREDICTING,
+    TOP_K_PARAMETER,
+    UNKNOWN_MODEL,
+)
 from deployments.http.openapi_examples import PICTURE_BASE64
+from deployments.http.operation import Operation
 from deployments.http.uploads import MAX_BATCH_BYTES, MAX_BATCH_IMAGES
 from deployments.protocols import inference_http, open_inference, torchserve
 from deployments.protocols import protocol_schemas as schemas
@@ -88,7 +98,7 @@ def _of_models() -> list[Operation]:
     )
     found = []
     for operation in (described, ready, infer):
-        header = (_JSON_LENGTH,) if operation.body else ()
+        header = (_JSON_LENGTH, CLIENT_PARAMETER) if operation.body else ()
         found.append(replace(operation, parameters=(_NAME, *header)))
         path = operation.path.replace("{name}", "{name}/versions/{version}")
         found.append(replace(operation, path=path, summary=f"{operation.summary}, by version", parameters=(_NAME, _VERSION, *header)))
@@ -103,7 +113,7 @@ def _of_torchserve() -> list[Operation]:
         "-T frog.jpg {}",
         PICTURE_BODY,
         BAD_REQUEST | BAD_PICTURE | PREDICTING,
-        (_NAME, TOP_K_PARAMETER),
+        (_NAME, TOP_K_PARAMETER, CLIENT_PARAMETER),
         example={"frog": 0.912204, "cat": 0.031877},
         error_form=torchserve.ERROR_FORM,
     )
@@ -111,7 +121,7 @@ def _of_torchserve() -> list[Operation]:
         predict,
         path="/predictions/{name}/{version}",
         summary="Classify one picture by a version, as TorchServe does",
-        parameters=(_NAME, _VERSION, TOP_K_PARAMETER),
+        parameters=(_NAME, _VERSION, TOP_K_PARAMETER, CLIENT_PARAMETER),
     )
     with_put = [replace(operation, method="put") for operation in (predict, versioned)]
     ping = Operation(

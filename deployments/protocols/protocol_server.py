@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from cifar_ray.config.serve_config import ServeConfig
+from deployments.http.handlers import Api
 from deployments.http.rate_limits import RateLimiter
-from deployments.http.routes import Api, build_app
+from deployments.http.routes import build_app
 from deployments.predicting.contract import Classifier, Observer
 from deployments.protocols import inference_http, torchserve
 from deployments.protocols.inference_grpc import OpenInferenceGrpc
 from deployments.protocols.inference_http import OpenInferenceHttp
 from deployments.protocols.protocol_operations import OPERATIONS
 from deployments.protocols.torchserve import TorchServe
+from deployments.staging.trials import Trials
 
 _ERROR_FORMS = {"v2": inference_http.ERROR_FORM, "predictions": torchserve.ERROR_FORM, "ping": torchserve.ERROR_FORM}
 
@@ -23,12 +25,20 @@ class ProtocolServer(OpenInferenceGrpc):
         config: defaults and limits.
         observer: receives request events.
         limiter: holds the rate limits of the API keys; default: in this process.
+        trials: the versions on trial; default: none.
 
     Attributes:
         http_app: the HTTP side; Ray Serve's wrapper of a deployment has an `app` of its own.
     """
 
-    def __init__(self, classifier: Classifier, config: ServeConfig, observer: Observer, limiter: RateLimiter | None = None) -> None:
-        api = Api(classifier, config, observer, limiter, _ERROR_FORMS)
+    def __init__(
+        self,
+        classifier: Classifier,
+        config: ServeConfig,
+        observer: Observer,
+        limiter: RateLimiter | None = None,
+        trials: Trials | None = None,
+    ) -> None:
+        api = Api(classifier, config, observer, limiter, trials, _ERROR_FORMS)
         super().__init__(api)
         self.http_app = build_app(api, [*OpenInferenceHttp(api).routes(), *TorchServe(api).routes()], OPERATIONS)

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from cifar_ray.inference.preprocess import decode_base64
 from deployments.http.uploads import MAX_BATCH_BYTES, MAX_BATCH_IMAGES
-from deployments.predicting.contract import Pixels
+from deployments.predicting.contract import Picture, Pixels
 
 PIXELS, IMAGE = "pixels", "image"
 _DATATYPES = {PIXELS: "UINT8", IMAGE: "BYTES"}
@@ -41,8 +41,8 @@ class InputTensor:
     shape: tuple[int, ...]
     content: bytes | memoryview | Sequence[Any]
 
-    def pictures(self) -> list[bytes] | Pixels:
-        """The pictures: image files, unchecked, or pixels, uint8 `[N, H, W, 3]`.
+    def pictures(self) -> Sequence[Picture]:
+        """The pictures: image files, unchecked, or pixels, uint8 `[H, W, 3]`.
 
         Raises:
             HTTPException: 400 if the tensor is not one that models take, 413 if it has too many pictures.
@@ -62,10 +62,10 @@ class InputTensor:
             raise HTTPException(400, f"the request has {self.shape[0]:,} pictures; the maximum is {MAX_BATCH_IMAGES}")
         return self._pixels() if self.name == PIXELS else self._files()
 
-    def _pixels(self) -> Pixels:
+    def _pixels(self) -> list[Pixels]:
         values = self._numbers()
         self._check_count(values.size)
-        return values.reshape(self.shape)
+        return list(values.reshape(self.shape))
 
     def _numbers(self) -> Pixels:
         if isinstance(self.content, bytes | memoryview):

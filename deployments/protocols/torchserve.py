@@ -11,8 +11,9 @@ from starlette.routing import Route
 
 from cifar_ray.errors import ImageError
 from deployments.http import uploads
+from deployments.http.access import holder
+from deployments.http.handlers import Api
 from deployments.http.responses import ErrorForm, Json, prediction
-from deployments.http.routes import Api
 from deployments.predicting import schemas as own_schemas
 from deployments.protocols import protocol_schemas as schemas
 from deployments.protocols.open_inference import reference
@@ -49,7 +50,7 @@ class TorchServe:
         top_k = self._api.top_k(request)
         sent = await self._api.read(request, uploads.read_picture)
         model_reference = reference(self._api, request.path_params["name"], request.path_params.get("version"))
-        outcome = await self._api.pipeline.run([sent.data], model_reference)
+        outcome = await self._api.classify([sent.data], model_reference, request.headers, holder(request))
         [row] = outcome.rows
         if isinstance(row, ImageError):
             raise row

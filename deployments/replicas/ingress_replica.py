@@ -29,6 +29,7 @@ from deployments.predicting.contract import (
 )
 from deployments.protocols.protocol_server import ProtocolServer
 from deployments.replicas.request_metrics import IngressMetrics
+from deployments.staging.trials import TrialsInStorage
 
 _LIMITS_TIMEOUT_S = 1.0
 
@@ -122,7 +123,9 @@ class IngressReplica(ProtocolServer):
     def __init__(self, classifier: DeploymentHandle[Any], config: ServeConfig, limits: DeploymentHandle[Any] | None = None) -> None:
         logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it logs every malformed upload otherwise
         limiter = SharedLimits(limits, config.num_ingress_replicas) if limits else None
-        super().__init__(RemoteClassifier(classifier, config.request_timeout_s), config, IngressMetrics(), limiter)
+        trials = TrialsInStorage(config.storage)
+        super().__init__(RemoteClassifier(classifier, config.request_timeout_s), config, IngressMetrics(), limiter, trials)
+        trials.follow()
 
     def __serve_build_asgi_app__(self) -> Starlette:
         return self.http_app

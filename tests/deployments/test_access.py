@@ -125,7 +125,8 @@ def test_a_server_without_keys_asks_for_none(picture: bytes) -> None:
 
 def answers(ring: KeyRing, key: str, count: int) -> list[HTTPException | None]:
     async def ask() -> list[HTTPException | None]:
-        return [await ring.refusal([(b"x-api-key", key.encode())]) for _ in range(count)]
+        admitted = [await ring.admit([(b"x-api-key", key.encode())]) for _ in range(count)]
+        return [one if isinstance(one, HTTPException) else None for one in admitted]
 
     return asyncio.run(ask())
 
@@ -242,7 +243,7 @@ def test_the_verb_makes_a_key_prints_it_once_and_keeps_its_hash_for_the_owner_al
     assert f"laptop {sha256_of(key.encode())} 600\n" in path.read_text()
     assert path.stat().st_mode & 0o777 == 0o600
     assert keys.main(["list", "--file", str(path)]) == 0
-    assert capsys.readouterr().out == "laptop  600 requests/min\n"
+    assert capsys.readouterr().out == "laptop  600 requests/min  predict\n"
     with pytest.raises(ConfigError, match="has a key of laptop already"):
         keys.main(["add", "laptop", "--file", str(path)])
     with pytest.raises(ConfigError, match=r"no key of phone\. Available: laptop"):
