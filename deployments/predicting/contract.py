@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_ray.config import ResizePolicy, TaskName
-from cifar_ray.errors import CifarRayError, UnknownModelError
+from cifar_ray.errors import CifarRayError, ImageError, UnknownModelError
 from cifar_ray.metrics.label_rules import LabelRules
 from deployments.predicting.schemas import Timings
 
@@ -45,6 +45,10 @@ class DeadlineError(CifarRayError):
 
 class UnknownClassError(CifarRayError):
     """The model has no such class. The message lists its classes."""
+
+
+class PixelSizeError(ImageError):
+    """Ready pixels have another size than the model takes; another model, or version, may take them."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 from cifar_ray.config import ResizePolicy
 from cifar_ray.errors import ImageError, ImageTooLargeError
 from cifar_ray.inference.preprocess import MAX_IMAGE_PIXELS, preprocess
-from deployments.predicting.contract import Picture, Pixels
+from deployments.predicting.contract import Picture, Pixels, PixelSizeError
 
 # A picture of 50 megapixels takes 150 MB and more while it is decoded.
 _THREADS = min(8, os.cpu_count() or 1)
@@ -44,6 +44,9 @@ class Decoder:
 
         Returns:
             uint8 `[image_size_px, image_size_px, 3]` for each.
+
+        Raises:
+            PixelSizeError: if ready pixels have another size.
         """
         files = [picture for picture in pictures if isinstance(picture, bytes)]
         if not files:
@@ -57,14 +60,14 @@ class Decoder:
         )
 
 
-def _check_ready(pixels: Pixels, image_size_px: int) -> Pixels | ImageError:
+def _check_ready(pixels: Pixels, image_size_px: int) -> Pixels:
     height, width, _ = pixels.shape
-    if (height, width) == (image_size_px, image_size_px):
-        return pixels
-    return ImageError(
-        f"the pixels are {height} × {width} (height × width), and the model takes {image_size_px} × {image_size_px}; "
-        "resize them, or send picture files, which the server resizes"
-    )
+    if (height, width) != (image_size_px, image_size_px):
+        raise PixelSizeError(
+            f"the pixels are {height} × {width} (height × width), and the model takes {image_size_px} × {image_size_px}; "
+            "resize them, or send picture files, which the server resizes"
+        )
+    return pixels
 
 
 def _return_freed_memory() -> None:

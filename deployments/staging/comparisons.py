@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cifar_ray.errors import ImageError
-from deployments.predicting.contract import LoadingError, Observer, Picture
+from deployments.predicting.contract import LoadingError, Observer, Picture, PixelSizeError
 from deployments.predicting.pipeline import Outcome, Pipeline, Row
 from deployments.staging.trials import Trial
 
@@ -104,6 +104,8 @@ class Comparisons:
             second = await self._pipeline.run_beside(comparison.pictures, comparison.reference)
         except LoadingError:
             trial.tally.not_ready += 1
+            return
+        except PixelSizeError:  # the other version takes pixels of another size
             return
         except Exception as error:  # whatever it is, no request may notice
             if is_of_staged:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.store.aliases import PRODUCTION
 from cifar_ray.store.staging.stage_file import Stage
-from deployments.predicting.contract import LoadingError, Observer, Picture
+from deployments.predicting.contract import LoadingError, Observer, Picture, PixelSizeError
 from deployments.predicting.pipeline import Outcome, OverloadedError, Pipeline
 from deployments.staging.comparisons import Comparisons, Differed
 from deployments.staging.trials import Trial, Trials
@@ -83,6 +83,8 @@ class StagedPipeline:
         except LoadingError:
             tally.not_ready += 1
             return None
+        except PixelSizeError:  # production may take them
+            return None
         except Exception as error:  # whatever it is, the client does not notice
             tally.staged.could_not_answer()
             self._observer.tried(stage.name, stage.version, "failed", f"{type(error).__name__}: {error}")
@@ -95,7 +97,7 @@ class StagedPipeline:
         side = trial.tally.production
         try:
             outcome = await self._pipeline.run(pictures, reference)
-        except OverloadedError:
+        except (OverloadedError, PixelSizeError):
             raise
         except Exception:
             side.could_not_answer()

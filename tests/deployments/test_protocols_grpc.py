@@ -69,7 +69,7 @@ def server(classifier: FakeClassifier) -> ProtocolServer:
     return ProtocolServer(classifier, ServeConfig(max_batch_size=4), Notes())
 
 
-def infer(server: ProtocolServer, tensor: Any, **fields: Any) -> Any:
+def infer(server: ProtocolServer, tensor: Any, metadata: tuple[tuple[str, str], ...] = (), **fields: Any) -> Any:
     is_pixels = isinstance(tensor, np.ndarray)
     sent = {
         "name": "pixels" if is_pixels else "image",
@@ -77,7 +77,10 @@ def infer(server: ProtocolServer, tensor: Any, **fields: Any) -> Any:
         "shape": list(tensor.shape) if is_pixels else [len(tensor)],
     }
     return call(
-        server, "ModelInfer", **{"model_name": "pets", "model_version": "3", "inputs": [sent], "raw_input_contents": [raw(tensor)]} | fields
+        server,
+        "ModelInfer",
+        metadata,
+        **{"model_name": "pets", "model_version": "3", "inputs": [sent], "raw_input_contents": [raw(tensor)]} | fields,
     )
 
 
