@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from cifar_ray.errors import CifarRayError
 from deployments.http.body_budget import BodiesTooLargeError
 from deployments.http.handlers import Api
+from deployments.http.uploads import MAX_TEXT_BYTES
 from deployments.protocols import open_inference
 from deployments.protocols.inference_messages import message
 from deployments.protocols.open_inference import RequestedOutput
@@ -183,6 +184,9 @@ def _inputs(request: Any) -> list[InputTensor]:
         if index < len(request.raw_input_contents):
             content = request.raw_input_contents[index]
         else:
-            content = list(getattr(tensor.contents, _TYPED.get(tensor.datatype, "bytes_contents")))
+            values = getattr(tensor.contents, _TYPED.get(tensor.datatype, "bytes_contents"))
+            if len(values) > MAX_TEXT_BYTES:  # as a list they need eight times the memory
+                raise HTTPException(413, f"input {tensor.name[:100]!r} has {len(values):,} values; send them in raw_input_contents")
+            content = list(values)
         found.append(InputTensor(tensor.name, tensor.datatype, tuple(tensor.shape), content))
     return found

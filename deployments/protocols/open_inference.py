@@ -5,6 +5,7 @@ Source: https://github.com/kserve/open-inference-protocol.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
@@ -88,7 +89,10 @@ async def infer(
     """
     if len(inputs) != 1:
         raise HTTPException(400, f"expected one input, {PIXELS} or {IMAGE}, got {len(inputs)}")
-    outcome = await classify(inputs[0].pictures())
+    [tensor] = inputs
+    # turning megabytes of text or numbers into arrays would block the event loop
+    pictures = await asyncio.to_thread(tensor.pictures) if isinstance(tensor.content, list) else tensor.pictures()
+    outcome = await classify(pictures)
     return outcome.model, _outputs(outcome, requested)
 
 

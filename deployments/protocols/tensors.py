@@ -39,7 +39,7 @@ class InputTensor:
     name: str
     datatype: str
     shape: tuple[int, ...]
-    content: bytes | memoryview | Sequence[Any]
+    content: bytes | memoryview | list[Any]
 
     def pictures(self) -> Sequence[Picture]:
         """The pictures: image files, unchecked, or pixels, uint8 `[H, W, 3]`.

@@ -179,6 +179,13 @@ def test_messages_in_progress_fit_in_the_limit_of_all_bodies(classifier: FakeCla
     assert "2,304 bytes together" in error.details()
 
 
+def test_many_numbers_must_come_as_raw_bytes(server: ProtocolServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployments.protocols.inference_grpc.MAX_TEXT_BYTES", 767)
+    pixels = {"name": "pixels", "datatype": "UINT8", "shape": [1, 16, 16, 3], "contents": {"uint_contents": [0] * 768}}
+    error = infer(server, [], inputs=[pixels], raw_input_contents=[])
+    assert (error.code().name, error.details()) == ("INVALID_ARGUMENT", "input 'pixels' has 768 values; send them in raw_input_contents")
+
+
 def test_ray_can_send_a_message_to_another_process() -> None:
     sent = message("ModelInferRequest", model_name="pets", raw_input_contents=[b"x"])
     assert pickle.loads(pickle.dumps(sent)) == sent  # noqa: S301
