@@ -223,7 +223,7 @@ def create_app(
     """
     captures = Captures(config.storage, timeout_s=0)
     api, document = Api(classifier, config, observer, trials or NoTrials(), captures), openapi.document()
-    docs, front = docs_page.render(document), home_page.render()
+    docs, front = docs_page.render(document), home_page.render(has_reviews=config.api_keys is not None)
 
     async def answer_document(_: Request) -> Response:
         return Json(document)
