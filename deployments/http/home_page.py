@@ -34,7 +34,8 @@ def render(*, has_reviews: bool = False) -> str:
         has_reviews: whether people can label captured pictures, which needs API keys.
     """
     scripts = sorted(path.name for path in _STATIC.glob("*.js") if path.name != "page.js")
-    return page_template("index.html").render(static=_static_path(), max_image_bytes=MAX_IMAGE_BYTES, scripts=scripts, has_reviews=has_reviews)
+    values = {"static": _static_path(), "max_image_bytes": MAX_IMAGE_BYTES, "scripts": scripts, "has_reviews": has_reviews}
+    return page_template("index.html").render(values)
 
 
 def routes(html: str) -> list[BaseRoute]:
