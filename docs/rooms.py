@@ -25,6 +25,7 @@ FLOORS: tuple[dict[str, str], ...] = (
     {"cifar_ray.storage": "files, local or in an object store", "cifar_ray.data.decoding": "picture files, formats and colours"},
     {
         "cifar_ray.data.reading": "the content of each picture, wherever it is",
+        "cifar_ray.drift": "whether the pictures of requests have changed",
         "cifar_ray.captures": "pictures of requests, and what people say of them",
     },
     {"cifar_ray.data.listing": "which pictures, classes and splits"},

@@ -18,6 +18,7 @@ from starlette.routing import Route
 from cifar_ray.captures.capture_files import Captures
 from cifar_ray.captures.reviews import Reviews
 from cifar_ray.config.serve_config import ServeConfig
+from cifar_ray.drift.windows import WindowWriter
 from cifar_ray.errors import ImageError
 from deployments.capturing.recorder import Recorder, request_id
 from deployments.http import home_page, openapi, uploads
@@ -48,13 +49,23 @@ class Api:
         observer: receives request events.
         trials: the versions on trial.
         captures: where answered pictures are kept.
+        windows: counts answers; `None` counts none.
     """
 
-    def __init__(self, classifier: Classifier, config: ServeConfig, observer: Observer, trials: Trials, captures: Captures) -> None:
+    def __init__(
+        self,
+        classifier: Classifier,
+        config: ServeConfig,
+        observer: Observer,
+        trials: Trials,
+        captures: Captures,
+        windows: WindowWriter | None,
+    ) -> None:
         self._classifier = classifier
         self._config = config
         self._observer = observer
         self._pipeline = Pipeline(classifier, config, observer)
+        self._windows = windows
         self._recorder = Recorder(config, captures)
         differed = partial(self._recorder.offer, disagrees=True)
         self._staged = StagedPipeline(self._pipeline, trials, config, observer, differed)
@@ -190,6 +201,8 @@ class Api:
         identity = request_id(request.headers.get("X-Request-Id"))
         outcome = await self._staged.run(pictures, self._meant(model), identity, self._client(request))
         self._recorder.offer(identity, pictures, outcome)
+        if self._windows:
+            self._windows.count(outcome.model.reference, outcome.predicted, *outcome.confidences)
         return outcome
 
     def _client(self, request: Request) -> str | None:
@@ -211,6 +224,7 @@ def create_app(
     observer: Observer,
     limiter: RateLimiter | None = None,
     trials: Trials | None = None,
+    windows: WindowWriter | None = None,
 ) -> Starlette:
     """The app with all routes; every error is `application/problem+json` (RFC 9457).
 
@@ -220,9 +234,10 @@ def create_app(
         observer: receives request events.
         limiter: holds the rate limits of the API keys; default: in this process.
         trials: the versions on trial; default: none.
+        windows: counts answers, for drift; default: nobody does.
     """
     captures = Captures(config.storage, timeout_s=0)
-    api, document = Api(classifier, config, observer, trials or NoTrials(), captures), openapi.document()
+    api, document = Api(classifier, config, observer, trials or NoTrials(), captures, windows), openapi.document()
     docs, front = docs_page.render(document), home_page.render(has_reviews=config.api_keys is not None)
 
     async def answer_document(_: Request) -> Response:
