@@ -23,7 +23,11 @@ FLOORS: tuple[dict[str, str], ...] = (
         "deployments.pages": "HTML pages from templates",
     },
     {"cifar_ray.storage": "files, local or in an object store", "cifar_ray.data.decoding": "picture files, formats and colours"},
-    {"cifar_ray.data.reading": "the content of each picture, wherever it is"},
+    {
+        "cifar_ray.data.reading": "the content of each picture, wherever it is",
+        "cifar_ray.drift": "whether the pictures of requests have changed",
+        "cifar_ray.captures": "pictures of requests, and what people say of them",
+    },
     {"cifar_ray.data.listing": "which pictures, classes and splits"},
     {"cifar_ray.cluster": "Ray: connection, plan, failures, private parts"},
     {
@@ -31,9 +35,12 @@ FLOORS: tuple[dict[str, str], ...] = (
         "cifar_ray.models": "networks",
         "cifar_ray.recipes": "named settings",
         "cifar_ray.store": "models by name and version",
-        "cifar_ray.captures": "pictures of requests, and what people say of them",
     },
-    {"cifar_ray.data.batches": "arrays to augmented batches", "cifar_ray.store.staging": "versions on trial, and their rules"},
+    {
+        "cifar_ray.data.survey": "what is in pictures before they become arrays",
+        "cifar_ray.data.batches": "arrays to augmented batches",
+        "cifar_ray.store.staging": "versions on trial, and their rules",
+    },
     {
         "cifar_ray.training.weights": "what training starts from",
         "cifar_ray.training.records": "what a run leaves behind",

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from cifar_ray.captures.capture_files import Captures
 from cifar_ray.config.serve_config import ServeConfig
+from cifar_ray.drift.windows import WindowWriter
 from cifar_ray.errors import ImageError
 from deployments.capturing.recorder import Recorder, request_id
 from deployments.http import uploads
@@ -52,6 +53,7 @@ class Api:
         observer: receives request events.
         limiter: holds the rate limits of the API keys; default: in this process.
         trials: the versions on trial; default: none.
+        windows: counts answers, for drift; default: nobody does.
         error_forms: forms of errors other than problem documents, by the first part of a path.
     """
 
@@ -62,6 +64,7 @@ class Api:
         observer: Observer,
         limiter: RateLimiter | None = None,
         trials: Trials | None = None,
+        windows: WindowWriter | None = None,
         error_forms: Mapping[str, ErrorForm] = MappingProxyType({}),
     ) -> None:
         self.classifier = classifier
@@ -70,6 +73,7 @@ class Api:
         self.captures = Captures(config.storage, timeout_s=0)
         self.pipeline = Pipeline(classifier, config, observer)
         self._observer = observer
+        self._windows = windows
         self._error_forms = error_forms
         self._recorder = Recorder(config, self.captures)
         differed = partial(self._recorder.offer, disagrees=True)
@@ -231,6 +235,8 @@ class Api:
         identity = request_id(headers.get("X-Request-Id"))
         outcome = await self._staged.run(pictures, model_reference, identity, headers.get(self.config.client_header) or key_holder)
         self._recorder.offer(identity, pictures, outcome)
+        if self._windows:
+            self._windows.count(outcome.model.reference, outcome.predicted, *outcome.confidences)
         return outcome
 
     def top_k(self, request: Request) -> int:

@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from cifar_ray.captures.reviews import Reviews
 from cifar_ray.config.serve_config import ServeConfig
+from cifar_ray.drift.windows import WindowWriter
 from deployments.http import home_page, openapi
 from deployments.http.access import KeyGuard, SecurityHeaders
 from deployments.http.body_budget import BodyBudget
@@ -33,9 +34,10 @@ def create_app(
     observer: Observer,
     limiter: RateLimiter | None = None,
     trials: Trials | None = None,
+    windows: WindowWriter | None = None,
 ) -> Starlette:
     """The app without other protocols; the arguments are those of `Api`."""
-    return build_app(Api(classifier, config, observer, limiter, trials))
+    return build_app(Api(classifier, config, observer, limiter, trials, windows))
 
 
 def build_app(api: Api, more_routes: Sequence[Route] = (), more_operations: Sequence[Operation] = ()) -> Starlette:
@@ -47,7 +49,7 @@ def build_app(api: Api, more_routes: Sequence[Route] = (), more_operations: Sequ
         more_operations: what the OpenAPI document says of them.
     """
     document = openapi.document(more_operations)
-    docs, front = docs_page.render(document), home_page.render()
+    docs, front = docs_page.render(document), home_page.render(has_reviews=api.keys is not None)
 
     async def answer_document(_: Request) -> Response:
         return Json(document)

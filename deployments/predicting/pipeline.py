@@ -66,6 +66,14 @@ class Outcome:
     timings_ms: schemas.Timings
 
     @property
+    def predicted(self) -> list[str]:
+        """The class of each classified picture, or all labels of all pictures."""
+        model, rows = self.model, [row.probabilities for row in self.rows if isinstance(row, Row)]
+        if model.rules is None:
+            return [model.class_names[int(row.argmax())] for row in rows]
+        return [model.class_names[i] for row in rows for i in model.rules.labels(row).nonzero()[0].tolist()]
+
+    @property
     def confidences(self) -> tuple[list[float], int]:
         """The highest probability of each classified picture, and of how many pictures the model said "none of these"."""
         rows = [row for row in self.rows if isinstance(row, Row)]

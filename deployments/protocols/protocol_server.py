@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cifar_ray.config.serve_config import ServeConfig
+from cifar_ray.drift.windows import WindowWriter
 from deployments.http.handlers import Api
 from deployments.http.rate_limits import RateLimiter
 from deployments.http.routes import build_app
@@ -26,6 +27,7 @@ class ProtocolServer(OpenInferenceGrpc):
         observer: receives request events.
         limiter: holds the rate limits of the API keys; default: in this process.
         trials: the versions on trial; default: none.
+        windows: counts answers, for drift; default: nobody does.
 
     Attributes:
         http_app: the HTTP side; Ray Serve's wrapper of a deployment has an `app` of its own.
@@ -38,7 +40,8 @@ class ProtocolServer(OpenInferenceGrpc):
         observer: Observer,
         limiter: RateLimiter | None = None,
         trials: Trials | None = None,
+        windows: WindowWriter | None = None,
     ) -> None:
-        api = Api(classifier, config, observer, limiter, trials, _ERROR_FORMS)
+        api = Api(classifier, config, observer, limiter, trials, windows, _ERROR_FORMS)
         super().__init__(api)
         self.http_app = build_app(api, [*OpenInferenceHttp(api).routes(), *TorchServe(api).routes()], OPERATIONS)

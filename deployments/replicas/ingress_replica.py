@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 
 from cifar_ray.config import ResizePolicy
 from cifar_ray.config.serve_config import ServeConfig
+from cifar_ray.drift.windows import WindowWriter
 from deployments.http.rate_limits import RateLimiter, TokenBuckets
 from deployments.predicting.contract import (
     Classified,
@@ -124,8 +125,11 @@ class IngressReplica(ProtocolServer):
         logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it logs every malformed upload otherwise
         limiter = SharedLimits(limits, config.num_ingress_replicas) if limits else None
         trials = TrialsInStorage(config.storage)
-        super().__init__(RemoteClassifier(classifier, config.request_timeout_s), config, IngressMetrics(), limiter, trials)
+        windows = WindowWriter(config.storage) if config.drift else None
+        super().__init__(RemoteClassifier(classifier, config.request_timeout_s), config, IngressMetrics(), limiter, trials, windows)
         trials.follow()
+        if windows:
+            windows.write_forever()
 
     def __serve_build_asgi_app__(self) -> Starlette:
         return self.http_app

@@ -60,7 +60,7 @@ class ListCaptures(ReviewCommand):
 
         print_table(rows, _HEADINGS)
         is_open = sum(capture.key not in reviews for capture in captures)
-        print(f"{len(captures):,} pictures, {is_open:,} without a label. Label them in the browser: the server's page, Review")
+        print(f"{len(captures):,} pictures, {is_open:,} without a label. Label them in the browser, on the server's page")
 
 
 class Export(ReviewCommand):
