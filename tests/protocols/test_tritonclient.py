@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 CLIENT = ROOT / ".venv-tritonclient/bin/python"
 SCRIPT = Path(__file__).with_name("triton_requests.py")
-START_S = 120
+START_S = 240  # two busy cores
 
 
 @pytest.fixture(scope="module")
