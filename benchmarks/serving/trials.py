@@ -16,7 +16,8 @@ import tempfile
 from collections import Counter
 
 import load
-from faults import Clients, Seen, report, request, server
+from contenders import URL
+from faults import BODY, Clients, Seen, report, request, server
 from PIL import Image
 from random_model import keep_random
 
@@ -91,6 +92,22 @@ def slow(storage: str) -> None:
         _bad(storage, "is slow", [request(load.multipart())])
 
 
+def capture(storage: str) -> None:
+    """Requests a second at 32 clients, without and with capturing 5 %, in turn."""
+    ratios = []
+    for number in range(5):
+        rates = []
+        for part in (0, 0.05):
+            with server(storage, capture=part):
+                seen = load.run(URL, [BODY], 32, 8)
+                rates.append(seen["requests"] / seen["duration_us"] * 1e6)
+        ratios.append(rates[1] / rates[0])
+        print(
+            f"| round {number + 1}: capture off, 5 % | | {rates[0]:.0f}, {rates[1]:.0f} requests/s | | ratio {ratios[-1]:.3f} |", flush=True
+        )
+    print(f"with ÷ without: median {statistics.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f}), n = {len(ratios)}", flush=True)
+
+
 def _bad(storage: str, what: str, requests: list[bytes]) -> None:
     store, stages, start_s = ModelStore(storage), StageFile(storage), 6.0
     for left in stages.read():
@@ -139,7 +156,7 @@ def _plain(level: int) -> bytes:
     return jpeg.getvalue()
 
 
-SCENARIOS = {function.__name__: function for function in (shadow, canary, failing, slow)}
+SCENARIOS = {function.__name__: function for function in (shadow, canary, failing, slow, capture)}
 
 
 def main() -> None:
