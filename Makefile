@@ -60,6 +60,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 
 test: lint
 	$(BIN)/python -m pytest

@@ -75,6 +75,7 @@ FLOORS: tuple[dict[str, str], ...] = (
     {"cifar_ray.cli.arguments": "parsing, help, mistakes in one line", "cifar_ray.cli.output": "progress, tables, status lines"},
     {"cifar_ray.cli.commands": "subcommands of store, review, keys and cache"},
     {"cifar_ray.cli": "flags, errors"},
+    {"cifar_ray.notebook": "fit, load, start_server"},
     {VERBS: "train, tune, evaluate, predict, serve, …"},
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

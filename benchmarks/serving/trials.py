@@ -16,7 +16,8 @@ import tempfile
 from collections import Counter
 
 import load
-from faults import Clients, Seen, report, request, server
+from contenders import URL
+from faults import BODY, Clients, Seen, report, request, server
 from PIL import Image
 from random_model import keep_random
 
@@ -85,15 +86,33 @@ def failing(storage: str) -> None:
 
 
 def slow(storage: str) -> None:
-    """A version that is about five times as slow gets 5 % of the requests."""
-    keep_random("resnet18", storage)
+    """A version that takes several times as long gets 5 % of the requests."""
+    keep_random("resnet50", storage)
     for _ in range(3):
         _bad(storage, "is slow", [request(load.multipart())])
 
 
+def capture(storage: str) -> None:
+    """Requests a second at 32 clients, without and with capturing 5 %, in turn."""
+    ratios = []
+    for number in range(5):
+        rates = []
+        for part in (0, 0.05):
+            with server(storage, capture=part):
+                rates.append(load.run(URL, [BODY], 32, 8)["requests_per_s"])
+        ratios.append(rates[1] / rates[0])
+        print(
+            f"| round {number + 1}: capture off, 5 % | | {rates[0]:.0f}, {rates[1]:.0f} requests/s | | ratio {ratios[-1]:.3f} |", flush=True
+        )
+    print(f"with ÷ without: median {statistics.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f}), n = {len(ratios)}", flush=True)
+
+
 def _bad(storage: str, what: str, requests: list[bytes]) -> None:
     store, stages, start_s = ModelStore(storage), StageFile(storage), 6.0
+    for left in stages.read():
+        stages.end(left)
     with server(storage):
+        Clients(CLIENTS, 5, PER_S, requests).run()
         seen = Clients(CLIENTS, 50, PER_S, requests).run(
             (start_s, lambda: stages.start(store, Stage(name="cifar10", version=2, share=0.05))),
         )
@@ -136,7 +155,7 @@ def _plain(level: int) -> bytes:
     return jpeg.getvalue()
 
 
-SCENARIOS = {function.__name__: function for function in (shadow, canary, failing, slow)}
+SCENARIOS = {function.__name__: function for function in (shadow, canary, failing, slow, capture)}
 
 
 def main() -> None:

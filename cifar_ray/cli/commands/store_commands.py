@@ -12,6 +12,7 @@ import yaml
 from pydantic import Field
 from tyro.conf import FlagCreatePairsOff, Positional, subcommand
 
+from cifar_ray.cli.commands.publish_commands import Card, Push
 from cifar_ray.cli.commands.stage_commands import ShowLog, Stage, Stages, StoreCommand, Unstage
 from cifar_ray.config import ResizePolicy
 from cifar_ray.errors import BundleError
@@ -177,6 +178,8 @@ StoreCommands = (
     | Annotated[Unstage, subcommand("unstage")]
     | Annotated[Stages, subcommand("stages")]
     | Annotated[ShowLog, subcommand("log")]
+    | Annotated[Card, subcommand("card")]
+    | Annotated[Push, subcommand("push")]
     | Annotated[Ensemble, subcommand("ensemble")]
     | Annotated[Delete, subcommand("delete")]
     | Annotated[Export, subcommand("export")]
