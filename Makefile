@@ -4,6 +4,7 @@
 #   make test     lint, types, tests       make serve   serves the models in ./storage
 #   make test-slow  longer tests           make test-web  the page in Chromium
 #   make test-abuse  hostile requests      make test-cluster  ray up on hosts in network namespaces
+#   make test-protocols  clients of Triton and TorchServe
 #   make test-chaos  a training killed thirty times
 #   make coverage  what the tests run     make mutants   changes that no test notices
 #   make wheel-test  an installed wheel        make test-newest  the newest ray and torch
@@ -14,7 +15,7 @@ UV := $(BIN)/uv
 INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends
 
 .DEFAULT_GOAL := setup
-.PHONY: setup lock format lint test test-fast test-slow test-chaos coverage mutants test-web test-abuse test-cluster test-newest wheel-test audit demo serve clean
+.PHONY: setup lock format lint test test-fast test-slow test-chaos coverage mutants test-web test-abuse test-protocols test-cluster test-newest wheel-test audit demo serve clean
 
 setup: .venv/.installed
 	@echo "ready: . .venv/bin/activate, or see 'make demo' and README.md"
@@ -48,7 +49,7 @@ endif
 
 # names, versions and hashes only: the registry is the user's own choice
 lock: | $(UV)
-	$(UV) pip compile -q --universal --python-version 3.11 --extra aws --extra dev --extra export --extra heic --extra labels --extra openvino --extra quantize --extra tracking --extra tune --extra web --generate-hashes --no-emit-index-url --no-header --no-annotate $(LOCKFLAGS) \
+	$(UV) pip compile -q --universal --python-version 3.11 --extra aws --extra dev --extra export --extra heic --extra labels --extra openvino --extra quantize --extra traces --extra tracking --extra tune --extra web --generate-hashes --no-emit-index-url --no-header --no-annotate $(LOCKFLAGS) \
 		pyproject.toml -o requirements.lock
 
 format: setup
@@ -59,13 +60,14 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 
 test: lint
 	$(BIN)/python -m pytest
 
 # without the tests that start Ray
 test-fast: setup
-	$(BIN)/python -m pytest -m "not (ray or web or abuse or slow or cluster or chaos or wheel)"
+	$(BIN)/python -m pytest -m "not (ray or web or abuse or slow or cluster or chaos or wheel or protocols)"
 
 # what would take `make test` over its ten minutes
 test-slow: setup
@@ -96,6 +98,11 @@ test-web: setup
 test-abuse: setup
 	$(BIN)/python -m pytest -s -m abuse tests/abuse
 
+# NVIDIA's tritonclient over HTTP and gRPC, and curl as TorchServe's documentation shows it, against `cifar-ray serve`; a minute or two.
+# tritonclient is installed into an environment of its own; without a registry, the tests are skipped.
+test-protocols: setup
+	$(BIN)/python -m pytest -s -m protocols tests/protocols
+
 # cluster.yaml on five hosts in network namespaces, and the loss of hosts; as root, half an hour. An SSH server or a Redis that is only
 # there for this does not run on the machine.
 test-cluster: setup
@@ -117,10 +124,10 @@ test-newest: setup
 	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-newest
 	printf 'ray[train,serve,tune]\ntorch\ntorchvision\n' > .venv-newest/overrides.txt
 	$(UV) pip install -q --upgrade --python .venv-newest/bin/python --overrides .venv-newest/overrides.txt \
-		-e '.[aws,dev,export,openvino,quantize,tracking,tune,web]'
+		-e '.[aws,dev,export,openvino,quantize,traces,tracking,tune,web]'
 	@.venv-newest/bin/python -c 'import ray, torch; print("testing ray", ray.__version__, "and torch", torch.__version__)'
 	.venv-newest/bin/python -m pytest -q tests/test_private.py
-	.venv-newest/bin/python -m pytest -q -m "not (ray or web or abuse or slow or cluster or chaos or wheel)"
+	.venv-newest/bin/python -m pytest -q -m "not (ray or web or abuse or slow or cluster or chaos or wheel or protocols)"
 
 # Known weaknesses of the locked versions. It asks a database on the internet, so it is no part of the tests; --strict fails where it cannot ask.
 audit: | $(UV)
@@ -134,4 +141,4 @@ serve: setup
 	exec $(BIN)/cifar-ray serve
 
 clean:
-	rm -rf .venv .venv-newest .mypy_cache .ruff_cache
+	rm -rf .venv .venv-newest .venv-tritonclient .mypy_cache .ruff_cache

@@ -23,9 +23,11 @@ VERBS = {
     "calibrate": "calibrate a model that was saved without calibration",
     "quantize": "add an int8 form for CPUs to a model",
     "serve": "serve a model over HTTP",
+    "review": "list, export and delete the pictures that a server captured",
+    "drift": "tell whether the pictures that a model is asked about have changed",
     "keys": "add, list and revoke the API keys of a server",
     "cache": "list and clear the cache of decoded pictures and features",
-    "store": "list, show, promote, roll back, delete, export and import models",
+    "store": "list, show, promote, try, roll back, delete, export and import models",
     "completion": "print a script that completes verbs and flags in bash, zsh or fish",
     "demo": "train a small model, serve it and send it a picture",
 }
@@ -46,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"Did you mean {nearest[0]}?" if nearest else f"Available: {', '.join(VERBS)}"
         print(f"error: no verb {arguments[0]!r}. {hint}", file=sys.stderr)
         return 2
-    module = importlib.import_module({"store": "cifar_ray.store.__main__"}.get(arguments[0], f"cifar_ray.{arguments[0]}"))
+    module = importlib.import_module(
+        {verb: f"cifar_ray.{verb}.__main__" for verb in ("store", "drift")}.get(arguments[0], f"cifar_ray.{arguments[0]}")
+    )
     return cli.run(lambda: module.main(arguments[1:]))
 
 

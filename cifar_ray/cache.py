@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from cifar_ray import cli
-from cifar_ray.cli.cache_commands import CacheCommands, Clear, List
+from cifar_ray.cli.commands.cache_commands import CacheCommands, Clear, List
 
 PROG = "cifar-ray cache"
 

@@ -19,21 +19,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cifar_ray.cli.output.training_progress import train_with_progress  # imports torch, seconds that --help does without
     from cifar_ray.data import open_splits
     from cifar_ray.data.batches.shares import check_batch_size
-    from cifar_ray.training import job
-    from cifar_ray.training.finetuning import describe_trained_part, fit_batch_size, warn_of_overlap
+    from cifar_ray.training import finetuning, job
 
     cli.show_log()
     with ProgressDisplay() as display:
         splits = open_splits(command, display.start)
     images = len(splits.train)
-    batch_size = command.batch_size if cli.peek(argv, ("--batch-size",)) else fit_batch_size(command.batch_size, images)
+    batch_size = command.batch_size if cli.peek(argv, ("--batch-size",)) else finetuning.fit_batch_size(command.batch_size, images)
     check_batch_size(batch_size, images, command.max_workers)
     config = job.with_name(command.model_copy(update={"batch_size": batch_size}), splits)
-    print(describe_trained_part(config, parent, splits.train.class_names), file=sys.stderr)
-    if warning := warn_of_overlap(parent, config, splits):
+    print(finetuning.describe_trained_part(config, parent, splits.train.class_names), file=sys.stderr)
+    if warning := finetuning.warn_of_overlap(parent, config, splits):
         print(warning, file=sys.stderr)
     result = train_with_progress(config, splits, command.track, command.resume)
     print(result.summary())
+    if config.with_reviews:
+        print(finetuning.compare_on_reviews((parent, result.saved.bundle), config.storage))
     print(f"parent {parent.reference} is unchanged; {result.saved.bundle.reference} can be served beside it")
     return 0
 

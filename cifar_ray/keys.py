@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from cifar_ray import cli
-from cifar_ray.cli.key_commands import KeyCommand, KeyCommands
+from cifar_ray.cli.commands.key_commands import KeyCommand, KeyCommands
 
 PROG = "cifar-ray keys"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 from cifar_ray import cli
 from cifar_ray.cli.output import liveness
@@ -17,12 +18,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serves as the flags say; the command line's own where `argv` is `None`."""
     command: ServeCommand = cli.parse(ServeCommand, argv, PROG)
     print(f"starting the server for {command.check()}", file=sys.stderr, flush=True)
-    return 128 + serve_until_signal(command.arguments(), command.host, command.port, liveness.begin, _say_ready)
+    say_ready = partial(_say_ready, grpc_port=command.grpc_port)
+    return 128 + serve_until_signal(command.arguments(), command.host, command.port, liveness.begin, say_ready, command.grpc_port)
 
 
-def _say_ready(url: str, model: str) -> None:
+def _say_ready(url: str, model: str, grpc_port: int | None = None) -> None:
     liveness.rest()
-    print(describe(url, model), file=sys.stderr, flush=True)
+    print(describe(url, model, grpc_port), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.errors import CifarRayError
 from cifar_ray.store import ModelStore
 from cifar_ray.store.default_model import last_promoted_first
+from deployments.http.handlers import RETRY_AFTER_S
 from deployments.http.rate_limits import TokenBuckets
-from deployments.http.routes import RETRY_AFTER_S
 from deployments.replicas.classifier_replica import ClassifierReplica
 from deployments.replicas.ingress_replica import IngressReplica
 

@@ -20,9 +20,14 @@ FLOORS: tuple[dict[str, str], ...] = (
         "cifar_ray.config": "every setting",
         "cifar_ray.metrics": "accuracy, calibration, intervals",
         "cifar_ray.client": "asks a server; standard library only",
+        "deployments.pages": "HTML pages from templates",
     },
     {"cifar_ray.storage": "files, local or in an object store", "cifar_ray.data.decoding": "picture files, formats and colours"},
-    {"cifar_ray.data.reading": "the content of each picture, wherever it is"},
+    {
+        "cifar_ray.data.reading": "the content of each picture, wherever it is",
+        "cifar_ray.drift": "whether the pictures of requests have changed",
+        "cifar_ray.captures": "pictures of requests, and what people say of them",
+    },
     {"cifar_ray.data.listing": "which pictures, classes and splits"},
     {"cifar_ray.cluster": "Ray: connection, plan, failures, private parts"},
     {
@@ -31,7 +36,11 @@ FLOORS: tuple[dict[str, str], ...] = (
         "cifar_ray.recipes": "named settings",
         "cifar_ray.store": "models by name and version",
     },
-    {"cifar_ray.data.batches": "arrays to augmented batches"},
+    {
+        "cifar_ray.data.survey": "what is in pictures before they become arrays",
+        "cifar_ray.data.batches": "arrays to augmented batches",
+        "cifar_ray.store.staging": "versions on trial, and their rules",
+    },
     {
         "cifar_ray.training.weights": "what training starts from",
         "cifar_ray.training.records": "what a run leaves behind",
@@ -43,7 +52,11 @@ FLOORS: tuple[dict[str, str], ...] = (
         "cifar_ray.inference.exporting": "files for other programs, and from them",
         "deployments.predicting": "decode, batch, predict",
     },
-    {"cifar_ray.training.probe": "a head on pretrained features"},
+    {
+        "cifar_ray.training.probe": "a head on pretrained features",
+        "deployments.staging": "which version answers, comparisons",
+        "deployments.capturing": "keeps pictures of requests",
+    },
     {
         "cifar_ray.training.on_ray": "loop and features on Ray's workers",
         "deployments.http": "routes, uploads, access, pages",
@@ -51,17 +64,19 @@ FLOORS: tuple[dict[str, str], ...] = (
     {
         "cifar_ray.training": "a job: config to saved model",
         "cifar_ray.evaluation.measures": "corruptions, cost, leakage, slices",
-        "deployments.replicas": "Ray Serve replicas",
+        "deployments.protocols": "Open Inference Protocol, TorchServe",
     },
     {
         "cifar_ray.evaluation": "figures of a model or data set",
         "cifar_ray.tuning": "search for a better recipe",
-        "deployments": "the app of serve run",
+        "deployments.replicas": "Ray Serve replicas",
     },
-    {"cifar_ray.evaluation.label_check": "labels that are probably wrong"},
+    {"cifar_ray.evaluation.label_check": "labels that are probably wrong", "deployments": "the app of serve run"},
     {"cifar_ray.reports": "HTML pages and figures"},
     {"cifar_ray.cli.arguments": "parsing, help, mistakes in one line", "cifar_ray.cli.output": "progress, tables, status lines"},
-    {"cifar_ray.cli": "flags, errors, subcommands"},
+    {"cifar_ray.cli.commands": "subcommands of store, review, keys and cache"},
+    {"cifar_ray.cli": "flags, errors"},
+    {"cifar_ray.notebook": "fit, load, start_server"},
     {VERBS: "train, tune, evaluate, predict, serve, …"},
 )
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

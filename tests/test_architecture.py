@@ -37,6 +37,9 @@ DEPLOYMENTS_MAY_IMPORT = (
     "cifar_ray.config",
     "cifar_ray.metrics",
     "cifar_ray.store",
+    "cifar_ray.captures",
+    "cifar_ray.drift",
+    "cifar_ray.storage",
     "cifar_ray.inference",
 )
 

@@ -22,7 +22,7 @@ import subprocess
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,9 +34,15 @@ from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.store import ModelStore
 
 BODY = load.multipart()
-REQUEST = (
-    f"POST /predict?top_k=1 HTTP/1.1\r\nHost: 127.0.0.1:{PORT}\r\nContent-Type: {load.CONTENT_TYPE}\r\nContent-Length: {len(BODY)}\r\n\r\n"
-).encode() + BODY
+
+
+def request(body: bytes) -> bytes:
+    """A request with a form as its body."""
+    head = f"POST /predict?top_k=1 HTTP/1.1\r\nHost: 127.0.0.1:{PORT}\r\nContent-Type: {load.CONTENT_TYPE}"
+    return f"{head}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+REQUEST = request(BODY)
 
 
 @dataclasses.dataclass
@@ -50,10 +56,11 @@ class Seen:
 
 
 class Clients:
-    """Closed-loop clients, or with `per_s` a steady rate, each on its own connection; `run` lasts `seconds`."""
+    """Closed-loop clients, or with `per_s` a steady rate, each on its own connection; they send `requests` in turn for `seconds`."""
 
-    def __init__(self, count: int, seconds: float, per_s: float | None = None) -> None:
+    def __init__(self, count: int, seconds: float, per_s: float | None = None, requests: Sequence[bytes] = (REQUEST,)) -> None:
         self.count, self.seconds, self.pause_s = count, seconds, count / per_s if per_s else 0.0
+        self.requests = itertools.cycle(requests)
         self.seen: list[Seen] = []
 
     def run(self, *events: tuple[float, Callable[[], object]]) -> list[Seen]:
@@ -78,7 +85,7 @@ class Clients:
             sent = time.perf_counter()
             try:
                 connection = connection or await asyncio.open_connection("127.0.0.1", PORT)
-                status, answer, keep = await _ask(*connection)
+                status, answer, keep = await _ask(*connection, next(self.requests))
             except (OSError, EOFError, ValueError):
                 status, answer, keep = 0, b"", False
                 await asyncio.sleep(0.01)
@@ -93,8 +100,8 @@ class Clients:
             connection[1].close()
 
 
-async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> tuple[int, bytes, bool]:
-    writer.write(REQUEST)
+async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> tuple[int, bytes, bool]:
+    writer.write(request)
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     status, length = int(head.split(b" ", 2)[1]), head.partition(b"content-length:")[2].split(b"\r\n", 1)[0]
     if not length:  # Serve's own refusals come in chunks: the connection is given up instead of reading them

@@ -24,7 +24,8 @@ class CompletionCommand(Config):
 
 def commands() -> dict[str, Any]:
     """The command of each verb; a union where it has subcommands."""
-    from cifar_ray.cli import cache_commands, check_flags, key_commands, model_flags, serving, store_commands, training_flags
+    from cifar_ray.cli import check_flags, model_flags, serving, training_flags
+    from cifar_ray.cli.commands import cache_commands, drift_command, key_commands, review_commands, store_commands
 
     return {
         "train": training_flags.TrainCommand,
@@ -39,6 +40,8 @@ def commands() -> dict[str, Any]:
         "calibrate": model_flags.CalibrateCommand,
         "quantize": model_flags.QuantizeCommand,
         "serve": serving.ServeCommand,
+        "drift": drift_command.DriftCommand,
+        "review": review_commands.ReviewCommands,
         "keys": key_commands.KeyCommands,
         "cache": cache_commands.CacheCommands,
         "store": store_commands.StoreCommands,

@@ -32,6 +32,7 @@ class ServeCommand(Config):
     model: Positional[str | None] = Field(None, description="NAME or NAME@3; default: the model that was promoted last")
     port: int = Field(8000, ge=1, le=65_535, description="port to listen on")
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all, behind TLS and access control")
+    grpc_port: int | None = Field(None, ge=1, le=65_535, description="port for the Open Inference Protocol over gRPC; default: no gRPC")
     replicas: int = Field(1, ge=1, description="copies of the model")
     storage: str = Field(default_factory=default_storage, description=f"path or URI; default ${STORAGE_VARIABLE} or ./storage")
 
@@ -52,7 +53,8 @@ class ServeCommand(Config):
         from cifar_ray.inference.preflight import check_server, starts_ray
 
         config = parse_config(ServeConfig, self.arguments())
-        return check_server(config, self.host, self.port, is_here=starts_ray(), other_ports=proxy_ports())
+        other_ports = proxy_ports(with_grpc=self.grpc_port is not None)
+        return check_server(config, self.host, self.port, is_here=starts_ray(), grpc_port=self.grpc_port, other_ports=other_ports)
 
 
 class DemoCommand(Config):

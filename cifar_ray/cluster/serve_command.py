@@ -19,7 +19,9 @@ from cifar_ray.cluster.private import end_proxies
 from cifar_ray.cluster.signals import Signals
 from cifar_ray.errors import ResourceError
 
-APP = "deployments:app"  # a string, because this module does not import the server
+# strings, because this module does not import the server
+APP = "deployments:app"
+_GRPC_SERVICER = "deployments.protocols.inference_messages.add_servicer"
 _POLL_S, _TIMEOUT_S, _LONG_S = 0.1, 5.0, 3600.0
 _READY_POLLS = 300
 _LOGS = "/tmp/ray/session_latest/logs/serve"  # noqa: S108  where Ray keeps them
@@ -31,18 +33,27 @@ def serve_environment() -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
 
 
-def proxy_ports() -> dict[str, int]:
-    """Further ports that HAProxy listens on, by the variables that change them; none without HAProxy."""
+def proxy_ports(*, with_grpc: bool = False) -> dict[str, int]:
+    """Further ports that HAProxy and the proxy behind it listen on, by the variables that change them; none without HAProxy."""
     settings = serve_environment() | dict(os.environ)
     if settings.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
         return {}
     defaults = {"RAY_SERVE_HAPROXY_METRICS_PORT": "9101", "RAY_SERVE_HAPROXY_STATS_PORT": "8404"}
+    if with_grpc:
+        defaults["RAY_SERVE_FALLBACK_PROXY_GRPC_PORT"] = "9500"
     return {name: int(settings.get(name, port)) for name, port in defaults.items()}
 
 
 @contextmanager
 def serving(
-    arguments: Mapping[str, Any], host: str, port: int, on_stage: Callable[[str], object], *, name: str, for_throughput: bool
+    arguments: Mapping[str, Any],
+    host: str,
+    port: int,
+    on_stage: Callable[[str], object],
+    *,
+    name: str,
+    for_throughput: bool,
+    grpc_port: int | None = None,
 ) -> Iterator[None]:
     """Serve on a running cluster, or on one that is started here, until the end of the block.
 
@@ -53,6 +64,7 @@ def serving(
         on_stage: receives the name of each part of the start.
         name: of the application in Ray Serve; on a running cluster, those of other names stay.
         for_throughput: whether Ray Serve gets the settings of `serve.env`, which exported variables override.
+        grpc_port: port for the Open Inference Protocol over gRPC; `None`: no gRPC.
 
     Raises:
         ResourceError: if the server does not start.
@@ -71,7 +83,8 @@ def serving(
             node_id = ray.get_runtime_context().get_node_id()
             on_stage("starting the HTTP server and the model")
             try:
-                serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port})
+                grpc = None if grpc_port is None else {"port": grpc_port, "grpc_servicer_functions": [_GRPC_SERVICER]}
+                serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port}, grpc_options=grpc)
                 serve.run(make_application(dict(arguments)), name=name)
             except Exception as error:  # of a replica, a proxy or Ray; its log tells more
                 reason = last_line(str(error)) or type(error).__name__
@@ -87,7 +100,12 @@ def serving(
 
 
 def serve_until_signal(
-    arguments: Mapping[str, Any], host: str, port: int, on_stage: Callable[[str], object], on_ready: Callable[[str, str], object]
+    arguments: Mapping[str, Any],
+    host: str,
+    port: int,
+    on_stage: Callable[[str], object],
+    on_ready: Callable[[str, str], object],
+    grpc_port: int | None = None,
 ) -> int:
     """Serve until Ctrl-C or SIGTERM; a second signal stops at once.
 
@@ -97,6 +115,7 @@ def serve_until_signal(
         port: as for `serving`.
         on_stage: as for `serving`.
         on_ready: receives the address and the model, once the server answers.
+        grpc_port: as for `serving`.
 
     Returns:
         The signal.
@@ -105,7 +124,8 @@ def serve_until_signal(
         ResourceError: if the server does not start.
         Interrupted: if a signal comes during the start, or a second one.
     """
-    with Signals() as signals, serving(arguments, host, port, on_stage, name="default", for_throughput=True):
+    server = serving(arguments, host, port, on_stage, name="default", for_throughput=True, grpc_port=grpc_port)
+    with Signals() as signals, server:
         signals.install()  # Ray has installed its own
         stop = Event()
         signals.ask_with(lambda _: stop.set())
@@ -132,12 +152,14 @@ def ready_model(url: str) -> str | None:
         return None
 
 
-def describe(url: str, model: str) -> str:
+def describe(url: str, model: str, grpc_port: int | None) -> str:
     """The block that ends the start of a server."""
+    grpc = "" if grpc_port is None else f"  gRPC   {url.removeprefix('http://').rpartition(':')[0]}:{grpc_port}, Open Inference Protocol\n"
     return (
         f"\nThe server is ready.\n"
         f"  page   {url}\n"
         f"  API    {url}/predict, described at {url}/docs\n"
+        f"{grpc}"
         f"  model  {model}\n"
         f"  try    curl -F image=@PICTURE.jpg {url}/predict\n"
         f"  stop   Ctrl-C\n"

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from cifar_ray.config.base import NAME_PATTERN
 from cifar_ray.errors import ConfigError
@@ -21,7 +21,11 @@ KEYS_VARIABLE = "CIFAR_RAY_API_KEYS"
 UNLIMITED: Literal["unlimited"] = "unlimited"
 REVOKED: Literal["revoked"] = "revoked"
 
-_HEADING = "# keys of a cifar_ray server: name, sha256 of the key, requests a minute (or unlimited, revoked)\n"
+# Each one may do what those before it may: predict; look at captured pictures and label them; delete them
+Scope = Literal["predict", "review", "admin"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+
+_HEADING = "# keys of a cifar_ray server: name, sha256 of the key, requests a minute (or unlimited, revoked), scope (default: predict)\n"
 _PREFIX = "cifar-ray-"  # so that people, and programs that look for leaked secrets, know one when they see it
 _KEY_BYTES = 32
 _LOCK_TIMEOUT_S = 10.0
@@ -37,11 +41,17 @@ class ApiKey:
         name: of its holder, for people and logs.
         sha256: of the key, in hex. A key has 256 random bits, so neither salt nor a slow hash would add anything.
         limit: requests per minute, `unlimited`, or `revoked`.
+        scope: what its holder may do.
     """
 
     name: str
     sha256: str
     limit: str
+    scope: Scope = "predict"
+
+    def may(self, scope: Scope) -> bool:
+        """Whether the scope includes another one."""
+        return SCOPES.index(self.scope) >= SCOPES.index(scope)
 
     @property
     def requests_per_minute(self) -> int | None:
@@ -54,13 +64,14 @@ class ApiKey:
         return self.limit == REVOKED
 
 
-def add_key(path: Path, name: str, requests_per_minute: int | None) -> str:
+def add_key(path: Path, name: str, requests_per_minute: int | None, scope: Scope = "predict") -> str:
     """Adds a key to a file, which is created if there is none.
 
     Args:
         path: of the file.
         name: of the key's holder.
         requests_per_minute: rate limit; `None` for none.
+        scope: what its holder may do.
 
     Returns:
         The key, which cannot be read again.
@@ -73,7 +84,7 @@ def add_key(path: Path, name: str, requests_per_minute: int | None) -> str:
         if any(key.name == name for key in keys):
             raise ConfigError(f"{path} has a key of {name} already. Choose another name: the name of a revoked key cannot be used again")
         key = new_key()
-        write_keys(path, [*keys, ApiKey(name, sha256_of(key.encode()), str(requests_per_minute or UNLIMITED))])
+        write_keys(path, [*keys, ApiKey(name, sha256_of(key.encode()), str(requests_per_minute or UNLIMITED), scope)])
     return key
 
 
@@ -120,7 +131,7 @@ def sha256_of(key: bytes) -> str:
 
 
 def read_keys(path: Path) -> list[ApiKey]:
-    """Reads a file of keys: one per line, `name sha256 limit`; `#` starts a comment.
+    """Reads a file of keys: one per line, `name sha256 limit`, and a scope if it is not `predict`; `#` starts a comment.
 
     Raises:
         ConfigError: naming the file and the number of the first wrong line, without showing the line.
@@ -135,12 +146,21 @@ def read_keys(path: Path) -> list[ApiKey]:
         if not fields:
             continue
         matches = (
-            len(fields) == 3 and re.fullmatch(NAME_PATTERN, fields[0]) and _SHA256.fullmatch(fields[1]) and _LIMIT.fullmatch(fields[2])
+            len(fields) in (3, 4) and re.fullmatch(NAME_PATTERN, fields[0]) and _SHA256.fullmatch(fields[1]) and _LIMIT.fullmatch(fields[2])
         )
-        if not matches or fields[0] in keys:  # the line may contain a key by mistake, so it is not shown
-            raise ConfigError(f"{path}, line {number}: expected a new name, a sha256 in hex, and a number, {UNLIMITED} or {REVOKED}")
-        keys[fields[0]] = ApiKey(*fields)
+        if (
+            not matches or fields[0] in keys or (fields[3:] and fields[3] not in SCOPES)
+        ):  # the line may contain a key by mistake, so it is not shown
+            raise ConfigError(
+                f"{path}, line {number}: expected a new name, a sha256 in hex, a number, {UNLIMITED} or {REVOKED}, and a scope"
+            )
+        keys[fields[0]] = ApiKey(*fields)  # type: ignore[arg-type]
     return list(keys.values())
+
+
+def _line(key: ApiKey) -> str:
+    """A line of the file; a key for predictions only as earlier releases read it."""
+    return f"{key.name} {key.sha256} {key.limit}{'' if key.scope == SCOPES[0] else f' {key.scope}'}\n"
 
 
 def write_keys(path: Path, keys: Iterable[ApiKey]) -> None:
@@ -149,7 +169,7 @@ def write_keys(path: Path, keys: Iterable[ApiKey]) -> None:
     Raises:
         ConfigError: if it cannot be written.
     """
-    text = _HEADING + "".join(f"{key.name} {key.sha256} {key.limit}\n" for key in keys)
+    text = _HEADING + "".join(map(_line, keys))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, staging = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # 0600

@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -79,11 +79,23 @@ class ServeConfig(Config):
         validate_default=True,
         description=f"file of cifar-ray keys: requests need one of its keys; default ${KEYS_VARIABLE}, else no key is needed",
     )
+    client_header: str = Field(
+        "X-Client-Id",
+        pattern=r"[A-Za-z0-9-]{1,100}",
+        description="request header that names the client: while a version is on trial, a client stays with one version",
+    )
     cors_origins: tuple[str, ...] = Field(
         (),
         description="origins whose pages may call the server, for example https://a.example,https://b.example; default: none",
     )
     gallery: bool = Field(True, description="show at /gallery which test pictures a model gets wrong")
+    drift: bool = Field(True, description="count answers by class and confidence in the storage, for cifar-ray drift; no pictures")
+    capture: float = Field(0.0, ge=0, le=1, description="part of the requests whose pictures are kept in the storage; default: none")
+    capture_only: Literal["all", "unsure"] = Field(
+        "all", description="unsure: of these, only pictures of which the model is unsure, or on which versions on trial disagree"
+    )
+    capture_max_bytes: int = Field(1_000_000_000, ge=1_000_000, description="bytes of captured pictures; beyond it the oldest are deleted")
+    capture_max_days: Positive = Field(30.0, description="days after which captured pictures are deleted")
     access_log: bool = Field(False, description="log one line per request")
     json_logs: bool = Field(False, description="log in JSON, with the id of the request in each line")
 

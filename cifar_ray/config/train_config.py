@@ -20,6 +20,7 @@ from cifar_ray.config.base import (
     Fraction,
     Method,
     NonNegative,
+    Positive,
     PrecisionName,
     ResizePolicy,
     SamplingName,
@@ -86,6 +87,9 @@ class TrainConfig(Config):
     test_fraction: Annotated[float, Field(ge=0, le=0.9)] = Field(
         0.1, description="fraction of all images held out for the test if the data set has no test split"
     )
+
+    with_reviews: bool = Field(False, description="also train on the pictures of requests that people labelled; see cifar-ray review")
+    review_weight: Positive = Field(1.0, description="weight of each of these pictures in the loss; others have 1")
 
     groups: tuple[str, ...] = Field(
         (), description="NAME=CLASS,CLASS …: merge classes under new names; images of other classes are left out"

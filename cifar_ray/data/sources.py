@@ -26,6 +26,7 @@ from cifar_ray.data.labels import regroup
 from cifar_ray.data.listing.tables import list_pictures
 from cifar_ray.data.reading.local_cache import DOWNLOADS, cache_folder
 from cifar_ray.data.reading.picture_source import place_of
+from cifar_ray.data.reviewed import with_reviews
 from cifar_ray.data.splits import complete
 from cifar_ray.data.streamed import TrainingSplits, load_streamed
 from cifar_ray.data.task_progress import StartTask, no_progress
@@ -45,7 +46,8 @@ def load_splits(config: TrainConfig, progress: StartTask = no_progress) -> Datas
     Raises:
         DataError: if the data are missing, cannot be downloaded, or are unusable; the message says what to do.
     """
-    return _divide(config, load_undivided(config, progress))
+    splits = _divide(config, load_undivided(config, progress))
+    return with_reviews(splits, config) if config.with_reviews else splits
 
 
 def load_undivided(config: TrainConfig, progress: StartTask = no_progress) -> DatasetSplits:
@@ -79,6 +81,8 @@ def open_splits(config: TrainConfig, progress: StartTask = no_progress) -> Train
     allowed = config.data_memory_bytes or memory_bytes() // 4
     if config.stream == "auto" and needed <= allowed:
         return load_splits(config, progress)
+    if config.with_reviews:
+        raise DataError("--with-reviews: the data set is streamed, and reviewed pictures are not. Export them with cifar-ray review export")
     reason = "stream is always" if config.stream == "always" else f"data_memory is {allowed / 1e9:,.1f} GB"
     _logger.info("streaming: %s pictures of %d px need %.1f GB of memory on all workers, %s", f"{count:,}", size_px, needed / 1e9, reason)
     division = repr((config.val_fraction, config.test_fraction, config.seed_of_splits, config.groups))

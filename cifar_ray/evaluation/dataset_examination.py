@@ -14,7 +14,7 @@ from cifar_ray.config import printable
 from cifar_ray.data import DatasetSplits, channel_mean_std
 from cifar_ray.data.bursts import count_bursts
 from cifar_ray.data.listing.layouts import Listing
-from cifar_ray.data.survey import BrokenFile, FileFacts, count_by, find_broken, find_unlike, read_headers
+from cifar_ray.data.survey.picture_facts import BrokenFile, FileFacts, count_by, find_broken, find_unlike, read_headers
 from cifar_ray.evaluation.measures.leakage import Duplicate, describe_duplicate, find_duplicates
 from cifar_ray.evaluation.model_evaluation import Progress
 

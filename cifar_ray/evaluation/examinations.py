@@ -11,7 +11,7 @@ from cifar_ray.config.data_choice import DataChoice
 from cifar_ray.data import load_splits
 from cifar_ray.data.listing.tables import list_pictures
 from cifar_ray.data.reading.picture_source import place_of
-from cifar_ray.data.survey import BrokenFile
+from cifar_ray.data.survey.picture_facts import BrokenFile
 from cifar_ray.data.task_progress import StartTask
 from cifar_ray.errors import ConfigError, DataError
 from cifar_ray.evaluation.comparison import AnyComparison, compare_models

@@ -25,7 +25,13 @@ def starts_ray() -> bool:
 
 
 def check_server(
-    config: ServeConfig, host: str, port: int, *, is_here: bool = True, other_ports: Mapping[str, int] = MappingProxyType({})
+    config: ServeConfig,
+    host: str,
+    port: int,
+    *,
+    is_here: bool = True,
+    grpc_port: int | None = None,
+    other_ports: Mapping[str, int] = MappingProxyType({}),
 ) -> str:
     """Check what a server needs.
 
@@ -34,6 +40,7 @@ def check_server(
         host: address to listen on.
         port: port to listen on.
         is_here: whether the server will run on this machine; otherwise only the model is checked.
+        grpc_port: port for gRPC; `None` for none.
         other_ports: what else it listens on, on all interfaces, by the variable that changes it.
 
     Returns:
@@ -47,6 +54,8 @@ def check_server(
     model = _find_model(config)
     if is_here:
         _check_port(host, port, "choose another port: cifar-ray serve --port N")
+        if grpc_port is not None:
+            _check_port(host, grpc_port, "choose another port: cifar-ray serve --grpc-port N")
         for variable, other in other_ports.items():
             _check_port("0.0.0.0", other, f"export {variable}=N")  # noqa: S104  as HAProxy does
         _check_memory(config)

@@ -71,12 +71,23 @@ class PairedComparison:
 
 def accuracy_interval(correct: float, count: int) -> tuple[float, float]:
     """95 % confidence interval of a fraction (Wilson 1927), within 0–1; (0, 1) for a count of 0."""
+    return wilson_interval(correct, count, _Z95)
+
+
+def wilson_interval(part: float, count: int, z: float) -> tuple[float, float]:
+    """Confidence interval of a fraction (Wilson 1927), within 0–1; (0, 1) for a count of 0.
+
+    Args:
+        part: how many of `count` have the property.
+        count: at least 0.
+        z: half-width in standard errors; 1.96 for 95 %.
+    """
     if count == 0:
         return 0.0, 1.0
-    share, spread = correct / count, _Z95**2 / count
+    share, spread = part / count, z**2 / count
     centre = (share + spread / 2) / (1 + spread)
-    reach = _Z95 * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
-    return max(0.0, centre - reach), min(1.0, centre + reach)
+    reach = z * math.sqrt(share * (1 - share) / count + spread / (4 * count)) / (1 + spread)
+    return 0.0 if part == 0 else max(0.0, centre - reach), 1.0 if part == count else min(1.0, centre + reach)
 
 
 def difference_interval(first: float, second: float, count: int) -> tuple[float, float]:

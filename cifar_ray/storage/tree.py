@@ -78,9 +78,13 @@ class FileTree:
 
         return self._retry.attempt(f"read {self.path(path)}", read) if self._is_inside(path) else None
 
-    def files(self) -> dict[str, tuple[int, int]]:
-        """Size in bytes and modification time in ns of each file below the root, by path, sorted; without hidden files and folders."""
-        selector = FileSelector(self._root, recursive=True)
+    def files(self, *, allow_not_found: bool = False) -> dict[str, tuple[int, int]]:
+        """Size in bytes and modification time in ns of each file below the root, by path, sorted; without hidden files and folders.
+
+        Args:
+            allow_not_found: a root that does not exist is an empty one, not an error.
+        """
+        selector = FileSelector(self._root, allow_not_found, recursive=True)
         entries = self._retry.attempt(f"list {self._root}", lambda: self.file_system.get_file_info(selector))
         found = {entry.path[len(self._root) + 1 :]: (entry.size, entry.mtime_ns) for entry in entries if entry.type == FileType.File}
         return {path: found[path] for path in sorted(found) if not path.startswith(".") and "/." not in path}
@@ -193,15 +197,19 @@ class FileTree:
         self._retry.attempt(action, lambda: local.sync_folder(folder))
         return number
 
-    def clear_folder(self, path: str, first: str) -> None:
-        """Remove the file `first`, then everything else in a folder. Its number is never reused: an empty folder or a claim stays."""
-        self._check_inside(path)
+    def delete(self, path: str) -> None:
+        """Delete a file, if it exists."""
+        self._check_inside(path.rpartition("/")[0])
 
         def delete() -> None:
-            with suppress(FileNotFoundError):  # an earlier attempt succeeded without a response
-                self.file_system.delete_file(self.path(f"{path}/{first}"))
+            with suppress(FileNotFoundError):  # an earlier attempt may have succeeded without a response
+                self.file_system.delete_file(self.path(path))
 
         self._retry.attempt(f"delete {self.path(path)}", delete)
+
+    def clear_folder(self, path: str, first: str) -> None:
+        """Remove the file `first`, then everything else in a folder. Its number is never reused: an empty folder or a claim stays."""
+        self.delete(f"{path}/{first}")
         self._empty(path)
 
     def remove(self) -> None:

@@ -1,4 +1,4 @@
-"""`python -m cifar_ray.store`: list, show, promote, delete, export and import models."""
+"""`python -m cifar_ray.store`: list, show, promote, try, delete, export and import models."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 
 from cifar_ray import cli
-from cifar_ray.cli.store_commands import StoreCommand, StoreCommands
+from cifar_ray.cli.commands.stage_commands import StoreCommand
+from cifar_ray.cli.commands.store_commands import StoreCommands
 from cifar_ray.store.registry import ModelStore
 
 PROG = "cifar-ray store"

@@ -11,6 +11,7 @@ from cifar_ray.errors import BundleError, ConcurrentChangeError
 from cifar_ray.metrics.score import Score
 from cifar_ray.store.aliases import Aliases
 from cifar_ray.store.bundle import Bundle
+from cifar_ray.store.log import Reason
 from cifar_ray.store.manifest import Manifest
 from cifar_ray.store.registry import ModelStore
 
@@ -66,7 +67,7 @@ def promote_new(store: ModelStore, bundle: Bundle, when: Literal["auto", "always
         promote, reason = _decide(store, bundle, seen) if when == "auto" else (when == "always", f"--promote {when}")
         try:
             if promote:
-                store.promote(bundle.name, bundle.version, replacing=seen)
+                store.promote(bundle.name, bundle.version, replacing=seen, reason=Reason("promote", reason))
         except ConcurrentChangeError:
             continue
         return promote, reason + (_against_chance(bundle.manifest, _best_figure(bundle.manifest)) if when == "auto" else "")

@@ -13,6 +13,7 @@ from cifar_ray.errors import ConcurrentChangeError, StoreError, UnknownModelErro
 from cifar_ray.storage import NUMBER, FileTree
 from cifar_ray.store.aliases import PRODUCTION, Aliases, change_aliases, read_aliases
 from cifar_ray.store.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, check, decode, decode_manifest, decode_weights, encode
+from cifar_ray.store.log import Log, Reason
 from cifar_ray.store.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 LATEST = "latest"
 TEST_ACCURACY = "test_accuracy"
 TEST_MAP = "test_map"
+
+_BY_HAND = Reason("promote")
 
 
 class ModelStore:
@@ -36,6 +39,7 @@ class ModelStore:
     Attributes:
         storage: the absolute path or URI.
         location: path of the models in the file system, for messages: a URI may contain credentials.
+        log: where promotions, rollbacks and deletions are written down.
 
     Raises:
         StoreError: from every method, if the storage refuses the operation or cannot be reached.
@@ -45,6 +49,7 @@ class ModelStore:
         self.storage = resolve_storage(storage)
         self._files = FileTree(self.storage, "models", timeout_s)
         self.location = self._files.path()
+        self.log = Log(self.storage, timeout_s)
 
     def save(
         self, name: str, manifest: Manifest, weights: Mapping[str, torch.Tensor], attachments: Mapping[str, bytes] | None = None
@@ -93,12 +98,7 @@ class ModelStore:
         return self._read_manifest(name, version)
 
     def check(self, reference: str) -> Manifest:
-        """Read and check all files of a bundle, without loading the model.
-
-        Raises:
-            StoreError: if the model is not in the store.
-            BundleError: if the bundle is damaged.
-        """
+        """Read and check all files of a bundle, without loading the model. Raises as `load`."""
         name, version = self.resolve(reference)
         manifest = self._read_manifest(name, version)
         for file, sha256 in {WEIGHTS_FILE: manifest.weights_sha256, **manifest.attachments}.items():
@@ -158,11 +158,7 @@ class ModelStore:
         return versions
 
     def aliases(self, name: str) -> dict[str, int]:
-        """Versions by alias, for example `production` and `previous`.
-
-        Raises:
-            StoreError: if the model is not in the store.
-        """
+        """Versions by alias, for example `production` and `previous`. Raises as `pointers`."""
         return dict(self.pointers(name).versions)
 
     def pointers(self, name: str) -> Aliases:
@@ -174,13 +170,14 @@ class ModelStore:
         self.versions(name)
         return read_aliases(self._files, name)
 
-    def promote(self, name: str, version: int, *, replacing: Aliases | None = None) -> dict[str, int]:
-        """Make a version `production` and the former one `previous`, in one atomic write.
+    def promote(self, name: str, version: int, *, replacing: Aliases | None = None, reason: Reason = _BY_HAND) -> dict[str, int]:
+        """Make a version `production` and the former one `previous`, in one atomic write, and log it.
 
         Args:
             name: name of the model.
             version: an intact version.
             replacing: the aliases on which you based the decision; default: the present ones.
+            reason: for the log.
 
         Returns:
             The new aliases. Promoting the production version changes only the time of the last promotion.
@@ -199,7 +196,9 @@ class ModelStore:
                 raise UnknownModelError(f"{name}@{version} was deleted. Available: {self._choices(name)}")
             return present.with_production(version)
 
-        return dict(change_aliases(self._files, name, promoted).versions)
+        versions = dict(change_aliases(self._files, name, promoted).versions)
+        self.log.add(f"{name}@{version}", reason)
+        return versions
 
     def rollback(self, name: str) -> dict[str, int]:
         """Swap `production` and `previous`; a second call undoes it. This counts as a promotion.
@@ -215,7 +214,7 @@ class ModelStore:
         seen = self.pointers(name)
         if seen.previous is None or seen.production is None:
             raise StoreError(f"{name} has no previous production version. Promote a version instead; available: {self._choices(name)}")
-        return self.promote(name, seen.previous, replacing=seen)
+        return self.promote(name, seen.previous, replacing=seen, reason=Reason("rollback"))
 
     def promoted_at(self, name: str) -> datetime | None:
         """Time of the last promotion; `None` if nothing is in production. Release 0.1 wrote none: then the version's `created_at`.
@@ -253,6 +252,7 @@ class ModelStore:
         # first, so that nobody promotes the version while its files go
         change_aliases(self._files, name, deleted)
         self._files.clear_folder(f"{name}/{version}", first=MANIFEST_FILE)
+        self.log.add(f"{name}@{version}", Reason("delete"))
         return name, version
 
     def _has(self, name: str, version: int, file: str) -> bool:

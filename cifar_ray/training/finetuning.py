@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from cifar_ray.config import TrainConfig, parse_groups
 from cifar_ray.config.merging import merge_settings
@@ -16,12 +18,13 @@ from cifar_ray.store import Bundle
 
 _EPOCHS = 3
 _MIN_STEPS_PER_EPOCH = 8
+_BATCH = 256
 _RATES = ("lr", "head_lr", "bias_lr")
 _DATA_SETTINGS = ("dataset", "data_dir", "columns", "task", "groups", "stream")
 # Settings of the parent's run that do not apply to its child.
 _NOT_INHERITED = (
     *("name", "save_as", "promote", "num_workers", "patience", "precision", "start", "model", "recipe"),
-    *("pretrained", "method", "views", "time_budget"),
+    *("with_reviews", "review_weight", "pretrained", "method", "views", "time_budget"),
 )
 
 
@@ -107,3 +110,41 @@ def describe_trained_part(config: TrainConfig, parent: Bundle, class_names: tupl
     trained = ", ".join(stage.name for stage in stages(model)[len(frozen) :])
     rest = f"; frozen: {', '.join(stage.name for stage in frozen)}" if frozen else ""
     return f"trains {count_parameters(model):,} of {total:,} parameters: {trained}{rest}"
+
+
+def compare_on_reviews(bundles: Sequence[Bundle], storage: str) -> str:
+    """How often each model is right on the reviewed pictures that no model is trained on.
+
+    Args:
+        bundles: the models, the older one first.
+        storage: holds the pictures.
+
+    Returns:
+        One line; empty if no reviewed picture of their classes was kept out of training.
+
+    Raises:
+        StoreError: if the storage cannot be read.
+    """
+    import torch
+
+    from cifar_ray.data.dataset import ImageDataset
+    from cifar_ray.data.reviewed import reviewed_images
+    from cifar_ray.inference.predictor import Predictor
+    from cifar_ray.metrics.intervals import describe_accuracy
+
+    texts, count = [], 0
+    for bundle in bundles:
+        manifest, names = bundle.manifest, bundle.manifest.class_names
+        no_labels = np.empty(0, np.int64) if manifest.task == "single-label" else np.empty((0, len(names)), np.uint8)
+        like = ImageDataset(np.empty((0, manifest.image_size_px, manifest.image_size_px, 3), np.uint8), no_labels, names)
+        held_out = reviewed_images(storage, like, manifest.resize_policy, held_out=True)
+        if not len(held_out):
+            continue
+        predictor, count, right = Predictor(bundle, "cuda" if torch.cuda.is_available() else "cpu"), len(held_out), 0
+        for start in range(0, count, _BATCH):
+            part = slice(start, start + _BATCH)
+            predicted, labels = predictor.predict(held_out.images[part]).labels, held_out.labels[part]
+            true = labels if held_out.is_multi_label else np.eye(len(names), dtype=np.uint8)[labels]
+            right += int((predicted == true.astype(bool)).all(axis=1).sum())
+        texts.append(f"{bundle.reference} {describe_accuracy(right / count, count)}")
+    return f"right on {count:,} reviewed pictures that were not trained on: {', '.join(texts)}" if texts else ""

@@ -90,7 +90,7 @@ def _check_is_cifar(data_dir: str, dataset: str) -> None:
 def _suit_folder(listing: Listing, chosen: Mapping[str, Any], settings: dict[str, Any]) -> Suited:
     from statistics import median
 
-    from cifar_ray.data.survey import read_headers
+    from cifar_ray.data.survey.picture_facts import read_headers
 
     pictures = listing.parts["train"].pictures
     count = len(pictures)

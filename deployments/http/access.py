@@ -18,14 +18,16 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cifar_ray.config.api_keys import REVOKED, ApiKey, read_keys, sha256_of
+from cifar_ray.config.api_keys import Scope as KeyScope
 from cifar_ray.errors import ConfigError
 from deployments.http.rate_limits import RateLimiter
 
 # These paths only say that the server runs, or a browser must load them before its user can enter a key.
-OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/health", "/ready"})
+OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/health", "/ready", "/v2/health/live", "/v2/health/ready", "/ping"})
 OPEN_FOLDER = "/static/"
 
 _CHECK_INTERVAL_S = 1.0
+_KEY = "cifar_ray.key"  # in the request's scope
 _CHALLENGE = 'Bearer realm="cifar_ray"'
 _COMMON_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 _DENY_ALL = "default-src 'none'; frame-ancestors 'none'"
@@ -40,6 +42,29 @@ def route_path(scope: Scope) -> str:
     """The path as the routes see it, without the prefix under which the server is mounted."""
     path: str = scope["path"]
     return path.removeprefix(scope.get("root_path", ""))
+
+
+def holder(request: Request) -> str | None:
+    """The holder of the request's API key; `None` if the server has no keys."""
+    key: ApiKey | None = request.scope.get(_KEY)
+    return key.name if key else None
+
+
+def require_scope(request: Request, wanted: KeyScope) -> str:
+    """Check that the request's API key may do something.
+
+    Returns:
+        The holder of the key.
+
+    Raises:
+        HTTPException: 403 if it may not, or if the server has no keys.
+    """
+    key: ApiKey | None = request.scope.get(_KEY)
+    if key is None:
+        raise HTTPException(403, "this needs an API key, and the server has none. Start it with api_keys=FILE; see cifar-ray keys")
+    if not key.may(wanted):
+        raise HTTPException(403, f"the API key of {key.name} has the scope {key.scope}; this needs {wanted}")
+    return key.name
 
 
 class KeyRing:
@@ -63,8 +88,8 @@ class KeyRing:
         self._checked_at = clock()
         self._problem = ""
 
-    async def refusal(self, headers: Headers) -> HTTPException | None:
-        """The error for a request without a valid key or over its rate limit; `None` if the request may pass."""
+    async def admit(self, headers: Headers) -> ApiKey | HTTPException:
+        """The key of a request that may pass, or the error for one without a valid key or over its rate limit."""
         sent = _key_in(headers)
         if sent is None:
             return HTTPException(
@@ -83,7 +108,7 @@ class KeyRing:
                 f"rate limit of {key.name}: {key.limit} requests per minute. Try again in {retry_after} s",
                 {"Retry-After": retry_after},
             )
-        return None
+        return key
 
     def _find(self, sha256: str) -> ApiKey | None:
         """Compares with every key in constant time."""
@@ -147,11 +172,12 @@ class KeyGuard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI interface."""
         if scope["type"] == "http" and not _is_open(scope["method"], route_path(scope)):
-            refusal = await self._keys.refusal(scope["headers"])
-            if refusal:
-                response = await self._refuse(Request(scope), refusal)
+            admitted = await self._keys.admit(scope["headers"])
+            if isinstance(admitted, HTTPException):
+                response = await self._refuse(Request(scope), admitted)
                 await response(scope, receive, send)
                 return
+            scope[_KEY] = admitted
         await self._app(scope, receive, send)
 
 

@@ -12,8 +12,8 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from cifar_ray.inference.preprocess import MAX_IMAGE_BYTES
-from deployments.http.page_templates import WEB_FOLDER, page_template
 from deployments.http.responses import revalidated
+from deployments.pages.page_templates import WEB_FOLDER, page_template
 
 _STATIC = WEB_FOLDER / "static"
 
@@ -27,10 +27,15 @@ class _ImmutableFiles(StaticFiles):
         return response
 
 
-def render() -> str:
-    """The HTML of the page. It links to its files by relative addresses, so it works behind any prefix."""
+def render(*, has_reviews: bool = False) -> str:
+    """The HTML of the page. It links to its files by relative addresses, so it works behind any prefix.
+
+    Args:
+        has_reviews: whether people can label captured pictures, which needs API keys.
+    """
     scripts = sorted(path.name for path in _STATIC.glob("*.js") if path.name != "page.js")
-    return page_template("index.html").render(static=_static_path(), max_image_bytes=MAX_IMAGE_BYTES, scripts=scripts)
+    values = {"static": _static_path(), "max_image_bytes": MAX_IMAGE_BYTES, "scripts": scripts, "has_reviews": has_reviews}
+    return page_template("index.html").render(values)
 
 
 def routes(html: str) -> list[BaseRoute]:

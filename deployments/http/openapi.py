@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -12,10 +12,11 @@ from pydantic.json_schema import JsonSchemaMode
 from cifar_ray.inference.preprocess import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 from deployments.http import openapi_examples
 from deployments.http.access import OPEN_PATHS
+from deployments.http.operation import Json, Operation
+from deployments.http.responses import ErrorForm
+from deployments.http.review_routes import REVIEW_OPERATIONS
 from deployments.http.uploads import MAX_BATCH_BYTES, MAX_BATCH_IMAGES
 from deployments.predicting import schemas
-
-Json = dict[str, Any]
 
 API_VERSION = "1"
 _EXAMPLE_SERVER = "http://localhost:8000"
@@ -36,7 +37,7 @@ _BASE64_BODY = {
         "example": {"image_base64": openapi_examples.PICTURE_BASE64},
     },
 }
-_PICTURE_BODY = {
+PICTURE_BODY = {
     "multipart/form-data": {
         "schema": {
             "type": "object",
@@ -61,11 +62,11 @@ _PICTURES_BODY = {
 }
 
 _TOO_LARGE = f"over {MAX_IMAGE_BYTES // 10**6} MB or over {MAX_IMAGE_PIXELS // 10**6} megapixels"
-_BAD_REQUEST = {
+BAD_REQUEST = {
     400: "the body is malformed, the picture is missing, or the request contains a file path instead",
     415: "the content type is not supported",
 }
-_BAD_PICTURE = {413: f"the picture is {_TOO_LARGE}", 422: "the picture is empty, damaged, or in an unsupported format"}
+BAD_PICTURE = {413: f"the picture is {_TOO_LARGE}", 422: "the picture is empty, damaged, or in an unsupported format"}
 _ACCESS_ERRORS = {
     401: "the API key is missing or unknown",
     403: "the API key is revoked",
@@ -78,10 +79,10 @@ _ERROR_HEADERS: dict[int, Json] = {
     429: _WAIT,
     503: _WAIT,
 }
-_NO_MODEL = {503: "no model is available; the detail says what to do"}
-_UNKNOWN_MODEL = {404: "model not found; the detail lists the available models"}
-_PREDICTING = (
-    _UNKNOWN_MODEL
+NO_MODEL = {503: "no model is available; the detail says what to do"}
+UNKNOWN_MODEL = {404: "model not found; the detail lists the available models"}
+PREDICTING = (
+    UNKNOWN_MODEL
     | {408: "the request did not arrive in time", 504: "the prediction timed out"}
     | {503: "no model is available, or the queue is full; Retry-After says when to try again"}
 )
@@ -92,12 +93,18 @@ _MODEL_PARAMETER = {
     "schema": {"type": "string"},
     "example": "cifar10@1",
 }
-_TOP_K_PARAMETER = {
+TOP_K_PARAMETER = {
     "name": "top_k",
     "in": "query",
     "description": "number of most likely classes to list",
     "schema": {"type": "integer", "minimum": 1},
     "example": 3,
+}
+CLIENT_PARAMETER = {
+    "name": "X-Client-Id",
+    "in": "header",
+    "description": "who asks: while a version is on trial, a client stays with one version; an operator may choose another header",
+    "schema": {"type": "string"},
 }
 _CLASS_PARAMETER = {
     "name": "class",
@@ -121,33 +128,16 @@ _PICTURE_HEADERS = {
 }
 
 
-@dataclass(frozen=True)
-class Operation:
-    """One route: its request, its response and a curl command.
-
-    Attributes:
-        picture_headers: headers of its PNG response; empty if it only returns JSON.
-    """
-
-    path: str
-    summary: str
-    answer: type
-    curl: str
-    body: Json = field(default_factory=dict)
-    errors: dict[int, str] = field(default_factory=dict)
-    parameters: tuple[Json, ...] = ()
-    picture_headers: Json = field(default_factory=dict)
-
-
 OPERATIONS = (
     Operation(
         "/predict",
         "Classify one picture",
         schemas.PredictAnswer,
         "-F image=@frog.jpg {}",
-        _PICTURE_BODY,
-        _BAD_REQUEST | _BAD_PICTURE | _PREDICTING,
-        (_MODEL_PARAMETER, _TOP_K_PARAMETER),
+        PICTURE_BODY,
+        BAD_REQUEST | BAD_PICTURE | PREDICTING,
+        (_MODEL_PARAMETER, TOP_K_PARAMETER, CLIENT_PARAMETER),
+        headers={"X-Model": _PICTURE_HEADERS["X-Model"]},
     ),
     Operation(
         "/predict_base64",
@@ -155,8 +145,9 @@ OPERATIONS = (
         schemas.PredictAnswer,
         """-H 'Content-Type: application/json' -d '{{"image": "'"$(base64 -w0 frog.jpg)"'"}}' {}""",
         _BASE64_BODY,
-        _BAD_REQUEST | _BAD_PICTURE | _PREDICTING,
-        (_MODEL_PARAMETER, _TOP_K_PARAMETER),
+        BAD_REQUEST | BAD_PICTURE | PREDICTING,
+        (_MODEL_PARAMETER, TOP_K_PARAMETER, CLIENT_PARAMETER),
+        headers={"X-Model": _PICTURE_HEADERS["X-Model"]},
     ),
     Operation(
         "/predict_batch",
@@ -164,27 +155,28 @@ OPERATIONS = (
         schemas.BatchAnswer,
         "-F images=@frog.jpg -F images=@ship.png {}",
         _PICTURES_BODY,
-        _BAD_REQUEST | {413: f"the request is over {MAX_BATCH_BYTES // 10**6} MB"} | _PREDICTING,
-        (_MODEL_PARAMETER, _TOP_K_PARAMETER),
+        BAD_REQUEST | {413: f"the request is over {MAX_BATCH_BYTES // 10**6} MB"} | PREDICTING,
+        (_MODEL_PARAMETER, TOP_K_PARAMETER, CLIENT_PARAMETER),
+        headers={"X-Model": _PICTURE_HEADERS["X-Model"]},
     ),
     Operation(
         "/explain",
         "Show which part of the picture supports a class (Grad-CAM)",
         schemas.Explanation,
         "-F image=@frog.jpg -o seen.png '{}?class=cat'",
-        _PICTURE_BODY,
-        _BAD_REQUEST | {400: "the body is malformed, the picture is missing, or the model has no such class"} | _BAD_PICTURE | _PREDICTING,
+        PICTURE_BODY,
+        BAD_REQUEST | {400: "the body is malformed, the picture is missing, or the model has no such class"} | BAD_PICTURE | PREDICTING,
         (_MODEL_PARAMETER, _CLASS_PARAMETER, _FORMAT_PARAMETER),
         _PICTURE_HEADERS,
     ),
     Operation("/health", "Check that the server runs", schemas.Health, "{}"),
-    Operation("/ready", "Check that the server can predict", schemas.Ready, "{}", errors=_NO_MODEL),
+    Operation("/ready", "Check that the server can predict", schemas.Ready, "{}", errors=NO_MODEL),
     Operation(
         "/classes",
         "List the classes of a model",
         schemas.Classes,
         "{}",
-        errors={400: "the query contains a file path"} | _NO_MODEL | _UNKNOWN_MODEL,
+        errors={400: "the query contains a file path"} | NO_MODEL | UNKNOWN_MODEL,
         parameters=(_MODEL_PARAMETER,),
     ),
     Operation(
@@ -192,18 +184,27 @@ OPERATIONS = (
         "List the mistakes of a model on its test images",
         schemas.GalleryAnswer,
         "{}",
-        errors=_NO_MODEL | _UNKNOWN_MODEL | {403: "the server was started with gallery=false"},
+        errors=NO_MODEL | UNKNOWN_MODEL | {403: "the server was started with gallery=false"},
         parameters=(_MODEL_PARAMETER,),
     ),
     Operation(
         "/models", "List the models in the store", schemas.Models, "{}", errors={503: "the model store or the model cannot be reached"}
     ),
+    *REVIEW_OPERATIONS,
 )
 
 
-def document() -> Json:
-    """The OpenAPI 3.1 document, as plain JSON values."""
-    shapes = {operation.answer for operation in OPERATIONS} | {schemas.PictureInJson, schemas.Problem}
+def document(more: Sequence[Operation] = ()) -> Json:
+    """The OpenAPI 3.1 document, as plain JSON values.
+
+    Args:
+        more: operations of other protocols.
+    """
+    operations = (*OPERATIONS, *more)
+    shapes = {shape for one in operations for shape in (one.answer, one.body_shape, one.error_form.shape) if shape}
+    paths: dict[str, Json] = {}
+    for operation in operations:
+        paths.setdefault(operation.path, {})[operation.http_method] = _describe(operation)
     adapters: list[tuple[str, JsonSchemaMode, TypeAdapter[Any]]] = [
         (shape.__name__, "serialization", TypeAdapter(shape)) for shape in sorted(shapes, key=lambda shape: shape.__name__)
     ]
@@ -216,7 +217,7 @@ def document() -> Json:
             "description": "Classifies pictures. Errors are problem documents (RFC 9457).",
         },
         "servers": [{"url": ".", "description": "the server that sent this document, below its prefix"}],
-        "paths": {operation.path: {"post" if operation.body else "get": _describe(operation)} for operation in OPERATIONS},
+        "paths": paths,
         "components": {
             "schemas": definitions["$defs"],
             "securitySchemes": {
@@ -239,15 +240,17 @@ def _describe(operation: Operation) -> Json:
         errors[status] = f"{errors[status]}; or {why}" if status in errors else why
     described: Json = {
         "summary": operation.summary,
-        "operationId": operation.path.strip("/"),
-        "x-codeSamples": [{"lang": "shell", "source": f"curl {operation.curl.format(_EXAMPLE_SERVER + operation.path)}"}],
-        "responses": {"200": _response("success", operation.answer, "application/json", openapi_examples.ANSWERS[operation.answer])}
-        | {str(status): _refusal(status, why) for status, why in sorted(errors.items())},
+        "operationId": operation.operation_id,
+        "x-codeSamples": [{"lang": "shell", "source": f"curl {operation.curl.format(_EXAMPLE_SERVER + operation.example_path)}"}],
+        "responses": {"200": _success(operation)}
+        | {str(status): _refusal(status, why, operation.error_form) for status, why in sorted(errors.items())},
     }
     if operation.picture_headers:
         success = described["responses"]["200"]
         success["content"] = {"image/png": {"schema": _PICTURE | {"description": "RGB, square"}}} | success["content"]
         success["headers"] = operation.picture_headers
+    if operation.headers:
+        described["responses"]["200"]["headers"] = operation.headers
     if not is_open:
         described["security"] = [{}, {"bearer": []}, {"header": []}]  # {}: a server without keys
     if operation.body:
@@ -257,18 +260,24 @@ def _describe(operation: Operation) -> Json:
     return described
 
 
-def _refusal(status: int, why: str) -> Json:
-    example: schemas.Problem = {
+def _success(operation: Operation) -> Json:
+    if operation.answer is None:
+        return {"description": "success", "content": {"image/jpeg": {"schema": _PICTURE | {"description": "a square JPEG"}}}}
+    return _response("success", operation.answer, "application/json", operation.example or openapi_examples.ANSWERS[operation.answer])
+
+
+def _refusal(status: int, why: str, form: ErrorForm) -> Json:
+    content: schemas.Problem = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": openapi_examples.DETAILS[status],
     }
     headers = {"headers": _ERROR_HEADERS[status]} if status in _ERROR_HEADERS else {}
-    return _response(why, schemas.Problem, "application/problem+json", example) | headers
+    return _response(why, form.shape, form.media_type, form.fill(content)) | headers
 
 
-def _response(description: str, shape: type, media_type: str, example: Any) -> Json:
+def _response(description: str, shape: Any, media_type: str, example: Any) -> Json:
     return {
         "description": description,
         "content": {media_type: {"schema": {"$ref": _REF.format(model=shape.__name__)}, "example": example}},

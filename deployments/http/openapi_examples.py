@@ -32,6 +32,18 @@ _BROKEN: schemas.Problem = {
     "detail": "picture: empty, damaged or in an unsupported format. Supported: JPEG, PNG, WebP, BMP, GIF, TIFF, AVIF, HEIC",
 }
 
+_CAPTURE = {
+    "key": "rBOQ7vGm#0",
+    "at": "2026-11-28T09:30:00+00:00",
+    "model": "cifar10@1",
+    "predicted": "cat",
+    "confidence": 0.4312,
+    "abstain": False,
+    "disagrees": False,
+    "label": None,
+    "reviewed_by": None,
+}
+
 ANSWERS: dict[type, Any] = {
     schemas.PredictAnswer: _MODEL | _FROG | {"timings_ms": _TIMINGS},
     schemas.BatchAnswer: _MODEL
@@ -72,6 +84,10 @@ ANSWERS: dict[type, Any] = {
         ],
         "problem": None,
     },
+    schemas.CapturesAnswer: {"captures": [_CAPTURE], "num_open": 1, "num_reviewed": 0},
+    schemas.CaptureEntry: _CAPTURE | {"label": "frog", "reviewed_by": "alice"},
+    schemas.FeedbackAnswer: {"request_id": "rBOQ7vGm", "label": "frog", "captured": True},
+    schemas.Deleted: {"pictures": 1, "reviews": 1},
 }
 
 DETAILS = {

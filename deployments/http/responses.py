@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import string
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from http import HTTPStatus
 from io import BytesIO
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -17,10 +20,19 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from cifar_ray.errors import CifarRayError, ImageError, ImageTooLargeError, UnknownModelError
+from cifar_ray.captures.capture_files import UnknownCaptureError
+from cifar_ray.errors import CifarRayError, ImageError, ImageTooLargeError, StoreError, UnknownModelError
 from cifar_ray.inference.overlay import overlay
 from deployments.predicting import schemas
-from deployments.predicting.contract import DeadlineError, Explained, ModelInfo, Pixels, UnavailableError, UnknownClassError
+from deployments.predicting.contract import (
+    DeadlineError,
+    Explained,
+    ModelFailedError,
+    ModelInfo,
+    Pixels,
+    UnavailableError,
+    UnknownClassError,
+)
 from deployments.predicting.pipeline import Row
 
 # The first matching row gives the status, so subclasses come first.
@@ -29,8 +41,11 @@ STATUS_TABLE: tuple[tuple[type[Exception], int], ...] = (
     (ImageError, 422),
     (UnknownClassError, 400),
     (UnknownModelError, 404),
+    (UnknownCaptureError, 404),
     (UnavailableError, 503),
+    (StoreError, 503),
     (DeadlineError, 504),
+    (ModelFailedError, 500),
     (ClientDisconnect, 400),
     (Exception, 500),
 )
@@ -126,6 +141,24 @@ def revalidated(request: Request, response: Response) -> Response:
         return Response(status_code=304, headers=headers)
     response.headers.update(headers)
     return response
+
+
+@dataclass(frozen=True)
+class ErrorForm:
+    """How the clients of a protocol expect an error.
+
+    Attributes:
+        shape: of the JSON document.
+        media_type: of the response.
+        fill: the document from a problem document.
+    """
+
+    shape: type
+    media_type: str
+    fill: Callable[[schemas.Problem], Any]
+
+
+PROBLEM_FORM = ErrorForm(schemas.Problem, "application/problem+json", lambda content: content)
 
 
 def problem(error: Exception) -> schemas.Problem:

@@ -24,10 +24,12 @@ MAX_BATCH_BYTES = 100_000_000
 _MAX_BASE64_BYTES = -(-MAX_IMAGE_BYTES // 3) * 4
 # boundaries, part headers, field names and JSON around the picture
 _WRAPPING_BYTES = 65_536
+# of a picture as base64
+MAX_TEXT_BYTES = _MAX_BASE64_BYTES + _WRAPPING_BYTES
 # "+", "/" and "=" take three bytes each; there are few of them in base64
 _MAX_URLENCODED_BYTES = _MAX_BASE64_BYTES * 9 // 8
 _MAX_URLENCODED_FIELDS = 32
-_SINGLE_FIELDS = ("image", "file")
+_SINGLE_FIELDS = ("image", "file", "data")
 _BATCH_FIELDS = ("images", "images[]", "image", "file")
 _BASE64_FIELD = "image_base64"
 _PATH_FIELDS = frozenset({"image_path", "model_path"})
@@ -86,7 +88,7 @@ async def read_picture(request: Request) -> Picture:
     content_type = _content_type(request)
     requested_model = model_in_query(request)
     if content_type == "multipart/form-data":
-        sent = await _read_form(request, _SINGLE_FIELDS, _MAX_BASE64_BYTES + _WRAPPING_BYTES)
+        sent = await _read_form(request, _SINGLE_FIELDS, MAX_TEXT_BYTES)
         if len(sent.pictures) > 1:
             raise HTTPException(400, f"expected one picture, got {len(sent.pictures)}; send them to /predict_batch")
         [picture] = sent.pictures
@@ -94,13 +96,13 @@ async def read_picture(request: Request) -> Picture:
             raise picture.error
         return replace(picture, model=sent.model)
     if content_type.startswith("image/") or content_type in ("", "application/octet-stream"):
-        return Picture(await _read_body(request, MAX_IMAGE_BYTES), model=requested_model)
+        return Picture(await read_body(request, MAX_IMAGE_BYTES), model=requested_model)
     if content_type == "application/json":
-        body = await _read_body(request, _MAX_BASE64_BYTES + _WRAPPING_BYTES)
+        body = await read_body(request, MAX_TEXT_BYTES)
         data, model = await asyncio.to_thread(_parse_json, body)
         return Picture(data, model=requested_model or model)
     if content_type == "application/x-www-form-urlencoded":
-        body = await _read_body(request, _MAX_URLENCODED_BYTES + _WRAPPING_BYTES)
+        body = await read_body(request, _MAX_URLENCODED_BYTES + _WRAPPING_BYTES)
         data, model = await asyncio.to_thread(_parse_urlencoded, body)
         return Picture(data, model=requested_model or model)
     raise HTTPException(
@@ -124,7 +126,7 @@ async def read_pictures(request: Request) -> Pictures:
 
 async def _read_form(request: Request, fields: tuple[str, ...], max_bytes: int) -> Pictures:
     requested_model = model_in_query(request)
-    body = await _read_body(request, max_bytes)
+    body = await read_body(request, max_bytes)
     try:
         parts = multipart.parse(request.headers["content-type"], body)
     except multipart.MultipartError as error:
@@ -160,7 +162,13 @@ def _decoded(base64: bytes) -> Picture:
         return Picture(b"", error=error)
 
 
-async def _read_body(request: Request, max_bytes: int) -> bytes:
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Read a whole body.
+
+    Raises:
+        HTTPException: 415 if it is compressed.
+        BodyTooLargeError: if it is longer than `max_bytes`.
+    """
     async with aclosing(_limited(request, max_bytes)) as stream:
         return b"".join([chunk async for chunk in stream])
 

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from cifar_ray.config import ResizePolicy, TaskName
-from cifar_ray.errors import CifarRayError, UnknownModelError
+from cifar_ray.errors import CifarRayError, ImageError, UnknownModelError
 from cifar_ray.metrics.label_rules import LabelRules
 from deployments.predicting.schemas import Timings
 
+# A version on trial answered a request, saw one as a shadow, or failed; a picture got the same answer from production, or another one; a
+# request was not compared, because the server was busy.
+TrialEvent = Literal["answered", "shadowed", "failed", "agreed", "differed", "dropped"]
 Pixels = npt.NDArray[np.uint8]
+# What a request brings: an image file, unchecked, or ready pixels, RGB `[H, W, 3]`
+Picture = bytes | Pixels
 
 _LISTED_CLASSES = 200
 
 
 class UnavailableError(CifarRayError):
     """No prediction is possible now; it may be later. The message says why and what to do."""
+
+
+class LoadingError(UnavailableError):
+    """The replica is loading the model at this moment."""
+
+
+class ModelFailedError(CifarRayError):
+    """The model gave no usable answer for a picture. Another version may do better."""
 
 
 class ReplicaLostError(UnavailableError):
@@ -32,6 +45,10 @@ class DeadlineError(CifarRayError):
 
 class UnknownClassError(CifarRayError):
     """The model has no such class. The message lists its classes."""
+
+
+class PixelSizeError(ImageError):
+    """Ready pixels have another size than the model takes; another model, or version, may take them."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +105,13 @@ class Status:
         model: the model that predicts; `None` if none is available.
         problem: what is wrong and what to do; empty if the model is fine.
         is_known: whether the store contains the model.
+        is_loading: whether the replica is loading the model at this moment.
     """
 
     model: ModelInfo | None
     problem: str = ""
     is_known: bool = True
+    is_loading: bool = False
 
     def require(self) -> ModelInfo:
         """Return the model.
@@ -102,7 +121,7 @@ class Status:
             UnavailableError: if no model is available.
         """
         if self.model is None:
-            raise (UnavailableError if self.is_known else UnknownModelError)(self.problem)
+            raise (LoadingError if self.is_loading else UnavailableError if self.is_known else UnknownModelError)(self.problem)
         return self.model
 
 
@@ -243,3 +262,6 @@ class Observer(Protocol):
 
     def pending(self, images: int) -> None:
         """The number of images that are being decoded, wait, or are with a model."""
+
+    def tried(self, name: str, version: int, event: TrialEvent, problem: str = "") -> None:
+        """Something happened to a version on trial; `problem` says why it failed."""

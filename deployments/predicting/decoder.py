@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
+import numpy as np
+
 from cifar_ray.config import ResizePolicy
 from cifar_ray.errors import ImageError, ImageTooLargeError
 from cifar_ray.inference.preprocess import MAX_IMAGE_PIXELS, preprocess
-from deployments.predicting.contract import Pixels
+from deployments.predicting.contract import Picture, Pixels, PixelSizeError
 
 # A picture of 50 megapixels takes 150 MB and more while it is decoded.
 _THREADS = min(8, os.cpu_count() or 1)
@@ -32,24 +34,40 @@ class Decoder:
         _return_freed_memory()
         self._executor = ThreadPoolExecutor(_THREADS, "decode")
 
-    async def decode(self, pictures: Sequence[bytes], image_size_px: int, resize_policy: ResizePolicy) -> list[Pixels | ImageError]:
+    async def decode(self, pictures: Sequence[Picture], image_size_px: int, resize_policy: ResizePolicy) -> list[Pixels | ImageError]:
         """Decode pictures; for a picture that cannot be decoded, the result contains its error.
 
         Args:
-            pictures: image files, unchecked.
+            pictures: all are image files, or all are ready pixels, which are only checked for their size.
             image_size_px: side of the results.
             resize_policy: the policy that makes them square.
 
         Returns:
             uint8 `[image_size_px, image_size_px, 3]` for each.
+
+        Raises:
+            PixelSizeError: if ready pixels have another size.
         """
-        if len(pictures) == 1 and len(pictures[0]) <= _THUMBNAIL_BYTES and pictures[0][4:8] != _AVIF_OR_HEIC:
+        files = [picture for picture in pictures if isinstance(picture, bytes)]
+        if not files:
+            return [_check_ready(picture, image_size_px) for picture in pictures if isinstance(picture, np.ndarray)]
+        if len(files) == 1 and len(files[0]) <= _THUMBNAIL_BYTES and files[0][4:8] != _AVIF_OR_HEIC:
             with suppress(ImageTooLargeError):  # few bytes can hold many pixels
-                return [_decode(pictures[0], image_size_px, resize_policy, _THUMBNAIL_PIXELS)]
+                return [_decode(files[0], image_size_px, resize_policy, _THUMBNAIL_PIXELS)]
         loop = asyncio.get_running_loop()
         return await asyncio.gather(
-            *(loop.run_in_executor(self._executor, _decode_photo, data, image_size_px, resize_policy) for data in pictures)
+            *(loop.run_in_executor(self._executor, _decode_photo, data, image_size_px, resize_policy) for data in files)
         )
+
+
+def _check_ready(pixels: Pixels, image_size_px: int) -> Pixels:
+    height, width, _ = pixels.shape
+    if (height, width) != (image_size_px, image_size_px):
+        raise PixelSizeError(
+            f"the pixels are {height} × {width} (height × width), and the model takes {image_size_px} × {image_size_px}; "
+            "resize them, or send picture files, which the server resizes"
+        )
+    return pixels
 
 
 def _return_freed_memory() -> None:

@@ -23,8 +23,10 @@ from deployments.predicting.contract import (
     Classifier,
     DeadlineError,
     Explained,
+    ModelFailedError,
     ModelInfo,
     Observer,
+    Picture,
     Pixels,
     ReplicaLostError,
     Status,
@@ -62,6 +64,20 @@ class Outcome:
     model: ModelInfo
     rows: list[Row | ImageError]
     timings_ms: schemas.Timings
+
+    @property
+    def predicted(self) -> list[str]:
+        """The class of each classified picture, or all labels of all pictures."""
+        model, rows = self.model, [row.probabilities for row in self.rows if isinstance(row, Row)]
+        if model.rules is None:
+            return [model.class_names[int(row.argmax())] for row in rows]
+        return [model.class_names[i] for row in rows for i in model.rules.labels(row).nonzero()[0].tolist()]
+
+    @property
+    def confidences(self) -> tuple[list[float], int]:
+        """The highest probability of each classified picture, and of how many pictures the model said "none of these"."""
+        rows = [row for row in self.rows if isinstance(row, Row)]
+        return [float(row.probabilities.max()) for row in rows], sum(row.abstains for row in rows)
 
 
 @dataclass(frozen=True)
@@ -105,6 +121,15 @@ class Pipeline:
         """
         return (await self._classifier.status(reference)).require()
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is in progress."""
+        return self._pending_images == 0
+
+    def last_known(self, reference: str | None) -> ModelInfo | None:
+        """The model that last answered for a reference; `None` before the first answer."""
+        return self._models.get(reference)
+
     async def explain(self, picture: bytes, reference: str | None, class_name_or_id: str | None) -> tuple[Pixels, Explained]:
         """Compute the Grad-CAM heatmap of a class in a picture.
 
@@ -134,7 +159,7 @@ class Pipeline:
         if self._pending_images >= self._config.pending_image_limit:
             raise OverloadedError(f"the queue is full ({self._pending_images} pictures); try again later")
 
-    async def run(self, pictures: Sequence[bytes], reference: str | None) -> Outcome:
+    async def run(self, pictures: Sequence[Picture], reference: str | None) -> Outcome:
         """Classify the pictures of one request, all with the same model version.
 
         Raises:
@@ -142,12 +167,18 @@ class Pipeline:
             DeadlineError: if it takes longer than `request_timeout_s`.
             UnavailableError: if no model is available.
             UnknownModelError: if the model is not in the store.
+            ModelFailedError: if the model gave no numbers.
         """
         with self._admitted(len(pictures)):
             async with Deadline(self._config.request_timeout_s, "no prediction"):
                 outcome = await self._run(pictures, reference)
         self._observer.answered(outcome.timings_ms)
         return outcome
+
+    async def run_beside(self, pictures: Sequence[Picture], reference: str | None) -> Outcome:
+        """Classify pictures for the server itself: not counted as a request. Raises as `run`, but `OverloadedError`."""
+        async with Deadline(self._config.request_timeout_s, "no prediction"):
+            return await self._run(pictures, reference)
 
     @contextmanager
     def _admitted(self, images: int) -> Iterator[None]:
@@ -160,7 +191,7 @@ class Pipeline:
             self._pending_images -= images
             self._observer.pending(self._pending_images)
 
-    async def _run(self, pictures: Sequence[bytes], requested_model: str | None) -> Outcome:
+    async def _run(self, pictures: Sequence[Picture], requested_model: str | None) -> Outcome:
         started = time.perf_counter()
         reference = requested_model
         model = self._models.get(requested_model) or await self.model(requested_model)
@@ -172,6 +203,8 @@ class Pipeline:
             ended = time.perf_counter()
             if isinstance(answer, Classified):
                 self._models[requested_model] = answer.model
+                if not np.isfinite(answer.probabilities).all():
+                    raise ModelFailedError(f"{answer.model.reference} gave no probability for this picture; serve another version")
                 abstains = answer.abstains & self._config.abstain
                 rows = map(Row, answer.probabilities, abstains.tolist())
                 timings: schemas.Timings = {

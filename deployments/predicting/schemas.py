@@ -214,3 +214,40 @@ class GalleryAnswer(TypedDict):
     model: str
     version: int
     gallery: Annotated[Gallery | None, Field(description="null if the model was saved without one")]
+
+
+class CaptureEntry(TypedDict):
+    """A captured picture and what people said about it."""
+
+    key: Annotated[str, Field(description="names the picture: the id of the request, #, and its place in it")]
+    at: str
+    model: Annotated[str, Field(description="name@version that answered")]
+    predicted: Annotated[str, Field(description="the most likely class; several labels with commas between them")]
+    confidence: Probability
+    abstain: bool
+    disagrees: Annotated[bool, Field(description="a version on trial gave another answer")]
+    label: Annotated[str | None, Field(description="what a person said; empty: none of the classes; null: nobody has looked at it")]
+    reviewed_by: str | None
+
+
+class CapturesAnswer(TypedDict):
+    """Captured pictures."""
+
+    captures: list[CaptureEntry]
+    num_open: int
+    num_reviewed: int
+
+
+class FeedbackAnswer(TypedDict):
+    """Feedback that was stored."""
+
+    request_id: str
+    label: str
+    captured: Annotated[bool, Field(description="whether the picture is captured at this moment; its shard is written within ten seconds")]
+
+
+class Deleted(TypedDict):
+    """What was deleted."""
+
+    pictures: int
+    reviews: int

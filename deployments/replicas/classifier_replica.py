@@ -56,7 +56,7 @@ class ClassifierReplica:
         """Implements `Classifier`."""
         if reference is None:
             return self._models.status
-        found = await self._load(reference)
+        found = await self._find(reference)
         return found if isinstance(found, Status) else Status(found.info)
 
     async def models(self) -> list[StoredModel]:
@@ -96,7 +96,11 @@ class ClassifierReplica:
         return Explained(loaded.info, *found)
 
     async def _find(self, reference: str | None) -> LoadedModel | Status:
-        return self._models.find(reference) or (self._models.status if reference is None else await self._load(reference))
+        if loaded := self._models.find(reference):
+            return loaded
+        if reference is None:
+            return self._models.status
+        return self._models.status_on_trial(reference) or await self._load(reference)
 
     async def _load(self, reference: str) -> LoadedModel | Status:
         try:

@@ -13,8 +13,8 @@ from starlette.applications import Starlette
 
 from cifar_ray.config import ResizePolicy
 from cifar_ray.config.serve_config import ServeConfig
+from cifar_ray.drift.windows import WindowWriter
 from deployments.http.rate_limits import RateLimiter, TokenBuckets
-from deployments.http.routes import create_app
 from deployments.predicting.contract import (
     Classified,
     Classifier,
@@ -28,7 +28,9 @@ from deployments.predicting.contract import (
     StoredModel,
     UnavailableError,
 )
+from deployments.protocols.protocol_server import ProtocolServer
 from deployments.replicas.request_metrics import IngressMetrics
+from deployments.staging.trials import TrialsInStorage
 
 _LIMITS_TIMEOUT_S = 1.0
 
@@ -110,8 +112,8 @@ class SharedLimits(RateLimiter):
             return await self._own.wait_s(name, requests_per_minute / self._replicas)
 
 
-class IngressReplica:
-    """The ingress deployment; Serve runs the app that `__serve_build_asgi_app__` returns.
+class IngressReplica(ProtocolServer):
+    """The ingress deployment; Serve runs the app that `__serve_build_asgi_app__` returns, and calls a method for each gRPC request.
 
     Args:
         classifier: handle of the classifier deployment.
@@ -122,7 +124,12 @@ class IngressReplica:
     def __init__(self, classifier: DeploymentHandle[Any], config: ServeConfig, limits: DeploymentHandle[Any] | None = None) -> None:
         logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it logs every malformed upload otherwise
         limiter = SharedLimits(limits, config.num_ingress_replicas) if limits else None
-        self._app = create_app(RemoteClassifier(classifier, config.request_timeout_s), config, IngressMetrics(), limiter)
+        trials = TrialsInStorage(config.storage)
+        windows = WindowWriter(config.storage) if config.drift else None
+        super().__init__(RemoteClassifier(classifier, config.request_timeout_s), config, IngressMetrics(), limiter, trials, windows)
+        trials.follow()
+        if windows:
+            windows.write_forever()
 
     def __serve_build_asgi_app__(self) -> Starlette:
-        return self._app
+        return self.http_app

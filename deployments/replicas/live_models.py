@@ -5,18 +5,19 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 from cifar_ray.config.serve_config import ServeConfig
-from cifar_ray.errors import BundleError, CifarRayError, UnknownModelError
+from cifar_ray.errors import BundleError, CifarRayError, StoreError, UnknownModelError
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import ModelStore
 from cifar_ray.store.aliases import PREVIOUS, PRODUCTION
 from cifar_ray.store.default_model import first_version_at, last_promoted_first
 from cifar_ray.store.gallery import GALLERY_FILE
 from cifar_ray.store.registry import TEST_ACCURACY, TEST_MAP
+from cifar_ray.store.staging.stage_file import StageFile
 from deployments.predicting.contract import LoadedVersion, ModelInfo, Status, StoredGallery, StoredModel, UnavailableError
 from deployments.replicas.store_listing import StoreListing
 
@@ -36,7 +37,7 @@ class LoadedModel:
 
 
 class LiveModels:
-    """The models in memory by reference; `None` refers to the default model, which is never evicted.
+    """The models in memory by reference; `None` refers to the default model, which is never evicted, and neither are versions on trial.
 
     A new version is loaded, checked and warmed up first, and then replaces the old one in one step; requests in progress finish
     with the old one. If loading fails, the old one stays. `find`, `check`, `stored` and `gallery` are thread-safe; only one thread at a
@@ -56,6 +57,7 @@ class LiveModels:
         self._used_at: dict[str | None, float] = {}
         self._failed: dict[tuple[str, int], tuple[float, str]] = {}
         self._problems: dict[str | None, str] = {}
+        self._on_trial: frozenset[str] = frozenset()
         self._listing = StoreListing(lambda: self._store)
 
     @cached_property
@@ -68,6 +70,13 @@ class LiveModels:
         """The default model, and what is wrong with it."""
         own = self._answering.get(None)
         return Status(own.info if own else None, self._problems.get(None, ""))
+
+    def status_on_trial(self, reference: str) -> Status | None:
+        """The state of a version on trial that is not in memory: the refresh loads it, no request waits for it. `None` for others."""
+        if reference not in self._on_trial:
+            return None
+        problem = self._problems.get(reference, "")
+        return Status(None, problem or f"{reference} is being loaded; try again", is_loading=not problem)
 
     def find(self, reference: str | None) -> LoadedModel | None:
         """The model of a reference if it is in memory. Does not access the disk."""
@@ -106,14 +115,16 @@ class LiveModels:
 
     def refresh(self) -> None:
         """Update the models in memory from the store. Never raises: the server stays up to report the problem."""
-        for reference in {None: None} | self._answering:
+        with suppress(StoreError):  # the versions on trial stay as they are
+            self._on_trial = frozenset(stage.reference for stage in StageFile(self._config.storage, timeout_s=0).read())
+        for reference in {None: None} | dict.fromkeys(self._on_trial) | self._answering:
             unexpected: Exception | None = None
             try:
                 self._answering[reference], problem = self._newest(reference)
             except UnknownModelError as error:
                 problem = str(error)
                 if reference is not None:  # the model was deleted
-                    del self._answering[reference], self._used_at[reference]
+                    self._forget(reference)
             except CifarRayError as error:
                 problem = str(error)
             except Exception as error:
@@ -260,9 +271,13 @@ class LiveModels:
     def _evict(self, keep: str | None = None) -> None:
         """Evict the least recently used models until the rest fits; the default model and `keep` always stay."""
         while sum({id(loaded): loaded.weights_bytes for loaded in self._answering.values()}.values()) > self._config.model_memory_bytes:
-            droppable = [reference for reference in self._answering if reference not in (None, keep)]
+            droppable = [reference for reference in self._answering if reference not in (None, keep, *self._on_trial)]
             if not droppable:
                 return
-            oldest = min(droppable, key=lambda reference: self._used_at[reference])
+            oldest = min(droppable, key=lambda reference: self._used_at.get(reference, 0.0))
             logger.info("evicted %s: other models need the memory", self._answering[oldest].info.reference)
-            del self._answering[oldest], self._used_at[oldest]
+            self._forget(oldest)
+
+    def _forget(self, reference: str | None) -> None:
+        self._answering.pop(reference, None)
+        self._used_at.pop(reference, None)

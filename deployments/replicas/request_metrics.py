@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Literal
 
 import numpy as np
 from ray.serve.metrics import Counter, Gauge, Histogram
 
-from deployments.predicting.contract import Classified, Observer
+from deployments.predicting.contract import Classified, Observer, TrialEvent
 from deployments.predicting.schemas import Timings
+from deployments.replicas.tracing import record_stages
+
+logger = logging.getLogger("ray.serve")
 
 _STAGES: tuple[Literal["decode", "queue", "inference", "total"], ...] = ("decode", "queue", "inference", "total")
 _STAGE_BOUNDARIES_MS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 30_000]
@@ -26,6 +30,7 @@ class IngressMetrics(Observer):
         )
         self._refused = Counter("cifar_ray_refused_total", "Failed requests by reason", ("reason",))
         self._gauge = Gauge("cifar_ray_pending_images", "Pictures that are being decoded, wait, or are with a model")
+        self._trials = Counter("cifar_ray_trial_total", "Events of versions on trial", ("model", "version", "event"))
         self._pending_images = 0
         self._is_due = False
 
@@ -33,6 +38,7 @@ class IngressMetrics(Observer):
         """Implements `Observer`."""
         for stage in _STAGES:
             self._stage.observe(timings_ms[stage], {"stage": stage})
+        record_stages(timings_ms)
 
     def refused(self, reason: str) -> None:
         """Implements `Observer`."""
@@ -44,6 +50,12 @@ class IngressMetrics(Observer):
         if not self._is_due:
             self._is_due = True
             asyncio.get_running_loop().call_later(_GAUGE_DELAY_S, self._set_gauge)
+
+    def tried(self, name: str, version: int, event: TrialEvent, problem: str = "") -> None:
+        """Implements `Observer`."""
+        self._trials.inc(1, {"model": name, "version": str(version), "event": event})
+        if problem:
+            logger.warning("%s@%d, on trial, failed; production answers instead: %s", name, version, problem)
 
     def _set_gauge(self) -> None:
         self._is_due = False

@@ -1,9 +1,11 @@
 """`cifar-ray serve`: what it refuses before Ray starts, how it starts Ray Serve, what it says, and how it stops."""
 
 import os
+import pkgutil
 import shutil
 import signal
 import socket
+from ast import literal_eval
 from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -40,8 +42,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Arguments, host and port of the servers that would be started."""
     servers: list[dict[str, Any]] = []
 
-    def start(arguments: dict[str, Any], host: str, port: int, *_: object) -> int:
-        servers.append({"arguments": arguments, "host": host, "port": port})
+    def start(arguments: dict[str, Any], host: str, port: int, _: object, __: object, grpc_port: int | None) -> int:
+        servers.append({"arguments": arguments, "host": host, "port": port, "grpc_port": grpc_port})
         return signal.SIGINT
 
     monkeypatch.setattr(serve, "serve_until_signal", start)
@@ -57,7 +59,10 @@ def test_flags_become_the_settings_of_the_server(storage: Path, started: list[di
     port = free_port()
     serve.main(["digits@1", "--storage", str(storage), "--port", str(port), "--replicas", "2"])
     arguments = {"model": "digits@1", "storage": str(storage), "num_replicas": 2}
-    assert started == [{"arguments": arguments, "host": "127.0.0.1", "port": port}]
+    assert started.pop() == {"arguments": arguments, "host": "127.0.0.1", "port": port, "grpc_port": None}
+    grpc_port = free_port()
+    serve.main(["digits@1", "--storage", str(storage), "--port", str(port), "--grpc-port", str(grpc_port)])
+    assert started.pop()["grpc_port"] == grpc_port
 
 
 def test_a_server_that_would_be_useless_is_refused_in_one_line_before_ray_starts(
@@ -72,6 +77,7 @@ def test_a_server_that_would_be_useless_is_refused_in_one_line_before_ray_starts
             (["--storage", str(tmp_path / "empty")], "no model in"),
             (["digits", "--storage", str(storage), "--port", port], f"cannot listen on 127.0.0.1:{port} (Address already in use)"),
             (["digits", "--storage", str(storage), "--port", "99999"], "port"),
+            (["digits", "--storage", str(storage), "--port", str(free_port()), "--grpc-port", port], "cifar-ray serve --grpc-port N"),
             (
                 ["digits", "--storage", str(storage), "--port", str(free_port())],
                 f"0.0.0.0:{port} (Address already in use); stop what uses it, or export",
@@ -107,7 +113,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(serve_command, "belongs_to_cluster", lambda: False)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(serve_command, "end_proxies", lambda node_id: told.append(f"end proxies of {node_id}"))
-    monkeypatch.setattr(ray_serve, "start", lambda **options: told.append(f"start {options['http_options']}"))
+    monkeypatch.setattr(ray_serve, "start", lambda **options: told.append(f"start {options['http_options']} {options['grpc_options']}"))
     monkeypatch.setattr(ray_serve, "run", lambda application, name: told.append(f"run {name} {application}"))
     monkeypatch.setattr(ray_serve, "delete", lambda name: told.append(f"delete {name}"))
     monkeypatch.setattr(deployments, "app", lambda arguments: arguments["model"])
@@ -123,10 +129,24 @@ def test_it_starts_ray_serve_with_the_projects_settings_and_what_is_exported_win
     stages: list[str] = []
     anywhere = "0.0.0.0"  # noqa: S104  (nothing listens)
     with serve_command.serving({"model": "digits"}, anywhere, 8001, stages.append, name="default", for_throughput=True):
-        assert without_ray == ["start {'host': '0.0.0.0', 'port': 8001}", "run default digits"]
+        assert without_ray == ["start {'host': '0.0.0.0', 'port': 8001} None", "run default digits"]
         assert (os.environ["RAY_SERVE_HAPROXY_NBTHREAD"], os.environ["RAY_SERVE_ENABLE_HA_PROXY"]) == ("3", "1")
     assert without_ray[-2:] == ["delete default", "end proxies of node-of-the-test"]
     assert stages == ["starting Ray", "starting the HTTP server and the model"]
+
+
+def test_grpc_is_opened_on_request_only_with_methods_that_ray_can_import(
+    without_ray: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with serve_command.serving(
+        {"model": "digits"}, "127.0.0.1", 8001, lambda _: None, name="default", for_throughput=False, grpc_port=9001
+    ):
+        port, [servicer] = literal_eval(without_ray[0].partition("} ")[2]).values()
+    assert port == 9001
+    assert callable(pkgutil.resolve_name(servicer))
+    serve._say_ready("http://127.0.0.1:8001", "digits@3", 9001)
+    assert "gRPC   127.0.0.1:9001" in capsys.readouterr().err
+    assert serve_command.proxy_ports(with_grpc=True).keys() - serve_command.proxy_ports() == {"RAY_SERVE_FALLBACK_PROXY_GRPC_PORT"}
 
 
 class Ready(BaseHTTPRequestHandler):

@@ -24,6 +24,7 @@ from deployments.http import access
 from deployments.http.access import KeyRing, page_policy
 from deployments.http.rate_limits import TokenBuckets
 from deployments.http.routes import create_app
+from deployments.protocols.protocol_server import ProtocolServer
 from deployments.replicas.ingress_replica import SharedLimits
 from tests.deployments.test_ingress import FakeClassifier, Notes, problem
 
@@ -61,7 +62,7 @@ def send(app: Starlette, method: str, path: str, **request: Any) -> httpx.Respon
 
 
 def app_with(observer: Notes | None = None, **settings: Any) -> Starlette:
-    return create_app(FakeClassifier(), ServeConfig(**settings), observer or Notes())
+    return ProtocolServer(FakeClassifier(), ServeConfig(**settings), observer or Notes()).http_app
 
 
 @pytest.mark.parametrize(
@@ -124,7 +125,8 @@ def test_a_server_without_keys_asks_for_none(picture: bytes) -> None:
 
 def answers(ring: KeyRing, key: str, count: int) -> list[HTTPException | None]:
     async def ask() -> list[HTTPException | None]:
-        return [await ring.refusal([(b"x-api-key", key.encode())]) for _ in range(count)]
+        admitted = [await ring.admit([(b"x-api-key", key.encode())]) for _ in range(count)]
+        return [one if isinstance(one, HTTPException) else None for one in admitted]
 
     return asyncio.run(ask())
 
@@ -241,7 +243,7 @@ def test_the_verb_makes_a_key_prints_it_once_and_keeps_its_hash_for_the_owner_al
     assert f"laptop {sha256_of(key.encode())} 600\n" in path.read_text()
     assert path.stat().st_mode & 0o777 == 0o600
     assert keys.main(["list", "--file", str(path)]) == 0
-    assert capsys.readouterr().out == "laptop  600 requests/min\n"
+    assert capsys.readouterr().out == "laptop  600 requests/min  predict\n"
     with pytest.raises(ConfigError, match="has a key of laptop already"):
         keys.main(["add", "laptop", "--file", str(path)])
     with pytest.raises(ConfigError, match=r"no key of phone\. Available: laptop"):

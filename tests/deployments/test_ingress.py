@@ -37,6 +37,7 @@ from deployments.predicting.contract import (
     Status,
     StoredGallery,
     StoredModel,
+    TrialEvent,
     UnavailableError,
 )
 from tests.data.heic_writer import heic
@@ -95,6 +96,7 @@ class Notes(Observer):
     def __init__(self) -> None:
         self.answers: list[schemas.Timings] = []
         self.reasons: list[str] = []
+        self.events: list[TrialEvent] = []
         self.most_pending = self.now_pending = 0
 
     def answered(self, timings_ms: schemas.Timings) -> None:
@@ -102,6 +104,9 @@ class Notes(Observer):
 
     def refused(self, reason: str) -> None:
         self.reasons.append(reason)
+
+    def tried(self, name: str, version: int, event: TrialEvent, problem: str = "") -> None:
+        self.events.append(event)
 
     def pending(self, images: int) -> None:
         self.now_pending, self.most_pending = images, max(images, self.most_pending)

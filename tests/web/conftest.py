@@ -29,7 +29,17 @@ from cifar_ray.store import Architecture, LabelRules, Manifest, ModelStore
 from cifar_ray.store.gallery import GALLERY_FILE, Judged, encode_gallery
 from deployments.http.routes import create_app
 from deployments.predicting import schemas
-from deployments.predicting.contract import Classified, Classifier, Explained, ModelInfo, Observer, Status, StoredGallery, StoredModel
+from deployments.predicting.contract import (
+    Classified,
+    Classifier,
+    Explained,
+    ModelInfo,
+    Observer,
+    Status,
+    StoredGallery,
+    StoredModel,
+    TrialEvent,
+)
 from deployments.replicas.live_models import LiveModels
 
 CHROMIUM = "/usr/bin/chromium"
@@ -85,6 +95,8 @@ class NoObserver(Observer):
     def refused(self, reason: str) -> None: ...
 
     def pending(self, images: int) -> None: ...
+
+    def tried(self, name: str, version: int, event: TrialEvent, problem: str = "") -> None: ...
 
 
 @contextmanager

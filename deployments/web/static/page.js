@@ -7,6 +7,7 @@ import { listen, offerSamples } from "./intake.js";
 import { Mistakes } from "./mistakes.js";
 import { chosenModel, loadModels } from "./models.js";
 import { createQueue } from "./queue.js";
+import { Review } from "./review.js";
 
 const AT_ONCE = 4;
 
@@ -36,10 +37,13 @@ function remove(card) {
   (next?.querySelector(".remove") ?? $("choose")).focus(); // or the keyboard would begin at the top again
 }
 
+let classNames = [];
+
 async function refreshModels() {
   const notice = $("notice");
   try {
-    const { default: own, problem } = await loadModels((classNames) => {
+    const { default: own, problem } = await loadModels((names) => {
+      classNames = names;
       offerSamples(classNames, take);
       if ($("mistakes").open) mistakes.show(chosenModel());
     });
@@ -66,4 +70,11 @@ $("clear").addEventListener("click", () => {
   $("choose").focus();
 });
 $("mistakes").addEventListener("toggle", () => $("mistakes").open && mistakes.show(chosenModel()));
+if ($("review")) {
+  const review = new Review($("review-body"), () => classNames);
+  $("review").addEventListener("toggle", () => {
+    mayAskForKey();
+    if ($("review").open) review.show();
+  });
+}
 refreshModels();

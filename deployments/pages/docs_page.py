@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from deployments.http.page_templates import page_template
+from deployments.pages.page_templates import page_template
 
 Json = dict[str, Any]
 

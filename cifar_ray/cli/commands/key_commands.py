@@ -6,13 +6,13 @@ import os
 import sys
 from abc import abstractmethod
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 from tyro.conf import Positional, subcommand
 
-from cifar_ray.config import NAME_PATTERN, Config, local_path
-from cifar_ray.config.api_keys import KEYS_VARIABLE, add_key, read_keys, revoke_key
+from cifar_ray.config import NAME_PATTERN, STORAGE_VARIABLE, Config, default_storage, local_path, resolve_storage
+from cifar_ray.config.api_keys import KEYS_VARIABLE, Scope, add_key, read_keys, revoke_key
 
 
 class KeyCommand(Config):
@@ -33,7 +33,21 @@ class KeyCommand(Config):
         """Runs the subcommand and prints its result."""
 
 
-class Add(KeyCommand):
+class KeyChange(KeyCommand):
+    """A subcommand that changes a key; the change goes into the log of the storage, as `cifar-ray store log` shows it."""
+
+    storage: str = Field(
+        default_factory=default_storage, description=f"where the change is logged; default: ${STORAGE_VARIABLE} or ./storage"
+    )
+
+    def log(self, action: Literal["add key", "revoke key"], name: str, why: str = "") -> None:
+        """Write the change of a key down."""
+        from cifar_ray.store.log import Log, Reason  # imports pyarrow
+
+        Log(resolve_storage(self.storage)).add(f"{name} in {self.file.name}", Reason(action, why))
+
+
+class Add(KeyChange):
     """Create a key and print it. It is shown only now, because the file holds its hash. Servers accept it within two seconds."""
 
     name: Positional[Annotated[str, Field(pattern=NAME_PATTERN)]] = Field(description="name of the key's holder")
@@ -41,9 +55,12 @@ class Add(KeyCommand):
         None, ge=1, le=999_999_999, description="rate limit; the server answers further requests with 429; default: unlimited"
     )
 
+    scope: Scope = Field("predict", description="predict; review: also look at captured pictures and label them; admin: also delete them")
+
     def run(self) -> None:
         """Prints the key alone on stdout, and the rest on stderr."""
-        key = add_key(self.file, self.name, self.requests_per_minute)
+        key = add_key(self.file, self.name, self.requests_per_minute, self.scope)
+        self.log("add key", self.name, f"scope {self.scope}")
         use = f"serve run deployments:app api_keys={self.file.absolute()}"
         print(f"the key of {self.name}, shown only now; to use it: {use}", file=sys.stderr)
         print(key)
@@ -57,11 +74,11 @@ class List(KeyCommand):
         from cifar_ray.cli.output.terminal import print_table
 
         keys = read_keys(self.file)
-        rows = [(key.name, f"{key.limit} requests/min" if key.requests_per_minute else key.limit) for key in keys]
+        rows = [(key.name, f"{key.limit} requests/min" if key.requests_per_minute else key.limit, key.scope) for key in keys]
         print_table(rows, styles=["dim" if key.is_revoked else "" for key in keys])
 
 
-class Revoke(KeyCommand):
+class Revoke(KeyChange):
     """Revoke a key. Servers reject it within two seconds."""
 
     name: Positional[str] = Field(description="name of the key's holder")
@@ -69,6 +86,7 @@ class Revoke(KeyCommand):
     def run(self) -> None:
         """Prints what was done."""
         revoke_key(self.file, self.name)
+        self.log("revoke key", self.name)
         print(f"the key of {self.name} is revoked")
 
 

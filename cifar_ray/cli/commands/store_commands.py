@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from abc import abstractmethod
 from datetime import UTC
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,8 +12,10 @@ import yaml
 from pydantic import Field
 from tyro.conf import FlagCreatePairsOff, Positional, subcommand
 
+from cifar_ray.cli.commands.publish_commands import Card, Push
+from cifar_ray.cli.commands.stage_commands import ShowLog, Stage, Stages, StoreCommand, Unstage
 from cifar_ray.cli.output import liveness
-from cifar_ray.config import STORAGE_VARIABLE, Config, ResizePolicy, default_storage
+from cifar_ray.config import ResizePolicy
 from cifar_ray.errors import BundleError, ConfigError
 from cifar_ray.store.aliases import PREVIOUS, PRODUCTION
 from cifar_ray.store.ensembling import save_ensemble
@@ -23,16 +24,6 @@ from cifar_ray.store.registry import TEST_ACCURACY, ModelStore
 
 _ABSENT = "–"
 _HEADINGS = ("name", "version", "aliases", "architecture", "test accuracy", "data set", "created")
-
-
-class StoreCommand(Config):
-    """A subcommand on the model store."""
-
-    storage: str = Field(default_factory=default_storage, description=f"path or URI; default: ${STORAGE_VARIABLE} or ./storage")
-
-    @abstractmethod
-    def run(self, store: ModelStore) -> None:
-        """Runs the subcommand and prints its result."""
 
 
 class List(StoreCommand):
@@ -208,6 +199,12 @@ StoreCommands = (
     | Annotated[Show, subcommand("show")]
     | Annotated[Promote, subcommand("promote")]
     | Annotated[Rollback, subcommand("rollback")]
+    | Annotated[Stage, subcommand("stage")]
+    | Annotated[Unstage, subcommand("unstage")]
+    | Annotated[Stages, subcommand("stages")]
+    | Annotated[ShowLog, subcommand("log")]
+    | Annotated[Card, subcommand("card")]
+    | Annotated[Push, subcommand("push")]
     | Annotated[Ensemble, subcommand("ensemble")]
     | Annotated[Delete, subcommand("delete")]
     | Annotated[Export, subcommand("export")]

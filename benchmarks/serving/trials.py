@@ -1,0 +1,175 @@
+"""What do versions on trial cost the requests, and how fast does a bad one go? On one machine, through real HTTP.
+
+    python benchmarks/serving/trials.py                # everything; about ten minutes
+    python benchmarks/serving/trials.py --only failing,slow
+
+The server runs as `make serve` starts it; 10 clients send 50 requests a second, each on its own connection.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import statistics
+import tempfile
+from collections import Counter
+
+import load
+from contenders import URL
+from faults import BODY, Clients, Seen, report, request, server
+from PIL import Image
+from random_model import keep_random
+
+from cifar_ray.store import ModelStore
+from cifar_ray.store.staging.stage_file import Stage, StageFile
+from cifar_ray.store.staging.tallies import Tally, read_tallies
+
+CLIENTS, PER_S = 10, 50
+# With it, a gray picture gives probabilities, and a white one none
+OVERFLOWING_STD = 1e-37
+
+
+def shadow(storage: str) -> None:
+    """Times of requests without and with a shadow, in turn."""
+    keep_random("airnet", storage)  # version 2
+    store, stages, ratios = ModelStore(storage), StageFile(storage), []
+    with server(storage):
+        _stage(storage, 0.0, 8)  # loads it once
+        _end(storage)
+        for number in range(5):
+            without = Clients(CLIENTS, 20, PER_S).run()
+            report(f"round {number + 1}, no trial", without)
+            stages.start(store, Stage(name="cifar10", version=2, share=0, withdraws=False))
+            Clients(CLIENTS, 6, PER_S).run()  # until the server has noticed
+            beside = Clients(CLIENTS, 20, PER_S).run()
+            tally = _tally(stages)
+            note = f"compared {tally.compared:,}, dropped {tally.dropped:,}, same class {tally.agreed / max(1, tally.compared):.1%}"
+            report(f"round {number + 1}, with a shadow", beside, note)
+            _end(storage)
+            Clients(CLIENTS, 4, PER_S).run()
+            ratios.append(_p99(beside) / _p99(without))
+    print(
+        f"p99 with ÷ without: median {statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f}), n = {len(ratios)}", flush=True
+    )
+
+
+def canary(storage: str) -> None:
+    """Stage, promote and stage again, under load: who answers, and does anything fail?"""
+    keep_random("airnet", storage)
+    store, stages, n_before = ModelStore(storage), StageFile(storage), 8.0
+    with server(storage):
+
+        def start() -> None:
+            stages.start(store, Stage(name="cifar10", version=2, share=0.2))
+
+        seen = Clients(CLIENTS, 60, PER_S).run((n_before, start), (40, lambda: store.promote("cifar10", 2)))
+    versions = [(one.at_s, json.loads(one.answer)["version"]) for one in seen if one.status == 200]
+    begun = min(at_s for at_s, version in versions if version == 2)
+    during = Counter(version for at_s, version in versions if begun <= at_s < 40)
+    count, part = sum(during.values()), during[2]
+    deviations = (part - 0.2 * count) / (count * 0.2 * 0.8) ** 0.5
+    all_new = max(at_s for at_s, version in versions if version == 1)
+    note = (
+        f"first answer of version 2 after {begun - n_before:.1f} s; then {part} of {count} ({part / count:.1%}, {deviations:+.1f} sd); "
+        f"the last answer of version 1 came {all_new - 40:.1f} s after the promotion"
+    )
+    report("20 % for version 2, then promoted, 50 requests/s", seen, note)
+
+
+def failing(storage: str) -> None:
+    """A version that fails for one picture in ten gets 5 % of the requests."""
+    keep_random("small_cnn", storage, OVERFLOWING_STD)
+    gray, white = (request(load.form(_plain(level))) for level in (125, 255))
+    for _ in range(3):
+        _bad(storage, "fails for 10 % of the pictures", [gray] * 9 + [white])
+
+
+def slow(storage: str) -> None:
+    """A version that takes several times as long gets 5 % of the requests."""
+    keep_random("resnet50", storage)
+    for _ in range(3):
+        _bad(storage, "is slow", [request(load.multipart())])
+
+
+def capture(storage: str) -> None:
+    """Requests a second at 32 clients, without and with capturing 5 %, in turn."""
+    ratios = []
+    for number in range(5):
+        rates = []
+        for part in (0, 0.05):
+            with server(storage, capture=part):
+                rates.append(load.run(URL, [BODY], 32, 8)["requests_per_s"])
+        ratios.append(rates[1] / rates[0])
+        print(
+            f"| round {number + 1}: capture off, 5 % | | {rates[0]:.0f}, {rates[1]:.0f} requests/s | | ratio {ratios[-1]:.3f} |", flush=True
+        )
+    print(f"with ÷ without: median {statistics.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f}), n = {len(ratios)}", flush=True)
+
+
+def _bad(storage: str, what: str, requests: list[bytes]) -> None:
+    store, stages, start_s = ModelStore(storage), StageFile(storage), 6.0
+    for left in stages.read():
+        stages.end(left)
+    with server(storage):
+        Clients(CLIENTS, 5, PER_S, requests).run()
+        seen = Clients(CLIENTS, 50, PER_S, requests).run(
+            (start_s, lambda: stages.start(store, Stage(name="cifar10", version=2, share=0.05))),
+        )
+    before = sorted(one.took_ms for one in seen if one.at_s < start_s)
+    limit_ms = 2 * before[int(len(before) * 0.99)]
+    by_two = [one.at_s for one in seen if b'"version":2' in one.answer]
+    last = store.log.entries(1)[0]
+    ended_s = max(by_two, default=start_s)
+    during = [one for one in seen if start_s <= one.at_s <= ended_s]
+    late = sum(one.took_ms > limit_ms for one in during) / max(1, len(during))
+    note = (
+        f"answered {len(by_two)}, from {min(by_two, default=0) - start_s:.1f} to {ended_s - start_s:.1f} s after its start; "
+        f"{late:.1%} of the requests then took over {limit_ms:.0f} ms (twice the usual p99); log: {last.action}, {last.why}"
+    )
+    report(f"version 2 {what}, 5 %", seen, note)
+
+
+def _stage(storage: str, share: float, seconds: float) -> list[Seen]:
+    StageFile(storage).start(ModelStore(storage), Stage(name="cifar10", version=2, share=share, withdraws=False))
+    return Clients(CLIENTS, seconds, PER_S).run()
+
+
+def _end(storage: str) -> None:
+    stages = StageFile(storage)
+    stages.end(stages.find("cifar10"))
+
+
+def _tally(stages: StageFile) -> Tally:
+    return read_tallies(stages.files, stages.find("cifar10").folder)
+
+
+def _p99(seen: list[Seen]) -> float:
+    times = sorted(one.took_ms for one in seen if one.status == 200)
+    return times[int(len(times) * 0.99)]
+
+
+def _plain(level: int) -> bytes:
+    jpeg = io.BytesIO()
+    Image.new("RGB", (32, 32), (level,) * 3).save(jpeg, "JPEG", quality=95)
+    return jpeg.getvalue()
+
+
+SCENARIOS = {function.__name__: function for function in (shadow, canary, failing, slow, capture)}
+
+
+def main() -> None:
+    """Runs and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(SCENARIOS), help=f"of {', '.join(SCENARIOS)}")
+    options = parser.parse_args()
+    print("| scenario | requests | answered | not answered with 200 | |\n|---|---|---|---|---|")
+    for name in options.only.split(","):
+        with tempfile.TemporaryDirectory() as storage:
+            keep_random("small_cnn" if name in ("failing", "slow") else "airnet", storage)
+            ModelStore(storage).promote("cifar10", 1)
+            SCENARIOS[name](storage)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""Captured pictures in Parquet files of some dozens, bounded by size and age."""
+
+from __future__ import annotations
+
+import io
+import re
+import secrets
+import time
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from cifar_ray.errors import CifarRayError
+from cifar_ray.storage import FileTree
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FOLDER = "captures"
+KEY_PATTERN = r"[A-Za-z0-9._-]{1,100}#[0-9]{1,3}"
+
+_NAME = re.compile(r"([0-9]{13})-[0-9a-f]{8}\.parquet")
+_PICTURE = "picture"
+
+
+class UnknownCaptureError(CifarRayError):
+    """The picture is not captured, or not any more."""
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A picture that a server classified.
+
+    Attributes:
+        request_id: of the request, as in the header `X-Request-Id` of the answer.
+        index: place of the picture in the request, from 0.
+        at: when it was answered, UTC.
+        model: `name@version` that answered.
+        predicted: the most likely class; of a model with several labels the labels above their thresholds, with commas between them.
+        confidence: highest probability, 0–1.
+        abstains: whether the model said "none of these".
+        disagrees: whether another version on trial gave another answer.
+        picture: the file as the client sent it; empty in a list without pictures.
+    """
+
+    request_id: str
+    index: int
+    at: datetime
+    model: str
+    predicted: str
+    confidence: float
+    abstains: bool
+    disagrees: bool
+    picture: bytes = b""
+
+    @property
+    def key(self) -> str:
+        """Names this picture: `request_id#index`."""
+        return f"{self.request_id}#{self.index}"
+
+
+class Captures:
+    """The captured pictures at `<storage>/captures/`.
+
+    Args:
+        storage: path or URI.
+        timeout_s: as for `FileTree`.
+
+    Raises:
+        StoreError: from every method, if the storage refuses the operation or cannot be reached.
+    """
+
+    def __init__(self, storage: str, timeout_s: float | None = None) -> None:
+        self._files = FileTree(storage, FOLDER, timeout_s)
+        self._known: dict[str, tuple[tuple[int, int], list[Capture]]] = {}
+
+    def write(self, captures: Sequence[Capture]) -> None:
+        """Write pictures as a new file."""
+        self._files.replace(f"{time.time_ns() // 1_000_000:013d}-{secrets.token_hex(4)}.parquet", _encode(captures))
+
+    def list(self) -> list[Capture]:
+        """All captured pictures without their content, the oldest first; damaged files are left out."""
+        states = self._shards()
+        for path in self._known.keys() - states.keys():
+            del self._known[path]
+        for path, state in states.items():
+            if self._known.get(path, (None,))[0] != state:
+                self._known[path] = (state, _decode(self._files.read(path), with_pictures=False))
+        return [capture for path in states for capture in self._known[path][1]]
+
+    def find(self, key: str) -> Capture | None:
+        """One picture with its content; `None` if it is not there any more."""
+        for path in reversed(self._shards()):
+            if self._may_hold(path, key):
+                for capture in _decode(self._files.read(path), with_pictures=True):
+                    if capture.key == key:
+                        return capture
+        return None
+
+    def delete(self, request_ids: Collection[str]) -> int:
+        """Delete all pictures of some requests, from every file.
+
+        Returns:
+            How many pictures were deleted.
+        """
+        deleted = 0
+        for path in self._shards():
+            held = _decode(self._files.read(path), with_pictures=False)
+            gone = sum(capture.request_id in request_ids for capture in held)
+            if gone == len(held):
+                self._files.delete(path)
+            elif gone:
+                self._files.update(path, lambda data: _encode([one for one in _decode(data, True) if one.request_id not in request_ids]))
+            deleted += gone
+        return deleted
+
+    def expire(self, max_bytes: int, max_age_s: float) -> int:
+        """Delete the oldest files until the rest is small enough, and those that are too old.
+
+        Returns:
+            How many files were deleted.
+        """
+        states, now_ms = self._shards(), time.time_ns() // 1_000_000
+        size = sum(size for size, _ in states.values())
+        deleted = 0
+        for path, (own_size, _) in states.items():
+            written_ms = int(path.partition("-")[0])
+            if size <= max_bytes and now_ms - written_ms <= max_age_s * 1000:
+                break
+            self._files.delete(path)
+            size -= own_size
+            deleted += 1
+        return deleted
+
+    def _shards(self) -> dict[str, tuple[int, int]]:
+        return {path: state for path, state in self._files.files(allow_not_found=True).items() if _NAME.fullmatch(path)}
+
+    def _may_hold(self, path: str, key: str) -> bool:
+        return path not in self._known or any(capture.key == key for capture in self._known[path][1])
+
+
+def doubt(capture: Capture) -> tuple[bool, bool, float]:
+    """Sorts captures: first those on which versions disagree, then "none of these", then by confidence."""
+    return not capture.disagrees, not capture.abstains, capture.confidence
+
+
+def _encode(captures: Sequence[Capture]) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    fields = [asdict(capture) for capture in captures]
+    table = pa.Table.from_pylist(fields, _schema())
+    buffer = io.BytesIO()
+    # pictures are compressed already
+    pq.write_table(table, buffer, compression={name: "NONE" if name == _PICTURE else "ZSTD" for name in table.column_names})
+    return buffer.getvalue()
+
+
+def _decode(data: bytes | None, with_pictures: bool) -> list[Capture]:
+    """Captures in a file; none if it is damaged or was deleted just now."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if data is None:
+        return []
+    names = [field.name for field in _schema() if with_pictures or field.name != _PICTURE]
+    try:
+        rows = pq.read_table(io.BytesIO(data), columns=names).to_pylist()
+    except (pa.ArrowException, KeyError):
+        return []
+    return list(_captures(rows))
+
+
+def _captures(rows: list[dict[str, Any]]) -> Iterator[Capture]:
+    for row in rows:
+        capture = Capture(**row)
+        yield replace(capture, at=capture.at.replace(tzinfo=UTC) if capture.at.tzinfo is None else capture.at)
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("request_id", pa.string()),
+            ("index", pa.int32()),
+            ("at", pa.timestamp("ms", tz="UTC")),
+            ("model", pa.string()),
+            ("predicted", pa.string()),
+            ("confidence", pa.float32()),
+            ("abstains", pa.bool_()),
+            ("disagrees", pa.bool_()),
+            (_PICTURE, pa.binary()),
+        ]
+    )

@@ -1,0 +1,61 @@
+"""The pictures that people labelled, as a table that `train` reads."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Iterable
+
+from cifar_ray.captures.capture_files import Captures
+from cifar_ray.captures.reviews import Review, Reviews
+
+# Of the pictures that people labelled, so many per cent are never trained on: they show whether the next version is better on them
+HELD_OUT_PERCENT = 20
+
+
+def labelled(captures: Captures, reviews: Reviews) -> list[Review]:
+    """The decisions that count, each with its picture; those without a class, and those whose picture is gone, are left out."""
+    found = []
+    for key, review in reviews.current().items():
+        if review.label and review.picture:
+            found.append(review)
+        elif review.label and (capture := captures.find(key)):  # feedback may have come before the picture was written
+            found.append(review.with_picture(capture))
+    return found
+
+
+def is_held_out(review: Review) -> bool:
+    """Whether a picture is kept for the comparison of versions; always the same answer for the same picture."""
+    return zlib.crc32(review.key.encode()) % 100 < HELD_OUT_PERCENT
+
+
+def as_parquet(reviews: Iterable[Review], *, several_labels: bool = False) -> bytes:
+    """A table with the columns `image`, `label`, `key`, `by`, `at` and `predicted`; `label` is a list with `several_labels`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = [
+        {
+            "image": {"bytes": review.content, "path": f"{review.key}"},
+            "label": [part.strip() for part in review.label.split(",")] if several_labels else review.label,
+            "key": review.key,
+            "by": review.by,
+            "at": review.at,
+            "predicted": review.predicted,
+        }
+        for review in reviews
+    ]
+    label = pa.list_(pa.string()) if several_labels else pa.string()
+    schema = pa.schema(
+        [
+            ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+            ("label", label),
+            ("key", pa.string()),
+            ("by", pa.string()),
+            ("at", pa.timestamp("ms", tz="UTC")),
+            ("predicted", pa.string()),
+        ]
+    )
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema), buffer)
+    return buffer.getvalue()

@@ -1,0 +1,125 @@
+"""Labels that people gave to captured pictures: one file for each decision, so that no reviewer overwrites another."""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cifar_ray.captures.capture_files import Capture
+from cifar_ray.storage import FileTree
+
+FOLDER = "reviews"
+Source = Literal["review", "feedback"]
+
+_READERS = 16
+
+
+class Review(BaseModel):
+    """A decision about one picture.
+
+    Attributes:
+        key: of the picture, as `Capture.key`.
+        at: when.
+        by: holder of the reviewer's API key.
+        label: the right class; several with commas between them; empty: none of the classes, or undone.
+        undone: whether this takes an earlier decision back.
+        source: a reviewer, or a client that says what was right.
+        model: `name@version` that had answered; empty if the picture was not captured.
+        predicted: what it had said.
+        picture: the file in base64, because captured pictures expire; empty if it was not captured.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    at: datetime
+    by: str
+    label: str
+    undone: bool = False
+    source: Source = "review"
+    model: str = ""
+    predicted: str = ""
+    picture: str = ""
+
+    @property
+    def content(self) -> bytes:
+        """The picture file."""
+        return base64.b64decode(self.picture)
+
+    def with_picture(self, capture: Capture) -> Self:
+        """The same with what the server knows of the picture."""
+        content = base64.b64encode(capture.picture).decode()
+        return self.model_copy(update={"picture": content, "model": capture.model, "predicted": capture.predicted})
+
+
+class Reviews:
+    """The decisions at `<storage>/reviews/`. The last decision about a picture counts; a reviewer's beats a client's.
+
+    Args:
+        storage: path or URI.
+        timeout_s: as for `FileTree`.
+
+    Raises:
+        StoreError: from every method, if the storage refuses the operation or cannot be reached.
+    """
+
+    def __init__(self, storage: str, timeout_s: float | None = None) -> None:
+        self._files = FileTree(storage, FOLDER, timeout_s)
+        self._known: dict[str, Review | None] = {}
+
+    def add(self, key: str, label: str, by: str, capture: Capture | None, *, source: Source = "review", undone: bool = False) -> Review:
+        """Write a decision.
+
+        Args:
+            key: of the picture.
+            label: the right class or classes.
+            by: who says so.
+            capture: the picture, if it is there.
+            source: a reviewer or a client.
+            undone: take the decisions about the picture back.
+        """
+        review = Review(key=key, at=datetime.now(UTC), by=by, label=label, undone=undone, source=source)
+        if capture and not undone:
+            review = review.with_picture(capture)
+        name = f"{time.time_ns() // 1_000_000:013d}-{secrets.token_hex(4)}.json"
+        self._files.replace(name, review.model_dump_json().encode())
+        return review
+
+    def all(self) -> list[Review]:
+        """Every decision, the oldest first; damaged files are left out."""
+        names = [name for name in self._files.files(allow_not_found=True) if name.endswith(".json")]
+        new = [name for name in names if name not in self._known]
+        with ThreadPoolExecutor(_READERS) as pool:
+            self._known |= dict(zip(new, pool.map(self._read, new), strict=True))
+        self._known = {name: self._known[name] for name in names}
+        return [review for review in self._known.values() if review]
+
+    def current(self) -> dict[str, Review]:
+        """The decision that counts for each picture, by its key, without those that were undone."""
+        found: dict[str, Review] = {}
+        for review in self.all():
+            before = found.get(review.key)
+            if before is None or not (before.source == "review" and review.source == "feedback"):
+                found[review.key] = review
+        return {key: review for key, review in found.items() if not review.undone}
+
+    def delete(self, request_id: str) -> int:
+        """Delete all decisions about the pictures of a request, and the pictures in them; returns how many."""
+        self.all()
+        names = [name for name, review in self._known.items() if review and review.key.rpartition("#")[0] == request_id]
+        for name in names:
+            self._files.delete(name)
+        return len(names)
+
+    def _read(self, name: str) -> Review | None:
+        data = self._files.read(name)
+        try:
+            return None if data is None else Review.model_validate_json(data)
+        except ValidationError:
+            return None

@@ -1,0 +1,1 @@
+"""The verbs with subcommands: store, review, keys and cache."""

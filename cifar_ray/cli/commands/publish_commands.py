@@ -1,0 +1,46 @@
+"""The subcommands of `store` that show a model to others."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from tyro.conf import Positional
+
+from cifar_ray.cli.commands.stage_commands import StoreCommand
+from cifar_ray.errors import ConfigError
+from cifar_ray.store.registry import ModelStore
+
+_FOLDER = "hf-folder"
+
+
+class Card(StoreCommand):
+    """Print the card of a model: what it knows, how good it is, where it fails, what it was trained on. Markdown."""
+
+    reference: Positional[str] = Field(description="NAME, NAME@3, a run or a path")
+
+    def run(self, store: ModelStore) -> None:
+        """Prints the card."""
+        from cifar_ray.store.locate import load_model  # imports torch
+        from cifar_ray.store.publishing import model_card
+
+        print(model_card(load_model(self.reference, store.storage)), end="")
+
+
+class Push(StoreCommand):
+    """Write a model for others: `hf-folder DIR` is a folder with weights, manifest and card, ready for Hugging Face's hub."""
+
+    reference: Positional[str] = Field(description="NAME, NAME@3, a run or a path")
+    form: Positional[str] = Field(description=_FOLDER)
+    target: Positional[str] = Field(description="path or URI of the folder")
+
+    def run(self, store: ModelStore) -> None:
+        """Prints what was written, and how to upload it."""
+        from cifar_ray.config import resolve_storage
+        from cifar_ray.store.locate import load_model  # imports torch
+        from cifar_ray.store.publishing import write_folder
+
+        if self.form != _FOLDER:
+            raise ConfigError(f"{self.form!r} is not a form to push. Available: {_FOLDER}")
+        bundle = load_model(self.reference, store.storage)
+        names = write_folder(bundle, resolve_storage(self.target))
+        print(f"wrote  {self.target}: {bundle.reference}, {', '.join(names)}")
+        print(f"upload hf upload USER/{bundle.name} {self.target}")

@@ -1,0 +1,100 @@
+"""Pictures of requests that people labelled, beside the pictures of a data set."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from cifar_ray.captures.capture_files import Captures
+from cifar_ray.captures.review_table import is_held_out, labelled
+from cifar_ray.captures.reviews import Review, Reviews
+from cifar_ray.config import ResizePolicy, TrainConfig
+from cifar_ray.data.dataset import DatasetSplits, ImageDataset
+from cifar_ray.data.decode import decode_square
+from cifar_ray.errors import ImageError
+
+_logger = logging.getLogger(__name__)
+
+
+def with_reviews(splits: DatasetSplits, config: TrainConfig) -> DatasetSplits:
+    """Add four fifths of the reviewed pictures to the training images, with the weight of the config; other splits stay as they are.
+
+    Pictures of classes that the data set does not have are left out, with one log message.
+
+    Raises:
+        StoreError: if the storage cannot be read.
+    """
+    train = splits.train
+    more = reviewed_images(config.storage, train, config.square_policy, held_out=False)
+    if not len(more):
+        _logger.warning("--with-reviews: no picture in %s has a label of this data set yet; see cifar-ray review captures", config.storage)
+        return splits
+    _logger.info("training on %s reviewed pictures beside %s others", f"{len(more):,}", f"{len(train):,}")
+    weights = np.ones(len(train), np.float32) if train.weights is None else train.weights
+    weights = np.concatenate([weights, np.full(len(more), config.review_weight, np.float32)])
+    joined = ImageDataset(
+        np.concatenate([train.images, more.images]),
+        np.concatenate([train.labels, more.labels]),
+        train.class_names,
+        files=None if train.files is None or more.files is None else np.concatenate([train.files, more.files]),
+        bursts=None if train.bursts is None else np.concatenate([train.bursts, train.bursts.max(initial=-1) + 1 + np.arange(len(more))]),
+        weights=None if train.weights is None and config.review_weight == 1 else weights,
+    )
+    return DatasetSplits(splits.name, joined, splits.val, splits.test)
+
+
+def reviewed_images(storage: str, like: ImageDataset, policy: ResizePolicy, *, held_out: bool) -> ImageDataset:
+    """Decode reviewed pictures.
+
+    Args:
+        storage: holds them.
+        like: a data set with the classes, the task and the image size.
+        policy: how other shapes become square.
+        held_out: the fifth that is never trained on, or the others.
+
+    Returns:
+        The pictures, maybe none. Damaged ones, and those of other classes, are left out, with one log message.
+
+    Raises:
+        StoreError: if the storage cannot be read.
+    """
+    images, labels, files, unknown, damaged = [], [], [], set(), 0
+    for review in labelled(Captures(storage), Reviews(storage)):
+        if is_held_out(review) != held_out:
+            continue
+        label = _label(review, like)
+        if label is None:
+            unknown.add(review.label)
+            continue
+        try:
+            images.append(decode_square(review.content, like.image_size_px, policy))
+        except ImageError:
+            damaged += 1
+            continue
+        labels.append(label)
+        files.append(review.key.encode())
+    if unknown:
+        _logger.warning("reviewed pictures of classes that the data set does not have are left out: %s", ", ".join(sorted(unknown)))
+    if damaged:
+        _logger.warning("%d reviewed pictures are damaged and left out", damaged)
+    size_px = like.image_size_px
+    return ImageDataset(
+        np.stack(images) if images else np.empty((0, size_px, size_px, 3), np.uint8),
+        np.stack(labels) if labels else like.labels[:0],
+        like.class_names,
+        files=np.array(files, np.bytes_) if files else np.empty(0, "S1"),
+    )
+
+
+def _label(review: Review, like: ImageDataset) -> np.ndarray | None:
+    """The label as in the data set: a class, or 0 and 1 for each; `None` for an unknown class."""
+    names = [part.strip() for part in review.label.split(",")] if like.is_multi_label else [review.label]
+    if not set(names) <= set(like.class_names):
+        return None
+    places = [like.class_names.index(name) for name in names]
+    if not like.is_multi_label:
+        return np.asarray(places[0], np.int64)
+    row = np.zeros(like.num_classes, np.uint8)
+    row[places] = 1
+    return row

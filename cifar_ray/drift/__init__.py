@@ -1,0 +1,1 @@
+"""Drift: whether the pictures that a model is asked about have changed."""

@@ -1,0 +1,21 @@
+"""`python -m cifar_ray.drift MODEL`: tells whether the pictures that a model is asked about have changed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from cifar_ray import cli
+from cifar_ray.cli.commands.drift_command import DriftCommand
+
+PROG = "cifar-ray drift"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compares recent pictures with the first ones; `argv` is the flags, or `None` for those of this process."""
+    command: DriftCommand = cli.parse(DriftCommand, argv, PROG)
+    return command.run()
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

@@ -1,0 +1,22 @@
+"""`python -m cifar_ray.review`: lists, exports and deletes the pictures that a server captured."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from cifar_ray import cli
+from cifar_ray.cli.commands.review_commands import ReviewCommand, ReviewCommands
+
+PROG = "cifar-ray review"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a subcommand; `argv` is the flags, or `None` for those of this process."""
+    command: ReviewCommand = cli.parse(ReviewCommands, argv, PROG)
+    command.run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main))

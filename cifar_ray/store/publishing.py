@@ -1,0 +1,166 @@
+"""A model for others: its card, and a folder as Hugging Face's hub takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import yaml
+
+from cifar_ray.config.version import VERSION
+from cifar_ray.metrics.score import Score
+from cifar_ray.storage import FileTree
+from cifar_ray.store.bundle import Bundle, encode
+from cifar_ray.store.gallery import GALLERY_FILE
+from cifar_ray.store.manifest import Manifest
+
+CARD = "README.md"
+
+_SPLITS = {"test": "test", "val": "validation", "cv": "cross-validation"}
+_LISTED_CLASSES = 100
+
+
+def model_card(bundle: Bundle) -> str:
+    """What a model is, knows and does not know (Mitchell et al. 2019, arXiv 1810.03993): Markdown with metadata as the hub reads it."""
+    manifest = bundle.manifest
+    head = yaml.safe_dump(_metadata(bundle), sort_keys=False, allow_unicode=True)
+    sections = {
+        "": _introduction(bundle),
+        "Use it": _use(bundle),
+        "How good it is": _figures(manifest),
+        "Where it fails": _limits(manifest),
+        "What it was trained on": _data(manifest),
+        "How it was trained": _training(manifest),
+        "Licence and origin": _origin(manifest),
+        "Cite": f"`{bundle.reference}`, weights sha256 `{manifest.weights_sha256[:16]}`, cifar_ray, {manifest.created_at:%Y-%m-%d}.",
+    }
+    body = "\n\n".join(f"## {title}\n\n{text}" if title else text for title, text in sections.items())
+    return f"---\n{head}---\n\n# {bundle.name}\n\n{body}\n"
+
+
+def write_folder(bundle: Bundle, target: str) -> list[str]:
+    """Write a model as a folder with its card, ready to upload; `load_model` reads it by its path.
+
+    The gallery of its mistakes stays away: it holds test pictures, which may be private.
+
+    Args:
+        bundle: the model.
+        target: path or URI of the folder.
+
+    Returns:
+        Names of the files.
+
+    Raises:
+        StoreError: if the folder cannot be written.
+    """
+    attachments = {name: content for name, content in bundle.attachments.items() if name != GALLERY_FILE}
+    files: Mapping[str, bytes] = {CARD: model_card(bundle).encode()} | dict(encode(bundle.manifest, bundle.weights, attachments))
+    tree = FileTree(target, "")
+    for name, content in files.items():  # the manifest comes last and commits the model
+        tree.replace(name, content)
+    return list(files)
+
+
+def _metadata(bundle: Bundle) -> dict[str, object]:
+    manifest = bundle.manifest
+    results = []
+    for split, name in _SPLITS.items():
+        if score := Score.find(manifest.metrics, split, manifest.image_counts.get(split)):
+            dataset = {"name": manifest.dataset_name, "type": manifest.dataset_name, "split": name}
+            metric = {"type": "accuracy" if score.key == "accuracy" else "mean_average_precision", "value": round(score.value, 4)}
+            results.append({"task": {"type": "image-classification"}, "dataset": dataset, "metrics": [metric]})
+    return {
+        "library_name": "cifar_ray",
+        "pipeline_tag": "image-classification",
+        "license": (manifest.pretrained.license.lower() if manifest.pretrained else "") or "other",
+        "tags": ["image-classification", "cifar_ray", manifest.architecture.name],
+        "model-index": [{"name": bundle.name, "results": results}],
+    }
+
+
+def _introduction(bundle: Bundle) -> str:
+    manifest = bundle.manifest
+    names = ", ".join(manifest.class_names[:_LISTED_CLASSES]) + (" …" if len(manifest.class_names) > _LISTED_CLASSES else "")
+    does = (
+        "tells which one of these classes a picture shows"
+        if manifest.task == "single-label"
+        else "tells which of these labels a picture has"
+    )
+    count = sum(tensor.numel() for tensor in bundle.weights.values())
+    return (
+        f"`{bundle.reference}` {does}: {names}.\n\nNetwork: {manifest.architecture.name}, {count / 1e6:.2f} million parameters, "
+        f"pictures of {manifest.image_size_px} × {manifest.image_size_px} px ({manifest.resize_policy})."
+    )
+
+
+def _use(bundle: Bundle) -> str:
+    return (
+        "    pip install cifar-ray\n"
+        "    cifar-ray predict ./THIS_FOLDER a.jpg\n"
+        '    python -c \'import cifar_ray as cr; print(cr.load("./THIS_FOLDER").predict("a.jpg").class_name)\'\n\n'
+        "The weights are `model.safetensors`; `manifest.json` has classes, size, normalization and temperature."
+    )
+
+
+def _figures(manifest: Manifest) -> str:
+    rows = []
+    for split, name in _SPLITS.items():
+        if score := Score.find(manifest.metrics, split, manifest.image_counts.get(split)):
+            low, high = score.interval(manifest.image_counts.get(split, 0))
+            rows.append(
+                f"| {score.name}, {name} pictures | {score.value:.2%} | {low:.2%}–{high:.2%} | {manifest.image_counts.get(split, 0):,} |"
+            )
+    if not rows:
+        return "It was not measured."
+    table = "\n".join(["| figure | value | 95 % interval | pictures |", "|---|---|---|---|", *rows])
+    notes = []
+    if (error := manifest.metrics.get("test_ece", manifest.metrics.get("val_ece"))) is not None:
+        notes.append(f"Its probabilities are off by {100 * error:.1f} points on average (expected calibration error).")
+    if manifest.quantization:
+        int8 = manifest.quantization
+        notes.append(f"As int8: {int8.accuracy:.2%} beside {int8.reference_accuracy:.2%} ({int8.measured_on}).")
+    return "\n\n".join([table, *notes])
+
+
+def _limits(manifest: Manifest) -> str:
+    chance = f" Guessing gives {100 / len(manifest.class_names):.3g} %." if manifest.task == "single-label" else ""
+    abstains = manifest.abstain_threshold is not None or any("familiarity" in name for name in manifest.attachments)
+    strange = (
+        "It says so (`abstain`) when a picture is unlike those that it was validated on; some strange pictures pass."
+        if abstains
+        else "It does not notice pictures of other things: it gives each one of its classes."
+    )
+    return (
+        f"It knows nothing but its classes.{chance} {strange} Figures hold for pictures like those it was measured on: another camera, "
+        "place or season may give others. Measure it on your own pictures: `cifar-ray evaluate MODEL --data-dir DIR --split all`."
+    )
+
+
+def _data(manifest: Manifest) -> str:
+    counts = ", ".join(f"{count:,} {name}" for name, count in manifest.image_counts.items() if name != "cv")
+    groups = manifest.train_config.get("groups") or ()
+    merged = f" Classes were merged: {'; '.join(map(str, groups))}." if groups else ""
+    return f"{manifest.dataset_name} ({counts or 'number of pictures unknown'}); fingerprint `{manifest.dataset_fingerprint[:16]}`.{merged}"
+
+
+def _training(manifest: Manifest) -> str:
+    config, versions = manifest.train_config, manifest.library_versions
+    method = config.get("method", "scratch")
+    parts = [f"recipe `{config['recipe']}`"] if config.get("recipe") else []
+    parts += [
+        f"method {method}",
+        f"{config.get('epochs', '?')} epochs",
+        f"batch size {config.get('batch_size', '?')}",
+        f"seed {config.get('seed', '?')}",
+    ]
+    if manifest.parent:
+        parts.append(f"from {manifest.parent}")
+    software = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return f"{', '.join(parts)}. Software: {software or f'cifar-ray {VERSION}'}. `manifest.json` holds every setting."
+
+
+def _origin(manifest: Manifest) -> str:
+    if manifest.pretrained is None:
+        return "The weights were trained from random ones. Their licence is for the owner of the training pictures to decide."
+    licence = manifest.pretrained.license or "unknown"
+    source = f"{manifest.pretrained.source} (licence: {licence}, sha256 `{manifest.pretrained.sha256[:16]}`)"
+    return f"It started from {source}. The training pictures have their own licence."

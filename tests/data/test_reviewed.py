@@ -1,0 +1,91 @@
+"""Reviewed pictures join the training images, and never those for validation or test."""
+
+from __future__ import annotations
+
+import io
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifar_ray.captures.capture_files import Capture
+from cifar_ray.captures.reviews import Reviews
+from cifar_ray.config import TrainConfig
+from cifar_ray.data import load_splits, open_splits
+from cifar_ray.data.dataset import ImageDataset
+from cifar_ray.data.reviewed import reviewed_images
+from cifar_ray.errors import DataError
+
+
+def png(shade: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 40), (shade, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def label(storage: Path, count: int, name: str = "3", picture: bytes | None = None) -> None:
+    for number in range(count):
+        about = Capture(
+            f"{name}-{number}", 0, datetime.now(UTC), "d@1", "8", 0.5, abstains=False, disagrees=False, picture=picture or png(number)
+        )
+        Reviews(str(storage)).add(about.key, name, "alice", about)
+
+
+def config(storage: Path, **settings: object) -> TrainConfig:
+    return TrainConfig.model_validate({"dataset": "digits", "image_size": 8, "storage": str(storage), "with_reviews": True} | settings)
+
+
+def test_four_fifths_join_the_training_images_with_their_weight_and_the_other_splits_stay(tmp_path: Path) -> None:
+    label(tmp_path, 30)
+    plain, more = load_splits(config(tmp_path, with_reviews=False)), load_splits(config(tmp_path, review_weight=5))
+    added = len(more.train) - len(plain.train)
+    held_out = reviewed_images(str(tmp_path), plain.train, "pad", held_out=True)
+    assert added + len(held_out) == 30
+    assert 0 < len(held_out) < added
+    assert more.train.labels[-added:].tolist() == [3] * added
+    assert more.train.images[-1, 4, 4, 1:].tolist() == [0, 0]
+    assert more.train.weights is not None
+    assert set(more.train.weights[:-added].tolist()) == {1.0}
+    assert set(more.train.weights[-added:].tolist()) == {5.0}
+    for split in ("val", "test"):
+        assert getattr(more, split).fingerprint == getattr(plain, split).fingerprint
+    assert more.train.fingerprint != plain.train.fingerprint
+    assert load_splits(config(tmp_path)).train.weights is None, "all count the same"
+
+
+def test_without_the_flag_no_review_is_read(tmp_path: Path) -> None:
+    label(tmp_path, 10)
+    assert len(load_splits(config(tmp_path, with_reviews=False)).train) == len(load_splits(config(tmp_path / "other")).train)
+
+
+def test_unknown_classes_and_damaged_pictures_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    label(tmp_path, 10)
+    label(tmp_path, 10, "eleven")
+    label(tmp_path, 10, "4", b"no picture")
+    like = ImageDataset(np.empty((0, 8, 8, 3), np.uint8), np.empty(0, np.int64), tuple("0123456789"))
+    with caplog.at_level("WARNING"):
+        found = reviewed_images(str(tmp_path), like, "pad", held_out=False)
+    assert set(found.labels.tolist()) == {3}
+    assert "classes that the data set does not have are left out: eleven" in caplog.text
+    assert "reviewed pictures are damaged and left out" in caplog.text
+
+
+def test_several_labels_become_a_row_of_zeros_and_ones(tmp_path: Path) -> None:
+    label(tmp_path, 10, "sea, beach")
+    like = ImageDataset(np.empty((0, 8, 8, 3), np.uint8), np.empty((0, 3), np.uint8), ("beach", "night", "sea"))
+    found = reviewed_images(str(tmp_path), like, "pad", held_out=False)
+    assert found.labels.dtype == np.uint8
+    assert {tuple(row) for row in found.labels.tolist()} == {(1, 0, 1)}
+
+
+def test_a_streamed_data_set_refuses_reviews_in_one_line(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        for number in range(8):
+            (folder / f"{number}.png").write_bytes(png(number))
+    settings = {"dataset": "folder", "data_dir": str(tmp_path / "photos"), "stream": "always"}
+    with pytest.raises(DataError, match=r"--with-reviews: the data set is streamed, and reviewed pictures are not"):
+        open_splits(config(tmp_path, **settings))
