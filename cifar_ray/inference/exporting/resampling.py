@@ -42,7 +42,7 @@ class Square(nn.Module):
         """Uint8 `[N, S, S, 3]` from uint8 `[N, H, W, 3]`."""
         height, width = (torch.full((), side, dtype=torch.float64) for side in images.shape[1:3])
         rows, columns = (self._axis(side, torch.minimum(height, width), torch.maximum(height, width)) for side in (height, width))
-        planes = _average(images.permute(0, 3, 1, 2), rows, columns).double()
+        planes = _average(images.permute(0, 3, 1, 2), rows, columns)
         down = _coefficients(rows, self.size_px, planes.shape[2])
         across = _coefficients(columns, self.size_px, planes.shape[3]).T
         if _MAY_START_WITH_COLUMNS:
@@ -90,11 +90,12 @@ class _Axis:
 
 
 def _average(planes: Tensor, rows: _Axis, columns: _Axis) -> Tensor:
-    """Means of blocks, int64 `[N, 3, H', W']`, rounded as Pillow's `reduce` does: by a product with the reciprocal of the count."""
+    """Means of blocks, float64 `[N, 3, H', W']`, rounded as Pillow's `reduce` does: by a product with the reciprocal of the count."""
     sums, heights = _sum_blocks(planes, rows, 2)
     sums, widths = _sum_blocks(sums, columns, 3)
     counts = heights[:, None] * widths
-    return (sums + counts // 2) * (_RECIPROCAL / counts.float()).long() // _RECIPROCAL
+    share = (_RECIPROCAL / counts.float()).floor().double() / _RECIPROCAL
+    return ((sums.double() + (counts // 2)) * share).floor()
 
 
 def _sum_blocks(planes: Tensor, axis: _Axis, dim: int) -> tuple[Tensor, Tensor]:
