@@ -100,14 +100,13 @@ def _average(planes: Tensor, rows: _Axis, columns: _Axis) -> Tensor:
 
 def _sum_blocks(planes: Tensor, axis: _Axis, dim: int) -> tuple[Tensor, Tensor]:
     """Sums over the blocks of one dimension, int32, and the number of pixels of each block."""
-    length: Any = axis.block.long().item()  # a symbol while exporting, so `int` would fail
-    count: Any = axis.length.long().item()
-    pixels = axis.first.long() + torch.arange(count)[:, None] * length + torch.arange(length)
-    inside = pixels < axis.end
-    padded = F.pad(planes, (0, 0) * (3 - dim) + (0, 1))  # one pixel of 0 for what is outside
-    gathered = padded.index_select(dim, torch.where(inside, pixels, planes.shape[dim]).flatten())
-    blocks: Tensor = gathered.unflatten(dim, pixels.shape)  # type: ignore[no-untyped-call]
-    return blocks.sum(dim + 1, dtype=torch.int32), inside.sum(1)
+    sizes: list[Any] = [size.long().item() for size in (axis.block, axis.length, axis.first, axis.end)]  # symbols, while exporting
+    length, count, first, end = sizes
+    shown = planes.narrow(dim, first, end - first)
+    padded = F.pad(shown, (0, 0) * (3 - dim) + (0, count * length - (end - first)))
+    blocks: Tensor = padded.unflatten(dim, (count, length))  # type: ignore[no-untyped-call]
+    lengths = (axis.end - axis.first - torch.arange(count) * axis.block).clamp(max=axis.block)
+    return blocks.sum(dim + 1, dtype=torch.int32), lengths
 
 
 def _coefficients(axis: _Axis, size_px: int, length: int) -> Tensor:
