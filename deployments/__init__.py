@@ -1,5 +1,6 @@
 """The HTTP server: `serve run deployments:app [key=value …]`; `ServeConfig` lists the keys."""
 
+import os
 from typing import Any
 
 import click
@@ -35,6 +36,8 @@ def app(arguments: dict[str, Any]) -> Application:
         raise Refusal(f"{error}. Available keys: {', '.join(ServeConfig.model_fields)}") from None
 
     if _is_serve_run() and starts_ray():
+        # as in serve.env: on a busy machine a proxy is not ready within Ray's 5 s
+        os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
         options = HTTPOptions()
         try:
             check_server(config, options.host or "127.0.0.1", options.port)

@@ -53,6 +53,7 @@ def ray_cluster(own_cache: Path) -> Iterator[None]:
     import ray
 
     os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"  # as for a cluster that training starts itself
+    os.environ["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = "60"  # as in serve.env
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     yield
     ray.shutdown()
