@@ -3,7 +3,7 @@
     python benchmarks/serving/trials.py                # everything; about ten minutes
     python benchmarks/serving/trials.py --only failing,slow
 
-The server runs as `make serve` starts it; 10 clients send 50 requests a second, each on its own connection.
+The server runs as a plain `serve run deployments:app`; 10 clients send 50 requests a second, each on its own connection.
 """
 
 from __future__ import annotations
