@@ -115,7 +115,7 @@ def test_from_changed_pictures_to_a_promoted_version(
     assert "changed" in capsys.readouterr().out
     before = np.mean([answer == true for (_, _, answer), true in zip(answers, truth, strict=False)])
 
-    assert {one.key for one in Captures(storage).list()} >= {key for _, key, _ in answers}
+    assert {one.key for one in Captures(storage).all()} >= {key for _, key, _ in answers}
     server.label({key: true for (_, key, _), true in zip(answers, truth, strict=False)})
     assert (
         run("finetune", "digits", "--with-reviews", "--review-weight", "3", "--epochs", "6", "--rate-factor", "1", "--promote", "never")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from cifar_ray.errors import CifarRayError
@@ -74,28 +75,23 @@ class Captures:
     def __init__(self, storage: str, timeout_s: float | None = None) -> None:
         self._files = FileTree(storage, FOLDER, timeout_s)
         self._known: dict[str, tuple[tuple[int, int], list[Capture]]] = {}
+        self._lock = Lock()
 
     def write(self, captures: Sequence[Capture]) -> None:
         """Write pictures as a new file."""
         self._files.replace(f"{time.time_ns() // 1_000_000:013d}-{secrets.token_hex(4)}.parquet", _encode(captures))
 
-    def list(self) -> list[Capture]:
+    def all(self) -> list[Capture]:
         """All captured pictures without their content, the oldest first; damaged files are left out."""
-        states = self._shards()
-        for path in self._known.keys() - states.keys():
-            del self._known[path]
-        for path, state in states.items():
-            if self._known.get(path, (None,))[0] != state:
-                self._known[path] = (state, _decode(self._files.read(path), with_pictures=False))
-        return [capture for path in states for capture in self._known[path][1]]
+        by_key = {capture.key: capture for captures in self._contents().values() for capture in captures}
+        return [*by_key.values()]  # one that was kept again, because versions disagree on it, counts once
 
     def find(self, key: str) -> Capture | None:
         """One picture with its content; `None` if it is not there any more."""
-        for path in reversed(self._shards()):
-            if self._may_hold(path, key):
-                for capture in _decode(self._files.read(path), with_pictures=True):
-                    if capture.key == key:
-                        return capture
+        for path, captures in reversed(self._contents().items()):
+            if any(capture.key == key for capture in captures):
+                found = _decode(self._files.read(path), with_pictures=True)
+                return next((capture for capture in found if capture.key == key), None)
         return None
 
     def delete(self, request_ids: Collection[str]) -> int:
@@ -105,10 +101,9 @@ class Captures:
             How many pictures were deleted.
         """
         deleted = 0
-        for path in self._shards():
-            held = _decode(self._files.read(path), with_pictures=False)
+        for path, held in self._contents().items():
             gone = sum(capture.request_id in request_ids for capture in held)
-            if gone == len(held):
+            if gone and gone == len(held):
                 self._files.delete(path)
             elif gone:
                 self._files.update(path, lambda data: _encode([one for one in _decode(data, True) if one.request_id not in request_ids]))
@@ -136,8 +131,17 @@ class Captures:
     def _shards(self) -> dict[str, tuple[int, int]]:
         return {path: state for path, state in self._files.files(allow_not_found=True).items() if _NAME.fullmatch(path)}
 
-    def _may_hold(self, path: str, key: str) -> bool:
-        return path not in self._known or any(capture.key == key for capture in self._known[path][1])
+    def _contents(self) -> dict[str, list[Capture]]:
+        """What each file holds, without pictures, the oldest first. A file is read once, and again when it has changed."""
+        with self._lock:
+            states, known = self._shards(), self._known
+            self._known = {
+                path: known[path]
+                if path in known and known[path][0] == state
+                else (state, _decode(self._files.read(path), with_pictures=False))
+                for path, state in states.items()
+            }
+            return {path: captures for path, (_, captures) in self._known.items()}
 
 
 def doubt(capture: Capture) -> tuple[bool, bool, float]:

@@ -16,7 +16,7 @@ HELD_OUT_PERCENT = 20
 def labelled(captures: Captures, reviews: Reviews) -> list[Review]:
     """The decisions that count, each with its picture; those without a class, and those whose picture is gone, are left out."""
     found = []
-    for key, review in reviews.current().items():
+    for key, review in reviews.current(with_pictures=True).items():
         if review.label and review.picture:
             found.append(review)
         elif review.label and (capture := captures.find(key)):  # feedback may have come before the picture was written

@@ -7,6 +7,7 @@ import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from threading import Lock
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -71,7 +72,8 @@ class Reviews:
 
     def __init__(self, storage: str, timeout_s: float | None = None) -> None:
         self._files = FileTree(storage, FOLDER, timeout_s)
-        self._known: dict[str, Review | None] = {}
+        self._known: dict[str, Review | None] = {}  # without pictures
+        self._lock = Lock()
 
     def add(self, key: str, label: str, by: str, capture: Capture | None, *, source: Source = "review", undone: bool = False) -> Review:
         """Write a decision.
@@ -92,30 +94,47 @@ class Reviews:
         return review
 
     def all(self) -> list[Review]:
-        """Every decision, the oldest first; damaged files are left out."""
-        names = [name for name in self._files.files(allow_not_found=True) if name.endswith(".json")]
-        new = [name for name in names if name not in self._known]
-        with ThreadPoolExecutor(_READERS) as pool:
-            self._known |= dict(zip(new, pool.map(self._read, new), strict=True))
-        self._known = {name: self._known[name] for name in names}
-        return [review for review in self._known.values() if review]
+        """Every decision, the oldest first, without pictures; damaged files are left out."""
+        return [review for review in self._contents().values() if review]
 
-    def current(self) -> dict[str, Review]:
-        """The decision that counts for each picture, by its key, without those that were undone."""
-        found: dict[str, Review] = {}
-        for review in self.all():
-            before = found.get(review.key)
+    def current(self, *, with_pictures: bool = False) -> dict[str, Review]:
+        """The decision that counts for each picture, by its key, without those that were undone.
+
+        Args:
+            with_pictures: read the pictures too.
+        """
+        return {key: self._read(name) or review if with_pictures else review for key, (name, review) in self._current().items()}
+
+    def _current(self) -> dict[str, tuple[str, Review]]:
+        """File and content of the decision that counts for each picture."""
+        found: dict[str, tuple[str, Review]] = {}
+        for name, review in self._contents().items():
+            if review is None:
+                continue
+            _, before = found.get(review.key, ("", None))
             if before is None or not (before.source == "review" and review.source == "feedback"):
-                found[review.key] = review
-        return {key: review for key, review in found.items() if not review.undone}
+                found[review.key] = (name, review)
+        return {key: (name, review) for key, (name, review) in found.items() if not review.undone}
 
     def delete(self, request_id: str) -> int:
         """Delete all decisions about the pictures of a request, and the pictures in them; returns how many."""
-        self.all()
-        names = [name for name, review in self._known.items() if review and review.key.rpartition("#")[0] == request_id]
+        names = [name for name, review in self._contents().items() if review and review.key.rpartition("#")[0] == request_id]
         for name in names:
             self._files.delete(name)
         return len(names)
+
+    def _contents(self) -> dict[str, Review | None]:
+        """Each decision by its file, without its picture. A file is read once; `None` is a damaged one."""
+        with self._lock, ThreadPoolExecutor(_READERS) as pool:
+            names = [name for name in self._files.files(allow_not_found=True) if name.endswith(".json")]
+            new = [name for name in names if name not in self._known]
+            found = self._known | dict(zip(new, pool.map(self._without_picture, new), strict=True))
+            self._known = {name: found[name] for name in names}
+            return self._known
+
+    def _without_picture(self, name: str) -> Review | None:
+        review = self._read(name)
+        return review.model_copy(update={"picture": ""}) if review else None
 
     def _read(self, name: str) -> Review | None:
         data = self._files.read(name)

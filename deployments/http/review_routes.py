@@ -174,7 +174,7 @@ class ReviewApi:
         limit = request.query_params.get("limit", "100")
         if not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:9]) <= _MAX_LISTED):
             raise HTTPException(400, f"limit: expected a whole number from 1 to {_MAX_LISTED}, got {limit[:20]!r}")
-        captures, reviews = await asyncio.gather(asyncio.to_thread(self._captures.list), asyncio.to_thread(self._reviews.current))
+        captures, reviews = await asyncio.gather(asyncio.to_thread(self._captures.all), asyncio.to_thread(self._reviews.current))
         is_open = [capture for capture in captures if capture.key not in reviews]
         done = [capture for capture in captures if capture.key in reviews]
         shown = sorted(is_open, key=doubt) if request.query_params.get("reviewed") != "true" else list(reversed(done))

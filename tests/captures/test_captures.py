@@ -26,6 +26,7 @@ from cifar_ray.config.api_keys import Scope, add_key
 from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.data.listing.tables import list_pictures
 from cifar_ray.review import main
+from cifar_ray.storage import FileTree
 from deployments.capturing import recorder
 from deployments.capturing.recorder import Recorder, request_id
 from deployments.http.routes import create_app
@@ -62,7 +63,7 @@ def record(storage: str, offers: list[Outcome], **settings: Any) -> list[Capture
         await recorder.flush()
 
     asyncio.run(offer_all())
-    return Captures(storage).list()
+    return Captures(storage).all()
 
 
 def test_nothing_is_kept_unless_the_operator_wants_it(storage: str) -> None:
@@ -96,7 +97,7 @@ def test_pictures_on_which_versions_disagree_are_kept(storage: str) -> None:
         await recorder.flush()
 
     asyncio.run(offer())
-    [kept] = Captures(storage).list()
+    [kept] = Captures(storage).all()
     assert kept.disagrees
 
 
@@ -111,7 +112,7 @@ def test_a_slow_storage_costs_pictures_and_no_memory(storage: str, monkeypatch: 
         return kept.dropped
 
     assert asyncio.run(offer()) == 7
-    assert len(Captures(storage).list()) == 3
+    assert len(Captures(storage).all()) == 3
 
 
 def test_a_storage_that_cannot_be_written_is_logged_once_and_fails_no_request(storage: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -138,11 +139,11 @@ def test_a_file_is_written_when_it_is_full_or_after_ten_seconds(storage: str, mo
         kept.offer("a", [PICTURE], outcome(Row(SURE, False)))
         for _ in range(500):
             await asyncio.sleep(0.01)
-            if Captures(storage).list():
+            if Captures(storage).all():
                 break
 
     asyncio.run(offer())
-    assert len(Captures(storage).list()) == 1
+    assert len(Captures(storage).all()) == 1
 
 
 @pytest.mark.parametrize("sent", [None, "", "../../etc/passwd", "a" * 101, "a b", "a#1", "ä"])
@@ -160,7 +161,7 @@ def test_the_oldest_files_go_first_when_there_are_too_many_bytes_or_days(storage
     assert captures.expire(10**9, 100 * 3600) == 0
     assert captures.expire(10**9, 45 * 3600) == 1
     assert captures.expire(50_000, 100 * 3600) == 1
-    assert [one.request_id for one in captures.list()] == ["30"]
+    assert [one.request_id for one in captures.all()] == ["30"]
 
 
 def test_deletion_deletes_the_pictures_from_every_file_and_nothing_else(storage: str) -> None:
@@ -170,7 +171,7 @@ def test_deletion_deletes_the_pictures_from_every_file_and_nothing_else(storage:
     captures.write([capture("b", 2, picture=secret)])
     assert captures.delete({"b"}) == 3
     assert captures.delete({"b"}) == 0
-    assert [one.key for one in captures.list()] == ["a#0"]
+    assert [one.key for one in captures.all()] == ["a#0"]
     assert not [path for path in Path(storage).rglob("*") if path.is_file() and secret[:26] in path.read_bytes()]
 
 
@@ -180,7 +181,32 @@ def test_a_damaged_file_hides_no_other(storage: str) -> None:
     captures.write([capture("b")])
     first = sorted(Path(storage, "captures").iterdir())[0]
     first.write_bytes(first.read_bytes()[:-20])
-    assert len(captures.list()) == len(Captures(storage).list()) == 1
+    assert len(captures.all()) == len(Captures(storage).all()) == 1
+    assert captures.delete({"nobody"}) == 0
+    assert first.exists(), "nobody asked to delete it"
+
+
+def test_a_picture_that_was_kept_again_because_versions_disagree_counts_once(storage: str) -> None:
+    captures = Captures(storage)
+    captures.write([capture("a"), capture("b")])
+    captures.write([capture("a", disagrees=True)])
+    assert [(one.key, one.disagrees) for one in captures.all()] == [("a#0", True), ("b#0", False)]
+
+
+def test_looking_for_an_unknown_picture_reads_no_file_again(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or any client could make a server read all captured pictures with each request."""
+    captures = Captures(storage)
+    captures.write([capture("a")])
+    assert captures.find("b#0") is None
+    monkeypatch.setattr(FileTree, "read", lambda *_: pytest.fail("a file was read again"))
+    assert captures.find("b#0") is None
+
+
+def test_a_server_holds_no_reviewed_picture_in_memory(storage: str) -> None:
+    reviews = Reviews(storage)
+    reviews.add("a#0", "cat", "alice", capture())
+    assert {review.picture for review in reviews.all()} == {""}
+    assert reviews.current(with_pictures=True)["a#0"].content == PICTURE
 
 
 def test_the_last_decision_counts_a_reviewer_beats_a_client_and_undo_takes_it_back(storage: str) -> None:
@@ -310,7 +336,7 @@ def test_deletion_over_http_deletes_pictures_and_labels(door: Door, storage: str
     door.send("review", "POST", "/reviews", json={"key": "b#0", "label": "dog"})
     assert door.send("admin", "DELETE", "/captures/b").json() == {"pictures": 1, "reviews": 1}
     assert Reviews(storage).all() == []
-    assert len(Captures(storage).list()) == 3
+    assert len(Captures(storage).all()) == 3
 
 
 @pytest.mark.parametrize(
@@ -365,10 +391,10 @@ def test_answers_of_a_capturing_server_can_be_reviewed(storage: str, tmp_path: P
     door = Door(storage, tmp_path, capture=1)
     door.send("predict", "POST", "/predict", content=PICTURE, headers={"X-Request-Id": "frog-1"})
     for _ in range(500):
-        if Captures(storage).list():
+        if Captures(storage).all():
             break
         time.sleep(0.01)
-    assert [one.key for one in Captures(storage).list()] == ["frog-1#0"]
+    assert [one.key for one in Captures(storage).all()] == ["frog-1#0"]
 
 
 def run(*argv: str) -> int:
@@ -391,4 +417,4 @@ def test_the_commands_list_export_and_delete(door: Door, storage: str, tmp_path:
     assert len(list_pictures(Path(target))) == 2
     assert run("delete", "a", "--storage", storage) == 0
     assert run("delete", "a", "--storage", storage) == 2
-    assert len(Captures(storage).list()) == 3
+    assert len(Captures(storage).all()) == 3

@@ -38,16 +38,16 @@ def test_a_trial_from_beginning_to_end(s3: S3, save_tiny: SaveTiny) -> None:
 def test_captured_pictures_are_listed_labelled_and_deleted(s3: S3) -> None:
     storage = s3.uri("captures")
     captures, reviews = Captures(storage), Reviews(storage)
-    assert captures.list() == []
+    assert captures.all() == []
     assert reviews.current() == {}
     captures.write([capture("a"), capture("b")])
     captures.write([capture("b", 1)])
     reviews.add("b#0", "cat", "alice", captures.find("b#0"))
     assert reviews.current()["b#0"].label == "cat"
     assert (captures.delete({"b"}), reviews.delete("b")) == (2, 1)
-    assert [one.key for one in captures.list()] == ["a#0"]
+    assert [one.key for one in captures.all()] == ["a#0"]
     assert captures.expire(0, 0) == 1
-    assert captures.list() == []
+    assert captures.all() == []
 
 
 def test_answers_are_counted(s3: S3) -> None:

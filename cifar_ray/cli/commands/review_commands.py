@@ -37,7 +37,7 @@ class ListCaptures(ReviewCommand):
 
         storage = resolve_storage(self.storage)
         reviews = Reviews(storage).current()
-        captures = sorted(Captures(storage).list(), key=lambda capture: (capture.key in reviews, doubt(capture)))
+        captures = sorted(Captures(storage).all(), key=lambda capture: (capture.key in reviews, doubt(capture)))
         rows = [
             (
                 capture.key,
