@@ -16,9 +16,13 @@ from cifar_ray.drift import windows as drift_windows
 from cifar_ray.drift.__main__ import main
 from cifar_ray.drift.detection import detect
 from cifar_ray.drift.windows import Window, WindowWriter, read_windows
+from cifar_ray.metrics.label_rules import LabelRules
 from deployments.http.routes import create_app
 from tests.deployments.conftest import SaveTiny, make_picture, save_tiny
 from tests.deployments.test_ingress import FakeClassifier, Notes
+
+PETS = ("cat", "dog")
+HALF = np.array([[0.5, 0.2]], np.float32)
 
 __all__ = ["save_tiny"]
 
@@ -73,14 +77,14 @@ def test_answers_are_counted_in_windows_that_several_processes_write(tmp_path: P
     writers = [WindowWriter(str(tmp_path), lambda: now[0]) for _ in range(2)]
     for writer in writers:
         for _ in range(60):
-            writer.count("pets@1", ["cat", "dog"], [0.42, 1.0], 1)
+            writer.count("pets@1", PETS, np.array([[0.42, 0.3], [0, 1]], np.float32), 1)
         writer.write()
     assert sum(one.pictures for one in read_windows(str(tmp_path), "pets@1")) == 240
     now[0] += 601
-    writers[0].count("pets@1", ["cat"], [0.0], 0)
+    writers[0].count("pets@1", PETS, np.zeros((1, 2), np.float32), 0)
     writers[0].write()  # closes its window
     now[0] += 1
-    writers[0].count("pets@1", ["cat"], [0.0], 0)
+    writers[0].count("pets@1", PETS, np.zeros((1, 2), np.float32), 0)
     writers[0].write()
     found = read_windows(str(tmp_path), "pets@1")
     assert [one.pictures for one in found] == [121, 120, 1] or [one.pictures for one in found] == [120, 121, 1]
@@ -89,10 +93,22 @@ def test_answers_are_counted_in_windows_that_several_processes_write(tmp_path: P
     assert (total.confidence[0], total.confidence[8], total.confidence[19]) == (2, 120, 120)
 
 
+def test_labels_are_counted_by_their_rules_also_while_answers_of_other_versions_wait(tmp_path: Path) -> None:
+    writer, rules = WindowWriter(str(tmp_path)), LabelRules((0.3, 0.6, 0.9), (1.0,) * 3, (0.0,) * 3)
+    for _ in range(300):  # more than wait
+        writer.count("scenes@2", ("beach", "night", "sea"), np.array([[0.4, 0.7, 0.1], [0.1, 0.1, 0.1]], np.float32), 0, rules)
+        writer.count("pets@1", PETS, HALF, 0)
+        writer.count("pets@1", PETS, HALF[:0], 0)
+    writer.write()
+    [scenes], [pets] = read_windows(str(tmp_path), "scenes@2"), read_windows(str(tmp_path), "pets@1")
+    assert (scenes.pictures, scenes.classes) == (600, {"beach": 300, "night": 300})
+    assert (pets.pictures, pets.classes, pets.confidence[10]) == (300, {"cat": 300}, 300)
+
+
 def test_what_cannot_be_written_waits(tmp_path: Path) -> None:
     (tmp_path / "drift").write_text("a file in the way")
     writer = WindowWriter(str(tmp_path))
-    writer.count("pets@1", ["cat"], [0.5], 0)
+    writer.count("pets@1", PETS, HALF, 0)
     with pytest.raises(Exception, match="cannot write"):
         writer.write()
     (tmp_path / "drift").unlink()
@@ -102,7 +118,7 @@ def test_what_cannot_be_written_waits(tmp_path: Path) -> None:
 
 def test_damaged_windows_are_left_out_and_old_ones_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writer = WindowWriter(str(tmp_path))
-    writer.count("pets@1", ["cat"], [0.5], 0)
+    writer.count("pets@1", PETS, HALF, 0)
     writer.write()
     [path] = (tmp_path / "drift" / "pets@1").iterdir()
     path.with_name(path.name.replace(path.name[:13], "1700000000000")).write_text("{cut")

@@ -6,14 +6,19 @@ import re
 import threading
 import time
 import uuid
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cifar_ray.errors import StoreError
+from cifar_ray.metrics.accuracy import Logits
+from cifar_ray.metrics.label_rules import LabelRules
 from cifar_ray.storage import FileTree
 
 FOLDER = "drift"
@@ -24,6 +29,8 @@ _MIN_PICTURES, _MIN_S = 100, 600.0
 _WRITE_S = 30.0
 _MAX_AGE_S = 90 * 86_400
 _MAX_CLASSES = 1000
+# Answers that wait to be counted; one with more numbers does not wait
+_MAX_WAITING, _MAX_WAITING_NUMBERS = 256, 10_000
 
 _NAME = re.compile(r"([0-9]{13})-[0-9a-f]{32}\.json")
 
@@ -54,23 +61,43 @@ class Window(BaseModel):
         )
 
 
+class _Answer(NamedTuple):
+    reference: str
+    class_names: Sequence[str]
+    probabilities: Logits
+    abstained: int
+    rules: LabelRules | None
+
+
 @dataclass
 class _Open:
     begun_ms: int
     pictures: int = 0
     abstained: int = 0
-    confidence: list[int] = field(default_factory=lambda: [0] * CONFIDENCE_BINS)
+    confidence: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(CONFIDENCE_BINS, np.int64))
     classes: Counter[str] = field(default_factory=Counter)
     is_written: bool = False
 
+    def add(self, answers: Sequence[_Answer]) -> None:
+        class_names, rules = answers[0].class_names, answers[0].rules
+        probabilities = np.concatenate([answer.probabilities for answer in answers])
+        bins = np.minimum((probabilities.max(axis=1) * CONFIDENCE_BINS).astype(np.int64), CONFIDENCE_BINS - 1)
+        class_ids = probabilities.argmax(axis=1) if rules is None else rules.labels(probabilities).nonzero()[1]
+        counts = np.bincount(class_ids, minlength=len(class_names))
+        self.pictures += len(probabilities)
+        self.abstained += sum(answer.abstained for answer in answers)
+        self.confidence += np.bincount(bins, minlength=CONFIDENCE_BINS)
+        self.classes.update({class_names[i]: int(counts[i]) for i in counts.nonzero()[0].tolist()})
+        self.is_written = False
+
     def encode(self) -> bytes:
         counts = dict(self.classes.most_common(_MAX_CLASSES))
-        window = Window(pictures=self.pictures, abstained=self.abstained, confidence=tuple(self.confidence), classes=counts)
+        window = Window(pictures=self.pictures, abstained=self.abstained, confidence=tuple(self.confidence.tolist()), classes=counts)
         return window.model_dump_json().encode()
 
 
 class WindowWriter:
-    """Counts answers, and writes the counts of each version.
+    """Counts answers, and writes the counts of each version. Thread-safe.
 
     Args:
         storage: path or URI.
@@ -82,23 +109,37 @@ class WindowWriter:
         self._clock = clock
         self._id = uuid.uuid4().hex
         self._open: dict[str, _Open] = {}
+        self._waiting: deque[_Answer] = deque()
+        self._lock = threading.Lock()
 
-    def count(self, reference: str, classes: Sequence[str], confidences: Sequence[float], abstained: int) -> None:
+    def count(
+        self, reference: str, class_names: Sequence[str], probabilities: Logits, abstained: int, rules: LabelRules | None = None
+    ) -> None:
         """Count the pictures of a request.
+
+        A request takes a microsecond: its answer waits, and hundreds of answers are counted together.
 
         Args:
             reference: `name@version` that answered.
-            classes: class of each picture, or all labels of all pictures.
-            confidences: highest probability of each picture.
+            class_names: C names.
+            probabilities: float32 `[N, C]`, finite, 0–1.
             abstained: number of pictures that are unlike the validation pictures.
+            rules: give the labels of a picture; default: its class is the most likely one.
         """
-        window = self._open.get(reference) or self._open.setdefault(reference, _Open(int(self._clock() * 1000)))
-        window.pictures += len(confidences)
-        window.abstained += abstained
-        for confidence in confidences:
-            window.confidence[min(int(confidence * CONFIDENCE_BINS), CONFIDENCE_BINS - 1)] += 1
-        window.classes.update(classes)
-        window.is_written = False
+        if len(probabilities):
+            self._waiting.append(_Answer(reference, class_names, probabilities, abstained, rules))
+        if len(self._waiting) >= _MAX_WAITING or probabilities.size > _MAX_WAITING_NUMBERS:
+            self._add_waiting()
+
+    def _add_waiting(self) -> None:
+        with self._lock:
+            answers: dict[str, list[_Answer]] = {}
+            while self._waiting:
+                answer = self._waiting.popleft()
+                answers.setdefault(answer.reference, []).append(answer)
+            for reference, of_version in answers.items():
+                window = self._open.setdefault(reference, _Open(int(self._clock() * 1000)))
+                window.add(of_version)
 
     def write_forever(self) -> None:
         """Write every 30 s, in a thread of its own; what cannot be written waits."""
@@ -117,15 +158,18 @@ class WindowWriter:
         Raises:
             StoreError: if the storage cannot be written.
         """
+        self._add_waiting()
         now_ms = int(self._clock() * 1000)
         for reference, window in list(self._open.items()):
-            if window.is_written:
-                continue
-            if window.pictures >= _MIN_PICTURES and now_ms - window.begun_ms >= _MIN_S * 1000:
-                del self._open[reference]  # first: a request may come at any moment
-            window.is_written = True
+            with self._lock:
+                if window.is_written:
+                    continue
+                if window.pictures >= _MIN_PICTURES and now_ms - window.begun_ms >= _MIN_S * 1000:
+                    del self._open[reference]
+                window.is_written = True
+                content = window.encode()
             try:
-                self._files.replace(f"{reference}/{window.begun_ms:013d}-{self._id}.json", window.encode())
+                self._files.replace(f"{reference}/{window.begun_ms:013d}-{self._id}.json", content)
             except StoreError:
                 window.is_written = False
                 self._open.setdefault(reference, window)

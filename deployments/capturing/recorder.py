@@ -6,8 +6,6 @@ import asyncio
 import io
 import logging
 import random
-import re
-import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,10 +17,10 @@ from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.errors import CifarRayError
 from deployments.predicting.contract import Picture
 from deployments.predicting.pipeline import Outcome, Row
+from deployments.predicting.sender import Sender
 
 UNSURE_BELOW = 0.7
 
-_ID = re.compile(r"[A-Za-z0-9._-]{1,100}")
 # One file holds what comes first
 _SHARD_PICTURES = 64
 _SHARD_BYTES = 8_000_000
@@ -30,11 +28,6 @@ _SHARD_S = 10.0
 _MAX_WAITING_BYTES = 64_000_000
 
 logger = logging.getLogger("ray.serve")
-
-
-def request_id(sent: str | None) -> str:
-    """The id of a request from its header, or a new one if that is not fit for a file."""
-    return sent if sent and _ID.fullmatch(sent) else uuid.uuid4().hex
 
 
 class Recorder:
@@ -56,11 +49,11 @@ class Recorder:
         self._is_failing = False
         self.dropped = 0
 
-    def offer(self, request: str, pictures: Sequence[Picture], outcome: Outcome, *, disagrees: bool = False) -> None:
+    def offer(self, sender: Sender, pictures: Sequence[Picture], outcome: Outcome, *, disagrees: bool = False) -> None:
         """Keep the pictures of an answered request, or not.
 
         Args:
-            request: its id.
+            sender: of the request.
             pictures: as sent.
             outcome: the answer.
             disagrees: whether another version on trial gave another answer; then the pictures were offered before.
@@ -70,7 +63,7 @@ class Recorder:
         now = datetime.now(UTC)
         for index, (picture, row) in enumerate(zip(pictures, outcome.rows, strict=False)):
             if isinstance(row, Row):
-                kept = replace(_capture(outcome, row), request_id=request, index=index, at=now, disagrees=disagrees)
+                kept = replace(_capture(outcome, row), request_id=sender.request_id, index=index, at=now, disagrees=disagrees)
                 self._keep(replace(kept, picture=as_file(picture)))
 
     async def flush(self) -> None:

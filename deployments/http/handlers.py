@@ -16,7 +16,7 @@ from cifar_ray.captures.capture_files import Captures
 from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.drift.windows import WindowWriter
 from cifar_ray.errors import ImageError
-from deployments.capturing.recorder import Recorder, request_id
+from deployments.capturing.recorder import Recorder
 from deployments.http import uploads
 from deployments.http.access import KeyRing, holder, route_path
 from deployments.http.body_budget import BodiesTooLargeError
@@ -35,6 +35,7 @@ from deployments.http.responses import (
 from deployments.predicting import schemas
 from deployments.predicting.contract import Classifier, DeadlineError, Observer, Picture, Status, UnavailableError
 from deployments.predicting.pipeline import Deadline, Outcome, OverloadedError, Pipeline
+from deployments.predicting.sender import Sender
 from deployments.staging.staged_pipeline import StagedPipeline
 from deployments.staging.trials import NoTrials, Trials
 
@@ -232,11 +233,12 @@ class Api:
         Raises:
             CifarRayError: as `StagedPipeline.run`.
         """
-        identity = request_id(headers.get("X-Request-Id"))
-        outcome = await self._staged.run(pictures, model_reference, identity, headers.get(self.config.client_header) or key_holder)
-        self._recorder.offer(identity, pictures, outcome)
+        sender = Sender(headers, self.config.client_header, key_holder)
+        outcome = await self._staged.run(pictures, model_reference, sender)
+        self._recorder.offer(sender, pictures, outcome)
         if self._windows:
-            self._windows.count(outcome.model.reference, outcome.predicted, *outcome.confidences)
+            model = outcome.model
+            self._windows.count(model.reference, model.class_names, outcome.answer.probabilities, outcome.num_abstained, model.rules)
         return outcome
 
     def top_k(self, request: Request) -> int:

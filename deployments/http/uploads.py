@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection
+from collections.abc import Callable, Collection
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from urllib.parse import parse_qs
@@ -169,8 +169,28 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         HTTPException: 415 if it is compressed.
         BodyTooLargeError: if it is longer than `max_bytes`.
     """
-    async with aclosing(_limited(request, max_bytes)) as stream:
-        return b"".join([chunk async for chunk in stream])
+    coding = request.headers.get("content-encoding", "").strip().lower()
+    if coding not in ("", "identity"):
+        raise HTTPException(
+            415,
+            f"Content-Encoding {coding[:50]!r} is not supported: pictures are compressed already. Send the body as it is",
+            {"Accept-Encoding": "identity"},
+        )
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared[:19]) > max_bytes:
+        raise _too_large(max_bytes)
+    chunks, received = [], 0
+    async with aclosing(request.stream()) as stream:
+        async for chunk in stream:
+            received += len(chunk)
+            if received > max_bytes:
+                raise _too_large(max_bytes)
+            chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _too_large(max_bytes: int) -> BodyTooLargeError:
+    return BodyTooLargeError(f"the request exceeds {max_bytes:,} bytes; the maximum for a picture is {MAX_IMAGE_BYTES:,}")
 
 
 def _model(get: Callable[[str], str | None]) -> str | None:
@@ -216,27 +236,6 @@ def _parse_urlencoded(body: bytes) -> tuple[bytes, str | None]:
         )
     # base64 has no spaces, so a space is a "+" that the client did not escape
     return decode_base64(fields[_BASE64_FIELD][0].replace(" ", "+")), _model(lambda name: fields[name][0] if name in fields else None)
-
-
-async def _limited(request: Request, max_bytes: int) -> AsyncGenerator[bytes, None]:
-    coding = request.headers.get("content-encoding", "").strip().lower()
-    if coding not in ("", "identity"):
-        raise HTTPException(
-            415,
-            f"Content-Encoding {coding[:50]!r} is not supported: pictures are compressed already. Send the body as it is",
-            {"Accept-Encoding": "identity"},
-        )
-    too_large = BodyTooLargeError(f"the request exceeds {max_bytes:,} bytes; the maximum for a picture is {MAX_IMAGE_BYTES:,}")
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared[:19]) > max_bytes:
-        raise too_large
-    received = 0
-    async with aclosing(request.stream()) as stream:
-        async for chunk in stream:
-            received += len(chunk)
-            if received > max_bytes:
-                raise too_large
-            yield chunk
 
 
 def _content_type(request: Request) -> str:

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from contextvars import Context
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -121,6 +121,7 @@ def _hand_out(batch: list[_Waiting], answer: Classified | Status) -> None:
         if not waiting.answer.done():
             rows = answer
             if isinstance(answer, Classified):
-                rows = replace(answer, probabilities=answer.probabilities[start:end], abstains=answer.abstains[start:end])
+                probabilities, abstains = answer.probabilities[start:end], answer.abstains[start:end]
+                rows = Classified(answer.model, probabilities, abstains, answer.batch_size, answer.inference_s)
             waiting.answer.set_result(rows)
         start = end

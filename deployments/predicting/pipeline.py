@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -59,25 +60,23 @@ class Outcome:
         model: the model that predicted.
         rows: the prediction or the error for each picture.
         timings_ms: time per stage.
+        answer: what the model said of all pictures without an error.
     """
 
     model: ModelInfo
     rows: list[Row | ImageError]
     timings_ms: schemas.Timings
-
-    @property
-    def predicted(self) -> list[str]:
-        """The class of each classified picture, or all labels of all pictures."""
-        model, rows = self.model, [row.probabilities for row in self.rows if isinstance(row, Row)]
-        if model.rules is None:
-            return [model.class_names[int(row.argmax())] for row in rows]
-        return [model.class_names[i] for row in rows for i in model.rules.labels(row).nonzero()[0].tolist()]
+    answer: Classified
 
     @property
     def confidences(self) -> tuple[list[float], int]:
         """The highest probability of each classified picture, and of how many pictures the model said "none of these"."""
-        rows = [row for row in self.rows if isinstance(row, Row)]
-        return [float(row.probabilities.max()) for row in rows], sum(row.abstains for row in rows)
+        return self.answer.probabilities.max(axis=1).tolist(), self.num_abstained
+
+    @property
+    def num_abstained(self) -> int:
+        """Of how many pictures the model said "none of these"."""
+        return sum(row.abstains for row in self.rows if isinstance(row, Row))
 
 
 @dataclass(frozen=True)
@@ -203,7 +202,7 @@ class Pipeline:
             ended = time.perf_counter()
             if isinstance(answer, Classified):
                 self._models[requested_model] = answer.model
-                if not np.isfinite(answer.probabilities).all():
+                if not math.isfinite(np.vdot(answer.probabilities, answer.probabilities)):  # four times as fast as np.isfinite
                     raise ModelFailedError(f"{answer.model.reference} gave no probability for this picture; serve another version")
                 abstains = answer.abstains & self._config.abstain
                 rows = map(Row, answer.probabilities, abstains.tolist())
@@ -213,7 +212,9 @@ class Pipeline:
                     "inference": _ms(answer.inference_s),
                     "total": _ms(ended - started),
                 }
-                return Outcome(answer.model, [pixels if isinstance(pixels, ImageError) else next(rows) for pixels in decoded], timings)
+                return Outcome(
+                    answer.model, [pixels if isinstance(pixels, ImageError) else next(rows) for pixels in decoded], timings, answer
+                )
             # Replicas load a new version one after the other; from here on the request uses one version.
             self._models.pop(requested_model, None)
             model = answer.require()
@@ -242,6 +243,8 @@ class Pipeline:
         if not images:
             return Classified(model, np.empty((0, len(model.class_names)), np.float32), np.empty(0, np.bool_), 0, 0.0)
         key, step = _Key(reference, model.image_size_px, model.resize_policy), self._config.max_batch_size
+        if len(images) == 1:
+            return await self._batcher.classify(key, images[0][np.newaxis])
         parts = (self._batcher.classify(key, np.stack(images[i : i + step])) for i in range(0, len(images), step))
         answers = await asyncio.gather(*parts)
         classified = [answer for answer in answers if isinstance(answer, Classified)]

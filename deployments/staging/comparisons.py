@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from cifar_ray.errors import ImageError
 from deployments.predicting.contract import LoadingError, Observer, Picture, PixelSizeError
 from deployments.predicting.pipeline import Outcome, Pipeline, Row
+from deployments.predicting.sender import Sender
 from deployments.staging.trials import Trial
 
 # Limits of the queue
@@ -21,13 +22,13 @@ _PATIENCE_S = 1.0
 _POLL_S = 0.004
 
 
-Differed = Callable[[str, list[Picture], Outcome], None]
+Differed = Callable[[Sender, list[Picture], Outcome], None]
 
 
 @dataclass(frozen=True, eq=False)
 class _Comparison:
     trial: Trial
-    request: str
+    sender: Sender
     pictures: list[Picture]
     outcome: Outcome
     reference: str | None
@@ -43,7 +44,7 @@ class Comparisons:
     Args:
         pipeline: runs the models.
         observer: receives the results.
-        differed: receives the id, the pictures and the answer of a request on which the versions differ.
+        differed: receives the sender, the pictures and the answer of a request on which the versions differ.
     """
 
     def __init__(self, pipeline: Pipeline, observer: Observer, differed: Differed) -> None:
@@ -54,19 +55,19 @@ class Comparisons:
         self._waiting_bytes = 0
         self._task: asyncio.Task[None] | None = None
 
-    def offer(self, trial: Trial, request: str, pictures: Sequence[Picture], outcome: Outcome, reference: str | None) -> None:
+    def offer(self, trial: Trial, sender: Sender, pictures: Sequence[Picture], outcome: Outcome, reference: str | None) -> None:
         """Compare an answer with that of another version, if there is time for it.
 
         Args:
             trial: counts the result.
-            request: its id.
+            sender: of the request.
             pictures: of the request.
             outcome: the answer.
             reference: the other version; the version on trial, or what the request named.
         """
         # a copy of pixels, which are part of the body of their request
         kept = [picture if isinstance(picture, bytes) else picture.copy() for picture in pictures[:_MAX_PICTURES]]
-        comparison = _Comparison(trial, request, kept, outcome, reference)
+        comparison = _Comparison(trial, sender, kept, outcome, reference)
         if len(self._waiting) >= _MAX_WAITING or self._waiting_bytes + comparison.size_bytes > _MAX_WAITING_BYTES:
             self._drop(comparison)
             return
@@ -124,7 +125,7 @@ class Comparisons:
                 trial.tally.agreed += agree
                 self._observer.tried(trial.stage.name, trial.stage.version, "agreed" if agree else "differed")
         if not all(agreed):
-            self._differed(comparison.request, comparison.pictures, first)
+            self._differed(comparison.sender, comparison.pictures, first)
 
     def _drop(self, comparison: _Comparison) -> None:
         comparison.trial.tally.dropped += 1

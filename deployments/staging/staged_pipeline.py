@@ -12,6 +12,7 @@ from cifar_ray.store.aliases import PRODUCTION
 from cifar_ray.store.staging.stage_file import Stage
 from deployments.predicting.contract import LoadingError, Observer, Picture, PixelSizeError
 from deployments.predicting.pipeline import Outcome, OverloadedError, Pipeline
+from deployments.predicting.sender import Sender
 from deployments.staging.comparisons import Comparisons, Differed
 from deployments.staging.trials import Trial, Trials
 
@@ -37,14 +38,13 @@ class StagedPipeline:
         self._observer = observer
         self._comparisons = Comparisons(pipeline, observer, differed)
 
-    async def run(self, pictures: Sequence[Picture], reference: str | None, request: str, client: str | None = None) -> Outcome:
+    async def run(self, pictures: Sequence[Picture], reference: str | None, sender: Sender) -> Outcome:
         """Classify the pictures of one request.
 
         Args:
             pictures: image files, unchecked, or ready pixels.
             reference: the model that the request names; one with a version is never replaced by another version.
-            request: its id.
-            client: whoever asks, so that one client gets its answers from one version; `None` draws for each request.
+            sender: whoever asks: one client gets its answers from one version. Without its name each request draws.
 
         Raises:
             OverloadedError: and the other errors of `Pipeline.run`. An error of a version on trial is none: production answers.
@@ -52,12 +52,12 @@ class StagedPipeline:
         trial = self._trial(reference)
         if trial is None:
             return await self._pipeline.run(pictures, reference)
-        if is_in_share(trial.stage, client) and (outcome := await self._try(trial, pictures)):
-            self._comparisons.offer(trial, request, pictures, outcome, reference)
+        if is_in_share(trial.stage, sender.client) and (outcome := await self._try(trial, pictures)):
+            self._comparisons.offer(trial, sender, pictures, outcome, reference)
             return outcome
         outcome = await self._ask_production(trial, pictures, reference)
         if trial.stage.is_shadow:
-            self._comparisons.offer(trial, request, pictures, outcome, trial.stage.reference)
+            self._comparisons.offer(trial, sender, pictures, outcome, trial.stage.reference)
         return outcome
 
     async def finish_comparisons(self) -> None:

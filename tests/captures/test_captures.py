@@ -28,9 +28,11 @@ from cifar_ray.data.listing.tables import list_pictures
 from cifar_ray.review import main
 from cifar_ray.storage import FileTree
 from deployments.capturing import recorder
-from deployments.capturing.recorder import Recorder, request_id
+from deployments.capturing.recorder import Recorder
 from deployments.http.routes import create_app
+from deployments.predicting.contract import Classified
 from deployments.predicting.pipeline import Outcome, Row
+from deployments.predicting.sender import Sender
 from tests.deployments.conftest import make_picture
 from tests.deployments.test_ingress import PETS, FakeClassifier, Notes, problem
 
@@ -49,8 +51,14 @@ def storage(tmp_path: Path) -> str:
     return str(tmp_path / "storage")
 
 
+def sender(request_id: str | None) -> Sender:
+    return Sender(httpx.Headers({} if request_id is None else {"X-Request-Id": request_id.encode()}), "X-Client-Id", None)
+
+
 def outcome(*rows: Row) -> Outcome:
-    return Outcome(PETS, list(rows), {"decode": 0, "queue": 0, "inference": 0, "total": 0})
+    probabilities = np.stack([row.probabilities for row in rows if isinstance(row, Row)])
+    answer = Classified(PETS, probabilities, np.zeros(len(probabilities), np.bool_), len(probabilities), 0.0)
+    return Outcome(PETS, list(rows), {"decode": 0, "queue": 0, "inference": 0, "total": 0}, answer)
 
 
 def record(storage: str, offers: list[Outcome], **settings: Any) -> list[Capture]:
@@ -59,7 +67,7 @@ def record(storage: str, offers: list[Outcome], **settings: Any) -> list[Capture
     async def offer_all() -> None:
         recorder = Recorder(ServeConfig(storage=storage, **settings), Captures(storage))
         for number, one in enumerate(offers):
-            recorder.offer(f"r{number}", [PICTURE] * len(one.rows), one)
+            recorder.offer(sender(f"r{number}"), [PICTURE] * len(one.rows), one)
         await recorder.flush()
 
     asyncio.run(offer_all())
@@ -93,7 +101,7 @@ def test_only_what_the_model_is_unsure_of_can_be_kept(storage: str) -> None:
 def test_pictures_on_which_versions_disagree_are_kept(storage: str) -> None:
     async def offer() -> None:
         recorder = Recorder(ServeConfig(storage=storage, capture=1, capture_only="unsure"), Captures(storage))
-        recorder.offer("one", [PICTURE], outcome(Row(SURE, False)), disagrees=True)
+        recorder.offer(sender("one"), [PICTURE], outcome(Row(SURE, False)), disagrees=True)
         await recorder.flush()
 
     asyncio.run(offer())
@@ -107,7 +115,7 @@ def test_a_slow_storage_costs_pictures_and_no_memory(storage: str, monkeypatch: 
     async def offer() -> int:
         kept = Recorder(ServeConfig(storage=storage, capture=1), Captures(storage))
         for number in range(10):
-            kept.offer(str(number), [PICTURE], outcome(Row(SURE, False)))
+            kept.offer(sender(str(number)), [PICTURE], outcome(Row(SURE, False)))
         await kept.flush()
         return kept.dropped
 
@@ -122,7 +130,7 @@ def test_a_storage_that_cannot_be_written_is_logged_once_and_fails_no_request(st
     async def offer() -> int:
         kept = Recorder(ServeConfig(storage=storage, capture=1), Captures(storage, timeout_s=0))
         for _ in range(2):
-            kept.offer("a", [PICTURE], outcome(Row(SURE, False)))
+            kept.offer(sender("a"), [PICTURE], outcome(Row(SURE, False)))
             await kept.flush()
         return kept.dropped
 
@@ -136,7 +144,7 @@ def test_a_file_is_written_when_it_is_full_or_after_ten_seconds(storage: str, mo
 
     async def offer() -> None:
         kept = Recorder(ServeConfig(storage=storage, capture=1), Captures(storage))
-        kept.offer("a", [PICTURE], outcome(Row(SURE, False)))
+        kept.offer(sender("a"), [PICTURE], outcome(Row(SURE, False)))
         for _ in range(500):
             await asyncio.sleep(0.01)
             if Captures(storage).all():
@@ -148,8 +156,8 @@ def test_a_file_is_written_when_it_is_full_or_after_ten_seconds(storage: str, mo
 
 @pytest.mark.parametrize("sent", [None, "", "../../etc/passwd", "a" * 101, "a b", "a#1", "ä"])
 def test_an_id_that_is_not_fit_for_a_file_is_replaced(sent: str | None) -> None:
-    assert len(request_id(sent)) == 32
-    assert request_id("rBOQ7vGm.1_2-3") == "rBOQ7vGm.1_2-3"
+    assert len(sender(sent).request_id) == 32
+    assert sender("rBOQ7vGm.1_2-3").request_id == "rBOQ7vGm.1_2-3"
 
 
 def test_the_oldest_files_go_first_when_there_are_too_many_bytes_or_days(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from cifar_ray.store.staging.tallies import read_tallies
 from deployments.http.routes import create_app
 from deployments.predicting.contract import Classified, ModelInfo, Status
 from deployments.predicting.pipeline import Pipeline
+from deployments.predicting.sender import Sender
 from deployments.replicas.live_models import LiveModels
 from deployments.staging import comparisons
 from deployments.staging.staged_pipeline import StagedPipeline, is_in_share
@@ -80,7 +81,7 @@ class Server:
         async def all_of_them() -> list[int]:
             versions = []
             for _ in range(times):
-                versions.append((await self.staged.run([picture], reference, "id", client)).model.version)
+                versions.append((await self.staged.run([picture], reference, Sender({}, "X-Client-Id", client))).model.version)
                 await self.staged.finish_comparisons()
             return versions
 
@@ -97,10 +98,10 @@ def test_a_shadow_sees_every_request_and_answers_none(picture: bytes) -> None:
 def test_pictures_to_which_both_give_another_class_are_counted(picture: bytes) -> None:
     server = Server(0)
     server.classifier.new = "cat"
-    server.ask(picture, 5)
+    server.ask(picture, 5, client="alice")
     assert (server.tally.compared, server.tally.agreed) == (5, 0)
     assert server.tally.staged.confidence_sum == 5
-    assert [(request, pictures) for request, pictures, _ in server.differed] == [("id", [picture])] * 5
+    assert [(sender.client, pictures) for sender, pictures, _ in server.differed] == [("alice", [picture])] * 5
 
 
 def test_a_share_is_answered_and_compared_with_production(picture: bytes) -> None:
@@ -194,7 +195,7 @@ def test_the_queue_of_comparisons_is_bounded(picture: bytes, monkeypatch: pytest
         outcome = await server.pipeline.run([picture], "pets")
         queue = comparisons.Comparisons(server.pipeline, server.notes, lambda *_: None)
         for _ in range(100):
-            queue.offer(server.trials.trial, "id", [picture] * 50, outcome, "pets@4")
+            queue.offer(server.trials.trial, Sender({}, "X-Client-Id", None), [picture] * 50, outcome, "pets@4")
         assert server.tally.dropped == 100 - 64
         await queue.finish()
 
@@ -206,7 +207,7 @@ def test_the_queue_of_comparisons_is_bounded(picture: bytes, monkeypatch: pytest
     async def large() -> None:
         outcome = await server.pipeline.run([picture], "pets")
         queue = comparisons.Comparisons(server.pipeline, server.notes, lambda *_: None)
-        queue.offer(server.trials.trial, "id", [picture, picture], outcome, "pets@4")
+        queue.offer(server.trials.trial, Sender({}, "X-Client-Id", None), [picture, picture], outcome, "pets@4")
         await queue.finish()
 
     asyncio.run(large())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from cifar_ray.captures.capture_files import Captures
 from cifar_ray.captures.reviews import Reviews
 from cifar_ray.drift.windows import WindowWriter, read_windows
@@ -55,6 +57,6 @@ def test_answers_are_counted(s3: S3) -> None:
     assert read_windows(storage, "pets@1") == []
     writer = WindowWriter(storage)
     for _ in range(2):
-        writer.count("pets@1", ["cat"], [0.5], 0)
+        writer.count("pets@1", ["cat"], np.full((1, 1), 0.5, np.float32), 0)
         writer.write()
     assert [one.pictures for one in read_windows(storage, "pets@1")] == [2]

@@ -20,6 +20,8 @@ _COEFFICIENTS = 64
 
 def has_too_many_scans(jpeg: bytes) -> bool:
     """Count the scans up to the end of the image: not in embedded thumbnails, nor in a video after the end."""
+    if jpeg.count(b"\xff" + bytes([_START_OF_SCAN])) <= MAX_SCANS:
+        return False
     scans = 0
     for marker, _ in _segments(jpeg):
         scans += marker == _START_OF_SCAN
