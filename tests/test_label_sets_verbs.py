@@ -32,7 +32,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv(CACHE_VARIABLE, str(folder / "cache"))
-        patch.setattr(extraction, "choose", lambda reference, name: (reference, name))  # others hold that engines agree
+        patch.setattr(extraction, "choose", lambda reference, name, **_: (reference, name))  # others hold that engines agree
         exec(compile(program, "example", "exec"), {})  # noqa: S102
         for line in commands.splitlines():
             assert console.main(shlex.split(line)[1:]) == 0, line

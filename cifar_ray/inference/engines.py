@@ -23,6 +23,7 @@ from cifar_ray.data.batches.transforms import normalize
 from cifar_ray.errors import CifarRayError, ConfigError, MissingDependencyError
 from cifar_ray.inference.conversion import NetworkInput, convert
 from cifar_ray.inference.features import with_features
+from cifar_ray.inference.synthetic_pictures import gradients, like_photographs
 from cifar_ray.models.precision import Precision
 from cifar_ray.store import Manifest
 
@@ -38,7 +39,6 @@ TOLERANCE = {"bf16": 0.05, "fp32": 0.001}
 _INT8_TOLERANCE = 1.5
 _BF16_TOLERANCE = 1.5  # times the difference of torch in bf16
 INT8_FILES = ("openvino_int8.xml", "openvino_int8.bin")
-_CHECKED_IMAGES = 16
 _TIMED_BATCHES = (1, 8)
 _TIMED_REPEATS = 3
 _WORTHWHILE = 1.05
@@ -148,13 +148,16 @@ def _both(outputs: Sequence[Logits]) -> Outputs:
     return logits, outputs[1] if len(outputs) > 1 else np.zeros((len(logits), 0), np.float32)
 
 
-def choose(reference: TorchEngine, name: EngineName, attachments: Mapping[str, bytes] | None = None) -> tuple[Engine, str]:
+def choose(
+    reference: TorchEngine, name: EngineName, attachments: Mapping[str, bytes] | None = None, *, may_be_exact: bool = False
+) -> tuple[Engine, str]:
     """Choose the fastest engine whose logits match torch in fp32 within its tolerance.
 
     Args:
         reference: plain torch, in the requested precision.
         name: `auto`, or a required engine.
         attachments: attachments of the bundle, which may contain an int8 form.
+        may_be_exact: whether OpenVINO may compute in fp32 where its bf16 deviates too much, or is no faster.
 
     Returns:
         The engine, and the reason for the choice as a clause for the log.
@@ -172,9 +175,15 @@ def choose(reference: TorchEngine, name: EngineName, attachments: Mapping[str, b
         return _checked(reference, int8 if name == "openvino-int8" else None), "as configured"
     best: Engine = reference
     reasons = []
-    for form in (None, int8) if int8 else (None,):
+    plain = [(reference, None)]
+    if may_be_exact and reference.precision.name == "bf16":  # faster than torch in bf16 for many networks
+        exact = TorchEngine(reference.network, reference.manifest, Precision("fp32", reference.precision.device))
+        plain.append((exact, None))
+    for computing, form in [*plain, (reference, int8)] if int8 else plain:
+        if form is None and best is not reference:
+            continue
         try:
-            candidate = _checked(reference, form)
+            candidate = _checked(computing, form)
         except (MissingDependencyError, ConfigError) as refusal:
             reasons.append(str(refusal).removeprefix("engine: "))
             continue
@@ -187,14 +196,16 @@ def choose(reference: TorchEngine, name: EngineName, attachments: Mapping[str, b
 def _checked(reference: TorchEngine, int8: Mapping[str, bytes] | None) -> Engine:
     try:
         candidate = OpenVinoEngine(reference, int8)
-        error = deviation(candidate, reference)
+        size_px = reference.manifest.image_size_px
+        images = like_photographs(size_px) if int8 is None else gradients(size_px)
+        error = deviation(candidate, reference, images)
     except CifarRayError:
         raise
     except Exception as failure:  # tracing, converting and compiling raise many exceptions, and plain torch still works
         raise ConfigError(f"engine: openvino cannot run this network: {' '.join(str(failure).split())[:200]}") from None
     tolerance = candidate.tolerance
     if error > tolerance and int8 is None and reference.precision.name == "bf16":
-        tolerance = max(tolerance, _BF16_TOLERANCE * deviation(reference, reference))
+        tolerance = max(tolerance, _BF16_TOLERANCE * deviation(reference, reference, images))
     if not error <= tolerance:
         raise ConfigError(
             f"engine: the logits of {candidate.name} deviate by {error:.2%}, the maximum is {tolerance:.2%}; use engine torch"
@@ -202,25 +213,12 @@ def _checked(reference: TorchEngine, int8: Mapping[str, bytes] | None) -> Engine
     return candidate
 
 
-def deviation(engine: Engine, reference: TorchEngine) -> float:
-    """Largest difference from torch in fp32, as a fraction of the largest logit, on colour gradients.
-
-    Gradients are smooth, like the photos of the int8 calibration; noise is too different from photos.
-    """
+def deviation(engine: Engine, reference: TorchEngine, images: Pixels) -> float:
+    """Largest difference from torch in fp32, as a fraction of the largest logit (from its row's mean)."""
     manifest, exact = reference.manifest, Precision("fp32", reference.precision.device)
-    images = _gradients(manifest.image_size_px)
     expected = TorchEngine(reference.network, manifest, exact).logits(images)
     scale = np.abs(expected - expected.mean(axis=1, keepdims=True)).max()
     return float(np.abs(engine.logits(images) - expected).max() / scale)
-
-
-def _gradients(size_px: int) -> Pixels:
-    """Synthetic pictures, uint8 `[N, S, S, 3]`: gradients between four corners of random colours."""
-    corners = np.random.default_rng(0).integers(0, 256, (_CHECKED_IMAGES, 2, 2, 3))
-    ramp = np.linspace(0, 1, size_px)
-    weights = np.stack([1 - ramp, ramp])
-    pictures: Pixels = np.einsum("nijc,iy,jx->nyxc", corners, weights, weights).astype(np.uint8)
-    return pictures
 
 
 def speedup(engine: Engine, reference: Engine, image_size_px: int) -> float:

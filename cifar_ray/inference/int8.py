@@ -25,6 +25,7 @@ from cifar_ray.inference.conversion import convert
 from cifar_ray.inference.engines import INT8_FILES, Engine, OpenVinoEngine, TorchEngine, deviation, import_openvino
 from cifar_ray.inference.features import with_features
 from cifar_ray.inference.predictor import Predictor
+from cifar_ray.inference.synthetic_pictures import gradients
 from cifar_ray.metrics.trust import Trust
 from cifar_ray.store import Bundle, ModelStore, Quantization
 
@@ -118,7 +119,7 @@ def with_int8(bundle: Bundle, calibration: Pixels, held_out: dict[str, ImageData
         accuracy=accuracy,
         reference_accuracy=reference_accuracy,
         tolerance=tolerance,
-        deviation=deviation(int8, exact),
+        deviation=deviation(int8, exact, gradients(bundle.manifest.image_size_px)),
     )
     manifest = bundle.manifest.model_copy(update={"quantization": record, "created_at": datetime.now(UTC)})
     return dataclasses.replace(bundle, manifest=manifest, attachments={**bundle.attachments, **files})

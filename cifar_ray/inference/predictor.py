@@ -79,7 +79,7 @@ class Predictor:
         self._check(bundle.reference)
         # an explicit precision excludes int8, unless the engine is explicit, too
         attachments = bundle.attachments if precision == "auto" or engine != "auto" else None
-        self._engine, self.engine_reason = choose(self._engine, engine, attachments)
+        self._engine, self.engine_reason = choose(self._engine, engine, attachments, may_be_exact=precision == "auto")
         self._outputs = Halving(self._engine.outputs)
         self.engine, self.precision = self._engine.name, self._engine.precision
 

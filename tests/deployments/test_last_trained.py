@@ -26,7 +26,7 @@ def served(live: LiveModels) -> str:
 
 def test_the_model_trained_last_is_served_also_by_a_server_that_already_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
-    monkeypatch.setattr(extraction, "choose", lambda reference, name: (reference, name))  # seconds; not the point here
+    monkeypatch.setattr(extraction, "choose", lambda reference, name, **_: (reference, name))  # seconds; not the point here
     write_cifar(tmp_path / "cifar", "cifar10", monkeypatch)
     photos, storage = tmp_path / "pets", tmp_path / "storage"
     for shape in ("disc", "stripes"):

@@ -17,7 +17,9 @@ from cifar_ray.errors import ConfigError, MissingDependencyError
 from cifar_ray.inference import engines
 from cifar_ray.inference.engines import TOLERANCE, OpenVinoEngine
 from cifar_ray.inference.predictor import Predictor
+from cifar_ray.inference.synthetic_pictures import like_photographs
 from cifar_ray.models import list_models
+from cifar_ray.models import precision as precisions
 from cifar_ray.store import Bundle
 
 MakeBundle = Callable[..., Bundle]
@@ -91,6 +93,31 @@ def test_an_engine_whose_logits_are_off_is_never_taken(
     assert Predictor(make_bundle(), precision=precision).engine == "torch"
     with pytest.raises(ConfigError, match="the logits of openvino deviate by"):
         Predictor(make_bundle(), precision=precision, engine="openvino")
+
+
+@needs_openvino
+def test_where_bf16_is_off_openvino_computes_in_fp32_unless_bf16_was_asked_for(
+    make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = OpenVinoEngine.logits
+    monkeypatch.setattr(
+        OpenVinoEngine, "logits", lambda self, images: exact(self, images) * np.float32(1.2 if self.precision.name == "bf16" else 1)
+    )
+    monkeypatch.setattr(engines, "speedup", lambda *_: 2.0)
+    monkeypatch.setattr(precisions, "cpu_computes_bf16", lambda: True)
+    predictor = Predictor(make_bundle())
+    assert (predictor.engine, predictor.precision.name) == ("openvino", "fp32")
+    assert "deviate by" in predictor.engine_reason
+    assert Predictor(make_bundle(), precision="bf16").engine == "torch"
+
+
+def test_made_pictures_have_the_spectrum_of_photographs() -> None:
+    pictures = like_photographs(64)
+    assert (pictures.shape, pictures.dtype) == ((16, 64, 64, 3), np.uint8)
+    assert np.array_equal(pictures, like_photographs(64))
+    amplitude = np.abs(np.fft.rfft2(pictures.mean(axis=3))).mean(axis=0)
+    near, far = amplitude[2, 2], amplitude[16, 16]  # 8 times the frequency
+    assert 5 < near / far < 13
 
 
 @needs_openvino

@@ -109,7 +109,7 @@ def test_features_are_computed_in_smaller_batches_where_large_ones_do_not_fit(mo
     torch.manual_seed(0)
     backbone = Backbone.of(create_model("small_cnn", 3, 16), "small_cnn", 16, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     images = np.random.default_rng(0).integers(0, 256, (40, 16, 16, 3), dtype=np.uint8)
-    monkeypatch.setattr(extraction, "choose", lambda reference, name: (reference, name))
+    monkeypatch.setattr(extraction, "choose", lambda reference, name, **_: (reference, name))
     whole = np.concatenate(list(ComputeHere(backbone, 0)(images)))
     compute = ComputeHere(backbone, 0)
     logits, sizes = compute._reference.logits, list[int]()

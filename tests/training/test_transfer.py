@@ -29,7 +29,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def plain_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Choosing the fastest engine takes seconds for each view; other tests hold that engines agree."""
     for module in (extraction, tail):
-        monkeypatch.setattr(module, "choose", lambda reference, name: (reference, name))
+        monkeypatch.setattr(module, "choose", lambda reference, name, **_: (reference, name))
 
 
 def draw(path: Path, shape: str, number: int, size: tuple[int, int] = (160, 120)) -> None:
@@ -189,7 +189,7 @@ def test_a_second_run_and_an_added_class_compute_only_what_is_new(photos: Path, 
             computed.append(len(images))
             return self.engine.logits(images)
 
-    monkeypatch.setattr(features, "choose", lambda reference, name: (Counting(choose(reference, "torch")[0]), ""))  # type: ignore[arg-type]
+    monkeypatch.setattr(features, "choose", lambda reference, name, **_: (Counting(choose(reference, "torch")[0]), ""))  # type: ignore[arg-type]
     assert train(photos, tmp_path, "--method", "probe") == 0
     assert sum(computed) == 40
     assert train(photos, tmp_path, "--method", "probe", "--name", "again") == 0

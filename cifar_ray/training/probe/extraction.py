@@ -130,7 +130,7 @@ class ComputeHere:
     def __call__(self, images: npt.NDArray[np.uint8]) -> Iterator[Floats]:
         """Implements `Computing`."""
         if self._run is None:
-            engine = choose(self._reference, "auto")[0]
+            engine = choose(self._reference, "auto", may_be_exact=True)[0]
             self._run = Halving(lambda images: (engine.logits(images),))
         for start in range(0, len(images), self._batch_size):
             yield np.array(self._run(images[start : start + self._batch_size])[0])

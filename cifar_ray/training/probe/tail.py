@@ -94,7 +94,7 @@ class TailTrainer:
         self.tail, self.config, self.train = tail, config, train
         precision = Precision.resolve("auto", torch.device("cpu"))
         about = NetworkInput(train.image_size_px, mean, std)
-        self._engine, _ = choose(TorchEngine(tail.lower.to(memory_format=torch.channels_last), about, precision), "auto")
+        self._engine, _ = choose(TorchEngine(tail.lower.to(memory_format=torch.channels_last), about, precision), "auto", may_be_exact=True)
         self._views: list[Activations] = []
         self._loss = training_loss(config, train.labels, train.num_classes, torch.device("cpu"))
         weights = training_weights(train.weights)
