@@ -77,6 +77,7 @@ class Trainer:
             seed=config.seed,
             device=device,
             sampling=config.sampling,
+            draws=config.draws,
         )
         self.loss = training_loss(config, splits.train.labels, splits.train.num_classes, device)
         self.is_multi_label = splits.train.labels.ndim == 2
