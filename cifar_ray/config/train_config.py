@@ -148,7 +148,8 @@ class TrainConfig(Config):
         description="torch.compile mode, for GPUs; default: fuse operations; max-autotune: also search kernels",
     )
     cuda_graph: Literal["auto", "on", "off"] = Field(
-        "auto", description="replay each training step as one CUDA graph, so that the GPU never waits for Python; auto: where it is possible"
+        "auto",
+        description="replay each training step as one CUDA graph, so that the GPU never waits for Python; auto: where it is possible",
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of splits, order, augmentation and initial weights")
     draws: Literal[1, 2] = Field(

@@ -4,7 +4,8 @@ from torch import nn
 
 from cifar_ray.config import OptimizerConfig, ScheduleConfig
 from cifar_ray.models import create_model
-from cifar_ray.training.loop.optimizers import Muon, create_optimizers, learning_rate_factor, orthogonalize, set_learning_rate
+from cifar_ray.training.loop.optimizers import create_optimizers, learning_rate_factor, set_learning_rate
+from cifar_ray.training.steps.muon import Muon, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(64, 216), (216, 64), (48, 48)])

@@ -173,7 +173,7 @@ def _erased_boxes(words: Tensor, probability: float, side_px: int) -> Tensor:
 
 
 def _crops(words: Tensor, smallest: float, side_px: int) -> Tensor:
-    """Rectangles of random area, aspect ratio and position, int64 `[N, 4]`; as in torchvision, the first of ten draws that fits, else all."""
+    """Rectangles of random area, aspect ratio and position, int64 `[N, 4]`; as in torchvision, the first of ten draws that fits."""
     area = uniforms(words[:, :CROP_DRAWS], smallest, 1.0) * side_px**2
     narrowest, widest = np.log(CROP_RATIO).tolist()
     ratio = uniforms(words[:, CROP_DRAWS : 2 * CROP_DRAWS], narrowest, widest).exp()

@@ -6,12 +6,10 @@ a step sees the same images for any number of workers, and (seed, epoch, step) i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,13 +17,13 @@ from cifar_ray.config import AugmentationConfig, SamplingName
 from cifar_ray.data.batches.augmentation import Augmentation, Augmenter
 from cifar_ray.data.batches.device_draws import DeviceDraws
 from cifar_ray.data.batches.host_draws import HostDraws, noise_generator
+from cifar_ray.data.batches.image_memory import Arriving, Held
 from cifar_ray.data.batches.sampling import spread_rows
 from cifar_ray.data.batches.shares import Shard, batch_slices, check_batch_size
 from cifar_ray.data.batches.transforms import channel_constants, normalize_by
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.statistics import ChannelValues, training_weights
 from cifar_ray.data.streamed import StreamedImages, TrainingImages
-from cifar_ray.errors import DataError
 from cifar_ray.metrics.label_sets import strata
 
 Pieces = Iterator[tuple[Tensor, Tensor]]
@@ -124,13 +122,13 @@ class TrainLoader:
         draws: int = NEWEST_DRAWS,
     ) -> None:
         check_batch_size(batch_size, len(dataset), shard.world_size)
-        self._source: _Held | _Arriving
+        self._source: Held | Arriving
         if isinstance(dataset, StreamedImages):
             self.labels = torch.from_numpy(dataset.labels).to(device)
-            self._source = _Arriving(dataset, device)
+            self._source = Arriving(dataset, device)
         else:
             images, self.labels = resident(dataset, device)
-            self._source = _Held(images)
+            self._source = Held(images)
         weights = training_weights(dataset.weights)
         self._weights = None if weights is None else torch.from_numpy(weights).to(device)
         self.image_size_px = dataset.image_size_px
@@ -196,7 +194,7 @@ class TrainLoader:
     @property
     def is_resident(self) -> bool:
         """Whether all images are in the memory of the device, at one address throughout the training."""
-        return isinstance(self._source, _Held)
+        return isinstance(self._source, Held)
 
     def _rows(self, size: int) -> slice | Tensor:
         """Positions of this worker's images in a batch of `size`; with mixing also the next one, which wraps around at the end."""
@@ -219,57 +217,6 @@ class TrainLoader:
             rows = share.indices[part]
             weights = None if self._weights is None else self._weights[rows]
             yield self.augment(images, self.labels[rows], places[part], share.drawn[part], weights)
-
-
-class _Held:
-    """Images in memory, with random access."""
-
-    def __init__(self, images: Tensor) -> None:
-        self._images = images
-
-    def read(self, rows: npt.NDArray[np.int64]) -> Tensor:
-        """Images at `rows`, uint8 `[n, H, W, 3]` on the device."""
-        return self._images[torch.from_numpy(rows).to(self._images.device)]
-
-    def expect(self, shares: Iterable[Tensor]) -> None:
-        """Do nothing: images in memory need no request."""
-
-    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images, uint8 `[M, H, W, 3]`, and the positions of `indices`, int64 `[n]`, in them."""
-        return self._images, indices
-
-
-class _Arriving:
-    """Streamed images: each requested image is taken once, in the requested order."""
-
-    def __init__(self, dataset: StreamedImages, device: torch.device) -> None:
-        self._dataset, self._device = dataset, device
-        self._blocks: Iterator[npt.NDArray[np.uint8]] = iter(())
-        self._rest = np.empty((0, dataset.image_size_px, dataset.image_size_px, 3), np.uint8)
-
-    def read(self, rows: npt.NDArray[np.int64]) -> Tensor:
-        """Images at `rows`, as `_Held.read`; they do not count as taken."""
-        return torch.from_numpy(self._dataset.pictures.read(rows)).to(self._device)
-
-    def expect(self, shares: Iterable[Tensor]) -> None:
-        """Request the images of a whole epoch, int64 `[n]` per step; `take` then gets the same indices."""
-        self._rest = self._rest[:0]
-        self._blocks = self._dataset.feed(torch.cat(list(shares)).cpu().numpy())
-
-    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return only the images at `indices`, otherwise as `_Held.take`."""
-        images = np.empty((len(indices), *self._rest.shape[1:]), np.uint8)
-        done = 0
-        while done < len(images):
-            if not len(self._rest):
-                block = next(self._blocks, None)
-                if block is None:  # a StopIteration here would become a RuntimeError of `epoch`, which is retried
-                    raise DataError("the stream of training images ended before the epoch; report this as a bug")
-                self._rest = block
-            count = min(len(images) - done, len(self._rest))
-            images[done : done + count], self._rest = self._rest[:count], self._rest[count:]
-            done += count
-        return torch.from_numpy(images).to(self._device), torch.arange(len(images), device=self._device)
 
 
 class EvaluationLoader:

@@ -202,7 +202,7 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float], dtype
 
 
 def channel_constants(mean: Sequence[float], std: Sequence[float], width_px: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Scale and offset for `normalize_by`, float32 `[3 · width_px]`: whole rows, as three channels are too short a loop for a CPU's vectors."""
+    """Scale and offset for `normalize_by`, float32 `[3 · width_px]`: whole rows, because three channels are a short loop on a CPU."""
     scale = torch.tensor([1 / (255 * s) for s in std], device=device).repeat(width_px)
     offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).repeat(width_px)
     return scale, offset

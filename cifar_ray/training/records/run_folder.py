@@ -21,7 +21,15 @@ from cifar_ray.training.records.saved_runs import CONFIG_FILE, read_config
 _logger = logging.getLogger(__name__)
 _DATA_FILE, _END_FILE = "data.sha256", "finished.json"
 _CLAIMS = "claims"
-_FREE = {"checkpoint_every", "cluster", "cuda_graph", "max_failures", "num_workers", "worker_timeout_s", "storage"}  # may change when a run resumes
+_FREE = {
+    "checkpoint_every",
+    "cluster",
+    "cuda_graph",
+    "max_failures",
+    "num_workers",
+    "worker_timeout_s",
+    "storage",
+}  # may change when a run resumes
 
 
 class Run:

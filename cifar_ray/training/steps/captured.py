@@ -31,17 +31,36 @@ def why_not_captured(config: TrainConfig, device: torch.device, shard: Shard, lo
     return next((reason for reason, holds in reasons.items() if holds), "")
 
 
+def captured_steps(
+    config: TrainConfig,
+    device: torch.device,
+    shard: Shard,
+    loader: TrainLoader,
+    train_step: Callable[[Step], Tensor],
+    on_refused: Callable[[str], None],
+    on_message: Callable[[str], None],
+) -> CapturedSteps | None:
+    """The steps of a training as graphs, if configured and possible; else `None`, and a message with the reason where there is a GPU."""
+    if config.cuda_graph == "off":
+        return None
+    if reason := why_not_captured(config, device, shard, loader):
+        if config.cuda_graph == "on" or device.type == "cuda":
+            on_message(f"cuda_graph: off, because {reason}")
+        return None
+    return CapturedSteps(train_step, loader.pieces, on_refused)
+
+
 class CapturedSteps:
     """Runs training steps: the first ones of each shape at once, the others as replays of a graph.
 
     Args:
         train_step: a step without any output or input on the host; its result is on the device.
         pieces: `TrainLoader.pieces`.
-        on_message: receives the reason if a step cannot be captured; all further steps then run at once.
+        on_refused: receives the reason if a step cannot be captured, and undoes what the attempt changed; all further steps run at once.
     """
 
-    def __init__(self, train_step: Callable[[Step], Tensor], pieces: Callable[[Share], Pieces], on_message: Callable[[str], None]) -> None:
-        self._train_step, self._pieces, self._on_message = train_step, pieces, on_message
+    def __init__(self, train_step: Callable[[Step], Tensor], pieces: Callable[[Share], Pieces], on_refused: Callable[[str], None]) -> None:
+        self._train_step, self._pieces, self._on_refused = train_step, pieces, on_refused
         self._forms: dict[tuple[int, torch.Size], _Form] = {}
         self.is_refused = False
 
@@ -70,7 +89,7 @@ class CapturedSteps:
                 form.replay = capture(work)
             except RuntimeError as error:
                 self.is_refused = True
-                self._on_message(f"cuda_graph: a step cannot be captured ({str(error).strip().partition(chr(10))[0]}); training without")
+                self._on_refused(f"cuda_graph: a step cannot be captured ({str(error).strip().partition(chr(10))[0]}); training without")
                 return self._train_step(step)
         return form.replay()
 
@@ -86,7 +105,7 @@ class _Form:
 
 def run_on_side_stream(work: Replay) -> Tensor:
     """Run on another stream, as torch demands before a capture."""
-    present, side = torch.cuda.current_stream(), torch.cuda.Stream()
+    present, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(present)
     with torch.cuda.stream(side):
         result = work()

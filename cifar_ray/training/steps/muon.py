@@ -85,18 +85,18 @@ def orthogonalize(matrices: Tensor, steps: int = 3) -> Tensor:
     """Move all singular values towards 1 with a quintic Newton–Schulz iteration, whose coefficients favour speed over precision.
 
     Args:
-        matrices: `[N, rows, columns]`.
+        matrices: `[…, rows, columns]`.
         steps: iterations; after 3, singular values are roughly in 0.5–1.5, unless they started below a few per cent of the norm.
 
     Returns:
         bfloat16, same shape.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x: Tensor = matrices.bfloat16()
+    x: Tensor = matrices.reshape(-1, *matrices.shape[-2:]).bfloat16()
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
     for _ in range(steps):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.mT if tall else x
+    return (x.mT if tall else x).reshape(matrices.shape)

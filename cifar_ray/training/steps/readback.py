@@ -84,4 +84,4 @@ def _replaced(state: Any, found: dict[int, Tensor]) -> Any:
 @cache
 def side_stream(device: torch.device) -> Any:
     """The stream for copies of a GPU."""
-    return torch.cuda.Stream(device)
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
