@@ -203,9 +203,9 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float], dtype
 
 def channel_constants(mean: Sequence[float], std: Sequence[float], width_px: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Scale and offset for `normalize_by`, float32 `[3 · width_px]`: whole rows, because three channels are a short loop on a CPU."""
-    scale = torch.tensor([1 / (255 * s) for s in std], device=device).repeat(width_px)
-    offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device).repeat(width_px)
-    return scale, offset
+    scale = torch.tensor([1 / (255 * s) for s in std]).repeat(width_px)
+    offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).repeat(width_px)
+    return scale.to(device), offset.to(device)
 
 
 def normalize_by(images: Tensor, constants: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
