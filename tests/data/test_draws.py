@@ -1,4 +1,4 @@
-"""Draws of order and augmentation: bits of the published generator, equal on all devices, and those of earlier releases where a run has them."""
+"""Draws of order and augmentation: the bits of the published generator, and those of earlier releases where a run has them."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,9 @@ EVERYTHING = {
 }
 
 
-def draws(size: int = 100, batch_size: int = 30, seed: int = 1, side_px: int = 32, sampling: str = "natural", **config: object) -> DeviceDraws:
+def draws(
+    size: int = 100, batch_size: int = 30, seed: int = 1, side_px: int = 32, sampling: str = "natural", **config: object
+) -> DeviceDraws:
     labels = np.arange(size) % 4
     return DeviceDraws(AugmentationConfig(**config), labels, 4, sampling, batch_slices(size, batch_size), side_px, seed, CPU)
 
