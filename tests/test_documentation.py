@@ -12,7 +12,13 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 # people read these; the code's messages are in the modules
-TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *PAGES, *sorted((ROOT / "benchmarks" / "results").glob("*.md"))]
+TEXTS = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    *PAGES,
+    *sorted((ROOT / "benchmarks" / "results").glob("*.md")),
+]
 # Expressions that their readers had to translate, and what to write instead
 FORBIDDEN = {
     r"slip of the pen": "probably a typo",
@@ -59,7 +65,9 @@ def test_examples_are_fenced_so_that_they_can_be_run(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert not re.search(r"^```\n[^`]*\S", re.sub(r"^```\w+\n.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
     outside = re.sub(r"^```.*?^```$|<!--.*?-->", "", text, flags=re.MULTILINE | re.DOTALL)
-    assert not re.search(r"\n\n    \S", re.sub(r"\n+[0-9*-]+\. .*?(?=\n\S|\Z)", "", outside, flags=re.DOTALL)), "an indented block is not run"
+    assert not re.search(r"\n\n    \S", re.sub(r"\n+[0-9*-]+\. .*?(?=\n\S|\Z)", "", outside, flags=re.DOTALL)), (
+        "an indented block is not run"
+    )
     for reason in re.findall(r"<!--+ skip: next *(.*?) *-->", text):
         assert re.fullmatch(r'"[^"]{10,}"', reason), f"{reason}: give the reason"
 

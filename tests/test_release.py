@@ -52,5 +52,7 @@ def test_the_bill_of_materials_names_the_packages_of_the_production_lock() -> No
     components = json.loads((DIST / "sbom.cdx.json").read_text())["components"]
     locked = dict(re.findall(r"^([a-z0-9.-]+)(?:\[.*\])?==([^ ;]+)", (ROOT / "requirements.production.lock").read_text(), re.MULTILINE))
     listed = {component["name"]: component.get("version") for component in components}
-    assert {name: listed.get(name) for name in ("ray", "torch", "starlette")} == {name: locked[name] for name in ("ray", "torch", "starlette")}
+    assert {name: listed.get(name) for name in ("ray", "torch", "starlette")} == {
+        name: locked[name] for name in ("ray", "torch", "starlette")
+    }
     assert set(locked) <= set(listed)

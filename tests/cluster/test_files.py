@@ -66,7 +66,15 @@ def test_the_image_is_built_from_the_production_lock_and_runs_without_root() -> 
     dockerfile = (REPOSITORY / "Dockerfile").read_text()
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE)
     sources = {source for line in copied for source in line.split()}
-    assert sources == {"LICENSE", "README.md", "pyproject.toml", "requirements.lock", "requirements.production.lock", "cifar_ray", "deployments"}
+    assert sources == {
+        "LICENSE",
+        "README.md",
+        "pyproject.toml",
+        "requirements.lock",
+        "requirements.production.lock",
+        "cifar_ray",
+        "deployments",
+    }
     assert all((REPOSITORY / source).exists() for source in sources)
     final = dockerfile.rpartition("\nFROM ")[2]
     assert re.search(r"^USER ray$", final, re.MULTILINE)
