@@ -96,7 +96,7 @@ mutants: setup
 # the page in Chromium; a minute
 test-web: setup
 	@test -x /usr/bin/chromium || test "$$(id -u)" -ne 0 || ! command -v apt-get >/dev/null || \
-		{ apt-get update -qq && $(INSTALL) chromium fonts-dejavu-core >/dev/null; } || true
+		{ apt-get update -qq && $(INSTALL) chromium fonts-dejavu-core fonts-noto-cjk >/dev/null; } || true
 	$(BIN)/python -m pytest -m web tests/web
 
 # 20,000 hostile uploads to a real server, then schemathesis; some six minutes
