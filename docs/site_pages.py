@@ -82,7 +82,8 @@ def _help(*arguments: str) -> str:
 def _commands() -> Iterator[str]:
     from cifar_ray.__main__ import VERBS
 
-    yield "# Commands\n\nEach is `cifar-ray VERB`, or `python -m cifar_ray.VERB`. `--help` lists the flags that matter, and `--help-all` all of them.\n"
+    yield "# Commands\n\nEach is `cifar-ray VERB`, or `python -m cifar_ray.VERB`.\n"
+    yield "`--help` lists the flags that matter, and `--help-all` all of them.\n"
     for verb, what in VERBS.items():
         yield f"\n## {verb}\n\n{what[0].upper()}{what[1:]}.\n\n```text\n{_help(verb, '--help')}\n```\n"
         if verb in _SUBCOMMANDS:
