@@ -5,6 +5,8 @@
 #   make test-slow  longer tests           make test-web  the page in Chromium
 #   make test-abuse  hostile requests      make test-cluster  ray up on hosts in network namespaces
 #   make test-protocols  clients of Triton and TorchServe
+#   make docs     the documentation as a site     make docs-test  runs its examples
+#   make release-check  all that a release needs
 #   make test-chaos  a training killed thirty times   make test-gpu  on an NVIDIA GPU
 #   make coverage  what the tests run     make mutants   changes that no test notices
 #   make wheel-test  an installed wheel        make test-newest  the newest ray and torch
@@ -15,7 +17,7 @@ UV := $(BIN)/uv
 INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends
 
 .DEFAULT_GOAL := setup
-.PHONY: setup lock format lint test test-fast test-slow test-chaos coverage mutants test-web test-abuse test-protocols test-cluster test-newest test-gpu wheel-test audit demo serve clean
+.PHONY: docs docs-test release-check setup lock format lint test test-fast test-slow test-chaos coverage mutants test-web test-abuse test-protocols test-cluster test-newest test-gpu wheel-test audit demo serve clean
 
 setup: .venv/.installed
 	@echo "ready: . .venv/bin/activate, or see 'make demo' and README.md"
@@ -47,10 +49,13 @@ endif
 	$(UV) pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
-# names, versions and hashes only: the registry is the user's own choice
+# Names, versions and hashes only: the registry is the user's own choice. The production lock is what the Dockerfile installs: all that
+# trains, tunes and serves, without tools for development.
+COMPILE = $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate $(LOCKFLAGS)
+PRODUCTION := aws export labels openvino traces tracking tune
 lock: | $(UV)
-	$(UV) pip compile -q --universal --python-version 3.11 --extra aws --extra dev --extra export --extra heic --extra labels --extra openvino --extra quantize --extra traces --extra tracking --extra tune --extra web --generate-hashes --no-emit-index-url --no-header --no-annotate $(LOCKFLAGS) \
-		pyproject.toml -o requirements.lock
+	$(COMPILE) $(addprefix --extra ,$(PRODUCTION) dev docs heic quantize web) pyproject.toml -o requirements.lock
+	$(COMPILE) $(addprefix --extra ,$(PRODUCTION)) --constraint requirements.lock pyproject.toml -o requirements.production.lock
 
 format: setup
 	$(BIN)/ruff format .
@@ -67,7 +72,7 @@ test: lint
 
 # without the tests that start Ray
 test-fast: setup
-	$(BIN)/python -m pytest -m "not (ray or web or abuse or slow or cluster or chaos or wheel or protocols or gpu)"
+	$(BIN)/python -m pytest -m "not (ray or web or abuse or slow or cluster or chaos or wheel or protocols or release or gpu)"
 
 # what would take `make test` over its ten minutes
 test-slow: setup
@@ -95,12 +100,32 @@ mutants: setup
 # the page in Chromium; a minute
 test-web: setup
 	@test -x /usr/bin/chromium || test "$$(id -u)" -ne 0 || ! command -v apt-get >/dev/null || \
-		{ apt-get update -qq && $(INSTALL) chromium fonts-dejavu-core >/dev/null; } || true
+		{ apt-get update -qq && $(INSTALL) chromium fonts-dejavu-core fonts-noto-cjk >/dev/null; } || true
 	$(BIN)/python -m pytest -m web tests/web
 
 # 20,000 hostile uploads to a real server, then schemathesis; some six minutes
 test-abuse: setup
 	$(BIN)/python -m pytest -s -m abuse tests/abuse
+
+# The documentation as a site in site/, with the Python API and all links checked; and its examples, run page by page, some minutes
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q
+
+docs-test: setup
+	cd docs && ../$(BIN)/python -m pytest -q -c pytest.ini --rootdir .
+
+# What a release needs: tests, site, wheel and sdist with their contents checked, a bill of materials (CycloneDX) of the production lock,
+# and the wheel in an empty environment
+release-check: setup
+	@git diff --quiet HEAD || { echo "there are uncommitted changes; commit them first" >&2; exit 1; }
+	rm -rf dist
+	$(MAKE) test docs
+	$(UV) build -q --no-build-isolation --python $(BIN)/python
+	$(UV) tool run -q twine check --strict dist/*
+	$(UV) tool run -q --from cyclonedx-bom cyclonedx-py requirements requirements.production.lock --of JSON -o dist/sbom.cdx.json
+	$(BIN)/python -m pytest -q -m release tests/test_release.py
+	$(MAKE) wheel-test
+	@ls -l dist
 
 # NVIDIA's tritonclient over HTTP and gRPC, and curl as TorchServe's documentation shows it, against `cifar-ray serve`; a minute or two.
 # tritonclient is installed into an environment of its own; without a registry, the tests are skipped.
@@ -131,7 +156,7 @@ test-newest: setup
 		-e '.[aws,dev,export,openvino,quantize,traces,tracking,tune,web]'
 	@.venv-newest/bin/python -c 'import ray, torch; print("testing ray", ray.__version__, "and torch", torch.__version__)'
 	.venv-newest/bin/python -m pytest -q tests/test_private.py
-	.venv-newest/bin/python -m pytest -q -m "not (ray or web or abuse or slow or cluster or chaos or wheel or protocols or gpu)"
+	.venv-newest/bin/python -m pytest -q -m "not (ray or web or abuse or slow or cluster or chaos or wheel or protocols or release or gpu)"
 
 # Known weaknesses of the locked versions. It asks a database on the internet, so it is no part of the tests; --strict fails where it cannot ask.
 audit: | $(UV)

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     rules = [None if one.manifest.rules is None else (one.manifest.rules.slopes, one.manifest.rules.offsets) for one in (before, saved)]
     same = saved.manifest.temperature == before.manifest.temperature and rules[0] == rules[1]
-    print(f"kept   {saved.reference}: {before.reference}, {f'same probabilities, new {what}' if same else 'calibrated'}")
+    print(f"saved  {saved.reference}: {before.reference}, {f'same probabilities, new {what}' if same else 'calibrated'}")
     print(f"promote  cifar-ray store promote {saved.reference}{storage_flag(command.storage)}")
     return 0
 

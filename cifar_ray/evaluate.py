@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command.attach:
         saved = save_with_gallery(examined, command.storage).reference
         print_figures(
-            [("kept", f"{saved}: {evaluation.reference} with its gallery; cifar-ray store promote {saved}{storage_flag(command.storage)}")]
+            [("saved", f"{saved}: {evaluation.reference} with its gallery; cifar-ray store promote {saved}{storage_flag(command.storage)}")]
         )
     print_figures([("serve", f"cifar-ray serve {evaluation.reference}{storage_flag(command.storage)}")])
     return 0

@@ -42,7 +42,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     python = environment / "bin/python"
     for command in (
         [BIN / "uv", "venv", "-q", "--python", sys.executable, environment],
-        [BIN / "uv", "pip", "install", "-q", "--python", python, "--require-hashes", "-r", ROOT / "requirements.lock"],
+        [BIN / "uv", "pip", "install", "-q", "--python", python, "--require-hashes", "-r", ROOT / "requirements.production.lock"],
         [BIN / "uv", "pip", "install", "-q", "--python", python, "--no-deps", wheel],
     ):
         subprocess.run(list(map(str, command)), check=True)

@@ -63,7 +63,7 @@ def _all_reduce(rows: Sequence[dict[str, Any]]) -> str:
     lines = []
     for size in sorted({row["bytes"] for row in rows}):
         found = [row for row in rows if row["bytes"] == size]
-        times = [f"{_ms(row['median_s'])} ({_ms(row['low_s'])}…{_ms(row['high_s'])})" for row in found]
+        times = [f"{_ms(row['median_s'])} ({_ms(row['low_s'])}–{_ms(row['high_s'])})" for row in found]
         is_fitted = size >= SMALLEST_GRADIENTS
         fitted = " / ".join(_ms(loopback.all_reduce_s(row["workers"], size)) for row in found) if is_fitted else "–"
         sent = " / ".join(f"{row['loopback_bytes'] / size:.2f}" for row in found) if is_fitted else "–"
@@ -77,7 +77,7 @@ def _fit(rows: Sequence[dict[str, Any]]) -> str:
     errors = sorted(abs(loopback.all_reduce_s(row["workers"], row["bytes"]) / row["median_s"] - 1) for row in fitted)
     calls = ", ".join(f"{_ms(seconds)} ms for {workers}" for workers, seconds in loopback.call_s.items())
     return (
-        f"    seconds = call + 2 (N − 1) × bytes / {loopback.bytes_per_s / 1e9:.2f} GB/s        call: {calls} workers\n\n"
+        f"```text\nseconds = call + 2 (N − 1) × bytes / {loopback.bytes_per_s / 1e9:.2f} GB/s        call: {calls} workers\n```\n\n"
         f"It is off by {100 * errors[len(errors) // 2]:.0f} % in the middle and {100 * errors[-1]:.0f} % at worst, {len(fitted)} points."
     )
 
@@ -93,7 +93,7 @@ def _steps(rows: Sequence[dict[str, Any]], loopback: Loopback) -> str:
                 row["workers"],
                 _bytes(row["bytes"]) if row["workers"] > 1 else "–",
                 row["calls"],
-                *(f"{_ms(times['median_s'])} ({_ms(times['low_s'])}…{_ms(times['high_s'])})" for times in (alone, together)),
+                *(f"{_ms(times['median_s'])} ({_ms(times['low_s'])}–{_ms(times['high_s'])})" for times in (alone, together)),
                 _ms(row["exchanged_s"]),
                 f"{_ms(predicted)} ({predicted / together['median_s'] - 1:+.0%})",
             ]
@@ -122,7 +122,7 @@ def _networks(networks: Sequence[Network]) -> str:
 def _fixed(networks: Sequence[Network]) -> str:
     lines = []
     for network in networks:
-        bounds = ["{} ({}…{})".format(*(network.pays_up_to(cluster.at(factor)) for factor in (1, 2, 0.5))) for cluster in CLUSTERS]
+        bounds = ["{} ({}–{})".format(*(network.pays_up_to(cluster.at(factor)) for factor in (1, 2, 0.5))) for cluster in CLUSTERS]
         efficiencies = [_shares(network.fixed_batch(cluster, workers) for workers in WORKERS) for cluster in CLUSTERS]
         lines.append([f"`{network.recipe}`, {network.batch_size:,}", *efficiencies, *bounds])
     return _table(["recipe, batch", *(cluster.name for cluster in CLUSTERS), *["pays up to"] * len(CLUSTERS)], lines)

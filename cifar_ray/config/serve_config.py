@@ -90,7 +90,7 @@ class ServeConfig(Config):
     )
     gallery: bool = Field(True, description="show at /gallery which test pictures a model gets wrong")
     drift: bool = Field(True, description="count answers by class and confidence in the storage, for cifar-ray drift; no pictures")
-    capture: float = Field(0.0, ge=0, le=1, description="part of the requests whose pictures are kept in the storage; default: none")
+    capture: float = Field(0.0, ge=0, le=1, description="fraction of the requests whose pictures are saved in the storage; default: none")
     capture_only: Literal["all", "unsure"] = Field(
         "all", description="unsure: of these, only pictures of which the model is unsure, or on which versions on trial disagree"
     )

@@ -22,7 +22,7 @@ class OptimizerConfig(Config):
         "none",
         description="scaling of lr by batch_size / reference_batch_size, or by its square root (muon: filters only)",
     )
-    reference_batch_size: int = Field(256, ge=1, description="batch size that lr is meant for, unless lr_scaling is none")
+    reference_batch_size: int = Field(256, ge=1, description="batch size for which lr is given, unless lr_scaling is none")
     head_factor: Positive = Field(1.0, description="learning-rate factor for the head (sgd, adamw)")
     bias_factor: Positive = Field(1.0, description="learning-rate factor for norms and biases (sgd, adamw)")
     weight_decay: NonNegative = Field(

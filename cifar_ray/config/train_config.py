@@ -137,7 +137,7 @@ class TrainConfig(Config):
         "natural", description="images of an epoch; natural: each image once; balanced: equally many of each class, for uneven classes"
     )
     stem_epochs: int = Field(
-        3, ge=1, description="number of epochs in which the bias of the whitening layer is trained (airnet), whatever --epochs is"
+        3, ge=1, description="number of epochs in which the bias of the whitening layer is trained (airnet), independent of --epochs"
     )
     test_time_augmentation: TestTimeAugmentation = Field(
         "mirror_shift", description="views whose logits are averaged for a second test accuracy; none: no second accuracy"

@@ -121,9 +121,12 @@ def _suit_folder(listing: Listing, chosen: Mapping[str, Any], settings: dict[str
 
 def _suit_small(count: int, found: str, settings: dict[str, Any]) -> Suited:
     recipe = get_recipe(default_recipe("folder", None))
-    batch_size = min(recipe.batch_size, 1 << max(1, (count // 8).bit_length() - 1))
+    # batch norm of two pictures diverges; a quarter of them may be held out
+    batch_size = min(recipe.batch_size, max(2, count // 2), 1 << max(2, (count // 8).bit_length() - 1))
     epochs = max(recipe.epochs, min(60, -(-_STEPS * batch_size // count)))
     why = f"{found}: recipe {recipe.recipe} for small images, {epochs} epochs, batch size {batch_size}"
+    if count < FEW_PICTURES:
+        why += f"; if they show things as photographs do, --model {PRETRAINED_MODEL} needs fewer of them"
     return Suited(recipe.model_dump() | settings | {"batch_size": batch_size, "epochs": epochs}, why)
 
 

@@ -249,5 +249,5 @@ def _better(config: TrainConfig, probe: TrainedRun, tuned: TrainedRun, splits: T
     scores = [score for run in (probe, tuned) if (score := Score.find(run.result.metrics, "val", len(splits.val)))]
     keeps_tuned = config.method == "finetune" or scores[1].value > scores[0].value
     kept = "fine-tuned network" if keeps_tuned else "probe"
-    progress.on_message(f"validation {scores[0].name}: probe {scores[0]}, fine-tuned {scores[1]}; kept: {kept}")
+    progress.on_message(f"validation {scores[0].name}: probe {scores[0]}, fine-tuned {scores[1]}; saved: {kept}")
     return tuned if keeps_tuned else dataclasses.replace(probe, history=[*probe.history, *tuned.history])

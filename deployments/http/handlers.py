@@ -84,7 +84,7 @@ class Api:
         """`POST /predict` and `POST /predict_base64`; clients of the latter send base64 text."""
         top_k = self.top_k(request)
         sent = await self.read(request, uploads.read_picture)
-        outcome = await self.classify([sent.data], self.meant(sent.model), request.headers, holder(request))
+        outcome = await self.classify([sent.data], self.resolve_alias(sent.model), request.headers, holder(request))
         [row] = outcome.rows
         if isinstance(row, ImageError):
             raise row
@@ -100,7 +100,9 @@ class Api:
         """`POST /predict_batch`."""
         top_k = self.top_k(request)
         sent = await self.read(request, uploads.read_pictures)
-        outcome = await self.classify([picture.data for picture in sent.pictures], self.meant(sent.model), request.headers, holder(request))
+        outcome = await self.classify(
+            [picture.data for picture in sent.pictures], self.resolve_alias(sent.model), request.headers, holder(request)
+        )
         predictions: list[schemas.BatchPrediction | schemas.BatchFailure] = []
         for index, (picture, row) in enumerate(zip(sent.pictures, outcome.rows, strict=True)):
             if isinstance(row, ImageError):
@@ -122,7 +124,9 @@ class Api:
         if image_format not in EXPLANATION_FORMATS:
             raise HTTPException(400, f"format: expected {' or '.join(EXPLANATION_FORMATS)}, got {image_format[:20]!r}")
         sent = await self.read(request, uploads.read_picture)
-        pixels, explained = await self.pipeline.explain(sent.data, self.meant(sent.model), request.query_params.get("class") or None)
+        pixels, explained = await self.pipeline.explain(
+            sent.data, self.resolve_alias(sent.model), request.query_params.get("class") or None
+        )
         if image_format == "json":
             return Json(explanation(explained))
         return await asyncio.to_thread(explanation_png, pixels, explained)
@@ -140,7 +144,7 @@ class Api:
 
     async def classes(self, request: Request) -> Response:
         """`GET /classes`."""
-        model = await self.pipeline.model(self.meant(uploads.model_in_query(request)))
+        model = await self.pipeline.model(self.resolve_alias(uploads.model_in_query(request)))
         answer: schemas.Classes = {"model": model.name, "version": model.version, "task": model.task, "classes": list(model.class_names)}
         return Json(answer)
 
@@ -172,7 +176,7 @@ class Api:
         """`GET /gallery`: the model's mistakes."""
         if not self.config.gallery:
             raise HTTPException(403, "the gallery is disabled on this server (gallery=false)")
-        found = await self.classifier.gallery(self.meant(uploads.model_in_query(request)))
+        found = await self.classifier.gallery(self.resolve_alias(uploads.model_in_query(request)))
         if isinstance(found, Status):
             found.require()
             raise UnavailableError(found.problem)
@@ -215,7 +219,7 @@ class Api:
         except DeadlineError as error:
             raise HTTPException(408, str(error)) from None
 
-    def meant(self, model: str | None) -> str | None:
+    def resolve_alias(self, model: str | None) -> str | None:
         """The model that a request means, with the operator's aliases."""
         return None if model is None else self.config.model_aliases.get(model, model)
 

@@ -103,7 +103,7 @@ TOP_K_PARAMETER = {
 CLIENT_PARAMETER = {
     "name": "X-Client-Id",
     "in": "header",
-    "description": "who asks: while a version is on trial, a client stays with one version; an operator may choose another header",
+    "description": "name of the client, which stays with one version while another is on trial; an operator may choose another header",
     "schema": {"type": "string"},
 }
 _CLASS_PARAMETER = {

@@ -226,7 +226,7 @@ class CaptureEntry(TypedDict):
     confidence: Probability
     abstain: bool
     disagrees: Annotated[bool, Field(description="a version on trial gave another answer")]
-    label: Annotated[str | None, Field(description="what a person said; empty: none of the classes; null: nobody has looked at it")]
+    label: Annotated[str | None, Field(description="label that a person gave; empty: none of the classes; null: not reviewed yet")]
     reviewed_by: str | None
 
 

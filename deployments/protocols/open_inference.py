@@ -39,8 +39,8 @@ class RequestedOutput(NamedTuple):
 
 def reference(api: Api, name: str, version: str | None) -> str:
     """The model that a request means. A version is a number or an alias of the store; without one, the store decides."""
-    meant = api.meant(name) or ""
-    return f"{meant.partition('@')[0]}@{version}" if version else meant
+    reference = api.resolve_alias(name) or ""
+    return f"{reference.partition('@')[0]}@{version}" if version else reference
 
 
 async def describe(api: Api, model_reference: str) -> schemas.ModelMetadata:

@@ -60,8 +60,35 @@ def test_only_what_runs_the_project_is_sent(path: str) -> None:
     files = {"LICENSE", "Makefile", "README.md", "pyproject.toml", "requirements.lock"}
     assert sources == {"cifar_ray", "deployments", "~/.ray/auth_token"} | files
     assert all((REPOSITORY / source).exists() for source in sources - {"~/.ray/auth_token"})
-    copied = re.findall(r"^COPY --chown=\S+ (.+) \S+$", (REPOSITORY / "Dockerfile").read_text(), re.MULTILINE)
-    assert {source for line in copied for source in line.split()} == sources - {"~/.ray/auth_token"}
+
+
+def test_the_image_is_built_from_the_production_lock_and_runs_without_root() -> None:
+    dockerfile = (REPOSITORY / "Dockerfile").read_text()
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE)
+    sources = {source for line in copied for source in line.split()}
+    assert sources == {
+        "LICENSE",
+        "README.md",
+        "pyproject.toml",
+        "requirements.lock",
+        "requirements.production.lock",
+        "cifar_ray",
+        "deployments",
+    }
+    assert all((REPOSITORY / source).exists() for source in sources)
+    final = dockerfile.rpartition("\nFROM ")[2]
+    assert re.search(r"^USER ray$", final, re.MULTILINE)
+    assert final.index("\nUSER ray") < final.index("\nCMD ")
+    assert re.search(r"^HEALTHCHECK .* wget .*/ready$", final, re.MULTILINE)
+
+
+def test_the_production_lock_is_the_full_lock_without_tools_for_development() -> None:
+    full, production = (
+        set(re.findall(r"^([a-z0-9.-]+)(?:\[.*\])?==(\S+)", (REPOSITORY / name).read_text(), re.MULTILINE))
+        for name in ("requirements.lock", "requirements.production.lock")
+    )
+    assert production < full, "run make lock"
+    assert not {"pytest", "ruff", "mypy", "mkdocs", "playwright", "moto"} & {name for name, _ in production}
 
 
 def test_own_machines_are_set_up_and_started_as_those_of_the_cloud() -> None:

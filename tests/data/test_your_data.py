@@ -13,7 +13,7 @@ from cifar_ray.config import TrainConfig
 from cifar_ray.data import load_splits
 
 PAGE = (Path(__file__).parents[2] / "docs" / "your-data.md").read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"### (.+?)\n.*?```python\n(.*?)```\n\n    python -m cifar_ray.train --data-dir (\S+)\n", PAGE, re.DOTALL)
+EXAMPLES = re.findall(r"### (.+?)\n.*?```python\n(.*?)```\n\n```sh\ncifar-ray train --data-dir (\S+)\n", PAGE, re.DOTALL)
 
 
 def test_each_source_has_an_example() -> None:

@@ -73,7 +73,7 @@ def test_a_calibration_without_effect_says_so(models: Models, capsys: Shown, mon
     save("again")
     flags = ["--storage", str(storage)]
     assert console.main(["calibrate", "again", *flags]) == 0
-    assert "kept   again@2: again@1, calibrated" in capsys.readouterr().out
+    assert "saved  again@2: again@1, calibrated" in capsys.readouterr().out
     assert console.main(["calibrate", "again@2", *flags]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == "same   again@2 has this temperature and abstain threshold already; nothing was saved"
@@ -82,7 +82,7 @@ def test_a_calibration_without_effect_says_so(models: Models, capsys: Shown, mon
     assert console.main(["calibrate", "again@1", *flags]) == 0
     shown = capsys.readouterr().out
     assert "temperature 1 (no other improves the calibration)" in shown
-    assert "kept   again@3: again@1, same probabilities, new abstain threshold" in shown
+    assert "saved  again@3: again@1, same probabilities, new abstain threshold" in shown
 
 
 def test_an_ensemble_never_abstains_until_it_is_calibrated_on_data_that_it_is_told(models: Models, pictures: Path, capsys: Shown) -> None:

@@ -136,7 +136,7 @@ def test_attach_keeps_a_version_that_shows_its_mistakes_and_leaves_production_al
     store.promote("attached", 1)
     flags = ["--attach", "--no-leakage", "--robustness-images", "0", "--out", str(tmp_path)]
     assert console.main(["evaluate", "attached", "--storage", str(storage), *flags]) == 0
-    assert "kept         attached@2" in capsys.readouterr().out
+    assert "saved        attached@2" in capsys.readouterr().out
     made = store.load("attached@2")
     assert made.manifest.weights_sha256 == bundle.manifest.weights_sha256
     assert store.aliases("attached") == {"production": 1}

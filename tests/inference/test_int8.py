@@ -169,7 +169,7 @@ def test_the_verb_keeps_a_new_version_and_leaves_production_alone(
     store.promote("digits", 1)
     flags = ["--storage", str(tmp_path), "--calibration-images", "20", "--tolerance-points", "100"]
     assert quantize.main(["digits", *flags]) == 0
-    assert "kept   digits@2: digits@1 with its int8 form" in capsys.readouterr().out
+    assert "saved  digits@2: digits@1 with its int8 form" in capsys.readouterr().out
     assert store.aliases("digits") == {"production": 1}
     assert Predictor(store.load("digits@2"), engine="openvino-int8").engine == "openvino-int8"
 

@@ -199,7 +199,7 @@ def open_page(chromium: Any, address: str) -> Iterator[Callable[..., Any]]:
     requested: list[str] = []
     errors: list[str] = []
 
-    def open_(**settings: Any) -> Any:
+    def open_(query: str = "", **settings: Any) -> Any:
         context = chromium.new_context(**settings)
         contexts.append(context)
         page = context.new_page()
@@ -208,7 +208,7 @@ def open_page(chromium: Any, address: str) -> Iterator[Callable[..., Any]]:
         # a refused request is told to the console by the browser itself
         page.on("console", lambda message: errors.append(message.text) if is_error(message) else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(address)
+        page.goto(address + query)
         return page
 
     yield open_

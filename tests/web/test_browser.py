@@ -14,6 +14,7 @@ import pytest
 pytestmark = pytest.mark.web
 
 Open = Callable[..., Any]
+WORDS = Path(__file__).parents[2] / "deployments" / "web" / "static" / "words"
 PHONE = {"viewport": {"width": 320, "height": 640}, "has_touch": True, "is_mobile": True}
 DROP = """async ([files, target]) => {
   const carried = new DataTransfer();
@@ -56,7 +57,7 @@ def test_a_chosen_picture_gets_a_card_with_classes_percentages_time_and_version(
     shares = [int(re.sub(r"\D", "", text)) for text in card.locator(".bars .percent").all_inner_texts()]
     assert (len(names), names[0]) == (5, best)
     assert shares == sorted(shares, reverse=True)
-    assert re.fullmatch(r"cifar10@1 · \d+ ms in the server, \d+ ms in all", card.locator(".meta").last.inner_text())
+    assert re.fullmatch(r"cifar10@1 · \d+ ms in the server, \d+ ms in total", card.locator(".meta").last.inner_text())
     assert page.locator("#said").inner_text().startswith(f"green.png: {best}")
     assert not re.search("null|undefined|NaN", card.inner_text())
     assert card.locator("figure img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 120
@@ -121,8 +122,8 @@ def test_a_sample_is_a_drawing_of_ours_and_is_answered(open_page: Open) -> None:
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("letter.png", "This is not a picture that can be read."),
-        ("empty.jpg", "This is not a picture that can be read."),
+        ("letter.png", "This file cannot be read as a picture."),
+        ("empty.jpg", "This file cannot be read as a picture."),
         ("large.bmp", "This picture is too large."),
     ],
 )
@@ -177,7 +178,7 @@ def test_a_key_is_asked_for_once_kept_in_the_tab_and_sent(open_page: Open, pictu
     dialog = page.get_by_role("dialog")
     dialog.get_by_label("API key").fill("wrong")
     page.keyboard.press("Enter")
-    dialog.get_by_text("does not take that key").wait_for()
+    dialog.get_by_text("refused this key").wait_for()
     dialog.get_by_label("API key").fill("sesame")
     dialog.get_by_role("button", name="Use this key").click()
     answered(page, 2)
@@ -189,7 +190,7 @@ def test_a_key_is_asked_for_once_kept_in_the_tab_and_sent(open_page: Open, pictu
     choose(page, pictures / "green.png", pictures / "red.jpg")
     dialog.get_by_role("button", name="Cancel").click()
     cards = answered(page, 3)
-    assert "This server asks for an API key." in cards.first.inner_text()
+    assert "This server requires an API key." in cards.first.inner_text()
     assert dialog.is_hidden()
 
 
@@ -229,7 +230,7 @@ def test_why_lays_a_heat_map_over_the_picture_for_the_class_that_is_chosen(open_
         "count => performance.getEntriesByType('resource').filter((one) => one.name.includes('explain')).length >= count", arg=2
     )
     second = card.locator(".bars .class").nth(1).inner_text()
-    card.get_by_text(f"speaks for {second}").wait_for()
+    card.get_by_text(f"evidence for {second}").wait_for()
     assert card.locator(".heat").evaluate("image => image.decode().then(() => image.naturalWidth)") == 224
     assert all("model=cifar10%401" in url for url in asked)
     assert len({re.search(r"class=(\w+)", url)[1] for url in asked}) == 2
@@ -255,10 +256,10 @@ def test_a_cell_of_the_matrix_shows_its_pictures(open_page: Open) -> None:
     table.wait_for()
     assert table.get_by_role("columnheader").count() == 10
     assert table.get_by_role("rowheader").count() == 10
-    button = table.get_by_role("button", name="dog taken for frog")
+    button = table.get_by_role("button", name="dog predicted as frog")
     count = int(button.inner_text())
     button.click()
-    assert page.locator(".cell h3").inner_text() == "dog taken for frog"
+    assert page.locator(".cell h3").inner_text() == "dog predicted as frog"
     assert page.locator(".cell img").count() == min(12, count)
     assert button.get_attribute("aria-current") == "true"
 
@@ -270,7 +271,7 @@ def test_photographs_are_shown_smooth_and_larger(open_page: Open) -> None:
     for name in ("cifar10", "photos"):
         page.get_by_label("Model", exact=True).select_option(f"{name}@1")
         picture = page.locator(".cell img").first
-        page.get_by_text(f"{name}@1 named").wait_for()
+        page.locator("#mistakes-body strong").get_by_text(f"{name}@1").wait_for()
         picture.wait_for()
         page.wait_for_function("document.querySelector('.cell img').complete")
         widths[name] = picture.bounding_box()["width"]
@@ -372,3 +373,42 @@ def test_who_wants_no_motion_gets_none(open_page: Open, pictures: Path) -> None:
     choose(page, pictures / "green.png")
     answered(page, 1)
     assert page.locator(".fill").first.evaluate("bar => getComputedStyle(bar).transitionDuration") == "0s"
+
+
+@pytest.mark.parametrize(
+    ("locale", "language", "heading"),
+    [("de-AT", "de", "Was ist auf dem Bild?"), ("es-MX", "es", "¿Qué hay en la imagen?"), ("zh-CN", "zh", "图片里是什么？")],
+)
+def test_the_page_speaks_the_language_of_the_browser(open_page: Open, pictures: Path, locale: str, language: str, heading: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page = open_page(locale=locale, bypass_csp=True, reduced_motion="reduce")
+    assert page.locator("h1").inner_text() == heading
+    assert page.locator("html").get_attribute("lang") == language
+    choose(page, pictures / "green.png", pictures / "letter.png")
+    answered(page, 2)
+    page.locator("#mistakes summary").click()
+    page.wait_for_selector(".matrix table")
+    table = json.loads((WORDS / f"{language}.json").read_text(encoding="utf-8"))
+    shown = set(map(str.strip, page.locator("body").inner_text().splitlines()))
+    assert not shown & {english for english, translated in table.items() if english != translated}
+    assert axe.run(page).response["violations"] == []
+
+
+def test_a_language_that_is_missing_is_english_and_a_link_can_choose(open_page: Open) -> None:
+    assert open_page(locale="fi-FI").locator("h1").inner_text() == "What is in the picture?"
+    assert open_page(query="?lang=es", locale="de-DE").locator("html").get_attribute("lang") == "es"
+
+
+def test_each_text_of_the_page_is_translated_with_the_same_values() -> None:
+    code = "".join(path.read_text(encoding="utf-8") for path in WORDS.parent.glob("*.js"))
+    texts = set(re.findall(r'\bt\(\s*(?:count === 1 \? "\{count\} picture" : )?"((?:[^"\\]|\\.)*)"', code)) | {"{count} picture"}
+    html = re.sub(
+        r"\{[%#].*?[%#]\}|<script.*?</script>|<noscript.*?</noscript>", "", (WORDS.parents[1] / "index.html").read_text(), flags=re.DOTALL
+    )
+    found = {" ".join(text.split()) for text in [*re.findall(r">([^<]+)<", html), *re.findall(r'aria-label="([^"]+)"', html)]}
+    texts |= {text for text in found if re.search(r"[a-z]", text) and text not in ("cifar_ray", "API")}
+    for path in WORDS.glob("*.json"):
+        table = json.loads(path.read_text(encoding="utf-8"))
+        assert set(table) == texts, path.name
+        for english, translated in table.items():
+            assert set(re.findall(r"\{\w+\}", english)) == set(re.findall(r"\{\w+\}", translated)), f"{path.name}: {english}"

@@ -83,7 +83,7 @@ def wait_for(page: Any, server: Server, labels: dict[str, str]) -> None:
 def test_one_key_a_label_with_undo_and_the_unsure_ones_first(server: tuple[Server, str]) -> None:
     made, address = server
     page = made.open(address)
-    assert "says frog, 30 % sure. 8 to label" in page.locator(".reviewing figcaption").inner_text()
+    assert ": frog, 30 %. 8 to label" in page.locator(".reviewing figcaption").inner_text()
     for key in ("7", "n", "s", "4"):  # frog, none of these, skip, cat
         page.keyboard.press(key)
     wait_for(page, made, {"r0#0": "frog", "r1#0": "", "r3#0": "cat"})

@@ -190,7 +190,7 @@ class Import(StoreCommand):
         )
         bundle = import_weights(store, self.file, self.name, meaning)
         manifest = bundle.manifest
-        print(f"kept   {bundle.reference}: {manifest.architecture.name}, {len(manifest.class_names)} classes, {manifest.image_size_px} px")
+        print(f"saved  {bundle.reference}: {manifest.architecture.name}, {len(manifest.class_names)} classes, {manifest.image_size_px} px")
         print(f"serve  serve run deployments:app model={bundle.reference} storage={store.storage}")
 
 

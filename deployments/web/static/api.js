@@ -1,6 +1,7 @@
 // Requests to the server, and what went wrong with them in words.
 
 import { $ } from "./dom.js";
+import { t } from "./words.js";
 
 const MOST_TRIES = 5;
 const LONGEST_WAIT_S = 30;
@@ -8,18 +9,18 @@ const GIVE_UP_MS = 120_000;
 const KEY = "cifar_ray.key";
 
 const WORDS = {
-  400: "The server did not understand the request.",
-  401: "This server asks for an API key.",
-  403: "This is not allowed.",
-  404: "The server does not have that.",
-  405: "This server cannot do that.",
-  408: "Sending the picture took too long.",
-  413: "This picture is too large.",
-  415: "This is not a picture that can be read.",
-  422: "This is not a picture that can be read.",
-  429: "That was too much at once for this API key.",
-  503: "The server is too busy now, or has no model yet.",
-  504: "The model took too long to answer.",
+  400: t("The server did not understand the request."),
+  401: t("This server requires an API key."),
+  403: t("This is not allowed."),
+  404: t("The server does not have this."),
+  405: t("This server cannot do this."),
+  408: t("Sending the picture took too long."),
+  413: t("This picture is too large."),
+  415: t("This file cannot be read as a picture."),
+  422: t("This file cannot be read as a picture."),
+  429: t("Too many requests for this API key."),
+  503: t("The server is too busy, or has no model yet."),
+  504: t("The model took too long to answer."),
 };
 
 /** What went wrong: `message` in plain words, `detail` as the server put it. */
@@ -57,8 +58,8 @@ async function send(path, init, signal) {
     return await fetch(path, { ...init, signal: signal ? AbortSignal.any([signal, tooLong]) : tooLong });
   } catch (cause) {
     if (signal?.aborted) throw cause;
-    if (tooLong.aborted) throw new ApiError("The server took too long to answer.");
-    throw new ApiError("The server cannot be reached.", "Is it running, and is this machine connected?");
+    if (tooLong.aborted) throw new ApiError(t("The server took too long to answer."));
+    throw new ApiError(t("The server cannot be reached."), t("Is it running, and is this machine connected?"));
   }
 }
 
@@ -73,7 +74,7 @@ async function failure(response) {
       // cut off: what came is all there is to show
     }
   } else if (text.trimStart().startsWith("<")) detail = ""; // a proxy's own page
-  return new ApiError(WORDS[response.status] ?? `The server made a mistake (${response.status}).`, detail, response.status);
+  return new ApiError(WORDS[response.status] ?? t("Error in the server ({status}).", { status: response.status }), detail, response.status);
 }
 
 function sleep(milliseconds, signal) {
@@ -113,8 +114,8 @@ function ask(wasRefused) {
   const [dialog, form, input] = [$("key-dialog"), $("key-form"), $("key")];
   sessionStorage.removeItem(KEY);
   $("key-why").textContent = wasRefused
-    ? "The server does not take that key. Is it complete, and still valid?"
-    : "This server answers those who have a key. It is kept in this tab, until you close it.";
+    ? t("The server refused this key. Is it complete and still valid?")
+    : t("This server requires a key. The key stays in this tab until you close it.");
   input.value = "";
   return new Promise((resolve) => {
     form.onsubmit = (event) => {

@@ -1,6 +1,7 @@
 // One picture and what the model says of it.
 
 import { ApiError, request } from "./api.js";
+import { t } from "./words.js";
 import { h, note, percent, say, smallButton } from "./dom.js";
 
 const BARS = 5;
@@ -11,10 +12,10 @@ const BARS = 5;
  * `enqueue` runs a job when its turn comes, `chosenModel()` says which model to ask, `onRemove()` is called by the card's own button.
  */
 export function createCard(file, { enqueue, chosenModel, onRemove }) {
-  const name = file.name || "pasted picture";
+  const name = file.name || t("pasted picture");
   const url = URL.createObjectURL(file);
-  const picture = h("img", { src: url, alt: `The picture ${name}`, decoding: "async" });
-  picture.onerror = () => picture.replaceWith(note("hint", "no preview"));
+  const picture = h("img", { src: url, alt: t("The picture {name}", { name }), decoding: "async" });
+  picture.onerror = () => picture.replaceWith(note("hint", t("no preview")));
   const figure = h("figure", {}, picture);
   const answer = h("div", { className: "answer" });
   const element = h(
@@ -22,7 +23,7 @@ export function createCard(file, { enqueue, chosenModel, onRemove }) {
     { className: "card" },
     figure,
     h("div", { className: "says" }, h("p", { className: "name", title: name }, name), answer),
-    h("button", { type: "button", className: "remove", "aria-label": `Remove ${name}`, onclick: onRemove }, "×"),
+    h("button", { type: "button", className: "remove", "aria-label": t("Remove {name}", { name }), onclick: onRemove }, "×"),
   );
   const life = new AbortController();
   let round = 0; // only the latest question is answered
@@ -36,13 +37,13 @@ export function createCard(file, { enqueue, chosenModel, onRemove }) {
     const mine = ++round;
     const isCurrent = () => mine === round && !life.signal.aborted;
     element.setAttribute("aria-busy", "true");
-    show(note("waiting", "Looking…"));
+    show(note("waiting", t("Classifying…")));
     enqueue(async () => {
       if (!isCurrent()) return;
       try {
         const result = await classify(file, chosenModel(), {
           signal: life.signal,
-          onWait: (s) => isCurrent() && show(note("waiting", `The server is busy; trying again in ${Math.ceil(s)} s…`)),
+          onWait: (s) => isCurrent() && show(note("waiting", t("The server is busy; trying again in {s} s…", { s: Math.ceil(s) }))),
         });
         if (isCurrent()) showAnswer(result);
       } catch (error) {
@@ -55,17 +56,17 @@ export function createCard(file, { enqueue, chosenModel, onRemove }) {
   function showAnswer(result) {
     const { class_name: best, confidence, abstain, labels } = result;
     const found = labels?.filter((label) => label.above_threshold).map((label) => label.class);
-    const said = found ? found.join(", ") || "None of the labels" : best;
-    say(abstain ? `${name}: not sure, perhaps ${said}.` : `${name}: ${said}${found ? "" : `, ${percent(confidence)}`}.`);
+    const said = found ? found.join(", ") || t("None of the labels") : best;
+    say(abstain ? t("{name}: not sure, perhaps {said}.", { name, said }) : `${name}: ${said}${found ? "" : `, ${percent(confidence)}`}.`);
     const [inServer, inAll] = [result.timings_ms.total, result.tookMs].map((ms) => `${Math.round(ms)} ms`);
     const shown = labels?.map((label) => ({ ...label, class_name: label.class })) ?? result.top_k.slice(0, BARS);
     const bars = h("ol", { className: "bars" }, ...shown.map(bar));
     show(
-      h("h3", {}, abstain ? "Not sure" : said),
-      abstain && note("unsure", "This does not look like what the model has learnt. If it had to say:"),
+      h("h3", {}, abstain ? t("Not sure") : said),
+      abstain && note("unsure", t("This picture is unlike those that the model knows. Its best guesses:")),
       bars,
       why(result, shown),
-      note("meta", `${result.model}@${result.version} · ${inServer} in the server, ${inAll} in all`),
+      note("meta", `${result.model}@${result.version} · ${t("{inServer} in the server, {inAll} in total", { inServer, inAll })}`),
     );
     requestAnimationFrame(() => bars.classList.add("grown"));
   }
@@ -74,10 +75,10 @@ export function createCard(file, { enqueue, chosenModel, onRemove }) {
     const { message, detail } = inWords(error);
     say(`${name}: ${message}`);
     show(
-      h("h3", { className: "failed" }, "No answer"),
+      h("h3", { className: "failed" }, t("No answer")),
       h("p", {}, message),
       detail && note("meta", detail),
-      h("p", {}, smallButton("Try again", ask, `Try ${name} again`)),
+      h("p", {}, smallButton(t("Try again"), ask, t("Try {name} again", { name }))),
     );
   }
 
@@ -86,8 +87,8 @@ export function createCard(file, { enqueue, chosenModel, onRemove }) {
     const maps = new Map(); // by class
     const status = h("span", { className: "meta", role: "status" });
     const choices = shown.map((one) => h("option", {}, one.class_name));
-    const chooser = h("select", { "aria-label": `What to look for in ${name}`, hidden: true, onchange: update }, ...choices);
-    const button = smallButton("Why?", toggle, `Why? Show where the model looked in ${name}`);
+    const chooser = h("select", { "aria-label": t("Class to look for in {name}", { name }), hidden: true, onchange: update }, ...choices);
+    const button = smallButton(t("Why?"), toggle, t("Why? Show where the model looked in {name}", { name }));
     button.setAttribute("aria-pressed", "false");
 
     function toggle() {
@@ -101,12 +102,12 @@ export function createCard(file, { enqueue, chosenModel, onRemove }) {
       status.textContent = "";
       if (chooser.hidden) return;
       const className = chooser.value;
-      status.textContent = "Looking…";
+      status.textContent = t("Computing…");
       try {
         if (!maps.has(className)) maps.set(className, await explain(file, result, className, life.signal));
         if (chooser.hidden || chooser.value !== className || !button.isConnected) return;
-        figure.append(h("img", { className: "heat", src: maps.get(className), alt: `Heat map for ${className}` }));
-        status.textContent = `The warmer, the more it speaks for ${className}.`;
+        figure.append(h("img", { className: "heat", src: maps.get(className), alt: t("Heatmap for {className}", { className }) }));
+        status.textContent = t("Warm colours mark evidence for {className}.", { className });
       } catch (error) {
         if (!life.signal.aborted) status.textContent = Object.values(inWords(error)).join(" ");
       }
@@ -141,9 +142,13 @@ function bar({ class_name: name, probability, above_threshold: isLabel }, place)
 async function classify(file, model, options) {
   const most = Number(document.documentElement.dataset.maxImageBytes);
   if (file.size > most) {
-    throw new ApiError("This picture is too large.", `It has ${megabytes(file.size)}; the server takes ${megabytes(most)} at most.`, 413);
+    throw new ApiError(
+      t("This picture is too large."),
+      t("It has {size}; the maximum is {most}.", { size: megabytes(file.size), most: megabytes(most) }),
+      413,
+    );
   }
-  if (file.size === 0) throw new ApiError("This is not a picture that can be read.", "The file is empty.", 422);
+  if (file.size === 0) throw new ApiError(t("This file cannot be read as a picture."), t("The file is empty."), 422);
   const query = new URLSearchParams({ top_k: BARS, ...(model && { model }) });
   let started = 0;
   const response = await request(`predict?${query}`, { ...(await picture(file)), ...options, onSend: () => (started = performance.now()) });
@@ -164,14 +169,14 @@ async function picture(file) {
   try {
     return { method: "POST", body: await file.arrayBuffer(), headers: { "Content-Type": "application/octet-stream" } };
   } catch {
-    throw new ApiError("This file cannot be read.", "Was it moved, or is it a folder?");
+    throw new ApiError(t("This file cannot be read."), t("Was it moved, or is it a folder?"));
   }
 }
 
 function inWords(error) {
   if (error instanceof ApiError) return { message: error.message, detail: error.detail };
   console.error(error);
-  return { message: "Something went wrong on this page.", detail: String(error) };
+  return { message: t("Something went wrong on this page."), detail: String(error) };
 }
 
 const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;

@@ -1,5 +1,7 @@
 // Builds elements; text is always text, never markup.
 
+import { language } from "./words.js";
+
 export const $ = (id) => document.getElementById(id);
 
 /** An element with properties (`class`, `aria-…`, `data-…` and `role` as attributes, `on…` as listeners) and children. */
@@ -30,7 +32,7 @@ export function percent(probability) {
   return `${Math.round(probability * 100)} %`;
 }
 
-export const number = (value) => value.toLocaleString("en");
+export const number = (value) => value.toLocaleString(language);
 
 /** Tells those who hear the page instead of seeing it. */
 export function say(text) {

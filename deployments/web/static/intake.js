@@ -1,6 +1,7 @@
 // Where pictures come from: chosen, photographed, dropped, pasted, or drawn by us.
 
 import { $, h } from "./dom.js";
+import { t } from "./words.js";
 
 const SAMPLES = ["airplane", "automobile", "ship", "frog", "horse", "truck", "3", "7"];
 const SAMPLE_SIDE_PX = 256;
@@ -64,5 +65,5 @@ async function rasterize(image, name) {
   const canvas = h("canvas", { width: SAMPLE_SIDE_PX, height: SAMPLE_SIDE_PX });
   canvas.getContext("2d").drawImage(image, 0, 0, SAMPLE_SIDE_PX, SAMPLE_SIDE_PX);
   const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
-  return new File([blob], `${name} (drawing)`, { type: "image/png" });
+  return new File([blob], t("{name} (drawing)", { name }), { type: "image/png" });
 }

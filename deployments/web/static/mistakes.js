@@ -2,6 +2,7 @@
 
 import { request } from "./api.js";
 import { h, note, number, percent, say, smallButton } from "./dom.js";
+import { t } from "./words.js";
 import { mostConfused, relatedTo } from "./confusion.js";
 
 const MOST_CLASSES = 20;
@@ -24,14 +25,14 @@ export class Mistakes {
     if (this.shown === model) return;
     this.shown = model;
     this.gallery = null;
-    this.body.replaceChildren(note("waiting", "Reading…"));
+    this.body.replaceChildren(note("waiting", t("Reading…")));
     try {
       const answer = await (await request(`gallery${model && `?${new URLSearchParams({ model })}`}`)).json();
       if (this.shown === model) this.draw(answer);
     } catch (error) {
       if (this.shown !== model) return;
       this.shown = null;
-      const again = smallButton("Try again", () => this.show(model));
+      const again = smallButton(t("Try again"), () => this.show(model));
       this.body.replaceChildren(note("notice", h("strong", {}, error.message), " ", error.detail ?? "", " ", again));
       say(error.message);
     }
@@ -41,7 +42,7 @@ export class Mistakes {
     const reference = `${model}@${version}`;
     if (gallery === null) {
       const command = h("code", {}, `cifar-ray evaluate ${reference} --attach`);
-      this.body.replaceChildren(note("hint", `${reference} has no gallery of its mistakes. `, command, " makes a version that has one."));
+      this.body.replaceChildren(note("hint", t("{reference} has no gallery of its mistakes. This command makes a version with one:", { reference }), " ", command));
       return;
     }
     this.gallery = gallery;
@@ -49,19 +50,20 @@ export class Mistakes {
     this.matrix = h("div", { className: "matrix" });
     this.cell = h("section", { className: "cell" });
     const choices = gallery.class_names.map((name, i) => h("option", { value: i }, name));
-    this.focus = h("select", { id: "focus", onchange: () => this.drawMatrix() }, h("option", { value: "" }, "the most confused"), ...choices);
-    this.chooser = h("div", { className: "chooser" }, h("label", { htmlFor: "focus" }, "Classes"), this.focus);
+    this.focus = h("select", { id: "focus", onchange: () => this.drawMatrix() }, h("option", { value: "" }, t("the most confused")), ...choices);
+    this.chooser = h("div", { className: "chooser" }, h("label", { htmlFor: "focus" }, t("Classes")), this.focus);
     const [count, right] = [sum(gallery.images), sum(gallery.correct)];
     const share = ((100 * right) / Math.max(1, count)).toFixed(1);
     this.body.replaceChildren(
-      h("p", {}, h("strong", {}, reference), ` named ${number(right)} of ${number(count)} ${gallery.split} pictures right (${share} %).`),
+      h("p", {}, h("strong", {}, reference), " ",
+        t("{right} of {count} pictures are correct ({share} %, split: {split}).", { right: number(right), count: number(count), share, split: gallery.split })),
       this.chooser,
       h("div", { className: "beside" }, this.matrix, this.pairs()),
       this.cell,
     );
     this.drawMatrix();
     if (gallery.confusions.length) this.open(gallery.confusions[0]);
-    else this.cell.replaceChildren(note("hint", "It made no mistake."));
+    else this.cell.replaceChildren(note("hint", t("No mistakes.")));
   }
 
   /** How many classes fit side by side. */
@@ -88,7 +90,7 @@ export class Mistakes {
     const table = h(
       "table",
       { onkeydown: move },
-      h("caption", {}, "Rows: what the pictures show. Columns: what the model said. Choose a number to see its pictures."),
+      h("caption", {}, t("Rows: true classes. Columns: predicted classes. Choose a number to see its pictures.")),
       h("thead", {}, h("tr", {}, h("td"), ...classes.map((j) => header("col", j)))),
       h("tbody", {}, ...classes.map(row)),
     );
@@ -113,11 +115,12 @@ export class Mistakes {
   pairs() {
     const most = this.gallery.confusions.slice(0, MOST_PAIRS);
     const items = most.map((one) => h("li", {}, this.button(one, this.words(one), h("span", {}, number(one.count)))));
-    return h("div", { className: "pairs" }, h("h3", {}, "Most often"), h("ol", {}, ...items));
+    return h("div", { className: "pairs" }, h("h3", {}, t("Most frequent")), h("ol", {}, ...items));
   }
 
   words({ true: shown, predicted }) {
-    return `${this.gallery.class_names[shown]} taken for ${this.gallery.class_names[predicted]}`;
+    const names = this.gallery.class_names;
+    return t("{shown} predicted as {predicted}", { shown: names[shown], predicted: names[predicted] });
   }
 
   /** A button that opens a cell: a number in the matrix, or with words of its own. */
@@ -141,7 +144,7 @@ export class Mistakes {
       else button.removeAttribute("aria-current");
     }
     const shown = this.gallery.mistakes.filter((one) => key(one) === this.opened);
-    const some = shown.length ? `; the ${shown.length} it was surest of` : "; none of them is kept in the gallery";
+    const some = shown.length ? t("; the {count} most confident ones", { count: shown.length }) : t("; none of them is stored in the gallery");
     const list = h("ul", {});
     const items = shown.map((one) => {
       const image = h("img", { src: one.picture, alt: `${this.words(one)}: ${one.name}`, title: one.name, width: 96, height: 96 });
@@ -185,4 +188,4 @@ function move(event) {
 
 const key = (one) => `${one.true},${one.predicted}`;
 const sum = (values) => values.reduce((total, value) => total + value, 0);
-const pictures = (count) => `${number(count)} ${count === 1 ? "picture" : "pictures"}`;
+const pictures = (count) => t(count === 1 ? "{count} picture" : "{count} pictures", { count: number(count) });

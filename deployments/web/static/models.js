@@ -2,6 +2,7 @@
 
 import { request } from "./api.js";
 import { $, h } from "./dom.js";
+import { t } from "./words.js";
 
 const MOST_NAMED = 12;
 
@@ -12,7 +13,7 @@ export async function loadModels(onChange) {
   const chosen = select.value;
   const byName = new Map(answer.models.map((entry) => [entry.name, entry]));
   select.replaceChildren(
-    h("option", { value: "" }, answer.default ? `${answer.default} (the server’s own)` : "none yet"),
+    h("option", { value: "" }, answer.default ? t("{model} (default)", { model: answer.default }) : t("none yet")),
     ...answer.models.map((entry) => {
       const newestFirst = [...entry.versions].reverse();
       return h("optgroup", { label: entry.name }, ...newestFirst.map((version) => option(entry, version)));
@@ -37,7 +38,7 @@ function option(entry, version) {
     .filter(([, target]) => target === version)
     .map(([alias]) => alias);
   const isMeant = version === (entry.aliases.production ?? entry.versions.at(-1));
-  const [figure, unit] = entry.task === "multi-label" ? [entry.test_map, "% mean average precision"] : [entry.test_accuracy, "% right"];
+  const [figure, unit] = entry.task === "multi-label" ? [entry.test_map, t("% mean average precision")] : [entry.test_accuracy, t("% correct")];
   const accuracy = isMeant && figure !== null ? [`${(figure * 100).toFixed(1)} ${unit}`] : [];
   const notes = [...aliases, ...accuracy].join(", ");
   return h("option", { value: `${entry.name}@${version}` }, `${entry.name}@${version}${notes && ` (${notes})`}`);
@@ -47,6 +48,6 @@ function describe(entry) {
   if (!entry?.classes.length) return;
   const names = entry.classes.slice(0, MOST_NAMED).join(", ");
   const more = entry.classes.length - MOST_NAMED;
-  const kind = entry.task === "multi-label" ? "Labels" : "Classes";
-  $("known").textContent = `${kind}: ${names}${more > 0 ? ` and ${more} more` : ""}.`;
+  const kind = entry.task === "multi-label" ? t("Labels") : t("Classes");
+  $("known").textContent = `${kind}: ${names}${more > 0 ? t(" and {more} more", { more }) : ""}.`;
 }

@@ -8,6 +8,7 @@ import { Mistakes } from "./mistakes.js";
 import { chosenModel, loadModels } from "./models.js";
 import { createQueue } from "./queue.js";
 import { Review } from "./review.js";
+import { t } from "./words.js";
 
 const AT_ONCE = 4;
 
@@ -25,7 +26,7 @@ function take(files) {
   });
   $("results").hidden = false;
   $("cards").prepend(...fresh.map((card) => card.element));
-  if (files.length > 1) say(`${files.length} pictures are sent.`);
+  if (files.length > 1) say(t("Sending {count} pictures.", { count: files.length }));
   for (const card of fresh) card.ask();
 }
 
@@ -47,9 +48,9 @@ async function refreshModels() {
       offerSamples(classNames, take);
       if ($("mistakes").open) mistakes.show(chosenModel());
     });
-    tell(own ? "" : "There is no model to ask yet.", problem);
+    tell(own ? "" : t("There is no model yet."), problem);
   } catch (error) {
-    tell(error.message, error.detail, smallButton("Try again", refreshModels));
+    tell(error.message, error.detail, smallButton(t("Try again"), refreshModels));
   }
 
   function tell(words, detail, ...more) {

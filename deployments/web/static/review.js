@@ -1,6 +1,7 @@
 // Captured pictures: one after the other, those first of which the model was unsure; one key a label.
 
 import { mayAskForKey, request } from "./api.js";
+import { t } from "./words.js";
 import { h, note, number, percent, say, smallButton } from "./dom.js";
 
 const FETCHED = 50;
@@ -23,7 +24,7 @@ export class Review {
   /** Shows the first picture that nobody has labelled. */
   async show() {
     if (this.queue.length) return this.draw();
-    this.body.replaceChildren(note("waiting", "Reading…"));
+    this.body.replaceChildren(note("waiting", t("Reading…")));
     try {
       await this.send();
       const answer = await (await request(`captures?limit=${FETCHED}`)).json();
@@ -31,7 +32,7 @@ export class Review {
       this.queue = answer.captures.filter((one) => !waiting().some((decision) => decision.key === one.key));
       this.draw();
     } catch (error) {
-      const again = smallButton("Try again", () => {
+      const again = smallButton(t("Try again"), () => {
         mayAskForKey();
         this.show();
       });
@@ -43,23 +44,23 @@ export class Review {
   draw() {
     const [one] = this.queue;
     if (!one) {
-      this.body.replaceChildren(note("hint", this.done.length ? "All captured pictures have a label." : "No captured picture waits for a label."), this.foot());
+      this.body.replaceChildren(note("hint", this.done.length ? t("All captured pictures have a label.") : t("No captured pictures to label.")), this.foot());
       return;
     }
     for (const next of this.queue.slice(0, PREFETCHED)) this.picture(next.key); // the next ones are there before they are shown
-    const image = h("img", { alt: `captured picture, predicted ${one.predicted}`, width: 448, height: 448 });
+    const image = h("img", { alt: t("captured picture, predicted {predicted}", one), width: 448, height: 448 });
     this.picture(one.key).then((url) => (image.src = url), () => this.skip(one));
-    const why = one.disagrees ? "versions disagree" : one.abstain ? "the model says none of these" : `${percent(one.confidence)} sure`;
+    const why = one.disagrees ? t("versions disagree") : one.abstain ? t("the model abstains") : percent(one.confidence);
     this.body.replaceChildren(
       h(
         "div",
         { className: "reviewing" },
-        h("figure", {}, image, h("figcaption", { className: "meta" }, `${one.model} says ${one.predicted}, ${why}. ${number(this.numOpen)} to label.`)),
-        h("div", { className: "labels", role: "group", "aria-label": "What does the picture show?" }, ...this.buttons(one)),
+        h("figure", {}, image, h("figcaption", { className: "meta" }, t("{model}: {predicted}, {why}. {count} to label.", { ...one, why, count: number(this.numOpen) }))),
+        h("div", { className: "labels", role: "group", "aria-label": t("What does the picture show?") }, ...this.buttons(one)),
       ),
       this.foot(),
     );
-    say(`Predicted ${one.predicted}, ${why}.`);
+    say(t("Predicted {predicted}, {why}.", { ...one, why }));
   }
 
   buttons(one) {
@@ -71,13 +72,13 @@ export class Review {
         key ? h("kbd", {}, key) : null,
         text,
       );
-    return [...names.map((name, i) => button(name, KEYS[i], name)), button("none of these", "n", ""), button("skip", "s", null)];
+    return [...names.map((name, i) => button(name, KEYS[i], name)), button(t("none of these"), "n", ""), button(t("skip"), "s", null)];
   }
 
   foot() {
-    const undo = this.done.length ? smallButton(`Undo (u): ${this.done.at(-1).label || "none of these"}`, () => this.undo()) : null;
+    const undo = this.done.length ? smallButton(t("Undo (u): {label}", { label: this.done.at(-1).label || t("none of these") }), () => this.undo()) : null;
     const unsent = waiting().length;
-    return h("p", { className: "meta" }, undo, " ", unsent ? `${number(unsent)} decisions wait for the connection.` : "");
+    return h("p", { className: "meta" }, undo, " ", unsent ? t("{count} decisions wait for the connection.", { count: number(unsent) }) : "");
   }
 
   onKey(event) {
