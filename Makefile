@@ -7,7 +7,7 @@
 #   make test-protocols  clients of Triton and TorchServe
 #   make docs     the documentation as a site     make docs-test  runs its examples
 #   make release-check  all that a release needs
-#   make test-chaos  a training killed thirty times
+#   make test-chaos  a training killed thirty times   make test-gpu  on an NVIDIA GPU
 #   make coverage  what the tests run     make mutants   changes that no test notices
 #   make wheel-test  an installed wheel        make test-newest  the newest ray and torch
 #   make audit    known weaknesses of the locked packages
@@ -17,7 +17,7 @@ UV := $(BIN)/uv
 INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends
 
 .DEFAULT_GOAL := setup
-.PHONY: docs docs-test release-check setup lock format lint test test-fast test-slow test-chaos coverage mutants test-web test-abuse test-protocols test-cluster test-newest wheel-test audit demo serve clean
+.PHONY: docs docs-test release-check setup lock format lint test test-fast test-slow test-chaos coverage mutants test-web test-abuse test-protocols test-cluster test-newest test-gpu wheel-test audit demo serve clean
 
 setup: .venv/.installed
 	@echo "ready: . .venv/bin/activate, or see 'make demo' and README.md"
@@ -72,11 +72,15 @@ test: lint
 
 # without the tests that start Ray
 test-fast: setup
-	$(BIN)/python -m pytest -m "not (ray or web or abuse or slow or cluster or chaos or wheel or protocols or release)"
+	$(BIN)/python -m pytest -m "not (ray or web or abuse or slow or cluster or chaos or wheel or protocols or release or gpu)"
 
 # what would take `make test` over its ten minutes
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+# graphs, precisions, copies and waits on an NVIDIA GPU; skipped with a reason where there is none
+test-gpu: setup
+	$(BIN)/python -m pytest -m gpu
 
 # one training that is killed thirty times; half an hour on two cores. CHAOS_SEED=1 kills it otherwise.
 test-chaos: setup
@@ -152,7 +156,7 @@ test-newest: setup
 		-e '.[aws,dev,export,openvino,quantize,traces,tracking,tune,web]'
 	@.venv-newest/bin/python -c 'import ray, torch; print("testing ray", ray.__version__, "and torch", torch.__version__)'
 	.venv-newest/bin/python -m pytest -q tests/test_private.py
-	.venv-newest/bin/python -m pytest -q -m "not (ray or web or abuse or slow or cluster or chaos or wheel or protocols or release)"
+	.venv-newest/bin/python -m pytest -q -m "not (ray or web or abuse or slow or cluster or chaos or wheel or protocols or release or gpu)"
 
 # Known weaknesses of the locked versions. It asks a database on the internet, so it is no part of the tests; --strict fails where it cannot ask.
 audit: | $(UV)
