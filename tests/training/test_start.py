@@ -16,10 +16,10 @@ from cifar_ray.errors import BundleError, ConfigError
 from cifar_ray.models import count_parameters, create_model, list_models
 from cifar_ray.models.stages import head_name, stages
 from cifar_ray.store import Architecture, Bundle, Manifest
-from cifar_ray.training.loop import trainer as trainer_module
 from cifar_ray.training.loop.fit import fit
 from cifar_ray.training.loop.optimizers import create_optimizers, scale_rates
 from cifar_ray.training.loop.trainer import Trainer
+from cifar_ray.training.weights import initial_network
 from cifar_ray.training.weights.initial_network import create_from, freeze, rate_factors
 
 CPU = torch.device("cpu")
@@ -88,7 +88,7 @@ def test_a_network_is_cut_into_stages_that_hold_every_weight_once(architecture: 
 def test_exactly_the_parameters_counted_as_trained_change(
     few_stripes: DatasetSplits, architecture: str, how: str, narrow: dict, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trainer_module, "_NORM_IMAGES", 1)  # statistics of a parent without training would hide small changes
+    monkeypatch.setattr(initial_network, "NORM_IMAGES", 1)  # statistics of a parent without training would hide small changes
     trainer = make_trainer(make_parent(architecture, **narrow.get(architecture, {})), few_stripes, freeze=how)
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     for epoch in range(2):  # in the first step no gradient passes the norms at zero of resnet18's blocks

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -35,15 +36,13 @@ from cifar_ray.training.loop.optimizers import (
 )
 from cifar_ray.training.loop.validation import evaluate, gather_outputs
 from cifar_ray.training.steps.captured import captured_steps
-from cifar_ray.training.steps.dropout import dropout_seed
 from cifar_ray.training.steps.micro_batches import auto_micro_batch_size
-from cifar_ray.training.weights.initial_network import freeze, initial_network, rate_factors
+from cifar_ray.training.weights.initial_network import freeze, initial_network, kept_in_evaluation, rate_factors
 
 OnStep = Callable[[int, int, int], None]  # epoch (from 1), steps done in it, steps per epoch
 
 _WHITENING_IMAGES = 5000
 _RESIDENT_BYTES = 2 << 30  # validation and test images of at most this size each stay on a GPU
-_NORM_IMAGES = 64
 
 
 class Trainer:
@@ -99,7 +98,8 @@ class Trainer:
         self.model = self._prepare(initial.network)
         self._check_single_images()
         self.frozen = freeze(self.model, config.start) if config.start else []
-        self._kept_in_evaluation = [module for stage in self.frozen for module in stage.modules] + self._norms_of_parent()
+        images = min(self.loader.micro_batch_size or config.batch_size, config.batch_size)
+        self._in_evaluation = kept_in_evaluation(self.model, self.frozen, images) if config.start else []
         compiles = device.type == "cuda" and config.compile != "none"
         self.optimizers = create_optimizers(self.model, config.optimizer, config.batch_size, compiles)
         if config.start:
@@ -125,16 +125,6 @@ class Trainer:
     def network(self) -> nn.Module:
         """The network that is evaluated and saved: the trained one, or its running average."""
         return self.model if self.average is None else self.average.network
-
-    def _norms_of_parent(self) -> list[nn.Module]:
-        """The batch norms that keep the statistics of the parent: all of them, if each would see few images at a time.
-
-        Ants and bees, 245 photographs in batches of 16: 95.4 % of the validation pictures, against 83.0 % with the statistics of batches.
-        """
-        images = min(self.loader.micro_batch_size or self.config.batch_size, self.config.batch_size)
-        if not self.config.start or images >= _NORM_IMAGES:
-            return []
-        return [module for module in self.model.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)]
 
     def _prepare(self, model: nn.Module) -> nn.Module:
         model = model.to(self.device).to(memory_format=torch.channels_last)
@@ -207,10 +197,10 @@ class Trainer:
         if first_step == 0:
             self.sums, self.images_seen = torch.zeros_like(self.sums), 0
         self.parallel.train()
-        for module in self._kept_in_evaluation:
+        for module in self._in_evaluation:
             module.eval()
         for number, step in enumerate(self.loader.epoch(epoch, first_step), first_step):
-            torch.manual_seed(dropout_seed(self.config.seed, epoch, number, self.shard.rank))
+            torch.manual_seed(_dropout_seed(self.config.seed, epoch, number, self.shard.rank))
             done = epoch + number / self.loader.steps_per_epoch
             factor = learning_rate_factor(self.config.schedule, done, self.config.epochs) * self.rate_share
             set_learning_rate(self.optimizers, factor)
@@ -291,6 +281,11 @@ class Trainer:
         if self.device.type == "cuda" and dataset.images.nbytes <= _RESIDENT_BYTES:
             self._held[key] = part  # the splits outlive the trainer, so the key stays theirs
         return part
+
+
+def _dropout_seed(seed: int, epoch: int, step: int, rank: int) -> int:
+    """Seed of dropout: it depends on the step, and differs between workers."""
+    return int(np.random.SeedSequence((seed, epoch, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _communicating(parallel: nn.Module, last: bool) -> Any:
