@@ -241,7 +241,7 @@ REASONS = {
     "torchgen sympy mpmath triton cuda cloudpickle pydot typing_extensions": "torch imports them for its optimizers",
     "scipy": "fits the temperature of the probabilities",
     "PIL": "decodes and encodes pictures",
-    "matplotlib mpl_toolkits cycler kiwisolver pyparsing dateutil six packaging fontTools tornado": "draws curves.png, in a thread",
+    "matplotlib mpl_toolkits cycler kiwisolver pyparsing dateutil six packaging fontTools tornado colorama": "draws curves.png, in a thread",
     "pyarrow tenacity filelock": "the storage: files, retries, locks",
     "pydantic pydantic_core annotated_types typing_inspection": "checks the settings",
     "yaml": "config.yaml",
