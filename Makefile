@@ -7,7 +7,7 @@
 #   make test-protocols  the server with clients of Triton and TorchServe
 #   make docs     the documentation as a site     make docs-test  runs its examples
 #   make release-check  all that a release needs
-#   make test-chaos  a training run killed thirty times
+#   make test-chaos  a training run killed thirty times   make test-gpu  on an NVIDIA GPU
 #   make coverage  the lines that the tests run   make mutants   mutation tests
 #   make wheel-test  an installed wheel        make test-newest  the newest ray and torch
 #   make audit    known vulnerabilities of the locked packages
@@ -17,7 +17,7 @@ UV := $(BIN)/uv
 INSTALL := DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends
 
 .DEFAULT_GOAL := setup
-.PHONY: docs docs-test release-check setup lock format lint test test-fast test-slow test-chaos coverage mutants test-web test-abuse test-protocols test-cluster test-newest wheel-test audit demo serve clean
+.PHONY: docs docs-test release-check setup lock format lint test test-fast test-slow test-chaos coverage mutants test-web test-abuse test-protocols test-cluster test-newest test-gpu wheel-test audit demo serve clean
 
 setup: .venv/.installed
 	@echo "ready: . .venv/bin/activate, or see 'make demo' and README.md"
@@ -72,11 +72,15 @@ test: lint
 
 # Tests that do not start Ray
 test-fast: setup
-	$(BIN)/python -m pytest -m "not (ray or web or abuse or slow or cluster or chaos or wheel or protocols or release)"
+	$(BIN)/python -m pytest -m "not (ray or web or abuse or slow or cluster or chaos or wheel or protocols or release or gpu)"
 
 # Slow tests, which would make `make test` longer than ten minutes
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+# CUDA graphs, precisions, copies and waits on an NVIDIA GPU; skipped without a GPU
+test-gpu: setup
+	$(BIN)/python -m pytest -m gpu
 
 # One training run, killed thirty times; half an hour on two cores. CHAOS_SEED=1 draws other faults.
 test-chaos: setup
@@ -152,7 +156,7 @@ test-newest: setup
 		-e '.[aws,dev,export,openvino,quantize,traces,tracking,tune,web]'
 	@.venv-newest/bin/python -c 'import ray, torch; print("testing ray", ray.__version__, "and torch", torch.__version__)'
 	.venv-newest/bin/python -m pytest -q tests/test_private.py
-	.venv-newest/bin/python -m pytest -q -m "not (ray or web or abuse or slow or cluster or chaos or wheel or protocols or release)"
+	.venv-newest/bin/python -m pytest -q -m "not (ray or web or abuse or slow or cluster or chaos or wheel or protocols or release or gpu)"
 
 # Known vulnerabilities of the locked versions. It asks a database on the internet, so it is not part of the tests. --strict fails without a connection.
 audit: | $(UV)

@@ -1,7 +1,7 @@
 """The single checks of `benchmarks/gpu.sh`; each ends with one line that sums it up. They run on a CPU too, where there is no GPU.
 
 python benchmarks/gpu.py precision DIR [--precision bf16] [--images N]    does it learn, and how fast
-python benchmarks/gpu.py time DIR [--seeds 10] [--images N] [--compile MODE]    accuracy and time of the default recipe, without Ray
+python benchmarks/gpu.py time DIR [--seeds 10] [--images N] [--compile MODE] [--cuda-graph MODE]    accuracy and time, without Ray
 python benchmarks/gpu.py collective                                       NCCL, or gloo
 python benchmarks/gpu.py peer-data DIR OUT                                the same images as the files that airbench reads
 """
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("out", nargs="?", type=Path)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--compile", default="none")
+    parser.add_argument("--cuda-graph", default="auto")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--images", type=int, help="only so many of the training images")
     options = parser.parse_args()
@@ -48,6 +49,7 @@ def main() -> None:
         "val_fraction": 0,
         "precision": options.precision,
         "compile": options.compile,
+        "cuda_graph": options.cuda_graph,
     }
     config = parse_config(TrainConfig, values)
     splits = shortened(load_splits(config), options.images)
@@ -75,7 +77,7 @@ def run(config: TrainConfig, splits: DatasetSplits) -> tuple[float, float, float
         test accuracy with views averaged; images a second of the last epoch.
     """
     assert splits.test is not None
-    trainer = Trainer(config, splits, DEVICE, Shard())
+    trainer = Trainer(config, splits, DEVICE, Shard(), on_message=print)
     synchronize()
     started = time.perf_counter()
     if isinstance(trainer.model, DataInitialized):  # once more, for the clock

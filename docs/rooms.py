@@ -43,6 +43,7 @@ FLOORS: tuple[dict[str, str], ...] = (
     },
     {
         "cifar_ray.training.weights": "what training starts from",
+        "cifar_ray.training.steps": "steps that do not wait for the host",
         "cifar_ray.training.records": "what a run leaves behind",
         "cifar_ray.inference": "pictures to probabilities",
     },

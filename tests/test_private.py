@@ -174,3 +174,19 @@ def test_errors_that_refer_to_each_other_are_searched_once() -> None:
     one.__cause__, other.__cause__ = other, one
     assert find_our_error(one) is None
     assert find_our_error(SimpleNamespace(__cause__=None)) is None  # type: ignore[arg-type]
+
+
+def test_grad_scaler_gives_optimizers_the_overflow_as_a_tensor() -> None:
+    weights = torch.nn.Parameter(torch.ones(2))
+    seen: list[torch.Tensor] = []
+
+    class Watching(torch.optim.SGD):
+        def step(self, closure: object = None) -> None:
+            seen.append(self.found_inf)
+
+    optimizer = Watching([weights], lr=0.1)
+    private.handles_overflows(optimizer)
+    scaler = torch.amp.GradScaler("cpu")
+    scaler.scale((weights * float("inf")).sum()).backward()
+    scaler.step(optimizer)
+    assert [float(one) for one in seen] == [1.0]

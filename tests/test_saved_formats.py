@@ -72,6 +72,13 @@ def test_an_interrupted_run_resumes_to_its_end(storage: Path, capsys: pytest.Cap
     assert ModelStore(str(storage)).load("resumed").manifest.metrics["val_accuracy"] > before[-1]["val_accuracy"]
 
 
+def test_a_run_of_an_earlier_release_continues_with_its_draws(storage: Path) -> None:
+    settings = saved_settings("interrupted", str(storage))
+    assert settings["draws"] == 1
+    assert Run(parse_config(TrainConfig, settings | {"draws": 2}), "interrupted").config.draws == 1
+    assert parse_config(TrainConfig, {}).draws == 2
+
+
 def newer(path: Path) -> None:
     """Writes a file as a later release would."""
     text = path.read_text()

@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from cifar_ray.config import TrainConfig
 from cifar_ray.models import create_model
 from cifar_ray.recipes import get_recipe, list_recipes
-from cifar_ray.training.loop.optimizers import Muon, create_optimizers
+from cifar_ray.training.loop.optimizers import create_optimizers
+from cifar_ray.training.steps.muon import Muon
 
 _IMAGES = 2
 

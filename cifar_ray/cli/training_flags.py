@@ -263,6 +263,7 @@ def _settings_in(file: str) -> dict[str, Any]:
     path = local_path(file).absolute()
     if path.parent.parent.name == "runs" and path.parent.name == values.get("name"):
         del values["name"]
+        values.setdefault("draws", 1)  # a run of an earlier release
     return values
 
 

@@ -194,3 +194,11 @@ def lerp_each(targets: Sequence[Tensor], ends: Sequence[Tensor], weight: float) 
         return
     for target, end in zip(targets, ends, strict=True):
         target.lerp_(end, weight)
+
+
+def handles_overflows(optimizer: Any) -> None:
+    """Have `GradScaler` give an optimizer `grad_scale` and `found_inf` as tensors, as it does for torch's fused ones.
+
+    Fallback: it reads on the host whether there was an overflow, and then leaves out the step itself.
+    """
+    optimizer._step_supports_amp_scaling = True

@@ -145,9 +145,16 @@ class TrainConfig(Config):
     precision: PrecisionName = Field("auto", description="number format; auto: bf16 if the hardware has it, else fp16 on a GPU, else fp32")
     compile: CompileMode = Field(
         "none",
-        description="torch.compile mode, for GPUs; default: fuse operations; max-autotune: also search kernels and record CUDA graphs",
+        description="torch.compile mode, for GPUs; default: fuse operations; max-autotune: also search kernels",
+    )
+    cuda_graph: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="replay each training step as one CUDA graph, so that the GPU never waits for Python; auto: where it is possible",
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of splits, order, augmentation and initial weights")
+    draws: Literal[1, 2] = Field(
+        2, description="version of the generator of order and augmentation; 1: as runs of earlier releases, which continue with it"
+    )
     split_seed: int | None = Field(None, ge=0, le=2**31 - 1, description="seed of the splits; default: --seed")
     num_workers: int | str | None = Field(
         None,

@@ -19,6 +19,7 @@ from cifar_ray.store import Bundle
 _EPOCHS = 3
 _MIN_STEPS_PER_EPOCH = 8
 _BATCH = 256
+_MIN_BATCH = 16
 _RATES = ("lr", "head_lr", "bias_lr")
 _DATA_SETTINGS = ("dataset", "data_dir", "columns", "task", "groups", "stream")
 # Settings of the parent's run that do not apply to its child.
@@ -82,10 +83,14 @@ def warn_of_overlap(parent: Bundle, config: TrainConfig, splits: TrainingSplits)
 
 
 def fit_batch_size(batch_size: int, images: int) -> int:
-    """The parent's batch size, reduced to a power of two if a small data set would give too few steps per epoch."""
+    """The parent's batch size, reduced to a power of two if a small data set would give too few steps per epoch.
+
+    Not below 16, if there are so many images: batch norm of a few images destroys what a network has learnt.
+    """
     if batch_size <= images // _MIN_STEPS_PER_EPOCH:
         return batch_size
-    return 1 << int(math.log2(max(2, images // _MIN_STEPS_PER_EPOCH)))
+    wanted = max(_MIN_BATCH, images // _MIN_STEPS_PER_EPOCH)
+    return min(batch_size, 1 << int(math.log2(max(2, min(images, wanted)))))
 
 
 def describe_trained_part(config: TrainConfig, parent: Bundle, class_names: tuple[str, ...]) -> str:

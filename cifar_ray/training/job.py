@@ -78,6 +78,7 @@ def run(config: TrainConfig, splits: TrainingSplits, progress: Progress, track: 
     from cifar_ray.training.records.run_folder import Run
 
     job = Run(config, resume, splits.fingerprint)
+    config = job.config
     progress.on_message(_describe_start(config, splits))
     if advice := advise(config, splits):
         progress.on_message(advice)

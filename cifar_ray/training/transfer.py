@@ -24,7 +24,7 @@ from cifar_ray.data.task_progress import StartTask
 from cifar_ray.errors import Interrupted, TrainingError, advising_on_memory
 from cifar_ray.metrics.score import Score
 from cifar_ray.store.bundle import MANIFEST_FILE, encode
-from cifar_ray.training.loop.trainer import Trainer, memory_advice
+from cifar_ray.training.loop.trainer import Trainer
 from cifar_ray.training.place import train_run
 from cifar_ray.training.probe.extraction import ComputeHere, Opener
 from cifar_ray.training.probe.linear_probe import Probe, train_probe
@@ -33,6 +33,7 @@ from cifar_ray.training.probe.tail import Tail, TailTrainer
 from cifar_ray.training.records.results import TrainedRun
 from cifar_ray.training.records.run_folder import Run
 from cifar_ray.training.save_model import describe
+from cifar_ray.training.steps.micro_batches import memory_advice
 from cifar_ray.training.tail_finetuning import finetune_tail, open_tail, tail_memory_advice, with_one_view
 from cifar_ray.training.weights.initial_network import load_parent
 

@@ -10,7 +10,7 @@ from cifar_ray.cluster.process import prepare_process
 from cifar_ray.config import TrainConfig
 from cifar_ray.data import DatasetSplits
 from cifar_ray.errors import TrainingError, advising_on_memory
-from cifar_ray.training.loop.trainer import memory_advice
+from cifar_ray.training.steps.micro_batches import memory_advice
 from cifar_ray.tuning.lr_range import RangeTest, run_range_test
 
 MEANINGS = {

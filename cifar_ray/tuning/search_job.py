@@ -147,7 +147,7 @@ def saved_settings(storage: str, name: str) -> dict[str, Any]:
     if settings is None:
         raise ConfigError(f"--resume {name}: not found in {tree.path()}. Available: {', '.join(tree.folders()) or 'none'}")
     values = without_format(yaml.safe_load(settings), tree.path(f"{name}/{_SETTINGS_FILE}"), FORMAT_VERSION)
-    values["fixed"] |= {"name": name, "storage": storage}
+    values["fixed"] = {"draws": 1} | values["fixed"] | {"name": name, "storage": storage}
     return values
 
 
@@ -157,8 +157,8 @@ def _identity(settings: dict[str, Any]) -> dict[str, Any]:
         # without those that are not set: a search of an earlier release does not name all of them
         "fixed": {
             key: value
-            for key, value in settings["fixed"].items()
-            if key not in _MAY_DIFFER and value is not None and (key, value) != ("task", "auto")
+            for key, value in ({"draws": 1} | settings["fixed"]).items()
+            if key not in _MAY_DIFFER and value is not None and (key, value) not in (("task", "auto"), ("cuda_graph", "auto"))
         },
         "search": {key: value for key, value in settings["search"].items() if key not in _MAY_CHANGE},
         "space": settings["space"],

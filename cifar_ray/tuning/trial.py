@@ -32,9 +32,9 @@ from cifar_ray.errors import TrainingError, advising_on_memory
 from cifar_ray.storage import FileTree
 from cifar_ray.training.loop.fit import fit
 from cifar_ray.training.loop.snapshot import Snapshot
-from cifar_ray.training.loop.trainer import memory_advice
 from cifar_ray.training.on_ray.ray_trainer import POLL_INTERVAL_S
 from cifar_ray.training.records.results import EpochReport, Weights
+from cifar_ray.training.steps.micro_batches import memory_advice
 from cifar_ray.training.weights.initial_network import load_parent
 from cifar_ray.tuning.record import AGAIN
 from cifar_ray.tuning.space import trial_config

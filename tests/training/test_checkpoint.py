@@ -108,11 +108,11 @@ def test_what_fails_in_the_background_is_raised_by_the_next_write_or_at_the_end(
     run.checkpoints.begin_attempt({})
     stale = Place(run.attempt, 9, 0)
     with pytest.raises(TrainingError, match="taken over"), BackgroundWriter(run.checkpoints) as writer:
-        writer.write(stale, b"stale", {})
+        writer.write(stale, lambda: b"stale", {})
     writer = BackgroundWriter(run.checkpoints)
-    writer.write(stale, b"stale", {})
+    writer.write(stale, lambda: b"stale", {})
     with pytest.raises(TrainingError, match="taken over"):
-        writer.write(stale, b"stale", {})
+        writer.write(stale, lambda: b"stale", {})
 
 
 def test_a_storage_that_refuses_ends_in_one_line_and_harms_no_earlier_checkpoint(run: Written, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +121,7 @@ def test_a_storage_that_refuses_ends_in_one_line_and_harms_no_earlier_checkpoint
 
     monkeypatch.setattr("cifar_ray.storage.FileTree.replace", refuse)
     with pytest.raises(StoreError, match="no space"), BackgroundWriter(run.checkpoints) as writer:
-        writer.write(Place(run.attempt, 3, 0), b"more", {})
+        writer.write(Place(run.attempt, 3, 0), lambda: b"more", {})
     assert run.checkpoints.newest() == (run.places[2], b"step 2 of epoch 3")
 
 

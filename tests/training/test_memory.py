@@ -19,9 +19,10 @@ from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.errors import ResourceError, TrainingError, describe_out_of_memory
 from cifar_ray.models import create_model
 from cifar_ray.training import tail_finetuning, transfer
-from cifar_ray.training.loop.trainer import Trainer, memory_advice
+from cifar_ray.training.loop.trainer import Trainer
 from cifar_ray.training.probe import extraction, linear_probe
 from cifar_ray.training.probe.extraction import Backbone, ComputeHere
+from cifar_ray.training.steps.micro_batches import memory_advice
 from cifar_ray.tuning import trial
 from cifar_ray.tuning.record import AGAIN
 

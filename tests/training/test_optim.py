@@ -4,7 +4,15 @@ from torch import nn
 
 from cifar_ray.config import OptimizerConfig, ScheduleConfig
 from cifar_ray.models import create_model
-from cifar_ray.training.loop.optimizers import Muon, create_optimizers, learning_rate_factor, orthogonalize, set_learning_rate
+from cifar_ray.training.loop.optimizers import (
+    create_optimizers,
+    keep_rates_on,
+    learning_rate_factor,
+    load_state,
+    set_learning_rate,
+    state_without_rates,
+)
+from cifar_ray.training.steps.muon import Muon, orthogonalize
 
 
 @pytest.mark.parametrize("shape", [(64, 216), (216, 64), (48, 48)])
@@ -147,3 +155,66 @@ def test_a_factor_is_always_of_the_peak_rate() -> None:
     for factor in (0.5, 0.25):
         set_learning_rate([optimizer], factor)
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0.4 * factor)
+
+
+def reference(weights: torch.Tensor, gradient: torch.Tensor, momentum: torch.Tensor, lr: float) -> torch.Tensor:
+    """A step of Muon with Nesterov momentum for one bank, operation by operation as in release 0.1."""
+    momentum.mul_(0.6).add_(gradient)
+    x = gradient.add(momentum, alpha=0.6).flatten(1).bfloat16()
+    x = x / (x.norm() + 1e-7)
+    x = x.T if x.shape[0] > x.shape[1] else x
+    for _ in range(3):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    x = x.T if weights.shape[0] > weights[0].numel() else x
+    return weights * (len(weights) ** 0.5 / weights.norm()) - lr * x.view_as(weights).float()
+
+
+@pytest.mark.parametrize("lr", [0.1, torch.tensor(0.1)], ids=["number", "tensor"])
+def test_banks_of_equal_shape_together_are_updated_as_each_alone(lr: float | torch.Tensor) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(16, 8, 3, 3), (16, 8, 3, 3), (32, 2, 1, 1), (8, 16, 3, 3), (16, 8, 3, 3)]
+    banks = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+    expected, momenta = [bank.detach().clone() for bank in banks], [torch.zeros(shape) for shape in shapes]
+    muon = Muon(banks, 0.1, 0.6, nesterov=True)
+    muon.param_groups[0]["lr"] = lr
+    for _ in range(3):
+        for bank in banks:
+            bank.grad = torch.randn(bank.shape, generator=generator)
+        expected = [reference(old, bank.grad, momentum, 0.1) for old, bank, momentum in zip(expected, banks, momenta, strict=True)]
+        muon.step()
+    for bank, wanted in zip(banks, expected, strict=True):
+        torch.testing.assert_close(bank.detach(), wanted, atol=0.01 * float(wanted.abs().max()), rtol=0)
+
+
+def test_muon_leaves_everything_as_it_was_after_an_overflow() -> None:
+    """As `GradScaler` asks: `found_inf` is a tensor, and nobody reads it on the host."""
+    bank = torch.nn.Parameter(torch.randn(8, 4, 3, 3))
+    muon = Muon([bank], 0.1, 0.6, nesterov=True)
+    bank.grad = torch.ones_like(bank)
+    muon.step()
+    before, momentum = bank.detach().clone(), muon.state[bank]["momentum_buffer"].clone()
+    muon.grad_scale, muon.found_inf = torch.tensor(4.0), torch.tensor(1.0)
+    bank.grad = torch.full_like(bank, float("inf"))
+    muon.step()
+    assert torch.equal(bank, before)
+    assert torch.equal(muon.state[bank]["momentum_buffer"], momentum)
+    muon.found_inf = torch.tensor(0.0)
+    bank.grad = torch.full_like(bank, 4.0)
+    muon.step()
+    assert not torch.equal(bank, before)
+    torch.testing.assert_close(muon.state[bank]["momentum_buffer"], 0.6 * momentum + 1)
+
+
+def test_rates_on_a_device_follow_the_schedule_and_are_not_saved() -> None:
+    weights = torch.nn.Parameter(torch.ones(3))
+    (sgd,) = [torch.optim.SGD([weights], lr=0.2)]
+    keep_rates_on(torch.device("cpu"), [sgd])
+    rate = sgd.param_groups[0]["lr"]
+    set_learning_rate([sgd], 0.5)
+    assert sgd.param_groups[0]["lr"] is rate
+    assert float(rate) == pytest.approx(0.1)
+    state = state_without_rates(sgd)
+    assert state["param_groups"][0]["lr"] == 0.2
+    load_state(sgd, state)
+    assert sgd.param_groups[0]["lr"] is rate

@@ -19,6 +19,7 @@ from cifar_ray.store import Architecture, Bundle, Manifest
 from cifar_ray.training.loop.fit import fit
 from cifar_ray.training.loop.optimizers import create_optimizers, scale_rates
 from cifar_ray.training.loop.trainer import Trainer
+from cifar_ray.training.weights import initial_network
 from cifar_ray.training.weights.initial_network import create_from, freeze, rate_factors
 
 CPU = torch.device("cpu")
@@ -84,7 +85,10 @@ def test_a_network_is_cut_into_stages_that_hold_every_weight_once(architecture: 
 
 @pytest.mark.parametrize("architecture", sorted({*STAGES} - {"resnet50"}))  # built as resnet18 is, and seconds slower
 @pytest.mark.parametrize("how", ["none", "backbone", "2"])
-def test_exactly_the_parameters_counted_as_trained_change(few_stripes: DatasetSplits, architecture: str, how: str, narrow: dict) -> None:
+def test_exactly_the_parameters_counted_as_trained_change(
+    few_stripes: DatasetSplits, architecture: str, how: str, narrow: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(initial_network, "NORM_IMAGES", 1)  # statistics of a parent without training would hide small changes
     trainer = make_trainer(make_parent(architecture, **narrow.get(architecture, {})), few_stripes, freeze=how)
     before = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
     for epoch in range(2):  # in the first step no gradient passes the norms at zero of resnet18's blocks
@@ -95,6 +99,22 @@ def test_exactly_the_parameters_counted_as_trained_change(few_stripes: DatasetSp
     frozen = STAGES[architecture][: {"none": 0, "backbone": -1, "2": 2}[how]]
     assert not [name for name in changed if name.startswith(tuple(f"{stage}." for stage in frozen))], "batch-norm statistics included"
     assert any(name.startswith(STAGES[architecture][-1]) for name in changed)
+
+
+@pytest.mark.parametrize(("images", "keeps"), [(63, True), (64, False)])
+def test_small_batches_keep_the_batch_norm_statistics_of_the_parent(stripes: DatasetSplits, images: int, keeps: bool) -> None:
+    parent = make_parent("resnet9", widths=(8, 16, 16, 24))
+    few = DatasetSplits(stripes.name, stripes.train.subset(np.arange(64)), None, None)
+    values = {"model": "resnet9", "batch_size": images, "micro_batch_size": 64, "precision": "fp32", "start": {"model": "stripes@1"}}
+    trainer = Trainer(
+        parse_config(TrainConfig, values | {"optimizer": {"name": "sgd", "lr": 0.1}, "val_fraction": 0}), few, CPU, Shard(), parent
+    )
+    trainer.train_epoch(0, lambda *_: None)
+    after = trainer.model.state_dict()
+    statistics = [name for name in after if name.endswith(("running_mean", "running_var"))]
+    assert statistics
+    assert all(torch.equal(after[name], parent.weights[name]) == keeps for name in statistics)
+    assert not torch.equal(after["head.weight"], parent.weights["head.weight"])
 
 
 @pytest.mark.parametrize("how", ["4", "99"])

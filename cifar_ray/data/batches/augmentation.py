@@ -18,9 +18,9 @@ from cifar_ray.config import AugmentationConfig
 from cifar_ray.data.batches.policy import apply_operations, draw_operations
 from cifar_ray.data.batches.transforms import as_fractions, erase, jitter, mix, shift_and_mirror, turn
 
-_ERASED_AREA, _ERASED_RATIO = (0.02, 0.33), (0.3, 1 / 0.3)  # Zhong et al. 2017 (arXiv 1708.04896), values of torchvision
-_CROP_RATIO, _CROP_DRAWS = (3 / 4, 4 / 3), 10  # width by height; Szegedy et al. 2014 (arXiv 1409.4842), values of torchvision
-_NOISE_WINDOWS = 1 << 20
+ERASED_AREA, ERASED_RATIO = (0.02, 0.33), (0.3, 1 / 0.3)  # Zhong et al. 2017 (arXiv 1708.04896), values of torchvision
+CROP_RATIO, CROP_DRAWS = (3 / 4, 4 / 3), 10  # width by height; Szegedy et al. 2014 (arXiv 1409.4842), values of torchvision
+NOISE_WINDOWS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,14 @@ class Augmentation:
     def __getitem__(self, part: slice | Tensor) -> Self:
         return self._each(lambda drawn: drawn[part])
 
+    def tensors(self) -> list[Tensor]:
+        """All parameters that are there, in a fixed order."""
+        return [drawn for field in fields(self) if (drawn := getattr(self, field.name)) is not None]
+
+    def clone(self) -> Self:
+        """The same parameters in other memory."""
+        return self._each(torch.clone)
+
     def to(self, device: torch.device) -> Self:
         """The same parameters on another device."""
         return self._each(lambda drawn: drawn.to(device, non_blocking=True))
@@ -100,11 +108,11 @@ def _draw_more(config: AugmentationConfig, size: int, image_size_px: int, seed: 
     if reach.any():
         drawn["colour"] = _float((1, 1, 1, 0) + stream(2).uniform(-1, 1, (size, 4)) * reach * (1, 1, 1, 2 * np.pi))
     if config.noise_std:
-        drawn["noise"] = torch.from_numpy(stream(3).integers(0, _NOISE_WINDOWS, size))
+        drawn["noise"] = torch.from_numpy(stream(3).integers(0, NOISE_WINDOWS, size))
     if config.erase:
         drawn["erased"] = torch.from_numpy(_erased_boxes(stream(4), config.erase, size, image_size_px))
     if config.mixes:
-        kept, patch = _mixtures(stream(5), config, size, image_size_px)
+        kept, patch = mixtures(stream(5), config, size, image_size_px)
         if config.mixup:
             drawn["kept"] = _float(kept)
         if config.cutmix:
@@ -120,8 +128,8 @@ def _float(values: npt.NDArray[np.float64]) -> Tensor:
 
 def _erased_boxes(rng: np.random.Generator, probability: float, size: int, side_px: int) -> npt.NDArray[np.int64]:
     """Rectangles of random area, aspect ratio and position, `[N, 4]`; empty for images without erasing."""
-    area = rng.uniform(*_ERASED_AREA, size)
-    flattest, steepest = np.log(_ERASED_RATIO)
+    area = rng.uniform(*ERASED_AREA, size)
+    flattest, steepest = np.log(ERASED_RATIO)
     ratio = np.exp(rng.uniform(flattest, steepest, size))
     extent = np.sqrt(np.stack((area * ratio, area / ratio), 1)) * side_px
     extent = np.minimum(extent.round().astype(np.int64), side_px) * (rng.random((size, 1)) < probability)
@@ -131,9 +139,9 @@ def _erased_boxes(rng: np.random.Generator, probability: float, size: int, side_
 
 def _crops(rng: np.random.Generator, smallest: float, size: int, side_px: int) -> npt.NDArray[np.int64]:
     """Rectangles of random area, aspect ratio and position, `[N, 4]`; as in torchvision, the first of ten draws that fits, else all."""
-    area = rng.uniform(smallest, 1, (size, _CROP_DRAWS)) * side_px**2
-    narrowest, widest = np.log(_CROP_RATIO)
-    ratio = np.exp(rng.uniform(narrowest, widest, (size, _CROP_DRAWS)))
+    area = rng.uniform(smallest, 1, (size, CROP_DRAWS)) * side_px**2
+    narrowest, widest = np.log(CROP_RATIO)
+    ratio = np.exp(rng.uniform(narrowest, widest, (size, CROP_DRAWS)))
     extents = np.stack((np.sqrt(area / ratio), np.sqrt(area * ratio)), 2).round().astype(np.int64)
     fits: npt.NDArray[np.bool_] = (extents.min(axis=2) >= 1) & (extents.max(axis=2) <= side_px)
     first = fits.argmax(axis=1)
@@ -142,7 +150,7 @@ def _crops(rng: np.random.Generator, smallest: float, size: int, side_px: int) -
     return np.concatenate((rng.integers(0, side_px - extent + 1), extent), 1)
 
 
-def _mixtures(
+def mixtures(
     rng: np.random.Generator, config: AugmentationConfig, size: int, side_px: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """Weights for mixup (Zhang et al. 2018, arXiv 1710.09412) and rectangles for cutmix (Yun et al. 2019, arXiv 1905.04899).
@@ -184,7 +192,7 @@ class Augmenter:
         if config.noise_std:
             # windows of one table: drawing new noise for each pixel would take longer than everything else together
             pixels = 3 * image_size_px**2
-            table = torch.randn(_NOISE_WINDOWS + pixels, generator=generator) * (255 * config.noise_std)
+            table = torch.randn(NOISE_WINDOWS + pixels, generator=generator) * (255 * config.noise_std)
             self._noise = table.to(device).unfold(0, pixels, 1)
 
     def __call__(

@@ -6,27 +6,28 @@ a step sees the same images for any number of workers, and (seed, epoch, step) i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from cifar_ray.config import AugmentationConfig, SamplingName
 from cifar_ray.data.batches.augmentation import Augmentation, Augmenter
-from cifar_ray.data.batches.sampling import draw_order, spread_rows
+from cifar_ray.data.batches.device_draws import DeviceDraws
+from cifar_ray.data.batches.host_draws import HostDraws, noise_generator
+from cifar_ray.data.batches.image_memory import Arriving, Held
+from cifar_ray.data.batches.sampling import spread_rows
 from cifar_ray.data.batches.shares import Shard, batch_slices, check_batch_size
-from cifar_ray.data.batches.transforms import normalize
+from cifar_ray.data.batches.transforms import channel_constants, normalize_by
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.statistics import ChannelValues, training_weights
 from cifar_ray.data.streamed import StreamedImages, TrainingImages
-from cifar_ray.errors import DataError
 from cifar_ray.metrics.label_sets import strata
 
-_FLIP_STREAM, _ORDER_STREAM, _AUGMENT_STREAM, _NOISE_STREAM = range(4)
+Pieces = Iterator[tuple[Tensor, Tensor]]
+NEWEST_DRAWS = 2  # version of the generator of order and augmentation
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,32 @@ class Normalization:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Normalize uint8, or float32 in 0–255, `[N, H, W, 3]` to `dtype` `[N, 3, H, W]`."""
-        return normalize(images, self.mean, self.std, self.dtype)
+        return self.on(images.device, images.shape[2])(images)
+
+    def on(self, device: torch.device, width_px: int) -> Callable[[Tensor], Tensor]:
+        """The same for images of one width, with the constants on the device: a copy to a GPU in each batch would wait for it."""
+        return partial(normalize_by, constants=channel_constants(self.mean, self.std, width_px, device), dtype=self.dtype)
+
+
+@dataclass(frozen=True)
+class Share:
+    """This worker's images of one global batch, not yet gathered.
+
+    Attributes:
+        indices: int64 `[n]`; with mixing there is one more.
+        drawn: their augmentation.
+    """
+
+    indices: Tensor
+    drawn: Augmentation
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors, in a fixed order."""
+        return [self.indices, *self.drawn.tensors()]
+
+    def clone(self) -> Share:
+        """A copy in other memory."""
+        return Share(self.indices.clone(), self.drawn.clone())
 
 
 @dataclass(frozen=True)
@@ -51,11 +77,13 @@ class Step:
         num_pieces: number of micro-batches of this worker, at least 1.
         pieces: (inputs `[n, 3, H, W]`, labels int64 `[n]` or uint8 `[n, C]`) of each micro-batch, computed on demand; labels of mixed
             images are the weights of the classes, float32 `[n, C]`, and of images with weights float32 `[n, C + 1]`, see `Augmenter`.
+        share: what the pieces are made of, for `TrainLoader.pieces`; `None` for streamed images.
     """
 
     global_size: int
     num_pieces: int
-    pieces: Iterator[tuple[Tensor, Tensor]]
+    pieces: Pieces
+    share: Share | None = None
 
 
 class TrainLoader:
@@ -73,6 +101,7 @@ class TrainLoader:
         seed: seed of order and augmentation; the same on all workers.
         device: device for images and augmentation.
         sampling: images of an epoch, as for `draw_order`.
+        draws: version of the generator of order and augmentation; 1 is that of releases before 0.3.
 
     Raises:
         DataError: if a batch is larger than the data set, or smaller than the number of workers.
@@ -90,15 +119,16 @@ class TrainLoader:
         seed: int,
         device: torch.device,
         sampling: SamplingName = "natural",
+        draws: int = NEWEST_DRAWS,
     ) -> None:
         check_batch_size(batch_size, len(dataset), shard.world_size)
-        self._source: _Held | _Arriving
+        self._source: Held | Arriving
         if isinstance(dataset, StreamedImages):
             self.labels = torch.from_numpy(dataset.labels).to(device)
-            self._source = _Arriving(dataset, device)
+            self._source = Arriving(dataset, device)
         else:
             images, self.labels = resident(dataset, device)
-            self._source = _Held(images)
+            self._source = Held(images)
         weights = training_weights(dataset.weights)
         self._weights = None if weights is None else torch.from_numpy(weights).to(device)
         self.image_size_px = dataset.image_size_px
@@ -110,17 +140,19 @@ class TrainLoader:
         self.seed = seed
         self.device = device
         self._label_array = dataset.labels
-        self._draw_order = partial(draw_order, torch.from_numpy(dataset.labels.copy()), dataset.num_classes, sampling)
-        self._alternates = augmentation.flip == "alternating" and sampling == "natural"  # else an image may be there twice in an epoch
+        make = HostDraws if draws == 1 else DeviceDraws
+        self._draws: HostDraws | DeviceDraws = make(
+            augmentation, dataset.labels, dataset.num_classes, sampling, self._batches, dataset.image_size_px, seed, device
+        )
+        self._rows_of: dict[int, slice | Tensor] = {}
         self.augment = Augmenter(
             augmentation,
-            normalization,
+            normalization.on(device, dataset.image_size_px),
             num_classes=dataset.num_classes,
             image_size_px=dataset.image_size_px,
-            generator=self._generator(_NOISE_STREAM),
+            generator=noise_generator(seed),
             device=device,
         )
-        self._first_flip = torch.randint(0, 2, (len(dataset),), generator=self._generator(_FLIP_STREAM), dtype=torch.bool)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -150,91 +182,41 @@ class TrainLoader:
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Step]:
         """Iterate over the steps of an epoch (from 0), starting at `first_step`."""
-        order = self._draw_order(self._generator(_ORDER_STREAM, epoch))
-        batches = [order[batch] for batch in self._batches]
-        self._source.expect(batch[self._rows(len(batch))] for batch in batches[first_step:])
-        for step, batch in enumerate(batches[first_step:], first_step):
-            drawn = Augmentation.draw(
-                self.augmentation, len(batch), self.image_size_px, self._generator(_AUGMENT_STREAM, epoch * self.steps_per_epoch + step)
-            )
-            if self._alternates:
-                drawn.mirrored.copy_(self._first_flip[batch] ^ bool(epoch % 2))
+        order = self._draws.order(epoch)
+        batches = [order[batch] for batch in self._batches[first_step:]]
+        self._source.expect(batch[self._rows(len(batch))] for batch in batches)
+        for batch, drawn in zip(batches, self._draws.augmentations(epoch, order, first_step), strict=True):
             rows = self._rows(len(batch))
-            share = len(rows) - self.augmentation.mixes
-            count = self._count_pieces(share)
-            yield Step(len(batch), count, self._pieces(batch[rows].to(self.device), drawn[rows].to(self.device), share, count))
+            share = Share(batch[rows], drawn[rows])
+            count = self._count_pieces(len(share.indices) - self.augmentation.mixes)
+            yield Step(len(batch), count, self.pieces(share), share if self.is_resident else None)
 
-    def _rows(self, size: int) -> Tensor:
+    @property
+    def is_resident(self) -> bool:
+        """Whether all images are in the memory of the device, at one address throughout the training."""
+        return isinstance(self._source, Held)
+
+    def _rows(self, size: int) -> slice | Tensor:
         """Positions of this worker's images in a batch of `size`; with mixing also the next one, which wraps around at the end."""
-        return torch.from_numpy(self.shard.rows(size, with_next=self.augmentation.mixes))
+        if size not in self._rows_of:
+            rows = torch.from_numpy(self.shard.rows(size, with_next=self.augmentation.mixes)).to(self.device)
+            self._rows_of[size] = rows if self.augmentation.mixes else self.shard.slice(size)
+        return self._rows_of[size]
 
     def _count_pieces(self, share: int) -> int:
         return -(-share // (self.micro_batch_size or share))
 
-    def _pieces(self, indices: Tensor, drawn: Augmentation, share: int, count: int) -> Iterator[tuple[Tensor, Tensor]]:
-        images, places = self._source.take(indices)
+    def pieces(self, share: Share) -> Pieces:
+        """Gather and augment a share in micro-batches, as `Step.pieces`; of streamed images only once, in the order of the steps."""
+        images, places = self._source.take(share.indices)
+        size = len(share.indices) - self.augmentation.mixes
+        count = self._count_pieces(size)
         for number in range(count):
-            part = Shard(number, count).slice(share)
+            part = Shard(number, count).slice(size)
             part = slice(part.start, part.stop + self.augmentation.mixes)
-            rows = indices[part]
+            rows = share.indices[part]
             weights = None if self._weights is None else self._weights[rows]
-            yield self.augment(images, self.labels[rows], places[part], drawn[part], weights)
-
-    def _generator(self, stream: int, position: int = 0) -> torch.Generator:
-        """Create a generator for a purpose and position, so that no draw depends on earlier draws."""
-        words = np.random.SeedSequence((self.seed, stream, position)).generate_state(2, np.uint32)
-        return torch.Generator().manual_seed(int(words[0]) << 31 | int(words[1]) >> 1)
-
-
-class _Held:
-    """Images in memory, with random access."""
-
-    def __init__(self, images: Tensor) -> None:
-        self._images = images
-
-    def read(self, rows: npt.NDArray[np.int64]) -> Tensor:
-        """Images at `rows`, uint8 `[n, H, W, 3]` on the device."""
-        return self._images[torch.from_numpy(rows).to(self._images.device)]
-
-    def expect(self, shares: Iterable[Tensor]) -> None:
-        """Do nothing: images in memory need no request."""
-
-    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images, uint8 `[M, H, W, 3]`, and the positions of `indices`, int64 `[n]`, in them."""
-        return self._images, indices
-
-
-class _Arriving:
-    """Streamed images: each requested image is taken once, in the requested order."""
-
-    def __init__(self, dataset: StreamedImages, device: torch.device) -> None:
-        self._dataset, self._device = dataset, device
-        self._blocks: Iterator[npt.NDArray[np.uint8]] = iter(())
-        self._rest = np.empty((0, dataset.image_size_px, dataset.image_size_px, 3), np.uint8)
-
-    def read(self, rows: npt.NDArray[np.int64]) -> Tensor:
-        """Images at `rows`, as `_Held.read`; they do not count as taken."""
-        return torch.from_numpy(self._dataset.pictures.read(rows)).to(self._device)
-
-    def expect(self, shares: Iterable[Tensor]) -> None:
-        """Request the images of a whole epoch, int64 `[n]` per step; `take` then gets the same indices."""
-        self._rest = self._rest[:0]
-        self._blocks = self._dataset.feed(torch.cat(list(shares)).numpy())
-
-    def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return only the images at `indices`, otherwise as `_Held.take`."""
-        images = np.empty((len(indices), *self._rest.shape[1:]), np.uint8)
-        done = 0
-        while done < len(images):
-            if not len(self._rest):
-                block = next(self._blocks, None)
-                if block is None:  # a StopIteration here would become a RuntimeError of `epoch`, which is retried
-                    raise DataError("the stream of training images ended before the epoch; report this as a bug")
-                self._rest = block
-            count = min(len(images) - done, len(self._rest))
-            images[done : done + count], self._rest = self._rest[:count], self._rest[count:]
-            done += count
-        return torch.from_numpy(images).to(self._device), torch.arange(len(images), device=self._device)
+            yield self.augment(images, self.labels[rows], places[part], share.drawn[part], weights)
 
 
 class EvaluationLoader:
@@ -252,13 +234,13 @@ class EvaluationLoader:
         mine = shard.slice(len(dataset))
         self.images, self.labels = resident(ImageDataset(dataset.images[mine], dataset.labels[mine], dataset.class_names), device)
         self.batch_size = batch_size
-        self.normalization = normalization
+        self._normalize = normalization.on(device, dataset.image_size_px)
         self.num_classes = dataset.num_classes
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels in zip(torch.split(self.images, self.batch_size), torch.split(self.labels, self.batch_size), strict=True):
             if len(labels):
-                yield self.normalization(images), labels
+                yield self._normalize(images), labels
 
 
 def resident(dataset: ImageDataset, device: torch.device) -> tuple[Tensor, Tensor]:

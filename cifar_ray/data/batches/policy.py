@@ -74,6 +74,25 @@ def draw_operations(config: AugmentationConfig, size: int, image_size_px: int, r
     return torch.from_numpy(codes), torch.from_numpy(values.astype(np.float32))
 
 
+def choices_of_policy(
+    config: AugmentationConfig, image_size_px: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """All that `config.policy` can choose, as tables.
+
+    Returns:
+        autoaugment: probabilities `[P, 2]`, codes `[P, 2]` and values `[P, 2, 2]` of each pair of operations; randaugment: ones `[P]`,
+        codes `[P]` and values `[P, 2]` of each operation. The last axis of the values is the sign of the magnitude, - and then +.
+    """
+    if config.policy == "randaugment":
+        codes = np.arange(_OF_RANDAUGMENT)
+        chances, strengths = np.ones(len(codes)), np.full(len(codes), config.policy_magnitude / (RANDAUGMENT_LEVELS - 1))
+    else:
+        table = np.array([[(_CODE[name], chance, level) for name, chance, level in pair] for pair in AUTOAUGMENT_CIFAR])
+        codes, chances, strengths = table[..., 0].astype(np.int64), table[..., 1], table[..., 2] / (AUTOAUGMENT_LEVELS - 1)
+    values = np.stack([operation_values(codes, sign * strengths, image_size_px) for sign in (-1, 1)], axis=-1)
+    return chances.astype(np.float32), codes, values.astype(np.float32)
+
+
 def operation_values(codes: npt.NDArray[np.int64], strengths: npt.NDArray[np.float64], image_size_px: int) -> npt.NDArray[np.float64]:
     """Convert magnitudes from -1 to 1 to the argument of each operation; the sign matters only for operations with two directions."""
     sized = np.abs(strengths)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -95,6 +96,12 @@ def _reflect(positions: Tensor, size: int) -> Tensor:
     return last - (last - positions.abs()).abs()
 
 
+@cache
+def yiq_matrices(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Matrices from RGB to YIQ and back, float32 `[3, 3]`; copied to a GPU only once."""
+    return _TO_YIQ.to(device), _FROM_YIQ.to(device)
+
+
 def jitter(planes: Tensor, colour: Tensor) -> Tensor:
     """Change brightness, contrast, saturation and then hue of each image in one affine map of its colours.
 
@@ -109,7 +116,7 @@ def jitter(planes: Tensor, colour: Tensor) -> Tensor:
         As `planes`; values may be outside the range of the input.
     """
     brightness, contrast, saturation, hue = colour.unbind(1)
-    to_yiq, from_yiq = _TO_YIQ.to(planes.device), _FROM_YIQ.to(planes.device)
+    to_yiq, from_yiq = yiq_matrices(planes.device)
     in_yiq = torch.zeros(len(colour), 3, 3, device=planes.device)
     in_yiq[:, 0, 0] = 1
     in_yiq[:, 1, 1] = in_yiq[:, 2, 2] = saturation * hue.cos()
@@ -191,7 +198,17 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float], dtype
     Returns:
         `dtype`, `[N, 3, H, W]`, channels last in memory.
     """
-    width = images.shape[2]  # whole rows at once: three channels are too short a loop for a CPU's vectors
-    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).repeat(width)
-    offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=images.device).repeat(width)
+    return normalize_by(images, channel_constants(mean, std, images.shape[2], images.device), dtype)
+
+
+def channel_constants(mean: Sequence[float], std: Sequence[float], width_px: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Scale and offset for `normalize_by`, float32 `[3 · width_px]`: whole rows, because three channels are a short loop on a CPU."""
+    scale = torch.tensor([1 / (255 * s) for s in std]).repeat(width_px)
+    offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).repeat(width_px)
+    return scale.to(device), offset.to(device)
+
+
+def normalize_by(images: Tensor, constants: tuple[Tensor, Tensor], dtype: torch.dtype) -> Tensor:
+    """As `normalize`, with constants from `channel_constants`."""
+    scale, offset = constants
     return torch.addcmul(offset, images.flatten(2).float(), scale).to(dtype).view(images.shape).permute(0, 3, 1, 2)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from cifar_ray.cluster.private import copy_each, lerp_each
 from cifar_ray.config import AveragingConfig
-
-Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class WeightAverage:
@@ -31,7 +30,7 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, config: AveragingConfig) -> None:
         self._config = config
-        self._averaged = AveragedModel(model, multi_avg_fn=self._blend, use_buffers=True)
+        self._averaged = AveragedModel(model, use_buffers=True)
         self._averaged.update_parameters(model)  # the first call copies
         self._steps = 0
 
@@ -47,7 +46,7 @@ class WeightAverage:
         self._steps += 1
         if self._steps % self._config.every_steps:
             return
-        self._averaged.update_parameters(model)
+        self._blend(model)
         if self._config.name == "lookahead":
             for ours, theirs in zip(self.network.state_dict().values(), model.state_dict().values(), strict=True):
                 theirs.copy_(ours)
@@ -61,11 +60,15 @@ class WeightAverage:
         self._steps = state["steps"]
         self._averaged.load_state_dict(state["averaged"])
 
-    def _blend(self, averages: Tensors, present: Tensors, _count: Tensor | int) -> None:
-        if not averages[0].is_floating_point():  # the batch counters of the norms
-            copy_each(averages, present)
-            return
-        decay, updates = self._config.decay, int(self._averaged.n_averaged)  # on the CPU, which needs no GPU synchronisation
+    def _blend(self, model: nn.Module) -> None:
+        """As `AveragedModel.update_parameters`, which copies its counter to the GPU in each step, and waits for that."""
+        ours, theirs = ([*one.parameters(), *one.buffers()] for one in (self.network, model))
+        pairs = list(zip(ours, theirs, strict=True))
+        decay, updates = self._config.decay, int(self._averaged.n_averaged)  # on the CPU
         if self._config.name == "ema":
             decay = min(decay, (1 + updates) / (10 + updates))
-        lerp_each(averages, present, 1 - decay)
+        for is_weight, blend in ((True, partial(lerp_each, weight=1 - decay)), (False, copy_each)):  # else the batch counters of the norms
+            some = [pair for pair in pairs if pair[0].is_floating_point() == is_weight]
+            if some:
+                blend(*zip(*some, strict=True))
+        self._averaged.n_averaged += 1

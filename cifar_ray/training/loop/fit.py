@@ -66,7 +66,7 @@ def fit(
         TrainingError: if the loss is not finite and `config.on_nan` does not help.
         Stopped: after a stop command.
     """
-    trainer = Trainer(config, splits, device, shard, parent)
+    trainer = Trainer(config, splits, device, shard, parent, on_message)
     state = _FitState(trainer, splits, on_step, on_epoch, on_snapshot, next_command, on_message)
     if resume is not None:
         state.resume_from(resume)
@@ -139,7 +139,7 @@ class _FitState:
         rewinds = self.rewinds + 1
         self.monitor = StepMonitor(self.trainer.device)
         # a new trainer, because the stem may be frozen by now
-        self.trainer = Trainer(self.config, self.splits, self.trainer.device, self.trainer.shard, self.trainer.parent)
+        self.trainer = Trainer(self.config, self.splits, self.trainer.device, self.trainer.shard, self.trainer.parent, self.on_message)
         self.resume_from(Snapshot.from_bytes(good, self.trainer.device))
         self.rewinds, self.trainer.rate_share = rewinds, 0.5**rewinds
         self.on_message(
@@ -200,7 +200,7 @@ class _FitState:
     def _save(self) -> None:
         if self.on_snapshot is None and self.good is None:
             return
-        if not all(bool(torch.isfinite(weight).all()) for weight in self.trainer.model.parameters()):
+        if not bool(torch.stack([torch.isfinite(weight).all() for weight in self.trainer.model.parameters()]).all()):  # one wait
             raise NotFiniteError(f"the weights are not finite after {self._where()}")
         snapshot = self._snapshot()
         if self.good is not None:

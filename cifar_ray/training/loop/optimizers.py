@@ -11,67 +11,7 @@ from torch import Tensor, nn
 
 from cifar_ray.config import OptimizerConfig, ScheduleConfig
 from cifar_ray.models.stages import stages
-
-
-class Muon(torch.optim.Optimizer):
-    """Muon: momentum with orthogonalised updates of each filter bank (Jordan 2024, "Muon: An optimizer for hidden layers").
-
-    It treats a filter bank `[out, in, h, w]` as a matrix `[out, in·h·w]` and keeps its norm at √out, so that only the
-    learning rate sets the relative change of a step.
-
-    Args:
-        params: convolution filters, at least two-dimensional.
-        lr: size of an update with singular values of about 1.
-        momentum: momentum of the running gradient.
-        nesterov: use Nesterov momentum.
-    """
-
-    def __init__(self, params: Iterable[Any], lr: float, momentum: float, nesterov: bool) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "nesterov": nesterov})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update every filter bank that has a gradient."""
-        del closure
-        for group in self.param_groups:
-            directions: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
-            for weights in group["params"]:
-                if weights.grad is not None:
-                    direction = self._direction(weights, weights.grad, group)
-                    directions.setdefault(weights.shape, []).append((weights, direction))
-            for shape, banks in directions.items():  # all of one shape at once: a GPU would wait for each small product
-                updates = orthogonalize(torch.stack([direction.flatten(1) for _, direction in banks]))
-                for (weights, _), update in zip(banks, updates, strict=True):
-                    weights.mul_(len(weights) ** 0.5 / weights.norm())
-                    weights.add_(update.view(shape).to(weights.dtype), alpha=-group["lr"])
-
-    def _direction(self, weights: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
-        state = self.state[weights]
-        if not state:
-            state["momentum_buffer"] = torch.zeros_like(weights)
-        average: Tensor = state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
-        return gradient.add(average, alpha=group["momentum"]) if group["nesterov"] else average
-
-
-def orthogonalize(matrices: Tensor, steps: int = 3) -> Tensor:
-    """Move all singular values towards 1 with a quintic Newton–Schulz iteration, whose coefficients favour speed over precision.
-
-    Args:
-        matrices: `[…, rows, columns]`.
-        steps: iterations; after 3, singular values are roughly in 0.5–1.5, unless they started below a few per cent of the norm.
-
-    Returns:
-        bfloat16, same shape.
-    """
-    a, b, c = 3.4445, -4.7750, 2.0315
-    x: Tensor = matrices.bfloat16()
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    tall = x.shape[-2] > x.shape[-1]
-    x = x.mT if tall else x
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+from cifar_ray.training.steps.muon import Muon
 
 
 class DecoupledSGD(torch.optim.SGD):
@@ -82,12 +22,14 @@ class DecoupledSGD(torch.optim.SGD):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Apply the weight decay to weights with a gradient, then update them."""
+        """Apply the weight decay to weights with a gradient, then update them; with fp16 not after an overflow."""
         del closure
+        overflow = getattr(self, "found_inf", None)
         for group in self.param_groups:
+            decay = group["lr"] * group["decay"] * (1 if overflow is None else 1 - overflow)
             for weights in group["params"]:
                 if weights.grad is not None:
-                    weights.mul_(1 - group["lr"] * group["decay"])
+                    weights.mul_(1 - decay)
         super().step()
 
 
@@ -101,7 +43,7 @@ def peak_learning_rate(config: OptimizerConfig, batch_size: int) -> float:
     return config.lr * {"none": 1.0, "linear": ratio, "sqrt": math.sqrt(ratio)}[config.lr_scaling]
 
 
-def create_optimizers(model: nn.Module, config: OptimizerConfig, batch_size: int) -> list[torch.optim.Optimizer]:
+def create_optimizers(model: nn.Module, config: OptimizerConfig, batch_size: int, compiles: bool = False) -> list[torch.optim.Optimizer]:
     """Create one optimizer for all trained weights, or two for `muon`.
 
     Args:
@@ -109,6 +51,7 @@ def create_optimizers(model: nn.Module, config: OptimizerConfig, batch_size: int
         config: learning rates and momenta.
         batch_size: global batch size; with `muon`, the SGD rates of head, norms and biases are proportional to it
             (linear scaling rule, Goyal et al. 2017, arXiv 1706.02677).
+        compiles: compile the update of `muon`; the learning rates then become tensors.
     """
     lr = peak_learning_rate(config, batch_size)
     if config.name == "adamw":
@@ -118,7 +61,8 @@ def create_optimizers(model: nn.Module, config: OptimizerConfig, batch_size: int
         if not config.decoupled_decay:
             return [_sgd(groups, lr, config.momentum, config.nesterov, fused=_on_gpu(model))]
         groups = [group | {"weight_decay": 0.0, "decay": group["weight_decay"]} for group in groups]
-        return [DecoupledSGD(groups, lr=lr, momentum=config.momentum, nesterov=config.nesterov)]
+        decoupled = DecoupledSGD(groups, lr=lr, momentum=config.momentum, nesterov=config.nesterov, fused=_on_gpu(model))
+        return [_with_momentum(decoupled)]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     filters = [p for p in trained if p.ndim == 4]
     matrices = [p for p in trained if 1 < p.ndim < 4]
@@ -128,7 +72,7 @@ def create_optimizers(model: nn.Module, config: OptimizerConfig, batch_size: int
         rate_of_batch = rate * batch_size
         groups.append({"params": params, "lr": rate_of_batch, "weight_decay": config.sgd_decay * batch_size / rate_of_batch})
     sgd = _sgd(groups, config.head_lr * batch_size, config.sgd_momentum, config.sgd_momentum > 0, fused=_on_gpu(model))
-    return [sgd, Muon(filters, lr, config.momentum, config.nesterov)] if filters else [sgd]
+    return [sgd, Muon(filters, lr, config.momentum, config.nesterov, compiles)] if filters else [sgd]
 
 
 def _groups(model: nn.Module, config: OptimizerConfig, lr: float) -> list[dict[str, Any]]:
@@ -144,7 +88,15 @@ def _groups(model: nn.Module, config: OptimizerConfig, lr: float) -> list[dict[s
 
 
 def _sgd(params: Any, lr: float, momentum: float, nesterov: bool, fused: bool) -> torch.optim.SGD:
-    return torch.optim.SGD(params, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused)
+    return _with_momentum(torch.optim.SGD(params, lr=lr, momentum=momentum, nesterov=nesterov, fused=fused))
+
+
+def _with_momentum(optimizer: torch.optim.SGD) -> torch.optim.SGD:
+    """SGD whose momenta are zero at first: the fused kernel leaves them undefined if fp16 overflows in its first step."""
+    for group in optimizer.param_groups:
+        for weights in group["params"] if group["momentum"] and group["fused"] else ():
+            optimizer.state[weights]["momentum_buffer"] = torch.zeros_like(weights)
+    return optimizer
 
 
 def _on_gpu(model: nn.Module) -> bool:
@@ -199,4 +151,38 @@ def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], factor: float
     """Set the learning rate of each group to `factor` times its initial value."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
+            rate = factor * group.setdefault("initial_lr", group["lr"])
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+
+def keep_rates_on(device: torch.device, optimizers: Iterable[torch.optim.Optimizer]) -> None:
+    """Keep the learning rates on a device: compiled and captured steps read them there, and would take numbers for constants."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            if not isinstance(group["lr"], Tensor):
+                group.setdefault("initial_lr", group["lr"])
+                group["lr"] = torch.full((), group["lr"], device=device)
+            if "capturable" in group:
+                group["capturable"] = True
+
+
+def state_without_rates(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """`state_dict` with the initial learning rates as numbers in place of tensors: each step sets its own."""
+    state = optimizer.state_dict()
+    for group in state["param_groups"]:
+        if isinstance(group["lr"], Tensor):
+            group["lr"] = group["initial_lr"]
+    return state
+
+
+def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """`load_state_dict`, but how the optimizer computes depends on the present device, not on that of the saved run."""
+    ours = ("fused", "foreach", "capturable")
+    kept = [{key: group[key] for key in ours if key in group} for group in optimizer.param_groups]
+    rates = [group["lr"] for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, how, rate in zip(optimizer.param_groups, kept, rates, strict=True):
+        group.update(how | ({"lr": rate} if isinstance(rate, Tensor) else {}))

@@ -6,13 +6,16 @@ Order, augmentation and dropout depend only on (seed, epoch, step, rank), so a s
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 
 from cifar_ray.training.loop.collective import gather_over_workers
+from cifar_ray.training.loop.optimizers import load_state, state_without_rates
+from cifar_ray.training.steps.readback import copy_to_host
 
 if TYPE_CHECKING:
     from cifar_ray.training.loop.trainer import Trainer
@@ -52,12 +55,30 @@ class Snapshot:
         """Restore this state in a new trainer of the same config."""
         trainer.model.load_state_dict(self.state["model"])
         for optimizer, state in zip(trainer.optimizers, self.state["optimizers"], strict=True):
-            optimizer.load_state_dict(state)
+            load_state(optimizer, state)
         trainer.scaler.load_state_dict(self.state["scaler"])
         if trainer.average is not None:
             trainer.average.load_state_dict(self.state["average"])
         if self.step:
             _restore_worker(trainer, **self.state["workers"])
+
+    def detach(self) -> Callable[[], bytes]:
+        """Make this state independent of further steps, without stopping a GPU.
+
+        Returns:
+            `to_bytes` of the state at the time of this call, for any thread.
+        """
+        state, copied = copy_to_host(self.state)
+        if copied is None:
+            data = self.to_bytes()
+            return lambda: data
+        detached = replace(self, state=state)
+
+        def serialize() -> bytes:
+            copied.synchronize()
+            return detached.to_bytes()
+
+        return serialize
 
     def to_bytes(self) -> bytes:
         """Serialize to bytes."""
@@ -94,7 +115,7 @@ def state_of(trainer: Trainer, kept: dict[str, Tensor], within_epoch: bool) -> d
     }
     return {
         "model": trainer.model.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
+        "optimizers": [state_without_rates(optimizer) for optimizer in trainer.optimizers],
         "scaler": trainer.scaler.state_dict(),
         "average": trainer.average.state_dict() if trainer.average else None,
         "kept": kept,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from cifar_ray.errors import TrainingError
 from cifar_ray.training.loop.command import Command
+from cifar_ray.training.steps.readback import Readback
 
 
 class Stopped(Exception):  # noqa: N818  not an error: the user requested it
@@ -32,7 +32,7 @@ class StepMonitor:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._pending: tuple[str, Tensor, Any] | None = None
+        self._pending: tuple[str, Readback] | None = None
 
     def after_step(self, where: str, command: Command, loss: Tensor) -> Command:
         """Start the all-reduce of a step, and return the command of the previous step.
@@ -48,8 +48,9 @@ class StepMonitor:
         first = not dist.is_initialized() or dist.get_rank() == 0
         values = torch.stack((torch.full_like(loss, float(command if first else 0)), loss.detach()))
         work = dist.all_reduce(values, async_op=True) if dist.is_initialized() else None
+        reading = Readback(values, work)
         earlier = self.settle()
-        self._pending = (where, values, work)
+        self._pending = (where, reading)
         return earlier
 
     def settle(self) -> Command:
@@ -60,10 +61,8 @@ class StepMonitor:
         """
         if self._pending is None:
             return Command.CONTINUE
-        (where, values, work), self._pending = self._pending, None
-        if work is not None:
-            work.wait()
-        command, loss = values.tolist()
+        (where, reading), self._pending = self._pending, None
+        command, loss = reading.read()
         if not math.isfinite(loss):
             raise NotFiniteError(f"the loss is {loss} in {where}")
         return Command(int(command))

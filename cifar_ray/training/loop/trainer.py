@@ -26,16 +26,23 @@ from cifar_ray.training.loop.averaging import WeightAverage
 from cifar_ray.training.loop.collective import average_buffers, sum_over_workers
 from cifar_ray.training.loop.compiled import compiled, warm_up
 from cifar_ray.training.loop.losses import training_loss
-from cifar_ray.training.loop.optimizers import create_optimizers, learning_rate_factor, peak_learning_rate, scale_rates, set_learning_rate
+from cifar_ray.training.loop.optimizers import (
+    create_optimizers,
+    keep_rates_on,
+    learning_rate_factor,
+    peak_learning_rate,
+    scale_rates,
+    set_learning_rate,
+)
 from cifar_ray.training.loop.validation import evaluate, gather_outputs
-from cifar_ray.training.weights.initial_network import freeze, initial_network, rate_factors
+from cifar_ray.training.steps.captured import captured_steps
+from cifar_ray.training.steps.micro_batches import auto_micro_batch_size
+from cifar_ray.training.weights.initial_network import freeze, initial_network, kept_in_evaluation, rate_factors
 
 OnStep = Callable[[int, int, int], None]  # epoch (from 1), steps done in it, steps per epoch
 
 _WHITENING_IMAGES = 5000
-_CPU_MICRO_BATCH_PX = (
-    250 * 32 * 32
-)  # activations of such a micro-batch stay in a core's cache: about 1.7 times as fast as 2,000 images at once
+_RESIDENT_BYTES = 2 << 30  # validation and test images of at most this size each stay on a GPU
 
 
 class Trainer:
@@ -47,6 +54,7 @@ class Trainer:
         device: device of this worker.
         shard: this worker's part of each batch.
         parent: the bundle to start from; `None` for fresh weights.
+        on_message: receives messages for the user.
 
     Attributes:
         origin: origin of pretrained weights; `None` for fresh ones.
@@ -59,7 +67,13 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrainConfig, splits: TrainingSplits, device: torch.device, shard: Shard, parent: Bundle | None = None
+        self,
+        config: TrainConfig,
+        splits: TrainingSplits,
+        device: torch.device,
+        shard: Shard,
+        parent: Bundle | None = None,
+        on_message: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.config, self.device, self.shard, self.parent = config, device, shard, parent
         self.precision = Precision.resolve(config.precision, device)
@@ -70,20 +84,24 @@ class Trainer:
         self.loader = TrainLoader(
             splits.train,
             batch_size=config.batch_size,
-            micro_batch_size=config.micro_batch_size or _auto_micro_batch_size(device, splits.train.image_size_px),
+            micro_batch_size=config.micro_batch_size or auto_micro_batch_size(device, splits.train.image_size_px),
             augmentation=config.augmentation,
             normalization=self.normalization,
             shard=shard,
             seed=config.seed,
             device=device,
             sampling=config.sampling,
+            draws=config.draws,
         )
         self.loss = training_loss(config, splits.train.labels, splits.train.num_classes, device)
         self.is_multi_label = splits.train.labels.ndim == 2
         self.model = self._prepare(initial.network)
         self._check_single_images()
         self.frozen = freeze(self.model, config.start) if config.start else []
-        self.optimizers = create_optimizers(self.model, config.optimizer, config.batch_size)
+        images = min(self.loader.micro_batch_size or config.batch_size, config.batch_size)
+        self._in_evaluation = kept_in_evaluation(self.model, self.frozen, images) if config.start else []
+        compiles = device.type == "cuda" and config.compile != "none"
+        self.optimizers = create_optimizers(self.model, config.optimizer, config.batch_size, compiles)
         if config.start:
             scale_rates(self.optimizers, rate_factors(self.model, config.start.stage_decay))
         self.average = WeightAverage(self.model, config.averaging) if config.averaging.name != "none" else None
@@ -91,6 +109,11 @@ class Trainer:
         self._compiled = compiled(self.model, config.compile)
         self.parallel = self._wrap()
         self._stem_frozen = False
+        self.on_message = on_message
+        self._captured = captured_steps(config, device, shard, self.loader, self.train_step, self._on_refused, on_message)
+        if compiles or self._captured:
+            keep_rates_on(device, self.optimizers)
+        self._held: dict[int, EvaluationLoader] = {}
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
         self.step_sums = self.sums
         self.images_seen = self.skipped_in_a_row = 0
@@ -137,6 +160,12 @@ class Trainer:
             return self._compiled
         return DistributedDataParallel(self._compiled, broadcast_buffers=False, gradient_as_bucket_view=True)
 
+    def _on_refused(self, reason: str) -> None:
+        self.on_message(reason)
+        self.parallel.zero_grad(set_to_none=True)
+        state, self.scaler = self.scaler.state_dict(), self.precision.grad_scaler()  # the old one takes the step for half done
+        self.scaler.load_state_dict(state)
+
     def _warm_up(self) -> None:
         """Compile the network, if configured, before the first epoch.
 
@@ -163,10 +192,12 @@ class Trainer:
             self.model.freeze_stem()
             self.parallel = self._wrap()
             self._stem_frozen = True
+            if self._captured:
+                self._captured.clear()
         if first_step == 0:
             self.sums, self.images_seen = torch.zeros_like(self.sums), 0
         self.parallel.train()
-        for module in (module for stage in self.frozen for module in stage.modules):
+        for module in self._in_evaluation:
             module.eval()
         for number, step in enumerate(self.loader.epoch(epoch, first_step), first_step):
             torch.manual_seed(_dropout_seed(self.config.seed, epoch, number, self.shard.rank))
@@ -174,7 +205,9 @@ class Trainer:
             factor = learning_rate_factor(self.config.schedule, done, self.config.epochs) * self.rate_share
             set_learning_rate(self.optimizers, factor)
             self.learning_rate = factor * peak_learning_rate(self.config.optimizer, self.config.batch_size)
-            self.step_sums = self.train_step(step)
+            self.step_sums = self._captured.run(step) if self._captured else self.train_step(step)
+            if self.average is not None and not self.skipped_in_a_row:
+                self.average.after_step(self.model)
             self.sums += self.step_sums
             self.images_seen += 0 if self.skipped_in_a_row else step.global_size
             on_step(epoch + 1, number + 1, self.loader.steps_per_epoch)
@@ -227,8 +260,6 @@ class Trainer:
             self.scaler.step(optimizer)
         self.scaler.update()
         self.parallel.zero_grad(set_to_none=True)
-        if self.average is not None:
-            self.average.after_step(self.model)
 
     def evaluate(self, dataset: ImageDataset, augmentation: TestTimeAugmentation = "none") -> Figures:
         """Evaluate the present weights on a split, without calibration; all workers together cover each image once."""
@@ -242,13 +273,14 @@ class Trainer:
         return gather_outputs(self.network, self._part_of(dataset), self.precision, rows, len(dataset), augmentation)
 
     def _part_of(self, dataset: ImageDataset) -> EvaluationLoader:
-        return EvaluationLoader(
-            dataset,
-            batch_size=self.config.micro_batch_size or _auto_micro_batch_size(self.device, dataset.image_size_px) or 2000,
-            normalization=self.normalization,
-            shard=self.shard,
-            device=self.device,
-        )
+        key = id(dataset.images)
+        if key in self._held:
+            return self._held[key]
+        size = self.config.micro_batch_size or auto_micro_batch_size(self.device, dataset.image_size_px) or 2000
+        part = EvaluationLoader(dataset, batch_size=size, normalization=self.normalization, shard=self.shard, device=self.device)
+        if self.device.type == "cuda" and dataset.images.nbytes <= _RESIDENT_BYTES:
+            self._held[key] = part  # the splits outlive the trainer, so the key stays theirs
+        return part
 
 
 def _dropout_seed(seed: int, epoch: int, step: int, rank: int) -> int:
@@ -261,16 +293,3 @@ def _communicating(parallel: nn.Module, last: bool) -> Any:
     if isinstance(parallel, DistributedDataParallel) and not last:
         return parallel.no_sync()
     return torch.enable_grad()
-
-
-def memory_advice(config: TrainConfig, device: torch.device, image_size_px: int, world_size: int = 1) -> str:
-    """What to do if memory runs out in training: smaller micro-batches than those that a worker uses now, as long as there are any."""
-    share = -(-config.batch_size // world_size)
-    size = min(share, config.micro_batch_size or _auto_micro_batch_size(device, image_size_px) or share)
-    if size > 1:
-        return f"pass a --micro-batch-size below {size}; it changes memory and speed, not the result"
-    return "pass a smaller --image-size or --model, or free memory; --micro-batch-size is 1 already"
-
-
-def _auto_micro_batch_size(device: torch.device, image_size_px: int) -> int | None:
-    return None if device.type == "cuda" else max(1, _CPU_MICRO_BATCH_PX // image_size_px**2)

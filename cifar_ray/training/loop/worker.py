@@ -17,9 +17,9 @@ from cifar_ray.training.loop.command import CheckpointSchedule, Command
 from cifar_ray.training.loop.fit import fit
 from cifar_ray.training.loop.snapshot import Snapshot
 from cifar_ray.training.loop.step_monitor import Stopped
-from cifar_ray.training.loop.trainer import memory_advice
 from cifar_ray.training.records.checkpoint import BackgroundWriter, Checkpoints, Place
 from cifar_ray.training.records.results import EpochReport, FitResult, Weights
+from cifar_ray.training.steps.micro_batches import memory_advice
 from cifar_ray.training.weights.initial_network import load_parent
 
 _STEP_INTERVAL_S = 0.5  # between two events about steps
@@ -141,7 +141,7 @@ class _RankZero:
         def on_snapshot(snapshot: Snapshot) -> None:
             place, number = Place(self._attempt, snapshot.epoch, snapshot.step), self._schedule.fulfil()
             figures = snapshot.history[-1] if snapshot.history else {}
-            writer.write(place, snapshot.to_bytes(), figures, on_written=lambda: self._channel.confirm_saved(number))
+            writer.write(place, snapshot.detach(), figures, on_written=lambda: self._channel.confirm_saved(number))
 
         def on_message(text: str) -> None:
             self._channel.send("message", text)

@@ -156,13 +156,15 @@ class BackgroundWriter:
         finally:
             self._pool.shutdown()
 
-    def write(self, place: Place, data: bytes, figures: dict[str, Any], on_written: Callable[[], None] = lambda: None) -> None:
-        """Write a checkpoint in the thread, then call `on_written` there; first wait for the previous one."""
+    def write(
+        self, place: Place, data: Callable[[], bytes], figures: dict[str, Any], on_written: Callable[[], None] = lambda: None
+    ) -> None:
+        """Write a checkpoint in the thread, which first calls `data`, then call `on_written` there; first wait for the previous one."""
         self.wait()
         self._pending = self._pool.submit(self._write, place, data, figures, on_written)
 
-    def _write(self, place: Place, data: bytes, figures: dict[str, Any], on_written: Callable[[], None]) -> None:
-        self._checkpoints.write(place, data, figures)
+    def _write(self, place: Place, data: Callable[[], bytes], figures: dict[str, Any], on_written: Callable[[], None]) -> None:
+        self._checkpoints.write(place, data(), figures)
         on_written()
 
     def wait(self) -> None:

@@ -21,7 +21,15 @@ from cifar_ray.training.records.saved_runs import CONFIG_FILE, read_config
 _logger = logging.getLogger(__name__)
 _DATA_FILE, _END_FILE = "data.sha256", "finished.json"
 _CLAIMS = "claims"
-_FREE = {"checkpoint_every", "cluster", "max_failures", "num_workers", "worker_timeout_s", "storage"}  # may change when a run resumes
+_FREE = {
+    "checkpoint_every",
+    "cluster",
+    "cuda_graph",
+    "max_failures",
+    "num_workers",
+    "worker_timeout_s",
+    "storage",
+}  # may change when a run resumes
 
 
 class Run:
@@ -56,6 +64,7 @@ class Run:
         self._extends: dict[str, Any] | None = None  # the config of the finished run that this one extends
         if saved is None:
             return
+        config = self.config = config.model_copy(update={"draws": saved["draws"]})  # a run of an earlier release continues with its draws
         where = f"name: run {self.name!r} exists in {config.storage}/runs"
         changes = _differences(saved, config)
         differs = f"; it has {', '.join(changes)}" if changes else ""

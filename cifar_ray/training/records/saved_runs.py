@@ -54,4 +54,4 @@ def read_config(files: FileTree, name: str = CONFIG_FILE) -> dict[str, Any] | No
         raise StoreError(f"{files.path(name)}: {' '.join(str(error).split())}") from None
     if not isinstance(saved, dict):
         raise StoreError(f"{files.path(name)} is damaged; choose another --name")
-    return without_format(saved, files.path(name))
+    return {"draws": 1} | without_format(saved, files.path(name))  # runs of releases that had only these draws do not name them

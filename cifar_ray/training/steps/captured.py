@@ -1,0 +1,135 @@
+"""Training steps as CUDA graphs: a GPU replays forward pass, backward pass and update without waiting for Python."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cifar_ray.cluster.private import copy_each
+from cifar_ray.config import TrainConfig
+from cifar_ray.data.batches.loader import Pieces, Share, Step, TrainLoader
+from cifar_ray.data.batches.shares import Shard
+
+_EAGER_STEPS = 3  # of each shape before its capture: libraries choose kernels, and optimizers create their state
+
+Replay = Callable[[], Tensor]
+
+
+def why_not_captured(config: TrainConfig, device: torch.device, shard: Shard, loader: TrainLoader) -> str:
+    """Why steps cannot be captured; empty if they can."""
+    reasons = {
+        "there is no GPU": device.type != "cuda",
+        "several workers exchange gradients in each step": shard.world_size > 1,
+        "streamed images arrive in new memory": not loader.is_resident,
+        "on_nan skip reads the loss in each step": config.on_nan == "skip",
+        "draws 1 come from the CPU in each step": config.draws == 1,
+        f"the policy {config.augmentation.policy} divides images into groups of unknown size": config.augmentation.policy != "none",
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def captured_steps(
+    config: TrainConfig,
+    device: torch.device,
+    shard: Shard,
+    loader: TrainLoader,
+    train_step: Callable[[Step], Tensor],
+    on_refused: Callable[[str], None],
+    on_message: Callable[[str], None],
+) -> CapturedSteps | None:
+    """The steps of a training as graphs, if configured and possible; else `None`, and a message with the reason where there is a GPU."""
+    if config.cuda_graph == "off":
+        return None
+    if reason := why_not_captured(config, device, shard, loader):
+        if config.cuda_graph == "on" or device.type == "cuda":
+            on_message(f"cuda_graph: off, because {reason}")
+        return None
+    return CapturedSteps(train_step, loader.pieces, on_refused)
+
+
+class CapturedSteps:
+    """Runs training steps: the first ones of each shape at once, the others as replays of a graph.
+
+    Args:
+        train_step: a step without any output or input on the host; its result is on the device.
+        pieces: `TrainLoader.pieces`.
+        on_refused: receives the reason if a step cannot be captured, and undoes what the attempt changed; all further steps run at once.
+    """
+
+    def __init__(self, train_step: Callable[[Step], Tensor], pieces: Callable[[Share], Pieces], on_refused: Callable[[str], None]) -> None:
+        self._train_step, self._pieces, self._on_refused = train_step, pieces, on_refused
+        self._forms: dict[tuple[int, torch.Size], _Form] = {}
+        self.is_refused = False
+
+    def clear(self) -> None:
+        """Forget all graphs, because other weights are trained from now on."""
+        self._forms.clear()
+
+    def run(self, step: Step) -> Tensor:
+        """Train on a step whose `share` is there; result as of `train_step`."""
+        if self.is_refused or step.share is None:
+            return self._train_step(step)
+        key = (step.global_size, step.share.indices.shape)
+        if key not in self._forms:
+            self._forms[key] = _Form(step.share.clone())
+        form = self._forms[key]
+        copy_each(form.share.tensors(), step.share.tensors())
+
+        def work() -> Tensor:
+            return self._train_step(Step(step.global_size, step.num_pieces, self._pieces(form.share)))
+
+        if form.eager_steps < _EAGER_STEPS:
+            form.eager_steps += 1
+            return run_on_side_stream(work)
+        if form.replay is None:
+            try:
+                form.replay = capture(work)
+            except RuntimeError as error:
+                self.is_refused = True
+                self._on_refused(f"cuda_graph: a step cannot be captured ({str(error).strip().partition(chr(10))[0]}); training without")
+                return self._train_step(step)
+        return form.replay()
+
+
+@dataclass
+class _Form:
+    """Steps of one shape: memory for their input, and their graph."""
+
+    share: Share
+    eager_steps: int = 0
+    replay: Replay | None = None
+
+
+def run_on_side_stream(work: Replay) -> Tensor:
+    """Run on another stream, as torch demands before a capture."""
+    present, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(present)
+    with torch.cuda.stream(side):
+        result = work()
+    present.wait_stream(side)
+    result.record_stream(present)
+    return result
+
+
+def capture(work: Replay) -> Replay:
+    """Capture the work without running it.
+
+    Returns:
+        A function that runs it and returns a copy of its result.
+
+    Raises:
+        RuntimeError: if something in it cannot be captured.
+    """
+    graph = torch.cuda.CUDAGraph()
+    # other threads may wait for copies meanwhile, which the stricter modes forbid
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        result = work()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return result.clone()
+
+    return replay
