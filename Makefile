@@ -1,16 +1,16 @@
-# Everything a fresh machine needs: Python 3.11 or newer and make.
-#   make          sets up .venv, 7.2 GB with CUDA libraries; without them: make setup CPU=1 TORCH_INDEX=URL
-#   make demo     trains, keeps and serves a model on built-in images
+# Needs Python 3.11 or newer and make.
+#   make          creates .venv: 7.2 GB with CUDA libraries; without them: make setup CPU=1 TORCH_INDEX=URL
+#   make demo     trains, saves and serves a model on built-in images
 #   make test     lint, types, tests       make serve   serves the models in ./storage
 #   make test-slow  longer tests           make test-web  the page in Chromium
 #   make test-abuse  hostile requests      make test-cluster  ray up on hosts in network namespaces
-#   make test-protocols  clients of Triton and TorchServe
+#   make test-protocols  the server with clients of Triton and TorchServe
 #   make docs     the documentation as a site     make docs-test  runs its examples
 #   make release-check  all that a release needs
-#   make test-chaos  a training killed thirty times   make test-gpu  on an NVIDIA GPU
-#   make coverage  what the tests run     make mutants   changes that no test notices
+#   make test-chaos  a training run killed thirty times   make test-gpu  on an NVIDIA GPU
+#   make coverage  the lines that the tests run   make mutants   mutation tests
 #   make wheel-test  an installed wheel        make test-newest  the newest ray and torch
-#   make audit    known weaknesses of the locked packages
+#   make audit    known vulnerabilities of the locked packages
 PYTHON ?= python3
 BIN := .venv/bin
 UV := $(BIN)/uv
@@ -32,7 +32,7 @@ ifeq ($(TORCH_INDEX),)
 $(error CPU=1 needs TORCH_INDEX=URL, an index with builds of torch without CUDA, such as a mirror of download.pytorch.org/whl/cpu: \
 	the usual registry has none for Linux on x86-64)
 endif
-# All but torch comes from the lock with its hashes. The lock has no hashes of such builds of torch, so their index is trusted.
+# All packages except torch are installed from the lock with hashes. The lock has no hashes for these builds of torch, so you must trust their index.
 INSTALL_LOCKED = awk '/^[^ ]/ { drop = /^(torch|torchvision|triton|nvidia-[a-z0-9-]+|cuda-[a-z]+)==/ } !drop' requirements.lock > .venv/without-cuda.lock && \
 	$(UV) pip install -q --python $(BIN)/python --no-deps --index-url $(TORCH_INDEX) $$(grep -oE '^(torch|torchvision)==[0-9.]+' requirements.lock) && \
 	$(UV) pip install -q --compile-bytecode --python $(BIN)/python --no-deps --require-hashes -r .venv/without-cuda.lock
@@ -42,15 +42,15 @@ INSTALL_LOCKED = $(UV) pip install -q --compile-bytecode --python $(BIN)/python 
 SIZE := 7.2 GB on Linux, 4 GB of it CUDA libraries; without a GPU: make setup CPU=1 TORCH_INDEX=URL
 endif
 
-# compiled here once, not in each of the processes that Ray starts: where nobody may write beside the packages, that would be for ever
+# Compile once here. Otherwise each process that Ray starts compiles again, every time if the folder of the packages is read-only.
 .venv/.installed: requirements.lock pyproject.toml | $(UV)
 	@echo "installing into .venv: $(SIZE)"
 	$(INSTALL_LOCKED)
 	$(UV) pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
-# Names, versions and hashes only: the registry is the user's own choice. The production lock is what the Dockerfile installs: all that
-# trains, tunes and serves, without tools for development.
+# The lock has names, versions and hashes only, so users can choose the registry. The Dockerfile installs the production lock: training,
+# tuning and serving, without development tools.
 COMPILE = $(UV) pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate $(LOCKFLAGS)
 PRODUCTION := aws export labels openvino traces tracking tune
 lock: | $(UV)
@@ -70,44 +70,44 @@ lint: setup
 test: lint
 	$(BIN)/python -m pytest
 
-# without the tests that start Ray
+# Tests that do not start Ray
 test-fast: setup
 	$(BIN)/python -m pytest -m "not (ray or web or abuse or slow or cluster or chaos or wheel or protocols or release or gpu)"
 
-# what would take `make test` over its ten minutes
+# Slow tests, which would make `make test` longer than ten minutes
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
 
-# graphs, precisions, copies and waits on an NVIDIA GPU; skipped with a reason where there is none
+# CUDA graphs, precisions, copies and waits on an NVIDIA GPU; skipped without a GPU
 test-gpu: setup
 	$(BIN)/python -m pytest -m gpu
 
-# one training that is killed thirty times; half an hour on two cores. CHAOS_SEED=1 kills it otherwise.
+# One training run, killed thirty times; half an hour on two cores. CHAOS_SEED=1 draws other faults.
 test-chaos: setup
 	$(BIN)/python -m pytest -s -m chaos tests/training
 
-# what the tests of `make test` run of the code, without what runs in other processes; a quarter of an hour
+# Code coverage of `make test`, without code that runs in other processes; a quarter of an hour
 coverage: setup
 	$(UV) pip install -q --python $(BIN)/python --no-build-isolation -e '.[quality]'
 	$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered
 
-# Which changes of a line do the tests not notice, in the modules that pyproject.toml names; an hour. The survivors are listed by
-# `.venv/bin/mutmut results` and shown by `.venv/bin/mutmut show NAME`; benchmarks/results/mutants.md says which are known.
+# Mutation tests of the modules that pyproject.toml names; an hour. `.venv/bin/mutmut results` lists the changes that no test detects, and
+# `.venv/bin/mutmut show NAME` shows one. benchmarks/results/mutants.md describes the known ones.
 mutants: setup
 	$(UV) pip install -q --python $(BIN)/python --no-build-isolation -e '.[quality]'
 	$(BIN)/mutmut run
 
-# the page in Chromium; a minute
+# The server's page in Chromium; a minute
 test-web: setup
 	@test -x /usr/bin/chromium || test "$$(id -u)" -ne 0 || ! command -v apt-get >/dev/null || \
 		{ apt-get update -qq && $(INSTALL) chromium fonts-dejavu-core fonts-noto-cjk >/dev/null; } || true
 	$(BIN)/python -m pytest -m web tests/web
 
-# 20,000 hostile uploads to a real server, then schemathesis; some six minutes
+# 20,000 hostile uploads to a real server, then schemathesis; about six minutes
 test-abuse: setup
 	$(BIN)/python -m pytest -s -m abuse tests/abuse
 
-# The documentation as a site in site/, with the Python API and all links checked; and its examples, run page by page, some minutes
+# `docs` builds the documentation as a site in site/, with the Python API, and checks all links. `docs-test` runs its examples; some minutes
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q
 
@@ -132,8 +132,8 @@ release-check: setup
 test-protocols: setup
 	$(BIN)/python -m pytest -s -m protocols tests/protocols
 
-# cluster.yaml on five hosts in network namespaces, and the loss of hosts; as root, half an hour. An SSH server or a Redis that is only
-# there for this does not run on the machine.
+# cluster.yaml on five hosts in network namespaces, and the loss of hosts; as root, half an hour. An SSH server or Redis that is installed
+# only for these tests is not started as a service.
 test-cluster: setup
 	@test "$$(id -u)" -ne 0 || ! command -v apt-get >/dev/null || test -x /usr/sbin/sshd || \
 		{ apt-get update -qq && $(INSTALL) openssh-server >/dev/null && systemctl disable --quiet --now ssh 2>/dev/null; } || true
@@ -143,11 +143,11 @@ test-cluster: setup
 		{ apt-get update -qq && $(INSTALL) redis-server >/dev/null && systemctl disable --quiet --now redis-server 2>/dev/null; } || true
 	$(BIN)/python -m pytest -s -m cluster tests/cluster
 
-# builds a wheel, installs it into an empty environment outside the checkout, and runs `cifar-ray demo` and `cifar-ray serve` there; minutes
+# Builds a wheel, installs it into an empty environment outside the checkout, and runs `cifar-ray demo` and `cifar-ray serve`; some minutes
 wheel-test: setup
 	$(BIN)/python -m pytest -s -m wheel tests/test_wheel.py
 
-# The newest releases of everything, ray and torch beyond their upper bounds too, in an environment of its own: says what breaks.
+# Tests with the newest releases of all packages, including ray and torch above their upper bounds, in an environment of their own.
 # First the private parts that cluster/private.py uses, then all tests of `make test-fast`.
 test-newest: setup
 	$(UV) venv -q --allow-existing --python $(BIN)/python .venv-newest
@@ -158,7 +158,7 @@ test-newest: setup
 	.venv-newest/bin/python -m pytest -q tests/test_private.py
 	.venv-newest/bin/python -m pytest -q -m "not (ray or web or abuse or slow or cluster or chaos or wheel or protocols or release or gpu)"
 
-# Known weaknesses of the locked versions. It asks a database on the internet, so it is no part of the tests; --strict fails where it cannot ask.
+# Known vulnerabilities of the locked versions. It asks a database on the internet, so it is not part of the tests. --strict fails without a connection.
 audit: | $(UV)
 	@$(UV) tool run pip-audit --strict --disable-pip --require-hashes -r requirements.lock \
 		|| { echo "a locked version has a known weakness, or the database could not be asked: see above" >&2; exit 1; }

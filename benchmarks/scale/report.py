@@ -21,7 +21,7 @@ Measured = dict[str, list[dict[str, Any]]]
 
 
 def write(measured: Measured, check: bool) -> None:
-    """Puts the tables between their marks and draws the picture; with `check`, only says where the page is another."""
+    """Write the tables between their markers and draw the picture; with `check`, only report whether the page is outdated."""
     page = DOCS / "scale.md"
     before = page.read_text()
     after = filled(before, measured)
@@ -37,7 +37,7 @@ def write(measured: Measured, check: bool) -> None:
 
 
 def filled(text: str, measured: Measured) -> str:
-    """The page with its tables computed anew; the rest as it is."""
+    """The page with recomputed tables; the rest is unchanged."""
     for name, table in tables(measured).items():
         text, found = re.subn(rf"(<!-- {name} -->\n).*?(<!-- end -->)", rf"\g<1>\n{table}\n\n\2", text, flags=re.DOTALL)
         assert found == 1, f"docs/scale.md has {found} places for the table {name}"
@@ -45,7 +45,7 @@ def filled(text: str, measured: Measured) -> str:
 
 
 def tables(measured: Measured) -> dict[str, str]:
-    """By name, as Markdown."""
+    """Tables by name, as Markdown."""
     networks = [Network(**row) for row in measured["networks"] if row["recipe"] != "digits"]  # small_cnn on a few hundred images
     return {
         "all-reduce": _all_reduce(measured["all_reduce"]),
@@ -78,7 +78,8 @@ def _fit(rows: Sequence[dict[str, Any]]) -> str:
     calls = ", ".join(f"{_ms(seconds)} ms for {workers}" for workers, seconds in loopback.call_s.items())
     return (
         f"```text\nseconds = call + 2 (N − 1) × bytes / {loopback.bytes_per_s / 1e9:.2f} GB/s        call: {calls} workers\n```\n\n"
-        f"It is off by {100 * errors[len(errors) // 2]:.0f} % in the middle and {100 * errors[-1]:.0f} % at worst, {len(fitted)} points."
+        f"The fit has a median error of {100 * errors[len(errors) // 2]:.0f} % "
+        f"and a maximum error of {100 * errors[-1]:.0f} % ({len(fitted)} points)."
     )
 
 
@@ -98,7 +99,10 @@ def _steps(rows: Sequence[dict[str, Any]], loopback: Loopback) -> str:
                 f"{_ms(predicted)} ({predicted / together['median_s'] - 1:+.0%})",
             ]
         )
-    heads = ["recipe", "workers", "summed a step", "sums", "without, ms", "with, ms", "in sums, ms", "without + fit, ms"]
+    heads = [
+        *("recipe", "workers", "gradients per step", "all-reduces per step", "without DDP, ms"),
+        *("with DDP, ms", "in all-reduce, ms", "without DDP + fit, ms"),
+    ]
     return _table(heads, lines)
 
 
@@ -115,7 +119,10 @@ def _networks(networks: Sequence[Network]) -> str:
         ]
         for network in networks
     ]
-    heads = ["recipe", "gradients", "DDP's buckets, MB", "kernels", "TFLOP a step", "H100, ms", "L4, ms", "whole, H100", "whole, L4"]
+    heads = [
+        *("recipe", "gradients", "DDP's buckets, MB", "kernels per step", "TFLOP per step"),
+        *("step on H100, ms", "step on L4, ms", "training on H100", "training on L4"),
+    ]
     return _table(heads, lines)
 
 
@@ -125,7 +132,9 @@ def _fixed(networks: Sequence[Network]) -> str:
         bounds = ["{} ({}–{})".format(*(network.pays_up_to(cluster.at(factor)) for factor in (1, 2, 0.5))) for cluster in CLUSTERS]
         efficiencies = [_shares(network.fixed_batch(cluster, workers) for workers in WORKERS) for cluster in CLUSTERS]
         lines.append([f"`{network.recipe}`, {network.batch_size:,}", *efficiencies, *bounds])
-    return _table(["recipe, batch", *(cluster.name for cluster in CLUSTERS), *["pays up to"] * len(CLUSTERS)], lines)
+    return _table(
+        ["recipe, batch", *(cluster.name for cluster in CLUSTERS), *(f"GPUs that pay: {cluster.name}" for cluster in CLUSTERS)], lines
+    )
 
 
 def _grown(networks: Sequence[Network]) -> str:
@@ -151,12 +160,20 @@ def _serving() -> str:
                 f"{fleet.gbit_per_s:.2g}",
             ]
         )
-    heads = ["requests/s", "ingress replicas", "model replicas", "nodes", "nodes, one request a call", "HAProxy, cores", "Gbit/s in"]
+    heads = [
+        "requests/s",
+        "ingress replicas",
+        "model replicas",
+        "nodes",
+        "nodes, if calls hold one request",
+        "HAProxy, cores",
+        "incoming Gbit/s",
+    ]
     return _table(heads, lines)
 
 
 def draw(measured: Measured, path: Path) -> None:
-    """What was measured on the left; what is predicted beside it."""
+    """Draw the measured times on the left and the predictions on the right."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 4.2), layout="constrained")

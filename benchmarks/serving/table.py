@@ -20,7 +20,8 @@ def render(measurements: list[dict[str, Any]]) -> str:
         first = next(iter(servers.values()))
         lines = [
             f"**{model}, concurrency {concurrency}**\n",
-            "| server | n | requests/s | p50 ms | p99 ms | errors | server CPU ms a request | first ÷ this |",
+            "| server | n | requests/s | p50 ms | p99 ms | errors | server CPU ms a request "
+            f"| {next(iter(servers)).partition(',')[0]} ÷ this |",
             "|---|---|---|---|---|---|---|---|",
         ]
         for server, rounds in servers.items():
