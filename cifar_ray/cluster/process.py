@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import suppress
 from pathlib import Path
 
+_LOWEST_PRIORITY = 19
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
@@ -36,6 +38,17 @@ def prepare_process(threads: int | None = None) -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_MAX, 0)  # by default large blocks are mapped, and unmapped when freed
         mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def lower_priority() -> None:
+    """Let this process compute only while no other process wants the core; it cannot be undone.
+
+    On Linux, the scheduling policy for idle processes also lets others interrupt it at once, which niceness alone does not.
+    """
+    os.nice(_LOWEST_PRIORITY)
+    if hasattr(os, "sched_setscheduler"):
+        with suppress(OSError):  # a container may forbid it
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def prepare_children() -> None:
