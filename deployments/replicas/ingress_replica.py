@@ -29,7 +29,7 @@ from deployments.predicting.contract import (
     UnavailableError,
 )
 from deployments.protocols.protocol_server import ProtocolServer
-from deployments.replicas.request_metrics import IngressMetrics
+from deployments.replicas.request_metrics import DriftMetrics, IngressMetrics
 from deployments.staging.trials import TrialsInStorage
 
 _LIMITS_TIMEOUT_S = 1.0
@@ -137,6 +137,7 @@ class IngressReplica(ProtocolServer):
         trials.follow()
         if windows:
             windows.write_forever()
+            DriftMetrics().follow(config.storage)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         return self.http_app
