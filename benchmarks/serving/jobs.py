@@ -2,7 +2,7 @@
 
     python benchmarks/serving/jobs.py [--pictures 20000] [--rounds 5] [--per-s 20]
 
-Each round sends requests for as long without a job as with one, then runs the same job without requests. Prints the load of the machine, too.
+Each round sends requests without a job, then with one, then runs the same job without requests. The last column is the load of the machine.
 """
 
 from __future__ import annotations
@@ -59,6 +59,11 @@ async def requests(url: str, key: str, per_s: float, is_over: Callable[[float], 
 def p99(times: list[float]) -> float:
     """The 99th percentile."""
     return sorted(times)[int(len(times) * 0.99)]
+
+
+def times_of(times: list[float]) -> str:
+    """Median and 99th percentile, and the number of requests."""
+    return f"{statistics.median(times):.1f}, {p99(times):.1f} ({len(times)})"
 
 
 class Watched:
@@ -143,8 +148,8 @@ def main() -> None:
             ratios.append(p99(beside) / p99(alone))
             shares.append(rate / idle_rate if idle_rate else 0.0)
             print(
-                f"| {number + 1} | {statistics.median(alone):.1f}, {p99(alone):.1f} ({len(alone)}) | {statistics.median(beside):.1f}, {p99(beside):.1f} ({len(beside)}) "
-                f"| {ratios[-1]:.2f} | {rate:.0f} | {idle_rate:.0f} | {os.getloadavg()[0]:.1f} |",
+                f"| {number + 1} | {times_of(alone)} | {times_of(beside)} | {ratios[-1]:.2f} "
+                f"| {rate:.0f} | {idle_rate:.0f} | {os.getloadavg()[0]:.1f} |",
                 flush=True,
             )
         print(
