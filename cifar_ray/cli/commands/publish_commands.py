@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 from tyro.conf import Positional
 
@@ -13,16 +15,21 @@ _FOLDER = "hf-folder"
 
 
 class Card(StoreCommand):
-    """Print the card of a model: what it knows, how good it is, where it fails, what it was trained on. Markdown."""
+    """Print the card of a model: what it knows, how good it is, where it fails, what it was trained on.
+
+    Each version also has it as card.md and card.html in its folder, as it was when the version was saved.
+    """
 
     reference: Positional[str] = Field(description="NAME, NAME@3, a run or a path")
+    format: Literal["markdown", "html"] = Field("markdown", description="markdown, with metadata for Hugging Face's hub, or an HTML page")
 
     def run(self, store: ModelStore) -> None:
         """Prints the card."""
         from cifar_ray.store.locate import load_model  # imports torch
-        from cifar_ray.store.publishing import model_card
+        from cifar_ray.store.publishing import model_card, model_card_html
 
-        print(model_card(load_model(self.reference, store.storage)), end="")
+        write = model_card if self.format == "markdown" else model_card_html
+        print(write(load_model(self.reference, store.storage)), end="")
 
 
 class Push(StoreCommand):
