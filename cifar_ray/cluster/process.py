@@ -7,7 +7,9 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-_LOWEST_PRIORITY = 19
+from cifar_ray.config.base import PriorityName
+
+_LOW_PRIORITY, _LOWEST_PRIORITY = 10, 19
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
@@ -40,13 +42,17 @@ def prepare_process(threads: int | None = None) -> None:
         mallopt(_M_TRIM_THRESHOLD, -1)
 
 
-def lower_priority() -> None:
-    """Let this process compute only while no other process wants the core; it cannot be undone.
+def lower_priority(priority: PriorityName) -> None:
+    """Let this process give way to others; it cannot be undone.
 
-    On Linux, the scheduling policy for idle processes also lets others interrupt it at once, which niceness alone does not.
+    Args:
+        priority: `idle` computes only while no other process wants the core. On Linux, the scheduling policy for idle processes lets others
+            interrupt it at once, which niceness alone does not. `low` is niceness 10, and `normal` changes nothing.
     """
-    os.nice(_LOWEST_PRIORITY)
-    if hasattr(os, "sched_setscheduler"):
+    if priority == "normal":
+        return
+    os.nice(_LOWEST_PRIORITY if priority == "idle" else _LOW_PRIORITY)
+    if priority == "idle" and hasattr(os, "sched_setscheduler"):
         with suppress(OSError):  # a container may forbid it
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from cifar_ray.config.api_keys import KEYS_VARIABLE, read_keys
-from cifar_ray.config.base import REFERENCE_PATTERN, Config, EngineName, Positive, PrecisionName
+from cifar_ray.config.base import REFERENCE_PATTERN, Config, EngineName, Positive, PrecisionName, PriorityName
 from cifar_ray.config.locations import STORAGE_VARIABLE, default_storage, local_path, resolve_storage, split_address
 from cifar_ray.errors import ConfigError
 
@@ -104,7 +104,10 @@ class ServeConfig(Config):
     job_workers: int = Field(1, ge=1, description="number of workers of a job; one job runs at a time")
     cpus_per_job_worker: Positive = Field(
         0.5,
-        description="CPU cores that Ray reserves for each worker of a job; it has one thread for each whole core, at the lowest priority",
+        description="CPU cores that Ray reserves for each worker of a job; it has one thread for each whole core",
+    )
+    job_priority: PriorityName = Field(
+        "idle", description="of the workers of a job; idle: a core that nothing else wants; low: niceness 10; normal: as the server"
     )
     job_gpu: bool = Field(False, description="give each worker of a job a GPU of its own; default: they use the CPU")
     access_log: bool = Field(False, description="log one line per request")

@@ -94,7 +94,13 @@ def test_a_table_is_complete_and_has_no_row_twice(ray_cluster: None, tmp_path: P
     def start() -> None:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         arguments = {"storage": str(tmp_path), "api_keys": str(tmp_path / "keys.txt"), "jobs": "true", "precision": "fp32"}
-        shares = {"cpus_per_replica": "0.1", "cpus_per_ingress": "0.1", "cpus_per_job_worker": "0.5", "engine": "torch"}
+        shares = {
+            "cpus_per_replica": "0.1",
+            "cpus_per_ingress": "0.1",
+            "cpus_per_job_worker": "0.5",
+            "engine": "torch",
+            "job_priority": "normal",
+        }
         serve.run(app(arguments | shares), name=APP)
 
     start()

@@ -14,7 +14,7 @@ import pytest
 from cifar_ray.cluster import process
 from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.errors import StoreError
-from cifar_ray.inference.batch import job_runner
+from cifar_ray.inference.batch import classify_on_ray, job_runner
 from cifar_ray.inference.batch.classify import BundleClassifier
 from cifar_ray.inference.batch.job_runner import JobPictures, JobRunner
 from cifar_ray.inference.batch.table import Part, classify_part
@@ -195,14 +195,29 @@ def test_a_worker_gives_way_to_every_other_process(monkeypatch: pytest.MonkeyPat
     calls: list[object] = []
     monkeypatch.setattr(process.os, "nice", calls.append)
     monkeypatch.setattr(process.os, "sched_setscheduler", lambda *given: calls.append(given[1]))
-    process.lower_priority()
-    assert calls == [19, process.os.SCHED_IDLE]
+    process.lower_priority("normal")
+    assert calls == []
+    process.lower_priority("low")
+    assert calls == [10]
+    process.lower_priority("idle")
+    assert calls[1:] == [19, process.os.SCHED_IDLE]
+
+
+def test_a_job_has_the_priority_and_the_share_of_the_settings(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(classify_on_ray, "classify_on_ray", lambda *arguments: given.append(arguments) or iter(()))
+    config = ServeConfig(storage=str(storage), job_workers=2, cpus_per_job_worker=1.5, engine="torch")
+    runner = JobRunner(config, "one")
+    runner._compute(add(storage), [], "folder", None)
+    [(model, _, _, plan, _, priority)] = given
+    assert (plan.num_workers, plan.cpus, plan.use_gpu, plan.threads) == (2, 1.5, False, 1)
+    assert (priority, model.may_use_gpu, model.decoding_threads) == ("idle", False, 1)
 
 
 @pytest.mark.ray
-def test_a_job_runs_on_ray_at_the_lowest_priority(ray_cluster: None, storage: Path) -> None:
+def test_a_job_runs_on_ray(ray_cluster: None, storage: Path) -> None:
     """Two jobs in a row: the first one's workers leave no trace."""
-    config = ServeConfig(storage=str(storage), precision="fp32", engine="torch", cpus_per_job_worker=0.3)
+    config = ServeConfig(storage=str(storage), precision="fp32", engine="torch", cpus_per_job_worker=0.3, job_priority="low")
     for output in ("a.parquet", "b.csv"):
         job = add(storage, output)
         JobRunner(config, "one").run_next()

@@ -13,6 +13,7 @@ from cifar_ray import errors
 from cifar_ray.cluster.failures import unwrap
 from cifar_ray.cluster.plan import WorkerPlan
 from cifar_ray.cluster.process import lower_priority, prepare_process
+from cifar_ray.config.base import PriorityName
 from cifar_ray.errors import CifarRayError
 from cifar_ray.inference.batch.classify import BundleClassifier, ModelJob
 from cifar_ray.inference.batch.rows import PartSource
@@ -22,8 +23,8 @@ from cifar_ray.inference.batch.table import Part, classify_part
 class _Worker:
     """An actor of the pool: holds the model and writes the parts that it receives."""
 
-    def __init__(self, job: ModelJob, folder: str, threads: int, source: PartSource | None) -> None:
-        self._job, self._folder, self._threads, self._source = job, folder, threads, source
+    def __init__(self, job: ModelJob, folder: str, threads: int, source: PartSource | None, priority: PriorityName) -> None:
+        self._job, self._folder, self._threads, self._source, self._priority = job, folder, threads, source, priority
         self._classifier: BundleClassifier | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -43,12 +44,12 @@ class _Worker:
         prepare_process(self._threads)
         if self._source is None:
             return BundleClassifier(self._job)
-        lower_priority()  # a server runs beside it; this process is the worker's own and ends with it
+        lower_priority(self._priority)  # a server runs beside it; this process is the worker's own and ends with it
         return BundleClassifier(self._job, self._source.read)
 
 
 def classify_on_ray(
-    job: ModelJob, parts: Sequence[Part], folder: str, plan: WorkerPlan, source: PartSource | None = None
+    job: ModelJob, parts: Sequence[Part], folder: str, plan: WorkerPlan, source: PartSource | None = None, priority: PriorityName = "normal"
 ) -> Iterator[dict[str, int]]:
     """Spreads parts over actors that each hold the model; Ray must be connected.
 
@@ -59,7 +60,8 @@ def classify_on_ray(
         parts: the parts to predict.
         folder: where the parts are written, visible on all nodes.
         plan: number of actors, and the resources of each: the job takes no more of the cluster.
-        source: the pictures of a job beside a server, whose workers run at the lowest priority; the parts then have no names.
+        source: the pictures of a job beside a server; the parts then have no names.
+        priority: of the workers of such a job.
 
     Yields:
         What `classify_part` returns, as parts are finished.
@@ -76,7 +78,7 @@ def classify_on_ray(
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=min(plan.num_workers, len(rows))),
-        fn_constructor_args=(job, folder, plan.threads, source),
+        fn_constructor_args=(job, folder, plan.threads, source, priority),
         **plan.actor_options(),
     )
     try:

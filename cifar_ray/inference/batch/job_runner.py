@@ -120,7 +120,7 @@ class JobRunner:
 
         config = self._config
         plan = WorkerPlan(config.job_workers, config.cpus_per_job_worker, config.job_gpu)
-        return classify_on_ray(self._model_job(job, plan.threads), parts, folder, plan, pictures)
+        return classify_on_ray(self._model_job(job, plan.threads), parts, folder, plan, pictures, config.job_priority)
 
     def _model_job(self, job: Job, threads: int) -> ModelJob:
         from cifar_ray.inference.batch.classify import ModelJob

@@ -168,8 +168,9 @@ def _load_classifier(job: PredictionJob) -> Classifier:
 
 def _model_job(job: PredictionJob) -> ModelJob:
     from cifar_ray.inference.batch.classify import ModelJob
+    from cifar_ray.store.mlflow_models import is_registered
 
-    model = resolve_storage(job.model) if "/" in job.model else job.model
+    model = resolve_storage(job.model) if "/" in job.model and not is_registered(job.model) else job.model
     return ModelJob(model, job.storage, job.top_k, job.precision, job.engine, job.explain_dir, job.abstain)
 
 
