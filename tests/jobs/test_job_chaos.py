@@ -6,7 +6,7 @@ import io
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import httpx
@@ -46,8 +46,8 @@ def parent(process: int) -> int:
     return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def kill(title: bytes) -> int:
-    victims = own_processes(title)
+def kill(title: bytes, only: Collection[int] | None = None) -> int:
+    victims = [process for process in own_processes(title) if only is None or process in only]
     for victim in victims:
         os.kill(victim, signal.SIGKILL)
     return len(victims)
