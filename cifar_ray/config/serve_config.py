@@ -107,7 +107,8 @@ class ServeConfig(Config):
         description="CPU cores that Ray reserves for each worker of a job; it has one thread for each whole core",
     )
     job_priority: PriorityName = Field(
-        "idle", description="of the workers of a job; idle: a core that nothing else wants; low: niceness 10; normal: as the server"
+        "idle",
+        description="of the workers of a job; idle: a core that nothing else wants; low: niceness 19, Ray gives a server 15; normal: 15",
     )
     job_gpu: bool = Field(False, description="give each worker of a job a GPU of its own; default: they use the CPU")
     access_log: bool = Field(False, description="log one line per request")

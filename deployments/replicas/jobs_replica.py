@@ -13,8 +13,8 @@ from cifar_ray.errors import StoreError
 from cifar_ray.inference.batch.job_runner import JobRunner
 
 _POLL_S = 2.0
-# Less than the workers: it must answer Serve's health checks on a busy machine
-_NICENESS = 10
+# Not idle as the workers are: it must answer Serve's health checks on a busy machine
+_NICENESS = 19
 
 logger = logging.getLogger("ray.serve")
 

@@ -198,7 +198,7 @@ def test_a_worker_gives_way_to_every_other_process(monkeypatch: pytest.MonkeyPat
     process.lower_priority("normal")
     assert calls == []
     process.lower_priority("low")
-    assert calls == [10]
+    assert calls == [19]
     process.lower_priority("idle")
     assert calls[1:] == [19, process.os.SCHED_IDLE]
 
