@@ -24,7 +24,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import load
 from contenders import Running
-from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -74,7 +73,6 @@ def one_process() -> None:
             flush=True,
         )
     provider.shutdown()
-    trace.get_current_span()
 
 
 def with_server(rounds: int, seconds: float) -> None:
