@@ -31,6 +31,10 @@ def app(arguments: dict[str, Any]) -> Application:
     from cifar_ray.inference.preflight import check_server, starts_ray
 
     try:
+        arguments = _with_stored_model(arguments)
+    except CifarRayError as error:
+        raise Refusal(str(error)) from None
+    try:
         config = parse_config(ServeConfig, arguments)
     except ConfigError as error:
         raise Refusal(f"{error}. Available keys: {', '.join(ServeConfig.model_fields)}") from None
@@ -47,6 +51,17 @@ def app(arguments: dict[str, Any]) -> Application:
     from deployments.application import build
 
     return build(config)
+
+
+def _with_stored_model(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments with the model in the store that stands for one of MLflow's registry."""
+    from cifar_ray.config import default_storage
+    from cifar_ray.store.mlflow_models import is_registered, stored_reference
+
+    model = str(arguments.get("model") or "")
+    if not is_registered(model):
+        return arguments
+    return arguments | {"model": stored_reference(model, str(arguments.get("storage") or default_storage()))}
 
 
 def _is_serve_run() -> bool:

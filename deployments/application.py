@@ -21,6 +21,7 @@ from deployments.http.handlers import RETRY_AFTER_S
 from deployments.http.rate_limits import TokenBuckets
 from deployments.replicas.classifier_replica import ClassifierReplica
 from deployments.replicas.ingress_replica import IngressReplica
+from deployments.replicas.jobs_replica import JobsReplica
 
 # The ingress limits its own calls.
 _CLASSIFIER_ONGOING_CALLS = 1024
@@ -29,6 +30,8 @@ _TARGET_ONGOING_CALLS = 1.5
 _UPSCALE_DELAY_S = 5.0
 # Maximum time until a dead replica is noticed; Serve's default is 10.
 _HEALTH_CHECK_PERIOD_S = 2.0
+# It has a low priority, and the machine may be busy
+_JOBS_HEALTH_TIMEOUT_S = 120.0
 # Interval at which a stopping replica checks whether it has answered its last request; Serve's default of 2 s delays each stop.
 _DRAIN_POLL_S = 0.2
 _GPU_DRIVERS = ("/proc/driver/nvidia", "/dev/dxg", "/dev/kfd")  # NVIDIA, Windows' subsystem for Linux, AMD
@@ -50,6 +53,13 @@ def build(config: ServeConfig) -> Application:
     )(ClassifierReplica).bind(config, names_at_start(config))
     needs_shared_limits = config.api_keys is not None and config.num_ingress_replicas > 1
     limits = serve.deployment(name="limits", ray_actor_options={"num_cpus": 0}, logging_config=quiet)(TokenBuckets)
+    jobs = serve.deployment(
+        name="jobs",
+        ray_actor_options={"num_cpus": 0},
+        health_check_timeout_s=_JOBS_HEALTH_TIMEOUT_S,
+        graceful_shutdown_wait_loop_s=_DRAIN_POLL_S,
+        logging_config=logging,
+    )(JobsReplica)
     return serve.deployment(
         name="ingress",
         num_replicas=config.num_ingress_replicas,
@@ -61,7 +71,9 @@ def build(config: ServeConfig) -> Application:
         health_check_period_s=_HEALTH_CHECK_PERIOD_S,
         graceful_shutdown_wait_loop_s=_DRAIN_POLL_S,
         logging_config=quiet,
-    )(serve.ingress()(IngressReplica)).bind(classifier, config, limits.bind() if needs_shared_limits else None)
+    )(serve.ingress()(IngressReplica)).bind(
+        classifier, config, limits.bind() if needs_shared_limits else None, jobs.bind(config) if config.jobs else None
+    )
 
 
 def names_at_start(config: ServeConfig) -> tuple[str, ...] | None:

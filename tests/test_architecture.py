@@ -39,6 +39,7 @@ DEPLOYMENTS_MAY_IMPORT = (
     "cifar_ray.store",
     "cifar_ray.captures",
     "cifar_ray.drift",
+    "cifar_ray.jobs",
     "cifar_ray.storage",
     "cifar_ray.inference",
 )

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
+from ray.serve.metrics import Gauge
 
 from cifar_ray import cli
 from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.drift import windows as drift_windows
 from cifar_ray.drift.__main__ import main
 from cifar_ray.drift.detection import detect
+from cifar_ray.drift.watch import find_drift
 from cifar_ray.drift.windows import Window, WindowWriter, read_windows
 from cifar_ray.metrics.label_rules import LabelRules
+from cifar_ray.storage import FileTree
 from deployments.http.routes import create_app
+from deployments.replicas.request_metrics import DriftMetrics
 from tests.deployments.conftest import SaveTiny, make_picture, save_tiny
 from tests.deployments.test_ingress import FakeClassifier, Notes
 
@@ -179,3 +184,43 @@ def test_the_command_tells_and_its_exit_code_is_for_jobs(
     assert json.loads(text)["drift"] is True
     assert code == 1
     assert cli.run(lambda: main(["fish", "--storage", storage])) == 2
+
+
+def write_windows(storage: Path, windows: list[Window], age_s: float = 0.0) -> None:
+    """Windows of pets@3, ten minutes each; the last one begins now, or was begun so long ago."""
+    now_ms = int((time.time() - age_s) * 1000)
+    for number, one in enumerate(windows):
+        begun_ms = now_ms - (len(windows) - 1 - number) * 600_000
+        FileTree(str(storage), "drift/pets@3").replace(f"{begun_ms:013d}-{'0' * 32}.json", one.model_dump_json().encode())
+
+
+def test_a_server_finds_the_drift_that_the_command_tells_without_reading_every_window(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    write_windows(tmp_path, [window(rng, 100) for _ in range(30)] + [window(rng, 100, abstaining=0.3) for _ in range(3)])
+    expected, read = detect(read_windows(str(tmp_path), "pets@3")), []
+    whole = FileTree.read
+    monkeypatch.setattr(FileTree, "read", lambda self, path: read.append(path) or whole(self, path))
+    assert find_drift(str(tmp_path)) == {"pets@3": expected}
+    assert expected.is_alarm
+    assert len(read) == 13
+
+
+def test_versions_that_answer_no_more_or_too_little_are_not_watched(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    assert find_drift(str(tmp_path)) == {}
+    write_windows(tmp_path, [window(rng, 100) for _ in range(12)])
+    assert find_drift(str(tmp_path)) == {}
+    write_windows(tmp_path / "old", [window(rng, 100) for _ in range(30)], age_s=90_000)
+    assert find_drift(str(tmp_path / "old")) == {}
+
+
+def test_the_gauges_show_distance_and_alarm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, shown = np.random.default_rng(0), {}
+    write_windows(tmp_path, [window(rng, 100) for _ in range(30)] + [window(rng, 100, abstaining=0.3) for _ in range(3)])
+    monkeypatch.setattr(Gauge, "set", lambda self, value, tags: shown.update({(self._name, tags.get("figure"), tags["version"]): value}))
+    DriftMetrics().show(find_drift(str(tmp_path)))
+    assert shown["cifar_ray_drift_alarm", None, "3"] == 1
+    assert 0.15 < shown["cifar_ray_drift_distance", "abstentions", "3"] < 0.35
+    assert len(shown) == 4

@@ -377,13 +377,14 @@ def test_workers_of_ray_data_write_the_same_rows_as_one_process(
 
 @pytest.mark.ray
 def test_an_error_in_a_worker_reaches_the_user_as_itself(ray_cluster: None, store: ModelStore, pictures: Path, tmp_path: Path) -> None:
+    from cifar_ray.cluster.plan import plan_fixed_workers
     from cifar_ray.inference.batch.classify import ModelJob
     from cifar_ray.inference.batch.classify_on_ray import classify_on_ray
     from cifar_ray.inference.batch.table import Part
 
     parts = [Part(0, (str(pictures / "00.png"),))]
     with pytest.raises(UnknownModelError, match="model fish not found in"):
-        list(classify_on_ray(ModelJob("fish", store.storage, 1), parts, str(tmp_path), 1))
+        list(classify_on_ray(ModelJob("fish", store.storage, 1), parts, str(tmp_path), plan_fixed_workers(1)))
 
 
 @pytest.mark.parametrize("suffix", ["csv", "json", "parquet"])

@@ -29,7 +29,9 @@ class ServeCommand(Config):
     `serve run deployments:app KEY=VALUE …` takes all settings of the server; docs/api.md lists them.
     """
 
-    model: Positional[str | None] = Field(None, description="NAME or NAME@3; default: the model that was promoted last")
+    model: Positional[str | None] = Field(
+        None, description="NAME, NAME@3, or models:/NAME/3 in MLflow; default: the model that was promoted last"
+    )
     port: int = Field(8000, ge=1, le=65_535, description="port to listen on")
     host: str = Field("127.0.0.1", description="address to listen on; 0.0.0.0 for all, behind TLS and access control")
     grpc_port: int | None = Field(None, ge=1, le=65_535, description="port for the Open Inference Protocol over gRPC; default: no gRPC")
@@ -41,9 +43,13 @@ class ServeCommand(Config):
 
         Raises:
             ConfigError: if one is impossible.
+            CifarRayError: if the model is in MLflow and cannot be copied into the store.
         """
-        values = {"storage": resolve_storage(self.storage), "num_replicas": self.replicas}
-        given = values | ({} if self.model is None else {"model": self.model})
+        from cifar_ray.store.mlflow_models import stored_reference
+
+        storage = resolve_storage(self.storage)
+        values = {"storage": storage, "num_replicas": self.replicas}
+        given = values | ({} if self.model is None else {"model": stored_reference(self.model, storage)})
         parse_config(ServeConfig, given)
         return given
 

@@ -208,6 +208,7 @@ def parse_finetune_command(argv: Sequence[str] | None, prog: str) -> tuple[Finet
     if not arguments or arguments[0].startswith("-"):
         raise ConfigError(f"the first argument must be the model to start from: {prog} MODEL …")
     from cifar_ray.store import load_model
+    from cifar_ray.store.mlflow_models import is_registered
     from cifar_ray.training.finetuning import child_name, inherited_settings
 
     reference = arguments[0]
@@ -221,7 +222,7 @@ def parse_finetune_command(argv: Sequence[str] | None, prog: str) -> tuple[Finet
         data.setdefault("dataset", find_dataset(data["data_dir"]))
     defaults = parse_config(FinetuneCommand, inherited_settings(parent, data, rate_factor) | given)
     command: FinetuneCommand = parse(FinetuneCommand, arguments, prog, defaults)
-    path = resolve_storage(reference) if "/" in reference else None
+    path = reference if is_registered(reference) else resolve_storage(reference) if "/" in reference else None
     start = StartConfig(model=path or parent.reference, freeze=command.freeze, stage_decay=command.stage_decay)
     changes = {"start": start, "model": parent.manifest.architecture.name, "save_as": command.save_as or child_name(parent, command)}
     return command.model_copy(update=changes), parent

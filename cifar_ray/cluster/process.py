@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import suppress
 from pathlib import Path
 
+from cifar_ray.config.base import PriorityName
+
+_LOWEST_PRIORITY = 19
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
@@ -36,6 +40,24 @@ def prepare_process(threads: int | None = None) -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_MAX, 0)  # by default large blocks are mapped, and unmapped when freed
         mallopt(_M_TRIM_THRESHOLD, -1)
+
+
+def lower_priority(priority: PriorityName) -> None:
+    """Let this process give way to others; it cannot be undone.
+
+    Ray starts all its workers, those of a server too, at niceness 15. The highest, 19, gives a process 0.4 of their time, so niceness alone
+    hardly protects a server.
+
+    Args:
+        priority: `idle` computes only while no other process wants the core: Linux's scheduling policy for idle processes also lets others
+            interrupt it at once. `low` is niceness 19. `normal` changes nothing.
+    """
+    if priority == "normal":
+        return
+    os.nice(_LOWEST_PRIORITY)
+    if priority == "idle" and hasattr(os, "sched_setscheduler"):
+        with suppress(OSError):  # a container may forbid it
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 def prepare_children() -> None:

@@ -21,8 +21,8 @@ KEYS_VARIABLE = "CIFAR_RAY_API_KEYS"
 UNLIMITED: Literal["unlimited"] = "unlimited"
 REVOKED: Literal["revoked"] = "revoked"
 
-# Each one may do what those before it may: predict; look at captured pictures and label them; delete them
-Scope = Literal["predict", "review", "admin"]
+# predict; also look at captured pictures and label them; also start jobs that predict many pictures; everything
+Scope = Literal["predict", "review", "jobs", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 _HEADING = "# keys of a cifar_ray server: name, sha256 of the key, requests a minute (or unlimited, revoked), scope (default: predict)\n"
@@ -51,7 +51,7 @@ class ApiKey:
 
     def may(self, scope: Scope) -> bool:
         """Whether the scope includes another one."""
-        return SCOPES.index(self.scope) >= SCOPES.index(scope)
+        return self.scope in (scope, "admin") or scope == "predict"
 
     @property
     def requests_per_minute(self) -> int | None:

@@ -19,6 +19,7 @@ CompileMode = Literal["none", "default", "max-autotune"]
 EngineName = Literal["auto", "torch", "openvino", "openvino-int8"]
 TestTimeAugmentation = Literal["none", "mirror", "mirror_shift"]
 
+PriorityName = Literal["idle", "low", "normal"]
 SamplingName = Literal["natural", "balanced"]
 TaskName = Literal["single-label", "multi-label"]
 TaskChoice = Literal["auto", "single-label", "multi-label"]

@@ -6,11 +6,13 @@ import os
 import re
 import shlex
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cifar_ray.errors import ConfigError
 
 STORAGE_VARIABLE = "CIFAR_RAY_STORAGE"
 
+_HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 # A URI with a slash too few, or without a bucket: it would become a local folder
 _HALF_A_URI = re.compile(r"(s3|gs|gcs|abfss?|hdfs|file):(?!//[^/?]|///)", re.IGNORECASE)
 
@@ -41,6 +43,27 @@ def resolve_storage(storage: str) -> str:
     if not _is_text(place):
         raise ConfigError(f"{printable(place)}: the path of this folder is not valid UTF-8; work in another folder")
     return place
+
+
+def split_address(address: str) -> tuple[str, str, str]:
+    """Split the address of a folder in an object store or on a web server.
+
+    Returns:
+        The address as clients write it, without secrets and options; the same with secrets; and the options.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    split = urlsplit(address)
+    host = split.netloc.rpartition("@")[2]
+    is_web = split.scheme in ("http", "https")
+    is_known = is_web or split.scheme in ("s3", "gs")
+    if not is_known or not _HOST.fullmatch(host) or split.fragment or "%" in split.path:
+        raise ValueError("expected s3://bucket/folder, gs://bucket/folder or https://host/folder, with commas between them")
+    if is_web and split.query:
+        raise ValueError("the address of a web server has no ?")
+    path = split.path.rstrip("/")
+    return f"{split.scheme}://{host}{path}", f"{split.scheme}://{split.netloc}{path}", f"?{split.query}" if split.query else ""
 
 
 def _is_text(path: str) -> bool:

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from cifar_ray.config.api_keys import KEYS_VARIABLE, read_keys
-from cifar_ray.config.base import REFERENCE_PATTERN, Config, EngineName, Positive, PrecisionName
-from cifar_ray.config.locations import STORAGE_VARIABLE, default_storage, local_path, resolve_storage
+from cifar_ray.config.base import REFERENCE_PATTERN, Config, EngineName, Positive, PrecisionName, PriorityName
+from cifar_ray.config.locations import STORAGE_VARIABLE, default_storage, local_path, resolve_storage, split_address
 from cifar_ray.errors import ConfigError
 
 _PENDING_BATCHES = 4
@@ -96,6 +96,21 @@ class ServeConfig(Config):
     )
     capture_max_bytes: int = Field(1_000_000_000, ge=1_000_000, description="bytes of captured pictures; beyond it the oldest are deleted")
     capture_max_days: Positive = Field(30.0, description="days after which captured pictures are deleted")
+    jobs: bool = Field(False, description="let API keys with the scope jobs predict many pictures beside the server: POST /jobs")
+    job_sources: tuple[str, ...] = Field(
+        (),
+        description="addresses below which jobs may read, beside the storage's folder inputs: s3://bucket/photos,https://a.example/photos",
+    )
+    job_workers: int = Field(1, ge=1, description="number of workers of a job; one job runs at a time")
+    cpus_per_job_worker: Positive = Field(
+        0.5,
+        description="CPU cores that Ray reserves for each worker of a job; it has one thread for each whole core",
+    )
+    job_priority: PriorityName = Field(
+        "idle",
+        description="of the workers of a job; idle: a core that nothing else wants; low: niceness 19, Ray gives a server 15; normal: 15",
+    )
+    job_gpu: bool = Field(False, description="give each worker of a job a GPU of its own; default: they use the CPU")
     access_log: bool = Field(False, description="log one line per request")
     json_logs: bool = Field(False, description="log in JSON, with the id of the request in each line")
 
@@ -126,9 +141,9 @@ class ServeConfig(Config):
                 raise ValueError("expected ALIAS=NAME or ALIAS=NAME@VERSION, with commas between them")
         return aliases
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("cors_origins", "job_sources", mode="before")
     @classmethod
-    def _split_origins(cls, value: Any) -> Any:
+    def _split_list(cls, value: Any) -> Any:
         return tuple(origin.strip() for origin in value.split(",")) if isinstance(value, str) else value
 
     @field_validator("cors_origins")
@@ -138,6 +153,13 @@ class ServeConfig(Config):
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError("expected scheme, host and port, for example https://a.example or http://localhost:3000, or * for all")
         return origins
+
+    @field_validator("job_sources")
+    @classmethod
+    def _are_addresses(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        for address in addresses:
+            split_address(address)
+        return addresses
 
     @model_validator(mode="after")
     def _more_means_more(self) -> Self:

@@ -194,3 +194,38 @@ def read_windows(storage: str, reference: str) -> list[Window]:
             except ValidationError:
                 continue
     return found
+
+
+def read_edges(storage: str, reference: str, first: int, recent: int, active_s: float) -> list[Window]:
+    """The first and the last windows of a version with so many pictures each, the oldest first; the files between are not read.
+
+    Args:
+        storage: path or URI.
+        reference: `name@version`.
+        first: number of pictures from the beginning.
+        recent: number of pictures from the end.
+        active_s: a version whose last window began before that answers no more; it has no windows here.
+
+    Raises:
+        StoreError: if the storage cannot be read.
+    """
+    files = FileTree(storage, f"{FOLDER}/{reference}", timeout_s=0)
+    names = [name for name in files.files(allow_not_found=True) if _NAME.fullmatch(name)]
+    if not names or time.time() - int(names[-1].partition("-")[0]) / 1000 > active_s:
+        return []
+    begun: list[Window] = []
+    ended: list[Window] = []
+    while names and sum(window.pictures for window in begun) < first:
+        begun += _read(files, names.pop(0))
+    while names and sum(window.pictures for window in ended) < recent:
+        ended += _read(files, names.pop())
+    return begun + ended[::-1]
+
+
+def _read(files: FileTree, name: str) -> list[Window]:
+    """A window; none if it is damaged, or deleted just now."""
+    data = files.read(name)
+    try:
+        return [] if data is None else [Window.model_validate_json(data)]
+    except ValidationError:
+        return []

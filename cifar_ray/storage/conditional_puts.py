@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
 _ATTEMPTS = 100
+_PAGE = 1000
 _TRANSIENT = re.compile(r"status code: (429|500|502|503|504)|error sending request|timed out|connection (closed|reset)", re.IGNORECASE)
 
 
@@ -94,6 +95,26 @@ class ConditionalPuts:
         except (AlreadyExistsError, PreconditionError, *gone):
             return False
         return True
+
+
+def list_bucket(storage: str, bucket: str, region: str | None, prefix: str) -> Iterator[list[str]]:
+    """Paths of all objects below a folder of a bucket, page by page.
+
+    Raises:
+        NoConditionalPutsError: if obstore cannot reach the store; before the first page only.
+        OSError: if a later page cannot be read.
+    """
+    store = _open(storage, bucket, region)
+    with _converted_errors():
+        pages = iter(store.list(prefix or None, chunk_size=_PAGE))
+        page = next(pages, None)
+    while page is not None:
+        yield [one["path"] for one in page]
+        try:
+            with _converted_errors():
+                page = next(pages, None)
+        except NoConditionalPutsError as error:
+            raise OSError(errno.EIO, str(error)) from None
 
 
 @dataclass

@@ -47,6 +47,22 @@ def staged_file(target: Path) -> Iterator[IO[bytes]]:
     sync_folder(target.parent)
 
 
+def walk(folder: Path) -> Iterator[str]:
+    """Relative paths of all files below a folder, without hidden ones; links to files are files, links to folders are left out."""
+    waiting = [""]
+    while waiting:
+        parent = waiting.pop()
+        with os.scandir(folder / parent) as entries:
+            for entry in entries:
+                path = f"{parent}/{entry.name}" if parent else entry.name
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(path)
+                elif not (entry.is_symlink() and Path(entry.path).is_dir()):
+                    yield path
+
+
 @contextmanager
 def locked(folder: Path, timeout_s: float) -> Iterator[None]:
     """Hold the lock of a folder, which excludes other processes and threads, on NFS also those of other hosts.

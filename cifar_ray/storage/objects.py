@@ -6,13 +6,13 @@ import logging
 import mmap
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from pyarrow.fs import FileSelector, FileSystem
+from pyarrow.fs import FileSelector, FileSystem, FileType
 
-from cifar_ray.storage.conditional_puts import ConditionalPuts, NoConditionalPutsError
+from cifar_ray.storage.conditional_puts import ConditionalPuts, NoConditionalPutsError, list_bucket
 from cifar_ray.storage.retry import Retry
 
 CLAIMS = ".claims"
@@ -62,6 +62,19 @@ class ObjectWriter:
         content = change(read(path))
         self.put(path, content)
         return content
+
+    def walk(self, folder: str) -> Iterator[str]:
+        """Paths in the file system of all objects below a folder, a thousand for each request if obstore reaches the store.
+
+        pyarrow, which lists those that obstore does not reach, holds them all in memory.
+        """
+        bucket, _, prefix = folder.partition("/")
+        try:
+            pages = list_bucket(self.storage, bucket, getattr(self.file_system, "region", None), prefix)
+            yield from (f"{bucket}/{path}" for page in pages for path in page)
+        except NoConditionalPutsError:
+            entries = self.file_system.get_file_info(FileSelector(folder, allow_not_found=True, recursive=True))
+            yield from (entry.path for entry in entries if entry.type == FileType.File)
 
     def claim(self, parent: str, number: int) -> int:
         """Claim a number that no other writer gets, with puts and lists only.

@@ -89,6 +89,20 @@ class FileTree:
         found = {entry.path[len(self._root) + 1 :]: (entry.size, entry.mtime_ns) for entry in entries if entry.type == FileType.File}
         return {path: found[path] for path in sorted(found) if not path.startswith(".") and "/." not in path}
 
+    def walk(self, folder: str) -> Iterator[str]:
+        """Paths of all files below a folder, one by one, without hidden ones and without following links; in no order that matters.
+
+        Memory does not grow with the number of files. Errors are not retried.
+        """
+        with as_store_error(f"list {self.path(folder)}"):
+            if self._objects:
+                found = self._objects.walk(self.path(folder))
+                below = (path[len(self._root) + 1 :] for path in found)
+                yield from (path for path in below if not path.startswith(".") and "/." not in path)
+            elif self._is_inside(folder):
+                base = Path(self.path(folder))
+                yield from (f"{folder}/{name}" if folder else name for name in local.walk(base))
+
     def states(self, paths: Sequence[str]) -> list[tuple[int, int] | None]:
         """Size in bytes and modification time in ns of each of `paths`; `None` if it is no file. The requests run side by side."""
         full = [self.path(path) for path in paths]

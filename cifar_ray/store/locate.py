@@ -6,6 +6,7 @@ from cifar_ray.config import resolve_storage
 from cifar_ray.errors import BundleError, UnknownModelError
 from cifar_ray.storage import NUMBER, FileTree, split_location
 from cifar_ray.store.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, decode, decode_manifest
+from cifar_ray.store.mlflow_models import is_registered, pull_from_mlflow
 from cifar_ray.store.registry import ModelStore
 
 _RUN_FILE = "config.yaml"
@@ -16,7 +17,8 @@ def load_model(reference: str, storage: str) -> Bundle:
 
     Args:
         reference: `name`, `name@3` or `name@production` in the store; the name of a run; or a path or URI of a bundle's folder
-            (`…/models/cifar10/3`, or a copy of it anywhere) or of a run's folder (`…/runs/NAME`). A name wins over a run.
+            (`…/models/cifar10/3`, or a copy of it anywhere) or of a run's folder (`…/runs/NAME`); or `models:/NAME/3` in MLflow's
+            registry. A name wins over a run.
         storage: path or URI of the storage with the store and the runs.
 
     Raises:
@@ -24,6 +26,8 @@ def load_model(reference: str, storage: str) -> Bundle:
         BundleError: if the bundle is damaged.
         StoreError: if the storage cannot be read.
     """
+    if is_registered(reference):
+        return pull_from_mlflow(reference)
     if "/" in reference or reference in (".", ".."):
         return _from_folder(resolve_storage(reference))
     store = ModelStore(storage)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -13,16 +15,57 @@ from cifar_ray.store.bundle import Bundle, encode
 from cifar_ray.store.gallery import GALLERY_FILE
 from cifar_ray.store.manifest import Manifest
 
+if TYPE_CHECKING:
+    import torch
+
 CARD = "README.md"
+# In each bundle, as it was saved; they are no attachments, so no checksum is theirs
+CARD_FILES = ("card.md", "card.html")
+
+_logger = logging.getLogger(__name__)
 
 _SPLITS = {"test": "test", "val": "validation", "cv": "cross-validation"}
 _LISTED_CLASSES = 100
+_UNKNOWN = 0  # version
 
 
 def model_card(bundle: Bundle) -> str:
     """What a model is, knows and does not know (Mitchell et al. 2019, arXiv 1810.03993): Markdown with metadata as the hub reads it."""
-    manifest = bundle.manifest
     head = yaml.safe_dump(_metadata(bundle), sort_keys=False, allow_unicode=True)
+    return f"---\n{head}---\n\n{_body(bundle)}"
+
+
+def model_card_html(bundle: Bundle) -> str:
+    """The same as a page that opens offline; text from the manifest is escaped."""
+    from jinja2 import Environment, PackageLoader
+    from markdown_it import MarkdownIt
+    from markupsafe import Markup
+
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(_body(bundle))
+    page = Environment(loader=PackageLoader("cifar_ray.store"), autoescape=True).get_template("card.html.j2")
+    return page.render(title=_title(bundle), body=Markup(body))  # noqa: S704  (markdown-it escapes HTML)
+
+
+def cards_of_new(name: str, manifest: Manifest, weights: Mapping[str, torch.Tensor]) -> dict[str, bytes]:
+    """The card of a model that is about to be saved, as files by name; its version is not known yet.
+
+    An error is logged, and the model is saved without them.
+    """
+    try:
+        bundle = Bundle(manifest, dict(weights), name, _UNKNOWN)
+        contents = (model_card(bundle), model_card_html(bundle))
+        return {file: content.encode() for file, content in zip(CARD_FILES, contents, strict=True)}
+    except Exception as error:
+        _logger.warning("the model is saved without its card: %s: %s", type(error).__name__, error)
+        return {}
+
+
+def _title(bundle: Bundle) -> str:
+    return bundle.name if bundle.version == _UNKNOWN else bundle.reference
+
+
+def _body(bundle: Bundle) -> str:
+    manifest = bundle.manifest
     sections = {
         "": _introduction(bundle),
         "Use it": _use(bundle),
@@ -31,10 +74,10 @@ def model_card(bundle: Bundle) -> str:
         "What it was trained on": _data(manifest),
         "How it was trained": _training(manifest),
         "Licence and origin": _origin(manifest),
-        "Cite": f"`{bundle.reference}`, weights sha256 `{manifest.weights_sha256[:16]}`, cifar_ray, {manifest.created_at:%Y-%m-%d}.",
+        "Cite": f"`{_title(bundle)}`, weights sha256 `{manifest.weights_sha256[:16]}`, cifar_ray, {manifest.created_at:%Y-%m-%d}.",
     }
     body = "\n\n".join(f"## {title}\n\n{text}" if title else text for title, text in sections.items())
-    return f"---\n{head}---\n\n# {bundle.name}\n\n{body}\n"
+    return f"# {bundle.name}\n\n{body}\n"
 
 
 def write_folder(bundle: Bundle, target: str) -> list[str]:
@@ -87,7 +130,7 @@ def _introduction(bundle: Bundle) -> str:
     )
     count = sum(tensor.numel() for tensor in bundle.weights.values())
     return (
-        f"`{bundle.reference}` {does}: {names}.\n\nNetwork: {manifest.architecture.name}, {count / 1e6:.2f} million parameters, "
+        f"`{_title(bundle)}` {does}: {names}.\n\nNetwork: {manifest.architecture.name}, {count / 1e6:.2f} million parameters, "
         f"pictures of {manifest.image_size_px} × {manifest.image_size_px} px ({manifest.resize_policy})."
     )
 

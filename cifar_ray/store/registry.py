@@ -15,6 +15,7 @@ from cifar_ray.store.aliases import PRODUCTION, Aliases, change_aliases, read_al
 from cifar_ray.store.bundle import MANIFEST_FILE, WEIGHTS_FILE, Bundle, check, decode, decode_manifest, decode_weights, encode
 from cifar_ray.store.log import Log, Reason
 from cifar_ray.store.manifest import Manifest
+from cifar_ray.store.publishing import cards_of_new
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +74,7 @@ class ModelStore:
         as_read = decode_manifest(files[MANIFEST_FILE], name)
         weights_as_read = decode_weights(files[WEIGHTS_FILE], as_read, name)
         # The manifest is written last and commits the bundle: readers ignore a folder without one.
-        version = self._files.add_numbered(name, files)
+        version = self._files.add_numbered(name, cards_of_new(name, as_read, weights_as_read) | files)
         return Bundle(as_read, weights_as_read, name, version, attachments or {})
 
     def load(self, reference: str) -> Bundle:

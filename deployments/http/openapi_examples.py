@@ -96,6 +96,7 @@ DETAILS = {
     403: "the API key of laptop is revoked. Request a new one from the operator of this server",
     404: "model 'fish' not found. Available: cifar10@1",
     408: "the request did not arrive within 30 s; try again",
+    409: "a table 'spring.parquet' exists or is being written; choose another output",
     413: "the picture has 12,345,678 bytes; the maximum is 10,000,000",
     415: "content type 'text/plain' is not supported. Send multipart/form-data with a field 'image', "
     "the picture as image/* or application/octet-stream, or application/json",

@@ -23,6 +23,7 @@ from starlette.types import Receive, Scope, Send
 from cifar_ray.captures.capture_files import UnknownCaptureError
 from cifar_ray.errors import CifarRayError, ImageError, ImageTooLargeError, StoreError, UnknownModelError
 from cifar_ray.inference.overlay import overlay
+from cifar_ray.jobs.job_record import JobConflictError, QueueFullError, UnknownJobError
 from deployments.predicting import schemas
 from deployments.predicting.contract import (
     DeadlineError,
@@ -42,6 +43,9 @@ STATUS_TABLE: tuple[tuple[type[Exception], int], ...] = (
     (UnknownClassError, 400),
     (UnknownModelError, 404),
     (UnknownCaptureError, 404),
+    (UnknownJobError, 404),
+    (JobConflictError, 409),
+    (QueueFullError, 503),
     (UnavailableError, 503),
     (StoreError, 503),
     (DeadlineError, 504),

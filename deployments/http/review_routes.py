@@ -33,27 +33,30 @@ _REQUEST_ID = r"[A-Za-z0-9._-]{1,100}"
 Label = Annotated[str, Field(max_length=1000, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
-class _Body(BaseModel):
+class JsonBody(BaseModel):
+    """A JSON body whose fields are checked."""
+
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-class _ReviewBody(_Body):
+class _ReviewBody(JsonBody):
     key: str = Field(pattern=f"^{KEY_PATTERN}$")
     label: Label = ""
     undo: bool = False
 
 
-class _FeedbackBody(_Body):
+class _FeedbackBody(JsonBody):
     request_id: str = Field(pattern=f"^{_REQUEST_ID}$")
     label: Label = Field(min_length=1)
     index: int = Field(0, ge=0, le=255)
 
 
-Body = TypeVar("Body", bound=_Body)
+Body = TypeVar("Body", bound=JsonBody)
 
 
-def _json_body(properties: dict[str, str], example: dict[str, str]) -> dict[str, object]:
-    kinds = {"undo": "boolean", "index": "integer"}
+def json_body(properties: dict[str, str], example: dict[str, str]) -> dict[str, object]:
+    """What the OpenAPI document says of a JSON body."""
+    kinds = {"undo": "boolean", "index": "integer", "top_k": "integer"}
     schema = {
         "type": "object",
         "properties": {name: {"type": kinds.get(name, "string"), "description": text} for name, text in properties.items()},
@@ -117,7 +120,7 @@ REVIEW_OPERATIONS = (
         "Say what a captured picture shows",
         schemas.CaptureEntry,
         """-H 'X-API-Key: KEY' -d '{{"key": "rBOQ7vGm#0", "label": "frog"}}' {}""",
-        _json_body(
+        json_body(
             {
                 "key": "of the picture, as in /captures",
                 "label": "the right class; several with commas between them; empty: none of the classes",
@@ -132,7 +135,7 @@ REVIEW_OPERATIONS = (
         "Say what was right, as the client of a request",
         schemas.FeedbackAnswer,
         """-H 'X-API-Key: KEY' -d '{{"request_id": "rBOQ7vGm", "label": "frog"}}' {}""",
-        _json_body(
+        json_body(
             {
                 "request_id": "as in the header X-Request-Id of the answer",
                 "label": "the right class; several with commas between them",
@@ -198,7 +201,7 @@ class ReviewApi:
     async def review(self, request: Request) -> Response:
         """`POST /reviews`: say what a captured picture shows, or take it back."""
         who = require_scope(request, "review")
-        sent = await _read(request, _ReviewBody)
+        sent = await read_body(request, _ReviewBody)
         capture = await self._find(sent.key)
         review = await asyncio.to_thread(self._reviews.add, sent.key, sent.label, who, capture, undone=sent.undo)
         return Json(_entry(capture, None if sent.undo else review))
@@ -206,7 +209,7 @@ class ReviewApi:
     async def feedback(self, request: Request) -> Response:
         """`POST /feedback`: the client of a request says what was right."""
         who = require_scope(request, "predict")
-        sent = await _read(request, _FeedbackBody)
+        sent = await read_body(request, _FeedbackBody)
         key = f"{sent.request_id}#{sent.index}"
         capture = await asyncio.to_thread(self._captures.find, key)
         await asyncio.to_thread(self._reviews.add, key, sent.label, who, capture, source="feedback")
@@ -251,7 +254,7 @@ def _as_jpeg(picture: bytes) -> bytes:
     return jpeg.getvalue()
 
 
-async def _read(request: Request, shape: type[Body]) -> Body:
+async def read_body(request: Request, shape: type[Body]) -> Body:
     """The JSON body of a request.
 
     Raises:

@@ -251,3 +251,27 @@ class Deleted(TypedDict):
 
     pictures: int
     reviews: int
+
+
+class JobEntry(TypedDict):
+    """A job that predicts many pictures."""
+
+    id: str
+    state: Annotated[str, Field(description="queued, running, done, failed or cancelled")]
+    source: str
+    model: Annotated[str, Field(description="name@version that predicts")]
+    output: Annotated[str, Field(description="name of the table in the storage's folder predictions")]
+    by: Annotated[str, Field(description="holder of the API key")]
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    pictures: Annotated[int | None, Field(description="number of pictures; null until they are listed")]
+    done: Annotated[int, Field(description="pictures whose rows are written")]
+    broken: Annotated[int, Field(description="of these, pictures that cannot be used; their rows have an error")]
+    problem: Annotated[str | None, Field(description="why it failed, or why it waits for another attempt")]
+
+
+class JobsAnswer(TypedDict):
+    """Jobs: the unfinished ones, and the last 200 of the others."""
+
+    jobs: list[JobEntry]

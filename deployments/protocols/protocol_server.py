@@ -7,6 +7,7 @@ from cifar_ray.drift.windows import WindowWriter
 from deployments.http.handlers import Api
 from deployments.http.rate_limits import RateLimiter
 from deployments.http.routes import build_app
+from deployments.jobs.job_routes import JOB_OPERATIONS, JobApi
 from deployments.predicting.contract import Classifier, Observer
 from deployments.protocols import inference_http, torchserve
 from deployments.protocols.inference_grpc import OpenInferenceGrpc
@@ -44,4 +45,5 @@ class ProtocolServer(OpenInferenceGrpc):
     ) -> None:
         api = Api(classifier, config, observer, limiter, trials, windows, _ERROR_FORMS)
         super().__init__(api)
-        self.http_app = build_app(api, [*OpenInferenceHttp(api).routes(), *TorchServe(api).routes()], OPERATIONS)
+        routes = [*JobApi(api).routes, *OpenInferenceHttp(api).routes(), *TorchServe(api).routes()]
+        self.http_app = build_app(api, routes, (*JOB_OPERATIONS, *OPERATIONS))

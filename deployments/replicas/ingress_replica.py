@@ -29,7 +29,7 @@ from deployments.predicting.contract import (
     UnavailableError,
 )
 from deployments.protocols.protocol_server import ProtocolServer
-from deployments.replicas.request_metrics import IngressMetrics
+from deployments.replicas.request_metrics import DriftMetrics, IngressMetrics
 from deployments.staging.trials import TrialsInStorage
 
 _LIMITS_TIMEOUT_S = 1.0
@@ -119,9 +119,16 @@ class IngressReplica(ProtocolServer):
         classifier: handle of the classifier deployment.
         config: the server's settings.
         limits: handle of the shared rate limits; `None` keeps them in this process.
+        jobs: handle of the replica that runs jobs, unused: it makes Serve start one. Jobs go through the storage.
     """
 
-    def __init__(self, classifier: DeploymentHandle[Any], config: ServeConfig, limits: DeploymentHandle[Any] | None = None) -> None:
+    def __init__(
+        self,
+        classifier: DeploymentHandle[Any],
+        config: ServeConfig,
+        limits: DeploymentHandle[Any] | None = None,
+        jobs: DeploymentHandle[Any] | None = None,
+    ) -> None:
         logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it logs every malformed upload otherwise
         limiter = SharedLimits(limits, config.num_ingress_replicas) if limits else None
         trials = TrialsInStorage(config.storage)
@@ -130,6 +137,7 @@ class IngressReplica(ProtocolServer):
         trials.follow()
         if windows:
             windows.write_forever()
+            DriftMetrics().follow(config.storage)
 
     def __serve_build_asgi_app__(self) -> Starlette:
         return self.http_app

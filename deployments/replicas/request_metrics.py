@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Literal
 
 import numpy as np
 from ray.serve.metrics import Counter, Gauge, Histogram
 
+from cifar_ray.drift.detection import Drift
+from cifar_ray.drift.watch import LOOK_S, find_drift
+from cifar_ray.errors import StoreError
 from deployments.predicting.contract import Classified, Observer, TrialEvent
 from deployments.predicting.schemas import Timings
 from deployments.replicas.tracing import record_stages
@@ -60,6 +67,35 @@ class IngressMetrics(Observer):
     def _set_gauge(self) -> None:
         self._is_due = False
         self._gauge.set(self._pending_images)
+
+
+class DriftMetrics:
+    """Metrics of an ingress replica: whether the pictures of each version have changed, as `cifar-ray drift` tells it."""
+
+    def __init__(self) -> None:
+        self._distance = Gauge(
+            "cifar_ray_drift_distance", "Recent pictures beside the first ones, 0 (equal) to 1", ("model", "version", "figure")
+        )
+        self._alarm = Gauge("cifar_ray_drift_alarm", "1 if the pictures of a version have changed", ("model", "version"))
+
+    def follow(self, storage: str) -> None:
+        """Look every ten minutes, in a thread of its own."""
+
+        def loop() -> None:
+            while True:
+                time.sleep(LOOK_S)
+                with suppress(StoreError):  # the next look may succeed
+                    self.show(find_drift(storage))
+
+        threading.Thread(target=loop, name="drift-watch", daemon=True).start()
+
+    def show(self, found: Mapping[str, Drift]) -> None:
+        """Set the gauges of each version, by `name@version`."""
+        for reference, drift in found.items():
+            name, _, version = reference.partition("@")
+            for shift in drift.shifts:
+                self._distance.set(shift.distance, {"model": name, "version": version, "figure": shift.figure})
+            self._alarm.set(float(drift.is_alarm), {"model": name, "version": version})
 
 
 class ModelMetrics:

@@ -6,14 +6,14 @@ import json
 import re
 from pathlib import Path
 
-from deployments.replicas.request_metrics import IngressMetrics, ModelMetrics
+from deployments.replicas.request_metrics import DriftMetrics, IngressMetrics, ModelMetrics
 
 DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana-serving.json"
 _SERIES = re.compile(r"(ray_cifar_ray_\w+?)(_bucket|_count)?\{(.*?)\}")
 
 
 def test_every_panel_asks_for_a_metric_of_ours_by_labels_it_has() -> None:
-    metrics = [*vars(IngressMetrics()).values(), *vars(ModelMetrics()).values()]
+    metrics = [*vars(IngressMetrics()).values(), *vars(ModelMetrics()).values(), *vars(DriftMetrics()).values()]
     labels = {f"ray_{metric._name}": set(metric._tag_keys) for metric in metrics if hasattr(metric, "_tag_keys")}
     asked: set[str] = set()
     for panel in json.loads(DASHBOARD.read_text(encoding="utf-8"))["panels"]:

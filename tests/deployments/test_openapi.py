@@ -13,12 +13,14 @@ from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.inference.preprocess import decode_base64, preprocess
 from deployments.http import openapi, openapi_examples
 from deployments.http.access import OPEN_PATHS
+from deployments.jobs.job_routes import JOB_OPERATIONS
 from deployments.pages import docs_page
 from deployments.predicting import schemas
 from deployments.predicting.contract import Classifier, Observer
-from deployments.protocols import protocol_schemas
-from deployments.protocols.protocol_operations import OPERATIONS
+from deployments.protocols import protocol_operations, protocol_schemas
 from deployments.protocols.protocol_server import ProtocolServer
+
+OPERATIONS = (*JOB_OPERATIONS, *protocol_operations.OPERATIONS)
 
 
 class NoClassifier(Classifier):

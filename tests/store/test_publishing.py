@@ -10,10 +10,10 @@ import torch
 import yaml
 
 from cifar_ray import cli
-from cifar_ray.store import ModelStore, load_model
+from cifar_ray.store import ModelStore, load_model, publishing
 from cifar_ray.store.__main__ import main
 from cifar_ray.store.gallery import GALLERY_FILE
-from cifar_ray.store.publishing import model_card
+from cifar_ray.store.publishing import CARD_FILES, model_card
 from tests.deployments.conftest import SaveTiny, save_tiny
 
 __all__ = ["save_tiny"]
@@ -71,3 +71,35 @@ def test_the_commands_print_the_card_and_refuse_other_forms(storage: str, tmp_pa
     assert "## Where it fails" in capsys.readouterr().out
     assert cli.run(lambda: main(["push", "pets", "zip", str(tmp_path), "--storage", storage])) == 2
     assert "'zip' is not a form to push. Available: hf-folder" in capsys.readouterr().err
+
+
+def test_each_version_has_its_card_as_markdown_and_html_from_the_moment_it_is_saved(
+    storage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(storage, "models/pets/1")
+    markdown, html = ((folder / name).read_text(encoding="utf-8") for name in CARD_FILES)
+    assert "`pets` tells which one of these classes a picture shows: cat, 猫, eel." in markdown
+    assert "<h2>Where it fails</h2>" in html
+    assert "<td>82.56%–94.48%</td>" in html
+    assert ModelStore(storage).check("pets").attachments == {}  # a card that somebody edits does not damage the model
+    (folder / "card.md").write_text("my own words")
+    assert ModelStore(storage).load("pets").version == 1
+    assert cli.run(lambda: main(["card", "pets", "--format", "html", "--storage", storage])) == 0
+    assert "<title>pets@1</title>" in capsys.readouterr().out
+
+
+def test_a_class_name_cannot_put_a_script_into_the_card(tmp_path: Path, save_tiny: SaveTiny) -> None:
+    names = ("<script>alert(1)</script>", "[eel](javascript:alert(1))", "<img src=x onerror=alert(1)>")
+    save_tiny(str(tmp_path), class_names=names)
+    page = (tmp_path / "models/pets/1/card.html").read_text()
+    for bad in ("<script", "<img", 'href="javascript'):
+        assert bad not in page
+
+
+def test_a_card_that_cannot_be_written_keeps_no_model_from_being_saved(
+    tmp_path: Path, save_tiny: SaveTiny, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(publishing, "_limits", lambda _: 1 / 0)
+    save_tiny(str(tmp_path))
+    assert load_model("pets", str(tmp_path)).version == 1
+    assert "saved without its card: ZeroDivisionError" in caplog.text

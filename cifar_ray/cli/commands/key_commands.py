@@ -55,7 +55,10 @@ class Add(KeyChange):
         None, ge=1, le=999_999_999, description="rate limit; the server answers further requests with 429; default: unlimited"
     )
 
-    scope: Scope = Field("predict", description="predict; review: also look at captured pictures and label them; admin: also delete them")
+    scope: Scope = Field(
+        "predict",
+        description="predict; review: also label captured pictures; jobs: also run jobs; admin: everything, also delete captured pictures",
+    )
 
     def run(self) -> None:
         """Prints the key alone on stdout, and the rest on stderr."""

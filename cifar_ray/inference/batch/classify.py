@@ -47,6 +47,8 @@ class ModelJob:
         engine: inference engine.
         explain_dir: folder for a Grad-CAM overlay of each picture; `None` for none.
         abstain: whether the model may abstain.
+        may_use_gpu: whether to compute on a GPU if there is one.
+        decoding_threads: threads that decode pictures; `None` for one on each core.
     """
 
     model: str
@@ -56,22 +58,29 @@ class ModelJob:
     engine: EngineName = "auto"
     explain_dir: str | None = None
     abstain: bool = True
+    may_use_gpu: bool = True
+    decoding_threads: int | None = None
 
 
 class BundleClassifier:
     """Decodes pictures in threads while the network computes the previous batch, on a GPU if there is one.
+
+    Args:
+        job: what to do.
+        read: reads a picture by its name; raises `ImageError`.
 
     Raises:
         StoreError: if the model is not in the store.
         BundleError: if the model is damaged.
     """
 
-    def __init__(self, job: ModelJob) -> None:
+    def __init__(self, job: ModelJob, read: Callable[[str], bytes] = read_picture) -> None:
         self.job = job
         self.bundle = load_model(job.model, job.storage)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = "cuda" if job.may_use_gpu and torch.cuda.is_available() else "cpu"
         self.predictor = Predictor(self.bundle, device, job.precision, job.engine)
-        self._threads = min(usable_cores(), _MAX_THREADS)
+        self._threads = job.decoding_threads or min(usable_cores(), _MAX_THREADS)
+        self._read = read
 
     def __call__(self, names: Sequence[str]) -> pa.Table:
         """Implements `Classifier`."""
@@ -87,7 +96,7 @@ class BundleClassifier:
     def _decode(self, name: str) -> npt.NDArray[np.uint8] | ImageError:
         manifest = self.bundle.manifest
         try:
-            return decode_square(read_picture(name), manifest.image_size_px, manifest.resize_policy)
+            return decode_square(self._read(name), manifest.image_size_px, manifest.resize_policy)
         except ImageError as error:
             return error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -10,18 +11,20 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from cifar_ray import errors
 from cifar_ray.cluster.failures import unwrap
-from cifar_ray.cluster.plan import plan_fixed_workers
-from cifar_ray.cluster.process import prepare_process
+from cifar_ray.cluster.plan import WorkerPlan
+from cifar_ray.cluster.process import lower_priority, prepare_process
+from cifar_ray.config.base import PriorityName
 from cifar_ray.errors import CifarRayError
 from cifar_ray.inference.batch.classify import BundleClassifier, ModelJob
+from cifar_ray.inference.batch.rows import PartSource
 from cifar_ray.inference.batch.table import Part, classify_part
 
 
 class _Worker:
     """An actor of the pool: holds the model and writes the parts that it receives."""
 
-    def __init__(self, job: ModelJob, folder: str, threads: int) -> None:
-        self._job, self._folder, self._threads = job, folder, threads
+    def __init__(self, job: ModelJob, folder: str, threads: int, source: PartSource | None, priority: PriorityName) -> None:
+        self._job, self._folder, self._threads, self._source, self._priority = job, folder, threads, source, priority
         self._classifier: BundleClassifier | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
@@ -29,20 +32,25 @@ class _Worker:
         # An exception would lose its type on the way: Ray Data reports one of the constructor, too, as text only.
         try:
             classifier = self._classifier = self._classifier or self._load()
-            done = [
-                {**classify_part(classifier, Part(row["number"], tuple(row["names"])), self._folder), "error": "", "message": ""}
-                for row in batch.to_pylist()
-            ]
+            done = [{**classify_part(classifier, self._part(row), self._folder), "error": "", "message": ""} for row in batch.to_pylist()]
         except CifarRayError as error:
             done = [{"pictures": 0, "broken": 0, "error": type(error).__name__, "message": str(error)}]
         return pa.Table.from_pylist(done)
 
+    def _part(self, row: dict[str, Any]) -> Part:
+        return Part(row["number"], tuple(row["names"]) if self._source is None else self._source.names(row["number"]))
+
     def _load(self) -> BundleClassifier:
         prepare_process(self._threads)
-        return BundleClassifier(self._job)
+        if self._source is None:
+            return BundleClassifier(self._job)
+        lower_priority(self._priority)  # a server runs beside it; this process is the worker's own and ends with it
+        return BundleClassifier(self._job, self._source.read)
 
 
-def classify_on_ray(job: ModelJob, parts: Sequence[Part], folder: str, num_workers: int) -> Iterator[dict[str, int]]:
+def classify_on_ray(
+    job: ModelJob, parts: Sequence[Part], folder: str, plan: WorkerPlan, source: PartSource | None = None, priority: PriorityName = "normal"
+) -> Iterator[dict[str, int]]:
     """Spreads parts over actors that each hold the model; Ray must be connected.
 
     If a worker fails, another one computes its part again. Parts that are written stay written, whatever happens to the job.
@@ -51,16 +59,16 @@ def classify_on_ray(job: ModelJob, parts: Sequence[Part], folder: str, num_worke
         job: model and options; its storage and the pictures must be visible on all nodes.
         parts: the parts to predict.
         folder: where the parts are written, visible on all nodes.
-        num_workers: number of actors; each has a GPU if the cluster has any.
+        plan: number of actors, and the resources of each: the job takes no more of the cluster.
+        source: the pictures of a job beside a server; the parts then have no names.
+        priority: of the workers of such a job.
 
     Yields:
         What `classify_part` returns, as parts are finished.
 
     Raises:
-        ResourceError: if the cluster cannot hold the workers.
         CifarRayError: what a worker raised.
     """
-    plan = plan_fixed_workers(num_workers)
     context = DataContext.get_current()
     context.enable_progress_bars = False  # ours counts pictures, Ray's would count parts
     context.print_on_execution_start = False
@@ -69,8 +77,8 @@ def classify_on_ray(job: ModelJob, parts: Sequence[Part], folder: str, num_worke
         _Worker,
         batch_size=1,
         batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=min(num_workers, len(rows))),
-        fn_constructor_args=(job, folder, plan.threads),
+        compute=ActorPoolStrategy(size=min(plan.num_workers, len(rows))),
+        fn_constructor_args=(job, folder, plan.threads, source, priority),
         **plan.actor_options(),
     )
     try:

@@ -141,10 +141,11 @@ def _computed_parts(job: PredictionJob, missing: Sequence[Part], folder: str) ->
     """Computes parts, here or on Ray, while the caller iterates; the model is loaded, or Ray connected, before that."""
     if missing and job.num_workers:
         from cifar_ray.cluster.connection import ray_cluster
+        from cifar_ray.cluster.plan import plan_fixed_workers
         from cifar_ray.inference.batch.classify_on_ray import classify_on_ray
 
         with ray_cluster():
-            yield classify_on_ray(_model_job(job), missing, folder, job.num_workers)
+            yield classify_on_ray(_model_job(job), missing, folder, plan_fixed_workers(job.num_workers))
     elif missing:
         from cifar_ray.inference.batch.table import classify_part
 
@@ -167,8 +168,9 @@ def _load_classifier(job: PredictionJob) -> Classifier:
 
 def _model_job(job: PredictionJob) -> ModelJob:
     from cifar_ray.inference.batch.classify import ModelJob
+    from cifar_ray.store.mlflow_models import is_registered
 
-    model = resolve_storage(job.model) if "/" in job.model else job.model
+    model = resolve_storage(job.model) if "/" in job.model and not is_registered(job.model) else job.model
     return ModelJob(model, job.storage, job.top_k, job.precision, job.engine, job.explain_dir, job.abstain)
 
 

@@ -45,6 +45,16 @@ class Classifier(Protocol):
         """Rows of `SCHEMA` or `SET_SCHEMA`, in the order of `names`. A picture that cannot be decoded gives a row with an error."""
 
 
+class PartSource(Protocol):
+    """The pictures of a job whose list is in files; workers receive it."""
+
+    def names(self, number: int) -> tuple[str, ...]:
+        """Names of the pictures of a part."""
+
+    def read(self, name: str) -> bytes:
+        """Read a picture; raises `ImageError`, and `StoreError` if the whole storage cannot be reached."""
+
+
 def sound_row(name: str, ranked: list[Row], abstain: bool) -> Row:
     """A row of `SCHEMA` with a prediction; `ranked` contains its classes, most likely first."""
     best = ranked[0]

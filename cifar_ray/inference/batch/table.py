@@ -36,6 +36,60 @@ class Part:
     names: tuple[str, ...]
 
 
+class PartFiles:
+    """The finished parts of a table in a folder.
+
+    Args:
+        folder: path or URI.
+        count: number of parts of the whole table.
+    """
+
+    def __init__(self, folder: str, count: int) -> None:
+        self.folder, self._count = folder, count
+        self._tree = FileTree(folder, "")
+
+    def missing(self) -> list[int]:
+        """Numbers of the parts that are not yet written."""
+        done = self._tree.have_files([part_file(number) for number in range(self._count)])
+        return [number for number, is_done in enumerate(done) if not is_done]
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The rows of all parts, in order.
+
+        Raises:
+            StoreError: if one is missing.
+        """
+        return map(self.table, range(self._count))
+
+    def table(self, number: int) -> pa.Table:
+        """The rows of a part.
+
+        Raises:
+            StoreError: if it is missing.
+        """
+        data = self._tree.read(part_file(number))
+        if data is None:
+            raise StoreError(f"{self.folder}/{part_file(number)} is missing; run the same command again")
+        return pq.read_table(io.BytesIO(data))
+
+    def join(self, target: str) -> None:
+        """Join the parts to one file, which appears complete.
+
+        Args:
+            target: path or URI ending in one of `FORMATS`.
+
+        Raises:
+            StoreError: if the file cannot be written.
+        """
+        files, name = FileTree.of_file(target)
+        with files.writing(name) as file:
+            _WRITERS[PurePosixPath(name).suffix.lower()](self.tables(), file)
+
+    def remove(self) -> None:
+        """Remove the folder."""
+        self._tree.remove()
+
+
 class Results:
     """A file of predictions, and the folder `<file>.parts` while it is incomplete.
 
@@ -60,9 +114,9 @@ class Results:
         digest = hashlib.sha256("\0".join(names).encode(errors="surrogateescape")).hexdigest()
         job = json.dumps({"pictures": len(names), "names_sha256": digest, "part_size": part_size} | about, indent=1).encode()
         self.folder = f"{path}.parts{mark}{query}"
-        self._tree = FileTree(self.folder, "")
+        self._parts = PartFiles(self.folder, -(-len(names) // part_size))
         # of two jobs that start at the same moment, the first one writes the file
-        if self._tree.update(_JOB_FILE, lambda present: present or job) != job:
+        if FileTree(self.folder, "").update(_JOB_FILE, lambda present: present or job) != job:
             raise ConfigError(
                 f"--out {target}: {self.folder} contains parts of another job (other pictures, model or top-k). "
                 "Run that job again to finish it, delete the folder, or choose another --out"
@@ -70,10 +124,8 @@ class Results:
 
     def missing(self) -> list[Part]:
         """The parts that are not yet written."""
-        starts = range(0, len(self._names), self._part_size)
-        parts = [Part(number, tuple(self._names[start : start + self._part_size])) for number, start in enumerate(starts)]
-        done = self._tree.have_files([part_file(part.number) for part in parts])
-        return [part for part, is_done in zip(parts, done, strict=True) if not is_done]
+        size = self._part_size
+        return [Part(number, tuple(self._names[number * size : (number + 1) * size])) for number in self._parts.missing()]
 
     def tables(self) -> Iterator[pa.Table]:
         """The rows of all parts, in order.
@@ -81,11 +133,7 @@ class Results:
         Raises:
             StoreError: if one is missing.
         """
-        for number in range(-(-len(self._names) // self._part_size)):
-            data = self._tree.read(part_file(number))
-            if data is None:
-                raise StoreError(f"{self.folder}/{part_file(number)} is missing; run the same command again")
-            yield pq.read_table(io.BytesIO(data))
+        return self._parts.tables()
 
     def finish(self) -> None:
         """Join the parts to one file, which appears complete, and remove the parts.
@@ -93,10 +141,8 @@ class Results:
         Raises:
             StoreError: if the file cannot be written.
         """
-        files, name = FileTree.of_file(self.target)
-        with files.writing(name) as file:
-            _WRITERS[self.suffix](self.tables(), file)
-        self._tree.remove()
+        self._parts.join(self.target)
+        self._parts.remove()
 
 
 def classify_part(classifier: Classifier, part: Part, folder: str) -> dict[str, int]:

@@ -12,70 +12,24 @@ import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, urlencode
 
+from cifar_ray.client.messages import Classes, Picture, Prediction, content, multipart, prediction, split_address
 from cifar_ray.errors import ConfigError, ImageError, ImageTooLargeError, ServerError
+
+__all__ = ["KEY_VARIABLE", "MAX_BATCH_BYTES", "MAX_BATCH_IMAGES", "Classes", "Client", "ImageError", "Picture", "Prediction"]
 
 KEY_VARIABLE = "CIFAR_RAY_API_KEY"
 MAX_BATCH_IMAGES = 256
 MAX_BATCH_BYTES = 64_000_000  # the server's limit is 100 MB
-
-Picture = bytes | str | os.PathLike[str]
 
 _ATTEMPTS = 6
 _RETRIED = (http.client.TOO_MANY_REQUESTS, http.client.SERVICE_UNAVAILABLE)
 _IMAGE_ERRORS = {http.client.UNPROCESSABLE_ENTITY: ImageError, http.client.REQUEST_ENTITY_TOO_LARGE: ImageTooLargeError}
 _MAX_WAIT_S = 10.0
 _NO_QUERY: Mapping[str, object] = MappingProxyType({})
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Prediction for one picture.
-
-    Attributes:
-        model: name of the model.
-        version: version of the model.
-        class_id: class_id of the most likely class.
-        class_name: name of the most likely class.
-        confidence: probability of the most likely class.
-        probabilities: probability of each class, by name; the sum is 1, unless the model gives any number of labels.
-        labels: the labels of the picture, most likely first: those above their thresholds if the model gives any number of labels,
-            else `class_name` alone.
-        abstain: whether the model abstains: the picture is unlike the training images.
-        top_k: the most likely classes and their probabilities, most likely first.
-        answer: the server's JSON for the picture, as docs/api.md describes it.
-    """
-
-    model: str
-    version: int
-    class_id: int
-    class_name: str
-    confidence: float
-    abstain: bool
-    probabilities: dict[str, float]
-    top_k: list[tuple[str, float]]
-    labels: list[str]
-    answer: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Classes:
-    """The classes of a model.
-
-    Attributes:
-        model: name of the model.
-        version: version of the model.
-        names: class names, in the order of `class_id`.
-    """
-
-    model: str
-    version: int
-    names: list[str]
 
 
 class Client:
@@ -94,7 +48,7 @@ class Client:
     """
 
     def __init__(self, url: str, key: str | None = None, timeout_s: float = 60.0) -> None:
-        self._url: SplitResult = _split_address(url)
+        self._url: SplitResult = split_address(url)
         self._timeout_s = timeout_s
         key = os.environ.get(KEY_VARIABLE) if key is None else key
         if key and not (key.isascii() and key.isprintable()):
@@ -113,8 +67,8 @@ class Client:
             ImageError: if the picture cannot be read or decoded.
             ServerError: if the server cannot be reached or refuses the request.
         """
-        answer = self._ask("POST", "/predict", _content(picture), "application/octet-stream", query={"top_k": top_k})
-        return _prediction(answer, answer)
+        answer = self._ask("POST", "/predict", content(picture), "application/octet-stream", query={"top_k": top_k})
+        return prediction(answer, answer)
 
     def predict_batch(self, pictures: Sequence[Picture | tuple[str, bytes]], top_k: int | None = None) -> list[Prediction | ImageError]:
         """Classify several pictures, in the given order; a picture that cannot be decoded gets an error instead.
@@ -128,13 +82,13 @@ class Client:
             ServerError: if the server cannot be reached or refuses the request.
         """
         boundary = uuid.uuid4().hex
-        sent = [picture if isinstance(picture, tuple) else ("picture", _content(picture)) for picture in pictures]
-        body = _multipart(sent, boundary)
+        sent = [picture if isinstance(picture, tuple) else ("picture", content(picture)) for picture in pictures]
+        body = multipart(sent, boundary)
         answer = self._ask("POST", "/predict_batch", body, f"multipart/form-data; boundary={boundary}", query={"top_k": top_k})
         return [
             _IMAGE_ERRORS.get(entry["error"]["status"], ImageError)(entry["error"]["detail"])
             if "error" in entry
-            else _prediction(answer, entry)
+            else prediction(answer, entry)
             for entry in answer["predictions"]
         ]
 
@@ -149,7 +103,7 @@ class Client:
             ImageError: if the picture cannot be read or decoded.
             ServerError: if the server cannot be reached, the class does not exist, or the server refuses the request.
         """
-        return self._reply("POST", "/explain", _content(picture), "application/octet-stream", query={"class": class_name})
+        return self._reply("POST", "/explain", content(picture), "application/octet-stream", query={"class": class_name})
 
     def classes(self) -> Classes:
         """The model that predicts, and its classes.
@@ -167,6 +121,38 @@ class Client:
             ServerError: if the server cannot be reached or refuses the request.
         """
         return self._ask("GET", "/models")
+
+    def start_job(self, source: str, output: str, model: str | None = None, top_k: int | None = None) -> dict[str, Any]:
+        """Start a job that predicts many pictures beside the server. The API key needs the scope `jobs`.
+
+        Args:
+            source: folder, list or picture in the `inputs` of the server's storage, or an address that its operator allows.
+            output: name of the table, `.parquet` or `.csv`; it appears in the storage's folder `predictions`.
+            model: name or name@version; default: the server's default model.
+            top_k: number of classes in a row; default: 5.
+
+        Returns:
+            The job, as docs/api.md describes it.
+
+        Raises:
+            ServerError: if the server cannot be reached or refuses the request.
+        """
+        values = {"source": source, "output": output, "model": model, "top_k": top_k}
+        body = json.dumps({name: value for name, value in values.items() if value is not None}).encode()
+        return self._ask("POST", "/jobs", body, "application/json")
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """A job and its progress; raises as `start_job`."""
+        return self._ask("GET", f"/jobs/{quote(job_id, safe='')}")
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """All jobs, the newest first; raises as `start_job`."""
+        found: list[dict[str, Any]] = self._ask("GET", "/jobs")["jobs"]
+        return found
+
+    def cancel_job(self, job_id: str) -> dict[str, Any]:
+        """Cancel a job, and return it; raises as `start_job`."""
+        return self._ask("DELETE", f"/jobs/{quote(job_id, safe='')}")
 
     def ready(self) -> bool:
         """Whether the server can predict.
@@ -236,53 +222,3 @@ class Client:
     @property
     def _where(self) -> str:
         return f"server {self._url.scheme}://{self._url.netloc.rpartition('@')[2]}{self._url.path.rstrip('/')}"
-
-
-def _split_address(url: str) -> SplitResult:
-    """Raises `ConfigError` for what is no address: another scheme, no host, a port that cannot be."""
-    try:
-        split = urlsplit(url)
-        is_plain = split.path.isascii() and url.isprintable() and " " not in url  # http.client sends it as it is
-        usable = is_plain and split.scheme in ("http", "https") and bool(split.hostname) and split.port != 0
-        (split.hostname or "").encode("idna")  # as the socket does
-    except ValueError:  # the port is no number up to 65535, brackets do not match, or a label of the host is empty or too long
-        usable = False
-    if not usable:
-        raise ConfigError(f"{url if url.isprintable() else repr(url)}: expected the address of a server, as in http://localhost:8000")
-    return split
-
-
-def _content(picture: Picture) -> bytes:
-    if isinstance(picture, bytes):
-        return picture
-    try:
-        return Path(picture).read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        raise ImageError(f"{picture}: {getattr(error, 'strerror', None) or error}") from None
-
-
-def _prediction(answer: dict[str, Any], entry: dict[str, Any]) -> Prediction:
-    top_k = [(shown["class_name"], shown["probability"]) for shown in entry["top_k"]]
-    labels = [label["class"] for label in entry["labels"] if label["above_threshold"]] if "labels" in entry else [entry["class_name"]]
-    return Prediction(
-        answer["model"],
-        answer["version"],
-        entry["class_id"],
-        entry["class_name"],
-        entry["confidence"],
-        entry.get("abstain", False),
-        entry["probabilities"],
-        top_k,
-        labels,
-        entry,
-    )
-
-
-def _multipart(pictures: Sequence[tuple[str, bytes]], boundary: str) -> bytes:
-    """A `multipart/form-data` body (RFC 7578); bytes of a file name that are not UTF-8 become `?`."""
-    parts = []
-    for name, data in pictures:
-        quoted = name.replace("\\", "_").replace('"', "%22").replace("\r", "").replace("\n", "")
-        head = f'--{boundary}\r\nContent-Disposition: form-data; name="images"; filename="{quoted}"\r\n\r\n'
-        parts += [head.encode(errors="replace"), data, b"\r\n"]
-    return b"".join([*parts, f"--{boundary}--\r\n".encode()])

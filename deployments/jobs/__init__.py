@@ -1,0 +1,1 @@
+"""Routes for jobs that predict many pictures beside the server."""
