@@ -243,6 +243,7 @@ REASONS = {
     "PIL": "decodes and encodes pictures",
     "matplotlib mpl_toolkits cycler kiwisolver pyparsing dateutil six packaging fontTools tornado": "draws curves.png, in a thread",
     "colorama": "of tornado, where it is installed",
+    "jinja2 markupsafe markdown_it mdurl": "the card of the model, as HTML",
     "pyarrow tenacity filelock": "the storage: files, retries, locks",
     "pydantic pydantic_core annotated_types typing_inspection": "checks the settings",
     "yaml": "config.yaml",
