@@ -27,7 +27,7 @@ from cifar_ray.client import Client
 from cifar_ray.config.api_keys import add_key
 from deployments import app
 
-_MAX_S = 240.0
+_MAX_S = 150.0
 
 
 async def requests(url: str, key: str, per_s: float, is_over: Callable[[float], bool]) -> list[float]:
@@ -67,7 +67,7 @@ def times_of(times: list[float]) -> str:
 
 
 class Watched:
-    """A job, looked at by the requests' loop twice a second; it ends by itself, or after four minutes."""
+    """A job, looked at by the requests' loop twice a second; it ends by itself, or is cancelled after 150 s."""
 
     def __init__(self, client: Client, number: int, name: str) -> None:
         self._client = client
