@@ -1,8 +1,9 @@
 """What does a job cost the requests beside it, and how fast is it then? On one machine, through real HTTP.
 
-    python benchmarks/serving/jobs.py [--pictures 20000] [--rounds 5] [--per-s 20]
+    python benchmarks/serving/jobs.py [--pictures 20000] [--rounds 8] [--per-s 20]
 
-Each round sends requests without a job, then with one, then runs the same job without requests. The last column is the load of the machine.
+One job runs all the time. In each round, its worker is stopped (SIGSTOP) while requests are sent; then it runs beside requests; then it
+runs alone. So other work on the machine is the same for all three. The last column is the load of the machine.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import signal
 import socket
 import statistics
 import tempfile
@@ -26,8 +28,6 @@ from ray import serve
 from cifar_ray.client import Client
 from cifar_ray.config.api_keys import add_key
 from deployments import app
-
-_MAX_S = 240.0
 
 
 async def requests(url: str, key: str, per_s: float, is_over: Callable[[float], bool]) -> list[float]:
@@ -66,56 +66,46 @@ def times_of(times: list[float]) -> str:
     return f"{statistics.median(times):.1f}, {p99(times):.1f} ({len(times)})"
 
 
-class Watched:
-    """A job, looked at by the requests' loop twice a second; it ends by itself, or after four minutes."""
+class Worker:
+    """The process that computes the job, a grandchild of this one."""
 
-    def __init__(self, client: Client, number: int, name: str) -> None:
-        self._client = client
-        self._id = client.start_job("pictures", f"{name}-{number}.parquet")["id"]
-        self._looked_s = 0.0
-        self.samples: list[tuple[float, int]] = []
-        while not self.look():
+    def __init__(self) -> None:
+        self.pid = 0
+        while not self.pid:
             time.sleep(0.5)
+            found = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if b"ray::MapWorker" in _read(path)]
+            self.pid = next((pid for pid in found if _parent(_parent(pid)) == os.getpid()), 0)
 
-    def look(self) -> int:
-        """Pictures so far."""
-        job = self._client.job(self._id)
-        if job["state"] == "failed":
-            raise SystemExit(job["problem"])
-        if not self.samples or job["done"] != self.samples[-1][1]:
-            self.samples.append((time.perf_counter(), job["done"]))
-        self.is_done = job["state"] == "done"
-        return int(job["done"])
+    def cpu_s(self) -> float:
+        """Processor time so far."""
+        fields = _read(Path(f"/proc/{self.pid}/stat")).rpartition(b")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
-    def is_over(self, passed_s: float) -> bool:
-        """Whether it has ended."""
-        if passed_s - self._looked_s >= 3:
-            self._looked_s = passed_s
-            self.look()
-        return self.is_done or passed_s > _MAX_S
 
-    def rate(self) -> float:
-        """Pictures a second after the first part; cancels what is left."""
-        if not self.is_done:
-            self._client.cancel_job(self._id)
-            time.sleep(10)
-        samples = [sample for sample in self.samples if sample[1]]
-        (first_s, first), (last_s, last) = samples[0], samples[-1]
-        return (last - first) / (last_s - first_s) if last > first else 0.0
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def _parent(pid: int) -> int:
+    fields = _read(Path(f"/proc/{pid}/stat")).rpartition(b")")[2].split()
+    return int(fields[1]) if fields else 0
 
 
 def main() -> None:
     """Runs and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=20_000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--pictures", type=int, default=60_000)
+    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--per-s", type=float, default=20)
-    parser.add_argument("--seconds", type=float, default=30, help="of requests without a job, in each round")
+    parser.add_argument("--seconds", type=float, default=12, help="of each third of a round")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as storage, socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
+    with tempfile.TemporaryDirectory() as storage:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
         keep_random("airnet", storage)
         folder = Path(storage, "inputs/pictures")
         folder.mkdir(parents=True)
@@ -127,37 +117,59 @@ def main() -> None:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         serve.run(app({"storage": storage, "api_keys": str(Path(storage, "keys.txt")), "jobs": "true"}))
         url = f"http://127.0.0.1:{port}"
-        client = Client(url, key)
-        asyncio.run(requests(url, key, options.per_s, lambda passed_s: passed_s > 10))  # warm
-        ratios, shares = [], []
-        print(
-            "| round | requests alone: p50, p99 ms | with a job | p99 with ÷ without | pictures/s with requests | alone | load |\n"
-            + "|---" * 7
-            + "|"
-        )
-        for number in range(options.rounds):
-            alone = asyncio.run(requests(url, key, options.per_s, lambda passed_s: passed_s > options.seconds))
-            job = Watched(client, number, "beside")
-            beside = asyncio.run(requests(url, key, options.per_s, job.is_over))
-            rate = job.rate()
-            idle = Watched(client, number, "idle")
-            began = time.perf_counter()
-            while not idle.is_over(time.perf_counter() - began):
-                time.sleep(0.5)
-            idle_rate = idle.rate()
-            ratios.append(p99(beside) / p99(alone))
-            shares.append(rate / idle_rate if idle_rate else 0.0)
-            print(
-                f"| {number + 1} | {times_of(alone)} | {times_of(beside)} | {ratios[-1]:.2f} "
-                f"| {rate:.0f} | {idle_rate:.0f} | {os.getloadavg()[0]:.1f} |",
-                flush=True,
-            )
-        print(
-            f"p99 with ÷ without: median {statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f}); "
-            f"rate beside requests ÷ alone: median {statistics.median(shares):.2f} ({min(shares):.2f}–{max(shares):.2f}); n = {len(ratios)}"
-        )
+
+        def send() -> list[float]:
+            return asyncio.run(requests(url, key, options.per_s, lambda passed_s: passed_s > options.seconds))
+
+        send()  # warm
+        measure(Client(url, key), send, options.rounds, options.seconds)
         serve.shutdown()
         ray.shutdown()
+
+
+def measure(client: Client, send: Callable[[], list[float]], rounds: int, seconds: float) -> None:
+    """Start the job, and print a line for each round.
+
+    Raises:
+        SystemExit: if the job ends before the last round.
+    """
+    job = client.start_job("pictures", "pictures.parquet")["id"]
+    while not client.job(job)["done"]:
+        time.sleep(1)
+    worker, ratios, shares = Worker(), [], []
+    first, began = client.job(job)["done"], time.perf_counter()
+    titles = (
+        "round",
+        "requests alone: p50, p99 ms",
+        "beside the job",
+        "p99 beside ÷ alone",
+        "cores of the job beside requests",
+        "alone",
+        "load",
+    )
+    print(f"| {' | '.join(titles)} |\n" + "|---" * len(titles) + "|", flush=True)
+    for number in range(rounds):
+        os.kill(worker.pid, signal.SIGSTOP)
+        alone = send()
+        os.kill(worker.pid, signal.SIGCONT)
+        time.sleep(0.5)
+        cpu_s = worker.cpu_s()
+        beside = send()
+        cores = (worker.cpu_s() - cpu_s) / seconds
+        cpu_s = worker.cpu_s()
+        time.sleep(seconds)
+        cores_alone = (worker.cpu_s() - cpu_s) / seconds
+        if client.job(job)["state"] != "running":
+            raise SystemExit("the job has ended; pass more --pictures")
+        ratios.append(p99(beside) / p99(alone))
+        shares.append(cores / max(0.01, cores_alone))
+        figures = f"{ratios[-1]:.2f} | {cores:.2f} | {cores_alone:.2f} | {os.getloadavg()[0]:.1f}"
+        print(f"| {number + 1} | {times_of(alone)} | {times_of(beside)} | {figures} |", flush=True)
+    rate = (client.job(job)["done"] - first) / (time.perf_counter() - began)
+    print(f"p99 beside ÷ alone: median {statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f}), n = {len(ratios)}")
+    print(f"cores beside requests ÷ alone: median {statistics.median(shares):.2f} ({min(shares):.2f}–{max(shares):.2f})")
+    print(f"the job: {rate:.0f} pictures/s on average, a third of the time stopped")
+    client.cancel_job(job)
 
 
 if __name__ == "__main__":

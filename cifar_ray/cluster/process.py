@@ -43,7 +43,7 @@ def prepare_process(threads: int | None = None) -> None:
 
 
 def lower_priority(priority: PriorityName) -> None:
-    """Let this process give way to others; it cannot be undone.
+    """Let this thread, the main one and those that they start give way to others; it cannot be undone.
 
     Ray starts all its workers, those of a server too, at niceness 15. The highest, 19, gives a process 0.4 of their time, so niceness alone
     hardly protects a server.
@@ -54,10 +54,13 @@ def lower_priority(priority: PriorityName) -> None:
     """
     if priority == "normal":
         return
-    os.nice(_LOWEST_PRIORITY)
-    if priority == "idle" and hasattr(os, "sched_setscheduler"):
-        with suppress(OSError):  # a container may forbid it
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    # On Linux, each thread has a priority of its own, which threads inherit that it starts. An actor of Ray Data is constructed, and
+    # computes, in a thread beside the main one, which imports; the threads of Ray itself stay as they are, so that its heartbeats do.
+    for thread in (0, os.getpid()):  # 0: this one
+        os.setpriority(os.PRIO_PROCESS, thread, _LOWEST_PRIORITY)
+        if priority == "idle" and hasattr(os, "sched_setscheduler"):
+            with suppress(OSError):  # a container may forbid it
+                os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
 
 
 def prepare_children() -> None:

@@ -17,6 +17,7 @@ from cifar_ray.captures.capture_files import Captures
 from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.store.staging.stage_file import Stage
 from deployments.predicting.contract import ModelInfo
+from deployments.predicting.sender import Sender
 from deployments.protocols.protocol_server import ProtocolServer
 from deployments.staging.staged_pipeline import StagedPipeline, is_in_share
 from tests.deployments import test_trials
@@ -85,7 +86,7 @@ def test_a_shadow_sees_pixels_of_its_size(takes_them: bool, monkeypatch: pytest.
     staged: StagedPipeline = server.staged
 
     async def ask() -> None:
-        await staged.run(list(PIXELS), "pets", "id")
+        await staged.run(list(PIXELS), "pets", Sender({}, "X-Client-Id", None))
         await staged.finish_comparisons()
 
     asyncio.run(ask())

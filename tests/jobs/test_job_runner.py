@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +14,6 @@ import pyarrow.csv as pcsv
 import pyarrow.parquet as pq
 import pytest
 
-from cifar_ray.cluster import process
 from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.errors import StoreError
 from cifar_ray.inference.batch import classify_on_ray, job_runner
@@ -25,6 +27,7 @@ from tests.deployments.conftest import SaveTiny, make_picture, save_tiny
 __all__ = ["save_tiny"]
 
 PICTURES = 25
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -191,16 +194,35 @@ def test_a_crash_after_the_table_was_written_ends_well(storage: Path, monkeypatc
     assert sorted(files(storage, "spring.csv")) == EVERYTHING
 
 
-def test_a_worker_gives_way_to_every_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[object] = []
-    monkeypatch.setattr(process.os, "nice", calls.append)
-    monkeypatch.setattr(process.os, "sched_setscheduler", lambda *given: calls.append(given[1]))
-    process.lower_priority("normal")
-    assert calls == []
-    process.lower_priority("low")
-    assert calls == [19]
-    process.lower_priority("idle")
-    assert calls[1:] == [19, process.os.SCHED_IDLE]
+def test_a_worker_gives_way_to_every_other_process_before_it_imports_torch() -> None:
+    """In a process of its own, because it cannot be undone; threads of Ray that run already stay as they are."""
+    code = """
+import os, sys, threading
+from cifar_ray.inference.batch.part_worker import PartWorker
+
+def state():
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id()), os.sched_getscheduler(0) == os.SCHED_IDLE
+
+def in_thread(function):
+    thread = threading.Thread(target=lambda: print(function()))
+    thread.start()
+    thread.join()
+
+begun = threading.Event()
+running = threading.Thread(target=lambda: begun.wait() and print(state()))
+running.start()
+in_thread(lambda: PartWorker(None, "", 1, None, "normal") and state())
+in_thread(lambda: PartWorker(None, "", 1, None, "low") and state())
+in_thread(lambda: PartWorker(None, "", 1, None, "idle") and state())
+print(state())
+in_thread(state)
+begun.set()
+running.join()
+print("torch" in sys.modules)
+"""
+    before = (os.getpriority(os.PRIO_PROCESS, 0), False)
+    lines = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split("\n")
+    assert lines[:-1] == [str(one) for one in (before, (19, False), (19, True), (19, True), (19, True), before, False)]
 
 
 def test_a_job_has_the_priority_and_the_share_of_the_settings(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ class Pictures:
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CIFAR_RAY_CACHE", str(tmp_path))
-    monkeypatch.setattr(features, "choose", lambda reference, _: (reference, "as configured"))
+    monkeypatch.setattr(features, "choose", lambda reference, _, **__: (reference, "as configured"))
     return tmp_path / "features"
 
 

@@ -14,7 +14,7 @@ from cifar_ray.training.probe.tail import TailTrainer, split
 
 
 def test_figures_of_fewer_pictures_than_a_batch_are_means_of_these_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cifar_ray.training.probe.tail.choose", lambda engine, _: (engine, ""))
+    monkeypatch.setattr("cifar_ray.training.probe.tail.choose", lambda engine, _, **__: (engine, ""))
     network = create_model("timm:tf_efficientnet_lite0", num_classes=2, image_size=32)
     head = network.get_submodule(head_name(network))
     with torch.no_grad():

@@ -58,7 +58,7 @@ class Push(StoreCommand):
             print(f"use    cifar-ray predict {pushed} a.jpg")
             return
         if self.form != _FOLDER or self.target is None:
-            raise ConfigError(f"{' '.join(filter(None, (self.form, self.target)))!r} is not a form to push. Available: {_FORMS}")
+            raise ConfigError(f"{self.form!r} is not a form to push. Available: {_FORMS}")
         from cifar_ray.store.publishing import write_folder
 
         bundle = load_model(self.reference, store.storage)

@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -17,9 +16,9 @@ import pyarrow as pa
 import torch
 
 from cifar_ray.cluster.process import usable_cores
-from cifar_ray.config import EngineName, PrecisionName
 from cifar_ray.data.decode import decode_square
 from cifar_ray.errors import ImageError
+from cifar_ray.inference.batch.model_job import ModelJob
 from cifar_ray.inference.batch.pictures import read_picture
 from cifar_ray.inference.batch.rows import SCHEMA, SET_SCHEMA, Row, broken_row, label_set_row, sound_row
 from cifar_ray.inference.explain import grad_cam
@@ -33,33 +32,6 @@ _MAX_NAME_BYTES = 255  # of a file, on Linux
 _MAX_CLASS_BYTES = 120
 _HASH_DIGITS = 10
 _AMBIGUOUS = re.compile("__|_/|/_|://")  # with "__" for "/", other paths may give the same file name
-
-
-@dataclass(frozen=True)
-class ModelJob:
-    """Settings of a worker that classifies pictures; small enough to send to any host.
-
-    Attributes:
-        model: reference, run or path.
-        storage: storage of the model.
-        top_k: number of classes per row.
-        precision: number format of the arithmetic.
-        engine: inference engine.
-        explain_dir: folder for a Grad-CAM overlay of each picture; `None` for none.
-        abstain: whether the model may abstain.
-        may_use_gpu: whether to compute on a GPU if there is one.
-        decoding_threads: threads that decode pictures; `None` for one on each core.
-    """
-
-    model: str
-    storage: str
-    top_k: int
-    precision: PrecisionName = "auto"
-    engine: EngineName = "auto"
-    explain_dir: str | None = None
-    abstain: bool = True
-    may_use_gpu: bool = True
-    decoding_threads: int | None = None
 
 
 class BundleClassifier:

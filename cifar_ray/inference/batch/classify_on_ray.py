@@ -3,49 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
 from cifar_ray import errors
 from cifar_ray.cluster.failures import unwrap
 from cifar_ray.cluster.plan import WorkerPlan
-from cifar_ray.cluster.process import lower_priority, prepare_process
 from cifar_ray.config.base import PriorityName
 from cifar_ray.errors import CifarRayError
-from cifar_ray.inference.batch.classify import BundleClassifier, ModelJob
+from cifar_ray.inference.batch.model_job import ModelJob
+from cifar_ray.inference.batch.part_worker import PartWorker
 from cifar_ray.inference.batch.rows import PartSource
-from cifar_ray.inference.batch.table import Part, classify_part
-
-
-class _Worker:
-    """An actor of the pool: holds the model and writes the parts that it receives."""
-
-    def __init__(self, job: ModelJob, folder: str, threads: int, source: PartSource | None, priority: PriorityName) -> None:
-        self._job, self._folder, self._threads, self._source, self._priority = job, folder, threads, source, priority
-        self._classifier: BundleClassifier | None = None
-
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Takes a row per part; returns a row with the counts of each, or with the error that ends the job."""
-        # An exception would lose its type on the way: Ray Data reports one of the constructor, too, as text only.
-        try:
-            classifier = self._classifier = self._classifier or self._load()
-            done = [{**classify_part(classifier, self._part(row), self._folder), "error": "", "message": ""} for row in batch.to_pylist()]
-        except CifarRayError as error:
-            done = [{"pictures": 0, "broken": 0, "error": type(error).__name__, "message": str(error)}]
-        return pa.Table.from_pylist(done)
-
-    def _part(self, row: dict[str, Any]) -> Part:
-        return Part(row["number"], tuple(row["names"]) if self._source is None else self._source.names(row["number"]))
-
-    def _load(self) -> BundleClassifier:
-        prepare_process(self._threads)
-        if self._source is None:
-            return BundleClassifier(self._job)
-        lower_priority(self._priority)  # a server runs beside it; this process is the worker's own and ends with it
-        return BundleClassifier(self._job, self._source.read)
+from cifar_ray.inference.batch.table import Part
 
 
 def classify_on_ray(
@@ -74,7 +44,7 @@ def classify_on_ray(
     context.print_on_execution_start = False
     rows = [{"number": part.number, "names": list(part.names)} for part in parts]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-        _Worker,
+        PartWorker,
         batch_size=1,
         batch_format="pyarrow",
         compute=ActorPoolStrategy(size=min(plan.num_workers, len(rows))),

@@ -19,7 +19,7 @@ from cifar_ray.jobs.job_sources import JobSources
 from cifar_ray.jobs.name_files import NameFiles
 
 if TYPE_CHECKING:
-    from cifar_ray.inference.batch.classify import ModelJob
+    from cifar_ray.inference.batch.model_job import ModelJob
 
 # A crash or a cancelled job wastes at most one part for each worker
 PART_SIZE = 500
@@ -123,7 +123,7 @@ class JobRunner:
         return classify_on_ray(self._model_job(job, plan.threads), parts, folder, plan, pictures, config.job_priority)
 
     def _model_job(self, job: Job, threads: int) -> ModelJob:
-        from cifar_ray.inference.batch.classify import ModelJob
+        from cifar_ray.inference.batch.model_job import ModelJob
 
         config = self._config
         return ModelJob(

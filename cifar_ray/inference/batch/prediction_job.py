@@ -16,7 +16,7 @@ from cifar_ray.config import EngineName, PrecisionName, resolve_storage
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from cifar_ray.inference.batch.classify import ModelJob
+    from cifar_ray.inference.batch.model_job import ModelJob
     from cifar_ray.inference.batch.rows import Classifier
     from cifar_ray.inference.batch.table import Part
 
@@ -167,7 +167,7 @@ def _load_classifier(job: PredictionJob) -> Classifier:
 
 
 def _model_job(job: PredictionJob) -> ModelJob:
-    from cifar_ray.inference.batch.classify import ModelJob
+    from cifar_ray.inference.batch.model_job import ModelJob
     from cifar_ray.store.mlflow_models import is_registered
 
     model = resolve_storage(job.model) if "/" in job.model and not is_registered(job.model) else job.model
