@@ -27,8 +27,6 @@ ROOT = Path(__file__).resolve().parent.parent
 READY = "http://localhost:8000/ready"
 _START_S = 180
 _COMMAND_S = 300
-# A server that is stopped before its command has finished starting leaves HAProxy running
-_SETTLE_S = 6
 _SERVERS = ("serve run ", "cifar-ray serve")
 
 
@@ -118,7 +116,6 @@ class Page:
         while time.monotonic() < deadline and self.server.poll() is None:
             try:
                 with urllib.request.urlopen(READY, timeout=5):
-                    time.sleep(_SETTLE_S)
                     return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.3)

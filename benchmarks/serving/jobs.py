@@ -33,7 +33,7 @@ _MAX_LINKS = 50_000  # file systems allow some 65,000 to a file
 
 
 async def requests(url: str, key: str, per_s: float, is_over: Callable[[float], bool]) -> list[float]:
-    """Times in ms of requests at a steady rate, whatever the answers take, until `is_over`.
+    """Times in ms of requests at a steady rate, independent of the answers, until `is_over`.
 
     Raises:
         SystemExit: if one fails.

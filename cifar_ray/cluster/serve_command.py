@@ -124,9 +124,13 @@ def serve_until_signal(
         ResourceError: if the server does not start.
         Interrupted: if a signal comes during the start, or a second one.
     """
-    server = serving(arguments, host, port, on_stage, name="default", for_throughput=True, grpc_port=grpc_port)
-    with Signals() as signals, server:
-        signals.install()  # Ray has installed its own
+    signals = Signals()
+
+    def begin(stage: str) -> None:
+        signals.install()  # Ray installs its own when it starts, which would leave HAProxy running
+        on_stage(stage)
+
+    with signals, serving(arguments, host, port, begin, name="default", for_throughput=True, grpc_port=grpc_port):
         stop = Event()
         signals.ask_with(lambda _: stop.set())
         url, model, asked = local_url(host, port), None, 0

@@ -189,6 +189,17 @@ def test_a_signal_before_it_answers_stops_it_too(without_ray: list[str]) -> None
         serve_command.serve_until_signal({"model": "digits"}, "127.0.0.1", free_port(), stage, lambda *_: None)
 
 
+def test_a_signal_while_the_application_starts_leaves_no_proxy(without_ray: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def ray_starts(name: str) -> None:
+        if name == "starting Ray":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # Ray installs a handler of its own
+
+    monkeypatch.setattr(ray_serve, "run", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        serve_command.serve_until_signal({"model": "digits"}, "127.0.0.1", free_port(), ray_starts, lambda *_: None)
+    assert without_ray[-1] == "end proxies of node-of-the-test"
+
+
 def test_a_server_that_does_not_start_is_one_line_and_leaves_no_proxy(without_ray: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("Traceback of a replica\n  …\nOSError: no space left on device")

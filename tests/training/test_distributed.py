@@ -48,7 +48,7 @@ class Recorder:
 
 
 # AdamW divides by the size of each gradient, so rounding alone would grow; SGD shows whether the gradients are the same. A kink of the
-# network makes rounding grow with some seeds (to 7e-4 with 0, 3e-7 with 2), whatever the draws.
+# network makes rounding grow with some seeds (to 7e-4 with 0, 3e-7 with 2), with either kind of draws.
 PLAIN_SGD = {"name": "sgd", "lr": 0.05, "momentum": 0.9}
 TWO = {"name": "two", "num_workers": 2, "optimizer": PLAIN_SGD}
 
