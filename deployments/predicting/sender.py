@@ -1,4 +1,4 @@
-"""Who sends a request, as far as it says so."""
+"""The id of a request and its client."""
 
 from __future__ import annotations
 
