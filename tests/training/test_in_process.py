@@ -226,10 +226,11 @@ def test_a_cluster_of_this_machine_is_found_while_it_answers(tmp_path: Path, mon
 
 IMPORTS = """
 import sys
+before = set(sys.modules)  # with the interpreter's own sitecustomize, which Debian's Python has
 from cifar_ray import train
 
 code = train.main(sys.argv[1:])
-packages = {name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names)
+packages = {name.partition(".")[0] for name in sys.modules.keys() - before} - set(sys.stdlib_module_names)
 print(*sorted(name for name in packages if not name.startswith("_")))
 sys.exit(code)
 """
