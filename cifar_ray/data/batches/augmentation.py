@@ -1,6 +1,7 @@
-"""Random augmentation of training images: drawn first for a whole batch, then applied in pieces on the device.
+"""Random augmentation of training images.
 
-So the augmentation of an image depends on seed, epoch, step and position in the global batch, and never on the number of workers.
+All parameters of a global batch are drawn first. Each worker then applies those of its own images on its device. So the augmentation
+of an image depends on seed, epoch, step and position in the global batch, and never on the number of workers.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from cifar_ray.config import AugmentationConfig
 from cifar_ray.data.batches.policy import apply_operations, draw_operations
 from cifar_ray.data.batches.transforms import as_fractions, erase, jitter, mix, shift_and_mirror, turn
 
-ERASED_AREA, ERASED_RATIO = (0.02, 0.33), (0.3, 1 / 0.3)  # Zhong et al. 2017 (arXiv 1708.04896), values of torchvision
-CROP_RATIO, CROP_DRAWS = (3 / 4, 4 / 3), 10  # width by height; Szegedy et al. 2014 (arXiv 1409.4842), values of torchvision
-NOISE_WINDOWS = 1 << 20
+ERASED_AREA, ERASED_RATIO = (0.02, 0.33), (0.3, 1 / 0.3)  # Zhong et al. 2017 (arXiv 1708.04896); torchvision's defaults
+CROP_RATIO, CROP_DRAWS = (3 / 4, 4 / 3), 10  # width / height; Szegedy et al. 2014 (arXiv 1409.4842); torchvision's defaults
+NOISE_WINDOWS = 1 << 20  # possible offsets of an image's noise in the noise table
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,15 @@ class Augmentation:
     Attributes:
         mirrored: bool `[N]`.
         shift: int64 `[N, 2]`, px down and right.
-        cutout_corner: int64 `[N, 2]`, top and left of the square set to the mean colour, may lie outside.
+        cutout_corner: int64 `[N, 2]`, top and left of the square set to the mean colour; it may extend beyond the image.
         angle: float32 `[N]`, radians, counterclockwise.
-        codes: int64 `[N, K]`, the policy's operations.
-        values: float32 `[N, K]`, their arguments.
+        codes: int64 `[N, K]`, the policy's operations: indices into `policy.OPERATIONS`.
+        values: float32 `[N, K]`, the arguments of the operations.
         colour: float32 `[N, 4]`, factors of brightness, contrast and saturation; hue shift in radians.
         noise: int64 `[N]`, offset of the image's noise in the noise table.
         erased: int64 `[N, 4]`, top, left, bottom and right of the rectangle set to the mean colour.
         kept: float32 `[N]`, weight of the image in its blend with the next (mixup).
-        patch: int64 `[N, 4]`, rectangle that shows the next image (cutmix).
+        patch: int64 `[N, 4]`, top, left, bottom and right of the rectangle that shows the next image (cutmix).
         crop: int64 `[N, 4]`, top, left, height and width of the rectangle that is enlarged to the whole image.
     """
 
@@ -77,11 +78,11 @@ class Augmentation:
         return self._each(lambda drawn: drawn[part])
 
     def tensors(self) -> list[Tensor]:
-        """All parameters that are there, in a fixed order."""
+        """All parameters that are not `None`, in the order of the attributes."""
         return [drawn for field in fields(self) if (drawn := getattr(self, field.name)) is not None]
 
     def clone(self) -> Self:
-        """The same parameters in other memory."""
+        """A copy of all parameters."""
         return self._each(torch.clone)
 
     def to(self, device: torch.device) -> Self:
@@ -94,7 +95,7 @@ class Augmentation:
 
 
 def _draw_more(config: AugmentationConfig, size: int, image_size_px: int, seed: int) -> dict[str, Tensor]:
-    """Draw each augmentation from its own random stream, so that it does not depend on which others are on."""
+    """Draw each augmentation from its own random stream: switching one on or off does not change the draws of the others."""
 
     def stream(number: int) -> np.random.Generator:
         return np.random.default_rng((seed, number))
@@ -127,7 +128,7 @@ def _float(values: npt.NDArray[np.float64]) -> Tensor:
 
 
 def _erased_boxes(rng: np.random.Generator, probability: float, size: int, side_px: int) -> npt.NDArray[np.int64]:
-    """Rectangles of random area, aspect ratio and position, `[N, 4]`; empty for images without erasing."""
+    """Draw rectangles of random area, aspect ratio and position: top, left, bottom, right, `[N, 4]`; empty for images without erasing."""
     area = rng.uniform(*ERASED_AREA, size)
     flattest, steepest = np.log(ERASED_RATIO)
     ratio = np.exp(rng.uniform(flattest, steepest, size))
@@ -138,7 +139,10 @@ def _erased_boxes(rng: np.random.Generator, probability: float, size: int, side_
 
 
 def _crops(rng: np.random.Generator, smallest: float, size: int, side_px: int) -> npt.NDArray[np.int64]:
-    """Rectangles of random area, aspect ratio and position, `[N, 4]`; as in torchvision, the first of ten draws that fits, else all."""
+    """Draw rectangles of random area, aspect ratio and position: top, left, height and width, `[N, 4]`.
+
+    As in torchvision, the first of ten draws that fits into the image is used. If none fits, the rectangle is the whole image.
+    """
     area = rng.uniform(smallest, 1, (size, CROP_DRAWS)) * side_px**2
     narrowest, widest = np.log(CROP_RATIO)
     ratio = np.exp(rng.uniform(narrowest, widest, (size, CROP_DRAWS)))
@@ -153,10 +157,13 @@ def _crops(rng: np.random.Generator, smallest: float, size: int, side_px: int) -
 def mixtures(
     rng: np.random.Generator, config: AugmentationConfig, size: int, side_px: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
-    """Weights for mixup (Zhang et al. 2018, arXiv 1710.09412) and rectangles for cutmix (Yun et al. 2019, arXiv 1905.04899).
+    """Draw weights for mixup (Zhang et al. 2018, arXiv 1710.09412) and rectangles for cutmix (Yun et al. 2019, arXiv 1905.04899).
 
-    Each image has its own. If both are on, each image gets one of them at random; the other does nothing (weight 1, or an empty
-    rectangle).
+    If both are on, each image gets one of them at random. The other then does nothing: its weight is 1, or its rectangle is empty.
+
+    Returns:
+        Weight of each image in its blend with the next, float64 `[N]`, 0–1; and the rectangle that shows the next image, int64 `[N, 4]`:
+        top, left, bottom and right.
     """
     cuts = rng.random(size) < (0.5 if config.mixup and config.cutmix else float(config.cutmix > 0))
     kept = np.where(cuts, 1.0, rng.beta(config.mixup or 1, config.mixup or 1, size))
@@ -167,10 +174,10 @@ def mixtures(
 
 
 class Augmenter:
-    """Applies drawn augmentations and gives the inputs of the network.
+    """Applies drawn augmentations to images and normalizes them to inputs of the network.
 
     Args:
-        config: the config of the draws.
+        config: the config that the parameters were drawn with.
         normalize: uint8 or float32 `[N, H, W, 3]` in 0–255 → inputs `[N, 3, H, W]`.
         num_classes: number of classes, for the labels of mixed images.
         image_size_px: side of the images.
@@ -190,7 +197,7 @@ class Augmenter:
     ) -> None:
         self.config, self.normalize, self.num_classes = config, normalize, num_classes
         if config.noise_std:
-            # windows of one table: drawing new noise for each pixel would take longer than everything else together
+            # Each image's noise is a window of one table: drawing noise for each pixel takes longer than all other augmentations together.
             pixels = 3 * image_size_px**2
             table = torch.randn(NOISE_WINDOWS + pixels, generator=generator) * (255 * config.noise_std)
             self._noise = table.to(device).unfold(0, pixels, 1)
@@ -209,8 +216,8 @@ class Augmenter:
             weights: float32, as many as labels, weight of each image in the loss.
 
         Returns:
-            Inputs, `[N, 3, H, W]`, channels last in memory; labels as given, or with mixing the weight of each class, float32 `[N, C]`.
-            With weights, float32 `[N, C + 1]`: the last column is the weight of the image.
+            Inputs, `[N, 3, H, W]`, channels last in memory; and labels as given. With mixing, labels are the weight of each class, float32
+            `[N, C]`; with `weights`, float32 `[N, C + 1]`, and the last column is the weight of the image.
         """
         place = (images, indices, drawn.shift, drawn.mirrored)
         if drawn.angle is None and drawn.crop is None:
@@ -233,7 +240,7 @@ class Augmenter:
 
     def _recolour(self, pixels: Tensor, drawn: Augmentation) -> Tensor:
         """Apply policy, colour jitter and noise: `[N, H, W, 3]`, uint8 or float32."""
-        planes = pixels.permute(0, 3, 1, 2)  # contiguous planes are several times as fast as interleaved channels
+        planes = pixels.permute(0, 3, 1, 2)  # operations on contiguous planes are several times as fast as on interleaved channels
         if drawn.codes is not None and drawn.values is not None:
             planes = apply_operations(planes.contiguous(), drawn.codes, drawn.values)
         if drawn.colour is not None:

@@ -1,7 +1,7 @@
-"""Order and augmentation of an epoch, drawn at once and on the device of the images (version 2 of the draws).
+"""Order and augmentation of a whole epoch, drawn at once on the device of the images (version 2 of the draws).
 
-Each number depends on seed, epoch and position in the epoch only. Integers and uniform numbers have the same bits on each device, what is
-computed from them in floating point differs by rounding.
+Each random number depends only on seed, epoch and position in the epoch. Integers and uniform numbers have the same bits on all devices.
+Floating-point results that are computed from them may differ by rounding.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from cifar_ray.data.batches.philox import Stream, integers, uniforms
 from cifar_ray.data.batches.policy import choices_of_policy
 from cifar_ray.metrics.accuracy import Labels
 
-_AT_ONCE = 1 << 16  # images; the intermediate results then stay in a CPU's cache, and their memory is bounded
+_AT_ONCE = 1 << 16  # images drawn at once: few enough that the intermediate results stay in a CPU's cache and need little memory
 _ORDER, _FLIP, _PLACE, _ANGLE, _POLICY, _COLOUR, _NOISE, _ERASE, _MIX, _CROP, _CLASSES = range(11)
 
 
 class DeviceDraws:
-    """Draws of a training split.
+    """Random order and augmentation of a training split.
 
     Args:
         config: augmentations and their strengths.
         labels: int64 `[N]` or uint8 `[N, C]`.
         num_classes: number of classes.
         sampling: `natural` is a permutation; `balanced` as in `sampling.draw_order`.
-        batches: the batches of an epoch as parts of its order.
+        batches: for each batch of an epoch, its slice of the order.
         image_size_px: side of the images.
         seed: 0 to 2³¹-1.
         device: device of all results.
@@ -59,19 +59,19 @@ class DeviceDraws:
         self._config, self._batches, self._side_px, self._seed = config, batches, image_size_px, seed
         self._positions = torch.arange(len(labels), device=device)
         self._classes = None if sampling == "natural" else [row for n in range(num_classes) if len(row := np.flatnonzero(labels == n))]
-        alternates = config.flip == "alternating" and sampling == "natural"  # else an image may be there twice in an epoch
+        alternates = config.flip == "alternating" and sampling == "natural"  # balanced sampling repeats images within an epoch
         self._first_flip = self._coins(_FLIP) if alternates else None
         if config.policy != "none":
             self._choices = tuple(torch.from_numpy(table).to(device) for table in choices_of_policy(config, image_size_px))
 
     def order(self, epoch: int) -> Tensor:
-        """The images of an epoch, int64 `[N]`."""
+        """Row of each image of an epoch, in the order of training: int64 `[N]`, on the device."""
         if self._classes is not None:
             return self._balanced(epoch).to(self._positions.device)
         return _shuffled(Stream(self._seed, _ORDER, epoch), self._positions)
 
     def augmentations(self, epoch: int, order: Tensor, first_step: int) -> Iterator[Augmentation]:
-        """The augmentation of each batch of an epoch, from `first_step` on; `order` as from `order`."""
+        """Augmentation of each batch of an epoch, from `first_step` on; `order` is the result of the method `order`."""
         first = self._batches[first_step].start if first_step < len(self._batches) else len(order)
         parts = [self._draw(epoch, self._positions[start : start + _AT_ONCE]) for start in range(first, len(order), _AT_ONCE)]
         drawn = {field.name: [getattr(part, field.name) for part in parts] for field in fields(Augmentation)}
@@ -86,7 +86,7 @@ class DeviceDraws:
         return (Stream(self._seed, purpose).words(self._positions, 1)[:, 0] & 1).bool()
 
     def _draw(self, epoch: int, positions: Tensor) -> Augmentation:
-        """Everything but mixtures, each change from a stream of its own, so that it does not depend on which others are on."""
+        """Draw all parameters except mixtures; each has its own random stream, so switching one off does not change the others."""
         config, side = self._config, self._side_px
 
         def words(purpose: int, count: int) -> Tensor:
@@ -119,7 +119,7 @@ class DeviceDraws:
         )
 
     def _operations(self, words: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes and values of the policy, `[N, K]`, from a table of all choices."""
+        """Draw codes and values of the policy's operations, `[N, K]`, from the table of all choices."""
         chances, codes, values = self._choices
         if self._config.policy == "randaugment":
             ops = self._config.policy_ops
@@ -132,7 +132,7 @@ class DeviceDraws:
         return codes[row] * happens, values[row[:, None], column, sign] * happens
 
     def _mixtures(self, epoch: int, first: int) -> dict[str, Tensor]:
-        """`kept` and `patch` as in `augmentation.mixtures`: the Beta distribution has no form on a GPU, so they are drawn once an epoch."""
+        """Draw `kept` and `patch` with `augmentation.mixtures`, on the CPU: random words have no simple map to a Beta distribution."""
         rng = np.random.default_rng((self._seed, _MIX, epoch))
         kept, patch = mixtures(rng, self._config, len(self._positions), self._side_px)
         drawn = {"kept": torch.from_numpy(kept[first:].astype(np.float32))} if self._config.mixup else {}
@@ -140,7 +140,7 @@ class DeviceDraws:
         return {name: values.to(self._positions.device) for name, values in drawn.items()}
 
     def _balanced(self, epoch: int) -> Tensor:
-        """As `sampling.draw_order`, on the CPU: how often each class occurs decides about sizes."""
+        """As `sampling.draw_order`, on the CPU, because the sizes of the tensors depend on the number of images of each class."""
         assert self._classes is not None  # noqa: S101
         total = len(self._positions)
         first = _shuffled(Stream(self._seed, _CLASSES, epoch), torch.arange(len(self._classes))).tolist()
@@ -148,7 +148,7 @@ class DeviceDraws:
         drawn = []
         for kind, rows in enumerate(self._classes):
             rounds = -(-quotas[kind] // len(rows))
-            # positions from the rows themselves: no two classes share a word
+            # The rows are the positions in the stream, so no two classes use the same random word.
             stream = (Stream(self._seed, _CLASSES + 1 + number, epoch) for number in range(rounds))
             drawn.append(torch.cat([_shuffled(one, torch.from_numpy(rows)) for one in stream])[: quotas[kind]])
         order = torch.cat(drawn)
@@ -156,13 +156,13 @@ class DeviceDraws:
 
 
 def _shuffled(stream: Stream, values: Tensor) -> Tensor:
-    """A permutation of distinct int64 values: sorted by 62 random bits of each."""
+    """Permute distinct int64 values: sort them by 63 random bits of each."""
     words = stream.words(values, 2)
     return values[torch.argsort((words[:, 0] << 31) ^ words[:, 1], stable=True)]
 
 
 def _erased_boxes(words: Tensor, probability: float, side_px: int) -> Tensor:
-    """Rectangles of random area, aspect ratio and position, int64 `[N, 4]`; empty for images without erasing."""
+    """As `augmentation._erased_boxes`, from random words: int64 `[N, 4]`, top, left, bottom and right."""
     area = uniforms(words[:, 0], *ERASED_AREA)
     flattest, steepest = np.log(ERASED_RATIO).tolist()
     ratio = uniforms(words[:, 1], flattest, steepest).exp()
@@ -173,7 +173,7 @@ def _erased_boxes(words: Tensor, probability: float, side_px: int) -> Tensor:
 
 
 def _crops(words: Tensor, smallest: float, side_px: int) -> Tensor:
-    """Rectangles of random area, aspect ratio and position, int64 `[N, 4]`; as in torchvision, the first of ten draws that fits."""
+    """As `augmentation._crops`, from random words: int64 `[N, 4]`, top, left, height and width."""
     area = uniforms(words[:, :CROP_DRAWS], smallest, 1.0) * side_px**2
     narrowest, widest = np.log(CROP_RATIO).tolist()
     ratio = uniforms(words[:, CROP_DRAWS : 2 * CROP_DRAWS], narrowest, widest).exp()

@@ -1,6 +1,6 @@
 """Order and augmentation of an epoch, drawn on the CPU for each batch (version 1 of the draws).
 
-Runs that an earlier release began continue with these, and their results can be repeated.
+A run that an earlier release started resumes with these draws, so its results stay reproducible.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _FLIP_STREAM, _ORDER_STREAM, _AUGMENT_STREAM, _NOISE_STREAM = range(4)
 
 
 class HostDraws:
-    """Draws of a training split; arguments and methods as of `DeviceDraws`."""
+    """Random order and augmentation of a training split; arguments and methods as in `DeviceDraws`."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class HostDraws:
 
 
 def noise_generator(seed: int) -> torch.Generator:
-    """Generator of the table of noise, on the CPU, for both versions of the draws."""
+    """Create the generator of the noise table, on the CPU; both versions of the draws use it."""
     return _generator(seed, _NOISE_STREAM)
 
 

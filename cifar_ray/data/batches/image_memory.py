@@ -1,4 +1,4 @@
-"""Training images on the device of a worker: all of them, or those that arrive as a stream."""
+"""Training images on the device of a worker: all of them in memory, or streamed as each step needs them."""
 
 from __future__ import annotations
 
@@ -44,18 +44,22 @@ class Arriving:
         return torch.from_numpy(self._dataset.pictures.read(rows)).to(self._device)
 
     def expect(self, shares: Iterable[Tensor]) -> None:
-        """Request the images of a whole epoch, int64 `[n]` per step; `take` then gets the same indices."""
+        """Request the images of a whole epoch, int64 `[n]` per step; then call `take` with the same indices, step by step."""
         self._rest = self._rest[:0]
         self._blocks = self._dataset.feed(torch.cat(list(shares)).cpu().numpy())
 
     def take(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Return only the images at `indices`, otherwise as `Held.take`."""
+        """Return only the images at `indices`, otherwise as `Held.take`.
+
+        Raises:
+            DataError: if the stream ends before all requested images have arrived.
+        """
         images = np.empty((len(indices), *self._rest.shape[1:]), np.uint8)
         done = 0
         while done < len(images):
             if not len(self._rest):
                 block = next(self._blocks, None)
-                if block is None:  # a StopIteration here would become a RuntimeError of `epoch`, which is retried
+                if block is None:  # a StopIteration would become a RuntimeError in the generator `epoch`, and training retries those
                     raise DataError("the stream of training images ended before the epoch; report this as a bug")
                 self._rest = block
             count = min(len(images) - done, len(self._rest))

@@ -43,7 +43,7 @@ class Normalization:
         return self.on(images.device, images.shape[2])(images)
 
     def on(self, device: torch.device, width_px: int) -> Callable[[Tensor], Tensor]:
-        """The same for images of one width, with the constants on the device: a copy to a GPU in each batch would wait for it."""
+        """This normalization for one image width, with its constants on the device: copying them in each batch would wait for a GPU."""
         return partial(normalize_by, constants=channel_constants(self.mean, self.std, width_px, device), dtype=self.dtype)
 
 
@@ -52,8 +52,8 @@ class Share:
     """This worker's images of one global batch, not yet gathered.
 
     Attributes:
-        indices: int64 `[n]`; with mixing there is one more.
-        drawn: their augmentation.
+        indices: int64 `[n]`; with mixing `[n + 1]`, because each image is mixed with the next one.
+        drawn: the augmentation of these images.
     """
 
     indices: Tensor
@@ -64,7 +64,7 @@ class Share:
         return [self.indices, *self.drawn.tensors()]
 
     def clone(self) -> Share:
-        """A copy in other memory."""
+        """A copy of all tensors."""
         return Share(self.indices.clone(), self.drawn.clone())
 
 
@@ -75,9 +75,9 @@ class Step:
     Attributes:
         global_size: number of images in the batch of all workers; the loss is divided by it.
         num_pieces: number of micro-batches of this worker, at least 1.
-        pieces: (inputs `[n, 3, H, W]`, labels int64 `[n]` or uint8 `[n, C]`) of each micro-batch, computed on demand; labels of mixed
-            images are the weights of the classes, float32 `[n, C]`, and of images with weights float32 `[n, C + 1]`, see `Augmenter`.
-        share: what the pieces are made of, for `TrainLoader.pieces`; `None` for streamed images.
+        pieces: (inputs `[n, 3, H, W]`, labels int64 `[n]` or uint8 `[n, C]`) of each micro-batch, computed on demand. With mixing, labels
+            are the weights of the classes, float32 `[n, C]`; if images have weights, they are float32 `[n, C + 1]`. See `Augmenter`.
+        share: the argument of `TrainLoader.pieces` that computes the same pieces again; `None` for streamed images.
     """
 
     global_size: int
@@ -95,13 +95,13 @@ class TrainLoader:
         dataset: all training images, in memory on each worker, or streamed.
         batch_size: maximum size of the global batch.
         micro_batch_size: maximum size of a forward pass; `None` for this worker's whole share.
-        augmentation: random changes.
-        normalization: applied last.
+        augmentation: augmentations and their strengths.
+        normalization: applied after changes of geometry and colour, and before cutout, erasing and mixing.
         shard: this worker's part.
         seed: seed of order and augmentation; the same on all workers.
         device: device for images and augmentation.
         sampling: images of an epoch, as for `draw_order`.
-        draws: version of the generator of order and augmentation; 1 is that of releases before 0.3.
+        draws: version of the generator of order and augmentation; releases before 0.3 have version 1.
 
     Raises:
         DataError: if a batch is larger than the data set, or smaller than the number of workers.
@@ -197,7 +197,7 @@ class TrainLoader:
         return isinstance(self._source, Held)
 
     def _rows(self, size: int) -> slice | Tensor:
-        """Positions of this worker's images in a batch of `size`; with mixing also the next one, which wraps around at the end."""
+        """Positions of this worker's images in a batch of `size`; with mixing also the image after them, where the batch wraps around."""
         if size not in self._rows_of:
             rows = torch.from_numpy(self.shard.rows(size, with_next=self.augmentation.mixes)).to(self.device)
             self._rows_of[size] = rows if self.augmentation.mixes else self.shard.slice(size)
@@ -207,7 +207,7 @@ class TrainLoader:
         return -(-share // (self.micro_batch_size or share))
 
     def pieces(self, share: Share) -> Pieces:
-        """Gather and augment a share in micro-batches, as `Step.pieces`; of streamed images only once, in the order of the steps."""
+        """Gather and augment a share in micro-batches, as `Step.pieces`; with streamed images only once and in the order of the steps."""
         images, places = self._source.take(share.indices)
         size = len(share.indices) - self.augmentation.mixes
         count = self._count_pieces(size)
@@ -244,7 +244,7 @@ class EvaluationLoader:
 
 
 def resident(dataset: ImageDataset, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Images, uint8 `[N, H, W, 3]`, and labels, int64 `[N]`, on the device; on a CPU without a copy if the memory is writable."""
+    """Images, uint8 `[N, H, W, 3]`, and labels, as in `ImageDataset`, on the device; on a CPU without a copy if the memory is writable."""
     arrays = (dataset.images, dataset.labels)
     images, labels = (torch.from_numpy(array if array.flags.writeable else array.copy()).to(device) for array in arrays)
     return images, labels

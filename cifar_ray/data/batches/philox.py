@@ -1,7 +1,7 @@
-"""Random words from a counter: equal bits on a CPU and on a GPU, in any order and in parts of any size.
+"""Counter-based random numbers: the same bits on CPU and GPU, in any order and in parts of any size.
 
-Philox 4x32-10 (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3", section 3.3), in operations on int64 tensors. The
-generators of torch have other streams on each device.
+Philox 4x32-10 (Salmon et al. 2011, "Parallel Random Numbers: As Easy as 1, 2, 3", section 3.3) with operations on int64 tensors. torch's
+own generators give different numbers on CPU and GPU.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _LOW_BITS = 0xFFFFFFFF
 _ROUNDS = 10
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 _KEY_STEPS = 0x9E3779B9, 0xBB67AE85
-_WORDS = 4  # of a block
+_WORDS = 4  # per block
 _FLOAT_BITS = 24
 
 Block = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -29,7 +29,7 @@ def philox(counter: Block, key: tuple[int, int]) -> Block:
         key: two words, 0 to 2³²-1.
 
     Returns:
-        As `counter`. Products of more than 63 bits wrap around, as int64 does on all devices; the upper word is right nevertheless.
+        Four int64 tensors of the same shape. Products of more than 63 bits wrap around on all devices; their upper word is still correct.
     """
     one, two, three, four = counter
     first_key, second_key = key
@@ -44,7 +44,7 @@ def philox(counter: Block, key: tuple[int, int]) -> Block:
 
 @dataclass(frozen=True)
 class Stream:
-    """Random words for one purpose; each depends on seed, purpose, epoch, position and its number only.
+    """Random words for one purpose. A word depends only on seed, purpose, epoch, position and its number at this position.
 
     Attributes:
         seed: 0 to 2³²-1.
@@ -57,11 +57,11 @@ class Stream:
     epoch: int = 0
 
     def words(self, positions: Tensor, count: int) -> Tensor:
-        """`count` words of each position.
+        """Compute `count` random words for each position.
 
         Args:
-            positions: int64 `[N]`, 0 to 2³²-1; the words are on their device.
-            count: words of each.
+            positions: int64 `[N]`, 0 to 2³²-1; the result is on the same device.
+            count: number of words per position.
 
         Returns:
             int64 `[N, count]`, each value in 0 to 2³²-1.
@@ -74,11 +74,11 @@ class Stream:
 
 
 def integers(words: Tensor, low: int, high: int | Tensor) -> Tensor:
-    """Integers from `low` to `high - 1`, int64, from random words; a bound of n is met with a bias below n / 2³²."""
+    """Map random words to integers from `low` to `high - 1`, int64; the bias for n possible values is below n / 2³²."""
     return ((words * (high - low)) >> 32) + low
 
 
 def uniforms(words: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
-    """float32 from `low` to `high`, from the upper 24 bits of random words; equal bits on all devices for 0 to 1."""
+    """Map the upper 24 bits of random words to float32 from `low` to `high`; bit-identical on all devices for 0 to 1."""
     fractions = (words >> (32 - _FLOAT_BITS)).float() * 2.0**-_FLOAT_BITS
     return fractions if (low, high) == (0.0, 1.0) else fractions * (high - low) + low

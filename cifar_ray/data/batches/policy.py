@@ -1,7 +1,8 @@
 """RandAugment and AutoAugment for batches: each image has its own operations and magnitudes.
 
-Draws and operations are those of torchvision's transforms of these names on one uint8 tensor. Similar operations run together: all that
-move pixels in one gather, all that blend in one sum.
+RandAugment: Cubuk et al. 2020 (arXiv 1909.13719); AutoAugment: Cubuk et al. 2019 (arXiv 1805.09501). Draws and operations follow
+torchvision's transforms of these names on one uint8 image. Similar operations of different images run together: one gather for all that
+move pixels, one weighted sum for all that blend.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def draw_operations(config: AugmentationConfig, size: int, image_size_px: int, r
 def choices_of_policy(
     config: AugmentationConfig, image_size_px: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """All that `config.policy` can choose, as tables.
+    """Tables of everything that `config.policy` can choose.
 
     Returns:
         autoaugment: probabilities `[P, 2]`, codes `[P, 2]` and values `[P, 2, 2]` of each pair of operations; randaugment: ones `[P]`,
@@ -148,7 +149,7 @@ def _warp(images: Tensor, amount: Tensor, code: Tensor) -> Tensor:
 
 
 def _blend(images: Tensor, factor: Tensor, code: Tensor) -> Tensor:
-    """Blend images with black, their grey, their mean grey or a smoothed copy."""
+    """Blend images with black (Brightness), their grey (Color), their mean grey (Contrast) or a smoothed copy (Sharpness)."""
     pixels = images.float()
     weights = torch.tensor([0.2989, 0.587, 0.114], device=images.device).view(3, 1, 1)
     grey = (pixels * weights).sum(1, keepdim=True).floor_()
@@ -177,7 +178,7 @@ def _solarize(images: Tensor, threshold: Tensor, _: Tensor) -> Tensor:
 
 
 def _autocontrast(images: Tensor, _: Tensor, __: Tensor) -> Tensor:
-    from torchvision.transforms.v2.functional import autocontrast  # takes a second, and only policies need it
+    from torchvision.transforms.v2.functional import autocontrast  # this import takes a second, and only policies need it
 
     return cast(Tensor, autocontrast(images))
 
@@ -192,7 +193,7 @@ def _invert(images: Tensor, _: Tensor, __: Tensor) -> Tensor:
     return 255 - images
 
 
-# Operations from the first to the last name run together: uint8 `[n, 3, H, W]`, values and codes `[n, 1, 1, 1]` → as the images
+# Operations from the first to the last name run together: images uint8 `[n, 3, H, W]`, values and codes `[n, 1, 1, 1]` → new images
 _GROUPS: tuple[tuple[str, str, Callable[[Tensor, Tensor, Tensor], Tensor]], ...] = (
     ("ShearX", "Rotate", _warp),
     ("Brightness", "Sharpness", _blend),

@@ -1,4 +1,4 @@
-"""Which images of a global batch a worker computes; without torch, so that the driver can count them too."""
+"""Which images of a global batch a worker computes. This module does not import torch, so that the driver can count images too."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Shard:
 
         Args:
             size: number of images in the batch.
-            with_next: also the image after the last one, which mixing needs; after the end of the batch comes its start.
+            with_next: add the image after the last one, which mixing needs; after the last image of the batch comes its first.
         """
         mine = self.slice(size)
         return np.arange(mine.start, mine.stop + with_next) % size
@@ -44,7 +44,7 @@ def steps_per_epoch(images: int, batch_size: int) -> int:
 
 
 def batch_slices(images: int, batch_size: int) -> list[slice]:
-    """The batches of an epoch as parts of its order; their sizes differ by at most one."""
+    """For each batch of an epoch, its slice of the order; the sizes differ by at most one."""
     steps = steps_per_epoch(images, batch_size)
     return [Shard(step, steps).slice(images) for step in range(steps)]
 
@@ -59,7 +59,7 @@ def check_batch_size(batch_size: int, images: int, num_workers: int) -> None:
     """Check that a batch is not larger than the training split, and that every worker gets an image.
 
     Raises:
-        DataError: with a batch size that fits.
+        DataError: if not; the message says how to choose a batch size that fits.
     """
     if batch_size > images:
         advice = 2 ** int(np.log2(max(1, images // 8)))

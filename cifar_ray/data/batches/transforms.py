@@ -1,4 +1,4 @@
-"""Image transforms for batches on their device. `augmentation.py` draws the parameters of the random ones."""
+"""Image transforms for batches on their device; `augmentation.py` and `device_draws.py` draw the random parameters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FROM_YIQ = torch.linalg.inv(_TO_YIQ)
 def shift_and_mirror(images: Tensor, indices: Tensor, shift: Tensor, mirrored: Tensor, reach_px: int) -> Tensor:
     """Gather images while shifting (reflection padding) and mirroring them.
 
-    It copies whole rows, which on a CPU takes less than half the time of gathering single pixels.
+    Copying whole rows takes less than half the time of gathering single pixels on a CPU.
 
     Args:
         images: uint8 `[M, H, W, 3]`, the whole data set.
@@ -54,13 +54,13 @@ def turn(images: Tensor, indices: Tensor, shift: Tensor, mirrored: Tensor, angle
         crop: int64 `[N, 4]`, top, left, height and width of the rectangle to enlarge; `None` for the whole images.
 
     Returns:
-        uint8 `[N, H, W, 3]`, planes in memory.
+        uint8 `[N, H, W, 3]`; each channel is a contiguous plane in memory.
     """
     half = (images.shape[1] - 1) / 2
     sign = torch.where(mirrored, -1.0, 1.0)
     angle = torch.zeros_like(sign) if angle is None else angle
     cos, sin = angle.cos(), angle.sin()
-    # source of each pixel; 0 is the centre of the image, ±1 the centres of the border pixels
+    # Source position of each pixel: 0 is the centre of the image, ±1 are the centres of the border pixels.
     columns = torch.stack((sign * cos, -sign * sin, -shift[:, 1] / half), 1)
     rows = torch.stack((sin, cos, -shift[:, 0] / half), 1)
     grid = F.affine_grid(torch.stack((columns, rows), 1), [len(indices), 3, *images.shape[1:3]], align_corners=True)
@@ -74,7 +74,7 @@ def turn(images: Tensor, indices: Tensor, shift: Tensor, mirrored: Tensor, angle
 def _into_crops(grid: Tensor, crop: Tensor, side_px: int) -> Tensor:
     """Map source positions in enlarged crops to positions in the images.
 
-    As in a resize of the crop alone, pixels are areas (`align_corners=False`) and those outside the crop are not used.
+    The result equals resizing the crop alone: pixels are areas (`align_corners=False`), and pixels outside the crop are not used.
 
     Args:
         grid: `[N, H, W, 2]`, x and y; ±1 are the centres of the border pixels.
@@ -105,8 +105,9 @@ def yiq_matrices(device: torch.device) -> tuple[Tensor, Tensor]:
 def jitter(planes: Tensor, colour: Tensor) -> Tensor:
     """Change brightness, contrast, saturation and then hue of each image in one affine map of its colours.
 
-    Contrast is the distance from the image's mean grey, saturation the distance from each pixel's grey; hue rotates about the grey axis
-    in the YIQ colour space, where this is linear (Haeberli 1993, Matrix Operations for Image Processing). It does not clip in between.
+    Contrast scales the distance from the image's mean grey, saturation the distance from each pixel's grey. Hue rotates about the grey
+    axis of the YIQ colour space, which is a linear map (Haeberli 1993, Matrix Operations for Image Processing). Values are not clipped
+    between the four changes.
 
     Args:
         planes: float32 `[N, 3, H, W]`.
@@ -141,7 +142,7 @@ def inside(boxes: Tensor, channels: int, height: int, width: int) -> Tensor:
     rows = torch.arange(height, device=boxes.device)
     columns = torch.arange(width, device=boxes.device).repeat_interleave(channels)
     down, across = (rows >= top) & (rows < bottom), (columns >= left) & (columns < right)
-    mask = down.view(torch.uint8)[:, :, None] & across.view(torch.uint8)[:, None]  # on a CPU eight times as fast as for booleans
+    mask = down.view(torch.uint8)[:, :, None] & across.view(torch.uint8)[:, None]  # on a CPU, eight times as fast as on booleans
     return mask.view(torch.bool).view(-1, height, width, channels).permute(0, 3, 1, 2)
 
 
@@ -202,7 +203,7 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float], dtype
 
 
 def channel_constants(mean: Sequence[float], std: Sequence[float], width_px: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Scale and offset for `normalize_by`, float32 `[3 · width_px]`: whole rows, because three channels are a short loop on a CPU."""
+    """Scale and offset for `normalize_by`, float32 `[3 · width_px]`, repeated for a whole row: a CPU loops slowly over only 3 channels."""
     scale = torch.tensor([1 / (255 * s) for s in std]).repeat(width_px)
     offset = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)]).repeat(width_px)
     return scale.to(device), offset.to(device)
