@@ -1,1 +1,1 @@
-"""What a picture file is: its format, before its pixels are decoded, and its colours, after."""
+"""Picture files: which files are pictures, their formats, and the conversion of their colours to sRGB."""

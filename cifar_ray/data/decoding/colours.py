@@ -15,14 +15,14 @@ from cifar_ray.data.decoding.depths import DEPTHS, is_inverted, is_unsigned, spa
 if TYPE_CHECKING:
     from PIL.ImageCms import ImageCmsTransform
 
-# Pictures are processed in strips of this many pixels: whole ones would block other threads in Pillow and numpy, or need much memory.
+# Pictures are processed in strips of this many pixels: a whole picture would block other threads in Pillow and NumPy, or need much memory.
 _STRIP_PIXELS = 1 << 20
 
-# Colour space in the header of an ICC profile → the mode that it describes
+# Colour space in the header of an ICC profile → Pillow's mode
 _PROFILED = {b"RGB ": "RGB", b"GRAY": "L", b"CMYK": "CMYK"}
 _GREY_MODES = ("L", "LA", "La", "1")
 _NO_PROFILE_MODES = ("I", "F", "LAB", "HSV")
-MAX_PROFILE_BYTES = 4 << 20  # those of offset printing have 0.5–3 MB
+MAX_PROFILE_BYTES = 4 << 20  # profiles for offset printing have 0.5–3 MB
 _CACHED_PROFILES = 16
 _SRGB_GAMMA = 2.2
 _SAME_GAMMA = 0.05  # libpng's threshold
@@ -32,9 +32,9 @@ _SAME_LEVELS = 2  # sRGB profiles of different makers differ by this much
 def to_srgb(image: Image.Image) -> Image.Image:
     """Convert a picture to RGB, with its ICC profile to sRGB, and put transparent pixels on white.
 
-    It scales 16-bit grey by the smallest range of 8, 10, 12, 14 and 16 bits that holds its values, and 32-bit grey by the smallest of
-    these and 0–1, else from lowest to highest. A profile that is damaged, or describes other channels than the picture has, is ignored.
-    Without a profile, the gamma of a PNG is applied as libpng does.
+    16-bit grey is scaled from the smallest depth of 8, 10, 12, 14 and 16 bits that holds its values. 32-bit grey is scaled from 0–1 or the
+    smallest of these depths; if its values fit none, from its lowest to its highest value. A profile that is damaged, or describes other
+    channels than the picture has, is ignored. Without a profile, the gamma of a PNG is applied as libpng does.
 
     Args:
         image: decoded, any mode; its pixels may be changed.
@@ -53,7 +53,7 @@ def to_srgb(image: Image.Image) -> Image.Image:
 
 
 def _channels(image: Image.Image) -> str:
-    """The mode that a profile of this picture should describe; empty if there is none."""
+    """The mode that an ICC profile of this picture must describe; empty for modes without profiles."""
     if image.mode in _GREY_MODES:
         return "L"
     if image.mode == "CMYK":
@@ -63,7 +63,7 @@ def _channels(image: Image.Image) -> str:
 
 @lru_cache(_CACHED_PROFILES)
 def _transform_to_srgb(profile: bytes, mode: str) -> ImageCmsTransform | None:
-    """Relative colourimetric with black point compensation; `None` if the profile is sRGB itself or cannot be used.
+    """Build the transform to sRGB (relative colorimetric, black point compensation); `None` if the profile is sRGB or cannot be used.
 
     A transform is safe to use in several threads at once: LittleCMS does not change it.
     """
@@ -84,7 +84,7 @@ def _transform_to_srgb(profile: bytes, mode: str) -> ImageCmsTransform | None:
 
 
 def _changes_nothing(transform: ImageCmsTransform, mode: str) -> bool:
-    """Whether colours from the whole space stay where they are to within rounding."""
+    """Whether a transform changes no colour by more than rounding, tested on a grid over the whole colour space."""
     if mode == "CMYK":
         return False
     steps = np.arange(0, 256, 15, dtype=np.uint8)
@@ -112,7 +112,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _exponent(image: Image.Image) -> float:
-    """What colours in 0–1 are raised to, by the gamma of a PNG that does not say more about its colours; 1 if close to that of sRGB."""
+    """Exponent of the gamma correction of a PNG for colours in 0–1; 1 with an sRGB chunk, a profile, or a gamma close to that of sRGB."""
     gamma = image.info.get("gamma", 0)
     if image.format != "PNG" or gamma <= 0 or "srgb" in image.info or image.info.get("icc_profile"):
         return 1
@@ -121,7 +121,7 @@ def _exponent(image: Image.Image) -> float:
 
 
 def _of_16_bits(values: npt.NDArray[np.uint16], exponent: float, clear: int | None) -> npt.NDArray[np.uint8]:
-    """Grey `[H, W]` at 8 bits of its real depth, and white where it is transparent."""
+    """Scale 16-bit grey `[H, W]` from its real depth to 8 bits; pixels of the transparent level `clear` become white."""
     shift = spare_bits(int(values.max()))
     levels = (np.arange(1 << 16) >> shift).clip(max=255).astype(np.uint8)
     if exponent != 1:
@@ -141,7 +141,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 
 def _stretched(values: npt.NDArray[np.int32 | np.uint32 | np.float32]) -> npt.NDArray[np.uint8]:
-    """Scale grey `[H, W]` to 0–255, some rows at a time: in double precision, 50 megapixels would take a gigabyte."""
+    """Scale grey `[H, W]` to 0–255, some rows at a time: all rows of 50 megapixels in double precision would take a gigabyte."""
     rows = max(1, _STRIP_PIXELS // values.shape[1])
     starts = range(0, len(values), rows)
 

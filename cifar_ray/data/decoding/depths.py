@@ -1,4 +1,4 @@
-"""Samples of other depths than 8 bits: what Pillow leaves out of them."""
+"""Pictures whose samples have not 8 bits: corrections where Pillow drops or misreads bits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image, ImageFile
 
-# Depths of sensors and displays, in bits
+# Usual depths of sensors and displays, in bits
 DEPTHS = (8, 10, 12, 14, 16)
 _STEPS = {"L;2": 85, "L;4": 17}
 _COLOURS = {"RGB": 3, "RGBA": 3, "LA": 1}
@@ -42,12 +42,12 @@ def add_big_endian_white_is_zero() -> None:
 
 
 def is_inverted(image: Image.Image) -> bool:
-    """Whether 0 is white in a decoded picture; Pillow inverts TIFFs of up to 8 bits itself."""
+    """Whether 0 is white in a decoded TIFF of 16 bits; Pillow inverts TIFFs of up to 8 bits itself."""
     return image.mode.startswith("I;16") and _tiff_tag(image, _PHOTOMETRIC) == _WHITE_IS_ZERO
 
 
 def is_unsigned(image: Image.Image) -> bool:
-    """Whether the integers of 32 bits that Pillow decoded are unsigned; it reads all as signed."""
+    """Whether the 32-bit integers of a TIFF are unsigned; Pillow decodes all of them as signed."""
     return image.mode == "I" and _tiff_tag(image, _BITS) == (32,) and _tiff_tag(image, _SAMPLE_FORMAT) in (None, (_UNSIGNED,))
 
 
@@ -56,17 +56,17 @@ def _tiff_tag(image: Image.Image, tag: int) -> Any:
 
 
 def spare_bits(highest: int) -> int:
-    """How far to shift samples of 16 bits to the right: to 8 bits from the least usual depth that holds the highest of them.
+    """Right shift that reduces 16-bit samples to 8 bits, from the smallest usual depth that holds the highest sample.
 
-    Cameras and X-ray devices store 10 to 14 bits in 16.
+    Cameras and X-ray devices store 10–14 bits in 16.
     """
     return next(depth for depth in DEPTHS if highest < 1 << depth) - DEPTHS[0]
 
 
 def needs_low_bytes(image: Image.Image, stored: str) -> bool:
-    """Whether the low bytes of a decoded picture in 16-bit colour matter; Pillow keeps the high ones.
+    """Whether the low bytes of 16-bit colours matter; Pillow keeps only the high bytes.
 
-    They do if one exact colour is transparent, or if the values use at most 14 bits.
+    They matter if one exact colour is transparent, or if the values use at most 14 bits.
     """
     if image.mode not in _COLOURS or stored[-3:] not in _OTHER_BYTE:
         return False
@@ -74,15 +74,15 @@ def needs_low_bytes(image: Image.Image, stored: str) -> bool:
 
 
 def add_low_bytes(image: Image.Image, low: Image.Image) -> Image.Image:
-    """A decoded picture in 16-bit colour with 8 bits of its real depth, and with the transparent colour in an alpha channel.
+    """Scale a picture in 16-bit colour from its real depth to 8 bits; a transparent colour becomes an alpha channel.
 
     Args:
-        image: the high bytes, see `needs_low_bytes`.
-        low: the same picture, opened and not yet decoded.
+        image: the decoded picture, which has only the high bytes; see `needs_low_bytes`.
+        low: the same picture, opened but not decoded; its low bytes are decoded here.
     """
     opened = cast("ImageFile.ImageFile", low)
     if raw_mode(low) == "LA;16B":
-        # Pillow opens grey with alpha as RGBA, and cannot take its low bytes. Taken as RGBA of 8 bits, the channels are the four bytes.
+        # Pillow cannot decode the low bytes of 16-bit grey with alpha. Decoded as 8-bit RGBA, the channels are the four bytes of a pixel.
         opened.tile = [tile._replace(args="RGBA") for tile in opened.tile]
         grey, alpha = low.getchannel(1), low.getchannel(3)
         low = Image.merge("RGBA", (grey, grey, grey, alpha))
@@ -105,7 +105,7 @@ def add_low_bytes(image: Image.Image, low: Image.Image) -> Image.Image:
 
 
 def _other_byte(arguments: Any) -> Any:
-    """Arguments of a decoder that take the other byte of each sample."""
+    """Change a decoder's arguments so that it reads the other byte of each sample."""
     if isinstance(arguments, tuple):
         return (_other_byte(arguments[0]), *arguments[1:])
     return arguments[:-3] + _OTHER_BYTE[arguments[-3:]]

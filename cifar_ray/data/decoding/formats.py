@@ -22,9 +22,9 @@ from cifar_ray.errors import ImageError
 
 _HAS_AVIF = "avif" in features.modules and features.check_module("avif")  # from Pillow 11.3, where it was built with libavif
 
-# As Pillow names them. HEIC is not in this list because Pillow learns it only when a HEIC picture is opened.
+# Pillow's names. HEIC is not in this list because it is registered with Pillow only when a HEIC picture is opened.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", *(("AVIF",) if _HAS_AVIF else ()))
-# As people name them
+# Names for messages
 FORMAT_NAMES = f"JPEG, PNG, WebP, BMP, GIF, TIFF,{' AVIF,' if _HAS_AVIF else ''} HEIC"
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif")
 
@@ -41,7 +41,7 @@ _QUIET = ("ignore", None, Warning, re.compile(r"(PIL|pi_heif)\."), 0)
 def open_picture(source: bytes | Path) -> Iterator[Image.Image]:
     """Open a picture and read its header.
 
-    Pillow gets a stream, never a path: it maps some files into memory, and then it does not rotate them.
+    Pillow gets a stream, never a path: from a path, it maps some files into memory and then does not rotate them.
 
     Args:
         source: content or path of a picture.
@@ -85,7 +85,7 @@ def _open_png(content: bytes) -> Image.Image:
 
 
 def _is_heic(head: bytes) -> bool:
-    """Whether the file type box (ISO 14496-12, section 4.3) names HEVC pictures: as its major brand, or as one it is compatible with."""
+    """Whether the file type box (ISO 14496-12, section 4.3) names HEVC pictures, as its major brand or as a compatible brand."""
     if head[4:8] != b"ftyp":
         return False
     brands = {head[start : start + 4] for start in range(16, min(len(head), int.from_bytes(head[:4])), 4)}
@@ -93,17 +93,17 @@ def _is_heic(head: bytes) -> bool:
 
 
 def _register_heic() -> None:
-    """Teach Pillow to open HEIC, only when a HEIC picture comes: few need it, and the package is optional."""
+    """Register HEIC with Pillow; called only for a HEIC picture, because few users need it and the package is optional."""
     try:
         from pi_heif import register_heif_opener
     except ImportError:
         raise ImageError("HEIC needs: pip install 'cifar-ray[heic]'") from None
-    # One thread each, because pictures are decoded side by side.
+    # One thread per picture, because several pictures are decoded in parallel.
     register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
 
 
 def _silence_decoders() -> None:
-    """Silence warnings about odd metadata and large sizes; `decode` raises what matters.
+    """Silence warnings about odd metadata and large sizes; `decode` raises an error where it matters.
 
     `warnings.catch_warnings` changes the filters of the whole process and is not thread-safe, so this filter is added once
     and stays.
@@ -115,9 +115,10 @@ def _silence_decoders() -> None:
 
 @cache
 def _silence_native_code() -> None:
-    """Remove the handlers with which libtiff writes to stderr, past Python: any odd TIFF could fill the log of a server.
+    """Remove the handlers with which libtiff writes to stderr directly, past Python: an odd TIFF could fill the log of a server.
 
-    They are looked up through Pillow's own library, which loads libtiff. Where libtiff is linked statically (Windows), it still writes.
+    The functions for this are looked up through Pillow's own library, which loads libtiff. They are not found where libtiff is linked
+    statically (Windows), so there libtiff still writes.
     """
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     with contextlib.suppress(OSError, AttributeError):

@@ -1,4 +1,4 @@
-"""JPEG before its pixels are decoded: number of scans, and files without their end (ITU T.81, annexes B and G)."""
+"""JPEG files before their pixels are decoded: number of scans, and missing end markers (ITU T.81, annexes B and G)."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ MAX_SCANS = 100
 
 _MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")  # without those that stand alone: TEM, RST0–7, SOI
 _END_OF_IMAGE, _START_OF_SCAN = 0xD9, 0xDA
-_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start of frame, of any process
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start of frame, for all coding processes
 _RESTARTS = tuple(bytes((0xFF, marker)) for marker in range(0xD0, 0xD8))
 _COEFFICIENTS = 64
 
 
 def has_too_many_scans(jpeg: bytes) -> bool:
-    """Count the scans up to the end of the image: not in embedded thumbnails, nor in a video after the end."""
+    """Whether a JPEG has more than `MAX_SCANS` scans; those of embedded thumbnails, or after the end of the image, do not count."""
     if jpeg.count(b"\xff" + bytes([_START_OF_SCAN])) <= MAX_SCANS:
         return False
     scans = 0
@@ -31,16 +31,17 @@ def has_too_many_scans(jpeg: bytes) -> bool:
 
 
 def ended_in_two_ways(jpeg: bytes) -> tuple[bytes, ...]:
-    """Give a JPEG without an end marker one, with two different fillings before it.
+    """Append an end marker to a JPEG that has none, after two different fillings.
 
-    If its last scan is complete, decoders skip the filling, and both have the same pixels; if not, they decode it as pixels, which differ.
+    If the last scan is complete, decoders skip the filling, and both results have the same pixels. If not, decoders read the filling as
+    pixels, and the results differ.
 
     Returns:
-        Two files; none if it is no JPEG, or has an end marker, or not even the headers of all scans.
+        Two files; none if the file is not a JPEG, has an end marker, or lacks the header of a scan.
     """
     if not jpeg.startswith(_SIGNATURE):
         return ()
-    missing_bits: dict[int, list[int]] = {}  # of each coefficient, by component
+    missing_bits: dict[int, list[int]] = {}  # number of bits that no scan has sent yet, per coefficient, by component
     for marker, body in _segments(jpeg):
         if marker == _END_OF_IMAGE:
             return ()
@@ -60,7 +61,7 @@ def ended_in_two_ways(jpeg: bytes) -> tuple[bytes, ...]:
 
 
 def _segments(jpeg: bytes) -> Iterator[tuple[int, bytes]]:
-    """Marker and content of each segment up to the end of the image, without the coded pixels."""
+    """Marker and content of each segment up to the end of the image; skips the coded pixels."""
     position = 0
     while (found := _MARKER.search(jpeg, position)) is not None:
         marker, start = found[1][0], found.end() + 2

@@ -1,4 +1,4 @@
-"""Picture files in folders: which are selected, and what is left out."""
+"""Find the picture files of a folder, and report the files that are left out."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from cifar_ray.data.decoding.formats import SUFFIXES
 from cifar_ray.data.decoding.special_files import special_kind
 from cifar_ray.errors import DataError
 
-# Of network storage, archives and operating systems; hidden ones are ignored, too
+# Folders that network storage, archives and operating systems create; hidden folders are ignored, too
 _OF_STORAGE = frozenset(
     ("@eadir", "__macosx", "#recycle", "@recycle", "@recently-snapshot", "$recycle.bin", "lost+found", "system volume information")
 )
 _NO_FILES = frozenset(("thumbs.db", "desktop.ini"))
-_MAX_COUNTED = 100_000  # files that an error message counts
+_MAX_COUNTED = 100_000  # an error message stops counting files here
 _MAX_KINDS = 5
 _logger = logging.getLogger(__name__)
 
@@ -25,7 +25,8 @@ _logger = logging.getLogger(__name__)
 class PictureFilter:
     """Selects pictures by their suffix, and counts what it leaves out.
 
-    These are other files, special files such as named pipes, and folders of network storage; hidden ones are not counted.
+    It leaves out other files, special files such as named pipes, and folders of network storage. It also leaves out hidden files and
+    folders, but does not count them.
     """
 
     def __init__(self) -> None:
@@ -69,7 +70,7 @@ class PictureFilter:
 
 
 def pictures_in(folder: Path, picture_filter: PictureFilter) -> Iterator[Path]:
-    """Find pictures by their suffix at any depth, sorted; ignores hidden files and folders, and follows links, but not in circles.
+    """Find pictures by their suffix at any depth, sorted. Ignores hidden files and folders. Follows links, but visits each folder once.
 
     Args:
         folder: where to look.
@@ -78,7 +79,7 @@ def pictures_in(folder: Path, picture_filter: PictureFilter) -> Iterator[Path]:
     Raises:
         DataError: if a folder cannot be read.
     """
-    # The folders above are in the set, too: a link to one of them would find the pictures of all classes.
+    # The parent folders count as visited: following a link to one of them would find the pictures of all classes.
     visited = {_identity(above) for above in folder.absolute().parents}
     waiting = [folder]
     while waiting:
@@ -94,7 +95,7 @@ def pictures_in(folder: Path, picture_filter: PictureFilter) -> Iterator[Path]:
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What is in a folder, sorted by name; the entries know what is a folder without asking the file system again."""
+    """Entries of a folder, sorted by name; an entry knows whether it is a folder without another system call."""
     try:
         with os.scandir(folder) as found:
             return sorted(found, key=lambda entry: entry.name)
@@ -125,13 +126,13 @@ def is_ignored(name: str) -> bool:
 
 
 def direct_pictures(folder: Path) -> list[str]:
-    """Names of the pictures in a folder, without those in folders inside it, sorted."""
+    """Names of the pictures directly in a folder, sorted; subfolders are not searched."""
     picture_filter = PictureFilter()
     return [entry.name for entry in _entries(folder) if not _is_folder(entry) and picture_filter.accepts_entry(entry)]
 
 
 def describe(folder: Path) -> str:
-    """What files are in a folder, for an error message: `34 .mp4 and 2 .pdf files and 1 file without a suffix`."""
+    """Describe the files in a folder for an error message: `34 .mp4 and 2 .pdf files and 1 file without a suffix`."""
     counts: Counter[str] = Counter()
     for _, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not is_ignored(name)]
@@ -147,12 +148,12 @@ def describe(folder: Path) -> str:
 
 
 def counted(count: int, what: str) -> str:
-    """`3 pictures`, `1 picture`."""
+    """Count and noun, with a plural s where needed: `3 pictures`, `1 picture`."""
     return f"{count:,} {what}{'s' * (count != 1)}"
 
 
 def _kinds(counts: Counter[str], last: str = ", ") -> str:
-    """`10 .txt, 2 without a suffix`, the most frequent first."""
+    """List counts of suffixes, the most frequent first: `10 .txt, 2 without a suffix`."""
     named = [f"{count:,} {suffix or 'without a suffix'}" for suffix, count in counts.most_common(_MAX_KINDS)]
     rest = counts.total() - sum(count for _, count in counts.most_common(_MAX_KINDS))
     named += [f"{rest:,} other"] if rest else []

@@ -1,4 +1,4 @@
-"""PNG without the chunks that do not change its pixels: a long comment or a damaged one is no reason to refuse a picture."""
+"""Remove PNG chunks that do not affect the pixels: a long or damaged comment is no reason to refuse a picture."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ _HEADER, _PIXELS, _END = b"IHDR", b"IDAT", b"IEND"
 _MAX_TEXT_BYTES = 1 << 20
 _PILLOW_PROFILE_BYTES = 1 << 20  # Pillow refuses a picture with a longer profile
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-# Texts that may say how to rotate the picture: as XMP, and as EXIF in the form of ImageMagick
+# Text chunks that may hold the rotation of the picture: XMP, and EXIF as ImageMagick writes it
 _ROTATING_TEXTS = (b"XML:com.adobe.xmp", b"Raw profile type exif")
 _PALETTE = 3  # a colour type
-_TRANSPARENCY_BYTES = {0: 2, 2: 6}  # least size by colour type: grey and RGB
+_TRANSPARENCY_BYTES = {0: 2, 2: 6}  # minimum size by colour type: grey and RGB
 _MAX_PALETTE = 256
 
 
 def essential(png: bytes) -> tuple[bytes, bytes | None]:
-    """Leave out the chunks that do not change the upright pixels, and optional ones that are damaged, as browsers do (libpng).
+    """Remove the chunks that do not affect the upright pixels, and damaged optional chunks, as browsers do (libpng).
 
-    Of an animation, the first picture stays, also if a later one is cut. What follows the end, or a place where no chunk can be, stays
-    as it is.
+    The first picture of an animation stays, even if a later one is cut off. Bytes after the end chunk, or after a place where no valid
+    chunk starts, stay unchanged.
 
     Returns:
-        The PNG, and its ICC profile if that is too long for Pillow and was left out.
+        The PNG; and its ICC profile, if it was removed because it is too long for Pillow.
     """
-    kept, start, position = [], 0, len(SIGNATURE)  # runs of kept bytes; the present one begins at `start`
+    kept, start, position = [], 0, len(SIGNATURE)  # finished runs of kept bytes; the current run begins at `start`
     colour_type, has_pixels, long_profile = 0, False, None
     keywords: set[bytes] = set()
     while position + 8 <= len(png):
@@ -60,12 +60,12 @@ def essential(png: bytes) -> tuple[bytes, bytes | None]:
 
 
 def _is_droppable(name: bytes) -> bool:
-    """Whether a chunk that is cut can be left out: it belongs to a later picture of an animation, or does not affect the rotation."""
+    """Whether a chunk that is cut off after the pixels can be removed: it is optional and cannot hold the rotation."""
     return name.isalpha() and name[:1].islower() and name not in (*_TEXTS, b"eXIf")
 
 
 def _matters(name: bytes, content: bytes, checksum: bytes, colour_type: int) -> bool:
-    """Whether an optional chunk changes the pixels and is sound."""
+    """Whether an optional chunk affects the upright pixels and is intact."""
     if name in _TEXTS:
         sound = _is_short_rotating_text(name, content)
     elif name == b"iCCP":
@@ -78,11 +78,11 @@ def _matters(name: bytes, content: bytes, checksum: bytes, colour_type: int) -> 
 
 
 def _long_profile(content: bytes) -> bytes | None:
-    """The ICC profile of a chunk if it is too long for Pillow; empty if it is longer than the maximum, or damaged after the first MiB."""
+    """The ICC profile of a chunk if it is too long for Pillow, else `None`; empty if it exceeds the maximum or is damaged after 1 MiB."""
     inflate = zlib.decompressobj()
     try:
         profile = inflate.decompress(content.partition(b"\0")[2][1:], _PILLOW_PROFILE_BYTES)
-    except zlib.error:  # Pillow ignores it
+    except zlib.error:  # Pillow ignores a damaged profile
         return None
     if not inflate.unconsumed_tail:
         return None

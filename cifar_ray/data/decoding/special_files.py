@@ -1,4 +1,4 @@
-"""Named pipes, sockets and devices: they are named like files, but reading them may block forever."""
+"""Named pipes, sockets and devices: they have names like files, but reading them may block forever."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def special_kind(entry: os.DirEntry[str]) -> str:
-    """What a special file is, after following links; empty for other files, and for a dangling link, which decoding reports.
+    """Kind of a special file, after following links; empty for other files, and for a dangling link, which decoding reports.
 
-    File systems list the kind with the name, so this rarely needs a system call.
+    File systems list the kind together with the name, so this rarely needs a system call.
     """
     try:
         return "" if entry.is_file() else _KINDS.get(stat.S_IFMT(entry.stat().st_mode), "")
