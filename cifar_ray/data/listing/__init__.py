@@ -1,1 +1,1 @@
-"""Which pictures a data set has, with their classes and splits: in folders or in tables."""
+"""List the pictures of a data set with their classes and splits, from folders, tables or shards."""

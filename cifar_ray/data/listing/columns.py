@@ -67,7 +67,7 @@ class Columns:
     Attributes:
         image: path of the picture.
         labels: the label, or several columns of 0 and 1, one for each class.
-        name: what to call the class, where the labels are numbers; `None` without such a column.
+        name: name of the class, if the labels are numbers; `None` without such a column.
         split: `train`, `val` or `test`; `None` without such a column.
         weight: weight in the loss; `None` without such a column.
     """
@@ -85,7 +85,7 @@ class Columns:
 
 
 def parse_columns(text: str | None) -> dict[str, str]:
-    """Parse `image=…,label=…,split=…,weight=…,name=…`. `weight=` says that no column holds weights, and so for split and name.
+    """Parse `image=…,label=…,split=…,weight=…,name=…`; `weight=`, `split=` or `name=` without a value means that there is no such column.
 
     Raises:
         DataError: if the text has another form.
@@ -102,7 +102,7 @@ def find_columns(table: LabelTable, chosen: str | None = None) -> Columns:
 
     Args:
         table: the table.
-        chosen: `--columns` of the user.
+        chosen: value of the option `--columns`.
 
     Raises:
         DataError: if a column is missing or ambiguous; the message lists the columns and the option.
@@ -137,7 +137,7 @@ def find_image(table: LabelTable, wanted: str | None = None) -> str:
 
 
 def choose_image(found: Sequence[str], path: str, chosen: str | None) -> str | None:
-    """The column of pictures among those that hold bytes; `None` if there is none, or if the user names another one.
+    """Choose the column of pictures from the columns `found` that hold bytes; `None` if there is none, or if the user names another one.
 
     Raises:
         DataError: if there are several, and neither the user nor the names say which.
@@ -151,7 +151,7 @@ def choose_image(found: Sequence[str], path: str, chosen: str | None) -> str | N
 
 
 def _numbered(table: LabelTable, label: str, others: list[str], wanted: dict[str, str]) -> tuple[tuple[str], str | None]:
-    """The column of labels; and that of the names of the classes, if there are both numbers and names and each number has one name."""
+    """Column of the labels; and column of the class names, if the table has both numbers and names and they match one to one."""
     if "name" in wanted:
         return (label,), wanted["name"] or None
     is_name = "label" not in wanted and _by_name("name", [label]) is not None

@@ -1,4 +1,4 @@
-"""Labels of a table: one class for each row, or with several labels for a row a set of them."""
+"""Labels of a table: one class per row, or a set of labels per row."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ _ANYWAY = "--task multi-label takes any number of labels"
 
 @dataclass(frozen=True, eq=False)
 class LabelSets:
-    """Sets of labels.
+    """A set of labels for each of N rows.
 
     Attributes:
-        values: the different labels, V.
+        values: the V different labels.
         marks: uint8 `[N, V]`, 1 where a row has the label.
-        form: how they are written, for a message.
+        form: how the table writes the sets, for messages.
     """
 
     values: tuple[str, ...]
@@ -44,7 +44,13 @@ class LabelSets:
 
     @classmethod
     def of(cls, sets: Sequence[Sequence[str]], form: str, codes: npt.NDArray[np.int64] | None = None) -> LabelSets:
-        """From the labels of each row, or from those of each different set and its number for each row, int64 `[N]`."""
+        """Encode sets of labels.
+
+        Args:
+            sets: labels of each row, or with `codes`, labels of each different set.
+            form: how the table writes the sets.
+            codes: int64 `[N]`, for each row the index of its set in `sets`.
+        """
         cleaned = [[text for label in labels if (text := clean_label(label))] for labels in sets]
         values = tuple(dict.fromkeys(label for labels in cleaned for label in labels))
         number_of = {label: number for number, label in enumerate(values)}
@@ -61,16 +67,16 @@ class LabelSets:
         return LabelSets(self.values, self.marks[rows], self.form)
 
     def first_row(self, label: str) -> int | None:
-        """The first row that has a label, from 0; `None` if none has it."""
+        """Number of the first row with a label, from 0; `None` if no row has it."""
         rows = np.flatnonzero(self.map({label: 0}))
         return int(rows[0]) if len(rows) else None
 
     def present(self) -> set[str]:
-        """The labels that a row has."""
+        """The labels that occur in at least one row."""
         return {self.values[number] for number in np.flatnonzero(self.marks.any(axis=0))}
 
     def map(self, numbers: Mapping[str, int]) -> npt.NDArray[np.uint8]:
-        """The labels of each row, uint8 `[N, C]` of 0 and 1, in the columns that `numbers` says."""
+        """The labels of each row, uint8 `[N, C]` of 0 and 1; `numbers` gives the column of each label."""
         result = np.zeros((len(self), len(numbers)), np.uint8)
         for column, label in enumerate(self.values):
             if label in numbers:
@@ -78,22 +84,22 @@ class LabelSets:
         return result
 
     def describe(self) -> str:
-        """What was understood, for the user."""
+        """Summary of how the labels were read, for a log message."""
         each = self.marks.sum(axis=1)
         return f"several labels for each picture ({self.form}): {each.mean():.1f} on average, {np.count_nonzero(each == 0):,} rows without"
 
 
 def read_labels(table: LabelTable, columns: Columns, task: TaskName | None = None) -> Categories | LabelSets:
-    """The labels of a table, without its missing pictures.
+    """Read the labels of all rows of a table.
 
-    Several labels are a list, a text with a delimiter, or several ones in the columns of the classes. A text is divided if its parts are
-    also labels of other rows. Commas are common in names, so there each part must be, a row must be able to have one label, and most
-    labels must be alone in some row.
+    A table writes several labels as a list, as a text with a delimiter, or as a 1 in several columns. A text is divided at `|` or `;` if
+    some part occurs in several texts. Commas are common in names. So a text is divided at commas only if all parts of at least 90 % of
+    such texts occur in several texts, and more than half of the labels are alone in some text.
 
     Args:
         table: the table.
         columns: where the labels are.
-        task: what the labels must be; `None` finds out.
+        task: whether a row has one label or several; `None` finds out.
 
     Raises:
         DataError: with row number and value, if a row has several labels or none where one is needed, or if the labels are unusable.
@@ -154,7 +160,7 @@ def _of_list(text: str) -> list[str]:
 
 
 def _are_sets(sets: list[list[str]], *, strict: bool) -> bool:
-    """Whether parts of different texts are labels; `strict` for commas."""
+    """Whether the parts of divided texts are labels, by the rules of `read_labels`; `strict` for commas."""
     uses = Counter(part for parts in sets for part in set(parts))
     several = [parts for parts in sets if len(parts) > 1]
     if not strict:

@@ -21,7 +21,7 @@ from cifar_ray.metrics.accuracy import Labels
 
 MAX_CLASSES = 10_000
 
-_LAYOUT = b"arrays\0"  # invalidates cache entries of earlier forms
+_LAYOUT = b"arrays\0"  # part of the fingerprint: change it to invalidate cached data sets
 _MAX_STATED = 20_000
 # Names of the folder of each split, the preferred one first, compared without case, digits, punctuation and the words below
 SPLITS = {
@@ -63,9 +63,9 @@ class Listing:
     Attributes:
         root: the folder that has the class folders, the split folders or the table.
         class_names: names of the classes of `train`, sorted.
-        parts: the pictures by split: of class folders in the order of class and path, else in that of the rows; only `train` if there
-            are no other splits.
-        given: the folder that the user named, if `root` is the only folder in it.
+        parts: the pictures by split; sorted by class and path for class folders, in the order of the rows for a table; only `train` if
+            there are no other splits.
+        given: the folder or file that the user named, if it is not `root`: a folder whose only content is `root`, or a table in `root`.
         is_table: whether a table lists the pictures.
     """
 
@@ -90,7 +90,7 @@ class Listing:
 
     @property
     def name(self) -> str:
-        """The folder's name, converted to a valid model name."""
+        """Name of the folder or file that the user named, converted to a valid model name."""
         given = self.given or self.root
         last = Path(given.partition("?")[0]).name if isinstance(given, str) else given.resolve().name
         plain = unicodedata.normalize("NFKD", last).encode("ascii", "ignore").decode()
@@ -99,8 +99,8 @@ class Listing:
     def fingerprint(self) -> str:
         """sha256 of path, label, size and modification time of each picture.
 
-        Pictures in tars and tables have the size and time of their file. Of more than 20,000 files that a table lists, the size and time
-        of 1,000 count: asking for all of a million takes seconds on a local disk, and many minutes on network storage.
+        Pictures in tars and tables have the size and time of the tar or table. If a table lists more than 20,000 files, the sizes and
+        times of about 1,000 count: reading those of a million takes seconds on a local disk, and many minutes on network storage.
         """
         digest = hashlib.sha256(_LAYOUT + os.fsencode(self.root) + "\0".join(self.class_names).encode())
         for split, part in self.parts.items():
@@ -112,8 +112,8 @@ class Listing:
 def list_folder(root: Path) -> Listing:
     """Find classes and pictures, and check the layout of the folder.
 
-    It takes `root/<class>/…` and `root/train/<class>/…` with optional `val/` and `test/`, under any of their usual names. If `root` has
-    nothing but one folder of folders, it looks there.
+    The layout is `root/<class>/…`, or `root/train/<class>/…` with optional `val/` and `test/`, which may have any of their usual names.
+    If `root` has nothing but one folder of folders, that folder is used instead.
 
     Raises:
         DataError: if the folder is missing or has another layout, has too many classes, a class is empty or unknown, or there is
@@ -177,7 +177,7 @@ def _has_pictures(folder: Path) -> bool:
 
 
 def _step_in(root: Path) -> Path:
-    """The folder inside, as long as there is nothing but one folder of folders: archives are often unpacked like this."""
+    """Go down while a folder has nothing but one folder of folders, at most three levels: unpacking an archive often adds such folders."""
     for _ in range(_MAX_STEPS):
         inside = subfolders(root)
         if len(inside) != 1 or _has_pictures(root):
@@ -208,7 +208,7 @@ def _step_into_split(folder: Path) -> Path:
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
-    """The folder of each split; `root` is that of `train` if it has no split folders."""
+    """Folder of each split; if `root` has no split folders, `root` is the folder of `train`."""
     inside = subfolders(root)
     # A class may be named "train": only a folder of folders is a split.
     found: dict[str, list[str]] = {split: [name for name in inside if is_name_of(split, name)] for split in SPLITS}
@@ -232,7 +232,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 
 def _has_labels(folder: Path) -> bool:
-    """Whether a split has class folders, or nothing at all; competitions publish test pictures without their classes."""
+    """Whether a split has class folders or no pictures; warns if not: competitions publish test pictures without their classes."""
     pictures = [] if subfolders(folder) else direct_pictures(folder)
     if pictures:
         _logger.warning("%s: left out %s without class folders", folder, counted(len(pictures), "picture"))
@@ -246,7 +246,7 @@ def _report_strays(folder: Path) -> None:
 
 
 def _report_nested(root: Path, classes: dict[str, list[Path]], files: list[tuple[Path, int]]) -> None:
-    """Say it where a class has nothing but several folders: they may have been meant as classes."""
+    """Log the classes whose pictures are all in two or more subfolders: the user may have meant the subfolders as classes."""
     inside: dict[int, set[str]] = {}
     all_folders = [set(found) for found in classes.values()]
     for path, label in files:

@@ -1,4 +1,4 @@
-"""Read a table of labels: CSV, TSV, JSON Lines, JSON, Parquet; and exports of labelling tools, which become tables of two columns."""
+"""Read a table of labels: CSV, TSV, JSON Lines, JSON, Parquet, or an export of a labelling tool, which becomes a table of two columns."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class LabelTable:
     """A table that was read.
 
     Attributes:
-        root: folder of its pictures: a path, or the URI of an object store.
-        path: of its file, for messages.
-        rows: its content, N rows.
-        pictures: its N pictures, if they are in the table itself or beside it in a tar; else a column has their paths.
-        class_names: for columns of numbers, the name of each class in the order of the numbers.
+        root: folder of the pictures: a path, or the URI of an object store.
+        path: path of the table's file, for messages.
+        rows: content of the table, N rows.
+        pictures: the N pictures, if the table or a tar holds them; `None` if a column has their paths.
+        class_names: for columns of numbers, the class names in the order of the numbers, by column.
     """
 
     root: Path | str
@@ -41,7 +41,7 @@ class LabelTable:
     class_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def at(self, row: int) -> str:
-        """Where a row, counted from 0, is, for messages."""
+        """Location of a row for messages; rows count from 0 here, and from 1 in the text."""
         return f"{self.path}, row {row + 1}" if self.pictures is None else self.pictures.where(row)
 
 
@@ -105,7 +105,7 @@ def read_object(text: str, where: str) -> dict[str, Any]:
     """Read a JSON object whose values describe a picture.
 
     Raises:
-        DataError: if it is something else.
+        DataError: if the text is not a JSON object.
     """
     try:
         value = json.loads(text)
@@ -118,7 +118,7 @@ def read_object(text: str, where: str) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> str | list[str] | None:
-    """A value as text, or as a list of texts, so that a column has one type."""
+    """Convert a value to text, or to a list of texts, so that a column has one type."""
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, list) and all(isinstance(item, (str, int)) for item in value):
@@ -169,7 +169,7 @@ def _of_label_studio(path: str, tasks: list[dict[str, Any]]) -> pa.Table:
 
 
 def _uploaded(url: str) -> str:
-    """The file that was uploaded: Label Studio puts eight characters and a hyphen before its name, or names it in a query."""
+    """Name of the uploaded file: Label Studio puts eight characters and a hyphen before it, or gives it in the query of the URL."""
     name = url.partition("?d=")[2] or url
     return re.sub(r"^.*/upload/\d+/[0-9a-f]{8}-", "", name)
 

@@ -1,4 +1,4 @@
-"""Tables of data sets in shards, which hold the pictures themselves: WebDataset tars, Arrow and Parquet files."""
+"""Read data sets in shards, files that hold the pictures themselves: WebDataset tars, Arrow and Parquet files."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from cifar_ray.data.reading.local_cache import SOURCES, load_or_write
 from cifar_ray.data.reading.picture_source import Pictures, Spans, open_file, reading, where
 from cifar_ray.errors import DataError
 
-ALL = "all"  # in place of a split: the table covers all splits
+ALL = "all"  # key in place of a split, for a table that covers all splits
 TAR = ".tar"
 SUFFIXES = (TAR, cells.PARQUET_SUFFIX, cells.ARROW_SUFFIX)  # the preferred one first
 
-_READERS_OF_OBJECTS = 8  # tars of an object store that are indexed side by side
+_READERS_OF_OBJECTS = 8  # tars of an object store that are indexed in parallel
 _ROOT_STATE, _SPLITS_FILE = "state.json", "dataset_dict.json"
 _PLACE = [("name", pa.binary()), ("file", pa.int32()), ("start", pa.int64()), ("size", pa.int64())]
 _INDEX = pa.schema([*_PLACE, *((text, pa.string()) for text in tars.TEXTS)])
@@ -36,7 +36,11 @@ _logger = logging.getLogger(__name__)
 
 
 def shards_in(names: Iterable[str]) -> dict[str, list[str]]:
-    """Shards by split, from the names of files and folders; all under `ALL` if no name says a split. Empty without shards."""
+    """Group the shards among some files by split, which words of their paths name; empty without shards.
+
+    All shards are under `ALL` if no path names a split. If only some paths do, the other shards belong to `train`. If there are several
+    kinds of shards, only the first kind of `SUFFIXES` counts.
+    """
     listed = sorted(names)
     found = next((some for suffix in SUFFIXES if (some := [name for name in listed if name.lower().endswith(suffix)])), [])
     splits: dict[str, list[str]] = {}
@@ -48,7 +52,7 @@ def shards_in(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _split_in(name: str) -> str:
-    """The split that a word of a path names: `train-00000-of-00002.parquet`, `imagenet/val/000.tar`."""
+    """The split that a word of a path names, as in `train-00000-of-00002.parquet` or `imagenet/val/000.tar`; else `ALL`."""
     for part in reversed(Path(name).with_suffix("").parts):
         words = re.findall("[a-z]+", part.casefold())
         if split := next((split for split, usual in SPLITS.items() for word in words if word in usual), None):
@@ -57,14 +61,14 @@ def _split_in(name: str) -> str:
 
 
 def saved_in(root: Path | str, names: Iterable[str]) -> dict[str, list[str]]:
-    """Arrow files by split of a folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote; empty if it is none.
+    """Arrow files by split of a folder that `Dataset.save_to_disk` or `DatasetDict.save_to_disk` wrote; empty for other folders.
 
     Args:
         root: the folder.
         names: files directly in it.
 
     Raises:
-        DataError: if its files of JSON are damaged, or it has no training split.
+        DataError: if its JSON files are damaged, or it has no training split.
     """
     present = set(names)
     if _SPLITS_FILE in present:
@@ -96,15 +100,15 @@ def _read_json(root: Path | str, name: str, key: str) -> list[Any]:
 
 
 def read_shards(root: Path | str, names: Sequence[str], columns: str | None = None) -> LabelTable:
-    """Read the table of some shards of one kind: labels, and where each picture is.
+    """Read shards of one kind as one table: the labels, and the place of each picture.
 
     Args:
         root: folder of the data set: a path, or the URI of an object store.
-        names: their paths relative to it.
-        columns: `--columns` of the user.
+        names: paths of the shards relative to `root`.
+        columns: value of the option `--columns`.
 
     Raises:
-        DataError: if one is missing, damaged or cut off, or has no pictures.
+        DataError: if a shard is missing, damaged or cut off, or if there are no pictures.
         StoreError: if the object store cannot be reached.
     """
     table = _read_tars(root, names) if names[0].lower().endswith(TAR) else _read_cells(root, names, columns)

@@ -1,4 +1,4 @@
-"""Find the tables of a folder: one for all pictures, or one for each split."""
+"""Find the tables of labels in a folder: one for all pictures, or one for each split."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cifar_ray.data.listing.shards import SUFFIXES as SHARD_SUFFIXES
 from cifar_ray.data.reading.picture_source import Pictures
 from cifar_ray.errors import DataError
 
-# Names that say that a table holds labels, without the suffix; the preferred one first
+# Usual names of tables of labels, without the suffix; the preferred one first
 _NAMES = (
     "metadata",
     "_classes",
@@ -36,12 +36,12 @@ _HELD_OUT = {"val": ("val", "valid", "validation", "dev"), "test": ("test", "tes
 
 
 def tables_in(root: Path | str, names: Iterable[str], columns: str | None = None) -> dict[str, LabelTable]:
-    """Tables of a folder by split; one under `ALL` if it covers all splits; empty if the folder has none.
+    """Read the tables of a folder, by split; a table that covers all splits is under `ALL`; empty if the folder has none.
 
     Args:
         root: the folder: a path, or the URI of an object store.
         names: files in it.
-        columns: `--columns` of the user.
+        columns: value of the option `--columns`.
     """
     found = {Path(name).stem.casefold(): name for name in _candidates(names)}
     main = _first(root, found, _NAMES, columns)
@@ -52,13 +52,13 @@ def tables_in(root: Path | str, names: Iterable[str], columns: str | None = None
 
 
 def only_table(names: Iterable[str]) -> str | None:
-    """The table among some files, if one of them may be a table, whatever its name."""
+    """Name of the only file with the suffix of a table; `None` if there is none, or more than one."""
     found = _candidates(names)
     return found[0] if len(found) == 1 else None
 
 
 def class_folders(uri: str, names: Iterable[str]) -> LabelTable:
-    """The table that the class folders of an object store stand for: `<class>/…`, or `train/<class>/…` with other splits.
+    """Make a table from the class folders of an object store: `<class>/…`, or `train/<class>/…` with other splits.
 
     Raises:
         DataError: if there are no pictures in folders.
@@ -82,7 +82,7 @@ def _candidates(names: Iterable[str]) -> list[str]:
 
 
 def _first(root: Path | str, found: Mapping[str, str], names: Sequence[str], columns: str | None) -> LabelTable | None:
-    """The first file of these names with a picture and a label in each row; others may hold settings, or a list of test pictures."""
+    """The first file of these names that has columns of pictures and labels; others may hold settings, or a list of test pictures."""
     for name in (found[name] for name in names if name in found):
         with suppress(DataError):
             table = read_shards(root, [name], columns) if name.lower().endswith(SHARD_SUFFIXES) else read_table(root, name)

@@ -22,13 +22,13 @@ from cifar_ray.data.listing.readers import LabelTable
 from cifar_ray.data.reading.picture_source import Pictures, open_tree
 from cifar_ray.errors import DataError
 
-_SAMPLE = 500  # rows whose files are looked for before the rest is believed
-_CHECKED = 20_000  # rows of which each file is looked for
+_SAMPLE = 500  # about so many files are checked first; if all exist, the paths are relative to the folder of the table
+_CHECKED = 20_000  # a local table with at most so many rows has every file checked
 _MISSING_SHARE = 0.01
 _NAMED = 3
 _MAX_WEIGHT = 1e6
-NO_LABEL = "-1"  # of test pictures whose labels are not published, by a convention of `datasets`
-_ODD_PATH = r"^/|\.\.|^\.?/|/\.?/"  # may lead outside, or has several spellings
+NO_LABEL = "-1"  # a convention of Hugging Face's `datasets` for test pictures whose labels are not published
+_ODD_PATH = r"^/|\.\.|^\.?/|/\.?/"  # `..` or a leading `/` may lead outside the folder; `./` and `//` give one path several spellings
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,13 +36,13 @@ class Rows:
     """Rows of a table whose pictures were found.
 
     Attributes:
-        columns: where they come from.
+        columns: names of the columns.
         pictures: N pictures.
-        labels: label, or labels, of each.
-        splits: split of each, as written; empty texts without such a column.
-        weights: float32 `[N]`, weight of each in the loss; `None` without such a column.
-        names: name of the class by label, where the table has names beside labels.
-        missing: row numbers, from 1 without the header, and names of pictures that were not found.
+        labels: label or labels of each row.
+        splits: split of each row, as the table writes it; empty texts without such a column.
+        weights: float32 `[N]`, weight of each picture in the loss; `None` without such a column.
+        names: name of the class by label; empty if the table has no class names beside the labels.
+        missing: row numbers (from 1, without the header) and names of the pictures that were not found.
     """
 
     columns: Columns
@@ -61,11 +61,11 @@ class Rows:
 
 
 def read_rows(table: LabelTable, chosen: str | None = None, task: TaskName | None = None) -> Rows:
-    """Find the columns and the pictures of a table: relative to its folder, else by their names anywhere below it.
+    """Find the columns of a table and its pictures: by paths relative to its folder, else by names anywhere below it.
 
     Args:
         table: the table.
-        chosen: `--columns` of the user.
+        chosen: value of the option `--columns`.
         task: see `read_labels`.
 
     Raises:
@@ -88,7 +88,7 @@ def read_rows(table: LabelTable, chosen: str | None = None, task: TaskName | Non
 
 
 def _names(table: LabelTable, columns: Columns, labels: Categories | LabelSets) -> Mapping[str, str]:
-    """Name of the class by label."""
+    """Name of the class by label, from the column of names or from the table's schema; empty without names."""
     if columns.name is None:
         known = table.class_names.get(columns.labels[0])
         return {} if known is None else _class_names(table, columns.labels[0], known, labels)
@@ -117,7 +117,7 @@ def read_weights(table: LabelTable, name: str) -> npt.NDArray[np.float32]:
     """The weights of a table, float32 `[N]`.
 
     Raises:
-        DataError: if one is no number, negative or infinite, or all are 0.
+        DataError: if a weight is not a number from 0 to a million, or if all are 0.
     """
     column = table.rows[name]
     try:
@@ -142,16 +142,16 @@ def _number(value: object) -> float:
 
 
 def find_pictures(table: LabelTable, image: str) -> tuple[Pictures, npt.NDArray[np.bool_]]:
-    """Find the picture of each row: relative to the folder, else by its name anywhere below it.
+    """Find the picture of each row: by its path relative to the folder, else by its name anywhere below it.
 
-    Of many rows, some are looked for; the rest is found missing when it is read.
+    In an object store, or with more than 20,000 rows, only some files are checked. The other missing files fail when they are read.
 
     Args:
         table: the table.
-        image: its column of paths.
+        image: name of the column of paths.
 
     Returns:
-        N pictures, and whether each is there, bool `[N]`.
+        N pictures; and whether each was found, bool `[N]`, true for files that were not checked.
 
     Raises:
         DataError: if a path leads outside.
@@ -180,10 +180,10 @@ def find_pictures(table: LabelTable, image: str) -> tuple[Pictures, npt.NDArray[
 
 
 def _inside(table: LabelTable, row: int, image: str) -> bytes:
-    """A path relative to the folder.
+    """Convert a path of a table to one relative to the folder.
 
     Raises:
-        DataError: if it leads outside.
+        DataError: if the path leads outside the folder.
     """
     path = os.path.normpath(image)
     if isinstance(table.root, str):
@@ -198,7 +198,7 @@ def _inside(table: LabelTable, row: int, image: str) -> bytes:
 
 
 def _index(root: Path | str) -> dict[str, bytes | None]:
-    """Pictures below a folder by path without the suffix, and by name if that is unique."""
+    """Pictures below a folder, by path without the suffix, and by name without the suffix; `None` if the name is not unique."""
     if isinstance(root, str):
         files = [name for name in open_tree(root).files() if name.lower().endswith(SUFFIXES)]
     else:
@@ -212,7 +212,7 @@ def _index(root: Path | str) -> dict[str, bytes | None]:
 
 
 def _plain(image: str) -> str:
-    """A path as tables and folders may both write it: without `./`, backslashes and the suffix of a picture."""
+    """Normalize a path to compare tables with folders: without `./`, with `/` for backslashes, and without the suffix of a picture."""
     text = image.strip().replace("\\", "/").removeprefix("./")
     suffix = next((suffix for suffix in SUFFIXES if text.lower().endswith(suffix)), "")
     return text[: len(text) - len(suffix)]

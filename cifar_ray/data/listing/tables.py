@@ -1,4 +1,4 @@
-"""Find the pictures of a data set and their classes: in tables of labels, or else in class folders."""
+"""Find the pictures of a data set and their classes, in tables of labels, shards or class folders."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def list_pictures(place: Path | str, columns: str | None = None, task: TaskChoic
 
     Args:
         place: a folder or file; a path, or the URI of an object store.
-        columns: names of the columns, as in `--columns`; `None` finds them.
-        task: whether a picture has one label or several; `auto` finds out. Class folders give one.
+        columns: value of the option `--columns`; `None` finds the columns.
+        task: whether a picture has one label or several; `auto` finds out. Class folders give one label.
 
     Raises:
         DataError: as `list_folder`, `read_rows` and `read_shards`, or if a table has unusable classes or splits.
@@ -59,7 +59,7 @@ def list_pictures(place: Path | str, columns: str | None = None, task: TaskChoic
     try:
         listing = list_folder(place)
     except DataError:
-        # without class folders a table is meant, even if its name or columns do not say so
+        # Without class folders, the user must mean a table or shards, whatever their names.
         table = only_table(names)
         shards = shards_in(str(path.relative_to(place)) for pattern in ("*", "*/*") for path in place.glob(pattern))
         if table is None and not shards:
@@ -73,7 +73,7 @@ def list_pictures(place: Path | str, columns: str | None = None, task: TaskChoic
 
 
 def _list_objects(uri: str, columns: str | None, task: TaskChoice) -> Listing:
-    """List a data set of an object store, with one listing of its objects unless a file is named."""
+    """List a data set of an object store; lists the objects once, or not at all if the URI names a file."""
     parent, last = split_location(uri)
     if Path(last).suffix.lower() in (*SUFFIXES, *SHARD_SUFFIXES):
         return _list_tables(parent, {ALL: _read(parent, last, columns)}, columns, task, Path(last).stem)
@@ -101,7 +101,7 @@ def _list_shards(root: Path | str, shards: Mapping[str, Sequence[str]], columns:
 
 
 def _tables_of(root: Path, names: Sequence[str], columns: str | None) -> dict[str, LabelTable]:
-    """Tables of a folder by split, as from `tables_in`, or one in the folder of each split."""
+    """Tables of a folder by split, from `tables_in`; if the folder has none, the tables in the folders of its splits."""
     if found := tables_in(root, names, columns):
         return found
     folders = {split: root / name for split in SPLITS for name in subfolders(root) if is_name_of(split, name)}
@@ -145,7 +145,7 @@ def _list_tables(
 
 
 def _display(path: str, labels: Sequence[str], names: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
-    """Names of the classes for people: from the column of names where there is one, else the labels."""
+    """Names of the classes for the user: from the column of names if there is one, else the labels."""
     found: dict[str, str] = {}
     for label, name in (pair for one in names for pair in one.items()):
         if found.setdefault(label, name) != name:

@@ -1,4 +1,4 @@
-"""The pictures of tables and shards without their labels, for prediction: by name, so that any process can read any of them."""
+"""Pictures of tables and shards without their labels, for prediction; each has a name with which any process can read it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ _MAX_OPENED = 16
 
 
 def pictures_of_file(location: str) -> list[str] | None:
-    """Names of the pictures of a table or shard; `None` for another file.
+    """Names of the pictures of a table or shard; `None` for any other file.
 
     Args:
-        location: its path or URI.
+        location: path or URI of the file.
 
     Raises:
-        DataError: if it is damaged, or has no column of pictures.
+        DataError: if the file is damaged, or has no column of pictures.
         StoreError: if the object store cannot be reached.
     """
     parent, name = split_location(location)
