@@ -1,7 +1,8 @@
 """Pictures in cells of Arrow and Parquet files, as Hugging Face's `datasets` writes them.
 
-An Arrow file has each picture in one piece: only its place is noted. Parquet compresses cells in pages, so its pictures are unpacked once
-into the local cache; that takes as much disk as the pictures. Features: https://huggingface.co/docs/datasets/about_dataset_features
+An Arrow file holds each picture in one piece, so only its position is stored. Parquet compresses cells in pages, so the pictures are
+unpacked once into the local cache, which takes as much disk space as the pictures. How `datasets` describes columns:
+https://huggingface.co/docs/datasets/about_dataset_features
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from cifar_ray.errors import DataError
 
 ARROW_SUFFIX, PARQUET_SUFFIX = ".arrow", ".parquet"
 
-_FILE_MAGIC = b"ARROW1\0\0"  # of the file format; the stream format, which `datasets` writes, has none
+_FILE_MAGIC = b"ARROW1\0\0"  # start of Arrow's file format; the stream format, which `datasets` writes, has no magic bytes
 _ROWS_AT_ONCE = 1000
 _PICTURES, _SIZES = "pictures.bin", "sizes.npy"
 
@@ -33,10 +34,10 @@ class CellFile:
     """A file with pictures in cells.
 
     Attributes:
-        rows: the other columns, N rows.
+        rows: all columns but the pictures, N rows.
         image: name of the column of pictures.
-        spans: where they are; of size -1 where a cell is empty. `None` if the column holds paths only.
-        paths: paths of the pictures, which may be empty, where the file has them.
+        spans: position of each picture; an empty cell has size -1. `None` if the column holds paths only.
+        paths: path of each picture, which may be empty; `None` if the file has no paths.
     """
 
     rows: pa.Table
@@ -46,16 +47,16 @@ class CellFile:
 
 
 def picture_columns(schema: pa.Schema) -> list[str]:
-    """The columns that hold pictures: of bytes, or of bytes with a path."""
+    """Names of the columns that may hold pictures: bytes, or a struct with a field `bytes`."""
     return [field.name for field in schema if _bytes_of(field.type) is not None]
 
 
 def class_names(schema: pa.Schema) -> dict[str, tuple[str, ...]]:
-    """The names of the classes of each column of type `ClassLabel`, from what `datasets` adds to a schema."""
+    """Class names of each column of type `ClassLabel`, from the metadata that `datasets` adds to a schema; empty without it."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {column: tuple(map(str, one["names"])) for column, one in features.items() if one.get("_type") == "ClassLabel"}
-    except (KeyError, TypeError, ValueError, AttributeError):  # written by something else
+    except (KeyError, TypeError, ValueError, AttributeError):  # not written by `datasets`
         return {}
 
 
@@ -69,16 +70,16 @@ def read_schema(file: pa.NativeFile, name: str) -> pa.Schema:
 
 
 def read_arrow(file: pa.NativeFile, name: str, image: str, where: str) -> CellFile:
-    """Note the place of each picture of an Arrow file, one record batch at a time.
+    """Find the position of each picture of an Arrow file, one record batch at a time.
 
     Args:
         file: the file.
-        name: its path relative to the folder of the data set.
-        image: the column of pictures.
-        where: its path, for messages.
+        name: path of the file relative to the folder of the data set.
+        image: name of the column of pictures.
+        where: path of the file, for messages.
 
     Raises:
-        DataError: if the file is cut off, or compressed.
+        DataError: if the record batches are compressed, or if the file has messages of another type.
     """
     reader = _messages(file)
     schema = pa.ipc.read_schema(reader.read_next_message())
@@ -106,17 +107,14 @@ def read_arrow(file: pa.NativeFile, name: str, image: str, where: str) -> CellFi
 
 
 def read_parquet(file: pa.NativeFile, name: str, image: str, where: str, state: tuple[int, int]) -> CellFile:
-    """Unpack the pictures of a Parquet file into the local cache, unless they are there.
+    """Unpack the pictures of a Parquet file into the local cache, unless it already has them.
 
     Args:
         file: the file.
-        name: its path relative to the folder of the data set.
-        image: the column of pictures.
-        where: its path, for messages.
-        state: its size and modification time.
-
-    Raises:
-        DataError: if the disk of the cache has too little space.
+        name: path of the file relative to the folder of the data set.
+        image: name of the column of pictures.
+        where: path of the file, for messages.
+        state: size of the file in bytes, and its modification time in ns.
     """
     from pyarrow import parquet
 
@@ -165,12 +163,12 @@ def _next(batches: Iterator[pa.RecordBatch], where: str) -> pa.RecordBatch | Non
 
 
 def _with_paths(rows: pa.Table, image: str, spans: Spans, paths: pa.ChunkedArray | None) -> CellFile:
-    """The same, without pictures where all cells have nothing but a path."""
+    """Build a `CellFile`, without spans if no cell has more than a path."""
     return CellFile(rows, image, None if paths is not None and len(rows) and (spans.size < 0).all() else spans, paths)
 
 
 def _bytes_of(kind: pa.DataType) -> str | None:
-    """The field of a type that holds a picture; empty for the value itself, `None` if it holds none."""
+    """Name of the field that holds the bytes of a picture; empty if the value itself does, `None` if the type holds no bytes."""
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return ""
     is_image = pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0 and _bytes_of(kind.field("bytes").type) == ""

@@ -1,7 +1,7 @@
-"""Cache on the local disk: each node prepares something once, and every process reads it.
+"""Cache on the local disk: each node prepares an entry once, and all its processes read it.
 
-An entry is a folder with a file `entry.json`. A process builds it in a temporary folder under a lock and then renames that, so a killed
-process leaves nothing that looks valid. You may delete any entry at any time; it is built again.
+An entry is a folder with a file `entry.json`. A process builds the entry in a temporary folder under a lock, then renames the folder. So
+a killed process leaves no entry that looks valid. You may delete any entry at any time; it is built again when it is needed.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from cifar_ray.errors import DataError
 
 CACHE_VARIABLE = "CIFAR_RAY_CACHE"
 
-SOURCES, FEATURES, DOWNLOADS = "sources", "features", "downloads"  # folders of other kinds than decoded data sets
+SOURCES, FEATURES, DOWNLOADS = "sources", "features", "downloads"  # folders for everything except decoded data sets
 LIMIT_BYTES = (
-    50_000_000_000  # of decoded data sets, and again of sources; downloads are not counted, and features have a bound of their own
+    50_000_000_000  # for decoded data sets, and as much again for sources; downloads do not count, and features have their own limit
 )
 
 _logger = logging.getLogger(__name__)
@@ -40,10 +40,10 @@ def cache_folder() -> Path:
 
 
 def load_or_write(entry: str, read: Callable[[Path], _Entry], write: Callable[[Path], None]) -> _Entry:
-    """Load an entry of any kind, as `load_or_build` does.
+    """Load an entry of any kind; write it first if it is missing or damaged. Only one process per node writes it.
 
     Args:
-        entry: file name of the entry, perhaps in a folder.
+        entry: file name of the entry, or folder and file name; different content must have a different name.
         read: reads the entry from its folder; raises if something is missing or damaged.
         write: writes the entry to an empty folder.
 
@@ -72,10 +72,10 @@ def load_or_write(entry: str, read: Callable[[Path], _Entry], write: Callable[[P
 
 
 def check_space(folder: Path, needed_bytes: int) -> None:
-    """Check that the disk of an entry has so much space.
+    """Check that the disk of an entry has at least `needed_bytes` of free space.
 
     Raises:
-        DataError: if it has less.
+        DataError: if not.
     """
     free = shutil.disk_usage(folder).free
     if needed_bytes > free:
@@ -95,7 +95,7 @@ def _try(read: Callable[[Path], _Entry], folder: Path) -> _Entry | None:
 
 
 def _make_room(new: Path) -> None:
-    """Delete the least recently used data sets until they take at most `LIMIT_BYTES`; processes that have them open keep them."""
+    """Delete the least recently used entries beside `new` until they take at most `LIMIT_BYTES`; open files stay readable."""
     used = sorted((path.stat().st_atime, path.parent) for path in new.parent.glob("*/entry.json") if path.parent != new)
     sizes = {folder: _size(folder) for _, folder in used}
     total = sum(sizes.values())
@@ -121,12 +121,12 @@ def _put_in_place(folder: Path, write: Callable[[Path], None]) -> None:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """What the cache holds of one kind: a decoded data set, the features of one network, or downloads.
+    """A folder of the cache: a decoded data set, an index of tables, the features of one network, or all downloads.
 
     Attributes:
-        path: its folder.
-        name: for the user.
-        about: its kind.
+        path: the folder.
+        name: name of the folder, for the user.
+        about: kind of content, for the user.
         num_bytes: size on disk.
     """
 
@@ -150,7 +150,7 @@ def list_cache() -> list[CacheEntry]:
 
 
 def clear_cache(*, downloads: bool = False) -> int:
-    """Delete decoded data sets and features, and downloads if asked for; returns the number of bytes."""
+    """Delete everything in the cache, but downloads only if `downloads` is true; returns the number of bytes freed."""
     freed = 0
     for entry in list_cache():
         if entry.about != "downloads" or downloads:

@@ -1,4 +1,4 @@
-"""`Pictures`: which pictures there are, in arrays, and how to read each of them."""
+"""`Pictures`: the paths of many pictures in arrays, and how to read each picture."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Rows = npt.NDArray[np.int64] | npt.NDArray[np.bool_] | slice
 State = tuple[int, int]  # size in bytes, modification time in ns
 
 
-_MAX_OPENED = 64  # files of an object store
-_STATED = 1000  # files of which the time is asked for, if there are many
+_MAX_OPENED = 64  # files of an object store that stay open
+_STATED = 1000  # about so many files have their size and time read, if there are many
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +33,9 @@ class Spans:
 
     Attributes:
         files: paths relative to the folder of the data set; an absolute one is a file of the local cache.
-        file: int32 `[N]`, index of the file of each part.
-        start: int64 `[N]`, number of its first byte.
-        size: int64 `[N]`, number of its bytes.
+        file: int32 `[N]`, index into `files` of each part.
+        start: int64 `[N]`, offset of the first byte of each part.
+        size: int64 `[N]`, number of bytes of each part.
     """
 
     files: tuple[str, ...]
@@ -45,7 +45,7 @@ class Spans:
 
     @classmethod
     def join(cls, parts: Sequence[Spans]) -> Spans:
-        """The parts of several, one after the other."""
+        """Concatenate several spans."""
         files = tuple(dict.fromkeys(file for part in parts for file in part.files))
         number_of = {file: number for number, file in enumerate(files)}
         numbers = [np.array([number_of[file] for file in part.files], np.int32)[part.file] for part in parts]
@@ -63,8 +63,8 @@ class Pictures:
 
     Attributes:
         root: folder of the data set: a path, or the URI of an object store.
-        names: bytes `[N]`, path of each picture relative to it; that of a member starts with that of its tar.
-        spans: where they are if they are parts of files.
+        names: bytes `[N]`, path of each picture relative to `root`; the path of a tar member starts with the path of the tar.
+        spans: positions of the pictures, if they are parts of files; `None` if each picture is a file.
     """
 
     root: Path | str
@@ -73,12 +73,12 @@ class Pictures:
 
     @classmethod
     def of_files(cls, root: Path, files: Iterable[Path]) -> Pictures:
-        """Files below a folder."""
+        """Pictures that are files below a folder."""
         return cls(root, np.array([os.fsencode(file.relative_to(root)) for file in files], np.bytes_))
 
     @classmethod
     def join(cls, parts: Sequence[Pictures]) -> Pictures:
-        """The pictures of several parts of one data set, one after the other; all are files, or none is."""
+        """Concatenate the pictures of several parts of one data set; either all are files, or none is."""
         spans = [part.spans for part in parts if part.spans is not None]
         return cls(parts[0].root, np.concatenate([part.names for part in parts]), Spans.join(spans) if spans else None)
 
@@ -95,17 +95,17 @@ class Pictures:
         return replace(self, names=self.names[rows], spans=self.spans and self.spans.take(rows))
 
     def relative_to(self, root: Path | str) -> Pictures:
-        """The same pictures, named relative to a folder above theirs."""
+        """The same pictures, with paths relative to `root`, a folder above theirs; in an object store unchanged."""
         if root == self.root or isinstance(root, str) or isinstance(self.root, str):
             return self
         inner = os.fsencode(self.root.relative_to(root)) + b"/"
         return replace(self, root=root, names=np.char.add(inner, self.names))
 
     def source(self, row: int) -> Path | bytes:
-        """The picture as `decode_square` takes it: its file, or its content.
+        """Path or content of a picture, as `decode_square` takes it.
 
         Raises:
-            ImageError: if it is missing or cut off.
+            ImageError: if the picture is missing or cut off.
             StoreError: if the object store cannot be reached.
         """
         if self.spans is None:
@@ -126,21 +126,21 @@ class Pictures:
         return content
 
     def path(self, row: int) -> bytes:
-        """Path of a picture with the folder."""
+        """Path of a picture, including the folder."""
         return os.path.join(_base(self.root), self.names[row])  # noqa: PTH118  # a Path for each of a million would take seconds
 
     def where(self, row: int) -> str:
-        """Where a picture is, for messages."""
+        """Path of a picture for messages."""
         return printable(self.path(row))
 
     def fingerprint(self, most: int | None) -> bytes:
-        """sha256 of names, sizes and modification times; where there are more than `most` files, of the times of some."""
+        """sha256 of names, sizes and modification times; if there are more than `most` files, only some sizes and times count."""
         digest = hashlib.sha256(self.names.tobytes())
         files = self
         if self.spans is not None:
             for array in (self.spans.file, self.spans.start, self.spans.size):
                 digest.update(array.tobytes())
-            # the name of a file of the local cache says the state of the file that it was made from
+            # The name of a file in the local cache already contains the size and time of its source.
             own = [os.fsencode(file) for file in self.spans.files if not file.startswith("/")]
             digest.update("\0".join(self.spans.files).encode())
             files = Pictures(self.root, np.array(own, np.bytes_))
@@ -150,19 +150,19 @@ class Pictures:
         return digest.digest()
 
     def states(self) -> list[State | None]:
-        """Size and modification time of each file, for pictures that are files; `None` for what is missing."""
+        """Size and modification time of each file, for pictures that are files; `None` for a missing file."""
         if isinstance(self.root, str):
             return open_tree(self.root).states([os.fsdecode(name) for name in self.names])
         return [_state(self.path(row)) for row in range(len(self))]
 
     def are_files(self, rows: Sequence[int]) -> list[bool]:
-        """Whether the files of some pictures are there."""
+        """Whether the file of each picture in `rows` exists."""
         if isinstance(self.root, str):
             return open_tree(self.root).have_files([os.fsdecode(self.names[row]) for row in rows])
         return [os.path.isfile(self.path(row)) for row in rows]  # noqa: PTH113
 
     def num_bytes(self, row: int) -> int:
-        """Size of a picture; 0 if it is missing."""
+        """Size of a picture in bytes; 0 if it is missing."""
         if self.spans is not None:
             return int(self.spans.size[row])
         return (self.take(slice(row, row + 1)).states()[0] or (0, 0))[0]
@@ -174,12 +174,12 @@ def _open_parts(uri: str, file: str) -> Callable[[int, int], bytes]:
 
 
 def place_of(data_dir: str) -> Path | str:
-    """A folder or file as the functions here take it: a path, or the URI of an object store."""
+    """Convert a location to the type that these functions take: `Path` for a local one, `str` for the URI of an object store."""
     return data_dir if "://" in data_dir else Path(data_dir)
 
 
 def where(root: Path | str, name: str) -> str:
-    """Where a file is, for messages."""
+    """Path of a file for messages."""
     return printable(os.path.join(_base(root), os.fsencode(name)))  # noqa: PTH118
 
 
@@ -188,7 +188,7 @@ def _base(root: Path | str) -> bytes:
 
 
 def open_file(root: Path | str, name: str) -> pa.NativeFile:
-    """Open a file for reading at any place; a local one is mapped.
+    """Open a file for random access; a local file is memory-mapped.
 
     Raises:
         OSError: if a local file cannot be read.
@@ -202,7 +202,7 @@ def open_file(root: Path | str, name: str) -> pa.NativeFile:
 
 @contextmanager
 def reading(file: str) -> Iterator[None]:
-    """Raise a `DataError` of one line where a file is missing, damaged or cut off."""
+    """Turn errors of reading a file that is missing, damaged or cut off into a `DataError` of one line."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:

@@ -1,7 +1,7 @@
 """WebDataset shards: tars whose members `KEY.jpg`, `KEY.cls`, `KEY.json`, `KEY.txt` belong together.
 
-A tar is read once from its start to its end for an index, which is cached. Pictures are then read at their place in it. The format:
-https://github.com/webdataset/webdataset#the-webdataset-format
+A tar is read once from start to end to build an index, which is cached. Each picture is then read directly at its position in the tar.
+The format: https://github.com/webdataset/webdataset#the-webdataset-format
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import BinaryIO
 from cifar_ray.data.decoding.formats import SUFFIXES
 from cifar_ray.errors import DataError
 
-TEXTS = ("cls", "json", "txt")  # what may hold the label
+TEXTS = ("cls", "json", "txt")  # suffixes of the members that may hold the label
 _BLOCK_BYTES = 512
 
 
 class Sample:
-    """What a tar has of one key.
+    """The members of a tar that have the same key.
 
     Attributes:
         key: path of the members without their suffix.
-        picture: name, first byte and number of bytes of the picture; `None` without one.
+        picture: name of the picture, offset of its first byte in the tar, and its size in bytes; `None` without a picture.
         texts: content of the members `cls`, `json` and `txt`.
     """
 
@@ -39,11 +39,11 @@ def read_samples(file: BinaryIO, where: str) -> list[Sample]:
     """Read the index of a tar.
 
     Args:
-        file: the tar, at its start; parts of it are skipped.
-        where: its path, for messages.
+        file: the tar, at its start; the pictures are skipped.
+        where: path of the tar, for messages.
 
     Raises:
-        DataError: if it is not a tar, is cut off, or a key has two pictures or two labels.
+        DataError: if it is not a tar, is cut off or compressed, if a key has two pictures, or if a label is not text in UTF-8.
     """
     samples: dict[str, Sample] = {}
     key = ""
@@ -72,7 +72,7 @@ def read_samples(file: BinaryIO, where: str) -> list[Sample]:
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Regular files, without those that macOS adds. The list that `tarfile` keeps takes a kilobyte for each."""
+    """Regular files that are not hidden (macOS adds hidden ones); clears `tarfile`'s list, which takes a kilobyte per member."""
     while (member := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined]  # documented: https://docs.python.org/3/library/tarfile.html
         if member.isreg() and not member.name.rpartition("/")[2].startswith("."):
@@ -80,7 +80,7 @@ def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 def _check_end(file: BinaryIO, end: int, where: str, samples: dict[str, Sample]) -> None:
-    """`tarfile` takes a tar that ends within a header for a whole one; a whole one ends with blocks of zeros."""
+    """Check that a tar ends with blocks of zeros: `tarfile` accepts a tar that is cut off within a header."""
     file.seek(max(0, end - _BLOCK_BYTES))
     tail = file.read(2 * _BLOCK_BYTES)
     if len(tail) < _BLOCK_BYTES or tail[-_BLOCK_BYTES:].strip(b"\0"):
@@ -94,5 +94,5 @@ def _is_compressed(file: BinaryIO) -> bool:
 
 
 def buffered(file: BinaryIO) -> BinaryIO:
-    """Read an object in requests of a megabyte, but do not read what is skipped."""
+    """Buffer an object in requests of one megabyte; bytes that a seek skips are not requested."""
     return io.BufferedReader(file, 1 << 20)  # type: ignore[type-var]  # pyarrow's files have all methods of a raw one
