@@ -1,7 +1,7 @@
-"""Find bursts: near-duplicates within a class, such as a phone's ten shots of one thing, which must not be in two splits.
+"""Find bursts: near-duplicates within a class, such as ten shots of one object by a phone. A burst must not be divided between splits.
 
-`evaluation.measures.leakage` searches more thoroughly, for mirrored and edited pictures in other classes too, and takes minutes. This
-takes a second for 5,000 pictures. It computes with integers: all hosts find the same bursts, so they draw the same splits.
+This search takes a second for 5,000 pictures. It computes with integers, so all hosts find the same bursts and draw the same splits.
+`evaluation.measures.leakage` takes minutes: it also finds mirrored and edited pictures, and near-duplicates in other classes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from PIL import Image
 MAX_PICTURES = 100_000
 MAX_PICTURES_PER_CLASS = 20_000
 
-# Two pictures are near-duplicates from this correlation of their details.
+# Two pictures are near-duplicates if the correlation of their details is at least this.
 _THRESHOLD = 0.75
 _COARSE_THRESHOLD = 0.6  # a fast test that rules out most pairs
 
@@ -21,18 +21,18 @@ SKETCH_PX = 32
 _THUMBNAIL_PX = 8
 _REACH = 1 / 8  # of a side: largest shift, and radius of the local mean
 _MARGIN = 1 / 16  # of a side, ignored: the local mean is less exact there
-_LEAST_COSINE = 0.9  # of thumbnails
+_LEAST_COSINE = 0.9  # similarity of the thumbnails of two candidates
 _LARGEST_STRETCH = 1.1  # pictures of one burst have the same aspect ratio
-_NEIGHBOURS = 5  # candidates per picture; a burst of ten is found as a chain
-_BLOCK = 500  # pictures compared with their class at once
+_NEIGHBOURS = 5  # candidates per picture; a larger burst is found as a chain of neighbours
+_BLOCK = 500  # pictures that are compared with their whole class at once
 _PAIRS_AT_ONCE = 500
-_LARGEST_SHARE = 0.5  # of a class: a larger group is how its pictures look, not a burst
+_LARGEST_SHARE = 0.5  # of a class: a larger group shows that all its pictures look alike; it is not a burst
 
 _USUAL_PAIRS = 300  # random pairs of a class, for the usual similarity
 _LEAST_USUAL_PAIRS = 28  # all pairs of eight pictures
 _OUTLIER_STD = 6.0  # standard deviations above the usual similarity
-_LOW, _QUARTER = 0.10, 0.25  # quantiles that bursts, whose pairs have a high similarity, hardly change
-_LOW_STD, _QUARTER_STD = -1.2816, -0.6745  # of a normal distribution
+_LOW, _QUARTER = 0.10, 0.25  # low quantiles: bursts hardly change them, because pairs within a burst are very similar
+_LOW_STD, _QUARTER_STD = -1.2816, -0.6745  # the same quantiles of a standard normal distribution
 
 _LUMA = np.array([299, 587, 114], np.int64)
 
@@ -42,13 +42,13 @@ _Integers = npt.NDArray[np.int64]
 
 
 def sketch(images: npt.NDArray[np.uint8]) -> tuple[Sketches, _Floats]:
-    """Reduce pictures to what the search compares, without the black borders of `pad`.
+    """Reduce pictures to the small images that the search compares, without the black borders that the policy `pad` adds.
 
     Args:
         images: uint8 `[N, S, S, 3]`.
 
     Returns:
-        uint8 `[N, 32, 32, 3]`, and width divided by height without borders, float32 `[N]`.
+        Sketches, uint8 `[N, 32, 32, 3]`, and aspect ratios (width / height without borders), float32 `[N]`.
     """
     sketches = np.zeros((len(images), SKETCH_PX, SKETCH_PX, 3), np.uint8)
     aspects = np.ones(len(images), np.float32)
@@ -67,13 +67,13 @@ def find_bursts(sketches: Sketches, aspects: _Floats, labels: _Integers) -> _Int
     """Group near-duplicates within each class.
 
     Args:
-        sketches: from `sketch`, with `aspects`.
-        aspects: float32 `[N]`.
+        sketches: uint8 `[N, 32, 32, 3]`, from `sketch`.
+        aspects: float32 `[N]`, from `sketch`.
         labels: int64 `[N]`.
 
     Returns:
-        int64 `[N]`: the number of the first picture of the same burst; a picture without near-duplicates has its own number. Classes with
-        more than 20,000 pictures are not searched.
+        int64 `[N]`: row of the first picture of the same burst; for a picture without near-duplicates, its own row. Classes with fewer
+        than 3 or more than 20,000 pictures are not searched.
     """
     first = np.arange(len(labels))
     order = np.argsort(labels, kind="stable")
@@ -84,7 +84,7 @@ def find_bursts(sketches: Sketches, aspects: _Floats, labels: _Integers) -> _Int
 
 
 def count_bursts(first: _Integers) -> tuple[int, int]:
-    """Number of pictures in bursts, and number of bursts."""
+    """Number of pictures in bursts, and number of bursts; `first` is the result of `find_bursts`."""
     _, sizes = np.unique(first, return_counts=True)
     return int(sizes[sizes > 1].sum()), int((sizes > 1).sum())
 
@@ -115,7 +115,7 @@ def _halved(luma: _Integers) -> _Integers:
 
 
 def _thumbnails(sketches: Sketches) -> _Floats:
-    """8×8 px, without brightness: float32 `[N, 192]`."""
+    """Thumbnails of 8×8 px minus their mean: float32 `[N, 192]`."""
     step = SKETCH_PX // _THUMBNAIL_PX
     sums = sketches.reshape(-1, _THUMBNAIL_PX, step, _THUMBNAIL_PX, step, 3).sum((2, 4), dtype=np.int64).reshape(len(sketches), -1)
     return _scaled(sums - sums.mean(1, keepdims=True).astype(np.int64))
@@ -132,7 +132,7 @@ def _details(luma: _Integers) -> _Floats:
 
 
 def _candidates(thumbnails: _Floats, aspects: _Floats) -> _Integers:
-    """The nearest others of each picture, if they are near: int64 `[P, 2]`, each pair once, ascending."""
+    """Pairs of nearest neighbours with similar thumbnails and aspect ratios: int64 `[P, 2]`, each pair once, ascending."""
     norms = np.maximum(1, np.sqrt((thumbnails.astype(np.float64) ** 2).sum(1)))
     count = min(_NEIGHBOURS, len(thumbnails) - 1)
     found = []
@@ -172,10 +172,10 @@ def _cosines(a: _Floats, b: _Floats) -> npt.NDArray[np.float64]:
 
 
 def _threshold(details: _Floats) -> float:
-    """The similarity above which two pictures stand out from the usual similarity of two in this class.
+    """Similarity from which two pictures of this class are near-duplicates: six standard deviations above the usual, or `_THRESHOLD`.
 
-    For photos this is `_THRESHOLD`, because their details differ; for handwritten digits it is higher. After Fisher's z-transform, the
-    usual similarity is taken as normal, and estimated from its lower quantiles.
+    Photos of a class differ in their details, so `_THRESHOLD` applies; for handwritten digits the result is higher. Fisher's z-transform
+    makes the similarities of random pairs roughly normal; their mean and standard deviation are estimated from two low quantiles.
     """
     count = len(details)
     if count * (count - 1) // 2 < _LEAST_USUAL_PAIRS:
@@ -186,19 +186,19 @@ def _threshold(details: _Floats) -> float:
     usual = np.sort(np.arctanh(np.minimum(_similarities(details, pairs), 0.9999)))
     low, quarter = usual[int(_LOW * _USUAL_PAIRS)], usual[int(_QUARTER * _USUAL_PAIRS)]
     std = (quarter - low) / (_QUARTER_STD - _LOW_STD)
-    # Rounded, because hosts may differ in the last digit
+    # Rounded because the last digits may differ between hosts.
     return max(_THRESHOLD, round(float(np.tanh(quarter + (_OUTLIER_STD - _QUARTER_STD) * std)), 4))
 
 
 def _identical(sketches: Sketches) -> _Integers:
-    """Pairs with exactly the same sketch, also of pictures without details: int64 `[P, 2]`."""
+    """Pairs with exactly the same sketch, even if it has no details: int64 `[P, 2]`."""
     row_of: dict[bytes, int] = {}
     pairs = [(row_of.setdefault(image.tobytes(), row), row) for row, image in enumerate(sketches)]
     return np.array([pair for pair in pairs if pair[0] != pair[1]], np.int64).reshape(-1, 2)
 
 
 def _joined(count: int, pairs: _Integers) -> _Integers:
-    """The smallest member of each picture's group, where pairs join groups: int64 `[count]`."""
+    """Join pictures to groups by pairs (union-find); returns the smallest row of each picture's group: int64 `[count]`."""
     first = list(range(count))
 
     def find(row: int) -> int:

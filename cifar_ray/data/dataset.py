@@ -1,4 +1,4 @@
-"""`ImageDataset`, the form of images for training and evaluation, and its splits."""
+"""`ImageDataset`: labelled images as arrays, for training and evaluation; and the splits of a data set."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class ImageDataset:
         return f"#{row}" if self.files is None else printable(self.files[row])
 
     def label_of(self, row: int) -> str:
-        """Class of an image for the user; with several labels all of them, or `none`."""
+        """Class of an image for the user; with several labels per image, all its labels, or `none`."""
         if not self.is_multi_label:
             return self.class_names[int(self.labels[row])]
         return ", ".join(name for name, has in zip(self.class_names, self.labels[row], strict=True) if has) or "none"

@@ -1,7 +1,7 @@
 """Cache of prepared data sets on the local disk: each node decodes a data set once, and every process memory-maps it.
 
-An entry, see `local_cache`, has `<split>_images.npy` and `<split>_labels.npy` of each split, `<split>_files.npy` if the images were
-files, `<split>_bursts.npy` if near-duplicates were searched, and `<split>_weights.npy` if a table has weights.
+An entry (see `local_cache`) has these files for each split: `<split>_images.npy` and `<split>_labels.npy`; `<split>_files.npy` if the
+images were files; `<split>_bursts.npy` if near-duplicates were searched; `<split>_weights.npy` if the data set is a table with weights.
 """
 
 from __future__ import annotations

@@ -21,11 +21,11 @@ from cifar_ray.errors import ImageError, ImageTooLargeError
 DECODER_VERSION = 4
 
 _MAX_PIXELS = 50_000_000
-# A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where this leaves at least so many times the pixels of the result on each side.
+# A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if each side then still has at least this many times the pixels of the result.
 _SPARE = 2
 
-# libavif decodes up to 268 megapixels also if the header has a smaller size, and scales them: one after the other, so that hostile pictures
-# do not fill the memory together. libavif uses all cores for one.
+# libavif decodes up to 268 megapixels and scales them down, even if the header states a smaller size. AVIF pictures are decoded one at a
+# time, so that several hostile ones do not exhaust the memory. This costs little: libavif uses all cores for one picture.
 _ONE_AVIF = threading.Lock()
 
 _EXIF_ORIENTATION = 0x0112
@@ -38,7 +38,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Each turn is a transposition, then a flip along x, then one along y.
+# Each turn in `_UPRIGHT` is a transposition, then a flip along x, then a flip along y; these are the turns that contain each of the three.
 _TRANSPOSES = (Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90)
 _FLIPS_X = (Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE)
 _FLIPS_Y = (Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_90, Image.Transpose.TRANSVERSE)
@@ -50,8 +50,7 @@ Box = tuple[float, float, float, float]
 def decode_image(source: bytes | Path, max_pixels: int = _MAX_PIXELS) -> Image.Image:
     """Decode a picture of any size and colour mode to upright RGB in sRGB, with all its pixels.
 
-    It takes the first frame of an animation, applies EXIF rotation and the ICC profile, and puts transparent pixels on white; see
-    `to_srgb`.
+    An animation gives its first frame. EXIF rotation and the ICC profile are applied. Transparent pixels are put on white; see `to_srgb`.
 
     Args:
         source: content or path of a picture.
@@ -81,7 +80,8 @@ def decode_square(
         size_px: side of the result.
         policy: see `fit`.
         max_pixels: maximum width times height, checked in the header before decoding.
-        name: where a picture of a data set is, for messages; default: its path. Content without a name is an upload, which may be hostile.
+        name: location of the picture for error messages; default: its path. Content without a name counts as an upload, which may be
+            hostile and gets more checks.
 
     Returns:
         uint8, `[size_px, size_px, 3]`, writable.
@@ -96,7 +96,7 @@ def decode_square(
 
 @contextlib.contextmanager
 def _in_one_line(source: bytes | Path, max_pixels: int, name: str = "") -> Iterator[None]:
-    """Raise an `ImageError` of one line that names the picture."""
+    """Turn every error of decoding into an `ImageError` of one line that names the picture."""
     name = name or (str(source) if isinstance(source, Path) else "picture")
     try:
         yield
@@ -116,10 +116,10 @@ def _in_one_line(source: bytes | Path, max_pixels: int, name: str = "") -> Itera
 def _decode(
     source: bytes | Path, max_pixels: int, wanted: tuple[int, ResizePolicy] | None = None, *, is_upload: bool = True
 ) -> tuple[Image.Image, Box]:
-    """The upright RGB picture, perhaps at a fraction of its size if a square is wanted, and the part of it that shows something."""
+    """Decode to upright RGB, at a fraction of the size if the `wanted` square allows it; returns the box that shows the picture, too."""
     try:
         return _decode_as_it_is(source, max_pixels, wanted, is_upload)
-    except OSError:  # of truncated pictures, among others
+    except OSError:  # raised for truncated pictures, among others
         whole = _without_end_marker(source, max_pixels, wanted)
         if whole is None:
             raise
@@ -127,7 +127,7 @@ def _decode(
 
 
 def _without_end_marker(source: bytes | Path, max_pixels: int, wanted: tuple[int, ResizePolicy] | None) -> tuple[Image.Image, Box] | None:
-    """What `_decode` returns, if the picture is a JPEG of which nothing is missing but the end marker."""
+    """Decode a JPEG that is complete except for its end marker; `None` for any other picture."""
     content = source.read_bytes() if isinstance(source, Path) else source
     try:
         ways = [_decode_as_it_is(ended, max_pixels, wanted, is_upload=True) for ended in jpeg.ended_in_two_ways(content)]
@@ -152,7 +152,7 @@ def _decode_as_it_is(
 
 
 def _deepened(image: Image.Image, stored: str, source: bytes | Path) -> Image.Image:
-    """The decoded picture, with the low bytes of 16-bit colours where they matter."""
+    """Add the low bytes of 16-bit colours to a decoded picture, where they matter."""
     if not depths.needs_low_bytes(image, stored):
         return image
     with open_picture(source) as low:
@@ -163,7 +163,8 @@ def _shrink(image: Image.Image, size_px: int, policy: ResizePolicy) -> Box | Non
     """Set an opened JPEG to be decoded at a fraction of its size, if it has many more pixels than the square needs.
 
     Returns:
-        The part of the smaller picture that shows the whole one: its last column and row may lie partly outside. `None` if nothing changed.
+        The box of the smaller picture that shows the whole original; pixels of the last column and row may lie partly outside the box.
+        `None` if the picture is decoded at full size.
     """
     width, height = image.size
     least = [_SPARE * side for side in (_fitted(width, height, size_px) if policy == "pad" else (size_px, size_px))]
@@ -174,7 +175,7 @@ def _shrink(image: Image.Image, size_px: int, policy: ResizePolicy) -> Box | Non
 
 
 def _fitted(width: float, height: float, size_px: int) -> tuple[int, int]:
-    """Sides of the largest picture of an aspect ratio that fits into a square."""
+    """Width and height of the largest picture with the aspect ratio of `width` and `height` that fits into a square, px."""
     scale = size_px / max(width, height)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
@@ -187,7 +188,7 @@ def fit(image: Image.Image, size_px: int, policy: ResizePolicy, box: Box | None 
         size_px: side of the result; an image of this size is returned unchanged.
         policy: `pad` shows the whole image, centred on black; `crop` shows its largest centred square; `squash` stretches the whole
             image to the square and ignores its aspect ratio.
-        box: the part of the image to show; default: all.
+        box: left, top, right and bottom of the part to show; default: the whole image.
 
     Returns:
         uint8, `[size_px, size_px, 3]`, writable.
@@ -216,7 +217,7 @@ def _resize(image: Image.Image, size: tuple[int, int], box: Box) -> Image.Image:
 
 
 def _upright(image: Image.Image, box: Box, original: Image.Image) -> tuple[Image.Image, Box]:
-    """Apply the EXIF rotation of the original to an image and to a part of it."""
+    """Apply the EXIF rotation of the original to an image and to a box in it."""
     try:
         turn = _UPRIGHT.get(original.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # damaged metadata of an intact picture
@@ -229,7 +230,7 @@ def _upright(image: Image.Image, box: Box, original: Image.Image) -> tuple[Image
 
 
 def _turned(box: Box, turn: Image.Transpose, size: tuple[int, int]) -> Box:
-    """A part of an image in the coordinates of the turned image, which has this size."""
+    """Map a box of an image to the coordinates of the turned image, whose size is `size`."""
     left, top, right, bottom = box
     if turn in _TRANSPOSES:
         left, top, right, bottom = top, left, bottom, right

@@ -27,7 +27,7 @@ from cifar_ray.errors import DataError, ImageError
 from cifar_ray.metrics.accuracy import Labels
 from cifar_ray.metrics.label_sets import count_labels, strata
 
-# If more pictures of a class are damaged, the fault is elsewhere: in the copy, the disk, or the labels.
+# If a larger share of a class is damaged, the cause is the copy, the disk or the labels, not single pictures.
 LARGEST_BROKEN_SHARE = 0.5
 
 _NAMED = 3  # damaged pictures named in messages
@@ -87,7 +87,7 @@ def _decode(listing: Listing, size_px: int, policy: ResizePolicy, allocate: cach
 
 
 def decoding_threads(pictures: Pictures) -> int:
-    """Number of threads that decode pictures on this host: one per CPU, up to a maximum; the maximum if they wait for an object store."""
+    """Number of threads that decode pictures on this host: one per CPU core, at most 16; always 16 if they wait for an object store."""
     return _MAX_THREADS if pictures.is_remote else min(usable_cores(), _MAX_THREADS)
 
 
@@ -117,7 +117,7 @@ class Damaged:
     """The pictures of a listing that cannot be decoded.
 
     Attributes:
-        errors: one message each, which names the picture.
+        errors: one message per damaged picture, with its path.
     """
 
     def __init__(self, listing: Listing) -> None:
@@ -127,16 +127,20 @@ class Damaged:
         self._errors_of: dict[int, list[str]] = defaultdict(list)
 
     def add(self, labels: Labels, error: str) -> None:
-        """Count one more, with its row of the labels: of one class, or of each that it has.
+        """Count one more damaged picture of its class, or of each class that it has.
+
+        Args:
+            labels: label of the picture: int64 `[]`, or uint8 `[C]` with several labels per picture.
+            error: message with the path of the picture.
 
         Raises:
-            DataError: with the first three, if they are more than half of the pictures of the class.
+            DataError: if more than half of the pictures of a class are damaged; the message names the first three.
         """
         self.errors.append(error)
         for label in [int(labels)] if labels.ndim == 0 else np.flatnonzero(labels).tolist():
             errors = self._errors_of[label]
             errors.append(error)
-            # Where more than half of the folder are damaged, more than half of some class are, too.
+            # No check of the whole folder is needed: if more than half of it is damaged, so is more than half of some class.
             if len(errors) > LARGEST_BROKEN_SHARE * self._pictures[label]:
                 raise DataError(
                     f"{self._listing.root}: more than half of the {self._pictures[label]:,} pictures of class "
@@ -144,7 +148,7 @@ class Damaged:
                 )
 
     def report(self) -> None:
-        """Log how many there are and the first three; the others only at debug level."""
+        """Log the number of damaged pictures and the first three; log the others at debug level."""
         if self.errors:
             more = f"; and {len(self.errors) - _NAMED:,} more" if len(self.errors) > _NAMED else ""
             counts = f"{len(self.errors):,} of {len(self._listing):,} pictures"
@@ -157,7 +161,7 @@ def check_present(listing: Listing, parts: dict[str, ImageDataset]) -> None:
     """Check that each split, and each class of `train`, has an intact picture.
 
     Raises:
-        DataError: if one has none.
+        DataError: if a split or class has none.
     """
     for split, part in parts.items():
         if not len(part):

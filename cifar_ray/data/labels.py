@@ -18,7 +18,7 @@ def regroup(splits: DatasetSplits, groups: Mapping[str, Sequence[str]]) -> Datas
 
     Args:
         splits: the data set with its original classes.
-        groups: classes by group name; images of a class in no group are dropped.
+        groups: names of the classes of each group, by group name; images of a class in no group are dropped.
 
     Returns:
         The data set with the groups as classes, in their order. It shares the image arrays if no image is dropped.

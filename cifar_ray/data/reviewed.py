@@ -1,4 +1,4 @@
-"""Pictures of requests that people labelled, beside the pictures of a data set."""
+"""Add pictures of requests, labelled by people, to the training images of a data set."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _logger = logging.getLogger(__name__)
 
 
 def with_reviews(splits: DatasetSplits, config: TrainConfig) -> DatasetSplits:
-    """Add four fifths of the reviewed pictures to the training images, with the weight of the config; other splits stay as they are.
+    """Add four fifths of the reviewed pictures to the training images, with `config.review_weight`; other splits stay unchanged.
 
     Pictures of classes that the data set does not have are left out, with one log message.
 
@@ -48,13 +48,13 @@ def reviewed_images(storage: str, like: ImageDataset, policy: ResizePolicy, *, h
     """Decode reviewed pictures.
 
     Args:
-        storage: holds them.
-        like: a data set with the classes, the task and the image size.
-        policy: how other shapes become square.
-        held_out: the fifth that is never trained on, or the others.
+        storage: path or URI of the storage that holds them.
+        like: a data set with the same classes, task and image size.
+        policy: how pictures of other shapes become square.
+        held_out: `True` for the fifth that is never trained on, `False` for the other four fifths.
 
     Returns:
-        The pictures, maybe none. Damaged ones, and those of other classes, are left out, with one log message.
+        The pictures, possibly none. Damaged pictures and pictures of other classes are left out, with one log message for each of the two.
 
     Raises:
         StoreError: if the storage cannot be read.
@@ -88,7 +88,7 @@ def reviewed_images(storage: str, like: ImageDataset, policy: ResizePolicy, *, h
 
 
 def _label(review: Review, like: ImageDataset) -> np.ndarray | None:
-    """The label as in the data set: a class, or 0 and 1 for each; `None` for an unknown class."""
+    """Label in the form of the data set: int64 `[]`, or uint8 `[C]` with several labels per image; `None` for an unknown class."""
     names = [part.strip() for part in review.label.split(",")] if like.is_multi_label else [review.label]
     if not set(names) <= set(like.class_names):
         return None

@@ -51,7 +51,7 @@ def load_splits(config: TrainConfig, progress: StartTask = no_progress) -> Datas
 
 
 def load_undivided(config: TrainConfig, progress: StartTask = no_progress) -> DatasetSplits:
-    """Load all pictures of a data set with the splits that it has itself; no further one is drawn, and none is left out.
+    """Load all pictures of a data set with its own splits: no other split is drawn, and no picture or class is dropped.
 
     Raises:
         DataError: as `load_splits`.
@@ -134,11 +134,11 @@ def load_cifar(name: str, data_dir: Path | None, size_px: int) -> DatasetSplits:
 
     Args:
         name: `cifar10` or `cifar100`.
-        data_dir: folder of the archive or of its unpacked files; default: in the cache folder.
+        data_dir: folder of the archive or of its unpacked files; default: the downloads in the cache folder.
         size_px: side of the images.
 
     Raises:
-        DataError: if it is missing and cannot be downloaded.
+        DataError: if the data set is missing and cannot be downloaded.
     """
 
     def build(allocate: cache.Allocate) -> DatasetSplits:
@@ -154,7 +154,7 @@ def load_cifar(name: str, data_dir: Path | None, size_px: int) -> DatasetSplits:
 
 
 def _open_cifar(name: str, root: Path) -> dict[str, Any]:
-    """Torchvision's data sets by split, from `root` or downloaded to it."""
+    """Open torchvision's data sets by split; download them to `root` if they are missing."""
     from torchvision import datasets
 
     source = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]

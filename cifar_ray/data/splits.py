@@ -12,7 +12,7 @@ from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.data.stratification import stratify
 from cifar_ray.errors import DataError
 
-# Random stream of each split: the test images do not depend on whether validation images are drawn.
+# Each split has its own random stream, so the test images do not depend on whether validation images are drawn.
 _STREAM = {"test": 0, "val": 1}
 
 _Indices = npt.NDArray[np.int64]
@@ -61,9 +61,9 @@ def _tell_bursts(train: ImageDataset) -> None:
 
 
 def draw(dataset: ImageDataset, pool: _Indices, fraction: float, *, split: str, seed: int, leave: int = 1) -> tuple[_Indices, _Indices]:
-    """Draw a fraction of each class, at least one image, and bursts as a whole where the class has enough other images.
+    """Draw a fraction of each class, at least one image; bursts stay whole if the class has enough bursts.
 
-    Images with several labels are stratified iteratively, and bursts stay whole; a label of very few images may be missing in the draw.
+    Images with several labels are stratified iteratively, and bursts stay whole. A label with very few images may be missing in the draw.
 
     Args:
         dataset: the images with their labels.
@@ -86,7 +86,7 @@ def draw(dataset: ImageDataset, pool: _Indices, fraction: float, *, split: str, 
         taken = stratify(labels, groups, (1 - fraction, fraction), generator) == 1
         return pool[~taken], pool[taken]
     drawn = np.zeros(len(pool), np.bool_)
-    by_class = np.argsort(labels, kind="stable")  # one comparison of all labels for each class would take seconds for a million
+    by_class = np.argsort(labels, kind="stable")  # comparing all labels with each class would take seconds for a million images
     bounds = np.searchsorted(labels[by_class], np.arange(len(dataset.class_names) + 1))
     for label, class_name in enumerate(dataset.class_names):
         members = by_class[bounds[label] : bounds[label + 1]]
@@ -102,16 +102,16 @@ def draw(dataset: ImageDataset, pool: _Indices, fraction: float, *, split: str, 
 
 
 def _whole_bursts(order: _Indices, bursts: _Indices, count: int, leave: int) -> _Indices:
-    """Take `count` images in a random order, or somewhat fewer, so that no burst is divided.
+    """Take at most `count` images in a random order without dividing a burst; if each burst is larger, take the smallest burst.
 
     Args:
-        order: int64, `[M]`, the images of a class.
-        bursts: int64, `[M]`, the burst of each.
-        count: how many to take.
-        leave: number of bursts that must remain; a single image is one.
+        order: int64, `[M]`, the images of a class in random order.
+        bursts: int64, `[M]`, number of the burst of each image.
+        count: number of images to take.
+        leave: number of bursts that must remain; a single image counts as a burst.
 
     Returns:
-        The taken ones. If the class has too few bursts, the first `count`, which may divide one.
+        The taken images, int64. If the class has too few bursts, the first `count` images, which may divide a burst.
     """
     numbers, first, sizes = np.unique(bursts, return_index=True, return_counts=True)
     if len(numbers) == len(order) or len(numbers) <= leave:
@@ -122,6 +122,6 @@ def _whole_bursts(order: _Indices, bursts: _Indices, count: int, leave: int) -> 
         if sizes[place] <= room and len(taken) < len(numbers) - leave:
             taken.append(int(numbers[place]))
             room -= int(sizes[place])
-    if not taken:  # each has more than `count` images
+    if not taken:  # each burst has more than `count` images
         taken.append(int(numbers[np.argmin(sizes)]))
     return order[np.isin(bursts, taken)]

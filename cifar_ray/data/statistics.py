@@ -1,4 +1,4 @@
-"""Statistics of a data set: its channels, and the scale of its weights."""
+"""Statistics of a data set: mean and standard deviation of its channels, and the scale of its weights."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def _assign(
     room: npt.NDArray[np.float64],
     wanted: npt.NDArray[np.float64],
 ) -> None:
-    """Give a group to the part with the greatest need; of equal ones to the part with the most room."""
+    """Give a group to the part with the greatest need; if several parts have equal need, to the one with the most room."""
     part = int(np.lexsort((room, need))[-1])
     part_of[group] = part
     room[part] -= sizes[group]

@@ -1,7 +1,7 @@
 """Streamed training images: they stay in their files and are decoded again in each epoch, because they exceed the memory.
 
-A first pass decodes all pictures: it finds damaged ones, and gives the same splits, statistics and fingerprint as for pictures in
-memory. The cache then holds names and labels of the training images, and validation and test images as arrays.
+A first pass decodes all pictures. It finds damaged pictures, and computes the same splits, statistics and fingerprint as for pictures in
+memory. The cache then holds the rows and labels of the training images, and the validation and test images as arrays.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ class PictureFiles:
 
     @property
     def chunk(self) -> int:
-        """Number of images per task: some megabytes, some tenths of a second."""
+        """Number of images per task, at most 256: a few megabytes, which take some tenths of a second."""
         return max(1, min(_MAX_CHUNK_IMAGES, _CHUNK_BYTES // (3 * self.size_px**2)))
 
     def read(self, rows: _Indices) -> npt.NDArray[np.uint8]:
         """Decode the pictures at `rows`, int64 `[n]`, in this order: uint8 `[n, size_px, size_px, 3]`.
 
         Raises:
-            DataError: if one can no longer be decoded.
+            DataError: if a picture can no longer be decoded.
         """
         images = np.empty((len(rows), self.size_px, self.size_px, 3), np.uint8)
         files = self.files.take(rows)
@@ -143,7 +143,7 @@ def load_streamed(
     """Prepare a folder for streaming, once per node.
 
     Args:
-        listing: its pictures.
+        listing: pictures, classes and splits of the folder.
         size_px: side of the images.
         policy: policy that makes them square.
         divide: draws the splits and merges classes; it gets labels and names without pixels.
@@ -268,7 +268,7 @@ class _Pass:
         return find_bursts(self._sketches[rows], self._aspects[rows], strata(train.labels)) if self._num_sketched else None
 
     def finish(self, pictures: Pictures) -> None:
-        """Write the rest of the entry: of the training images their rows in the listing, of the others their names."""
+        """Write the rest of the entry: for training images their rows in the listing, for other splits the file names."""
         for split, part in self._splits:
             rows = self._numbers[split]
             cache.write_labels(self._folder, split, replace(part, files=None if split == "train" else pictures.names[rows], bursts=None))

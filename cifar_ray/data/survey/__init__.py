@@ -1,1 +1,1 @@
-"""What is in the pictures of a data set before they become arrays."""
+"""Facts about the picture files of a data set, before they become arrays."""

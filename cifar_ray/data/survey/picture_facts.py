@@ -1,4 +1,4 @@
-"""Survey the files of a folder: headers, pictures that cannot be decoded, and pictures unlike the rest."""
+"""Survey the pictures of a data set: headers, pictures that cannot be decoded, and pictures unlike the rest."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from cifar_ray.data.reading.picture_source import Pictures
 from cifar_ray.errors import ImageError
 
 _THREADS = 8
-_LEAST_PICTURES = 20  # with fewer, one cannot say what is usual
-_UNLIKE_STD = 6.0  # standard deviations below the usual, of both figures together
+_LEAST_PICTURES = 20  # fewer pictures do not show what is usual
+_UNLIKE_STD = 6.0  # threshold for the sum of both measures, in standard deviations below their medians
 _MAD_TO_STD = 1.4826  # from the median absolute deviation to the standard deviation of a normal distribution
-_LEAST_STD = 0.5  # bits; pictures of one source differ by so little that anything would stand out
+_LEAST_STD = 0.5  # bits; pictures from one source may differ so little that every picture would stand out
 _MAX_UNLIKE = 20
 
 
@@ -31,13 +31,13 @@ class FileFacts:
     """Facts from the header of one file.
 
     Attributes:
-        name: of the picture, relative to the folder of the data set.
-        where: its path with the folder.
+        name: path of the picture, relative to the folder of the data set.
+        where: path of the picture, including the folder.
         format: for example `JPEG`; empty if the header cannot be read.
         mode: colour mode, for example `RGB`.
         width_px: as stored, before EXIF rotation.
         height_px: as stored, before EXIF rotation.
-        num_bytes: size of the file.
+        num_bytes: size of the file in bytes.
     """
 
     name: str
@@ -58,7 +58,7 @@ class BrokenFile:
 
 
 def read_headers(pictures: Pictures, on_read: Callable[[int], None] = lambda _: None) -> list[FileFacts]:
-    """Read the header of each picture, in order, without decoding pixels."""
+    """Read the header of each picture, in order, without decoding pixels; `on_read` gets the number of pictures since its last call."""
     facts = []
     with ThreadPool(_THREADS) as pool:
         for fact in pool.imap(partial(_read_header, pictures), range(len(pictures)), chunksize=64):
@@ -68,7 +68,7 @@ def read_headers(pictures: Pictures, on_read: Callable[[int], None] = lambda _: 
 
 
 def find_broken(pictures: Pictures, on_decoded: Callable[[int], None] = lambda _: None) -> list[BrokenFile]:
-    """Decode each picture and return those that fail."""
+    """Decode each picture and return those that fail; `on_decoded` gets the number of pictures since its last call."""
     broken = []
     with ThreadPool(_THREADS) as pool:
         for row, reason in enumerate(pool.imap(partial(_try_to_decode, pictures), range(len(pictures)), chunksize=16)):
@@ -80,11 +80,11 @@ def find_broken(pictures: Pictures, on_decoded: Callable[[int], None] = lambda _
 
 @dataclass(frozen=True)
 class UnlikePicture:
-    """A picture with much less in it than the others have.
+    """A picture with much less content than the others.
 
     Attributes:
-        row: its number.
-        reason: what is unusual about it.
+        row: number of the picture, from 0.
+        reason: what is unusual about the picture.
     """
 
     row: int
@@ -92,10 +92,10 @@ class UnlikePicture:
 
 
 def find_unlike(images: npt.NDArray[np.uint8], files: Sequence[FileFacts]) -> list[UnlikePicture]:
-    """Find pictures that are nearly of one colour and compress unusually well: placeholders of lost pictures, scans of nothing, logos.
+    """Find pictures of nearly one colour that compress unusually well: placeholders of lost pictures, scans of nothing, logos.
 
-    No network is needed: the score is the entropy of the colours plus the logarithm of the bytes per pixel, each in standard
-    deviations from the median.
+    The score needs no network: the entropy of the colours plus the logarithm of the bytes per pixel, each in standard deviations from
+    its median.
 
     Args:
         images: uint8 `[N, S, S, 3]`.
