@@ -1,4 +1,4 @@
-"""The storage: files under one root, on a local path or in an object store."""
+"""Storage: files under one root, on a local path or in an object store."""
 
 from cifar_ray.storage.tree import NUMBER, FileTree, split_location
 

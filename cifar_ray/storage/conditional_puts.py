@@ -50,15 +50,15 @@ class ConditionalPuts:
         self._retry = retry
 
     def update(self, path: str, change: Callable[[bytes | None], bytes]) -> bytes:
-        """Replace an object by what `change` makes of its content, and return the new content.
+        """Replace the content of an object by `change(content)`, and return the new content.
 
         Args:
             path: path in the bucket.
-            change: receives the content, or `None` without an object. It is called again after a concurrent change. If it raises,
+            change: receives the content, or `None` if there is no object. It is called again after a concurrent change. If it raises,
                 nothing is written.
 
         Raises:
-            StoreError: if the store cannot be reached, or others keep changing the object.
+            StoreError: if the store cannot be reached, or if other processes change the object during each of 100 attempts.
         """
         lost: bytes | None = None  # content of a put that got no response
         for _ in range(_ATTEMPTS):
@@ -171,7 +171,7 @@ def _open(storage: str, bucket: str, region: str | None) -> ObjectStore:
 
 
 def _credentials() -> Any:
-    """Credentials from the places that pyarrow reads. obstore reads all but `~/.aws` by itself, so boto3 reads that."""
+    """Find credentials in the same places as pyarrow. obstore reads all of them except `~/.aws`, so boto3 reads `~/.aws`."""
     if os.environ.get("AWS_ACCESS_KEY_ID"):
         return None
     if find_spec("boto3") is not None:

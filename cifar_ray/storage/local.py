@@ -24,7 +24,7 @@ STAGING = ".staging-"
 A_DAY_S = 86_400.0
 
 _LOCK_FILE = ".lock"
-_SETTLE_S = 60.0  # between creating a folder and locking it; generous
+_SETTLE_S = 60.0  # maximum time between creating a staging folder and locking it; generous
 _TAKEN = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
@@ -91,10 +91,10 @@ def locked(folder: Path, timeout_s: float) -> Iterator[None]:
 
 
 def add_folder(parent: Path, files: Mapping[str, bytes], first_free: Callable[[], int]) -> int:
-    """Write files as a new numbered folder, which appears complete; `sync_folder` makes its name durable.
+    """Write files as a new numbered folder, which becomes visible only when it is complete; `sync_folder` makes its name durable.
 
     Returns:
-        The number: `first_free()`, or a later one if another writer took that meanwhile.
+        The number: `first_free()`, or a later one if another writer took that number first.
     """
     _sweep(parent)
     staging = parent / _staging_name()

@@ -44,9 +44,9 @@ class ObjectWriter:
         self.retry.attempt(f"write {self.path(path)}", lambda: self._put(path, content))
 
     def update(self, path: str, change: Callable[[bytes | None], bytes], read: Callable[[str], bytes | None]) -> bytes:
-        """Replace a file by what `change` makes of its content; another change in between makes it start again.
+        """Replace the content of a file by `change(content)`; start again after a concurrent change.
 
-        Without conditional puts, a concurrent change may be lost; a log line says so.
+        If the store has no conditional puts, a concurrent change may be lost; a log line says so.
 
         Args:
             path: path of the file.
@@ -64,9 +64,9 @@ class ObjectWriter:
         return content
 
     def walk(self, folder: str) -> Iterator[str]:
-        """Paths in the file system of all objects below a folder, a thousand for each request if obstore reaches the store.
+        """Paths in the file system of all objects below a folder, listed a thousand per request.
 
-        pyarrow, which lists those that obstore does not reach, holds them all in memory.
+        If obstore cannot reach the store, pyarrow lists the objects in one call and holds all of them in memory.
         """
         bucket, _, prefix = folder.partition("/")
         try:
@@ -79,13 +79,14 @@ class ObjectWriter:
     def claim(self, parent: str, number: int) -> int:
         """Claim a number that no other writer gets, with puts and lists only.
 
-        A writer puts a claim on a number, then lists all claims on it. A writer that sees only its own claim gets the number: later
-        writers see this claim, which stays forever. Of several writers, the earliest waits some seconds until the others withdraw
-        their claims and go on to the next number; they may be dead. So a wrong clock or a dead writer wastes at most a number.
+        A writer puts a claim on a number, then lists all claims on it. If it sees only its own claim, it gets the number: later writers
+        see this claim, which stays forever. If it sees an earlier claim, it withdraws its own and tries the next number. If its claim is
+        the earliest, it waits until the others withdraw theirs. They may be dead, so after 3 s it tries the next number, too. So a wrong
+        clock or a dead writer wastes at most a number.
 
         Args:
             parent: parent of the numbered folders.
-            number: the first to try.
+            number: the first number to try.
 
         Returns:
             `number`, or a later one.
@@ -116,5 +117,5 @@ class ObjectWriter:
 
     def _put(self, path: str, content: bytes | mmap.mmap) -> None:
         with self.file_system.open_output_stream(self.path(path)) as stream:
-            # in one call, which Ctrl-C does not interrupt: closing a stream, even after an exception, puts the data so far
+            # One call, because Ctrl-C does not interrupt it: closing a stream, even after an exception, puts the part written so far.
             stream.write(content)

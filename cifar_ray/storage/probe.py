@@ -1,4 +1,4 @@
-"""Check that all hosts see the same storage, and not a local disk of the same name."""
+"""Check that all hosts see the same storage, and not a local folder with the same path."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import tenacity
 from cifar_ray.errors import StoreError
 from cifar_ray.storage.tree import FileTree
 
-_FILE = "mark"  # file name in the runs of all releases
+_FILE = "mark"  # all releases use this file name
 VISIBLE_WITHIN_S = 5.0  # NFS may show a new file late
 _POLL_S = 0.2
 
@@ -31,7 +31,7 @@ class StorageProbe:
 
     @classmethod
     def place(cls, files: FileTree) -> Self:
-        """Write the probe to a folder; keep an existing one.
+        """Write the probe to a folder; keep the text of an existing probe.
 
         Raises:
             StoreError: if the storage cannot be used.
@@ -44,11 +44,11 @@ class StorageProbe:
         """Check that this host sees the probe.
 
         Args:
-            storage: the storage as the writing host names it.
+            storage: path or URI of the storage, as the writing host uses it.
             folder: folder in the storage.
 
         Raises:
-            StoreError: if it does not, even after some seconds: NFS may show a new file late.
+            StoreError: if this host does not see the probe within 5 s; NFS may show a new file late.
         """
         files = FileTree(storage, folder)
         read = tenacity.Retrying(

@@ -23,7 +23,7 @@ _TIMEOUT_S = 60.0
 _PAUSES = tenacity.wait_exponential(multiplier=0.2, max=5.0)  # 0.2 s, 0.4 s, …
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _TRANSIENT = (
-    *_FULL,  # somebody may free some space: a model of hours of training is worth the wait
+    *_FULL,  # someone may free space on a full disk, and the result of hours of training is worth the wait
     *(
         errno.EIO,
         errno.ESTALE,
@@ -49,7 +49,7 @@ class Retry:
     """Retries operations that fail with transient errors, with exponential backoff, until they succeed or time out.
 
     Args:
-        timeout_s: timeout of one operation, without its last attempt; `None` takes `$CIFAR_RAY_STORAGE_PATIENCE_S`, else 60 s.
+        timeout_s: time after which an operation is not retried again; `None` takes `$CIFAR_RAY_STORAGE_PATIENCE_S`, else 60 s.
 
     Raises:
         ConfigError: if the variable is not a number of seconds.

@@ -39,7 +39,7 @@ class FileTree:
     Attributes:
         file_system: pyarrow's file system; `path` gives paths in it.
 
-    Links and names cannot leave the root: files outside it are invisible for reading, and are never written or deleted.
+    Links and `..` cannot lead out of the root: files outside it are invisible for reading, and are never written or deleted.
     The root itself may be a link.
 
     Raises:
@@ -82,7 +82,7 @@ class FileTree:
         """Size in bytes and modification time in ns of each file below the root, by path, sorted; without hidden files and folders.
 
         Args:
-            allow_not_found: a root that does not exist is an empty one, not an error.
+            allow_not_found: return no files if the root does not exist; default: raise an error.
         """
         selector = FileSelector(self._root, allow_not_found, recursive=True)
         entries = self._retry.attempt(f"list {self._root}", lambda: self.file_system.get_file_info(selector))
@@ -90,7 +90,7 @@ class FileTree:
         return {path: found[path] for path in sorted(found) if not path.startswith(".") and "/." not in path}
 
     def walk(self, folder: str) -> Iterator[str]:
-        """Paths of all files below a folder, one by one, without hidden ones and without following links; in no order that matters.
+        """Paths of all files below a folder, one by one, in no particular order; skips hidden files, and links to folders.
 
         Memory does not grow with the number of files. Errors are not retried.
         """
@@ -104,17 +104,17 @@ class FileTree:
                 yield from (f"{folder}/{name}" if folder else name for name in local.walk(base))
 
     def states(self, paths: Sequence[str]) -> list[tuple[int, int] | None]:
-        """Size in bytes and modification time in ns of each of `paths`; `None` if it is no file. The requests run side by side."""
+        """Size in bytes and modification time in ns of each of `paths`; `None` if it is not a file. The requests run in parallel."""
         full = [self.path(path) for path in paths]
         entries = self._retry.attempt(f"list {self._root}", lambda: self.file_system.get_file_info(full))
         return [(entry.size, entry.mtime_ns) if entry.type == FileType.File else None for entry in entries]
 
     def open(self, path: str) -> NativeFile:
-        """Open a file for reading at any place, also from several threads with `read_at`. Reading is not retried."""
+        """Open a file for random access; `read_at` may be called from several threads. Reading is not retried."""
         return self._retry.attempt(f"read {self.path(path)}", lambda: self.file_system.open_input_file(self.path(path)))
 
     def open_parts(self, path: str) -> Callable[[int, int], bytes]:
-        """Open a file; the function reads so many bytes from a start, fewer at the end of the file, also in several threads."""
+        """Open a file; returns a thread-safe function (start, size) → the bytes from there, fewer at the end of the file."""
         file = self.open(path)
         return lambda start, size: self._retry.attempt(f"read {self.path(path)}", lambda: bytes(file.read_at(size, start)))
 
@@ -155,11 +155,11 @@ class FileTree:
         self._retry.attempt(f"write {self.path(path)}", write)
 
     def update(self, path: str, change: Callable[[bytes | None], bytes]) -> bytes:
-        """Replace a file by what `change` makes of its content, and return the new content. No other update happens in between.
+        """Replace the content of a file by `change(content)`, and return the new content. No other update happens in between.
 
         Args:
             path: path of the file.
-            change: receives the content, or `None` without a file. It may be called several times. If it raises, nothing is written.
+            change: receives the content, or `None` if there is no file. It may be called several times. If it raises, nothing is written.
         """
         if self._objects:
             return self._objects.update(path, change, self.read)
@@ -193,7 +193,7 @@ class FileTree:
         """Write files as a new folder `<parent>/<number>` with a number that was never used, even with concurrent writers.
 
         On a file system the folder appears complete, by one rename. On an object store, the writer claims the number and puts the files
-        in the given order, so the last one commits. Incomplete files of dead writers are removed first.
+        in the given order, so the last file commits the folder. Files of dead writers in incomplete folders are removed first.
 
         Returns:
             The number, from 1.
@@ -222,7 +222,7 @@ class FileTree:
         self._retry.attempt(f"delete {self.path(path)}", delete)
 
     def clear_folder(self, path: str, first: str) -> None:
-        """Remove the file `first`, then everything else in a folder. Its number is never reused: an empty folder or a claim stays."""
+        """Remove the file `first`, then all others in a numbered folder. The folder or its claim stays, so the number is not reused."""
         self.delete(f"{path}/{first}")
         self._empty(path)
 
