@@ -18,9 +18,9 @@ PREVIOUS = "previous"
 
 _FILE = "aliases.json"
 _FORMAT_VERSION = 1
-# Release 0.1 reads only integers in this file
+# Release 0.1 accepts only integers as values in this file
 _PROMOTED_AT = "promoted_at_ms"  # milliseconds since 1970
-_DELETED = "deleted_"  # and the version
+_DELETED = "deleted_"  # followed by the version
 _FIELDS = TypeAdapter(dict[str, Annotated[int, Field(ge=1)]])
 
 
@@ -30,8 +30,8 @@ class Aliases:
 
     Attributes:
         versions: version by alias.
-        promoted_at_ms: time of the last promotion; `None` without one, and after one by release 0.1.
-        deleted: versions whose deletion has begun; they cannot be promoted.
+        promoted_at_ms: time of the last promotion, in milliseconds since 1970; `None` without a promotion, or if release 0.1 promoted.
+        deleted: versions whose deletion has started; they cannot be promoted.
     """
 
     versions: Mapping[str, int]
@@ -49,13 +49,13 @@ class Aliases:
         return self.versions.get(PREVIOUS)
 
     def with_production(self, version: int) -> Self:
-        """The same with another version in production, promoted now; the present one becomes `previous`."""
+        """A copy with another version in production, promoted now; the current production version becomes `previous`."""
         present = self.versions.get(PRODUCTION, version)
         previous = {PREVIOUS: present} if present != version else {}
         return replace(self, versions=dict(self.versions) | {PRODUCTION: version} | previous, promoted_at_ms=_now_ms())
 
     def without(self, version: int) -> Self:
-        """The same with a version marked as deleted, and without aliases that point to it."""
+        """A copy with a version marked as deleted, and without aliases that point to it."""
         rest = {alias: target for alias, target in self.versions.items() if target != version}
         return replace(self, versions=rest, deleted=self.deleted | {version})
 
@@ -70,7 +70,7 @@ def read_aliases(files: FileTree, name: str) -> Aliases:
 
 
 def change_aliases(files: FileTree, name: str, change: Callable[[Aliases], Aliases]) -> Aliases:
-    """Replace the aliases of a model by what `change` makes of them; no other change happens in between.
+    """Replace the aliases of a model by `change(aliases)`; no other change happens in between.
 
     Returns:
         The new aliases.

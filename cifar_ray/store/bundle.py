@@ -54,7 +54,7 @@ def encode(manifest: Manifest, weights: Mapping[str, torch.Tensor], attachments:
         weights: any device, memory format and sharing; values and dtypes stay the same bit for bit.
         attachments: additional files, by name.
     """
-    import torch  # takes seconds, and listing and promoting do not need it
+    import torch  # this import takes seconds, and listing and promoting do not need it
     from safetensors.torch import save
 
     # safetensors supports neither strided nor shared memory (tied layers, views)
@@ -63,7 +63,7 @@ def encode(manifest: Manifest, weights: Mapping[str, torch.Tensor], attachments:
     signed = manifest.model_copy(
         update={"weights_sha256": _sha256(data), "attachments": {name: _sha256(content) for name, content in attachments.items()}}
     )
-    unknown = {"task", "label_rules"} if manifest.task == "single-label" else None  # to older releases, which read the others
+    unknown = {"task", "label_rules"} if manifest.task == "single-label" else None  # older releases refuse unknown keys
     return {WEIGHTS_FILE: data, **attachments, MANIFEST_FILE: signed.model_dump_json(indent=2, exclude=unknown).encode()}
 
 
@@ -87,16 +87,16 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
 
 
 def check(data: bytes | None, file: str, sha256: str, where: str) -> bytes:
-    """Check a file of a bundle against the manifest's checksum, without parsing the file.
+    """Check a file of a bundle against the manifest's checksum, without parsing the file; returns its content.
 
     Args:
-        data: its content, or `None` if the file does not exist.
-        file: its name.
-        sha256: its checksum in the manifest.
+        data: content of the file; `None` if it does not exist.
+        file: name of the file.
+        sha256: checksum of the file in the manifest.
         where: the bundle, for the message.
 
     Raises:
-        BundleError: if it is missing or its checksum differs.
+        BundleError: if the file is missing or its checksum differs.
     """
     if data is None:
         raise BundleError(f"{where}: {file} is missing; {_ADVICE}")

@@ -1,4 +1,4 @@
-"""Chooses the model that a server serves if no name is given: the one that was promoted last."""
+"""Choose the model that a server serves if no name is given: the one that was promoted last."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _UNKNOWN = datetime.min.replace(tzinfo=UTC)
 
 
 def last_promoted_first(store: ModelStore) -> list[str]:
-    """All names in the store. Names with a production version come first, the one promoted last at the top.
+    """All names in the store: first those with a production version, the last promotion at the top.
 
-    The others follow, the one with the newest version at the top. Only what the store holds decides, so all hosts find the same order.
+    The others follow, the newest version at the top. The order depends only on the content of the store, so it is the same on all hosts.
 
     Raises:
         StoreError: if the storage cannot be read.
@@ -25,12 +25,12 @@ def _rank(store: ModelStore, name: str) -> tuple[bool, datetime]:
     try:
         promoted = store.promoted_at(name)
         return promoted is not None, promoted or store.manifest(f"{name}@{LATEST}").created_at
-    except CifarRayError:  # damaged: one of the others can answer
+    except CifarRayError:  # the bundle is damaged, but another model can be served
         return False, _UNKNOWN
 
 
 def first_version_at(store: ModelStore, name: str) -> datetime:
-    """Time at which a name came into the store. It does not change when other names come."""
+    """Time at which a name got its first version, which later models do not change; the maximum if the bundle is damaged."""
     try:
         return store.manifest(f"{name}@{store.versions(name)[0]}").created_at
     except CifarRayError:

@@ -22,7 +22,7 @@ _MUST_AGREE = ("task", "class_names", "image_size_px", "resize_policy")
 def save_ensemble(store: ModelStore, name: str, references: Sequence[str]) -> Bundle:
     """Save a new version of `name` that averages the probabilities of its members.
 
-    It has no figures until you evaluate it. It takes the data set and the library versions from the first member's manifest.
+    The ensemble has no metrics until you evaluate it. Data set and library versions come from the first member's manifest.
 
     Args:
         store: store of the members; the ensemble contains copies, so you may delete a member later.
@@ -66,7 +66,7 @@ def save_ensemble(store: ModelStore, name: str, references: Sequence[str]) -> Bu
 
 
 def _mean_thresholds(rules: Sequence[LabelRules]) -> LabelRules:
-    """The rules of an ensemble, whose logits are calibrated: the mean of its members' thresholds, until it is calibrated itself."""
+    """Rules of an ensemble until it is calibrated: the mean of its members' thresholds, without scaling, which the members already have."""
     plain = LabelRules.plain(len(rules[0].thresholds))
     return dataclasses.replace(
         plain, thresholds=tuple(sum(each) / len(rules) for each in zip(*(one.thresholds for one in rules), strict=True))

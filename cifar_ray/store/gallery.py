@@ -20,7 +20,7 @@ _MAX_PER_CELL = 12
 MAX_PICTURES = 1000
 _MAX_CELLS = 10_000  # off-diagonal cells of the matrix: a thousand classes have a million
 _MAX_BYTES = 1_400_000  # all pictures, base64-encoded
-_SIDE_PX, _SIDE_OF_MANY_PX, _MANY = 224, 96, 100  # of larger images; above this number of pictures, small ones let more cells have one
+_SIDE_PX, _SIDE_OF_MANY_PX, _MANY = 224, 96, 100  # more than 100 thumbnails are small, so that more cells have one
 _QUALITY = 85
 
 Integers = npt.NDArray[np.int64]
@@ -85,7 +85,7 @@ def encode_gallery(
 def _mistakes(
     judged: Judged, wrong: Integers, images: npt.NDArray[np.uint8], name_of: Callable[[int], str], limit: int
 ) -> list[dict[str, object]]:
-    """The mistakes in the gallery: each cell's most confident one comes before any cell's second one, so that every cell has one."""
+    """Choose the mistakes: first the most confident one of every cell, then the second of every cell, so that many cells have one."""
     in_cell: Counter[tuple[int, int]] = Counter()
     ranked = []
     for row in wrong[np.argsort(-judged.confidence[wrong], kind="stable")].tolist():
@@ -109,7 +109,7 @@ def _mistakes(
 
 
 def thumbnail(image: npt.NDArray[np.uint8], side_px: int) -> str:
-    """Thumbnail of an image, uint8 `[S, S, 3]`, of at most `side_px`, as a data URI."""
+    """Thumbnail of an image, uint8 `[S, S, 3]`, as a data URI; its sides have at most `side_px`."""
     picture = Image.fromarray(image)
     picture.thumbnail((side_px, side_px), Image.Resampling.LANCZOS)
     file = io.BytesIO()

@@ -18,7 +18,7 @@ def load_model(reference: str, storage: str) -> Bundle:
     Args:
         reference: `name`, `name@3` or `name@production` in the store; the name of a run; or a path or URI of a bundle's folder
             (`…/models/cifar10/3`, or a copy of it anywhere) or of a run's folder (`…/runs/NAME`); or `models:/NAME/3` in MLflow's
-            registry. A name wins over a run.
+            registry. If a model and a run have the same name, the model is loaded.
         storage: path or URI of the storage with the store and the runs.
 
     Raises:
@@ -70,7 +70,7 @@ def _of_run(store: ModelStore, run: str) -> Bundle:
             reference = f"{name}@{version}"
             try:
                 made_by = store.manifest(reference).train_config.get("name")
-            except BundleError:  # possibly of another run; it must not hide an intact one
+            except BundleError:  # a damaged bundle, possibly of another run, must not hide an intact one
                 continue
             if made_by == run:
                 return store.load(reference)

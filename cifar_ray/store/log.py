@@ -1,4 +1,4 @@
-"""The log: who changed what answers requests, when, why, and on which figures. Entries are added, never changed."""
+"""The audit log: who promoted, staged or deleted a model or changed API keys, when and why. Entries are added, never changed."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ _SUFFIX = ".json"
 
 
 class Entry(BaseModel):
-    """A change.
+    """One entry of the log.
 
     Attributes:
-        at: when, in UTC.
-        who: user and machine.
+        at: time of the change, in UTC.
+        who: user and host, as `user@host`.
         action: what was done.
-        subject: to what, for example `photos@7`, or the name of a key.
-        why: the reason, as a clause; empty if a person gave none.
-        figures: on which the decision was based, by name, as text.
+        subject: what was changed, for example `photos@7`, or the name of a key.
+        why: the reason, as a clause; empty if the user gave none.
+        figures: figures on which the decision was based, by name, as text.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -43,7 +43,7 @@ class Entry(BaseModel):
 
 @dataclass(frozen=True)
 class Reason:
-    """What an entry says beside its subject; the attributes are those of `Entry`."""
+    """Action, reason and figures of a log entry; the attributes are those of `Entry`."""
 
     action: Action
     why: str = ""
@@ -65,10 +65,10 @@ class Log:
         self._files = FileTree(storage, "log", timeout_s)
 
     def add(self, subject: str, reason: Reason) -> None:
-        """Write an entry, made now by this user."""
+        """Write an entry with the current time and user."""
         now = datetime.now(UTC)
         entry = Entry(at=now, who=_who(), action=reason.action, subject=subject, why=reason.why, figures=dict(reason.figures))
-        # names in the order of time; the random part keeps those of one millisecond apart
+        # File names sort by time. The random part distinguishes entries of the same millisecond.
         name = f"{int(now.timestamp() * 1000):013d}-{secrets.token_hex(4)}{_SUFFIX}"
         self._files.replace(name, entry.model_dump_json(indent=2).encode())
 
@@ -76,7 +76,7 @@ class Log:
         """The entries, the oldest first; damaged ones are left out.
 
         Args:
-            last: only so many of the newest; `None` for all.
+            last: number of the newest entries to return; `None` for all.
         """
         names = [name for name in self._files.files(allow_not_found=True) if name.endswith(_SUFFIX) and "/" not in name]
         found = (_decode(self._files.read(name)) for name in names[-last if last else 0 :])
@@ -93,6 +93,6 @@ def _decode(data: bytes | None) -> Entry | None:
 def _who() -> str:
     try:
         user = getpass.getuser()
-    except (KeyError, OSError):  # a container may run under a number without a name
+    except (KeyError, OSError):  # a container may run under a user id without a name
         user = "unknown"
     return f"{user}@{socket.gethostname()}"

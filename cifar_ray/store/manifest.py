@@ -1,4 +1,4 @@
-"""The manifest of a model bundle: everything but the weights that serving, prediction and evaluation need."""
+"""The manifest of a model bundle: everything except the weights that serving, prediction and evaluation need."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cifar_ray.config import NAME_PATTERN, Config, ResizePolicy, TaskName
 from cifar_ray.metrics.label_rules import LabelRules
 
 FORMAT_VERSION: Final = 1
-MANIFEST_KEY: Final = "cifar_ray.manifest"  # of the manifest in the metadata of exported files
+MANIFEST_KEY: Final = "cifar_ray.manifest"  # key of the manifest in the metadata of exported files
 
 Channel = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -23,11 +23,11 @@ class Architecture(Config):
 
 
 class PretrainedOrigin(Config):
-    """Where the weights come from that training started from.
+    """Origin of the pretrained weights from which training started.
 
     Attributes:
         source: repository of the hub, address, file name, or package and version.
-        sha256: of the file; empty if unknown.
+        sha256: sha256 of the file; empty if unknown.
         license: licence of the weights; empty if unknown.
         timm_version: version of timm that built the network.
     """
@@ -45,9 +45,9 @@ class Quantization(Config):
         calibration_images: number of training images that set the quantization ranges.
         measured_on: split and number of images of the measurement.
         accuracy: accuracy of the int8 network, or its mAP with several labels per image, 0–1.
-        reference_accuracy: the same of plain torch in fp32 on the same images.
+        reference_accuracy: the same figure for the network in plain torch and fp32, on the same images.
         tolerance: maximum loss of accuracy that was allowed.
-        deviation: largest difference of its logits from torch in fp32, as a fraction of the largest logit, on synthetic images.
+        deviation: largest difference of its logits from those of torch in fp32, as a fraction of the largest logit, on synthetic images.
     """
 
     calibration_images: int = Field(ge=1)
@@ -72,8 +72,8 @@ class Manifest(Config):
         channel_std: standard deviation of the training images per channel R, G, B, 0–1.
         resize_policy: policy for other aspect ratios, `pad`, `crop` or `squash`.
         temperature: single-label: divisor of the logits before softmax (calibration).
-        abstain_threshold: without features of known pictures, see `store.trust_file`, the model abstains from images with less
-            `familiarity.energy`; `None` never abstains.
+        abstain_threshold: the model abstains from images with a lower `familiarity.energy`; `None` never abstains. It is used only if the
+            bundle has no features of known pictures (see `store.trust_file`).
         metrics: figures by name, for example `test_accuracy`, 0–1.
         image_counts: number of images by split (`train`, `val`, `test`, or `cv` for cross-validation); empty in bundles of release 0.1.
         dataset_name: name of the training data set.
@@ -88,7 +88,7 @@ class Manifest(Config):
         attachments: sha256 of additional files by name, for example the int8 form of the network.
         quantization: accuracy of the int8 form, if there is one.
         pretrained: origin of the pretrained weights; `None` if training started from fresh weights.
-        interpolation: resampling by which pictures are resized.
+        interpolation: resampling method for resizing pictures.
         created_at: time of writing, with time zone.
     """
 
@@ -136,5 +136,5 @@ class Manifest(Config):
 
     @property
     def tested_on(self) -> str:
-        """Fingerprint of the test images; the test figures of two models are comparable if it is equal."""
+        """Fingerprint of the test images; if it is equal, the test metrics of two models are comparable."""
         return self.test_fingerprint or self.dataset_fingerprint

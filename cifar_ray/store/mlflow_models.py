@@ -1,4 +1,4 @@
-"""Models in MLflow's model registry: pushed from the store, and read by `models:/NAME/VERSION` wherever a model is named."""
+"""MLflow's model registry: push models from the store to it, and load models from it with the reference `models:/NAME/VERSION`."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def is_registered(reference: str) -> bool:
 
 
 def push_to_mlflow(bundle: Bundle, name: str) -> str:
-    """Add a model to MLflow's registry, as a `pyfunc` that answers as a server does.
+    """Add a model to MLflow's registry, as a `pyfunc` that gives the same answers as a server.
 
     Args:
         bundle: the model.
-        name: in the registry; the next version of it.
+        name: name in the registry; the model becomes its next version.
 
     Returns:
         `models:/NAME/VERSION`.
@@ -85,8 +85,8 @@ def pull_from_mlflow(reference: str) -> Bundle:
         reference: `models:/NAME/VERSION`, `models:/NAME/latest` or `models:/NAME@ALIAS`.
 
     Raises:
-        UnknownModelError: if there is none, or it is not one of ours.
-        BundleError: if it is damaged.
+        UnknownModelError: if there is no such model, or if it is not a model of cifar_ray.
+        BundleError: if the model is damaged.
         ConfigError: if `$MLFLOW_TRACKING_URI` is not set.
         MissingDependencyError: if mlflow is not installed.
         StoreError: if MLflow cannot be reached.
@@ -109,10 +109,10 @@ def pull_from_mlflow(reference: str) -> Bundle:
 
 
 def stored_reference(reference: str, storage: str) -> str:
-    """The reference in the store of a model to serve; one of MLflow's registry is copied into the store first, once.
+    """Reference in the store of a model to serve; a model of MLflow's registry is first copied to the store, unless it is already there.
 
     Raises:
-        CifarRayError: as `pull_from_mlflow`; or if the store cannot be written.
+        CifarRayError: as `pull_from_mlflow`; or if the store does not allow the name or cannot be written.
     """
     if not is_registered(reference):
         return reference
@@ -138,7 +138,7 @@ def _version(client: MlflowClient, found: re.Match[str]) -> str:
 
 @contextmanager
 def _client() -> Iterator[Any]:
-    """A client of MLflow, whose errors become ours."""
+    """Open an MLflow client; turn MLflow's errors into errors of this project."""
     address = os.environ.get(ADDRESS_VARIABLE, "")
     if not address:
         raise ConfigError(f"set {ADDRESS_VARIABLE} to the address of your MLflow server, for example http://localhost:5000")
@@ -158,5 +158,5 @@ def _client() -> Iterator[Any]:
 
 
 def _shown(address: str) -> str:
-    """Without a password."""
+    """An address without user and password, for messages."""
     return re.sub(r"//[^/@]*@", "//", address)

@@ -1,4 +1,4 @@
-"""Decides whether a new version becomes the production version."""
+"""Decide whether a new version becomes the production version."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class _Figure:
 
 
 def promote_new(store: ModelStore, bundle: Bundle, when: Literal["auto", "always", "never"]) -> tuple[bool, str]:
-    """Promote a new version, or not. If another process promotes a version meanwhile, the decision is made again.
+    """Decide whether to promote a new version, and do it. If another process promotes a version meanwhile, decide again.
 
     Args:
         store: store of the version.
         bundle: the version.
-        when: `auto` asks `should_promote`.
+        when: `auto` decides as `should_promote`.
 
     Returns:
         Whether it was promoted, and the reason as a clause for a message.
@@ -76,11 +76,11 @@ def promote_new(store: ModelStore, bundle: Bundle, when: Literal["auto", "always
 def should_promote(store: ModelStore, bundle: Bundle) -> tuple[bool, str]:
     """Decide whether to promote a version.
 
-    On the same test images, it must be at least as accurate as the production model. If the test images are missing or differ, but data
-    set and classes have the same names, validation accuracies decide: they come from different images, so only a model whose 95 %
-    interval lies below that of the production model is refused. A model of the same data set with other classes is promoted, because
-    the user has changed the classes. A model of another data set, or with other groups of classes, never is. The first model is
-    always promoted, and so is one that replaces a damaged model.
+    On the same test images, the version must be at least as accurate as the production model. If the test images are missing or differ,
+    but data set and classes have the same names, validation accuracies decide. They come from different images, so a version is refused
+    only if its 95 % interval lies below that of the production model. A version for the same data set with other classes is promoted,
+    because the user has changed the classes. A version for another task, another data set or other groups of classes is never promoted.
+    The first version of a model is always promoted, and so is a version that replaces a damaged one.
 
     Returns:
         Whether to promote, and the reason as a clause for a message.
@@ -93,10 +93,10 @@ def should_promote(store: ModelStore, bundle: Bundle) -> tuple[bool, str]:
 
 
 def describe_production(store: ModelStore, name: str, version: int, before: int | None) -> str:
-    """Describe a version that a user put into production: its accuracy beside that of the version before it, and beside chance.
+    """Describe a version that a user put into production: its accuracy, that of the version before it, and chance level.
 
     Args:
-        store: holds both.
+        store: store of both versions.
         name: name of the model.
         version: the version.
         before: the version that was in production; `None` if there was none.
@@ -207,7 +207,7 @@ def _best_figure(manifest: Manifest) -> _Figure | None:
 
 
 def _against_chance(manifest: Manifest, found: _Figure | None) -> str:
-    """Chance level, with a warning for a model that is hardly better: below twice chance, or for two classes below halfway to 1."""
+    """Chance level; with a warning if the accuracy is below twice chance or, for two classes, below halfway between chance and 1."""
     if found is None or manifest.task == "multi-label":  # the mAP of guessing depends on how often each label occurs
         return ""
     chance = 1 / len(manifest.class_names)

@@ -1,4 +1,4 @@
-"""A model for others: its card, and a folder as Hugging Face's hub takes it."""
+"""Publish a model: its model card, and a folder to upload to Hugging Face's hub."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ if TYPE_CHECKING:
     import torch
 
 CARD = "README.md"
-# In each bundle, as it was saved; they are no attachments, so no checksum is theirs
+# Files of the card in each saved bundle. They are not attachments, so the manifest has no checksum of them.
 CARD_FILES = ("card.md", "card.html")
 
 _logger = logging.getLogger(__name__)
 
 _SPLITS = {"test": "test", "val": "validation", "cv": "cross-validation"}
 _LISTED_CLASSES = 100
-_UNKNOWN = 0  # version
+_UNKNOWN = 0  # version of a model that is not saved yet
 
 
 def model_card(bundle: Bundle) -> str:
-    """What a model is, knows and does not know (Mitchell et al. 2019, arXiv 1810.03993): Markdown with metadata as the hub reads it."""
+    """Model card (Mitchell et al. 2019, arXiv 1810.03993): Markdown with metadata for Hugging Face's hub."""
     head = yaml.safe_dump(_metadata(bundle), sort_keys=False, allow_unicode=True)
     return f"---\n{head}---\n\n{_body(bundle)}"
 
 
 def model_card_html(bundle: Bundle) -> str:
-    """The same as a page that opens offline; text from the manifest is escaped."""
+    """Model card as an HTML page that opens offline; text from the manifest is escaped."""
     from jinja2 import Environment, PackageLoader
     from markdown_it import MarkdownIt
     from markupsafe import Markup
@@ -49,7 +49,7 @@ def model_card_html(bundle: Bundle) -> str:
 def cards_of_new(name: str, manifest: Manifest, weights: Mapping[str, torch.Tensor]) -> dict[str, bytes]:
     """The card of a model that is about to be saved, as files by name; its version is not known yet.
 
-    An error is logged, and the model is saved without them.
+    An error is logged, and the model is saved without its card.
     """
     try:
         bundle = Bundle(manifest, dict(weights), name, _UNKNOWN)
@@ -83,7 +83,7 @@ def _body(bundle: Bundle) -> str:
 def write_folder(bundle: Bundle, target: str) -> list[str]:
     """Write a model as a folder with its card, ready to upload; `load_model` reads it by its path.
 
-    The gallery of its mistakes stays away: it holds test pictures, which may be private.
+    The gallery of mistakes is left out, because it holds test pictures, which may be private.
 
     Args:
         bundle: the model.

@@ -31,7 +31,7 @@ class ModelStore:
     """The bundles at `<storage>/models/<name>/<version>/`, on a local path or any URI that pyarrow supports.
 
     A reference is `name` (production, else the newest), `name@3`, `name@latest` or `name@ALIAS`. A version never changes, and its
-    number is never reused, so nothing has changed as long as `resolve` returns the same version.
+    number is never reused. So a model is unchanged as long as `resolve` returns the same version.
 
     Args:
         storage: path or URI; the first `save` creates it.
@@ -40,7 +40,7 @@ class ModelStore:
     Attributes:
         storage: the absolute path or URI.
         location: path of the models in the file system, for messages: a URI may contain credentials.
-        log: where promotions, rollbacks and deletions are written down.
+        log: the audit log of promotions, rollbacks and deletions.
 
     Raises:
         StoreError: from every method, if the storage refuses the operation or cannot be reached.
@@ -177,7 +177,7 @@ class ModelStore:
         Args:
             name: name of the model.
             version: an intact version.
-            replacing: the aliases on which you based the decision; default: the present ones.
+            replacing: the aliases on which you based the decision; default: the current aliases.
             reason: for the log.
 
         Returns:
@@ -202,7 +202,7 @@ class ModelStore:
         return versions
 
     def rollback(self, name: str) -> dict[str, int]:
-        """Swap `production` and `previous`; a second call undoes it. This counts as a promotion.
+        """Swap `production` and `previous`; a second call swaps them back. This counts as a promotion.
 
         Returns:
             The new aliases.
@@ -218,7 +218,7 @@ class ModelStore:
         return self.promote(name, seen.previous, replacing=seen, reason=Reason("rollback"))
 
     def promoted_at(self, name: str) -> datetime | None:
-        """Time of the last promotion; `None` if nothing is in production. Release 0.1 wrote none: then the version's `created_at`.
+        """Time of the last promotion; `None` without a production version. If release 0.1, which stored no time, promoted: `created_at`.
 
         Raises:
             StoreError: if the model is not in the store.
@@ -250,7 +250,7 @@ class ModelStore:
                 )
             return present.without(version)
 
-        # first, so that nobody promotes the version while its files go
+        # The aliases change first, so that nobody can promote the version while its files are deleted.
         change_aliases(self._files, name, deleted)
         self._files.clear_folder(f"{name}/{version}", first=MANIFEST_FILE)
         self.log.add(f"{name}@{version}", Reason("delete"))

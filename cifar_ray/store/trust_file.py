@@ -1,4 +1,4 @@
-"""What a bundle says about when to trust its model: two numbers in the manifest, and an attachment with features of known pictures."""
+"""Calibration and abstention of a bundle: fields of the manifest, and an attachment with features of known pictures."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ FAMILIARITY_FILE = "familiarity.safetensors"
 
 
 def encode_familiarity(trust: Trust) -> dict[str, bytes]:
-    """The attachment by its name; nothing if the energy alone decides."""
+    """The attachment by its file name; empty if the energy alone decides when to abstain."""
     from safetensors.numpy import save
 
     return {} if trust.familiarity is None else {FAMILIARITY_FILE: save(trust.familiarity.arrays())}
 
 
 def with_trust(bundle: Bundle, trust: Trust) -> Bundle:
-    """The same bundle with another calibration and other rules for abstaining; not saved yet."""
+    """A copy of a bundle, not saved yet, with another calibration and other rules for abstaining."""
     changes = {"temperature": trust.temperature, "abstain_threshold": trust.abstain_threshold, "label_rules": trust.rules}
     others = {name: data for name, data in bundle.attachments.items() if name != FAMILIARITY_FILE}
     manifest = bundle.manifest.model_copy(update=changes)

@@ -1,1 +1,1 @@
-"""Versions on trial beside the production version: which, what was observed, and the rules that end a trial."""
+"""Trials: versions that run beside the production version, the observations, and the rules that end a trial."""

@@ -15,12 +15,13 @@ from cifar_ray.store.staging.tallies import Figure, Side, Tally, latency_ms, lat
 
 Unit = Literal["%", "x", "ms"]
 
-# Withdrawn if it surely fails more often than this, and more often than production
+# A version is withdrawn if the lower bound of its failure rate is above this and above the failure rate of production.
 _MAX_FAILED = 0.01
 _MIN_FAILURES = 2
-# With it, one good version in 80 that fails for 0.5 % is withdrawn within 1,000 requests; one that fails for 10 % goes after 17 (median)
+# Of 80 good versions that fail for 0.5 % of requests, this bound withdraws one within 1,000 requests. A version that fails for 10 % is
+# withdrawn after 17 requests (median).
 _Z_FAILED = 3.0
-# Withdrawn if its median time is surely more than this times that of production
+# A version is withdrawn if the lower bound of its median latency, divided by that of production, is above this.
 _MAX_SLOWER = 2.0
 _MIN_TIMED = 20
 
@@ -37,13 +38,13 @@ _EXAMPLES = '"errors <= 0.1 %", "agreement >= 98 %" or "p99 <= 1.2x"'
 
 @dataclass(frozen=True)
 class Condition:
-    """A condition on what was observed of the version on trial, such as `p99 <= 1.2x`.
+    """A condition on the observations of a trial, such as `p99 <= 1.2x`.
 
     Attributes:
-        figure: errors, abstentions and confidence as fractions; agreement with production; p50 and p99 of the time of a request.
+        figure: `errors`, `abstentions` or `confidence`, as fractions; `agreement` with production; `p50` or `p99` of the latency.
         sign: `<=` or `>=`.
-        limit: in the unit.
-        unit: `%`; `ms`; or `x`, which is the same figure of production.
+        limit: limit in `unit`.
+        unit: `%`; `ms`; or `x`, a multiple of the same figure of production.
     """
 
     figure: str
@@ -53,10 +54,10 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read a condition.
+        """Parse a condition.
 
         Raises:
-            ConfigError: if it is not one.
+            ConfigError: if the text is not a condition.
         """
         match = _FORM.fullmatch(text.strip().lower())
         if match is None:
@@ -71,7 +72,7 @@ class Condition:
         return cls(figure, sign, float(limit), unit)  # type: ignore[arg-type]
 
     def observed(self, tally: Tally) -> float:
-        """The value, in the condition's unit; not a number if nothing was observed."""
+        """The observed value, in the condition's unit; NaN if nothing was observed."""
         if self.figure == "agreement":
             return 100 * share(tally.agreed, tally.compared).value
         if self.figure in _QUANTILES:
@@ -83,7 +84,7 @@ class Condition:
         return staged / production if production else (1.0 if staged == 0 else math.inf)
 
     def holds(self, tally: Tally) -> bool:
-        """Whether the observed value fulfils the condition; it does not without observations."""
+        """Whether the observed value meets the condition; `False` without observations."""
         return _OPERATORS[self.sign](self.observed(tally), self.limit)
 
     def __str__(self) -> str:
@@ -97,7 +98,7 @@ def _units(figure: str) -> tuple[str, ...]:
 
 
 def reason_to_withdraw(tally: Tally) -> str:
-    """Why a version must be withdrawn: it fails too often, or it is too slow. Empty if it need not be."""
+    """Why a version must be withdrawn: it fails too often, or it is too slow. Empty if it may stay."""
     staged, production = tally.staged, tally.production
     if staged.failed >= _MIN_FAILURES:
         surely = wilson_interval(staged.failed, staged.requests, _Z_FAILED)[0]
@@ -123,7 +124,7 @@ def unmet(conditions: Sequence[Condition], tally: Tally) -> str:
 
 
 def describe(tally: Tally) -> dict[str, tuple[str, str]]:
-    """Each figure of production and of the version on trial, with 95 % intervals, for people."""
+    """Each figure of production and of the version on trial, with 95 % intervals, as text for the user."""
     sides = (tally.production, tally.staged)
     rows = {"requests": tuple(f"{side.requests:,}" for side in sides)}
     for name, of in _SHARES.items():

@@ -25,12 +25,12 @@ class Stage(BaseModel):
     """A version on trial.
 
     Attributes:
-        name: of the model.
-        version: on trial.
+        name: name of the model.
+        version: version on trial.
         share: fraction of the requests that it answers, 0–1; 0 is a shadow, which sees requests and answers none.
         staged_at_ms: when the trial began, in milliseconds since 1970; it tells trials of one version apart.
-        promote_after: number of requests after which the version is promoted if the conditions hold; `None`: never by itself.
-        conditions: what must hold then.
+        promote_after: number of requests after which the version is promoted if the conditions hold; `None` never promotes it.
+        conditions: conditions for the promotion, see `Condition`.
         withdraws: whether the version is withdrawn when it fails or is slow.
     """
 
@@ -56,7 +56,7 @@ class Stage(BaseModel):
 
     @property
     def folder(self) -> str:
-        """Folder of what was observed in this trial."""
+        """Folder of the observations of this trial, relative to the folder of all trials."""
         return f"{self.name}/{self.version}-{self.staged_at_ms}"
 
     def __str__(self) -> str:
@@ -86,10 +86,10 @@ class StageFile:
         return self._decode(self.files.read(_FILE))
 
     def start(self, store: ModelStore, stage: Stage) -> Stage | None:
-        """Start a trial, in place of one of the same version; running servers follow within some seconds.
+        """Start a trial; it replaces a trial of the same version. Running servers follow within some seconds.
 
         Returns:
-            The trial of the same version that it replaces, if there was one.
+            The replaced trial; `None` if there was none.
 
         Raises:
             StoreError: if the version does not exist, is damaged, or cannot be compared with the production version, or if another version
@@ -110,10 +110,10 @@ class StageFile:
         return replaced[0] if replaced else None
 
     def end(self, stage: Stage) -> bool:
-        """End a trial and forget what was observed.
+        """End a trial and delete its observations.
 
         Returns:
-            Whether this call ended it: of several processes that want to, one does.
+            Whether this call ended the trial; if several processes try, exactly one gets `True`.
         """
         found: list[Stage] = []
 
@@ -130,7 +130,7 @@ class StageFile:
         """The trial of a model, by `name` or `name@version`.
 
         Raises:
-            StoreError: if there is none; the message lists those that there are.
+            StoreError: if there is no such trial; the message lists the trials.
         """
         stages = self.read()
         for stage in stages:
@@ -151,7 +151,7 @@ class StageFile:
 
 
 def stage_rules(stage: Stage) -> str:
-    """The rules of a trial, for people."""
+    """The rules of a trial, as text for the user."""
     rules = []
     if stage.promote_after:
         held = f" if {' and '.join(stage.conditions)}" if stage.conditions else ""

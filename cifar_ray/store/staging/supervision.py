@@ -1,4 +1,4 @@
-"""Ends a trial by its rules: withdraws a version that fails or is slow, promotes one that has proved itself."""
+"""End trials by their rules: withdraw a version that fails or is slow, promote a version that meets its conditions."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from cifar_ray.store.staging.tallies import Tally
 
 
 def supervise(store: ModelStore, stages: StageFile, stage: Stage, tally: Tally) -> Reason | None:
-    """End a trial if one of its rules says so. Every server may call it: each change happens, and is logged, once.
+    """End a trial if one of its rules says so. Every server may call this: each change happens, and is logged, only once.
 
     Args:
-        store: holds the model.
-        stages: holds the trial.
+        store: store of the model.
+        stages: file of the trials.
         stage: the trial.
-        tally: what all servers observed.
+        tally: observations of all servers.
 
     Returns:
         What was done; `None` if the trial goes on, or another process has ended it.
@@ -29,14 +29,14 @@ def supervise(store: ModelStore, stages: StageFile, stage: Stage, tally: Tally) 
         StoreError: if the storage cannot be read or written.
         BundleError: if the version to promote is damaged.
     """
-    if store.aliases(stage.name).get(PRODUCTION) == stage.version:  # a person promoted it, or a server that then died
+    if store.aliases(stage.name).get(PRODUCTION) == stage.version:  # promoted by a user, or by a server that died before it ended the trial
         stages.end(stage)
         return None
     reason = decide(stage, tally)
     if reason is None:
         return None
     if reason.action == "promote":
-        with suppress(ConcurrentChangeError):  # another version is in production now, with which this one was not compared
+        with suppress(ConcurrentChangeError):  # this version was not compared with the new production version
             store.promote(stage.name, stage.version, reason=reason)
             stages.end(stage)
             return reason
@@ -48,7 +48,7 @@ def supervise(store: ModelStore, stages: StageFile, stage: Stage, tally: Tally) 
 
 
 def decide(stage: Stage, tally: Tally) -> Reason | None:
-    """What the rules of a trial say now."""
+    """What the rules of a trial decide now; `None` if it goes on."""
     if stage.withdraws and (problem := reason_to_withdraw(tally)):
         return Reason("withdraw", problem, figures_for_log(tally))
     if stage.promote_after is None or tally.staged.requests < stage.promote_after:

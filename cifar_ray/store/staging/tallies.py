@@ -1,4 +1,4 @@
-"""What was observed of a version on trial and of the production version meanwhile: counts that add up over servers and replicas."""
+"""Observations of a trial: counts for the version on trial and for production, which add up over servers and replicas."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ class _TallyInFile(BaseModel):
 
 @dataclass
 class Side:
-    """What one version did.
+    """Counts for one version.
 
     Attributes:
-        requests: that it was asked, failures included.
+        requests: number of requests, including failed ones.
         failed: requests that it could not answer.
-        pictures: that it classified.
-        abstained: pictures of these of which it said "none of these".
+        pictures: number of classified pictures.
+        abstained: number of these pictures from which it abstained ("none of these").
         confidence_sum: sum of the highest probability of each picture.
-        confidence_squares: sum of the squares of the same.
-        latency: number of answered requests by time, int64 `[287]`; the edges are 5 % apart, from 0.1 ms.
+        confidence_squares: sum of the squares of these probabilities.
+        latency: histogram of the latency of answered requests, int64 `[287]`; bin edges are 5 % apart, from 0.1 ms.
     """
 
     requests: int = 0
@@ -69,8 +69,8 @@ class Side:
 
         Args:
             confidences: highest probability of each picture.
-            abstained: number of pictures of which it said "none of these".
-            latency_ms: time of the request.
+            abstained: number of pictures from which the version abstained.
+            latency_ms: latency of the request.
         """
         self.requests += 1
         self.pictures += len(confidences)
@@ -86,7 +86,7 @@ class Side:
         self.failed += 1
 
     def quantile_ms(self, share: float) -> float:
-        """The time within which so many of the answers came; 0 without any."""
+        """Quantile of the latency in ms; `share` is 0–1. 0 without answers."""
         return float(_quantiles(self.latency[None], share)[0])
 
     def __add__(self, other: Self) -> Side:
@@ -95,13 +95,13 @@ class Side:
 
 @dataclass
 class Tally:
-    """What was observed in a trial.
+    """Observations of a trial.
 
     Attributes:
-        production: what the production version did meanwhile.
-        staged: what the version on trial did.
-        compared: pictures that both classified.
-        agreed: pictures of these to which both gave the same class, or the same labels.
+        production: counts for the production version during the trial.
+        staged: counts for the version on trial.
+        compared: number of pictures that both versions classified.
+        agreed: number of these pictures for which both gave the same class, or the same labels.
         dropped: requests that were not compared, because the server was busy.
         not_ready: requests that production answered, because a replica had not loaded the version yet.
     """
@@ -117,14 +117,14 @@ class Tally:
         return Tally(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
     def to_json(self) -> bytes:
-        """As the content of a file; `from_json` gives it back."""
+        """Encode as the content of a file; `from_json` decodes it."""
         sides = {name: _side_in_file(getattr(self, name)) for name in ("production", "staged")}
         rest = {name: getattr(self, name) for name in ("compared", "agreed", "dropped", "not_ready")}
         return _TallyInFile(**sides, **rest).model_dump_json().encode()
 
     @classmethod
     def from_json(cls, data: bytes) -> Tally:
-        """From the content of a file; a damaged one holds nothing."""
+        """Decode the content of a file; a damaged file gives an empty tally."""
         try:
             found = _TallyInFile.model_validate_json(data)
         except ValidationError:
@@ -134,7 +134,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Figure:
-    """A value with its 95 % interval; not a number if nothing was observed."""
+    """A value with its 95 % interval; the value is NaN if nothing was observed."""
 
     value: float
     low: float
@@ -171,17 +171,17 @@ def latency_ratio(tally: Tally, quantile: float) -> Figure:
 
 
 def write_tally(files: FileTree, folder: str, writer: str, tally: Tally) -> None:
-    """Write what one process observed, in place of what it wrote before."""
+    """Write the observations of one process; they replace those that it wrote before."""
     files.replace(f"{folder}/{writer}.json", tally.to_json())
 
 
 def read_tallies(files: FileTree, folder: str, without: Iterable[str] = ()) -> Tally:
-    """The sum of what all processes wrote.
+    """Sum of the observations of all processes.
 
     Args:
-        files: of the stages.
-        folder: of the trial.
-        without: processes to leave out.
+        files: tree of the folder of all trials.
+        folder: folder of the trial.
+        without: names of the processes to leave out.
     """
     left_out = {f"{folder}/{writer}.json" for writer in without}
     paths = [path for path in files.files(allow_not_found=True) if path.startswith(f"{folder}/") and path not in left_out]
@@ -201,7 +201,7 @@ def _side(found: _SideInFile) -> Side:
 
 
 def _resampled(latency: Counts) -> Counts:
-    """Bootstrap samples of a histogram, int64 `[400, 287]` (Efron 1979); always the same ones for the same histogram."""
+    """Bootstrap samples of a histogram, int64 `[400, 287]` (Efron 1979); the same histogram always gives the same samples."""
     count = int(latency.sum())
     if not count:
         return np.zeros((_RESAMPLES, _BINS), np.int64)
