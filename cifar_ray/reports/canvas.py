@@ -18,8 +18,8 @@ def new_figure(width_in: float, height_in: float) -> tuple[Figure, Axes]:
 
 
 def empty_figure(width_in: float, height_in: float) -> Figure:
-    """A figure without a plot, for several side by side."""
-    from matplotlib.figure import Figure  # takes half a second, and --help does without
+    """A figure without a plot, to which you add several plots."""
+    from matplotlib.figure import Figure  # this import takes half a second, and --help does not need it
 
     return Figure(figsize=(width_in, height_in), layout="constrained")
 

@@ -29,7 +29,7 @@ def to_files(examination: DatasetExamination, augmentation: AugmentationConfig, 
     """`stats.json`, the pictures, and `stats.html` with all pictures inside, by file name.
 
     Args:
-        examination: of the data set.
+        examination: examination of the data set.
         augmentation: settings of the augmentation to show.
         seed: random seed for the choice of images and for the augmentation.
     """

@@ -51,7 +51,7 @@ def summary(checked: CheckedLabels) -> dict[str, Any]:
 
 
 def describe(figures: dict[str, Any]) -> list[tuple[str, str]]:
-    """The summary as names and texts.
+    """The summary as pairs of name and text.
 
     Args:
         figures: from `summary`.

@@ -22,10 +22,10 @@ def write_report(
 
     Args:
         config: settings of the test.
-        splits: the data it ran on.
-        test: its result.
+        splits: data of the test.
+        test: result of the test.
         readings: learning rates by name, for example `edge`.
-        meanings: one line about each reading.
+        meanings: one line about each reading, by name.
 
     Returns:
         Path of the page.

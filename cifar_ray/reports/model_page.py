@@ -1,4 +1,4 @@
-"""What the report of every evaluation has, with one class or several labels per picture: mistakes with heatmaps, near-duplicates, files."""
+"""Parts that all evaluation reports share, for one class or several labels per picture: files, heatmaps, near-duplicates."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def evaluation_files(figures: dict[str, Any], pictures: Mapping[str, Picture], p
 
 
 def render_about(evaluation: AnyEvaluation, sections: Sequence[Section]) -> bytes:
-    """Render the page, with model and data in its title and lead."""
+    """Render the page, with the model and the data in its title and first line."""
     data, manifest = evaluation.data, evaluation.manifest
     trained = f"{manifest.architecture.name}, trained on {manifest.dataset_name}"
     if manifest.task == "multi-label":

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _MAX_NAMED_CLASSES = 40  # with more, names along an axis overlap
 _MAX_NUMBERED_CLASSES = 20  # with more, counts do not fit into the cells
-_DARK_BELOW, _DARK_ABOVE = 0.15, 0.9  # shades of the colour map on which black text is hard to read
+_DARK_BELOW, _DARK_ABOVE = 0.15, 0.9  # below and above these shades of the colour map, black text is hard to read
 _BLUE, _PALE, _ORANGE, _GREY = "#2b6cb0", "#bee3f8", "#dd6b20", "#a0aec0"
 
 
@@ -49,10 +49,10 @@ def reliability(calibration: Calibration, uncalibrated: Calibration, *, of: str 
     """Reliability diagram: accuracy by confidence with and without calibration, and the share in each bin.
 
     Args:
-        calibration: with it.
-        uncalibrated: without it.
-        of: what is in the bins.
-        fitted: what the calibration is.
+        calibration: bins with calibration.
+        uncalibrated: bins without calibration.
+        of: what the bins count, for the axis label.
+        fitted: name of the calibration, for the legend.
     """
     figure, axes = new_figure(6, 5.6)
     bins = len(calibration.counts)
@@ -78,7 +78,7 @@ def reliability(calibration: Calibration, uncalibrated: Calibration, *, of: str 
 
 
 def per_class(series: Mapping[str, Floats], class_names: Sequence[str]) -> bytes:
-    """Figures of each class, 0–1, by their names, at most four."""
+    """Up to four figures of each class; `series` has their values, 0–1, by name."""
     figure, axes = new_figure(max(7.0, min(16.0, 0.8 * len(class_names))), 4)
     for (name, values), colour, marker in zip(series.items(), (_BLUE, _ORANGE, "black", _GREY), ("^", "v", "_", "o"), strict=False):
         axes.scatter(range(len(values)), values * 100, s=60, color=colour, marker=marker, label=name)
@@ -171,10 +171,10 @@ def file_sizes(widths_px: npt.NDArray[np.int64], heights_px: npt.NDArray[np.int6
 def class_differences(
     differences: Sequence[tuple[float, bool]], class_names: Sequence[str], models: tuple[str, str], figure_name: str = "recall"
 ) -> bytes:
-    """A figure of the second model minus that of the first, per class; orange if the difference is significant.
+    """Difference in a figure per class, second model minus first; orange if significant.
 
     Args:
-        differences: of each class, −1–1, and whether it is significant.
+        differences: difference of each class, from −1 to 1, and whether it is significant.
         class_names: names of the classes.
         models: references of both models.
         figure_name: name of the figure.
@@ -189,7 +189,7 @@ def class_differences(
 
 
 def co_occurrence(counts: Integers, class_names: Sequence[str]) -> bytes:
-    """How often pictures with one label (row) also have another (column), as a share of the row; the diagonal has the counts.
+    """Share of the pictures with one label (row) that also have another (column); the diagonal has the number of pictures.
 
     Args:
         counts: int64 `[C, C]`, pictures with both labels.
@@ -215,7 +215,7 @@ def co_occurrence(counts: Integers, class_names: Sequence[str]) -> bytes:
 
 def _name_classes(axes: Axes, class_names: Sequence[str], *, both: bool = False) -> None:
     shortened = [name if len(name) <= 24 else f"{name[:23]}…" for name in class_names]
-    names = [name.replace("$", r"\$") for name in shortened]  # matplotlib would read a formula
+    names = [name.replace("$", r"\$") for name in shortened]  # matplotlib reads text between two $ as a formula
     if len(names) > _MAX_NAMED_CLASSES:
         return
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")

@@ -26,7 +26,7 @@ class Picture:
 
     @property
     def base64(self) -> str:
-        """The PNG as a data URI holds it."""
+        """The PNG in base64, for a data URI."""
         return base64.b64encode(self.png).decode()
 
 
@@ -73,7 +73,7 @@ def render(title: str, lead: str, sections: Sequence[Section]) -> bytes:
     """Render the page as UTF-8. All text is escaped.
 
     Args:
-        title: of the page and its first heading.
+        title: title of the page and its first heading.
         lead: one line below the title.
         sections: in order.
     """
@@ -82,7 +82,7 @@ def render(title: str, lead: str, sections: Sequence[Section]) -> bytes:
 
 @cache
 def template(name: str) -> Template:
-    """A template of the room; it escapes all text."""
+    """A template of this package; it escapes all text."""
     environment = Environment(
         loader=PackageLoader("cifar_ray.reports"),
         autoescape=True,
