@@ -1,1 +1,1 @@
-"""Prediction jobs that clients give to a server: the queue in the storage, and the pictures that a job may read."""
+"""Prediction jobs of a server's clients: the queue in the storage, and the pictures that a job may read."""

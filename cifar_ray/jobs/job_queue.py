@@ -1,4 +1,4 @@
-"""The jobs of all servers on one storage, in one file: each change is atomic, and survives every process."""
+"""The job queue of all servers on one storage, in one file: each change is atomic and durable."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cifar_ray.jobs.job_record import FOLDER, OUTPUTS, Job, JobConflictError, Jo
 from cifar_ray.storage import FileTree
 
 MAX_UNFINISHED = 100
-# A server that has shown no sign of life for so long has died: another one takes its job over
+# A server without a heartbeat for this long counts as failed, and another server takes over its job.
 LEASE_S = 30.0
 MAX_ATTEMPTS = 5
 
@@ -35,7 +35,7 @@ class JobQueue:
     Args:
         storage: path or URI.
         timeout_s: as for `FileTree`.
-        clock: the time, UTC.
+        clock: returns the current time, UTC.
 
     Raises:
         StoreError: from every method, if the storage refuses the operation or cannot be reached.
@@ -72,22 +72,22 @@ class JobQueue:
         return job
 
     def all(self) -> list[Job]:
-        """All jobs, the oldest first; of the finished ones the last 200."""
+        """All jobs, the oldest first; `add` keeps only the last 200 finished jobs."""
         return list(self._parse(self._files.read(_FILE)).jobs)
 
     def get(self, job_id: str) -> Job:
-        """One job.
+        """Get a job by its id.
 
         Raises:
-            UnknownJobError: if there is none.
+            UnknownJobError: if there is no such job.
         """
         return _find(self.all(), job_id)
 
     def cancel(self, job_id: str) -> Job:
-        """Cancel a job that waits or runs; a finished one stays as it is. Its runner stops at the next part.
+        """Cancel a job that waits or runs; the server that runs it stops before its next part. A finished job stays unchanged.
 
         Raises:
-            UnknownJobError: if there is none.
+            UnknownJobError: if there is no such job.
         """
 
         def change(job: Job) -> Job:
@@ -96,7 +96,7 @@ class JobQueue:
         return self._change(job_id, change)
 
     def take(self, owner: str) -> Job | None:
-        """The next job for a server: one of its own, one whose server has died, or the first that waits; `None` if there is none."""
+        """Assign the next job to a server: one of its own, one of a failed server, or the first that waits; `None` if there is none."""
         now = self._clock()
         taken: list[Job] = []
 
@@ -116,12 +116,12 @@ class JobQueue:
         return taken[0] if taken else None
 
     def report(self, job_id: str, owner: str, **progress: Any) -> Job:
-        """Write progress, and a sign of life.
+        """Write the progress of a job, and a heartbeat.
 
         Args:
-            job_id: of a job that was taken.
-            owner: who has taken it.
-            progress: attributes of `Job`.
+            job_id: id of a running job.
+            owner: server that runs it.
+            progress: changed attributes of `Job`.
 
         Raises:
             JobLostError: if the job was cancelled or taken over.
@@ -129,7 +129,7 @@ class JobQueue:
         return self._change_own(job_id, owner, lambda _: progress)
 
     def finish(self, job_id: str, owner: str, state: State, problem: str = "") -> None:
-        """End a job that was taken.
+        """End a running job.
 
         Raises:
             JobLostError: if the job was cancelled or taken over.
@@ -137,7 +137,7 @@ class JobQueue:
         self._change_own(job_id, owner, lambda _: self._end(state, problem))
 
     def retry_later(self, job_id: str, owner: str, problem: str) -> None:
-        """Put a job back after an error that may pass; after the fifth it fails. Its finished parts stay.
+        """Put a job back into the queue after a transient error; the fifth attempt that fails ends it. Finished parts stay.
 
         Raises:
             JobLostError: if the job was cancelled or taken over.
@@ -153,7 +153,7 @@ class JobQueue:
         self._change_own(job_id, owner, change)
 
     def release(self, owner: str) -> None:
-        """Let others take the job of a server that stops."""
+        """Let other servers take the job of a server that stops."""
 
         def change(jobs: Sequence[Job]) -> list[Job]:
             return [job.model_copy(update={"owner": ""}) if job.owner == owner and job.state == "running" else job for job in jobs]
@@ -165,8 +165,8 @@ class JobQueue:
         return self._outputs.have_files([output])[0]
 
     def sweep(self) -> None:
-        """Delete what finished jobs have left: their names and parts."""
-        folders = self._files.folders()  # before the queue is read: a job may be accepted in between
+        """Delete the name files and parts of finished jobs."""
+        folders = self._files.folders()  # listed before the queue is read: a job may be accepted in between, and its folder must stay
         kept = {job.id for job in self.all() if job.is_unfinished}
         for folder in folders:
             if folder not in kept:

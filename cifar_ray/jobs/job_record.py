@@ -1,4 +1,4 @@
-"""What a prediction job of a server is, and how far it is."""
+"""The record of a prediction job: its request, its state and its progress."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ State = Literal["queued", "running", "done", "failed", "cancelled"]
 UNFINISHED: tuple[State, ...] = ("queued", "running")
 
 FOLDER = "jobs"
-# The tables of all jobs
+# Folder of the tables of all jobs
 OUTPUTS = "predictions"
 OUTPUT_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.(csv|parquet)$"
 ID_PATTERN = r"[0-9]{14}-[0-9a-f]{8}"
 
 
 class UnknownJobError(CifarRayError):
-    """There is no such job, or not any more."""
+    """There is no such job, or it was removed from the queue."""
 
 
 class JobConflictError(CifarRayError):
@@ -32,14 +32,14 @@ class QueueFullError(CifarRayError):
 
 
 class JobLostError(CifarRayError):
-    """The job was cancelled, or another server has taken it over: this one must not go on."""
+    """The job was cancelled, or another server has taken it over: this server must stop working on it."""
 
 
 class Job(BaseModel):
     """A job and its progress.
 
     Attributes:
-        id: names the job.
+        id: unique identifier, which matches `ID_PATTERN`.
         source: pictures, as the client named them; see `JobSources`.
         model: `name@version`, fixed when the job was accepted.
         output: file name of the table, in `<storage>/predictions/`.
@@ -47,17 +47,17 @@ class Job(BaseModel):
         created_at: when it was accepted, UTC.
         state: queued, running, done, failed or cancelled.
         top_k: number of classes per row.
-        started_at: when it was started for the first time.
+        started_at: when it started for the first time.
         finished_at: when it was done, failed or was cancelled.
         pictures: number of pictures; `None` until they are listed.
-        done: pictures whose rows are written.
-        broken: pictures of these that cannot be used; their rows have an error.
+        done: number of pictures whose rows are written.
+        broken: number of these pictures that cannot be read or decoded; their rows have an error.
         problem: why it failed, or why it waits for another attempt.
-        attempts: attempts that failed.
-        not_before: when the next attempt may start.
+        attempts: number of failed attempts.
+        not_before: time before which the next attempt must not start; `None` if it may start at once.
         owner: the server that runs it; empty if none does.
-        seen_at: last sign of life of the owner.
-        joins: whether its table is being written: only then may a table of this name be replaced.
+        seen_at: time of the owner's last heartbeat.
+        joins: whether the job has begun to write its table; only then may it replace a table of this name.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -84,7 +84,7 @@ class Job(BaseModel):
 
     @property
     def folder(self) -> str:
-        """Folder of its names and parts, relative to the storage."""
+        """Folder of the job's name files and parts, relative to the storage."""
         return f"{FOLDER}/{self.id}"
 
     @property

@@ -1,4 +1,4 @@
-"""Which pictures a job may read, and how: those in the storage's folder `inputs`, and below addresses that the operator allows."""
+"""Find and read the pictures of jobs, only in the storage's folder `inputs` and below addresses that the operator allows."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _BLOCK_BYTES = 1 << 18
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a name leads.
+    """Location of a picture, list or folder.
 
     Attributes:
         base: URI of an object store's folder, with its query; the storage; or the address of a web server's folder.
-        folder: of the tree in `base`.
-        path: relative to both.
+        folder: folder in `base`; empty for `base` itself.
+        path: path relative to that folder.
         is_web: whether it is on a web server.
     """
 
@@ -48,8 +48,8 @@ class JobSources:
 
     Args:
         storage: path or URI.
-        allowed: addresses below which pictures may be: `s3://bucket/folder`, `gs://…`, `https://host/folder`. Those of object stores may
-            have options as for `FileTree`; names of clients may not.
+        allowed: addresses below which pictures may be: `s3://bucket/folder`, `gs://…`, `https://host/folder`. Addresses of object stores
+            may have options, as for `FileTree`; names that clients send may not.
     """
 
     def __init__(self, storage: str, allowed: Sequence[str] = ()) -> None:
@@ -65,7 +65,7 @@ class JobSources:
 
         Raises:
             ConfigError: if it is not allowed.
-            DataError: if it does not exist; on a web server only the job itself finds that out.
+            DataError: if it does not exist. Existence on a web server is not checked; the job fails later.
             StoreError: if the object store cannot be reached.
         """
         place = self._locate(source)
@@ -81,10 +81,10 @@ class JobSources:
             raise DataError(f"{source[:200]}: not found in the storage's folder {INPUTS}" if place.folder else f"{source[:200]}: not found")
 
     def pictures(self, source: str) -> Iterator[str]:
-        """Names of all pictures of a source, one by one: memory does not grow with their number.
+        """Names of all pictures of a source, one by one, so that memory does not grow with their number.
 
-        A name that ends in `.txt` is a list with a picture in each line, relative to the list's folder, or an address. One that ends as a
-        picture is one picture. All others are folders, searched at any depth.
+        A source that ends in `.txt` is a list: each line is a picture, relative to the list's folder, or an address. A source with the
+        suffix of a picture is one picture. Any other source is a folder, which is searched at any depth.
 
         Raises:
             ConfigError: if it is not allowed.
@@ -106,7 +106,7 @@ class JobSources:
         """Read a picture.
 
         Raises:
-            ImageError: if there is none, or it is not allowed.
+            ImageError: if the picture does not exist or is not allowed.
             StoreError: if the object store or web server cannot be reached.
         """
         try:
@@ -130,7 +130,7 @@ class JobSources:
             raise ImageError(f"{name[:200]}: cannot be read ({getattr(error, 'strerror', None) or 'no such name'})") from None
 
     def _locate(self, name: str, is_listed: bool = False) -> _Place:
-        """Where a name leads; one in a list or folder may be called as it likes, if it stays below."""
+        """Locate a name. A name from a list or folder may contain any characters, but must stay below its folder."""
         if "://" not in name:
             return _Place(self._storage, INPUTS, _check_below(name) if is_listed else check_relative(name))
         for allowed in self._allowed:
@@ -145,7 +145,7 @@ class JobSources:
         raise ConfigError(f"{name[:200]}: not below an address that this server allows (job_sources)")
 
     def _local(self, place: _Place) -> Path | str | None:
-        """The real path of a file or folder on this machine; `None` in an object store; what is wrong if a link leads outside."""
+        """The real path of a file or folder on this machine; `None` in an object store; an error message if a link leads outside."""
         if "://" in self._storage or not place.folder:
             return None
         root = os.path.realpath(os.path.join(self._storage, INPUTS))  # noqa: PTH118
@@ -164,7 +164,7 @@ class JobSources:
         return self._trees[key]
 
     def _listed(self, source: str, place: _Place) -> Iterator[str]:
-        """The lines of a list as names."""
+        """Names of the pictures in a list."""
         folder = source[: len(source) - len(source.rpartition("/")[2])]
         lines = web_files.read_lines(f"{place.base}/{place.path}", _LINE_BYTES) if place.is_web else self._lines(source, place)
         for number, raw in enumerate(lines, 1):
@@ -192,7 +192,7 @@ class JobSources:
 
 
 def _check_below(path: str) -> str:
-    """A path from a list or folder; links are followed later, and checked there."""
+    """Check that a path from a list or folder does not leave its folder; `_local` later checks links."""
     if path.startswith("/") or "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
         raise ConfigError(f"{path[:200]!r}: leads out of the folder of the pictures")
     return path

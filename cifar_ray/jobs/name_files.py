@@ -1,4 +1,4 @@
-"""The names of a job's pictures in numbered files of some hundreds, so that no process holds all of them."""
+"""The names of a job's pictures, in numbered files of some hundred names each, so that no process holds all names in memory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class NameFiles:
         return NameFiles, self._where  # file systems stay in their process
 
     def sizes(self) -> tuple[int, int] | None:
-        """Number of pictures, and of those in each file but the last; `None` until all are written."""
+        """Number of pictures, and number of names per file (the last may have fewer); `None` until all are written."""
         data = self._files.read(_LISTED)
         if data is None:
             return None
@@ -43,19 +43,19 @@ class NameFiles:
         return content["pictures"], content["part_size"]
 
     def write(self, names: Iterable[str], part_size: int, on_written: Callable[[int], None] = lambda _: None) -> int:
-        """Write all names. The first of several writers to finish decides: a list of another one is never mixed with it.
+        """Write all names. If several processes write, the first one to finish wins, and files of the others are never used.
 
         Args:
-            names: taken one by one.
+            names: names of the pictures; taken one by one.
             part_size: number of names in a file.
             on_written: receives the number of names so far, after each file.
 
         Returns:
-            How many there are.
+            Number of names that the winning process wrote.
         """
         token, rest, count, number = secrets.token_hex(4), iter(names), 0, 0
         while some := list(islice(rest, part_size)):
-            # ASCII: names of files that are not UTF-8 have lone surrogates
+            # JSON in ASCII: file names that are not UTF-8 contain lone surrogates, which UTF-8 cannot encode.
             self._files.replace(_name(token, number), json.dumps(some).encode())
             number, count = number + 1, count + len(some)
             on_written(count)
@@ -66,7 +66,7 @@ class NameFiles:
         """The names in a file.
 
         Raises:
-            StoreError: if it is missing.
+            StoreError: if the file is missing.
         """
         if not self._token:
             self.sizes()

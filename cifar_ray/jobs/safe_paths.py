@@ -1,4 +1,4 @@
-"""Which names from a client may become a path: relative ones that cannot leave a folder, however they are written."""
+"""Check paths that clients send: they must be relative and must not leave their folder, however they are spelled."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ _MAX_LENGTH = 1000
 def check_relative(path: str) -> str:
     """Check a relative path with `/` between its parts.
 
-    Percent signs are never decoded here, but a server behind a URL does so, maybe twice; and some compatible characters of Unicode, such
-    as a full-width full stop, become ASCII when a file system normalises them. So all these forms are checked.
+    This program never decodes percent signs, but a web server does, perhaps twice. Some file systems normalise compatible characters of
+    Unicode, such as a full-width full stop, to ASCII. So the path is checked as it is and decoded once and twice, each also normalised.
 
     Returns:
         The same path.
 
     Raises:
-        ConfigError: if a part is empty, `.` or `..`, hidden, or has a backslash or a control character; or if the path is absolute.
+        ConfigError: if a part is empty, `.`, `..` or hidden, starts with `~`, or has a backslash or control character; or if the path is
+            absolute, starts with a drive letter, or has over 1,000 characters.
     """
     once = unquote(path, errors="replace")
     for form in (path, once, unquote(once, errors="replace")):

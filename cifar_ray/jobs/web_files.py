@@ -1,4 +1,4 @@
-"""Reads pictures and lists from web servers: no redirects, bounded sizes, with a timeout."""
+"""Read pictures and lists from web servers: without redirects, with limits on size and time."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _TIMEOUT_S = 30.0
 _ATTEMPTS = 3
 _PAUSE_S = 1.0
 _RETRIED = (429, 500, 502, 503, 504)
-_UNQUOTED = "%:/[]@!$&'()*+,;=~"  # what stands for itself in an address, and what is quoted already
+_UNQUOTED = "%:/[]@!$&'()*+,;=~"  # characters with a meaning in an address, and `%`, which starts a quoted character
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect could lead anywhere, for example into the operator's own network."""
+    """Refuses redirects: they could lead anywhere, for example into the operator's own network."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
@@ -33,11 +33,11 @@ _OPENER = urllib.request.build_opener(_NoRedirect)
 
 
 def read_picture(url: str) -> bytes:
-    """Read a picture.
+    """Read a picture, in up to 3 attempts.
 
     Raises:
-        ImageError: if the server refuses it, or redirects.
-        ImageTooLargeError: if it has over 10 MB.
+        ImageError: if the server answers with an error or a redirect.
+        ImageTooLargeError: if the picture has over 10 MB.
         StoreError: if the server cannot be reached.
     """
     for attempt in range(1, _ATTEMPTS + 1):
@@ -59,14 +59,14 @@ def read_picture(url: str) -> bytes:
 
 
 def read_lines(url: str, max_bytes: int) -> Iterator[bytes]:
-    """The lines of a text, one by one.
+    """Read the lines of a text, one by one.
 
     Args:
-        url: of the text.
-        max_bytes: of a line.
+        url: address of the text.
+        max_bytes: maximum length of a line.
 
     Raises:
-        DataError: if the server refuses it, or a line is too long.
+        DataError: if the server answers with an error or a redirect, or if a line is too long.
         StoreError: if the server cannot be reached.
     """
     try:
