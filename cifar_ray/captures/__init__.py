@@ -1,1 +1,1 @@
-"""Pictures that a server was asked about, kept for people to look at, and the labels that people gave them."""
+"""Pictures of requests that a server saved for review, and the labels that people gave them."""

@@ -1,4 +1,4 @@
-"""Captured pictures in Parquet files of some dozens, bounded by size and age."""
+"""Captured pictures in Parquet files of some dozen pictures each; total size and age are limited."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PICTURE = "picture"
 
 
 class UnknownCaptureError(CifarRayError):
-    """The picture is not captured, or not any more."""
+    """The picture was not captured, or is already deleted."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Capture:
     """A picture that a server classified.
 
     Attributes:
-        request_id: of the request, as in the header `X-Request-Id` of the answer.
+        request_id: id of the request, as in the header `X-Request-Id` of the answer.
         index: place of the picture in the request, from 0.
         at: when it was answered, UTC.
-        model: `name@version` that answered.
-        predicted: the most likely class; of a model with several labels the labels above their thresholds, with commas between them.
+        model: `name@version` of the model that answered.
+        predicted: the most likely class; with several labels per picture, the labels above their thresholds, separated by commas.
         confidence: highest probability, 0–1.
         abstains: whether the model said "none of these".
         disagrees: whether another version on trial gave another answer.
@@ -57,7 +57,7 @@ class Capture:
 
     @property
     def key(self) -> str:
-        """Names this picture: `request_id#index`."""
+        """Unique key of this picture: `request_id#index`."""
         return f"{self.request_id}#{self.index}"
 
 
@@ -84,10 +84,10 @@ class Captures:
     def all(self) -> list[Capture]:
         """All captured pictures without their content, the oldest first; damaged files are left out."""
         by_key = {capture.key: capture for captures in self._contents().values() for capture in captures}
-        return [*by_key.values()]  # one that was kept again, because versions disagree on it, counts once
+        return [*by_key.values()]  # a picture that was captured twice, because versions disagree on it, counts once
 
     def find(self, key: str) -> Capture | None:
-        """One picture with its content; `None` if it is not there any more."""
+        """One picture with its content; `None` if it was not captured or is already deleted."""
         for path, captures in reversed(self._contents().items()):
             if any(capture.key == key for capture in captures):
                 found = _decode(self._files.read(path), with_pictures=True)
@@ -98,7 +98,7 @@ class Captures:
         """Delete all pictures of some requests, from every file.
 
         Returns:
-            How many pictures were deleted.
+            Number of deleted pictures.
         """
         deleted = 0
         for path, held in self._contents().items():
@@ -111,10 +111,10 @@ class Captures:
         return deleted
 
     def expire(self, max_bytes: int, max_age_s: float) -> int:
-        """Delete the oldest files until the rest is small enough, and those that are too old.
+        """Delete files older than `max_age_s`, and then the oldest ones until the rest has at most `max_bytes`.
 
         Returns:
-            How many files were deleted.
+            Number of deleted files.
         """
         states, now_ms = self._shards(), time.time_ns() // 1_000_000
         size = sum(size for size, _ in states.values())
@@ -132,7 +132,7 @@ class Captures:
         return {path: state for path, state in self._files.files(allow_not_found=True).items() if _NAME.fullmatch(path)}
 
     def _contents(self) -> dict[str, list[Capture]]:
-        """What each file holds, without pictures, the oldest first. A file is read once, and again when it has changed."""
+        """Captures in each file, without pictures, the oldest first. A file is read once, and again only after a change."""
         with self._lock:
             states, known = self._shards(), self._known
             self._known = {
@@ -145,7 +145,7 @@ class Captures:
 
 
 def doubt(capture: Capture) -> tuple[bool, bool, float]:
-    """Sorts captures: first those on which versions disagree, then "none of these", then by confidence."""
+    """Sort key, most doubtful captures first: those on which versions disagree, then "none of these", then by rising confidence."""
     return not capture.disagrees, not capture.abstains, capture.confidence
 
 
@@ -162,7 +162,7 @@ def _encode(captures: Sequence[Capture]) -> bytes:
 
 
 def _decode(data: bytes | None, with_pictures: bool) -> list[Capture]:
-    """Captures in a file; none if it is damaged or was deleted just now."""
+    """Captures in a file; empty if the file is damaged or was just deleted."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from cifar_ray.captures.capture_files import Captures
 from cifar_ray.captures.reviews import Review, Reviews
 
-# Of the pictures that people labelled, so many per cent are never trained on: they show whether the next version is better on them
+# Percentage of the labelled pictures that are never trained on: they test whether the next version is better.
 HELD_OUT_PERCENT = 20
 
 
 def labelled(captures: Captures, reviews: Reviews) -> list[Review]:
-    """The decisions that count, each with its picture; those without a class, and those whose picture is gone, are left out."""
+    """The decisions that count, each with its picture; decisions without a class, or whose picture is gone, are left out."""
     found = []
     for key, review in reviews.current(with_pictures=True).items():
         if review.label and review.picture:
@@ -25,7 +25,7 @@ def labelled(captures: Captures, reviews: Reviews) -> list[Review]:
 
 
 def is_held_out(review: Review) -> bool:
-    """Whether a picture is kept for the comparison of versions; always the same answer for the same picture."""
+    """Whether a picture is held out from training, to compare versions; the answer for a picture never changes."""
     return zlib.crc32(review.key.encode()) % 100 < HELD_OUT_PERCENT
 
 

@@ -25,15 +25,15 @@ class Review(BaseModel):
     """A decision about one picture.
 
     Attributes:
-        key: of the picture, as `Capture.key`.
-        at: when.
+        key: key of the picture, as `Capture.key`.
+        at: time of the decision.
         by: holder of the reviewer's API key.
-        label: the right class; several with commas between them; empty: none of the classes, or undone.
-        undone: whether this takes an earlier decision back.
-        source: a reviewer, or a client that says what was right.
-        model: `name@version` that had answered; empty if the picture was not captured.
-        predicted: what it had said.
-        picture: the file in base64, because captured pictures expire; empty if it was not captured.
+        label: the correct class, or several classes separated by commas; empty for none of the classes, or if undone.
+        undone: whether this decision undoes the earlier ones.
+        source: `review` by a reviewer, or `feedback` by a client.
+        model: `name@version` of the model that had answered; empty if the picture was not captured.
+        predicted: answer of that model.
+        picture: the file in base64, because captured pictures expire; empty if the picture was not captured.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -54,7 +54,7 @@ class Review(BaseModel):
         return base64.b64decode(self.picture)
 
     def with_picture(self, capture: Capture) -> Self:
-        """The same with what the server knows of the picture."""
+        """A copy with the picture, model and prediction of a capture."""
         content = base64.b64encode(capture.picture).decode()
         return self.model_copy(update={"picture": content, "model": capture.model, "predicted": capture.predicted})
 
@@ -79,12 +79,12 @@ class Reviews:
         """Write a decision.
 
         Args:
-            key: of the picture.
-            label: the right class or classes.
-            by: who says so.
-            capture: the picture, if it is there.
-            source: a reviewer or a client.
-            undone: take the decisions about the picture back.
+            key: key of the picture.
+            label: the correct class or classes.
+            by: holder of the API key.
+            capture: the captured picture; `None` if it was not captured.
+            source: `review` or `feedback`.
+            undone: undo the earlier decisions about the picture.
         """
         review = Review(key=key, at=datetime.now(UTC), by=by, label=label, undone=undone, source=source)
         if capture and not undone:
@@ -101,7 +101,7 @@ class Reviews:
         """The decision that counts for each picture, by its key, without those that were undone.
 
         Args:
-            with_pictures: read the pictures too.
+            with_pictures: also read the pictures.
         """
         return {key: self._read(name) or review if with_pictures else review for key, (name, review) in self._current().items()}
 
@@ -117,14 +117,14 @@ class Reviews:
         return {key: (name, review) for key, (name, review) in found.items() if not review.undone}
 
     def delete(self, request_id: str) -> int:
-        """Delete all decisions about the pictures of a request, and the pictures in them; returns how many."""
+        """Delete all decisions about the pictures of a request, with the pictures in them; returns the number of decisions."""
         names = [name for name, review in self._contents().items() if review and review.key.rpartition("#")[0] == request_id]
         for name in names:
             self._files.delete(name)
         return len(names)
 
     def _contents(self) -> dict[str, Review | None]:
-        """Each decision by its file, without its picture. A file is read once; `None` is a damaged one."""
+        """Each decision by file name, without its picture; `None` for a damaged file. A file is read only once."""
         with self._lock, ThreadPoolExecutor(_READERS) as pool:
             names = [name for name in self._files.files(allow_not_found=True) if name.endswith(".json")]
             new = [name for name in names if name not in self._known]
