@@ -1,1 +1,1 @@
-"""Drift: whether the pictures that a model is asked about have changed."""
+"""Drift detection: whether the pictures in requests to a model have changed."""

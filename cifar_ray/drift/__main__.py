@@ -1,4 +1,4 @@
-"""`python -m cifar_ray.drift MODEL`: tells whether the pictures that a model is asked about have changed."""
+"""`python -m cifar_ray.drift MODEL`: tell whether the pictures in requests to a model have changed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PROG = "cifar-ray drift"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compares recent pictures with the first ones; `argv` is the flags, or `None` for those of this process."""
+    """Compare recent pictures with the first ones; `argv` holds the flags, `None` means those of this process."""
     command: DriftCommand = cli.parse(DriftCommand, argv, PROG)
     return command.run()
 

@@ -1,4 +1,4 @@
-"""Tests whether recent answers differ from the first ones of a version."""
+"""Test whether recent answers of a version differ from its first ones."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from cifar_ray.drift.windows import Window
 
 REFERENCE_PICTURES = 1000
 RECENT_PICTURES = 300
-# By chance once in 300,000 looks at each of three figures; a server looks at most 4,320 times a month
+# Three tests at this level give a false alarm once in 300,000 looks; a server looks at most 4,320 times a month.
 MAX_P_VALUE = 1e-6
-# A difference that matters: many pictures make every difference significant
+# Minimum difference for an alarm: with many pictures, even a small difference is significant.
 MIN_DISTANCE = 0.1
 MIN_DISTANCE_ABSTAINING = 0.05
 
-_MIN_EXPECTED = 5.0  # of a cell in the chi-square test (Cochran 1954)
+_MIN_EXPECTED = 5.0  # minimum expected count of a cell in the chi-square test (Cochran 1954)
 
 Counts = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Shift:
-    """How one figure differs between the first and the recent pictures.
+    """Difference in one figure between the first and the recent pictures.
 
     Attributes:
         figure: `abstentions`, `confidence` or `classes`.
-        distance: total variation distance of both distributions, 0–1.
-        p_value: of a chi-square test that both are the same.
-        limit: distance from which it matters.
-        text: the figure then and now, for people.
+        distance: total variation distance of the two distributions, 0–1.
+        p_value: p-value of the chi-square test that both distributions are the same.
+        limit: minimum distance for an alarm.
+        text: the figure of the first and of the recent pictures, as text for the user.
     """
 
     figure: str
@@ -44,18 +44,18 @@ class Shift:
 
     @property
     def is_alarm(self) -> bool:
-        """Whether it is significant and matters."""
+        """Whether the difference is significant and at least `limit`."""
         return self.p_value < MAX_P_VALUE and self.distance >= self.limit
 
 
 @dataclass(frozen=True)
 class Drift:
-    """The comparison of recent pictures with the first ones of a version.
+    """Comparison of the recent pictures of a version with its first ones.
 
     Attributes:
-        reference: number of pictures that stand for the usual ones.
+        reference: number of first pictures, the reference.
         recent: number of recent pictures.
-        shifts: of each figure; empty while there are too few pictures.
+        shifts: one shift per figure; empty while there are too few pictures.
     """
 
     reference: int
@@ -71,11 +71,11 @@ class Drift:
 def detect(windows: Sequence[Window]) -> Drift:
     """Compare the most recent 300 pictures or more with the first 1,000 or more of the same version.
 
-    Three chi-square tests: of abstentions, which follow from the distance of a picture's features to those of the validation pictures;
-    of the confidence; and of the classes.
+    Three chi-square tests compare abstentions, confidence and classes. A model abstains by the distance of a picture's features to those
+    of the validation pictures.
 
     Args:
-        windows: of one version, the oldest first; whole windows are compared.
+        windows: windows of one version, the oldest first; whole windows are compared.
     """
     first, first_count = _take(windows, REFERENCE_PICTURES)
     recent, _ = _take(windows[first_count:][::-1], RECENT_PICTURES)
@@ -98,7 +98,7 @@ def detect(windows: Sequence[Window]) -> Drift:
 
 
 def _take(windows: Sequence[Window], pictures: int) -> tuple[Window, int]:
-    """The sum of so many windows that they have enough pictures, and how many these are."""
+    """Sum of the first windows that together have at least `pictures` pictures, and the number of these windows."""
     total = Window()
     for count, window in enumerate(windows, 1):
         total += window
@@ -130,6 +130,6 @@ def _compare(first: Counts, recent: Counts) -> tuple[float, float]:
 
 
 def _chi_square_tail(statistic: float, degrees: int) -> float:
-    """Probability of a larger value (Wilson & Hilferty 1931, Proceedings of the National Academy of Sciences 17)."""
+    """Approximate probability of a larger value (Wilson & Hilferty 1931, Proceedings of the National Academy of Sciences 17)."""
     z = ((statistic / degrees) ** (1 / 3) - (1 - 2 / (9 * degrees))) / math.sqrt(2 / (9 * degrees))
     return 0.5 * math.erfc(z / math.sqrt(2))

@@ -1,4 +1,4 @@
-"""Looks for drift while a server runs, for its metrics."""
+"""Look for drift while a server runs, for its metrics."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from cifar_ray.drift.detection import RECENT_PICTURES, REFERENCE_PICTURES, Drift
 from cifar_ray.drift.windows import FOLDER, read_edges
 from cifar_ray.storage import FileTree
 
-# With a look every ten minutes, chance gives an alarm less than once in ten years
+# With a look every ten minutes, a version gives a false alarm less than once in six years (see `MAX_P_VALUE`).
 LOOK_S = 600.0
 
 _ACTIVE_S = 86_400.0
 
 
 def find_drift(storage: str) -> dict[str, Drift]:
-    """The comparison of recent pictures with the first ones, of each version that has answered within a day, by `name@version`.
+    """Compare recent pictures with the first ones, for each version that has answered within a day; returns results by `name@version`.
 
     Versions with too few pictures are left out.
 

@@ -1,4 +1,4 @@
-"""Counts of what a model answered, in windows of time. They hold no picture."""
+"""Counts of the answers of a model, in windows of time. They contain no pictures."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ from cifar_ray.storage import FileTree
 FOLDER = "drift"
 CONFIDENCE_BINS = 20
 
-# A window is closed when it has both; older ones are deleted
+# A window is closed when it has at least so many pictures and is at least so old.
 _MIN_PICTURES, _MIN_S = 100, 600.0
 _WRITE_S = 30.0
-_MAX_AGE_S = 90 * 86_400
+_MAX_AGE_S = 90 * 86_400  # older windows are deleted
 _MAX_CLASSES = 1000
-# Answers that wait to be counted; one with more numbers does not wait
+# At most so many answers wait to be counted; an answer with more numbers is counted at once.
 _MAX_WAITING, _MAX_WAITING_NUMBERS = 256, 10_000
 
 _NAME = re.compile(r"([0-9]{13})-[0-9a-f]{32}\.json")
 
 
 class Window(BaseModel):
-    """What one version answered for a while.
+    """Counts of the answers of one version over some time.
 
     Attributes:
-        pictures: that it classified.
-        abstained: pictures of these that are unlike its validation pictures.
+        pictures: number of classified pictures.
+        abstained: number of these pictures that are unlike the validation pictures.
         confidence: number of pictures by highest probability, in 20 bins from 0 to 1.
         classes: number of pictures by class, or by label.
     """
@@ -117,14 +117,14 @@ class WindowWriter:
     ) -> None:
         """Count the pictures of a request.
 
-        A request takes a microsecond: its answer waits, and hundreds of answers are counted together.
+        This takes a microsecond per request: answers wait in a queue, and hundreds of them are counted together.
 
         Args:
-            reference: `name@version` that answered.
-            class_names: C names.
+            reference: `name@version` of the model that answered.
+            class_names: names of the C classes.
             probabilities: float32 `[N, C]`, finite, 0–1.
             abstained: number of pictures that are unlike the validation pictures.
-            rules: give the labels of a picture; default: its class is the most likely one.
+            rules: rules that give the labels of a picture; default: its class is the most likely one.
         """
         if len(probabilities):
             self._waiting.append(_Answer(reference, class_names, probabilities, abstained, rules))
@@ -142,7 +142,7 @@ class WindowWriter:
                 window.add(of_version)
 
     def write_forever(self) -> None:
-        """Write every 30 s, in a thread of its own; what cannot be written waits."""
+        """Start a thread that writes every 30 s; after an error of the storage, it tries again 30 s later."""
 
         def loop() -> None:
             while True:
@@ -153,7 +153,7 @@ class WindowWriter:
         threading.Thread(target=loop, name="drift", daemon=True).start()
 
     def write(self) -> None:
-        """Write what is new, and close windows that are complete.
+        """Write windows with new counts, and close complete windows.
 
         Raises:
             StoreError: if the storage cannot be written.
@@ -197,14 +197,14 @@ def read_windows(storage: str, reference: str) -> list[Window]:
 
 
 def read_edges(storage: str, reference: str, first: int, recent: int, active_s: float) -> list[Window]:
-    """The first and the last windows of a version with so many pictures each, the oldest first; the files between are not read.
+    """The first and the last windows of a version, the oldest first; the files between are not read.
 
     Args:
         storage: path or URI.
         reference: `name@version`.
-        first: number of pictures from the beginning.
-        recent: number of pictures from the end.
-        active_s: a version whose last window began before that answers no more; it has no windows here.
+        first: minimum number of pictures in the first windows.
+        recent: minimum number of pictures in the last windows.
+        active_s: if the last window began more seconds ago, the version is no longer in use, and the result is empty.
 
     Raises:
         StoreError: if the storage cannot be read.
@@ -223,7 +223,7 @@ def read_edges(storage: str, reference: str, first: int, recent: int, active_s: 
 
 
 def _read(files: FileTree, name: str) -> list[Window]:
-    """A window; none if it is damaged, or deleted just now."""
+    """A window; empty if the file is damaged or was just deleted."""
     data = files.read(name)
     try:
         return [] if data is None else [Window.model_validate_json(data)]
