@@ -1,4 +1,4 @@
-// Requests to the server, and what went wrong with them in words.
+// Requests to the server, and their errors in plain words.
 
 import { $ } from "./dom.js";
 import { t } from "./words.js";
@@ -23,7 +23,7 @@ const WORDS = {
   504: t("The model took too long to answer."),
 };
 
-/** What went wrong: `message` in plain words, `detail` as the server put it. */
+/** A failed request: `message` in plain words, `detail` from the server. */
 export class ApiError extends Error {
   constructor(message, detail = "", status = 0) {
     super(message);
@@ -33,9 +33,9 @@ export class ApiError extends Error {
 }
 
 /**
- * Sends a request; waits and tries again while the server is busy, and asks for a key where it wants one.
+ * Sends a request; retries while the server is busy, and asks the user for an API key if the server requires one.
  *
- * `onSend()` is called before each try and `onWait(seconds)` before each wait; `signal` gives up.
+ * `onSend()` is called before each attempt and `onWait(seconds)` before each wait; `signal` cancels.
  * Throws an ApiError, or an AbortError after `signal`.
  */
 export async function request(path, { method = "GET", body, headers = {}, signal, onSend = () => {}, onWait = () => {} } = {}) {
@@ -48,7 +48,7 @@ export async function request(path, { method = "GET", body, headers = {}, signal
     if (![429, 503].includes(response.status) || tries === MOST_TRIES) throw await failure(response);
     const seconds = Math.min(Number(response.headers.get("Retry-After")) || 2, LONGEST_WAIT_S);
     onWait(seconds);
-    await sleep(seconds * 1000 * (1 + Math.random() / 4), signal); // not all at the same moment
+    await sleep(seconds * 1000 * (1 + Math.random() / 4), signal); // jitter, so that requests do not retry together
   }
 }
 
@@ -71,7 +71,7 @@ async function failure(response) {
     try {
       detail = JSON.parse(text).detail ?? "";
     } catch {
-      // cut off: what came is all there is to show
+      // the JSON is cut off: show the text received so far
     }
   } else if (text.trimStart().startsWith("<")) detail = ""; // a proxy's own page
   return new ApiError(WORDS[response.status] ?? t("Error in the server ({status}).", { status: response.status }), detail, response.status);
@@ -96,12 +96,12 @@ $("forget-key").addEventListener("click", () => {
 let asking = null;
 let hasDeclined = false;
 
-/** The user does something new, and may be asked for a key again. */
+/** Call this after an action of the user, who may then be asked for a key again. */
 export function mayAskForKey() {
   hasDeclined = false;
 }
 
-/** Asks for a key once, however many requests want one; false if the user has none. */
+/** Asks for a key once, however many requests need it; resolves to false if the user enters none. */
 function newKey(refused) {
   const present = sessionStorage.getItem(KEY);
   if (present !== null && present !== refused) return Promise.resolve(true); // another request got one meanwhile

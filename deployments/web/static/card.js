@@ -1,4 +1,4 @@
-// One picture and what the model says of it.
+// One picture and the model's prediction for it.
 
 import { ApiError, request } from "./api.js";
 import { t } from "./words.js";
@@ -7,9 +7,9 @@ import { h, note, percent, say, smallButton } from "./dom.js";
 const BARS = 5;
 
 /**
- * Makes the card of a file: `element` to show, `ask()` to (re)classify, `close()` to let go of it.
+ * Creates the card of a file: `element` to show, `ask()` to classify it (again), `close()` to remove it and free its memory.
  *
- * `enqueue` runs a job when its turn comes, `chosenModel()` says which model to ask, `onRemove()` is called by the card's own button.
+ * `enqueue` runs a job when its turn comes, `chosenModel()` returns the model to use, and the card's button calls `onRemove()`.
  */
 export function createCard(file, { enqueue, chosenModel, onRemove }) {
   const name = file.name || t("pasted picture");
@@ -26,7 +26,7 @@ export function createCard(file, { enqueue, chosenModel, onRemove }) {
     h("button", { type: "button", className: "remove", "aria-label": t("Remove {name}", { name }), onclick: onRemove }, "×"),
   );
   const life = new AbortController();
-  let round = 0; // only the latest question is answered
+  let round = 0; // only the answer to the latest request is shown
 
   function show(...children) {
     figure.querySelector(".heat")?.remove();
@@ -82,7 +82,7 @@ export function createCard(file, { enqueue, chosenModel, onRemove }) {
     );
   }
 
-  /** A switch that lays over the picture where the network saw a class, and a choice of the class. */
+  /** A button that shows the heatmap of a class over the picture, and a list to choose the class. */
   function why(result, shown) {
     const maps = new Map(); // by class
     const status = h("span", { className: "meta", role: "status" });
@@ -125,7 +125,7 @@ export function createCard(file, { enqueue, chosenModel, onRemove }) {
   return { element, ask, close };
 }
 
-/** A class and its probability; with several labels a picture, a tick marks those that the picture has. */
+/** A class and its probability; with several labels per picture, a tick marks the labels that the picture has. */
 function bar({ class_name: name, probability, above_threshold: isLabel }, place) {
   const fill = h("span", { className: "fill" });
   fill.style.setProperty("--share", probability);
@@ -138,7 +138,7 @@ function bar({ class_name: name, probability, above_threshold: isLabel }, place)
   );
 }
 
-/** The answer of `POST /predict`, with `tookMs`, there and back. */
+/** The answer of `POST /predict`, with `tookMs`, the time from sending the request to the answer. */
 async function classify(file, model, options) {
   const most = Number(document.documentElement.dataset.maxImageBytes);
   if (file.size > most) {
@@ -155,7 +155,7 @@ async function classify(file, model, options) {
   return { ...(await response.json()), tookMs: performance.now() - started };
 }
 
-/** The address of a heat map, good until `signal` gives up. */
+/** Object URL of a heatmap, valid until `signal` aborts. */
 async function explain(file, { model, version }, className, signal) {
   const query = new URLSearchParams({ model: `${model}@${version}`, class: className });
   const response = await request(`explain?${query}`, { ...(await picture(file)), signal });
@@ -164,7 +164,7 @@ async function explain(file, { model, version }, className, signal) {
   return url;
 }
 
-/** The file itself as a body. Read here: where it was moved or forbidden meanwhile, that is not the server's fault. */
+/** A request whose body is the file. Reading it here tells a moved or unreadable file from an error of the server. */
 async function picture(file) {
   try {
     return { method: "POST", body: await file.arrayBuffer(), headers: { "Content-Type": "application/octet-stream" } };

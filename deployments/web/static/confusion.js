@@ -1,11 +1,11 @@
-// Which classes of many to show side by side. `confusions` are `{true, predicted, count}`, the most frequent first.
+// Selects the classes to show in the matrix. `confusions` are `{true, predicted, count}`, the most frequent first.
 
-/** Classes of the most frequent pairs, until `room` of them are found; ascending. */
+/** Classes of the most frequent pairs, at most `room` classes; ascending. */
 export function mostConfused(confusions, room) {
   return gather(confusions, room, []);
 }
 
-/** A class and those it is confused with most, at most `room`; ascending. */
+/** A class and the classes it is confused with most often, at most `room` classes; ascending. */
 export function relatedTo(own, confusions, room) {
   return gather(confusions.filter((one) => one.true === own || one.predicted === own), room, [own]);
 }

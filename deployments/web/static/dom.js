@@ -1,4 +1,4 @@
-// Builds elements; text is always text, never markup.
+// Creates elements; strings become text, never markup.
 
 import { language } from "./words.js";
 
@@ -17,15 +17,15 @@ export function h(tag, properties = {}, ...children) {
   return element;
 }
 
-/** A paragraph of a class. */
+/** A paragraph with a CSS class. */
 export const note = (className, ...children) => h("p", { className }, ...children);
 
-/** A small button; `label` where its text alone does not say enough. */
+/** A small button; `label` describes it to screen readers if its text is not enough. */
 export function smallButton(text, onclick, label) {
   return h("button", { type: "button", className: "quiet", "aria-label": label, onclick }, text);
 }
 
-/** A probability as people write it; a model is never quite sure, nor is anything quite impossible to it. */
+/** A probability as text; never 100 % or 0 %, because a model is never completely sure. */
 export function percent(probability) {
   if (probability > 0.995) return "> 99 %";
   if (probability < 0.005) return "< 1 %";
@@ -34,7 +34,7 @@ export function percent(probability) {
 
 export const number = (value) => value.toLocaleString(language);
 
-/** Tells those who hear the page instead of seeing it. */
+/** Announces a text to screen readers. */
 export function say(text) {
   $("said").textContent = text;
 }

@@ -1,4 +1,4 @@
-// Where pictures come from: chosen, photographed, dropped, pasted, or drawn by us.
+// Sources of pictures: chosen, photographed, dropped or pasted files, and our sample drawings.
 
 import { $, h } from "./dom.js";
 import { t } from "./words.js";
@@ -6,12 +6,12 @@ import { t } from "./words.js";
 const SAMPLES = ["airplane", "automobile", "ship", "frog", "horse", "truck", "3", "7"];
 const SAMPLE_SIDE_PX = 256;
 
-/** Calls `take(files)` for whatever the user brings. */
+/** Calls `take(files)` for all files that the user chooses, photographs, pastes or drops. */
 export function listen(take) {
   for (const input of [$("choose"), $("camera")]) {
     input.addEventListener("change", () => {
       take([...input.files]);
-      input.value = ""; // the same file again is a change again
+      input.value = ""; // so that choosing the same file again fires another change event
     });
   }
   document.addEventListener("paste", (event) => {
@@ -25,7 +25,7 @@ export function listen(take) {
 
 function listenToDrops(take) {
   const holdsFiles = (event) => event.dataTransfer?.types.includes("Files");
-  let depth = 0; // each element under the pointer enters and leaves
+  let depth = 0; // every element under the pointer fires its own enter and leave events
   const mark = () => $("drop").classList.toggle("over", depth > 0);
   const handlers = {
     dragenter: () => depth++,
@@ -39,14 +39,14 @@ function listenToDrops(take) {
   for (const [name, handle] of Object.entries(handlers)) {
     document.addEventListener(name, (event) => {
       if (!holdsFiles(event)) return;
-      event.preventDefault(); // else the browser leaves the page and shows the file
+      event.preventDefault(); // otherwise the browser leaves the page and shows the file
       handle(event);
       mark();
     });
   }
 }
 
-/** Offers the drawings that show something the model knows. */
+/** Offers the sample drawings whose class the model has. */
 export function offerSamples(classNames, take) {
   const list = $("samples").querySelector("ul");
   const fitting = SAMPLES.filter((name) => classNames.includes(name));
@@ -59,7 +59,7 @@ export function offerSamples(classNames, take) {
   );
 }
 
-/** A drawing as PNG: networks take pixels. */
+/** Converts a drawing (SVG) to a PNG, because the server does not read SVG. */
 async function rasterize(image, name) {
   await image.decode();
   const canvas = h("canvas", { width: SAMPLE_SIDE_PX, height: SAMPLE_SIDE_PX });

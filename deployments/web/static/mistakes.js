@@ -12,7 +12,7 @@ const MOST_PAIRS = 8;
 const MOST_PIXELATED = 64; // px; larger pictures are photographs, which are shown smooth and larger
 const STEPS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
 
-/** What fills `body`: read when it is shown first, and again when another model is chosen. */
+/** Fills `body` with the matrix and the mistakes; loads them when they are first shown, and again for another model. */
 export class Mistakes {
   constructor(body) {
     this.body = body;
@@ -20,7 +20,7 @@ export class Mistakes {
     new ResizeObserver(() => this.gallery && this.columns !== this.fitting() && this.drawMatrix()).observe(body);
   }
 
-  /** Shows a model's mistakes; an empty reference is the server's own model. */
+  /** Shows a model's mistakes; an empty reference is the server's default model. */
   async show(model) {
     if (this.shown === model) return;
     this.shown = model;
@@ -66,13 +66,13 @@ export class Mistakes {
     else this.cell.replaceChildren(note("hint", t("No mistakes.")));
   }
 
-  /** How many classes fit side by side. */
+  /** Number of classes that fit into the width. */
   fitting() {
     const room = Math.floor((this.body.clientWidth - NAMES_PX) / LEAST_CELL_PX);
     return Math.min(this.gallery.class_names.length, Math.max(2, Math.min(MOST_CLASSES, room)));
   }
 
-  /** Which classes are side by side. */
+  /** Ids of the classes in the matrix. */
   classes() {
     const { class_names: names, confusions } = this.gallery;
     if (this.columns === names.length) return names.map((_, i) => i);
@@ -96,7 +96,7 @@ export class Mistakes {
     );
     this.matrix.replaceChildren(table);
     const buttons = [...table.querySelectorAll("button")];
-    for (const button of buttons) button.tabIndex = -1; // the arrow keys lead from one to the next
+    for (const button of buttons) button.tabIndex = -1; // the arrow keys move between the buttons
     const entry = buttons.find((button) => button.hasAttribute("aria-current")) ?? buttons[0];
     if (entry) entry.tabIndex = 0;
   }
@@ -107,11 +107,11 @@ export class Mistakes {
     if (i !== j && !confusion) return h("td", { className: "none" });
     const cell = i === j ? h("td", { className: "right" }, String(correct[i])) : h("td", { className: "wrong" }, this.button(confusion));
     const share = (i === j ? correct[i] : confusion.count) / Math.max(1, images[i]);
-    cell.style.setProperty("--share", i === j ? share : Math.sqrt(share)); // mistakes are few: their root can be told apart
+    cell.style.setProperty("--share", i === j ? share : Math.sqrt(share)); // shares of mistakes are small; their square roots are easier to tell apart
     return cell;
   }
 
-  /** The most frequent pairs in words: all there is to choose from where a matrix is no help. */
+  /** The most frequent pairs as a list, for users whom the matrix does not help. */
   pairs() {
     const most = this.gallery.confusions.slice(0, MOST_PAIRS);
     const items = most.map((one) => h("li", {}, this.button(one, this.words(one), h("span", {}, number(one.count)))));
@@ -123,7 +123,7 @@ export class Mistakes {
     return t("{shown} predicted as {predicted}", { shown: names[shown], predicted: names[predicted] });
   }
 
-  /** A button that opens a cell: a number in the matrix, or with words of its own. */
+  /** A button that opens a cell; it shows `children`, or the number of mistakes. */
   button(confusion, ...children) {
     const label = children.length ? null : `${this.words(confusion)}: ${pictures(confusion.count)}`;
     const current = this.opened === key(confusion) ? "true" : null;
@@ -131,7 +131,7 @@ export class Mistakes {
     const button = h("button", attributes, ...(children.length ? children : [String(confusion.count)]));
     button.addEventListener("click", () => {
       this.open(confusion);
-      this.cell.scrollIntoView({ block: "nearest" }); // on a phone it is below
+      this.cell.scrollIntoView({ block: "nearest" }); // on a phone, the cell is below the visible part
       say(`${this.words(confusion)}: ${pictures(confusion.count)}.`);
     });
     return button;
@@ -160,7 +160,7 @@ export class Mistakes {
   }
 }
 
-/** Arrow keys, Home and End lead to the next number in their direction, past the empty cells. */
+/** Arrow keys, Home and End move the focus to the next number in their direction; they skip empty cells. */
 function move(event) {
   const from = event.target.closest("td");
   if (!from || event.altKey || event.ctrlKey || event.metaKey) return;

@@ -1,4 +1,4 @@
-// Which model answers.
+// The list to choose the model from.
 
 import { request } from "./api.js";
 import { $, h } from "./dom.js";
@@ -6,7 +6,7 @@ import { t } from "./words.js";
 
 const MOST_NAMED = 12;
 
-/** Fills the chooser, and calls `onChange(classNames)` now and whenever another model is chosen. */
+/** Fills the list of models, and calls `onChange(classNames)` now and whenever the user chooses another model. */
 export async function loadModels(onChange) {
   const answer = await (await request("models")).json();
   const select = $("model");
@@ -30,7 +30,7 @@ export async function loadModels(onChange) {
   return answer;
 }
 
-/** The model asked for, as the API takes it; empty for the server's own. */
+/** The chosen model as the API expects it; empty for the server's default model. */
 export const chosenModel = () => $("model").value;
 
 function option(entry, version) {

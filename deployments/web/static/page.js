@@ -1,4 +1,4 @@
-// The page: brings intake, cards, chooser and gallery together.
+// The page: connects sources of pictures, cards, the list of models and the gallery.
 
 import { mayAskForKey } from "./api.js";
 import { createCard } from "./card.js";
@@ -35,7 +35,7 @@ function remove(card) {
   card.close();
   cards.delete(card);
   $("results").hidden = cards.size === 0;
-  (next?.querySelector(".remove") ?? $("choose")).focus(); // or the keyboard would begin at the top again
+  (next?.querySelector(".remove") ?? $("choose")).focus(); // otherwise the keyboard focus would return to the top of the page
 }
 
 let classNames = [];

@@ -1,6 +1,6 @@
-// A few requests at once: a hundred pictures do not keep the server from others.
+// Limits the number of concurrent requests, so that a hundred pictures do not block other clients of the server.
 
-/** Returns `enqueue(job)`, which runs an asynchronous job as soon as fewer than `atOnce` run, in the order they came. */
+/** Returns `enqueue(job)`, which runs asynchronous jobs in the order of the calls, at most `atOnce` at a time. */
 export function createQueue(atOnce) {
   const waiting = [];
   let running = 0;

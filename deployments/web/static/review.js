@@ -1,16 +1,16 @@
-// Captured pictures: one after the other, those first of which the model was unsure; one key a label.
+// Labels captured pictures one by one, the most doubtful first; each label has a key on the keyboard.
 
 import { mayAskForKey, request } from "./api.js";
 import { t } from "./words.js";
 import { h, note, number, percent, say, smallButton } from "./dom.js";
 
 const FETCHED = 50;
-const PREFETCHED = 12; // so many can be labelled without a connection
+const PREFETCHED = 12; // number of pictures that can be labelled without a connection
 const KEYS = "1234567890qwertyuiop".split("");
-const WAITING = "cifar_ray.reviews"; // decisions that the server has not confirmed; they outlive a reload and a lost connection
+const WAITING = "cifar_ray.reviews"; // decisions that the server has not confirmed; they survive a reload and a lost connection
 const RETRY_MS = 5000;
 
-/** What fills `body`: captured pictures to label, with the keyboard or by touch. */
+/** Fills `body` with captured pictures to label, with the keyboard or by touch. */
 export class Review {
   constructor(body, classNames) {
     this.body = body;
@@ -47,7 +47,7 @@ export class Review {
       this.body.replaceChildren(note("hint", this.done.length ? t("All captured pictures have a label.") : t("No captured pictures to label.")), this.foot());
       return;
     }
-    for (const next of this.queue.slice(0, PREFETCHED)) this.picture(next.key); // the next ones are there before they are shown
+    for (const next of this.queue.slice(0, PREFETCHED)) this.picture(next.key); // load the next pictures before they are shown
     const image = h("img", { alt: t("captured picture, predicted {predicted}", one), width: 448, height: 448 });
     this.picture(one.key).then((url) => (image.src = url), () => this.skip(one));
     const why = one.disagrees ? t("versions disagree") : one.abstain ? t("the model abstains") : percent(one.confidence);
@@ -97,7 +97,7 @@ export class Review {
     return this.body.closest("details").open && !document.querySelector("dialog[open]");
   }
 
-  /** Labels the picture; `null` leaves it for later. */
+  /** Labels the current picture; `null` skips it for now. */
   decide(label) {
     const [one] = this.queue;
     if (!one) return;
@@ -136,7 +136,7 @@ export class Review {
     return this.pictures.get(key);
   }
 
-  /** Sends decisions in their order; what cannot be sent waits. */
+  /** Sends decisions in order; decisions that cannot be sent stay in the queue. */
   async send() {
     if (this.isSending) return;
     this.isSending = true;
@@ -146,7 +146,7 @@ export class Review {
           await request("reviews", { method: "POST", body: JSON.stringify(next), headers: { "Content-Type": "application/json" } });
         } catch (error) {
           if (!error.status || error.status >= 500 || error.status === 401 || error.status === 429) throw error;
-          say(error.message); // the picture was deleted meanwhile
+          say(error.message); // for example, the picture was deleted meanwhile
         }
         store(waiting().slice(1));
       }

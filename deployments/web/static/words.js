@@ -1,8 +1,8 @@
-// The words of the page in the browser's language, from words/LANGUAGE.json. English is in the code, and is the key of each translation.
+// Translations of the page from words/LANGUAGE.json. The English text in the code is the key of each translation.
 
 const LANGUAGES = ["de", "es", "zh"];
 
-/** The language of the page: the first of the browser's that there is; `?lang=` overrides it. */
+/** The language of the page: the first of the browser's languages that is available; `?lang=` overrides it. */
 export const language = choose();
 
 function choose() {
@@ -21,7 +21,7 @@ async function read() {
   try {
     return await (await fetch(new URL(`words/${language}.json`, import.meta.url))).json();
   } catch {
-    return {}; // English is better than nothing
+    return {}; // fall back to English
   }
 }
 
@@ -30,7 +30,7 @@ export function t(english, values = {}) {
   return (translations[english] ?? english).replace(/\{(\w+)\}/g, (all, name) => values[name] ?? all);
 }
 
-/** Translates what is in the HTML. */
+/** Translates the texts of the HTML. */
 function translatePage() {
   document.documentElement.lang = language;
   document.title = t(document.title);
