@@ -22,7 +22,7 @@ from cifar_ray.config.api_keys import Scope as KeyScope
 from cifar_ray.errors import ConfigError
 from deployments.http.rate_limits import RateLimiter
 
-# These paths only say that the server runs, or a browser must load them before its user can enter a key.
+# These paths need no key: they only tell whether the server runs, or a browser loads them before its user can enter a key.
 OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/health", "/ready", "/v2/health/live", "/v2/health/ready", "/ping"})
 OPEN_FOLDER = "/static/"
 
@@ -51,13 +51,13 @@ def holder(request: Request) -> str | None:
 
 
 def require_scope(request: Request, wanted: KeyScope) -> str:
-    """Check that the request's API key may do something.
+    """Check that the request's API key has a scope that includes `wanted`.
 
     Returns:
         The holder of the key.
 
     Raises:
-        HTTPException: 403 if it may not, or if the server has no keys.
+        HTTPException: 403 if not, or if the server has no keys.
     """
     key: ApiKey | None = request.scope.get(_KEY)
     if key is None:
@@ -68,10 +68,10 @@ def require_scope(request: Request, wanted: KeyScope) -> str:
 
 
 class KeyRing:
-    """The API keys in a file. It notices changes of the file while the server runs.
+    """The API keys in a file, which is read again when it changes while the server runs.
 
     Args:
-        path: of the file.
+        path: path of the file.
         limiter: holds the rate limits.
         clock: monotonic, in seconds.
 
@@ -89,7 +89,7 @@ class KeyRing:
         self._problem = ""
 
     async def admit(self, headers: Headers) -> ApiKey | HTTPException:
-        """The key of a request that may pass, or the error for one without a valid key or over its rate limit."""
+        """Return the key of a request; or the error to send if the request has no valid key or exceeds its rate limit."""
         sent = _key_in(headers)
         if sent is None:
             return HTTPException(
@@ -111,7 +111,7 @@ class KeyRing:
         return key
 
     def _find(self, sha256: str) -> ApiKey | None:
-        """Compares with every key in constant time."""
+        """Find a key by its hash; each comparison takes constant time."""
         self._reload_if_changed()
         found = None
         for key in self._keys:
@@ -148,7 +148,7 @@ def _key_in(headers: Headers) -> bytes | None:
 def _is_open(method: str, path: str) -> bool:
     """Whether a request needs no key.
 
-    A browser may ask for an open path with a slash at the end, which the router redirects, and below a prefix for the empty path.
+    A browser may request an open path with a slash at the end, which the router redirects. Below a prefix, it may request the empty path.
     """
     if path in OPEN_PATHS or path.startswith(OPEN_FOLDER):
         return True

@@ -12,14 +12,14 @@ class BodiesTooLargeError(OverloadedError):
 
 
 class BodyBudget:
-    """Counts the bytes of each body from their arrival to the end of its request, and refuses those beyond a limit.
+    """Counts the bytes of each body from their arrival to the end of its request, and refuses bodies beyond a limit.
 
-    A declared length that does not fit now is refused before anything is read; it reserves nothing, because a client may declare
-    what it never sends.
+    A request whose declared length does not fit now is refused before its body is read. A declared length reserves no memory, because a
+    client may declare bytes that it never sends.
 
     Args:
         app: the wrapped app, which handles `BodiesTooLargeError` from its `receive`.
-        max_bytes: of all bodies together.
+        max_bytes: maximum size of all bodies together.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:

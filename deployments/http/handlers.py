@@ -54,7 +54,7 @@ class Api:
         observer: receives request events.
         limiter: holds the rate limits of the API keys; default: in this process.
         trials: the versions on trial; default: none.
-        windows: counts answers, for drift; default: nobody does.
+        windows: counts answers for drift detection; default: answers are not counted.
         error_forms: forms of errors other than problem documents, by the first part of a path.
     """
 
@@ -206,7 +206,7 @@ class Api:
         return content
 
     async def read(self, request: Request, read: Callable[[Request], Awaitable[Sent]]) -> Sent:
-        """Read a request, if there is room for it, within the time limit.
+        """Read a request with the function `read`, if the queue has room, within the time limit.
 
         Raises:
             OverloadedError: if the queue is full; nothing is read.
@@ -220,19 +220,19 @@ class Api:
             raise HTTPException(408, str(error)) from None
 
     def resolve_alias(self, model: str | None) -> str | None:
-        """The model that a request means, with the operator's aliases."""
+        """Replace an alias that the operator configured by its model; other references stay unchanged."""
         return None if model is None else self.config.model_aliases.get(model, model)
 
     async def classify(
         self, pictures: Sequence[Picture], model_reference: str | None, headers: Mapping[str, str], key_holder: str | None
     ) -> Outcome:
-        """Classify the pictures of a request, and keep a part of them if the operator wants that.
+        """Classify the pictures of a request, and capture some of them if the operator enabled this.
 
         Args:
-            pictures: of the request.
-            model_reference: the model.
-            headers: of the request, found in any case; they may hold its id, and name the client, who gets its answers from one version.
-            key_holder: of its API key, the client if the headers name none.
+            pictures: pictures of the request.
+            model_reference: the model; `None` for the default model.
+            headers: headers of the request, case-insensitive. They may hold its id, and name the client: one version answers each client.
+            key_holder: holder of the API key; the client if the headers name none.
 
         Raises:
             CifarRayError: as `StagedPipeline.run`.
@@ -246,10 +246,10 @@ class Api:
         return outcome
 
     def top_k(self, request: Request) -> int:
-        """How many of the most likely classes a request asks for.
+        """Number of most likely classes that a request asks for; default: from the config.
 
         Raises:
-            HTTPException: 400 if that is no positive number.
+            HTTPException: 400 if it is not a positive whole number.
         """
         text = request.query_params.get("top_k")
         if text is None:

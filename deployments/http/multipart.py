@@ -13,13 +13,13 @@ from cifar_ray.errors import CifarRayError
 
 MAX_PARTS = 320
 
-# The form that browsers, curl and common libraries write; the slower `parse_options_header` parses all others.
+# The header as browsers, curl and common libraries write it; the slower `parse_options_header` parses all other forms.
 _BOUNDARY = re.compile(r"multipart/form-data; ?boundary=([0-9A-Za-z'+_./:=?-]{1,70})", re.IGNORECASE)
 _DISPOSITION = re.compile(rb'form-data; name="([^"\\%]*)"(?:; filename="([^"\\%]*)")?')
 # RFC 8187: charset'language'percent-encoded
 _EXTENDED_FILENAME = re.compile(rb";\s*filename\*\s*=\s*\"?([A-Za-z0-9_-]*)'[^']*'([^;\s\"]*)", re.IGNORECASE)
 _ANY_FILENAME = re.compile(rb";\s*filename\*", re.IGNORECASE)
-# As Python calls them; its other codecs (idna, utf-7, unicode_escape …) raise errors or give lone surrogates
+# Python's names of the supported charsets; its other codecs (idna, utf-7, unicode_escape …) raise errors or give lone surrogates.
 _CHARSETS = re.compile(
     r"ascii|utf-8|utf-16(-[bl]e)?|iso8859-\d+|cp125\d|cp932|cp949|shift_jis|euc_(jp|kr)|gb2312|gbk|gb18030|big5|koi8-[ru]"
 )
@@ -36,9 +36,9 @@ class Part:
     """One field of a form.
 
     Attributes:
-        name: of the field.
-        filename: what the client calls the file; `None` for text.
-        content: as sent.
+        name: name of the field.
+        filename: file name from the client, which may be empty; `None` for text.
+        content: the bytes as sent.
     """
 
     name: str
@@ -50,14 +50,14 @@ def parse(content_type: str, body: bytes) -> list[Part]:
     """Return all fields of a form in the order sent.
 
     Args:
-        content_type: the header, which names the boundary.
-        body: complete.
+        content_type: the header Content-Type, which names the boundary.
+        body: the complete body.
 
     Raises:
         MultipartError: for a malformed or incomplete body, an encoded file, and for more than 320 fields.
     """
     delimiter = b"\r\n--" + _boundary(content_type)
-    # the first delimiter may stand at the very beginning, without a line before it
+    # At the very start of the body, the first delimiter has no line break before it.
     first = -2 if body.startswith(delimiter[2:]) else body.find(delimiter)
     if first == -1:
         raise MultipartError("the multipart body does not contain the boundary from its Content-Type header")
@@ -87,8 +87,8 @@ def _boundary(content_type: str) -> bytes:
 def _names(head: bytes) -> tuple[str, str | None]:
     """Field name and file name from the headers of a part.
 
-    A part is a file by its `filename`, by a `filename*` (RFC 8187; urllib3 before 2.0 writes only this one for names that are not ASCII),
-    or by the type of a file; without a name of its own it gets an empty one.
+    A part is a file if it has a `filename`, a `filename*` (RFC 8187; urllib3 before 2.0 writes only this for names that are not ASCII), or
+    the content type of a file. A file without a name gets an empty one.
     """
     name = filename = None
     is_file = False

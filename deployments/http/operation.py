@@ -1,4 +1,4 @@
-"""What the OpenAPI document says about a route."""
+"""`Operation`: the description of a route for the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Operation:
     """One route: its request, its response and a curl command.
 
     Attributes:
-        answer: shape of its JSON response; `None` if it returns a JPEG.
-        picture_headers: headers of its PNG response; empty if it has none.
-        headers: headers of its JSON response.
-        method: of HTTP, in lower case; empty: post with a body, else get.
-        example: its JSON response; default: that of the shape.
-        body_shape: shape to which its body refers, if not `PictureInJson`.
-        error_form: form of its errors.
+        answer: type of the JSON response; `None` if the route returns a JPEG.
+        picture_headers: headers of the PNG response; empty if there is none.
+        headers: headers of the JSON response.
+        method: HTTP method in lower case; empty means post with a body, else get.
+        example: example of the JSON response; default: the example of `answer`.
+        body_shape: type to which the schema of the body refers.
+        error_form: form of the errors.
     """
 
     path: str
@@ -41,12 +41,12 @@ class Operation:
 
     @property
     def http_method(self) -> str:
-        """Method of HTTP, in lower case."""
+        """HTTP method in lower case."""
         return self.method or ("post" if self.body else "get")
 
     @property
     def example_path(self) -> str:
-        """The path with the examples of its parameters."""
+        """The path, with parameters replaced by their examples."""
         return self.path.format(**{one["name"]: one.get("example", f"{{{one['name']}}}") for one in self.parameters if one["in"] == "path"})
 
     @property

@@ -11,14 +11,14 @@ class RateLimiter(Protocol):
     """Grants requests of a key up to its limit."""
 
     async def wait_s(self, name: str, requests_per_minute: float) -> float:
-        """Take a token for one request of a key; 0 if there is one, else the seconds until there is."""
+        """Take a token for one request of a key; returns 0, or the seconds until there is a token if there is none."""
 
 
 class TokenBuckets(RateLimiter):
     """Buckets in this process. Each holds one minute of requests, at least one, and fills at the key's rate.
 
     Args:
-        clock: monotonic, in seconds.
+        clock: monotonic clock, in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -1,4 +1,4 @@
-"""HTTP responses: predictions, and errors as problem documents (RFC 9457). Holds the only table from errors to statuses."""
+"""HTTP responses: predictions, and errors as problem documents (RFC 9457). Only this module maps errors to HTTP statuses."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ class Json(JSONResponse):
 class LastJson(Json):
     """JSON response that closes the connection, for a client whose request is too large to read.
 
-    It discards input for at most two seconds first: if it closed at once, the client might never see the response
-    (RFC 9112, section 9.6).
+    Before closing, it discards input for at most two seconds. If it closed at once, the client might never see the response (RFC 9112,
+    section 9.6).
     """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,7 +123,7 @@ def explanation(explained: Explained) -> schemas.Explanation:
 
 
 def explanation_png(pixels: Pixels, explained: Explained) -> Response:
-    """A PNG of a heatmap over the network's input, uint8 `[S, S, 3]`, enlarged by a whole number."""
+    """A PNG of a heatmap over the network's input, uint8 `[S, S, 3]`, enlarged by a whole factor."""
     size_px = len(pixels)
     png = BytesIO()
     overlay(pixels, explained.heatmap, size_px * max(1, -(-_MIN_SIDE_PX // size_px))).save(png, "PNG")
@@ -137,7 +137,7 @@ def explanation_png(pixels: Pixels, explained: Explained) -> Response:
 
 
 def revalidated(request: Request, response: Response) -> Response:
-    """The response with an `ETag`, or 304 if the browser has it already."""
+    """The response with an `ETag`, or status 304 if the browser already has this content."""
     tag = f'"{hashlib.sha256(response.body).hexdigest()[:32]}"'
     known = [known.strip().removeprefix("W/") for known in request.headers.get("if-none-match", "").split(",")]
     headers = {"ETag": tag, "Cache-Control": "no-cache"}
@@ -149,12 +149,12 @@ def revalidated(request: Request, response: Response) -> Response:
 
 @dataclass(frozen=True)
 class ErrorForm:
-    """How the clients of a protocol expect an error.
+    """Form of the errors of a protocol.
 
     Attributes:
-        shape: of the JSON document.
-        media_type: of the response.
-        fill: the document from a problem document.
+        shape: type of the JSON document.
+        media_type: media type of the response.
+        fill: converts a problem document to this form.
     """
 
     shape: type

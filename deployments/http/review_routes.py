@@ -1,4 +1,4 @@
-"""Routes for captured pictures: look at them, say what they show, delete them. Each needs an API key that may."""
+"""Routes for captured pictures: list, show, label and delete them. Each route needs an API key with a sufficient scope."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ Body = TypeVar("Body", bound=JsonBody)
 
 
 def json_body(properties: dict[str, str], example: dict[str, str]) -> dict[str, object]:
-    """What the OpenAPI document says of a JSON body."""
+    """Description of a JSON body for the OpenAPI document."""
     kinds = {"undo": "boolean", "index": "integer", "top_k": "integer"}
     schema = {
         "type": "object",
@@ -172,7 +172,7 @@ class ReviewApi:
         ]
 
     async def list(self, request: Request) -> Response:
-        """`GET /captures`: what is captured, the pictures first of which the model was unsure."""
+        """`GET /captures`: list captured pictures, the most doubtful first; with `reviewed=true`, the labelled ones, the newest first."""
         require_scope(request, "review")
         limit = request.query_params.get("limit", "100")
         if not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:9]) <= _MAX_LISTED):
@@ -199,7 +199,7 @@ class ReviewApi:
         return Response(jpeg, media_type="image/jpeg", headers={"Cache-Control": "private, max-age=3600"})
 
     async def review(self, request: Request) -> Response:
-        """`POST /reviews`: say what a captured picture shows, or take it back."""
+        """`POST /reviews`: label a captured picture, or undo its label."""
         who = require_scope(request, "review")
         sent = await read_body(request, _ReviewBody)
         capture = await self._find(sent.key)
@@ -207,7 +207,7 @@ class ReviewApi:
         return Json(_entry(capture, None if sent.undo else review))
 
     async def feedback(self, request: Request) -> Response:
-        """`POST /feedback`: the client of a request says what was right."""
+        """`POST /feedback`: store the correct label that the client of a request sends."""
         who = require_scope(request, "predict")
         sent = await read_body(request, _FeedbackBody)
         key = f"{sent.request_id}#{sent.index}"
@@ -217,7 +217,7 @@ class ReviewApi:
         return Json(answer)
 
     async def delete(self, request: Request) -> Response:
-        """`DELETE /captures/REQUEST_ID`: delete the pictures of a request and what people said about them."""
+        """`DELETE /captures/REQUEST_ID`: delete the pictures of a request and their labels."""
         require_scope(request, "admin")
         request_id = request.path_params["request_id"]
         if not re.fullmatch(_REQUEST_ID, request_id):
@@ -258,7 +258,7 @@ async def read_body(request: Request, shape: type[Body]) -> Body:
     """The JSON body of a request.
 
     Raises:
-        HTTPException: 400 if it is not as expected, 413 if it is too large.
+        HTTPException: 400 if it does not have this shape, 413 if it is over 10 kB.
     """
     body = b""
     async for chunk in request.stream():

@@ -46,7 +46,7 @@ def build_app(api: Api, more_routes: Sequence[Route] = (), more_operations: Sequ
     Args:
         api: the handlers.
         more_routes: routes of other protocols.
-        more_operations: what the OpenAPI document says of them.
+        more_operations: their descriptions for the OpenAPI document.
     """
     document = openapi.document(more_operations)
     docs, front = docs_page.render(document), home_page.render(has_reviews=api.keys is not None)
@@ -92,7 +92,7 @@ def _access_middleware(api: Api) -> list[Middleware]:
                 CORSMiddleware,
                 allow_origins=api.config.cors_origins,
                 allow_methods=["GET", "POST"],
-                allow_headers=["*"],  # those of tracing and of proxies, too: they give no rights
+                allow_headers=["*"],  # includes headers of tracing and proxies; no header gives rights
                 expose_headers=["Retry-After", "X-Class-Id", "X-Class-Name", "X-Model", "X-Request-Id"],
             )
         )

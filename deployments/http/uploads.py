@@ -22,11 +22,11 @@ MAX_BATCH_IMAGES = 256
 MAX_BATCH_BYTES = 100_000_000
 
 _MAX_BASE64_BYTES = -(-MAX_IMAGE_BYTES // 3) * 4
-# boundaries, part headers, field names and JSON around the picture
+# Maximum size of boundaries, part headers, field names and JSON around the picture
 _WRAPPING_BYTES = 65_536
-# of a picture as base64
+# Maximum size of a body with a picture as base64
 MAX_TEXT_BYTES = _MAX_BASE64_BYTES + _WRAPPING_BYTES
-# "+", "/" and "=" take three bytes each; there are few of them in base64
+# URL encoding turns "+", "/" and "=" into three bytes each, but base64 has few of them.
 _MAX_URLENCODED_BYTES = _MAX_BASE64_BYTES * 9 // 8
 _MAX_URLENCODED_FIELDS = 32
 _SINGLE_FIELDS = ("image", "file", "data")
@@ -46,7 +46,7 @@ class Picture:
 
     Attributes:
         data: an image file, unchecked.
-        filename: from the client; only used in the response.
+        filename: file name from the client; only used in the response.
         model: requested model, unchecked; `None` for the default model.
         error: why the client's base64 could not be decoded; `data` is then empty.
     """
@@ -158,7 +158,7 @@ def _pictures(parts: list[multipart.Part], fields: tuple[str, ...]) -> list[Pict
 def _decoded(base64: bytes) -> Picture:
     try:
         return Picture(decode_base64(base64.decode(errors="replace").strip()))
-    except ImageError as error:  # of a batch, the other pictures are predicted
+    except ImageError as error:  # in a batch, the other pictures are still predicted
         return Picture(b"", error=error)
 
 
@@ -206,7 +206,7 @@ def _refuse_paths(names: Collection[str]) -> None:
 def _parse_json(body: bytes) -> tuple[bytes, str | None]:
     """The picture and the model in `{"image": "<base64 or data URI>"}`."""
     try:
-        # GNU base64 in a shell's quotes breaks the text into lines; elsewhere line ends mean nothing in JSON
+        # GNU base64 in a shell's quotes breaks the text into lines, which JSON text must not have; elsewhere in JSON, they mean nothing.
         fields = from_json(body.translate(None, b"\r\n"))
     except ValueError as error:
         raise HTTPException(400, f"the body is not valid JSON: {error}") from None
@@ -225,7 +225,7 @@ def _parse_urlencoded(body: bytes) -> tuple[bytes, str | None]:
     """The picture and the model in `image_base64=…`."""
     try:
         fields = parse_qs(body.decode("ascii"), keep_blank_values=True, max_num_fields=_MAX_URLENCODED_FIELDS)
-    except ValueError:  # usually a picture: curl --data-binary declares it as a form
+    except ValueError:  # usually a picture, which curl --data-binary declares as a form
         fields = {}
     _refuse_paths(fields)
     if _BASE64_FIELD not in fields:
