@@ -1,4 +1,4 @@
-"""Collects images that wait while a model is busy, and sends them as one batch. Does not use Ray or HTTP."""
+"""Collect images that wait while a model is busy, and send them as one batch. This module does not use Ray or HTTP."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ class _KeyQueue:
 class Batcher(Generic[Key]):
     """Dynamic batching: the batch size follows the load.
 
-    A batch with all waiting requests leaves as soon as fewer than `max_calls` batches of its key are in progress. So a single
-    request never waits, and a batch grows while the last one runs. A batch leaves out requests that were cancelled meanwhile.
+    A batch of all waiting requests is sent as soon as fewer than `max_calls` batches of its key are in progress. So a single request
+    never waits, and the next batch grows while the last one runs. Requests that were cancelled meanwhile are left out.
 
     Args:
         send: classifies a batch of images. After a `ReplicaLostError`, the batch is sent again.
@@ -67,14 +67,14 @@ class Batcher(Generic[Key]):
         waiting = _Waiting(images, loop.create_future())
         queued = self._queues.setdefault(key, _KeyQueue())
         queued.queue.append(waiting)
-        # deferred: requests that become ready in this iteration of the loop join the batch
+        # Deferred, so that other requests that become ready in this iteration of the event loop join the batch.
         loop.call_soon(self._depart, key, queued)
         return await waiting.answer
 
     def _depart(self, key: Key, queued: _KeyQueue) -> None:
         while queued.calls < self._max_calls and (batch := self._gather(queued.queue)):
             queued.calls += 1
-            # A batch belongs to several requests. In the context of one, Serve would cancel the call when its client disconnects.
+            # A batch belongs to several requests. In the context of one request, Serve would cancel the call when its client disconnects.
             task = asyncio.get_running_loop().create_task(self._call(key, queued, batch), context=Context())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)

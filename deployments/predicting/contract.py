@@ -1,4 +1,4 @@
-"""The interface between ingress and classifier. It imports no torch, because the ingress needs none."""
+"""The interface between ingress and classifier. This module does not import torch, because the ingress does not need it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from cifar_ray.errors import CifarRayError, ImageError, UnknownModelError
 from cifar_ray.metrics.label_rules import LabelRules
 from deployments.predicting.schemas import Timings
 
-# A version on trial answered a request, saw one as a shadow, or failed; a picture got the same answer from production, or another one; a
-# request was not compared, because the server was busy.
+# Events of a trial: the version on trial answered a request, classified it as a shadow, or failed; for a picture, both versions agreed, or
+# their answers differed; a comparison was dropped, because the server was busy.
 TrialEvent = Literal["answered", "shadowed", "failed", "agreed", "differed", "dropped"]
 Pixels = npt.NDArray[np.uint8]
-# What a request brings: an image file, unchecked, or ready pixels, RGB `[H, W, 3]`
+# A picture of a request: an image file, unchecked, or ready pixels, RGB uint8 `[H, W, 3]`
 Picture = bytes | Pixels
 
 _LISTED_CLASSES = 200
 
 
 class UnavailableError(CifarRayError):
-    """No prediction is possible now; it may be later. The message says why and what to do."""
+    """No prediction is possible now, but may be possible later. The message says why and what to do."""
 
 
 class LoadingError(UnavailableError):
@@ -32,7 +32,7 @@ class LoadingError(UnavailableError):
 
 
 class ModelFailedError(CifarRayError):
-    """The model gave no usable answer for a picture. Another version may do better."""
+    """The model gave no usable answer for a picture. Another version may give one."""
 
 
 class ReplicaLostError(UnavailableError):
@@ -48,7 +48,7 @@ class UnknownClassError(CifarRayError):
 
 
 class PixelSizeError(ImageError):
-    """Ready pixels have another size than the model takes; another model, or version, may take them."""
+    """The size of ready pixels is not the input size of the model; it may fit another model or version."""
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ class ModelInfo:
     """The part of a model's manifest that the ingress needs.
 
     Attributes:
-        name: of the model.
-        version: of the model.
+        name: name of the model.
+        version: version of the model.
         class_names: one name per class, in the order of the probabilities.
         image_size_px: height and width of the network's input.
         resize_policy: policy for other aspect ratios.
-        rules: multi-label: from which probability a picture has each label; `None` if a picture has exactly one class.
+        rules: with several labels per picture, the threshold of each label; `None` if a picture has exactly one class.
     """
 
     name: str
@@ -130,11 +130,11 @@ class Classified:
     """Predictions for N images.
 
     Attributes:
-        model: the model that made them.
+        model: the model that made the predictions.
         probabilities: float32 `[N, C]`.
         abstains: bool `[N]`, images that are unlike the training images.
         batch_size: images in the forward pass, including those of other requests.
-        inference_s: time of the forward pass.
+        inference_s: time of the forward pass, in seconds.
     """
 
     model: ModelInfo
@@ -173,14 +173,14 @@ class StoredModel:
     """One name in the model store.
 
     Attributes:
-        name: of the model.
-        versions: ascending.
+        name: name of the model.
+        versions: all versions, ascending.
         aliases: versions by alias.
         loaded: versions in memory, ascending.
         class_names: classes of the version that the bare name refers to; empty if its manifest cannot be read.
         test_accuracy: accuracy of the same version, 0–1; `None` if not measured.
         task: whether the same version gives each picture exactly one class, or any number of labels.
-        test_map: mean average precision of the same version, 0–1, with several labels a picture; `None` if not measured.
+        test_map: mean average precision of the same version, 0–1, with several labels per picture; `None` if not measured.
         problem: what is wrong with the model; empty if it is fine.
     """
 
@@ -200,9 +200,9 @@ class StoredGallery:
     """A model's mistakes on images that were not in its training set.
 
     Attributes:
-        name: of the model.
-        version: of the model.
-        content: `gallery.json` of its bundle; `None` if it has none.
+        name: name of the model.
+        version: version of the model.
+        content: `gallery.json` of the bundle; `None` if the bundle has none.
     """
 
     name: str
@@ -211,13 +211,13 @@ class StoredGallery:
 
 
 class Classifier(Protocol):
-    """What the ingress calls. A reference is as in the model store: `name`, `name@version`; `None` is the default model.
+    """The calls of the ingress. A reference is as in the model store: `name`, `name@version`; `None` is the default model.
 
     Every method raises `UnavailableError` if no replica is available, and `DeadlineError` if none answers in time.
     """
 
     async def status(self, reference: str | None = None) -> Status:
-        """The state of a model; loads a model that `reference` names."""
+        """State of a model; loads the model if `reference` is not `None` and the model is not in memory."""
 
     async def models(self) -> list[StoredModel]:
         """All models in the store."""
@@ -231,10 +231,10 @@ class Classifier(Protocol):
         Args:
             images: uint8 `[N, S, S, 3]`; 1 ≤ N ≤ `max_batch_size`.
             reference: the model.
-            resize_policy: the policy that made them square.
+            resize_policy: the policy that made the images square.
 
         Returns:
-            A `Status` if nothing was computed: the model does not exist, or needs another size or policy; then decode again.
+            The predictions; or a `Status` if the model does not exist, or needs another size or policy: then decode again.
         """
 
     async def explain(self, image: Pixels, reference: str | None, expected: ModelInfo, class_id: int | None) -> Explained | Status:
@@ -247,7 +247,7 @@ class Classifier(Protocol):
             class_id: the class; `None` is the predicted class.
 
         Returns:
-            A `Status` if nothing was computed: the model does not exist, or was replaced; then decode again.
+            The heatmap; or a `Status` if the model does not exist, or was replaced: then decode again.
         """
 
 
@@ -261,7 +261,7 @@ class Observer(Protocol):
         """A request failed; the reason is one of a few, for example `Unprocessable Entity`."""
 
     def pending(self, images: int) -> None:
-        """The number of images that are being decoded, wait, or are with a model."""
+        """Number of images that are being decoded, waiting, or being classified."""
 
     def tried(self, name: str, version: int, event: TrialEvent, problem: str = "") -> None:
-        """Something happened to a version on trial; `problem` says why it failed."""
+        """An event of a version on trial; `problem` says why it failed."""

@@ -1,4 +1,4 @@
-"""Decodes pictures in threads, beside the event loop. Does not use Ray or HTTP."""
+"""Decode pictures in threads, so that they do not block the event loop. This module does not use Ray or HTTP."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from cifar_ray.errors import ImageError, ImageTooLargeError
 from cifar_ray.inference.preprocess import MAX_IMAGE_PIXELS, preprocess
 from deployments.predicting.contract import Picture, Pixels, PixelSizeError
 
-# A picture of 50 megapixels takes 150 MB and more while it is decoded.
+# At most 8 threads, because decoding a picture of 50 megapixels takes 150 MB or more.
 _THREADS = min(8, os.cpu_count() or 1)
 _M_MMAP_THRESHOLD = -3  # malloc.h
 _MAPPED_BYTES = 1 << 20
 # Decoding up to this size takes a fraction of a millisecond, no longer than handing it to a thread and back.
 _THUMBNAIL_BYTES = 16_384
 _THUMBNAIL_PIXELS = 96 * 96
-# The pixels of these may be many more than the header tells, and they wait for each other.
+# Always decoded in a thread: they may have many more pixels than the header states, and AVIF pictures are decoded one at a time.
 _AVIF_OR_HEIC = b"ftyp"
 
 
@@ -38,12 +38,12 @@ class Decoder:
         """Decode pictures; for a picture that cannot be decoded, the result contains its error.
 
         Args:
-            pictures: all are image files, or all are ready pixels, which are only checked for their size.
-            image_size_px: side of the results.
-            resize_policy: the policy that makes them square.
+            pictures: either all are image files, or all are ready pixels; only the size of pixels is checked.
+            image_size_px: height and width of the results.
+            resize_policy: the policy that makes pictures square.
 
         Returns:
-            uint8 `[image_size_px, image_size_px, 3]` for each.
+            For each picture, uint8 `[image_size_px, image_size_px, 3]`, or its error.
 
         Raises:
             PixelSizeError: if ready pixels have another size.
@@ -73,7 +73,7 @@ def _check_ready(pixels: Pixels, image_size_px: int) -> Pixels:
 def _return_freed_memory() -> None:
     """Make the C library return the memory of large pictures to the system: map each large block on its own.
 
-    By default it keeps freed blocks of similar size: some pictures of 50 megapixels left a gigabyte behind.
+    By default, the C library keeps freed blocks of similar size: after a few pictures of 50 megapixels, it kept a gigabyte.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's
     if mallopt is not None:

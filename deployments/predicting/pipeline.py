@@ -37,7 +37,7 @@ from deployments.predicting.decoder import Decoder
 
 # The model may change between decoding and classifying.
 _ATTEMPTS = 3
-# Batches in progress per replica: while one runs, the next is already there.
+# Batches in progress per replica: while one runs, the replica already has the next one.
 _CALLS_PER_REPLICA = 2
 
 
@@ -60,7 +60,7 @@ class Outcome:
         model: the model that predicted.
         rows: the prediction or the error for each picture.
         timings_ms: time per stage.
-        answer: what the model said of all pictures without an error.
+        answer: predictions for all pictures without an error.
     """
 
     model: ModelInfo
@@ -70,12 +70,12 @@ class Outcome:
 
     @property
     def confidences(self) -> tuple[list[float], int]:
-        """The highest probability of each classified picture, and of how many pictures the model said "none of these"."""
+        """The highest probability of each classified picture, and the number of pictures from which the model abstained."""
         return self.answer.probabilities.max(axis=1).tolist(), self.num_abstained
 
     @property
     def num_abstained(self) -> int:
-        """Of how many pictures the model said "none of these"."""
+        """Number of pictures from which the model abstained ("none of these")."""
         return sum(row.abstains for row in self.rows if isinstance(row, Row))
 
 
@@ -107,7 +107,7 @@ class Pipeline:
             config.max_batch_size,
             max_calls=_CALLS_PER_REPLICA * config.replica_limit,
         )
-        # The last known model by reference; a prediction by another one replaces it, so there is no polling.
+        # The last known model by reference. A prediction by another model replaces it, so no polling is needed.
         self._models: dict[str | None, ModelInfo] = {}
         self._pending_images = 0
 
@@ -143,7 +143,7 @@ class Pipeline:
         Raises:
             ImageError: if the picture cannot be decoded.
             UnknownClassError: if the model has no such class.
-            OverloadedError: and the other errors of `run`.
+            OverloadedError: and other errors, as `run`.
         """
         with self._admitted(1):
             async with Deadline(self._config.request_timeout_s, "no prediction"):
@@ -166,7 +166,7 @@ class Pipeline:
             DeadlineError: if it takes longer than `request_timeout_s`.
             UnavailableError: if no model is available.
             UnknownModelError: if the model is not in the store.
-            ModelFailedError: if the model gave no numbers.
+            ModelFailedError: if a probability is infinite or NaN.
         """
         with self._admitted(len(pictures)):
             async with Deadline(self._config.request_timeout_s, "no prediction"):
@@ -175,7 +175,7 @@ class Pipeline:
         return outcome
 
     async def run_beside(self, pictures: Sequence[Picture], reference: str | None) -> Outcome:
-        """Classify pictures for the server itself: not counted as a request. Raises as `run`, but `OverloadedError`."""
+        """Classify pictures for the server itself, not counted as a request. Raises as `run`, except `OverloadedError`."""
         async with Deadline(self._config.request_timeout_s, "no prediction"):
             return await self._run(pictures, reference)
 
@@ -260,10 +260,10 @@ class Pipeline:
 
 
 class Deadline:
-    """Asynchronous context manager with a time limit.
+    """Asynchronous context manager that ends its block at a time limit.
 
     Args:
-        timeout_s: the limit.
+        timeout_s: time limit in seconds.
         what: start of the error message.
 
     Raises:

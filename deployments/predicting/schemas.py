@@ -33,7 +33,7 @@ class ClassProbability(TypedDict):
     probability: Probability
 
 
-# "class" is no name of a Python field
+# Defined by a call, because the key "class" is a keyword of Python
 Label = TypedDict("Label", {"class": str, "class_id": int, "probability": Probability, "above_threshold": bool})
 Label.__doc__ = "A label and whether the picture has it, by the threshold that was chosen for the class on validation pictures."
 
