@@ -44,12 +44,12 @@ Rpc = Callable[["OpenInferenceGrpc", Any, Any], Awaitable[Any]]
 
 @dataclass(frozen=True)
 class Call:
-    """A request.
+    """One gRPC request.
 
     Attributes:
-        message: of the protocol.
-        headers: its metadata.
-        key_holder: of its API key; `None` if none is needed.
+        message: request message of the protocol.
+        headers: metadata of the call.
+        key_holder: holder of the API key; `None` if no key is needed.
     """
 
     message: Any
@@ -58,12 +58,12 @@ class Call:
 
 
 def _rpc(name: str, answer: Callable[[OpenInferenceGrpc, Call], Awaitable[Fields]], *, is_open: bool = False) -> Rpc:
-    """A method as Ray Serve calls it; an error sets the status of the call, and the message is empty.
+    """Create a method as Ray Serve calls it; after an error, it sets the status of the call and returns an empty message.
 
     Args:
-        name: of the method.
-        answer: the fields of the response to a request.
-        is_open: whether it needs no API key.
+        name: name of the method.
+        answer: computes the fields of the response.
+        is_open: whether the method needs no API key.
     """
 
     async def run(self: OpenInferenceGrpc, request: Any, grpc_context: Any) -> Any:
@@ -95,10 +95,10 @@ class OpenInferenceGrpc:
         self._held_bytes = 0
 
     async def check_key(self, headers: Headers) -> str | None:
-        """The holder of the API key of a call; `None` if the server has no keys.
+        """Return the holder of the API key of a call; `None` if the server has no keys.
 
         Raises:
-            HTTPException: as for a request over HTTP.
+            HTTPException: 401, 403 or 429, as `KeyRing.admit`.
         """
         if self.api.keys is None:
             return None
@@ -155,7 +155,7 @@ class OpenInferenceGrpc:
 
     @contextmanager
     def _held(self, size_bytes: int) -> Iterator[None]:
-        """Refuse a request whose message does not fit beside those in progress, and a full queue."""
+        """Count the bytes of a request in progress; refuse it if all messages together are too large, or if the queue is full."""
         self.api.pipeline.check_room()
         limit = self.api.config.max_body_bytes
         if self._held_bytes + size_bytes > limit:
@@ -185,7 +185,7 @@ def _inputs(request: Any) -> list[InputTensor]:
             content = request.raw_input_contents[index]
         else:
             values = getattr(tensor.contents, _TYPED.get(tensor.datatype, "bytes_contents"))
-            if len(values) > MAX_TEXT_BYTES:  # as a list they need eight times the memory
+            if len(values) > MAX_TEXT_BYTES:  # a list of numbers needs eight times the memory
                 raise HTTPException(413, f"input {tensor.name[:100]!r} has {len(values):,} values; send them in raw_input_contents")
             content = list(values)
         found.append(InputTensor(tensor.name, tensor.datatype, tuple(tensor.shape), content))

@@ -1,4 +1,4 @@
-"""Messages of the Open Inference Protocol over gRPC, built from a table: no generated code, and any version of protobuf does.
+"""Messages of the Open Inference Protocol over gRPC, built from a table: without generated code, and for any version of protobuf.
 
 Names, numbers and types are those of the protocol's definition, https://github.com/kserve/open-inference-protocol
 (specification/protocol/open_inference_grpc.proto). The fields of each message are numbered in the order of the table.
@@ -84,13 +84,13 @@ def _set_type(field: FieldDescriptorProto, message: str, kind: str, made: dict[s
     field.label = FieldDescriptorProto.LABEL_REPEATED if is_repeated else FieldDescriptorProto.LABEL_OPTIONAL
 
 
-# the default pool, in which gRPC's reflection looks
+# gRPC's reflection looks into the default pool.
 Default().AddSerializedFile(_file().SerializeToString())
 
 
 def _message(name: str) -> Any:
     made = GetMessageClass(Default().FindMessageTypeByName(f"{_PACKAGE}.{name}"))
-    made.__module__ = __name__  # Ray pickles requests between processes
+    made.__module__ = __name__  # Ray pickles requests, and pickle finds a class by its module
     return made
 
 
@@ -99,7 +99,7 @@ globals().update(_CLASSES)
 
 
 def message(kind: str, /, **fields: Any) -> Any:
-    """A message of a kind, for example `ServerLiveResponse`."""
+    """Create a message of a kind, for example `ServerLiveResponse`."""
     return _CLASSES[kind](**fields)
 
 

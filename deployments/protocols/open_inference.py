@@ -29,8 +29,8 @@ class RequestedOutput(NamedTuple):
     """An output that a request names.
 
     Attributes:
-        name: of the tensor.
-        classes: classification extension: number of most likely classes as text; `None` for the values.
+        name: name of the tensor.
+        classes: classification extension: number of most likely classes to return as text; `None` to return the values.
     """
 
     name: str
@@ -38,7 +38,7 @@ class RequestedOutput(NamedTuple):
 
 
 def reference(api: Api, name: str, version: str | None) -> str:
-    """The model that a request means. A version is a number or an alias of the store; without one, the store decides."""
+    """Reference to the model of a request. A version is a number or an alias of the store; without one, the store chooses the version."""
     reference = api.resolve_alias(name) or ""
     return f"{reference.partition('@')[0]}@{version}" if version else reference
 
@@ -79,18 +79,18 @@ async def infer(
 
     Args:
         classify: `Api.classify` with all arguments but the pictures.
-        inputs: exactly one.
-        requested: outputs in the order of the answer; all if empty.
+        inputs: the inputs; exactly one is allowed.
+        requested: outputs in the order of the response; empty means all.
 
     Raises:
         HTTPException: 400 or 413 for an input or output that the model does not have.
-        ImageError: for the first picture that cannot be used; the protocol has no errors of single pictures.
+        ImageError: for the first picture that cannot be used; the protocol has no errors for single pictures.
         CifarRayError: as `classify`.
     """
     if len(inputs) != 1:
         raise HTTPException(400, f"expected one input, {PIXELS} or {IMAGE}, got {len(inputs)}")
     [tensor] = inputs
-    # turning megabytes of text or numbers into arrays would block the event loop
+    # In a thread, because turning megabytes of text or numbers into arrays would block the event loop.
     pictures = await asyncio.to_thread(tensor.pictures) if isinstance(tensor.content, list) else tensor.pictures()
     outcome = await classify(pictures)
     return outcome.model, _outputs(outcome, requested)

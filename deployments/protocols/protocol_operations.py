@@ -1,4 +1,4 @@
-"""What the OpenAPI document says of the routes of other protocols."""
+"""Descriptions of the routes of other protocols for the OpenAPI document."""
 
 from __future__ import annotations
 

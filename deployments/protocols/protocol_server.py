@@ -28,10 +28,10 @@ class ProtocolServer(OpenInferenceGrpc):
         observer: receives request events.
         limiter: holds the rate limits of the API keys; default: in this process.
         trials: the versions on trial; default: none.
-        windows: counts answers, for drift; default: nobody does.
+        windows: counts answers for drift detection; default: answers are not counted.
 
     Attributes:
-        http_app: the HTTP side; Ray Serve's wrapper of a deployment has an `app` of its own.
+        http_app: the HTTP app; not named `app`, because Ray Serve's wrapper of a deployment already has an attribute `app`.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""Tensors of the Open Inference Protocol: from a request to pictures, and from predictions to JSON or raw bytes.
+"""Tensors of the Open Inference Protocol: convert a request to pictures, and predictions to JSON or raw bytes.
 
-Raw tensors are little-endian and row-major. Each element of a BYTES tensor follows its length, a 32-bit integer.
+Raw tensors are little-endian and row-major. In a BYTES tensor, the length of each element, a 32-bit integer, comes before its bytes.
 Source: the binary tensor data extension, https://github.com/triton-inference-server/server (docs/protocol).
 """
 
@@ -31,8 +31,8 @@ class InputTensor:
 
     Attributes:
         name: `pixels` or `image`.
-        datatype: as the protocol spells it.
-        shape: numbers of elements.
+        datatype: datatype as the protocol spells it.
+        shape: number of elements along each axis.
         content: raw bytes, or a list of values, which may be nested.
     """
 
@@ -45,7 +45,7 @@ class InputTensor:
         """The pictures: image files, unchecked, or pixels, uint8 `[H, W, 3]`.
 
         Raises:
-            HTTPException: 400 if the tensor is not one that models take, 413 if it has too many pictures.
+            HTTPException: 400 if the tensor is not a valid input, or has more than 256 pictures; 413 if it has too many values.
             ImageError: if text is not base64.
         """
         if self.name not in _DATATYPES:
@@ -118,8 +118,8 @@ class OutputTensor:
     """An output of N pictures.
 
     Attributes:
-        name: of the tensor.
-        datatype: as the protocol spells it.
+        name: name of the tensor.
+        datatype: datatype as the protocol spells it.
         values: `[N]` or `[N, K]`; text for the datatype BYTES.
     """
 
@@ -129,7 +129,7 @@ class OutputTensor:
 
     @property
     def shape(self) -> list[int]:
-        """Numbers of elements."""
+        """Number of elements along each axis."""
         return list(self.values.shape)
 
     def as_list(self) -> list[Any]:

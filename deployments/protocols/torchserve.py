@@ -1,4 +1,4 @@
-"""TorchServe's inference API: its clients need another address only.
+"""TorchServe's inference API: clients of TorchServe only have to change the address.
 
 Source: https://pytorch.org/serve/inference_api.html.
 """
@@ -38,7 +38,7 @@ class TorchServe:
         self._api = api
 
     def routes(self) -> list[Route]:
-        """The routes. `curl -T picture.jpg`, which TorchServe's documentation shows, sends a PUT request."""
+        """The routes. They accept PUT, too, because `curl -T picture.jpg`, as in TorchServe's documentation, sends a PUT request."""
         return [
             Route("/predictions/{name}", self.predict, methods=["POST", "PUT"]),
             Route("/predictions/{name}/{version}", self.predict, methods=["POST", "PUT"]),
