@@ -12,7 +12,7 @@ from cifar_ray.errors import CifarRayError, ConfigError
 
 
 class Refusal(click.ClickException):
-    """`serve run` prints the message as one line."""
+    """An error whose message `serve run` prints as one line."""
 
     exit_code = 2
 
@@ -20,13 +20,12 @@ class Refusal(click.ClickException):
 def app(arguments: dict[str, Any]) -> Application:
     """Build the server from `key=value` arguments.
 
-    It takes a plain mapping, which Serve also allows: Serve itself would validate a pydantic model,
-    and a mistyped key would print a traceback.
+    The argument is a plain mapping, not a pydantic model: Serve would validate a model itself, and print a traceback for a mistyped key.
 
     Raises:
-        Refusal: for an unknown key or an invalid value, and where `serve run` would start a server that is useless.
+        Refusal: for an unknown key or an invalid value, or if `serve run` would start a server that cannot work.
     """
-    # imported here, because the ingress replicas import this package and need neither
+    # Imported here: ingress replicas import this package, too, and do not need these modules.
     from cifar_ray.config.serve_config import ServeConfig
     from cifar_ray.inference.preflight import check_server, starts_ray
 
@@ -54,7 +53,7 @@ def app(arguments: dict[str, Any]) -> Application:
 
 
 def _with_stored_model(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments with the model in the store that stands for one of MLflow's registry."""
+    """Replace a model of MLflow's registry in the arguments by its copy in the store."""
     from cifar_ray.config import default_storage
     from cifar_ray.store.mlflow_models import is_registered, stored_reference
 

@@ -23,14 +23,14 @@ from deployments.replicas.classifier_replica import ClassifierReplica
 from deployments.replicas.ingress_replica import IngressReplica
 from deployments.replicas.jobs_replica import JobsReplica
 
-# The ingress limits its own calls.
+# High, because the ingress limits the number of calls.
 _CLASSIFIER_ONGOING_CALLS = 1024
 # Concurrent calls to a replica above which it counts as overloaded.
 _TARGET_ONGOING_CALLS = 1.5
 _UPSCALE_DELAY_S = 5.0
 # Maximum time until a dead replica is noticed; Serve's default is 10.
 _HEALTH_CHECK_PERIOD_S = 2.0
-# It has a low priority, and the machine may be busy
+# The jobs replica has a low priority, so on a busy machine it answers late.
 _JOBS_HEALTH_TIMEOUT_S = 120.0
 # Interval at which a stopping replica checks whether it has answered its last request; Serve's default of 2 s delays each stop.
 _DRAIN_POLL_S = 0.2
@@ -40,7 +40,7 @@ _GPU_DRIVERS = ("/proc/driver/nvidia", "/dev/dxg", "/dev/kfd")  # NVIDIA, Window
 def build(config: ServeConfig) -> Application:
     """Connect the deployments; `serve.run` starts them."""
     logging = LoggingConfig(encoding="JSON" if config.json_logs else "TEXT", enable_access_log=config.access_log)
-    # Serve creates the access log's record, at INFO, before it checks whether the access log is on
+    # Without an access log, Serve still creates its records at INFO for each request; the level WARNING prevents this.
     quiet = logging if config.access_log else logging.model_copy(update={"log_level": "WARNING"})
     classifier = serve.deployment(
         name="classifier",
@@ -64,7 +64,7 @@ def build(config: ServeConfig) -> Application:
         name="ingress",
         num_replicas=config.num_ingress_replicas,
         ray_actor_options={"num_cpus": config.cpus_per_ingress},
-        # Serve's own limit refuses a request before our code sees it, for a third of the processor time
+        # Serve's own limit refuses a request before our code sees it, in a third of the CPU time.
         max_ongoing_requests=config.ongoing_request_limit,
         max_queued_requests=config.queued_request_limit,
         backpressure_config=BackpressureConfig(status_code=503, retry_after_s=RETRY_AFTER_S),
@@ -77,7 +77,7 @@ def build(config: ServeConfig) -> Application:
 
 
 def names_at_start(config: ServeConfig) -> tuple[str, ...] | None:
-    """Names in the store, the default model first; `None` if this machine cannot read it, and then each replica reads it.
+    """Names in the store, the default model first; `None` if this machine cannot read the store: then each replica reads the names.
 
     One process decides for all replicas, so that a replica that starts later serves the same model.
     """
@@ -114,7 +114,7 @@ def gpus_per_replica(config: ServeConfig) -> float:
 
 
 def _gpus_here() -> int:
-    """Number of GPUs of this machine; torch, whose import takes seconds, is asked only where a GPU driver is loaded."""
+    """Number of GPUs of this machine; torch, whose import takes seconds, is imported only if a GPU driver is loaded."""
     if sys.platform == "linux" and not any(map(os.path.exists, _GPU_DRIVERS)):
         return 0
     import torch

@@ -1,6 +1,6 @@
 """The classifier replica: keeps models in memory and runs batches on one thread.
 
-The process that starts the server imports this module, too, so torch and what needs it are imported where a replica begins.
+The process that starts the server imports this module, too. So torch, and modules that need torch, are imported only in the replica.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class ClassifierReplica:
         threads = compute_threads(config, _node_cores())
         self._models = LiveModels(config, "cuda" if ray.get_gpu_ids() else "cpu", names)
         self._metrics = ModelMetrics()
-        # one thread: concurrent forward passes would only share the same cores
+        # One thread runs forward passes: several at a time would only compete for the same cores.
         self._compute = ThreadPoolExecutor(1, "compute", initializer=torch.set_num_threads, initargs=(threads,))
-        # a second one loads and warms up a model while the first predicts
+        # A second thread loads and warms up a model while the first one predicts.
         self._loader = ThreadPoolExecutor(1, "load", initializer=torch.set_num_threads, initargs=(threads,))
-        # merges the batches of several ingress replicas while a batch runs
+        # Merges the batches that several ingress replicas send while a batch runs.
         self._batcher = Batcher(self._run, config.max_batch_size, max_calls=1)
-        # loads before the replica counts as ready, so that every request finds a model
+        # The first model loads before the replica counts as ready, so that every request finds a model.
         self._loader.submit(self._models.refresh).result()
         threading.Thread(target=self._refresh_forever, name="refresh", daemon=True).start()
 
@@ -91,7 +91,7 @@ class ClassifierReplica:
             return loaded
         if loaded.info != expected:
             return Status(loaded.info)
-        # on the thread that runs the batches: at the same time it would compete for their cores
+        # Runs on the thread of the forward passes, because on another thread it would compete with them for the same cores.
         found = await asyncio.get_running_loop().run_in_executor(self._compute, explain, loaded.predictor, image, class_id)
         return Explained(loaded.info, *found)
 
@@ -104,7 +104,7 @@ class ClassifierReplica:
 
     async def _load(self, reference: str) -> LoadedModel | Status:
         try:
-            await asyncio.to_thread(self._models.check, reference)  # the loader is for models that exist: it may be busy for seconds
+            await asyncio.to_thread(self._models.check, reference)  # unknown models do not wait for the loader, which may be busy
             return await asyncio.get_running_loop().run_in_executor(self._loader, self._models.load, reference)
         except CifarRayError as error:  # returned, because Serve logs a traceback of an exception
             return Status(None, str(error), is_known=not isinstance(error, UnknownModelError))
@@ -129,7 +129,8 @@ class ClassifierReplica:
 def compute_threads(config: ServeConfig, node_cores: int) -> int:
     """Threads for one forward pass: as configured, else the whole cores reserved, else an even share of the node's cores.
 
-    Less than one reserved core only lets all actors fit on a small machine; it does not mean that the other cores are idle.
+    A reservation of less than one core only lets all actors fit on a small machine. It does not say how many cores are free, so the
+    replicas then share all cores of the node.
     """
     if config.torch_threads:
         return config.torch_threads

@@ -1,4 +1,4 @@
-"""The ingress as a Serve deployment; it calls the classifier through a Serve handle. Its process imports no torch."""
+"""The ingress as a Serve deployment; it calls the classifier through a Serve handle. Its process does not import torch."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _LIMITS_TIMEOUT_S = 1.0
 
 
 class RemoteClassifier(Classifier):
-    """Calls a classifier replica and translates Ray's errors into those of the contract.
+    """Calls a classifier replica, and converts Ray's errors to the errors of `contract`.
 
     Args:
-        handle: of the classifier deployment.
-        timeout_s: longest wait for an answer.
+        handle: handle of the classifier deployment.
+        timeout_s: maximum wait for an answer, in seconds.
     """
 
     def __init__(self, handle: DeploymentHandle[Any], timeout_s: float) -> None:
@@ -89,12 +89,12 @@ class RemoteClassifier(Classifier):
 
 
 class SharedLimits(RateLimiter):
-    """Rate limits that all ingress replicas share, in a deployment of their own.
+    """Rate limits that all ingress replicas share, in a separate deployment.
 
-    While that is away, each replica grants an even share.
+    While that deployment cannot be reached, each replica grants an even share of the limits.
 
     Args:
-        handle: of the deployment of `TokenBuckets`.
+        handle: handle of the deployment of `TokenBuckets`.
         replicas: number of ingress replicas.
     """
 
@@ -119,7 +119,7 @@ class IngressReplica(ProtocolServer):
         classifier: handle of the classifier deployment.
         config: the server's settings.
         limits: handle of the shared rate limits; `None` keeps them in this process.
-        jobs: handle of the replica that runs jobs, unused: it makes Serve start one. Jobs go through the storage.
+        jobs: handle of the replica that runs jobs. It is not used, but makes Serve start that replica; jobs go through the storage.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class IngressReplica(ProtocolServer):
         limits: DeploymentHandle[Any] | None = None,
         jobs: DeploymentHandle[Any] | None = None,
     ) -> None:
-        logging.getLogger("python_multipart").setLevel(logging.ERROR)  # it logs every malformed upload otherwise
+        logging.getLogger("python_multipart").setLevel(logging.ERROR)  # otherwise it logs every malformed upload
         limiter = SharedLimits(limits, config.num_ingress_replicas) if limits else None
         trials = TrialsInStorage(config.storage)
         windows = WindowWriter(config.storage) if config.drift else None

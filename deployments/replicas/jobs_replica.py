@@ -1,4 +1,4 @@
-"""The replica that runs jobs, one at a time. Serve restarts it when it dies; the jobs are in the storage."""
+"""The replica that runs jobs, one at a time. Serve restarts it when it dies; the storage holds the jobs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from cifar_ray.errors import StoreError
 from cifar_ray.inference.batch.job_runner import JobRunner
 
 _POLL_S = 2.0
-# Not idle as the workers are: it must answer Serve's health checks on a busy machine
+# A low priority, but not the idle class of the job's workers: this process must answer Serve's health checks on a busy machine.
 _NICENESS = 19
 
 logger = logging.getLogger("ray.serve")
 
 
 class JobsReplica:
-    """The jobs as a Serve deployment with one replica.
+    """The runner of jobs as a Serve deployment with one replica.
 
     Args:
         config: the server's settings.
@@ -34,12 +34,16 @@ class JobsReplica:
         self._thread.start()
 
     def check_health(self) -> None:
-        """Serve calls it, and restarts a replica that raises."""
+        """Health check: Serve calls it, and restarts the replica if it raises.
+
+        Raises:
+            RuntimeError: if the thread that runs jobs has ended.
+        """
         if not self._thread.is_alive():
             raise RuntimeError("the thread that runs jobs has ended")
 
     def __del__(self) -> None:
-        """Serve calls it when the replica stops: another server need not wait until this one counts as dead."""
+        """Release the job when Serve stops the replica, so that another server can take it before this one counts as failed."""
         self._stopped.set()
         with suppress(StoreError):
             self._runner.release()

@@ -29,7 +29,7 @@ logger = logging.getLogger("ray.serve")
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A checked and warmed-up predictor, and what the ingress needs to know of it."""
+    """A checked and warmed-up predictor, and the facts that the ingress needs about it."""
 
     predictor: Predictor
     info: ModelInfo
@@ -37,11 +37,11 @@ class LoadedModel:
 
 
 class LiveModels:
-    """The models in memory by reference; `None` refers to the default model, which is never evicted, and neither are versions on trial.
+    """The models in memory by reference; `None` is the default model. The default model and versions on trial are never evicted.
 
-    A new version is loaded, checked and warmed up first, and then replaces the old one in one step; requests in progress finish
-    with the old one. If loading fails, the old one stays. `find`, `check`, `stored` and `gallery` are thread-safe; only one thread at a
-    time may call the others.
+    A new version is loaded, checked and warmed up first. Then it replaces the old version in one step; requests in progress finish with
+    the old version. If loading fails, the old version stays. `find`, `check`, `stored` and `gallery` are thread-safe; only one thread at
+    a time may call the other methods.
 
     Args:
         config: default model, storage, precision and memory limit.
@@ -62,17 +62,17 @@ class LiveModels:
 
     @cached_property
     def _store(self) -> ModelStore:
-        """The store, without retries: a refresh is repeated anyway, and a client waits for the model it names."""
+        """The store, without retries: a refresh is repeated anyway, and a client that names a model must not wait for retries."""
         return ModelStore(self._config.storage, timeout_s=0)
 
     @property
     def status(self) -> Status:
-        """The default model, and what is wrong with it."""
+        """State of the default model."""
         own = self._answering.get(None)
         return Status(own.info if own else None, self._problems.get(None, ""))
 
     def status_on_trial(self, reference: str) -> Status | None:
-        """The state of a version on trial that is not in memory: the refresh loads it, no request waits for it. `None` for others."""
+        """State of a version on trial that is not in memory; the refresh loads it, so no request waits for it. `None` if not on trial."""
         if reference not in self._on_trial:
             return None
         problem = self._problems.get(reference, "")
@@ -86,7 +86,7 @@ class LiveModels:
         return next((loaded for loaded in list(self._answering.values()) if loaded.info.reference == reference), None)
 
     def check(self, reference: str) -> None:
-        """Check that a model can be loaded. Looks into the store at most once a second, whatever is asked for.
+        """Check that a model can be loaded. Reads the store at most once a second, however often it is called.
 
         Raises:
             UnknownModelError: if the store has no such model.
@@ -148,7 +148,7 @@ class LiveModels:
         """A model's mistakes, read from the store without loading the model.
 
         Raises:
-            UnavailableError: if the default model is meant and there is none.
+            UnavailableError: if `reference` is `None` and there is no default model.
             UnknownModelError: if the store has no such model.
             StoreError: if the storage cannot be read.
             BundleError: if the bundle is damaged.
@@ -203,9 +203,9 @@ class LiveModels:
         raise BundleError("; ".join(problems))
 
     def _candidates(self, store: ModelStore) -> Iterator[str]:
-        """References to the default model, best first. All replicas find the same, whenever they started.
+        """References to candidates for the default model, best first. All replicas find the same order, whenever they started.
 
-        Names that came after the start of the server come last, the oldest first: a new name never replaces what the server serves.
+        Names that were added after the server started come last, the oldest first. So a new name never replaces the served model.
         """
         if self._names is None:
             self._names = tuple(last_promoted_first(store))
@@ -255,7 +255,7 @@ class LiveModels:
         return LoadedModel(predictor, info, sum(tensor.nbytes for tensor in bundle.weights.values()))
 
     def _refuse_damaged(self, name: str, version: int) -> None:
-        """A version is immutable; a damaged one is read again only in case somebody restores it."""
+        """Refuse a version that failed to load in the last 30 s. It is immutable, so it is read again only in case someone restores it."""
         failed_at, failure = self._failed.get((name, version), (0.0, ""))
         if failure and time.monotonic() - failed_at < RETRY_DAMAGED_S:
             raise BundleError(failure)

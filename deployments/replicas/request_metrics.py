@@ -70,7 +70,7 @@ class IngressMetrics(Observer):
 
 
 class DriftMetrics:
-    """Metrics of an ingress replica: whether the pictures of each version have changed, as `cifar-ray drift` tells it."""
+    """Metrics of an ingress replica: whether the pictures of each version have changed, as in `cifar-ray drift`."""
 
     def __init__(self) -> None:
         self._distance = Gauge(
@@ -79,7 +79,7 @@ class DriftMetrics:
         self._alarm = Gauge("cifar_ray_drift_alarm", "1 if the pictures of a version have changed", ("model", "version"))
 
     def follow(self, storage: str) -> None:
-        """Look every ten minutes, in a thread of its own."""
+        """Start a thread that looks for drift every ten minutes."""
 
         def loop() -> None:
             while True:

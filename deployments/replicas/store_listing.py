@@ -1,4 +1,4 @@
-"""What the store contains, looked up at most once a second, however many requests name models that it does not contain."""
+"""A listing of the store, read at most once a second, however many requests name unknown models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class StoreListing:
 
     Args:
         store: opens the store.
-        clock: monotonic, in seconds.
+        clock: monotonic clock, in seconds.
     """
 
     def __init__(self, store: Callable[[], ModelStore], clock: Callable[[], float] = time.monotonic) -> None:
@@ -32,7 +32,7 @@ class StoreListing:
         self._problem = ""
 
     def resolve(self, reference: str) -> tuple[str, int]:
-        """The name and version of a reference, as `ModelStore.resolve`, at most a second old.
+        """The name and version of a reference, as `ModelStore.resolve`, from a listing that is at most a second old.
 
         Raises:
             UnknownModelError: if the store has no such model; without the location of the store, which clients must not learn.
@@ -47,7 +47,7 @@ class StoreListing:
         return name, version
 
     def unknown(self, reference: str) -> UnknownModelError:
-        """The error for a reference to nothing."""
+        """The error for a reference that the store does not have; it lists the available versions."""
         listed = self._listed()
         available = ", ".join(f"{name}@{selector}" for name, selectors in listed.items() for selector in selectors if selector.isdigit())
         return UnknownModelError(f"model {reference[:100]!r} not found. Available: {available or 'none'}")

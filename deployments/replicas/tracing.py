@@ -1,6 +1,7 @@
-"""OpenTelemetry traces: Ray Serve makes a span for each request and reads W3C trace context; here are the exporter and the stages.
+"""OpenTelemetry traces: an exporter, and spans for the stages of a request. Ray Serve makes a span for each request.
 
-They are off, and cost nothing, unless `RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH` names `otlp` when Ray starts.
+Ray Serve also reads W3C trace context. Traces are off, and cost nothing, unless `RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH` names `otlp`
+when Ray starts.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from deployments.predicting.schemas import Timings
 
 
 def otlp() -> list[Any]:
-    """Send spans over OTLP to the collector that OpenTelemetry's variables name, such as `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    """Create span processors that send spans over OTLP to the collector in `OTEL_EXPORTER_OTLP_ENDPOINT` or similar variables.
 
     Raises:
         ImportError: without the extra `traces`.
@@ -29,8 +30,8 @@ def record_stages(timings_ms: Timings, tracer: trace.Tracer | None = None) -> No
     """Add a span for each stage of a request that has just been answered to its trace, if it has one.
 
     Args:
-        timings_ms: of the request.
-        tracer: makes the spans; default: the one that Ray Serve has set up.
+        timings_ms: timings of the request.
+        tracer: creates the spans; default: the tracer that Ray Serve has set up.
     """
     if not trace.get_current_span().is_recording():
         return
