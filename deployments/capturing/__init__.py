@@ -1,1 +1,1 @@
-"""Keeps pictures that the server was asked about, if the operator wants it."""
+"""Capture pictures of requests, if the operator enables it."""

@@ -1,4 +1,4 @@
-"""Decides which answered pictures are kept, and writes them beside the requests, some dozens at a time."""
+"""Choose which answered pictures to capture, and write them in the background, some dozens at a time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from deployments.predicting.sender import Sender
 
 UNSURE_BELOW = 0.7
 
-# One file holds what comes first
+# A file is written when the first of these limits is reached.
 _SHARD_PICTURES = 64
 _SHARD_BYTES = 8_000_000
 _SHARD_S = 10.0
@@ -31,11 +31,11 @@ logger = logging.getLogger("ray.serve")
 
 
 class Recorder:
-    """Keeps a part of the answered pictures. With `capture=0` it does nothing.
+    """Captures a random sample of the answered requests. With `capture=0` it does nothing.
 
     Args:
-        config: which pictures, how many, and where.
-        captures: where they are written.
+        config: which pictures to capture, how many, and for how long.
+        captures: storage of the captured pictures.
     """
 
     def __init__(self, config: ServeConfig, captures: Captures) -> None:
@@ -50,13 +50,13 @@ class Recorder:
         self.dropped = 0
 
     def offer(self, sender: Sender, pictures: Sequence[Picture], outcome: Outcome, *, disagrees: bool = False) -> None:
-        """Keep the pictures of an answered request, or not.
+        """Capture the pictures of an answered request, if it is in the random sample.
 
         Args:
-            sender: of the request.
-            pictures: as sent.
+            sender: id of the request.
+            pictures: the pictures as sent.
             outcome: the answer.
-            disagrees: whether another version on trial gave another answer; then the pictures were offered before.
+            disagrees: whether a version on trial gave another answer; in this case, the pictures are offered for the second time.
         """
         if not self._config.capture or random.random() >= self._config.capture:  # noqa: S311  (a sample)
             return
@@ -67,7 +67,7 @@ class Recorder:
                 self._keep(replace(kept, picture=as_file(picture)))
 
     async def flush(self) -> None:
-        """Write what waits."""
+        """Write all waiting captures."""
         async with self._writing:
             captures, self._waiting, self._waiting_bytes = self._waiting, [], 0
             if self._timer:
@@ -79,7 +79,7 @@ class Recorder:
     def _keep(self, capture: Capture) -> None:
         if self._config.capture_only == "unsure" and not (capture.disagrees or capture.abstains or capture.confidence < UNSURE_BELOW):
             return
-        if self._waiting_bytes + len(capture.picture) > _MAX_WAITING_BYTES:  # the storage is slow: requests go first
+        if self._waiting_bytes + len(capture.picture) > _MAX_WAITING_BYTES:  # slow storage: drop it, so that requests do not wait
             self.dropped += 1
             return
         self._waiting.append(capture)
@@ -91,7 +91,7 @@ class Recorder:
 
     def _start_flush(self) -> None:
         task = asyncio.create_task(self.flush())
-        self._tasks.add(task)  # the loop holds tasks weakly
+        self._tasks.add(task)  # the event loop holds only weak references to tasks
         task.add_done_callback(self._tasks.discard)
 
     def _write(self, captures: list[Capture]) -> None:
@@ -107,7 +107,7 @@ class Recorder:
 
 
 def as_file(picture: Picture) -> bytes:
-    """An image file as it is, or pixels as a PNG, not compressed: that takes a fraction of a millisecond."""
+    """Return an image file unchanged, and pixels as a PNG without compression, which takes a fraction of a millisecond."""
     if isinstance(picture, bytes):
         return picture
     png = io.BytesIO()
@@ -116,7 +116,7 @@ def as_file(picture: Picture) -> bytes:
 
 
 def _capture(outcome: Outcome, row: Row) -> Capture:
-    """What is written of an answer, without the request."""
+    """The capture of an answer, without the fields of its request."""
     model = outcome.model
     if model.rules is None:
         predicted = model.class_names[int(row.probabilities.argmax())]

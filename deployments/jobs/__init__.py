@@ -1,1 +1,1 @@
-"""Routes for jobs that predict many pictures beside the server."""
+"""Routes for jobs, which predict many pictures in the background."""

@@ -1,4 +1,4 @@
-"""Routes for jobs: start, list, look at and cancel them. They write to the queue in the storage; a replica of its own runs the jobs."""
+"""Routes for jobs: start, list, show and cancel them. They write to the queue in the storage; a separate replica runs the jobs."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class JobApi:
         return require_scope(request, "jobs")
 
     async def _resolve(self, reference: str | None) -> str:
-        """`name@version` that a reference means now: the job keeps it, whatever is promoted meanwhile."""
+        """Resolve a reference to `name@version` now, so that a later promotion does not change the model of the job."""
         if reference is None:
             return (await self._api.pipeline.model(None)).reference
         stored = await self._api.classifier.models()

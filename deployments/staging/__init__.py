@@ -1,1 +1,1 @@
-"""Versions on trial: who answers a request, how the versions are compared, and the rules that end a trial."""
+"""Trials: which version answers a request, how versions are compared, and the rules that end a trial."""

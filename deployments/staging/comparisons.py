@@ -1,4 +1,4 @@
-"""Compares two versions on the same pictures, beside the requests: only while no request is in progress; dropped without time."""
+"""Compare two versions on the same pictures, only while no request is in progress. Without such time, comparisons are dropped."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from deployments.predicting.pipeline import Outcome, Pipeline, Row
 from deployments.predicting.sender import Sender
 from deployments.staging.trials import Trial
 
-# Limits of the queue
+# Limits of the queue of comparisons
 _MAX_WAITING = 64
 _MAX_WAITING_BYTES = 32_000_000
-# Pictures of one request that are compared: a whole batch would keep the next request waiting
+# Maximum number of compared pictures of one request: a whole batch would keep the next request waiting.
 _MAX_PICTURES = 8
 _PATIENCE_S = 1.0
 _POLL_S = 0.004
@@ -56,16 +56,16 @@ class Comparisons:
         self._task: asyncio.Task[None] | None = None
 
     def offer(self, trial: Trial, sender: Sender, pictures: Sequence[Picture], outcome: Outcome, reference: str | None) -> None:
-        """Compare an answer with that of another version, if there is time for it.
+        """Queue a comparison of an answer with the answer of another version; it is dropped if the queue is full.
 
         Args:
-            trial: counts the result.
-            sender: of the request.
-            pictures: of the request.
+            trial: the trial that counts the result.
+            sender: id and client of the request.
+            pictures: pictures of the request.
             outcome: the answer.
-            reference: the other version; the version on trial, or what the request named.
+            reference: the other version: the version on trial, or the model that the request named.
         """
-        # a copy of pixels, which are part of the body of their request
+        # Pixels are copied, because they are part of the request's body, which would stay in memory.
         kept = [picture if isinstance(picture, bytes) else picture.copy() for picture in pictures[:_MAX_PICTURES]]
         comparison = _Comparison(trial, sender, kept, outcome, reference)
         if len(self._waiting) >= _MAX_WAITING or self._waiting_bytes + comparison.size_bytes > _MAX_WAITING_BYTES:
@@ -91,7 +91,7 @@ class Comparisons:
                 self._drop(comparison)
 
     async def _has_time(self) -> bool:
-        """Wait for a moment without a request."""
+        """Wait up to a second for a moment without a request; `False` if there is none."""
         for _ in range(int(_PATIENCE_S / _POLL_S)):
             if self._pipeline.is_idle:
                 return True
@@ -108,7 +108,7 @@ class Comparisons:
             return
         except PixelSizeError:  # the other version takes pixels of another size
             return
-        except Exception as error:  # whatever it is, no request may notice
+        except Exception as error:  # no error of a comparison may affect a request
             if is_of_staged:
                 trial.tally.staged.could_not_answer()
                 self._observer.tried(trial.stage.name, trial.stage.version, "failed", str(error))
@@ -133,7 +133,7 @@ class Comparisons:
 
 
 def labels(outcome: Outcome, row: Row | ImageError) -> frozenset[str]:
-    """What an answer says of a picture: its class, or its labels; nothing if it could not be read."""
+    """Predicted class or labels of a picture; empty if the picture could not be read."""
     if isinstance(row, ImageError):
         return frozenset()
     model = outcome.model

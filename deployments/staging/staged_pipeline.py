@@ -1,4 +1,4 @@
-"""Decides which version answers a request: production, or a version on trial."""
+"""Decide which version answers a request: production, or a version on trial."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from deployments.predicting.sender import Sender
 from deployments.staging.comparisons import Comparisons, Differed
 from deployments.staging.trials import Trial, Trials
 
-# Part of the time for a request after which production answers instead of a version on trial that does not
+# If a version on trial does not answer within this fraction of the time limit of a request, production answers instead.
 _PART_OF_TIME = 0.5
 
 
 class StagedPipeline:
-    """A pipeline with versions on trial. Without any it costs a lookup in a dictionary.
+    """A pipeline with versions on trial. Without trials, it costs one dictionary lookup per request.
 
     Args:
         pipeline: runs the models.
         trials: the versions on trial.
         config: default model and time limit.
-        observer: receives what happens to versions on trial.
+        observer: receives the events of versions on trial.
         differed: as for `Comparisons`.
     """
 
@@ -43,11 +43,11 @@ class StagedPipeline:
 
         Args:
             pictures: image files, unchecked, or ready pixels.
-            reference: the model that the request names; one with a version is never replaced by another version.
-            sender: whoever asks: one client gets its answers from one version. Without its name each request draws.
+            reference: the model that the request names; if it names a version, that version answers.
+            sender: id and client of the request: one version answers all requests of a client. Without a client, each request draws.
 
         Raises:
-            OverloadedError: and the other errors of `Pipeline.run`. An error of a version on trial is none: production answers.
+            OverloadedError: and other errors, as `Pipeline.run`. An error of the version on trial is not raised: production answers.
         """
         trial = self._trial(reference)
         if trial is None:
@@ -73,7 +73,7 @@ class StagedPipeline:
         return self._trials.find(name) if selector in ("", PRODUCTION) else None
 
     async def _try(self, trial: Trial, pictures: Sequence[Picture]) -> Outcome | None:
-        """The answer of the version on trial; `None` if it has none."""
+        """The answer of the version on trial; `None` if it gives none."""
         stage, tally = trial.stage, trial.tally
         try:
             async with asyncio.timeout(_PART_OF_TIME * self._config.request_timeout_s):
@@ -83,9 +83,9 @@ class StagedPipeline:
         except LoadingError:
             tally.not_ready += 1
             return None
-        except PixelSizeError:  # production may take them
+        except PixelSizeError:  # production may accept this size
             return None
-        except Exception as error:  # whatever it is, the client does not notice
+        except Exception as error:  # no error of a version on trial may reach the client
             tally.staged.could_not_answer()
             self._observer.tried(stage.name, stage.version, "failed", f"{type(error).__name__}: {error}")
             return None
@@ -109,7 +109,8 @@ class StagedPipeline:
 def is_in_share(stage: Stage, client: str | None) -> bool:
     """Whether the version on trial answers a request.
 
-    A client's place between 0 and 1 follows from its name, so it stays with one version, also when the share grows.
+    The name of a client determines a number between 0 and 1, so the same version answers all its requests. If the share grows, clients of
+    the version on trial stay with it.
     """
     if client is None:
         place = secrets.randbits(53) / 2**53

@@ -1,4 +1,4 @@
-"""Which versions are on trial, followed in the storage, and what this process observes of them."""
+"""Follow the versions on trial in the storage, and collect what this process observes of them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class NoTrials(Trials):
 
 
 class TrialsInStorage(Trials):
-    """Follows the versions on trial in the storage, writes what this process observes, and applies the rules to what all observed.
+    """Follows the trials in the storage, writes the observations of this process, and applies the rules to those of all processes.
 
     Args:
         storage: path or URI.
@@ -63,17 +63,17 @@ class TrialsInStorage(Trials):
         return self._trials.get(name)
 
     def follow(self) -> None:
-        """Look into the storage every two seconds, in a thread of its own."""
+        """Start a thread that reads the storage every two seconds."""
         threading.Thread(target=self._follow_forever, name="trials", daemon=True).start()
 
     def look(self) -> None:
-        """Look into the storage once. Never raises: the server goes on with what it knows."""
+        """Read the storage once. Never raises: after an error, the server continues with the trials that it knows."""
         problem = ""
         try:
             self._look()
         except CifarRayError as error:
             problem = str(error)
-        except Exception as error:  # a thread that ended would leave a failing version on trial
+        except Exception as error:  # if this thread ended, a failing version would stay on trial
             problem = f"{type(error).__name__}: {' '.join(str(error).split())}"
         if problem and problem != self._problem:
             logger.warning("versions on trial cannot be followed: %s", problem)
@@ -88,7 +88,7 @@ class TrialsInStorage(Trials):
         for stage in ended:
             logger.info("%s is no longer on trial", stage.reference)
             self._written.pop(stage.folder, None)
-            FileTree(self._storage, f"{FOLDER}/{stage.folder}", timeout_s=0).remove()  # this process may have written after its end
+            FileTree(self._storage, f"{FOLDER}/{stage.folder}", timeout_s=0).remove()  # this process may have written after the end
         for trial in self._trials.values():
             self._write_and_judge(stages, trial)
 
