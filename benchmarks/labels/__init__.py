@@ -1,1 +1,1 @@
-"""Benchmarks of sources of labelled pictures."""
+"""Benchmarks of labelled data: its sources, several labels per picture, and wrong labels."""

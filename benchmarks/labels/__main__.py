@@ -1,4 +1,4 @@
-"""Sources of labelled pictures, several labels a picture, and labels that are wrong.
+"""Benchmarks of labelled data: its sources, several labels per picture, and wrong labels.
 
     python -m benchmarks.labels rows [--count 1000000] [--rounds 3]
     python -m benchmarks.labels shards [--count 2000] [--rounds 5]

@@ -1,4 +1,4 @@
-"""Flip labels of CIFAR-10's training images and look for them again, as `check_labels` does.
+"""Flip labels of CIFAR-10's training images, and measure how many of them `check_labels` finds.
 
     python -m benchmarks.labels errors --data-dir DIR --out rows.jsonl
 
@@ -39,7 +39,7 @@ SIZE_PX = 128
 
 
 def flipped(labels: Integers, rate: float, kind: str, seed: int) -> Integers:
-    """Labels with a share of wrong ones: of any other class (`random`) or of the most similar one (`similar`)."""
+    """Replace a fraction `rate` of the labels by any other class (`random`) or by the most similar class (`similar`)."""
     rng = np.random.default_rng(seed)
     rows = rng.choice(len(labels), round(rate * len(labels)), replace=False)
     changed = labels.copy()
@@ -79,7 +79,7 @@ def flip_and_find(
         images: number of training images.
         seeds: number of repetitions.
         network: network whose accuracy is measured.
-        epochs: of `airnet`.
+        epochs: number of epochs of `airnet`.
     """
     prepare_process()
     values = get_recipe("photos").model_dump() | {"method": "probe", "val_fraction": 0.0, "test_fraction": 0.0, "dataset": "cifar10"}

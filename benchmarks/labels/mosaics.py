@@ -1,12 +1,12 @@
-"""How well, and how fast, does a network learn several labels per picture, beside a plain PyTorch loop?
+"""How well, and how fast, does a network learn several labels per picture, compared with a plain PyTorch loop?
 
     python -m benchmarks.labels mosaics --data-dir DIR [--images 5000] [--epochs 8] [--seeds 1]
 
 DIR holds the original files of CIFAR-10. A mosaic shows four pictures, 64 px; its labels are their classes. Both sides train the same
 network (airnet) for the same number of epochs on the same mosaics: ours by the default recipe with its own loss, precision and
 augmentation; the plain loop with AdamW, one-cycle learning rate and BCEWithLogitsLoss, pictures one by one through torchvision, fp32. Both
-get all of the training mosaics and are judged by scikit-learn's mAP on test mosaics. Times are without evaluation; processor seconds
-include workers, and do not depend on what else the machine does.
+train on all training mosaics; scikit-learn computes the mAP on test mosaics. Times are without evaluation. Processor seconds include
+worker processes, and hardly depend on other programs on the machine.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PEAK_RATE = 1e-2  # the best of 3e-4, 1e-3, 3e-3 and 1e-2 for 6 epochs of 3,000 
 
 
 def compare(data_dir: str, images: int = 5000, epochs: int = 8, seeds: int = 1, threads: int = 2) -> None:
-    """Trains both sides in turn, once a seed, and prints mAP and times."""
+    """Train both sides in turn, once per seed; print mAP and times."""
     prepare_process(threads)
     found = load_splits(TrainConfig(dataset="cifar10", data_dir=data_dir, val_fraction=0))
     assert found.test is not None

@@ -1,4 +1,4 @@
-"""A table of a million paths, until training can start: pictures listed, fingerprint known, splits drawn."""
+"""How long does it take to list a table of a million pictures, compute its fingerprint and draw splits, before training can start?"""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLASSES, FILES_A_FOLDER = 1000, 1000
 
 
 def rows(count: int = 1_000_000, rounds: int = 3) -> None:
-    """Measure a CSV and a Parquet file with as many rows, each in a process of its own."""
+    """Measure a CSV and a Parquet file with `count` rows, each in a separate process."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         names = [f"pictures/{number // FILES_A_FOLDER:04}/{number:07}.jpg" for number in range(count)]
@@ -40,7 +40,7 @@ def rows(count: int = 1_000_000, rounds: int = 3) -> None:
 
 
 def measure(table: Path) -> None:
-    """Print the seconds of each part and the highest memory of this process."""
+    """Print the seconds of each part and the peak memory of this process."""
     started_s = time.perf_counter()
     listing = list_pictures(table)
     listed_s = time.perf_counter()

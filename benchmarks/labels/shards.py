@@ -1,4 +1,4 @@
-"""The same pictures in class folders, tars and an Arrow file, streamed in a random order by one process."""
+"""How fast does one process stream the same pictures, in random order, from class folders, tars and an Arrow file?"""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def shards(count: int = 2000, rounds: int = 5) -> None:
 
 
 def make_picture(number: int) -> bytes:
-    """A JPEG of soft colours under noise, as a camera's."""
+    """A JPEG of smooth colours with noise, similar to a photo."""
     rng = np.random.default_rng(number)
     soft = Image.fromarray(rng.integers(0, 256, (8, 10, 3), np.uint8)).resize((WIDTH_PX, WIDTH_PX * 3 // 4), Image.Resampling.BICUBIC)
     noisy = np.asarray(soft) + rng.normal(0, 10, (WIDTH_PX * 3 // 4, WIDTH_PX, 3))
@@ -81,7 +81,7 @@ def write_tars(root: Path, pictures: list[bytes]) -> None:
 
 
 def write_arrow(root: Path, pictures: list[bytes]) -> None:
-    """Write what `Dataset.save_to_disk` writes."""
+    """Write the files that `Dataset.save_to_disk` writes."""
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     cells = pa.array([{"bytes": content, "path": None} for content in pictures], kind)
     table = pa.table({"image": cells, "label": [number % CLASSES for number in range(len(pictures))]})
