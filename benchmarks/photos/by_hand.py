@@ -1,4 +1,4 @@
-"""A probe as one would write it by hand: features of a frozen network, then logistic regression.
+"""A linear probe written by hand: features of a frozen network, then logistic regression.
 
 python by_hand.py FOLDER WEIGHTS    FOLDER has train/<class>/ and val/<class>/; prints the accuracy on val/, 0–1
 """

@@ -1,4 +1,4 @@
-"""Runs a command from Enter to prompt, and notes when it printed what."""
+"""Run a command; record its duration, the time of each line that it prints, and its peak memory."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Finished:
     """A command that succeeded.
 
     Attributes:
-        seconds: from its start to its end.
-        lines: what it printed, each with the seconds since its start.
-        peak_rss_bytes: largest resident memory of its main process.
-        peak_anonymous_bytes: the same without pages of files, such as memory-mapped caches.
+        seconds: time from the start of the command to its end.
+        lines: printed lines, each with the seconds since the start.
+        peak_rss_bytes: peak resident memory of the main process.
+        peak_anonymous_bytes: peak resident memory without pages of files, such as memory-mapped caches.
     """
 
     seconds: float
@@ -58,7 +58,7 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None, fo
     """Run a command and wait for its end.
 
     Raises:
-        SystemExit: if it fails; the message ends with what it printed last.
+        SystemExit: if it fails; the message has its last lines.
     """
     variables = os.environ | {"PYTHONUNBUFFERED": "1"} | (environment or {})
     started, lines = time.perf_counter(), []

@@ -19,7 +19,7 @@ CASES = (("12 megapixels", (4000, 3000), 10), ("400 px", (400, 300), 200))
 
 
 def measure(options: argparse.Namespace, work: Path, records: Records) -> None:
-    """A B A B, one thread; each round decodes all pictures once with each."""
+    """Measure both decoders in turn (A B A B) in one thread; each round decodes all pictures once with each."""
     from cifar_ray.data.decode import decode_square, fit
 
     def pillow(content: bytes) -> object:
@@ -43,7 +43,7 @@ def measure(options: argparse.Namespace, work: Path, records: Records) -> None:
 
 
 def made(path: Path, size: tuple[int, int]) -> bytes:
-    """A photograph resized, with the noise of a sensor, as a JPEG of quality 90: an enlarged one would be too easy to decode."""
+    """Resize a photograph, add sensor noise, and encode it as a JPEG of quality 90. Without noise, it would be too easy to decode."""
     image = rgb(path).resize(size, Image.Resampling.BICUBIC)
     rng = np.random.default_rng(0)
     noisy = np.asarray(image, np.float32) + rng.normal(0, 4, (size[1], size[0], 3)).astype(np.float32)
@@ -59,7 +59,7 @@ def rgb(path: Path) -> Image.Image:
 
 
 def timed(decode: Callable[[bytes], object], contents: list[bytes]) -> float:
-    """Seconds to decode all."""
+    """Seconds to decode all pictures."""
     started = time.perf_counter()
     for content in contents:
         decode(content)

@@ -1,4 +1,4 @@
-"""Peak memory: of the head's fit beside the features, and of `train` for growing numbers of pictures."""
+"""Peak memory of fitting the head, without its features, and of `train` for growing numbers of pictures."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def measure(options: argparse.Namespace, work: Path, records: Records) -> None:
-    """The fit in a process of its own, then `train` on ever more pictures, which are made from those of the folder."""
+    """Measure the fit in a separate process, then `train` on growing numbers of pictures, which are crops of those in the folder."""
     finished = subprocess.run(
         [sys.executable, __file__, str(options.count)],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -72,7 +72,7 @@ def varied(files: folders.Files, count: int, target: Path) -> Path:
 
 
 def measure_fit(count: int) -> None:
-    """Fit a head on features with some meaning; print seconds, MB of the features, and peak MB above them."""
+    """Fit a head on random features that depend on the class; print seconds, MB of the features, and peak MB without the features."""
     from cifar_ray.training.probe.head import assign_folds, fit_head
 
     rng = np.random.default_rng(0)
@@ -80,7 +80,7 @@ def measure_fit(count: int) -> None:
     features = rng.standard_normal((count, WIDTH), np.float32)
     features += 0.1 * rng.standard_normal((CLASSES, WIDTH), np.float32)[labels]
     fold_of = assign_folds(labels, np.arange(count), 0)
-    fit_head(features[:2000].copy(), labels[:2000], CLASSES, fold_of[:2000])  # libraries are loaded, and threads have their stacks
+    fit_head(features[:2000].copy(), labels[:2000], CLASSES, fold_of[:2000])  # warm-up: loads libraries and starts threads
     before = _anonymous()
     peak, stop = [before], threading.Event()
 

@@ -1,4 +1,4 @@
-"""Our `train` on folders of photographs: time from Enter to prompt, and accuracy, also against a script written by hand."""
+"""Our `train` on folders of photographs: duration of the command and accuracy, also compared with a script written by hand."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHARES = {"train": 0.6, "val": 0.1, "test": 0.3}
 
 
 def measure_probe(options: argparse.Namespace, work: Path, records: Records) -> None:
-    """Train with an empty cache and again, once per seed; accuracy on val/, on which a probe chooses nothing."""
+    """Train with an empty cache, then with a filled one, once per seed; accuracy on val/, which a probe does not use to choose anything."""
     splits = folders.given_splits(options.folder, options.limit)
     data = folders.link(splits, work / options.folder.name)
     for seed in range(options.rounds):
@@ -36,7 +36,7 @@ def measure_folds(options: argparse.Namespace, work: Path, records: Records) -> 
     for number in range(min(options.rounds, folds)):
         parts = folders.fold(files, number, folds)
         data = folders.link(parts, work / f"fold-{number}")
-        # CI: openvino.convert_model reports its use to a server, except there
+        # With CI=true, openvino.convert_model does not report its use to a server.
         finished = run([sys.executable, str(BY_HAND), str(data), str(weights)], {"CI": "true"})
         by_hand = float(finished.lines[-1][1])
         records.add(part, "by hand: OpenVINO fp32, LogisticRegression", finished.seconds, by_hand, folders.count(parts, "val"))
@@ -52,7 +52,7 @@ def measure_folds(options: argparse.Namespace, work: Path, records: Records) -> 
 
 
 def measure_budget(options: argparse.Namespace, work: Path, records: Records) -> None:
-    """Probe, then fine-tuning within a time budget; val/ chooses the better one, test/ only judges."""
+    """Probe, then fine-tuning within a time budget; val/ selects the better model, and test/ is only used to measure it."""
     files = folders.pictures(options.folder, options.limit)
     part = f"budget {options.folder.name}"
     for seed in range(options.rounds):

@@ -1,4 +1,4 @@
-"""Fine-tuning by timm's train.py and by fastai, each in an environment of its own, against our `train`."""
+"""Compare our `train` with fine-tuning by timm's train.py and by fastai, each in its own virtual environment."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Curve:
 
 
 def measure(options: argparse.Namespace, work: Path, records: Records) -> None:
-    """Each contender in turn, round after round, from Enter: ours to its prompt, a peer to its best epoch."""
+    """Measure the contenders in turn in each round, from the start of the command: ours to its end, a peer to its best epoch."""
     splits = folders.given_splits(options.folder, options.limit)
     data = folders.link(splits, work / options.folder.name)
     part, weights, pictures = f"peers {options.folder.name}", export_weights(work), folders.count(splits, "val")
@@ -69,7 +69,7 @@ def measure(options: argparse.Namespace, work: Path, records: Records) -> None:
 
 
 def environment(name: str, folder: Path) -> Path:
-    """Python of a peer's environment, which is made if it is missing.
+    """Python of a peer's environment, which is created if it is missing.
 
     Raises:
         SystemExit: if uv is missing.
@@ -104,7 +104,7 @@ def _timm(python: Path, data: Path, weights: Path, work: Path, seed: int, option
         *shlex.split(options.timm_flags),
     ]
     finished = run(command, folder=work)
-    # the last batch of each validation shows the mean over all of them
+    # The line of the last batch of each validation shows the mean over all batches.
     found = re.compile(r"Test: \[\s*(\d+)/(\d+)\].*Acc@1:\s*[\d.]+ \(\s*([\d.]+)\)")
     shown = [(seconds, match) for seconds, line in finished.lines if (match := found.search(line))]
     return finished, Curve([(seconds, float(match[3]) / 100) for seconds, match in shown if match[1] == match[2]])

@@ -1,4 +1,4 @@
-"""The pretrained weights that ours uses, as a file that timm reads: all contenders start from the same network."""
+"""Our pretrained weights as a file that timm reads, so that all contenders start from the same network."""
 
 from __future__ import annotations
 
