@@ -1,12 +1,12 @@
-"""What does it cost to share a training among more workers, and a server's load among more nodes?
+"""How does training scale with the number of workers, and serving with the number of nodes?
 
-    python benchmarks/scale measure [--rounds 4]    on this machine, some ten minutes; writes results/scale.json
-    python benchmarks/scale report                  computes docs/scale.md's tables and docs/scale.png from it
+    python benchmarks/scale measure [--rounds 4]    measures on this machine for ten minutes; writes results/scale.json
+    python benchmarks/scale report                  computes the tables of docs/scale.md, and docs/scale.png, from this file
 
-    python benchmarks/scale coalescing              how many pictures an ingress puts into a call, by the number of models
-    python benchmarks/scale check                   whether the page says what they give
+    python benchmarks/scale coalescing              number of pictures per call of an ingress, by number of model replicas
+    python benchmarks/scale check                   checks that docs/scale.md matches results/scale.json
 
-The loopback's bytes are counted, so it should be used by nobody else meanwhile; as root:
+`measure` counts the bytes on the loopback interface, so nothing else should use it meanwhile. As root, you can separate it:
 unshare -n sh -c 'ip link set lo up; python benchmarks/scale measure'
 """
 

@@ -1,4 +1,4 @@
-"""How many pictures an ingress puts into one call, by how many models it calls: its own `Batcher`, fed with pictures at random."""
+"""How many pictures does an ingress put into one call, by number of model replicas? Feeds its `Batcher` at random times."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from deployments.predicting.batcher import Batcher
 from deployments.predicting.contract import Classified, Pixels, Status
 
-_CALLS_PER_REPLICA, _MAX_BATCH_SIZE = 2, 64  # deployments/pipeline.py and config.py
+_CALLS_PER_REPLICA, _MAX_BATCH_SIZE = 2, 64  # as in deployments/predicting/pipeline.py and the default of ServeConfig
 _SECONDS = 4.0
 
 
 async def pictures_a_call(models: int, pictures_per_s: float, call_s: float) -> float:
-    """Mean over some seconds, calls taking `call_s` each however many pictures they carry."""
+    """Mean number of pictures per call over some seconds, if each call takes `call_s` for any number of pictures."""
     sizes: list[int] = []
 
     async def send(key: int, images: Pixels) -> Classified | Status:

@@ -1,4 +1,4 @@
-"""What workers on this machine spend on telling each other their gradients: all-reduce alone, and in steps of our trainer."""
+"""Time that workers on this machine spend on exchanging gradients: all-reduce alone, and in steps of our trainer."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cifar_ray.training.loop.trainer import Trainer
 Figures = dict[str, Any]
 
 WORKERS = (1, 2, 4, 8)
-LATENCY_BYTES = (16, 4096, 65_536, 1 << 20)  # besides the gradients of the recipes
+LATENCY_BYTES = (16, 4096, 65_536, 1 << 20)  # in addition to the gradients of the recipes
 STEP_BATCHES = {
     "small_cnn": 512,
     "airbench94": 512,
@@ -36,18 +36,18 @@ _MIN_S, _MIN_TIMES = 1.0, 5
 
 
 def all_reduce_alone() -> list[Figures]:
-    """Times of sums over 2, 4 and 8 processes that do nothing else, of each recipe's gradients and of a few small tensors."""
+    """Times of all-reduce over 2, 4 and 8 processes that do nothing else, for the gradients of each recipe and a few small tensors."""
     sizes = sorted({*LATENCY_BYTES, *(4 * recipe.parameters for recipe in list_recipes().values())})
     return [row for workers in WORKERS[1:] for row in _on_workers(_all_reduces, workers, sizes)]
 
 
 def steps(recipe: str, rounds: int) -> Iterator[Figures]:
-    """Times of whole training steps, with gradients exchanged and without, in turn."""
+    """Times of whole training steps, with and without the exchange of gradients in turn, for each number of workers."""
     return (_on_workers(_steps, workers, recipe, rounds) for workers in WORKERS)
 
 
 def _on_workers(task: Callable[..., Any], workers: int, *arguments: Any) -> Any:
-    """What `task` gives on rank 0 of so many processes with one thread each."""
+    """Run `task` in `workers` processes with one thread each; return the result of rank 0."""
     with tempfile.TemporaryDirectory() as folder:
         mp.spawn(_worker, (workers, folder, task, arguments), nprocs=workers)
         return torch.load(Path(folder, "result"), weights_only=True)
@@ -89,7 +89,7 @@ def _steps(rank: int, workers: int, recipe: str, rounds: int) -> Figures:
     passes = {"alone": alone, "together": together}
     seconds: dict[str, list[float]] = {name: [] for name in passes}
     epochs = iter(step for epoch in range(1_000_000) for step in trainer.loader.epoch(epoch))
-    for _ in range(rounds + 2):  # DDP orders its buckets in the first step, and memory is fetched
+    for _ in range(rounds + 2):  # two warm-up steps: DDP orders its buckets, and memory is allocated
         for name, network in passes.items():
             trainer.parallel = network
             seconds[name].append(_slowest(trainer.train_step, next(epochs)))
@@ -110,7 +110,7 @@ def _trainer(rank: int, workers: int, recipe: str) -> Trainer:
 
 
 def _profiled(trainer: Trainer, step: Step) -> tuple[float, int]:
-    """Time in sums of one step, and their number, which is that of DDP's buckets."""
+    """Seconds of all-reduce in one step, and the number of all-reduces, which is the number of DDP's buckets."""
     dist.barrier()
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
         trainer.train_step(step)
@@ -119,7 +119,7 @@ def _profiled(trainer: Trainer, step: Step) -> tuple[float, int]:
 
 
 def _slowest(action: Callable[..., object], *arguments: object) -> float:
-    """Seconds until the last worker is done; all begin together."""
+    """Seconds until the last worker is done; all workers start together."""
     dist.barrier()
     started = time.perf_counter()
     action(*arguments)
@@ -129,7 +129,7 @@ def _slowest(action: Callable[..., object], *arguments: object) -> float:
 
 
 def _agree(wish: bool) -> bool:
-    """Whether rank 0 wishes it."""
+    """Broadcast the decision of rank 0."""
     decision = torch.tensor(int(wish))
     dist.broadcast(decision, 0)
     return bool(decision)
@@ -141,6 +141,6 @@ def _spread(seconds: list[float]) -> Figures:
 
 
 def _loopback_bytes() -> int:
-    """Sent over the loopback since the machine, or the network namespace, began."""
+    """Bytes sent over the loopback interface since the start of the machine, or of the network namespace."""
     (line,) = (line for line in Path("/proc/net/dev").read_text().splitlines() if line.strip().startswith("lo:"))
     return int(line.split()[9])

@@ -1,4 +1,4 @@
-"""What a step of each recipe consists of, counted rather than timed: the same on every machine."""
+"""Count the operations of a training step of each recipe; unlike times, the counts are the same on every machine."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _IMAGES = 2
 
 
 class Kernels(TorchDispatchMode):
-    """Counts operations that compute something; on a GPU in eager mode each is a kernel that a CPU has to launch."""
+    """Counts operations that compute something; on a GPU in eager mode, the CPU launches a kernel for each of them."""
 
     def __init__(self) -> None:
         super().__init__()
         self.number = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """As torch asks."""
+        """Count an operation unless it is a view, and run it."""
         self.number += not func.is_view
         return func(*args, **(kwargs or {}))
 
@@ -54,7 +54,7 @@ def _recipe(name: str, config: TrainConfig) -> dict[str, Any]:
     for optimizer in create_optimizers(model, config.optimizer, config.batch_size):
         launched, computed = _counted(optimizer.step)
         optimizer_operations += computed
-        # on a GPU all but Muon are fused: one kernel for each group of weights
+        # On a GPU, all optimizers except Muon are fused: one kernel for each group of weights.
         optimizer_kernels += launched if isinstance(optimizer, Muon) else len(optimizer.param_groups)
     return {
         "recipe": name,
@@ -76,7 +76,7 @@ def _backward(model: nn.Module) -> None:
 
 
 def _buckets(model: nn.Module) -> list[int]:
-    """Bytes of each; DDP sorts weights by when their gradients were there in the first step."""
+    """Bytes of each of DDP's buckets; DDP orders weights by the time at which their gradients are ready in the first step."""
     parallel = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
     for _ in range(3):
         _backward(parallel)
@@ -85,7 +85,7 @@ def _buckets(model: nn.Module) -> list[int]:
 
 
 def _counted(action: Callable[[], object]) -> tuple[int, int]:
-    """Kernels and floating-point operations."""
+    """Number of kernels and of floating-point operations of an action."""
     kernels, operations = Kernels(), FlopCounterMode(display=False)
     with operations, kernels:
         action()
