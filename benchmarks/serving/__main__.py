@@ -1,13 +1,13 @@
-"""How many predictions a second, and how fast, beside what else a Python team would put in front of the same model?
+"""Throughput and latency of our server, compared with other Python servers of the same model.
 
     pip install -e '.[bench,openvino]'; apt-get install wrk
     python benchmarks/serving                                          # everything; about half an hour
     python benchmarks/serving --only fast,litserve --models airnet --seconds 3 --rounds 1
     python benchmarks/serving --only fast,litserve_fp32,litserve,litserve_engine --storage DIR --pictures DIR   # your model and photographs
 
-Starts each server in turn, round after round, with the same bundle (random weights: the arithmetic is the same) on the same cores
-as the load generator, and posts one 32×32 JPEG as a multipart form over loopback, or photographs in turn. Measurements are appended
-to a file, so that a comparison can be made in several sittings; the table is over all of them.
+Starts the servers in turn in each round, with the same bundle (random weights cost the same arithmetic as trained ones), on the same cores
+as the load generator. Posts one 32×32 JPEG, or photographs in turn, as a multipart form over loopback. Appends measurements to a file, so
+you can measure in several sessions; the table covers all of them.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def stored(storage: Path) -> dict[str, str]:
-    """The storage of the user's model, by the model's name."""
+    """The user's storage, by the name of the model that was promoted last."""
     store = ModelStore(str(storage.resolve()))
     return {last_promoted_first(store)[0]: str(storage.resolve())}
 

@@ -1,4 +1,4 @@
-"""The servers compared: how each is started, and what it costs."""
+"""The compared servers: how to start each of them, and the CPU time of its processes."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ URL = f"http://127.0.0.1:{PORT}/predict"
 ROOT = Path(__file__).resolve().parents[2]
 PEERS = Path(__file__).resolve().parent / "peers"
 _MARK = "CIFAR_RAY_BENCHMARK"
-_START_S = 240  # a network of 224 px takes a minute to compile and compare on two busy cores
+_START_S = 240  # time to start; on two busy cores, compiling and comparing a network of 224 px takes a minute
 _CORES = len(os.sched_getaffinity(0))
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 def bin_of(name: str) -> str:
-    """A program of this Python's environment."""
+    """Path of a program in this Python's environment."""
     return str(Path(sys.executable).parent / name)
 
 
@@ -39,10 +39,10 @@ class Contender:
     """A server on port 8000 that answers `POST /predict` with a multipart picture.
 
     Attributes:
-        name: in the table.
-        command: starts it in the foreground.
-        environment: beside the model to serve.
-        is_ours: runs from the checkout under test; a peer runs from its own folder.
+        name: name in the table.
+        command: command that starts the server in the foreground.
+        environment: additional environment variables.
+        is_ours: whether it runs from the checkout under test; a peer runs from its own folder.
     """
 
     name: str
@@ -74,17 +74,17 @@ def contenders() -> dict[str, Contender]:
 
 @dataclass(frozen=True)
 class Running:
-    """A started server; `mark` is in the environment of each of its processes, wherever they hang in the tree."""
+    """A started server; each of its processes has `mark` in its environment, even if it is no child of the server."""
 
     mark: str
 
     def processes(self) -> list[int]:
-        """Process ids, of daemons too."""
+        """Ids of all its processes, including daemons."""
         wanted = f"{_MARK}={self.mark}".encode()
         return [int(folder.name) for folder in Path("/proc").glob("[0-9]*") if wanted in _read(folder / "environ").split(b"\0")]
 
     def cpu_s(self) -> float:
-        """Processor time of all its processes since they started, by process."""
+        """CPU seconds of all its present processes since they started."""
         ticks = 0
         for process in self.processes():
             stat = _read(Path("/proc") / str(process) / "stat").rpartition(b")")[2].split()
@@ -101,10 +101,10 @@ def _read(path: Path) -> bytes:
 
 @contextmanager
 def started(contender: Contender, storage: str, body: bytes, checkout: Path) -> Iterator[Running]:
-    """Runs a server until the block ends, and ends every process of it.
+    """Run a server until the end of the block, then end all its processes.
 
     Raises:
-        SystemExit: in one line if the port is taken or the server does not answer in time.
+        SystemExit: if the port is taken, or the server does not answer in time.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

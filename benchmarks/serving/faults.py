@@ -1,10 +1,10 @@
-"""What does it cost when a model changes, a replica dies, load grows or the server stops? On one machine, through real HTTP.
+"""What do clients see when a model changes, a replica dies, load grows or the server stops? On one machine, over real HTTP.
 
     pip install -e '.[bench,openvino]'; apt-get install hey
     python benchmarks/serving/faults.py                # everything; about six minutes
     python benchmarks/serving/faults.py --only model_killed,autoscaling
 
-Each scenario starts our server as `make serve` does, with the keys it needs, and prints what the clients saw.
+Each scenario starts our server as `make serve` does, with the keys it needs, and prints one line about the requests.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BODY = load.multipart()
 
 
 def request(body: bytes) -> bytes:
-    """A request with a form as its body."""
+    """A raw HTTP request with a form as its body."""
     head = f"POST /predict?top_k=1 HTTP/1.1\r\nHost: 127.0.0.1:{PORT}\r\nContent-Type: {load.CONTENT_TYPE}"
     return f"{head}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
 
@@ -56,7 +56,7 @@ class Seen:
 
 
 class Clients:
-    """Closed-loop clients, or with `per_s` a steady rate, each on its own connection; they send `requests` in turn for `seconds`."""
+    """Closed-loop clients, or with `per_s` clients at a steady rate, each with its own connection; they cycle through `requests`."""
 
     def __init__(self, count: int, seconds: float, per_s: float | None = None, requests: Sequence[bytes] = (REQUEST,)) -> None:
         self.count, self.seconds, self.pause_s = count, seconds, count / per_s if per_s else 0.0
@@ -64,7 +64,7 @@ class Clients:
         self.seen: list[Seen] = []
 
     def run(self, *events: tuple[float, Callable[[], object]]) -> list[Seen]:
-        """Sends, and calls each event at its time."""
+        """Send requests for `seconds`, and call each event at its time (seconds from the start)."""
         asyncio.run(self._run(events))
         return self.seen
 
@@ -104,13 +104,13 @@ async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reque
     writer.write(request)
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     status, length = int(head.split(b" ", 2)[1]), head.partition(b"content-length:")[2].split(b"\r\n", 1)[0]
-    if not length:  # Serve's own refusals come in chunks: the connection is given up instead of reading them
+    if not length:  # Serve's own refusals are chunked; close the connection instead of reading them
         return status, b"", False
     return status, await reader.readexactly(int(length)), b"connection: close" not in head
 
 
 def report(title: str, seen: list[Seen], note: str = "") -> None:
-    """One line."""
+    """Print one line of the table."""
     good = sorted(one.took_ms for one in seen if one.status == 200)
     others = {str(status): count for status, count in Counter(one.status for one in seen).items() if status != 200}
     times = f"p50 {good[len(good) // 2]:.0f}, p99 {good[int(len(good) * 0.99)]:.0f}, max {good[-1]:.0f} ms" if good else "–"
@@ -119,7 +119,7 @@ def report(title: str, seen: list[Seen], note: str = "") -> None:
 
 @contextmanager
 def server(storage: str, set_up: str = "fast", **keys: object) -> Iterator[Running]:
-    """Ours as `make serve` starts it, or as a plain `serve run` does, with further keys."""
+    """Start our server as `make serve` or a plain `serve run` does, with further keys."""
     contender = contenders()[set_up]
     arguments = [f"{key}={value}" for key, value in keys.items()]
     command = [bin_of("serve"), "run", "deployments:app", *arguments]
@@ -142,7 +142,7 @@ def _cmdline(process: int) -> bytes:
 
 
 def promoted(storage: str) -> None:
-    """A new version, then back, under 50 requests a second."""
+    """Promote a new version, then roll back, at 50 requests per second."""
     store = ModelStore(storage)
     store.promote("cifar10", 1)
     keep_random("airnet", storage)  # version 2
@@ -154,7 +154,7 @@ def promoted(storage: str) -> None:
 
 
 def model_killed(storage: str) -> None:
-    """SIGKILL of one of two model replicas, then of an only one."""
+    """SIGKILL of one of two model replicas, then of the only one."""
     for count in (2, 1):
         with server(storage, num_replicas=count, torch_threads=1) as running:
             [victim, *_] = replicas(running, "classifier")
@@ -182,7 +182,7 @@ def ingress_killed(storage: str) -> None:
 
 
 def autoscaling(storage: str) -> None:
-    """One copy of the model; three under load; one again."""
+    """One model replica, three under load, then one again."""
     counts: list[tuple[float, int]] = []
     with server(storage, max_replicas=3, downscale_delay_s=10, cpus_per_replica=0.2, torch_threads=1) as running:
         begun = time.monotonic()
@@ -220,7 +220,7 @@ def stopped(storage: str) -> None:
 
 
 def overload(storage: str) -> None:
-    """Four times what it can answer, offered at a fixed rate, beside what it can: with as many clients as it lets in."""
+    """Measure the capacity with as many clients as the server admits, then offer four times the capacity at a fixed rate."""
     with server(storage) as running:
         full = ServeConfig().ongoing_request_limit + ServeConfig().queued_request_limit
         for clients in (full // 2, full):
@@ -235,7 +235,7 @@ def overload(storage: str) -> None:
 
 
 def _hey(clients: int, per_client_s: float | None, seconds: float) -> dict[str, tuple[float, float, float, float]]:
-    """For each status: answers a second, p50, p99 and longest time, ms."""
+    """For each status: answers per second, and p50, p99 and maximum of the time, ms."""
     with tempfile.NamedTemporaryFile() as body:
         body.write(BODY)
         body.flush()

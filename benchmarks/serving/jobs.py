@@ -1,9 +1,9 @@
-"""What does a job cost the requests beside it, and how fast is it then? On one machine, through real HTTP.
+"""How much does a job slow down requests, and how fast does the job run meanwhile? On one machine, over real HTTP.
 
-    python benchmarks/serving/jobs.py [--pictures 20000] [--rounds 8] [--per-s 20]
+    python benchmarks/serving/jobs.py [--pictures 200000] [--rounds 8] [--per-s 20]
 
-One job runs all the time. In each round, its worker is stopped (SIGSTOP) while requests are sent; then it runs beside requests; then it
-runs alone. So other work on the machine is the same for all three. The last column is the load of the machine.
+One job runs all the time. In each round, requests are first sent while its worker is stopped (SIGSTOP), then while it runs; then the job
+runs alone. So other programs on the machine affect all three alike. The last column is the load average of the machine.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _MAX_LINKS = 50_000  # file systems allow some 65,000 to a file
 
 
 async def requests(url: str, key: str, per_s: float, is_over: Callable[[float], bool]) -> list[float]:
-    """Times in ms of requests at a steady rate, independent of the answers, until `is_over`.
+    """Times in ms of requests that are sent at a steady rate, independent of the answers, until `is_over`.
 
     Raises:
-        SystemExit: if one fails.
+        SystemExit: if a request fails.
     """
     times: list[float] = []
     headers = {"X-API-Key": key, "Content-Type": load.CONTENT_TYPE}
@@ -79,7 +79,7 @@ class Worker:
             self.pid = next((pid for pid in found if _parent(_parent(pid)) == os.getpid()), 0)
 
     def cpu_s(self) -> float:
-        """Processor time so far."""
+        """CPU seconds so far."""
         fields = _read(Path(f"/proc/{self.pid}/stat")).rpartition(b")")[2].split()
         if not fields:
             raise SystemExit("the job has ended; pass more --pictures")

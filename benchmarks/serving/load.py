@@ -1,4 +1,4 @@
-"""Load over loopback with wrk: a C program that needs little of the cores it shares with the server."""
+"""Load over loopback with wrk, a C program that uses little of the cores that it shares with the server."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def multipart(image_size_px: int = 32) -> bytes:
 
 
 def jpeg(image_size_px: int = 32) -> bytes:
-    """One JPEG of smooth shapes and a little noise; about 1 kB, as CIFAR's pictures are."""
+    """One JPEG of smooth shapes and a little noise; about 1 kB, like a picture of CIFAR."""
     rng = np.random.default_rng(0)
     small = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
     pixels = np.asarray(Image.fromarray(small).resize((image_size_px, image_size_px), Image.Resampling.BICUBIC))
@@ -88,7 +88,7 @@ _FORM_HEADERS = MappingProxyType({"Content-Type": CONTENT_TYPE})
 def run(
     url: str, bodies: Sequence[bytes], concurrency: int, seconds: float, headers: Mapping[str, str] = _FORM_HEADERS
 ) -> dict[str, float]:
-    """Keeps `concurrency` connections busy with the bodies in turn.
+    """Keep `concurrency` connections busy; they post the bodies in turn.
 
     Returns:
         `requests_per_s` (only those answered with 2xx), `p50_ms`, `p99_ms`, `errors` and `requests` (all that were answered).

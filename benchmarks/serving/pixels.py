@@ -1,10 +1,10 @@
-"""Does a client that has pixels gain by sending them as they are, instead of a JPEG?
+"""Should a client that has pixels send them raw, or encode them as a JPEG?
 
     python benchmarks/serving/pixels.py --storage DIR      # a model of 32 px; needs wrk; five minutes
 
-One `cifar-ray serve`, and two kinds of requests for the same picture in turn: `POST /predict` with the JPEG as the body, and
+One `cifar-ray serve` answers two kinds of requests for the same picture: `POST /predict` with the JPEG as the body, and
 `POST /v2/models/NAME/infer` with the uint8 pixels after the JSON document (Open Inference Protocol, binary extension, all outputs
-as raw bytes), as tritonclient sends them. Each round measures one kind and then the other, on the same server.
+as raw bytes), as tritonclient sends them. Each round measures one kind, then the other.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def kinds() -> dict[str, _Kind]:
-    """Address, body and headers of both kinds; the server that runs says which model and size."""
+    """Address, body and headers of both kinds, for the model and image size of the running server."""
     server = f"http://127.0.0.1:{PORT}"
     with urllib.request.urlopen(f"{server}/ready") as answer:
         model = json.load(answer)["model"]

@@ -1,4 +1,4 @@
-"""A model to serve: with random weights the arithmetic is the same as with trained ones."""
+"""A model to serve, with random weights, which cost the same arithmetic as trained ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 
 def keep_random(architecture: str, storage: str, channel_std: float = 0.25) -> None:
-    """A bundle with fresh weights, under the name that a server looks for first; with a tiny `channel_std`, bright pictures overflow."""
+    """Save a bundle with random weights as the next version of `cifar10`; with a tiny `channel_std`, bright pictures overflow."""
     arguments = {"num_classes": len(CLASSES), "image_size": 32}
     torch.manual_seed(0)
     manifest = Manifest(

@@ -8,9 +8,9 @@ from typing import Any
 
 
 def render(measurements: list[dict[str, Any]]) -> str:
-    """One table a model and concurrency: means over rounds with the range of requests/s, and ratios to the first server.
+    """One table per model and concurrency: means over rounds, the range of requests/s, and ratios to the first server.
 
-    A ratio compares the same round of both, so that what the machine does meanwhile weighs less; its range is over rounds.
+    A ratio compares the same round of both servers, so other load on the machine matters less; its range is over rounds.
     """
     rows: dict[tuple[str, int], dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
     for measurement in measurements:

@@ -1,9 +1,9 @@
-"""What do traces cost, off and on? In one process, and with a server.
+"""What do traces cost when they are off, and when they are on? In one process, and with a server.
 
     python benchmarks/serving/traces.py [--rounds 3] [--seconds 8]
 
-In one process: the time of `record_stages`, which runs once a request. With a server: `serve run` without traces, and with every request
-traced to a collector on this machine that takes everything, in turn; wrk sends the requests.
+In one process: the time of `record_stages`, which runs once per request. With a server: `serve run` without traces, and with every request
+traced to a collector on this machine that accepts everything, in turn; wrk sends the requests.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ BODY = load.multipart()
 
 
 class Collector(BaseHTTPRequestHandler):
-    """Takes every span."""
+    """A collector that accepts and discards all spans."""
 
     def do_POST(self) -> None:
         """Answer 200."""
@@ -49,7 +49,7 @@ class Collector(BaseHTTPRequestHandler):
 
 
 def one_process() -> None:
-    """Microseconds of a call, off and on."""
+    """Print the microseconds of a call with traces off and on."""
     provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(InMemorySpanExporter()))
     tracer = provider.get_tracer("benchmark")
@@ -76,7 +76,7 @@ def one_process() -> None:
 
 
 def with_server(rounds: int, seconds: float) -> None:
-    """Rate and processor time of a request, off and on in turn."""
+    """Print requests per second and CPU time per request, with traces off and on in turn."""
     collector = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
     threading.Thread(target=collector.serve_forever, daemon=True).start()
     on = {
@@ -109,7 +109,7 @@ def with_server(rounds: int, seconds: float) -> None:
 
 @contextmanager
 def server(storage: str, environment: Mapping[str, str]) -> Iterator[tuple[str, Running]]:
-    """The address of a server in a process of its own on a free port, and its processes."""
+    """Run a server in a separate process on a free port; yields its address and its processes."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -126,7 +126,7 @@ def server(storage: str, environment: Mapping[str, str]) -> Iterator[tuple[str, 
 
 
 def serve_here(port: int, storage: str) -> None:
-    """Serve until a line arrives."""
+    """Serve until a line arrives on stdin."""
     import ray
     from ray import serve
 

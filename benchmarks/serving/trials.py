@@ -1,4 +1,4 @@
-"""What do versions on trial cost the requests, and how fast does a bad one go? On one machine, through real HTTP.
+"""How much do versions on trial slow down requests, and how fast is a bad version withdrawn? On one machine, over real HTTP.
 
     python benchmarks/serving/trials.py                # everything; about ten minutes
     python benchmarks/serving/trials.py --only failing,slow
@@ -26,7 +26,7 @@ from cifar_ray.store.staging.stage_file import Stage, StageFile
 from cifar_ray.store.staging.tallies import Tally, read_tallies
 
 CLIENTS, PER_S = 10, 50
-# With it, a gray picture gives probabilities, and a white one none
+# With this standard deviation, a gray picture gives probabilities, and a white one overflows.
 OVERFLOWING_STD = 1e-37
 
 
@@ -35,7 +35,7 @@ def shadow(storage: str) -> None:
     keep_random("airnet", storage)  # version 2
     store, stages, ratios = ModelStore(storage), StageFile(storage), []
     with server(storage):
-        _stage(storage, 0.0, 8)  # loads it once
+        _stage(storage, 0.0, 8)  # loads version 2 once
         _end(storage)
         for number in range(5):
             without = Clients(CLIENTS, 20, PER_S).run()
@@ -55,7 +55,7 @@ def shadow(storage: str) -> None:
 
 
 def canary(storage: str) -> None:
-    """Stage, promote and stage again, under load: who answers, and does anything fail?"""
+    """Stage a version, then promote it, under load: which version answers, and does any request fail?"""
     keep_random("airnet", storage)
     store, stages, n_before = ModelStore(storage), StageFile(storage), 8.0
     with server(storage):
@@ -93,7 +93,7 @@ def slow(storage: str) -> None:
 
 
 def capture(storage: str) -> None:
-    """Requests a second at 32 clients, without and with capturing 5 %, in turn."""
+    """Requests per second of 32 clients, without captures and with 5 % captured, in turn."""
     ratios = []
     for number in range(5):
         rates = []

@@ -1,4 +1,4 @@
-"""FastAPI under uvicorn: blocking work in a plain `def` route, which runs in the thread pool; a process for each core."""
+"""FastAPI under uvicorn: blocking work in a plain `def` route, which runs in the thread pool; one process per core."""
 
 from typing import Annotated
 

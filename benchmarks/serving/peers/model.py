@@ -1,4 +1,4 @@
-"""What every peer shares: the bundle's network in eager torch, channels last, or in our engine, and a picture made ready for it."""
+"""Code that all peers share: decode a picture, and run the bundle's network in eager torch (channels last) or in our engine."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class Model:
-    """Loads the model that was promoted last. All weights are bf16, which is quicker than autocast, or fp32 if PEER_PRECISION says so.
+    """The model that was promoted last, with all weights in bf16, which is faster than autocast.
 
-    PEER_ENGINE is an engine of ours that computes instead; then our decoder prepares the pictures, too.
+    Environment variables: PEER_PRECISION is `bf16` or `fp32`. With PEER_ENGINE, this engine of ours computes instead of torch, and our
+    decoder prepares the pictures.
     """
 
     def __init__(self) -> None:
@@ -57,7 +58,7 @@ class Model:
         return torch.softmax(self._network(inputs).float(), 1).tolist()
 
     def answer(self, probabilities: list[float]) -> dict[str, object]:
-        """What the client gets."""
+        """The response to the client, as JSON values."""
         names = self.manifest.class_names
         best = max(range(len(names)), key=probabilities.__getitem__)
         return {
