@@ -1,10 +1,11 @@
-"""Are batches augmented at once ten times as fast as image by image?
+"""Is the augmentation of whole batches ten times as fast as that of single images?
 
     python benchmarks/augmentation.py --data-dir DIR --rounds 5
 
-DIR holds the CIFAR-10 images as train/<class>/… and test/<class>/…. Three sides make normalised float32 batches of 250 from the same
-images, one after the other in each round: our loader; torchvision's v2 transforms and albumentations' on one PIL image (array) at a time
-in a `DataLoader`, as their manuals show it. One process, two threads. The last two lack what their library does not have.
+DIR holds the CIFAR-10 images as train/<class>/… and test/<class>/…. Three contenders make normalised float32 batches of 250 from the
+same images, in turn in each round: our loader; torchvision's v2 transforms on one PIL image at a time; albumentations on one array at a
+time. The last two run in a `DataLoader`, as their manuals show, and leave out augmentations that their library lacks. One process, two
+threads.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class PerImage(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
 
 def ours(dataset: ImageDataset, config: AugmentationConfig) -> Iterable[Any]:
-    """Our loader: batches of 2,000 in pieces of 250, as on a CPU."""
+    """Our loader: batches of 2,000 in micro-batches of 250, as on a CPU."""
     loader = TrainLoader(
         dataset,
         batch_size=2000,
@@ -137,7 +138,7 @@ SIDES: dict[str, Callable[[ImageDataset, AugmentationConfig], Iterable[Any]]] = 
 
 
 def images_per_s(side: str, dataset: ImageDataset, config: AugmentationConfig) -> float:
-    """Makes a round's images once."""
+    """Images per second of a contender in one round."""
     count = IMAGES_A_ROUND[side]
     part = ImageDataset(dataset.images[:count], dataset.labels[:count], dataset.class_names)
     begun = time.perf_counter()
@@ -147,7 +148,7 @@ def images_per_s(side: str, dataset: ImageDataset, config: AugmentationConfig) -
 
 
 def main(data_dir: str, rounds: int = 5, cases: tuple[str, ...] = tuple(CASES)) -> int:
-    """Measures and prints one table: images a second, and ours as a multiple, means and standard deviations over rounds."""
+    """Print one table: images per second of each contender, and our speed-up, as means and standard deviations over rounds."""
     torch.set_num_threads(2)
     train = load_splits(parse_config(TrainConfig, {"dataset": "folder", "data_dir": data_dir})).train
     print("| | ours, images/s | torchvision | albumentations | ours : torchvision | ours : albumentations |\n|---|---|---|---|---|---|")

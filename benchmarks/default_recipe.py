@@ -4,7 +4,7 @@
     python benchmarks/default_recipe.py speed --data-dir DIR --rounds 3
 
 DIR holds the CIFAR-10 images as train/<class>/… and test/<class>/…. `accuracy` trains as the command line does, through
-Ray Train, once a seed. `speed` alternates our loop and a bare port of the recipe (no Ray, whole batches of 2,000, images
+Ray Train, once per seed. `speed` alternates our loop and a bare port of the recipe (no Ray, whole batches of 2,000, images
 kept normalised in float32) on the same cores, A B A B, and prints images/s and their ratio.
 """
 
@@ -59,7 +59,7 @@ def main(
 
 
 def report_accuracy(config: TrainConfig, splits: DatasetSplits, seeds: int) -> None:
-    """Trains once a seed and prints the figures of each and their mean."""
+    """Train once per seed; print the figures of each run and their mean."""
     rows = []
     for seed in range(seeds):
         with tempfile.TemporaryDirectory() as storage:
@@ -109,7 +109,7 @@ class OurLoop:
 
 
 class BareLoop:
-    """The recipe as one would write it down: whole batches, images normalised once and padded, shifted by slices."""
+    """The recipe in its simplest form: whole batches, images normalised and padded once, shifted by slices."""
 
     def __init__(self, splits: DatasetSplits) -> None:
         images = torch.from_numpy(splits.train.images).permute(0, 3, 1, 2).float() / 255
@@ -139,7 +139,7 @@ class BareLoop:
 
 
 def crop(padded: Tensor) -> Tensor:
-    """Takes each image's own 32×32 window of 36×36 and mirrors half of them."""
+    """Cut a random 32×32 window from each 36×36 image, and mirror half of the images."""
     result = torch.empty(len(padded), 3, 32, 32).contiguous(memory_format=torch.channels_last)
     shifts = torch.randint(0, 5, (len(padded), 2))
     for top in range(5):

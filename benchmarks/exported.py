@@ -1,9 +1,10 @@
-"""Does an exported file answer as the server? Every picture goes through both, and the table separates resizing from precision.
+"""Does an exported file give the same answers as the server? The table separates the effect of resizing from that of precision.
 
 python benchmarks/exported.py NAME --storage STORAGE --pictures DIR [--every 5] [--enlarge 4] [--engine openvino]
 python benchmarks/exported.py NAME --storage STORAGE --cifar10 DIR
 
-The server is `decode_square` and a `Predictor` with the engine that it chooses; the file gets the decoded pixels of the whole picture.
+Every picture goes through both. The server is `decode_square` and a `Predictor` with the engine that it chooses; the file gets the decoded
+pixels of the whole picture.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def in_batches(predictor: Predictor, squares: list[npt.NDArray[np.uint8]], size:
 
 
 def joined(parts: list[Prediction]) -> Prediction:
-    """One prediction of several."""
+    """Concatenate several predictions."""
     return Prediction(*(np.concatenate([getattr(part, name) for part in parts]) for name in Prediction.__dataclass_fields__))
 
 

@@ -1,4 +1,4 @@
-"""The single checks of `benchmarks/gpu.sh`; each ends with one line that sums it up. They run on a CPU too, where there is no GPU.
+"""The checks of `benchmarks/gpu.sh`; each ends with a summary of one line. Without a GPU, they run on the CPU.
 
 python benchmarks/gpu.py precision DIR [--precision bf16] [--images N]    does it learn, and how fast
 python benchmarks/gpu.py time DIR [--seeds 10] [--images N] [--compile MODE] [--cuda-graph MODE]    accuracy and time, without Ray
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def shortened(splits: DatasetSplits, images: int | None) -> DatasetSplits:
-    """The first training images only; of the test images as many."""
+    """Keep only the first `images` training images, and as many test images."""
     if images is None or splits.test is None:
         return splits
     train, test = (ImageDataset(part.images[:images], part.labels[:images], part.class_names) for part in (splits.train, splits.test))
@@ -70,17 +70,17 @@ def shortened(splits: DatasetSplits, images: int | None) -> DatasetSplits:
 
 
 def run(config: TrainConfig, splits: DatasetSplits) -> tuple[float, float, float]:
-    """A whole training.
+    """Run a whole training and evaluate it.
 
     Returns:
-        Seconds from setting the stem to the last prediction, as airbench counts: images are on the device, and the network is compiled;
-        test accuracy with views averaged; images a second of the last epoch.
+        Seconds from initializing the stem to the last prediction, as airbench measures: images are already on the device, and the network
+        is compiled; test accuracy with test-time augmentation, 0–1; images per second of the last epoch.
     """
     assert splits.test is not None
     trainer = Trainer(config, splits, DEVICE, Shard(), on_message=print)
     synchronize()
     started = time.perf_counter()
-    if isinstance(trainer.model, DataInitialized):  # once more, for the clock
+    if isinstance(trainer.model, DataInitialized):  # initialized again, so that its time counts
         trainer.model.initialize_from(trainer.normalization(trainer.loader.sample(STEM_IMAGES)))
     for epoch in range(config.epochs):
         begun = time.perf_counter()
@@ -92,7 +92,7 @@ def run(config: TrainConfig, splits: DatasetSplits) -> tuple[float, float, float
 
 
 def learn(config: TrainConfig, splits: DatasetSplits) -> None:
-    """Two epochs must be better than chance by far."""
+    """Check that two epochs reach at least twice the accuracy of guessing."""
     seconds, accuracy, rate = run(config.model_copy(update={"epochs": 2}), splits)
     print(f"{config.precision} on {DEVICE}: {accuracy:.2%} after 2 epochs in {seconds:.1f} s, {rate:,.0f} images/s")
     if accuracy < 2 / splits.train.num_classes:
@@ -100,7 +100,7 @@ def learn(config: TrainConfig, splits: DatasetSplits) -> None:
 
 
 def time_to_accuracy(config: TrainConfig, splits: DatasetSplits, seeds: int) -> None:
-    """The whole recipe, once a seed; the first one warms up and is not counted."""
+    """Run the whole recipe once per seed, after a warm-up run that is not counted."""
     runs = []
     for seed in range(-1, seeds):
         runs.append(run(config.model_copy(update={"seed": seed % 2**31}), splits))
@@ -116,7 +116,7 @@ def time_to_accuracy(config: TrainConfig, splits: DatasetSplits, seeds: int) -> 
 
 
 def collective() -> None:
-    """A sum over a group of one: the library loads, and finds its device."""
+    """All-reduce over a group of one: tests that the library loads and finds its device."""
     backend = "nccl" if DEVICE.type == "cuda" else "gloo"
     dist.init_process_group(backend, init_method="tcp://127.0.0.1:29555", rank=0, world_size=1)
     value = torch.ones(1 << 20, device=DEVICE)

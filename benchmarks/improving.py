@@ -1,11 +1,11 @@
-"""The loop from a changed camera to a better version: how much of the lost accuracy do reviews bring back?
+"""After a change of the camera, how much of the lost accuracy do reviews recover?
 
     python benchmarks/improving.py --data-dir DIR [--epochs 4] [--reviews 500] [--weight 10] [--seeds 1]
 
-DIR holds the original files of CIFAR-10. The model is trained as `cifar-ray train` does it. Then the camera changes: every picture is
-blurred (Gaussian, 0.8 px) and gets a yellow tint. A server would capture the pictures; here 500 of those 2,000 training pictures of which
-model is least sure are captured as the changed camera sees them, and get their true labels as reviews. A model is then fine-tuned as
-`cifar-ray finetune MODEL --with-reviews --review-weight 10` does it. Accuracies are on the 10,000 test pictures, as both cameras see them.
+DIR holds the original files of CIFAR-10. A model is trained as by `cifar-ray train`. Then the camera changes: every picture is blurred
+(Gaussian, 0.8 px) and gets a yellow tint. A server would now capture pictures. Here, the changed camera takes 2,000 training pictures;
+those 500 of which the model is least sure are captured and get their true labels as reviews. Then the model is fine-tuned as by
+`cifar-ray finetune MODEL --with-reviews --review-weight 10`. Accuracies are on the 10,000 test pictures, as each camera takes them.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from cifar_ray.store import ModelStore
 Pixels = npt.NDArray[np.uint8]
 
 BLUR_PX, TINT = 0.8, (1.1, 1.0, 0.7)
-SEEN = 2000  # pictures of which the reviewers see the least sure ones
+SEEN = 2000  # pictures that the changed camera takes; those of which the model is least sure are reviewed
 
 
 def changed_camera(images: Pixels) -> Pixels:
-    """What the new camera sees, uint8 `[N, H, W, 3]`."""
+    """Pictures as the changed camera takes them, uint8 `[N, H, W, 3]`."""
     blurred = np.stack([np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(BLUR_PX))) for image in images])
     return np.clip(blurred * np.asarray(TINT) + 0.5, 0, 255).astype(np.uint8)
 
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def accuracies(storage: str, reference: str, test: dict[str, Pixels], labels: npt.NDArray[np.generic]) -> dict[str, float]:
-    """Accuracy of a model as each camera sees the test pictures."""
+    """Accuracy of a model on the test pictures, by camera, 0–1."""
     predictor = Predictor(ModelStore(storage).load(reference), "cpu")
     return {name: float((predicted(predictor, images) == labels).mean()) for name, images in test.items()}
 
@@ -80,7 +80,7 @@ def predicted(predictor: Predictor, images: Pixels) -> npt.NDArray[np.int64]:
 
 
 def review(storage: str, images: Pixels, labels: npt.NDArray[np.generic], names: tuple[str, ...], count: int, seed: int) -> None:
-    """Capture what the changed camera sees of some pictures, and label those of which the model is least sure."""
+    """Take some pictures with the changed camera; capture and label those of which the model is least sure."""
     rows = np.random.default_rng(seed).permutation(len(images))[:SEEN]
     seen = changed_camera(images[rows])
     predictor = Predictor(ModelStore(storage).load("camera@1"), "cpu")

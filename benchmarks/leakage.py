@@ -1,8 +1,8 @@
-"""How many CIFAR-10 test images were learnt from, and how long finding out takes.
+"""How many CIFAR-10 test images are near-duplicates of training images, and how long does the search take?
 
     python benchmarks/leakage.py MODEL DATA_DIR [--storage STORAGE]
 
-DATA_DIR holds train/<class>/ and test/<class>/; all training images are searched, whatever the model set aside.
+DATA_DIR holds train/<class>/ and test/<class>/; all training images are searched, including those that the model held out.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Is the rate that find_lr suggests near the best one? Compares it with a sweep of short trainings.
+"""Is the learning rate that find_lr suggests near the best one? Compare it with a sweep of short trainings.
 
     python benchmarks/learning_rate.py small_cnn --data-dir DIR --epochs 4 --seeds 3
     python benchmarks/learning_rate.py airbench94 --data-dir DIR --epochs 3 --batch-size 500 --factors 0.1 0.3 1 3
 
-DIR holds the CIFAR-10 images as train/<class>/… and test/<class>/…. Both use the same subset of the training images, and the sweep the
-recipe's own schedule, at its rates times each factor. Prints validation accuracy a rate, and best rate ÷ suggestion.
+DIR holds the CIFAR-10 images as train/<class>/… and test/<class>/…. Both use the same subset of the training images. The sweep uses the
+recipe's own schedule, with its learning rates times each factor. Prints the validation accuracy of each rate, and best rate ÷ suggestion.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Does the server answer as training evaluated? Posts every test image over HTTP and compares the accuracy.
+"""Is the server as accurate as the evaluation after training? Posts every test image over HTTP and prints the accuracy.
 
 serve run deployments:app model=cifar10
 python benchmarks/served_accuracy.py http://localhost:8000 DIR/test
@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Posts DIR/<class>/* and prints the share answered with their class."""
+    """Post DIR/<class>/* and print the share of correct answers."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("url")
     arguments.add_argument("folder", type=Path)

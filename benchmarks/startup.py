@@ -1,10 +1,10 @@
-"""How long is it from Enter to the prompt, or to a server's first answer, and what is that made of?
+"""How long does a command take from start to end, or a server to its first answer, and how much of it is CPU time?
 
     python benchmarks/startup.py --rounds 3                       all cases, each once per round
     python benchmarks/startup.py --only help,script,train         some of them
 
-Every case runs in processes of its own, in a storage that the first round fills. `script` is what `train` is compared with: the same
-data, network and steps by hand, in one process. Nothing else should run beside it. It prints a Markdown table: median and range.
+Each case runs in its own processes, in a storage that the first round fills. `script` is the baseline for `train`: the same data, network
+and steps, written by hand in one process. Nothing else should run on the machine meanwhile. It prints a Markdown table: median and range.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ class Run:
     """One run of a case.
 
     Attributes:
-        seconds: from Enter to the prompt, or to the first answer.
-        cpu_s: processor time of all its processes until then.
-        first_line_s: from Enter to the first line; `None` if there was none.
+        seconds: from the start of the command to its end, or to the first answer.
+        cpu_s: CPU seconds of all its processes until then.
+        first_line_s: from the start of the command to its first line; `None` if there was none.
     """
 
     seconds: float
@@ -71,7 +71,7 @@ class Run:
 
 
 def verb(*words: str) -> list[str]:
-    """A command of this checkout."""
+    """A `cifar_ray` command of this checkout."""
     return [sys.executable, "-m", "cifar_ray", *words]
 
 
@@ -128,7 +128,7 @@ def run_to_prompt(command: list[str], expected: int, folder: Path, environment: 
 
 
 def run_to_answer(command: list[str], port: int, folder: Path, environment: dict[str, str]) -> Run:
-    """Start a server, ask it until it answers, and stop it.
+    """Start a server, send it requests until it answers, and stop it.
 
     Raises:
         SystemExit: if it ends, or does not answer in time.
@@ -172,7 +172,7 @@ def _marked(mark: str) -> list[Path]:
 
 
 def _cpu_s(mark: str) -> float:
-    """Processor time of all processes with `mark` in their environment, their ended children included."""
+    """CPU seconds of all processes with `mark` in their environment, including their ended children."""
     ticks = 0
     for folder in _marked(mark):
         try:
@@ -190,7 +190,7 @@ def _await_end(mark: str) -> None:
 
 
 def prepare(folder: Path, environment: dict[str, str]) -> None:
-    """A model and a picture for the cases that need them."""
+    """Create a model and a picture for the cases that need them."""
     from PIL import Image
 
     Image.new("RGB", (32, 32), (120, 120, 120)).save(folder / "digit.png")

@@ -1,9 +1,9 @@
-"""Training on pictures that stay in their files: how much memory, and how fast beside the same pictures held in memory.
+"""Training on streamed pictures: how much memory does it need, and how fast is it, compared with pictures held in memory?
 
-    python benchmarks/streaming.py memory --gigabytes 5   # one epoch over a made-up tree; memory of every process of the job
+    python benchmarks/streaming.py memory --gigabytes 5   # one epoch over synthetic pictures; memory of every process of the job
     python benchmarks/streaming.py speed --gigabytes 0.3 --width-px 320 --image-size 64   # held, streamed, held, streamed …
 
-The trees are made under $TMPDIR and removed at the end. Results in results/streaming.md.
+The pictures are created under $TMPDIR and removed at the end. Results in results/streaming.md.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from cifar_ray.training.loop.trainer import Trainer
 from cifar_ray.training.on_ray.ingest import fed_by_ray, stream
 
 _CLASSES = 4
-_DISTINCT = 64  # pictures; the others are these with other bytes after their end
+_DISTINCT = 64  # number of different pictures; the other files are copies with other bytes after the end of the picture
 _STORE = "object store (pages of the raylet)"
 _RUN = ("--dataset", "folder", "--recipe", "small_cnn", "--batch-size", "128", "--test-time-augmentation", "none", "--promote", "never")
 
 
 def make_tree(root: Path, total_bytes: int, width_px: int) -> int:
-    """Writes JPEGs of soft colours under noise, as a camera's; returns how many."""
+    """Write JPEGs of smooth colours with noise, similar to photos; returns the number of files."""
     rng = np.random.default_rng(0)
     size = (width_px, width_px * 3 // 4)
     encoded = []
@@ -74,7 +74,7 @@ def train(tree: Path, work: Path, *flags: str) -> subprocess.Popen[str]:
 
 
 def private_bytes(process: psutil.Process) -> tuple[str, int, int]:
-    """Kind of process, its memory that it shares with nobody, and its part of Ray's object store that it has touched."""
+    """Kind of a process, its private memory, and its shared memory, mostly pages of Ray's object store that it touched, in bytes."""
     command = " ".join(process.cmdline())
     named = re.match(r"ray::[A-Za-z_]+", command)
     kind = named[0] if named else "raylet" if "raylet/raylet" in command else "other"
@@ -115,7 +115,7 @@ def memory(arguments: argparse.Namespace, work: Path) -> None:
 
 
 def speed(arguments: argparse.Namespace, work: Path) -> None:
-    """Images a second of whole epochs in one Ray Train worker, held and streamed in turn."""
+    """Images per second of whole epochs in one Ray Train worker, held and streamed in turn."""
     count = make_tree(work / "few", int(arguments.gigabytes * 1e9), arguments.width_px)
     os.environ["CIFAR_RAY_CACHE"] = str(work / "cache")
     settings = {"dataset": "folder", "data_dir": str(work / "few"), "image_size": arguments.image_size, "batch_size": 128}
@@ -139,7 +139,7 @@ def speed(arguments: argparse.Namespace, work: Path) -> None:
 
 
 def take_turns(job: dict[str, Any]) -> dict[str, list[float]]:
-    """What the worker runs: an epoch of each kind, again and again; the first of each, which starts processes, is not counted."""
+    """Runs in the worker: epochs of each kind in turn; the first epoch of each kind, which starts processes, is not counted."""
     config = TrainConfig.model_validate(job["config"])
     all_cpus, some_cpus = job["threads"]
     splits = open_splits(config.model_copy(update={"stream": "always"}))
@@ -163,7 +163,7 @@ def take_turns(job: dict[str, Any]) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    """Runs one of the two."""
+    """Run one of the two benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("question", choices=("memory", "speed"))
     parser.add_argument("--gigabytes", type=float, default=5)

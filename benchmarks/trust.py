@@ -1,11 +1,12 @@
-"""Are a model's probabilities honest, and does it notice pictures of other things?
+"""Are a model's probabilities calibrated, and does it recognise pictures of other things (out of distribution)?
 
     python benchmarks/trust.py MODEL [--storage STORAGE] [--data-dir DIR] [--others NAME=DIR …] [--count N] [--brief]
 
-MODEL is measured on its test images and on pictures of other things: how well its familiarity and several other scores tell them apart
-(AUROC), and the share that is answered at the threshold that answers 95 % of validation. `--others cifar100=DIR` adds the pictures of a
-folder and its subfolders, without those named in `LEFT_OUT`; the other pictures are drawn here or come with scikit-learn. `--brief`
-measures only the familiarity and the energy, at the thresholds that training or `calibrate` fitted: it needs no training images.
+MODEL is measured on its test images and on pictures of other things: how well its familiarity and several other scores separate the two
+(AUROC), and the share of each that is answered at the threshold that answers 95 % of the validation images. `--others cifar100=DIR` adds
+the pictures of a folder and its subfolders, except the subfolders in `LEFT_OUT`. The other pictures are drawn here or come with
+scikit-learn. `--brief` measures only familiarity and energy, at the thresholds that training or `calibrate` fitted; it needs no training
+images.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ Score = Callable[[Floats, Floats], Floats]
 COUNT = 2000
 NEIGHBOURS = 50
 BATCH = 250
-LEFT_OUT = ("pickup_truck",)  # of CIFAR-100: a truck, or an automobile, of CIFAR-10
+LEFT_OUT = ("pickup_truck",)  # a class of CIFAR-100 that shows classes of CIFAR-10 (truck, automobile)
 
 
 def main() -> None:
@@ -103,7 +104,7 @@ def main() -> None:
 
 
 def brief(bundle: Bundle, data_dir: str | None, others: dict[str, str], count: int) -> None:
-    """The familiarity as it is stored, with its spread over bootstrap samples, against the energy, with each engine."""
+    """Compare the stored familiarity with the energy, for each engine, with the standard deviation over bootstrap samples."""
     trust = read_trust(bundle)
     assert trust.familiarity is not None, "train the model again, or calibrate it"
     try:
@@ -157,11 +158,11 @@ def run(predictor: Predictor, images: Images) -> tuple[Floats, Floats]:
 
 
 def scores(logits: Floats, features: Floats, labels: npt.NDArray[np.int64], temperature: float) -> dict[str, Score]:
-    """Scores by name, higher for what is known; those of features learn from the training images given."""
+    """Scores by name, higher for known pictures; scores of features are fitted on the given training images."""
     means = np.stack([features[labels == label].mean(0) for label in np.unique(labels)])
     within, overall = np.linalg.pinv(np.cov((features - means[labels]).T)), np.linalg.pinv(np.cov(features.T))
     centre = features.mean(0)
-    residual = np.linalg.eigh(np.cov(features.T))[1][:, : features.shape[1] // 2]  # all but the directions of most variance
+    residual = np.linalg.eigh(np.cov(features.T))[1][:, : features.shape[1] // 2]  # the half of the directions with the least variance
     alpha = logits.max(1).mean() / np.linalg.norm((features - centre) @ residual, axis=1).mean()
     bank = torch.nn.functional.normalize(torch.from_numpy(features).float())
 
@@ -193,7 +194,7 @@ def scores(logits: Floats, features: Floats, labels: npt.NDArray[np.int64], temp
 
 
 def other_things(size_px: int, others: dict[str, str], count: int) -> dict[str, Images]:
-    """Pictures of none of the classes, uint8 `[N, S, S, 3]`, by kind."""
+    """Pictures that show none of the classes, uint8 `[N, S, S, 3]`, by kind."""
     rng = np.random.default_rng(0)
     square = (COUNT, size_px, size_px, 3)
     ramp = np.linspace(0, 1, size_px)
@@ -221,7 +222,7 @@ def folder(path: str, size_px: int, count: int) -> Images:
 
 
 def stripes(rng: np.random.Generator, size_px: int) -> Images:
-    """As the tests draw them: horizontal, vertical or none, on noise."""
+    """Horizontal stripes, vertical stripes or none, on noise, as the tests draw them."""
     images = rng.integers(0, 120, (COUNT, size_px, size_px, 3))
     images[::3, ::4] += 100
     images[1::3, :, ::4] += 100

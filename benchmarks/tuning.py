@@ -1,12 +1,12 @@
-"""Is ASHA worth it, and does tuning repair a bad recipe? On CIFAR-10 as JPEG, made smaller to fit into minutes.
+"""Does ASHA save epochs, and does tuning recover from a bad recipe? On CIFAR-10 as JPEG files, made smaller to run in minutes.
 
     python benchmarks/tuning.py prepare CIFAR_FOLDER WORK      # subsets, from CIFAR_FOLDER/{train,test}/<class>/*.jpg
-    python benchmarks/tuning.py run WORK --minutes 5           # what is left of: ASHA and random search, repair, comparison on test
-    python benchmarks/tuning.py table WORK                     # what all of that gave, as Markdown
+    python benchmarks/tuning.py run WORK --minutes 5           # the unfinished parts of: ASHA and random search, repair, comparison on test
+    python benchmarks/tuning.py table WORK                     # all results as Markdown
 
-`run` ends after --minutes; started again, it goes on. ASHA: random points and TPE, stopped early,
-against random search to the end over as many epochs. Repair: a recipe that is wrong on purpose is tuned, then compared on test with
-the recipe it should have been.
+`run` stops after --minutes; run it again to resume. ASHA: random search and TPE with early stopping, compared with random search without
+early stopping over as many epochs. Repair: a recipe that is wrong on purpose is tuned, then compared on test images with the default
+recipe.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ def prepare(source: Path, work: Path) -> None:
 
 
 def fixed_flags(work: Path, kind: str) -> list[str]:
-    """Data and length of a training."""
+    """Flags for the recipe, the data and the length of a training."""
     recipe = {"asha": ["--recipe", "small_cnn"], "repair": ["--recipe", "airbench94", "--batch-size", "250"]}[kind]
     data = ["--dataset", "folder", "--data-dir", str(work / kind), "--storage", str(work / "storage")]
     return [*recipe, *data, "--image-size", str(IMAGE_SIZE_PX), "--epochs", str(MAX_EPOCHS[kind]), "--test-time-augmentation", "none"]
 
 
 def search(work: Path, name: str, trials: int, flags: list[str]) -> dict:
-    """Runs or goes on with a search until it has as many trials; returns its record."""
+    """Start or resume a search until it has `trials` trials; return its record."""
     from cifar_ray.tune import main as tune
 
     state = work / "storage" / "tunings" / name / "state.json"
@@ -73,17 +73,17 @@ def search(work: Path, name: str, trials: int, flags: list[str]) -> dict:
 
 
 def epochs_run(record: dict) -> int:
-    """Of all trials together."""
+    """Number of epochs of all trials together."""
     return sum(trial["epochs"][-1]["epoch"] for trial in record["trials"] if trial["epochs"])
 
 
 def best_accuracy(record: dict) -> float:
-    """The best epoch of the best trial."""
+    """Validation accuracy of the best epoch of the best trial, 0–1."""
     return max(report["val_accuracy"] for trial in record["trials"] if trial["status"] != "diverged" for report in trial["epochs"])
 
 
 def asha(work: Path, kind: str, seed: int) -> None:
-    """A search with ASHA, and random search without it over at least as many epochs; both start with the wrong rate."""
+    """Run a search with ASHA, and random search without ASHA over at least as many epochs; both start with the wrong learning rate."""
     flags = [*fixed_flags(work, "asha"), *WRONG["small_cnn"], "--seed", str(seed)]
     flags += ["--confirm", "0"]
     record = search(work, f"{kind}-{seed}", TRIALS["asha"], [*flags, "--search", kind])
@@ -99,7 +99,7 @@ def repair(work: Path) -> None:
 
 
 def compare(work: Path, seed: int) -> None:
-    """Trains the wrong, the tuned and the default recipe equally long, and looks at test."""
+    """Train the wrong, the tuned and the default recipe equally long; save their metrics on the test images."""
     import torch
 
     from cifar_ray.cli.training_flags import parse_train_command
@@ -130,7 +130,7 @@ def compare(work: Path, seed: int) -> None:
 
 
 def run(work: Path, minutes: float) -> None:
-    """All pieces in turn, on one Ray cluster of this machine."""
+    """Run all unfinished parts in turn, on one Ray cluster of this machine."""
     import ray
 
     os.environ["CIFAR_RAY_CACHE"] = str(work / "cache")
@@ -158,7 +158,7 @@ def spread(values: list[float]) -> str:
 
 
 def asha_table(tunings: Path, kind: str) -> None:
-    """One line a seed. Random search is deterministic: with fewer trials it would have run the first ones of those that ran."""
+    """Print one line per seed. Random search is deterministic, so its first trials are those of a search with fewer trials."""
     print(f"ASHA, `--search {kind}`:\n\n| seed | trials | epochs run of all | best | random: trials | epochs | best | overhead a trial |")
     print("|---|---|---|---|---|---|---|---|")
     gains, shares = [], []
@@ -201,7 +201,7 @@ def table(work: Path) -> None:
 
 
 def main() -> None:
-    """One piece."""
+    """Run one part of the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("piece", choices=["prepare", "run", "table"])
     parser.add_argument("folders", nargs="+", type=Path)

@@ -1,4 +1,4 @@
-"""How fast does the loop train, against the one that most projects write, and what does Ray cost while it trains?
+"""How fast is our training loop, compared with an ordinary one, and how much time does Ray take while it trains?
 
     python benchmarks/training loop     [--model airnet] [--rounds 3]    our trainer and an ordinary loop, in turn
     python benchmarks/training command  [--model airnet] [--rounds 3]    the loop alone and inside `train`, in one process
@@ -7,7 +7,8 @@
     python benchmarks/training startup  [--rounds 3]                     from the command to the first step
     python benchmarks/training ceiling  [--model airnet]                 what part of a step is convolutions
 
-Images are made up: speed does not depend on what they show. Each measurement is a process of its own; ratios are taken within a round.
+Images are random, because speed does not depend on their content. Each measurement runs in its own process. Ratios compare measurements
+of the same round.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ RECIPES = {"airnet": "airbench94", "small_cnn": "small_cnn", "resnet18": "resnet
 
 
 def main() -> None:
-    """Runs one comparison, or one measurement of it in a process of its own."""
+    """Run a comparison, or a single measurement of one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=[*COMPARED, "startup", "ceiling", *measure.CONTENDERS])
     parser.add_argument("--model", choices=RECIPES, default="airnet")
@@ -48,7 +49,7 @@ def main() -> None:
 
 
 def compare(options: argparse.Namespace) -> None:
-    """Both in turn, and the ratio of each round."""
+    """Measure both contenders in turn, and print the ratio of each round."""
     names = COMPARED[options.what]
     rates: dict[str, list[float]] = {name: [] for name in names}
     for number in range(options.rounds):
@@ -63,7 +64,7 @@ def compare(options: argparse.Namespace) -> None:
 
 
 def run_alone(name: str, options: argparse.Namespace) -> float:
-    """Images a second of one contender."""
+    """Images per second of one contender, measured in a separate process."""
     flags = ["--model", options.model, "--images", str(options.images), "--epochs", str(options.epochs), "--cpus", str(options.cpus)]
     command = [sys.executable, str(Path(__file__).parent), name, *flags]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

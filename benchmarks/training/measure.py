@@ -1,4 +1,4 @@
-"""The measurements: each function takes a job and gives images a second, or prints a table."""
+"""The measurements: each takes a job and returns images per second, or prints a table."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from cifar_ray.training.loop.trainer import Trainer
 
 SIZE_PX, NUM_CLASSES = 32, 10
 CONVOLUTIONS = ("conv", "mkldnn")
-# The command, in a cluster that takes the machine for one with so many cores
+# The command `train`, on a Ray cluster with the given number of cores
 _TRAIN_WITH_CPUS = """
 import sys, ray
 from cifar_ray import cli, train
@@ -47,7 +47,7 @@ sys.exit(cli.run(train.main))
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained, with how many cores: a recipe on so many made-up images for so many epochs, of which the first is not counted."""
+    """A training to measure: recipe, number of random images, number of epochs (the first is not counted), and number of cores."""
 
     recipe: str
     images: int
@@ -56,23 +56,23 @@ class Job:
 
     @property
     def config(self) -> TrainConfig:
-        """The recipe, nothing but its length changed."""
+        """The recipe, with only its length changed."""
         return get_recipe(self.recipe).model_copy(update={"epochs": self.epochs, "stem_epochs": self.epochs})
 
     def splits(self) -> DatasetSplits:
-        """Images without meaning."""
+        """Random images and labels, uint8 `[N, 32, 32, 3]` and int64 `[N]`, all in `train`."""
         rng = np.random.default_rng(0)
         pixels = rng.integers(0, 256, (self.images, SIZE_PX, SIZE_PX, 3), dtype=np.uint8)
         train = ImageDataset(pixels, rng.integers(0, NUM_CLASSES, self.images), tuple(f"class {i}" for i in range(NUM_CLASSES)))
         return DatasetSplits("made up", train, None, None)
 
     def rate(self, seconds: list[float]) -> float:
-        """Images a second after the first epoch."""
+        """Images per second after the first epoch; `seconds` has the time of each epoch."""
         return self.images / statistics.mean(seconds[1:])
 
 
 def ours(job: Job) -> float:
-    """Our loop, without Ray."""
+    """Images per second of our loop, without Ray."""
     prepare_process(job.cpus)
     trainer = Trainer(job.config, job.splits(), torch.device("cpu"), Shard())
     return job.rate([timed(trainer.train_epoch, epoch, _unheard) for epoch in range(job.epochs)])
@@ -130,7 +130,7 @@ def command(job: Job, program: list[str], flags: list[str]) -> float:
     Args:
         job: what is trained.
         program: arguments of Python before the flags.
-        flags: where the command trains.
+        flags: flags that choose where the command trains.
     """
     with image_folder(job) as folder, tempfile.TemporaryDirectory() as storage:
         flags = [*flags, "--dataset", "folder", "--data-dir", str(folder), "--val-fraction", "0", "--test-fraction", "0.01"]
@@ -142,12 +142,12 @@ def command(job: Job, program: list[str], flags: list[str]) -> float:
 
 
 def on_ray(job: Job, num_workers: int) -> float:
-    """The command with workers of Ray Train."""
+    """Images per second of the command with workers of Ray Train."""
     return command(job, ["-c", _TRAIN_WITH_CPUS, str(job.cpus)], ["--num-workers", str(num_workers)])
 
 
 def in_process(job: Job) -> float:
-    """The command that trains in its own process."""
+    """Images per second of the command if it trains in its own process."""
     return command(job, ["-m", "cifar_ray.train"], ["--cluster", "local"])
 
 
@@ -164,7 +164,7 @@ def image_folder(job: Job) -> Iterator[Path]:
 
 
 def ceiling(job: Job) -> None:
-    """Prints the rate of training beside that of the network's convolutions alone, and where the rest of the time goes."""
+    """Print the rate of training, the rate of the network's convolutions alone, and the operations that take the rest of the time."""
     prepare_process()
     trainer = Trainer(job.config, job.splits(), torch.device("cpu"), Shard())
     trainer.train_epoch(0, _unheard)
@@ -185,10 +185,10 @@ def ceiling(job: Job) -> None:
 
 
 def convolutions_alone(trainer: Trainer, repeats: int = 20) -> tuple[float, float]:
-    """What the machine gives, were a training nothing but its convolutions, forward and backward.
+    """Measure only the convolutions of a training, forward and backward, which is an upper bound of its speed.
 
     Returns:
-        Images a second, and floating-point operations an image.
+        Images per second, and floating-point operations per image.
     """
     size, side, dtype = trainer.loader.piece_sizes[0], trainer.loader.image_size_px, trainer.precision.dtype
     shapes: list[tuple[nn.Conv2d, torch.Size]] = []
@@ -220,7 +220,7 @@ def convolutions_alone(trainer: Trainer, repeats: int = 20) -> tuple[float, floa
 
 
 def startup(rounds: int) -> None:
-    """Prints how long it takes from the command to the end of a training that takes no time itself."""
+    """Print the duration of the command for a training that itself takes hardly any time."""
     seconds = []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as storage:
@@ -230,14 +230,14 @@ def startup(rounds: int) -> None:
 
 
 def timed(action: Callable[..., object], *arguments: object) -> float:
-    """Seconds."""
+    """Seconds that an action takes."""
     started = time.perf_counter()
     action(*arguments)
     return time.perf_counter() - started
 
 
 def _unheard(*_: int) -> None:
-    """Nobody listens to steps."""
+    """Ignore the progress of steps."""
 
 
 CONTENDERS: dict[str, Callable[[Job], float]] = {
