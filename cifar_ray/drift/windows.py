@@ -24,12 +24,12 @@ from cifar_ray.storage import FileTree
 FOLDER = "drift"
 CONFIDENCE_BINS = 20
 
-# A window is closed when it has at least so many pictures and is at least so old.
+# Minimum number of pictures and minimum age: a window that has reached both is closed.
 _MIN_PICTURES, _MIN_S = 100, 600.0
 _WRITE_S = 30.0
 _MAX_AGE_S = 90 * 86_400  # older windows are deleted
 _MAX_CLASSES = 1000
-# At most so many answers wait to be counted; an answer with more numbers is counted at once.
+# Maximum number of answers that wait to be counted, and size above which an answer is counted at once
 _MAX_WAITING, _MAX_WAITING_NUMBERS = 256, 10_000
 
 _NAME = re.compile(r"([0-9]{13})-[0-9a-f]{32}\.json")

@@ -1,7 +1,7 @@
 """Random augmentation of training images.
 
-All parameters of a global batch are drawn first. Each worker then applies those of its own images on its device. So the augmentation
-of an image depends on seed, epoch, step and position in the global batch, and never on the number of workers.
+All parameters of a global batch are drawn first. Each worker then applies the parameters of its own images on its device. So the
+augmentation of an image depends on seed, epoch, step and position in the global batch, and never on the number of workers.
 """
 
 from __future__ import annotations

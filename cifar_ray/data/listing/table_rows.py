@@ -22,8 +22,8 @@ from cifar_ray.data.listing.readers import LabelTable
 from cifar_ray.data.reading.picture_source import Pictures, open_tree
 from cifar_ray.errors import DataError
 
-_SAMPLE = 500  # about so many files are checked first; if all exist, the paths are relative to the folder of the table
-_CHECKED = 20_000  # a local table with at most so many rows has every file checked
+_SAMPLE = 500  # approximate number of files that are checked first; if all exist, paths are relative to the folder of the table
+_CHECKED = 20_000  # maximum number of rows of a local table whose files are all checked
 _MISSING_SHARE = 0.01
 _NAMED = 3
 _MAX_WEIGHT = 1e6
@@ -144,7 +144,8 @@ def _number(value: object) -> float:
 def find_pictures(table: LabelTable, image: str) -> tuple[Pictures, npt.NDArray[np.bool_]]:
     """Find the picture of each row: by its path relative to the folder, else by its name anywhere below it.
 
-    In an object store, or with more than 20,000 rows, only some files are checked. The other missing files fail when they are read.
+    Some files are checked first. If all of them exist, the other files are not checked in an object store, or with more than 20,000 rows;
+    a missing file then fails when it is read.
 
     Args:
         table: the table.

@@ -24,7 +24,7 @@ State = tuple[int, int]  # size in bytes, modification time in ns
 
 
 _MAX_OPENED = 64  # files of an object store that stay open
-_STATED = 1000  # about so many files have their size and time read, if there are many
+_STATED = 1000  # approximate number of files whose size and time are read, if there are many
 
 
 @dataclass(frozen=True, eq=False)
