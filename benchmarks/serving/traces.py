@@ -2,8 +2,9 @@
 
     python benchmarks/serving/traces.py [--rounds 3] [--seconds 8]
 
-In one process: the time of `record_stages`, which runs once per request. With a server: `serve run` without traces, and with every request
-traced to a collector on this machine that accepts everything, in turn; wrk sends the requests.
+In one process: the time of `record_stages`, which runs once per request. With a server: `serve run` without traces, with one request in a
+hundred traced (Ray's default), and with every request traced, in turn. The collector runs on this machine and accepts everything; wrk
+sends the requests.
 """
 
 from __future__ import annotations
@@ -76,35 +77,38 @@ def one_process() -> None:
 
 
 def with_server(rounds: int, seconds: float) -> None:
-    """Print requests per second and CPU time per request, with traces off and on in turn."""
+    """Print requests per second and CPU time per request for each share of traced requests, in turn."""
     collector = ThreadingHTTPServer(("127.0.0.1", 0), Collector)
     threading.Thread(target=collector.serve_forever, daemon=True).start()
     on = {
         "RAY_SERVE_TRACING_EXPORTER_IMPORT_PATH": "deployments.replicas.tracing:otlp",
-        "RAY_SERVE_TRACING_SAMPLING_RATIO": "1.0",
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}",
     }
     print("| round | traces | requests/s | processor time of a request, ms | errors | load |\n|---|---|---|---|---|---|")
-    ratios, times = [], []
+    modes = {
+        "off": {},
+        "1 %": {**on, "RAY_SERVE_TRACING_SAMPLING_RATIO": "0.01"},
+        "100 %": {**on, "RAY_SERVE_TRACING_SAMPLING_RATIO": "1.0"},
+    }
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in modes}
     with tempfile.TemporaryDirectory() as storage:
         keep_random("airnet", storage)
         for number in range(rounds):
-            rates, costs = [], []
-            order = (("off", {}), ("on", on)) if number % 2 == 0 else (("on", on), ("off", {}))
-            for name, environment in order:
-                with server(storage, environment) as (url, running):
+            for name in list(modes)[:: 1 if number % 2 == 0 else -1]:
+                with server(storage, modes[name]) as (url, running):
                     load.run(url, [BODY], 8, 3)
                     before = running.cpu_s()
-                    found = load.run(url, [BODY], 8, seconds)
-                    costs.append((name, (running.cpu_s() - before) / max(1, found["requests"]) * 1e3))
-                rates.append((name, found["requests_per_s"]))
-                figures = f"{rates[-1][1]:.0f} | {costs[-1][1]:.2f} | {found['errors']:.0f} | {os.getloadavg()[0]:.1f}"
+                    run = load.run(url, [BODY], 8, seconds)
+                    cost_ms = (running.cpu_s() - before) / max(1, run["requests"]) * 1e3
+                found[name].append((run["requests_per_s"], cost_ms))
+                figures = f"{run['requests_per_s']:.0f} | {cost_ms:.2f} | {run['errors']:.0f} | {os.getloadavg()[0]:.1f}"
                 print(f"| {number + 1} | {name} | {figures} |", flush=True)
-            ratios.append(dict(rates)["on"] / dict(rates)["off"])
-            times.append(dict(costs)["on"] / dict(costs)["off"])
     collector.shutdown()
-    print(f"rate on ÷ off: median {statistics.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f}), n = {rounds}")
-    print(f"processor time on ÷ off: median {statistics.median(times):.3f} ({min(times):.3f}–{max(times):.3f}), n = {rounds}")
+    for name in ("1 %", "100 %"):
+        for column, what in enumerate(("rate", "processor time")):
+            ratios = [traced[column] / off[column] for traced, off in zip(found[name], found["off"], strict=True)]
+            spread = f"{statistics.median(ratios):.3f} ({min(ratios):.3f}–{max(ratios):.3f}), n = {rounds}"
+            print(f"{what}, {name} traced ÷ off: median {spread}")
 
 
 @contextmanager

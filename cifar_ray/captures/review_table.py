@@ -13,13 +13,21 @@ from cifar_ray.captures.reviews import Review, Reviews
 HELD_OUT_PERCENT = 20
 
 
-def labelled(captures: Captures, reviews: Reviews) -> list[Review]:
-    """The decisions that count, each with its picture; decisions without a class, or whose picture is gone, are left out."""
+def labelled(captures: Captures, reviews: Reviews, *, several_labels: bool = False) -> list[Review]:
+    """List the decisions that count, each with its picture; decisions whose picture is gone are left out.
+
+    Args:
+        captures: the captured pictures.
+        reviews: the decisions.
+        several_labels: whether a picture may have any number of labels; if not, decisions without a class are left out, too.
+    """
     found = []
     for key, review in reviews.current(with_pictures=True).items():
-        if review.label and review.picture:
+        if not (review.label or several_labels):
+            continue
+        if review.picture:
             found.append(review)
-        elif review.label and (capture := captures.find(key)):  # feedback may have come before the picture was written
+        elif capture := captures.find(key):  # feedback may have come before the picture was written
             found.append(review.with_picture(capture))
     return found
 
@@ -37,7 +45,7 @@ def as_parquet(reviews: Iterable[Review], *, several_labels: bool = False) -> by
     rows = [
         {
             "image": {"bytes": review.content, "path": f"{review.key}"},
-            "label": [part.strip() for part in review.label.split(",")] if several_labels else review.label,
+            "label": [part.strip() for part in review.label.split(",") if part.strip()] if several_labels else review.label,
             "key": review.key,
             "by": review.by,
             "at": review.at,

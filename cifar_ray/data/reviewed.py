@@ -60,7 +60,7 @@ def reviewed_images(storage: str, like: ImageDataset, policy: ResizePolicy, *, h
         StoreError: if the storage cannot be read.
     """
     images, labels, files, unknown, damaged = [], [], [], set(), 0
-    for review in labelled(Captures(storage), Reviews(storage)):
+    for review in labelled(Captures(storage), Reviews(storage), several_labels=like.is_multi_label):
         if is_held_out(review) != held_out:
             continue
         label = _label(review, like)
@@ -89,7 +89,7 @@ def reviewed_images(storage: str, like: ImageDataset, policy: ResizePolicy, *, h
 
 def _label(review: Review, like: ImageDataset) -> np.ndarray | None:
     """Label in the form of the data set: int64 `[]`, or uint8 `[C]` with several labels per image; `None` for an unknown class."""
-    names = [part.strip() for part in review.label.split(",")] if like.is_multi_label else [review.label]
+    names = _names(review.label, like.class_names) if like.is_multi_label else [review.label]
     if not set(names) <= set(like.class_names):
         return None
     places = [like.class_names.index(name) for name in names]
@@ -98,3 +98,14 @@ def _label(review: Review, like: ImageDataset) -> np.ndarray | None:
     row = np.zeros(like.num_classes, np.uint8)
     row[places] = 1
     return row
+
+
+def _names(text: str, class_names: tuple[str, ...]) -> list[str]:
+    """Split names at commas; a class name may itself contain commas. Text that starts with no class name becomes one name."""
+    found, rest = [], text.strip()
+    while rest:
+        known = (name for name in class_names if rest == name or rest.startswith(f"{name},"))
+        name = max(known, key=len, default=rest)
+        found.append(name)
+        rest = rest[len(name) + 1 :].lstrip()
+    return found

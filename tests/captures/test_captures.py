@@ -261,6 +261,18 @@ def test_labelled_pictures_become_a_table_that_training_reads_after_the_captures
     assert pq.read_table(path).column("image")[0]["bytes"].as_py() == make_jpeg(0)
 
 
+def test_a_table_with_several_labels_has_lists_and_pictures_without_any_label(storage: str, tmp_path: Path) -> None:
+    captures, reviews = Captures(storage), Reviews(storage)
+    captures.write([capture(name, picture=make_jpeg(number)) for number, name in enumerate("abc")])
+    for name, label in zip("abc", ("sea, beach", "", "sea"), strict=True):
+        reviews.add(f"{name}#0", label, "alice", captures.find(f"{name}#0"))
+    path = tmp_path / "reviews.parquet"
+    path.write_bytes(as_parquet(labelled(captures, reviews, several_labels=True), several_labels=True))
+    assert pq.read_table(path).column("label").to_pylist() == [["sea", "beach"], [], ["sea"]]
+    listing = list_pictures(path)
+    assert (listing.class_names, len(listing)) == (("beach", "sea"), 3)
+
+
 def test_feedback_that_came_before_its_picture_was_written_gets_it_later(storage: str) -> None:
     captures, reviews = Captures(storage), Reviews(storage)
     reviews.add("a#0", "dog", "client", None, source="feedback")

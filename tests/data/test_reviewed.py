@@ -80,6 +80,24 @@ def test_several_labels_become_a_row_of_zeros_and_ones(tmp_path: Path) -> None:
     assert {tuple(row) for row in found.labels.tolist()} == {(1, 0, 1)}
 
 
+def test_a_picture_with_none_of_several_labels_is_an_example_too(tmp_path: Path) -> None:
+    label(tmp_path, 10, "")
+    like = ImageDataset(np.empty((0, 8, 8, 3), np.uint8), np.empty((0, 3), np.uint8), ("beach", "night", "sea"))
+    found = reviewed_images(str(tmp_path), like, "pad", held_out=False)
+    assert len(found)
+    assert not found.labels.any()
+    single = ImageDataset(np.empty((0, 8, 8, 3), np.uint8), np.empty(0, np.int64), tuple("0123456789"))
+    assert not len(reviewed_images(str(tmp_path), single, "pad", held_out=False)), "of classes, none is no class"
+
+
+def test_names_with_commas_are_recognised_among_several_labels(tmp_path: Path) -> None:
+    label(tmp_path, 10, "dog, small,sea")
+    label(tmp_path, 10, "dog, large")
+    like = ImageDataset(np.empty((0, 8, 8, 3), np.uint8), np.empty((0, 3), np.uint8), ("dog", "dog, small", "sea"))
+    found = reviewed_images(str(tmp_path), like, "pad", held_out=False)
+    assert {tuple(row) for row in found.labels.tolist()} == {(0, 1, 1)}, "and pictures with an unknown label are left out"
+
+
 def test_a_streamed_data_set_refuses_reviews_in_one_line(tmp_path: Path) -> None:
     for name in ("cat", "dog"):
         folder = tmp_path / "photos" / name

@@ -15,7 +15,7 @@ from cifar_ray.captures.capture_files import Capture, Captures
 from cifar_ray.captures.reviews import Reviews
 from cifar_ray.config.api_keys import add_key
 from cifar_ray.config.serve_config import ServeConfig
-from cifar_ray.store import ModelStore
+from cifar_ray.store import LabelRules, ModelStore
 from deployments.http.routes import create_app
 from tests.web.conftest import CLASSES, LocalClassifier, NoObserver, is_error, keep_model, serving
 
@@ -93,6 +93,32 @@ def test_one_key_a_label_with_undo_and_the_unsure_ones_first(server: tuple[Serve
     page.keyboard.press("6")  # dog
     wait_for(page, made, {"r0#0": "frog", "r1#0": "", "r3#0": "dog"})
     assert [review.by for review in Reviews(made.storage).all()] == ["alice"] * 5
+
+
+def test_several_labels_are_switched_and_saved_with_enter(tmp_path: Path, chromium: Any) -> None:
+    made = Server(tmp_path, chromium)
+    rules = LabelRules(thresholds=(0.5,) * 3, slopes=(0.001,) * 3, offsets=(1.0, 2.0, -2.0))
+    keep_model(tmp_path / "storage", "scenes", ("beach", "frog", "dog, small"), with_gallery=False, task="multi-label", label_rules=rules)
+    with serving(create_app(LocalClassifier(made.config), made.config, NoObserver())) as address:
+        page = made.open(address)
+        page.select_option("#model", "scenes@1")
+        pressed = page.locator('.labels [aria-pressed="true"]')
+        pressed.get_by_text("frog").wait_for()  # predicted
+        for key in "13":
+            page.keyboard.press(key)
+        assert pressed.count() == 3
+        page.keyboard.press("1")
+        page.keyboard.press("Enter")
+        wait_for(page, made, {"r0#0": "frog, dog, small"})
+        page.keyboard.press("n")
+        page.locator(".labels").get_by_role("button", name="frog").click()
+        page.locator(".labels").get_by_role("button", name="Save").click()
+        wait_for(page, made, {"r0#0": "frog, dog, small", "r1#0": "", "r2#0": ""})
+        page.keyboard.press("u")
+        wait_for(page, made, {"r0#0": "frog, dog, small", "r1#0": ""})
+    for context in made.contexts:
+        context.close()
+    assert made.errors == []
 
 
 def test_without_a_connection_decisions_wait_and_arrive_later(server: tuple[Server, str]) -> None:

@@ -78,7 +78,7 @@ class Export(ReviewCommand):
         from cifar_ray.storage import FileTree
 
         storage = resolve_storage(self.storage)
-        reviews = labelled(Captures(storage), Reviews(storage))
+        reviews = labelled(Captures(storage), Reviews(storage), several_labels=self.several_labels)
         if not reviews:
             raise DataError("no captured picture has a label yet; see cifar-ray review captures")
         files, name = FileTree.of_file(resolve_storage(self.output))

@@ -6,7 +6,7 @@ import { t } from "./words.js";
 
 const MOST_NAMED = 12;
 
-/** Fills the list of models, and calls `onChange(classNames)` now and whenever the user chooses another model. */
+/** Fills the list of models, and calls `onChange(classNames, hasSeveralLabels)` now and whenever the user chooses another model. */
 export async function loadModels(onChange) {
   const answer = await (await request("models")).json();
   const select = $("model");
@@ -23,7 +23,7 @@ export async function loadModels(onChange) {
   const tell = () => {
     const entry = byName.get((select.value || answer.default || "").split("@")[0]);
     describe(entry);
-    onChange(entry?.classes ?? []);
+    onChange(entry?.classes ?? [], hasSeveralLabels(entry));
   };
   select.onchange = tell;
   tell();
@@ -33,12 +33,14 @@ export async function loadModels(onChange) {
 /** The chosen model as the API expects it; empty for the server's default model. */
 export const chosenModel = () => $("model").value;
 
+const hasSeveralLabels = (entry) => entry?.task === "multi-label";
+
 function option(entry, version) {
   const aliases = Object.entries(entry.aliases)
     .filter(([, target]) => target === version)
     .map(([alias]) => alias);
   const isMeant = version === (entry.aliases.production ?? entry.versions.at(-1));
-  const [figure, unit] = entry.task === "multi-label" ? [entry.test_map, t("% mean average precision")] : [entry.test_accuracy, t("% correct")];
+  const [figure, unit] = hasSeveralLabels(entry) ? [entry.test_map, t("% mean average precision")] : [entry.test_accuracy, t("% correct")];
   const accuracy = isMeant && figure !== null ? [`${(figure * 100).toFixed(1)} ${unit}`] : [];
   const notes = [...aliases, ...accuracy].join(", ");
   return h("option", { value: `${entry.name}@${version}` }, `${entry.name}@${version}${notes && ` (${notes})`}`);
@@ -48,6 +50,6 @@ function describe(entry) {
   if (!entry?.classes.length) return;
   const names = entry.classes.slice(0, MOST_NAMED).join(", ");
   const more = entry.classes.length - MOST_NAMED;
-  const kind = entry.task === "multi-label" ? t("Labels") : t("Classes");
+  const kind = hasSeveralLabels(entry) ? t("Labels") : t("Classes");
   $("known").textContent = `${kind}: ${names}${more > 0 ? t(" and {more} more", { more }) : ""}.`;
 }

@@ -15,6 +15,7 @@ const AT_ONCE = 4;
 const enqueue = createQueue(AT_ONCE);
 const cards = new Set();
 const mistakes = new Mistakes($("mistakes-body"));
+const review = $("review") && new Review($("review-body"), () => ({ classNames, hasSeveralLabels }));
 
 function take(files) {
   if (!files.length) return;
@@ -39,14 +40,16 @@ function remove(card) {
 }
 
 let classNames = [];
+let hasSeveralLabels = false; // whether a picture may have several of the classes
 
 async function refreshModels() {
   const notice = $("notice");
   try {
-    const { default: own, problem } = await loadModels((names) => {
-      classNames = names;
+    const { default: own, problem } = await loadModels((names, several) => {
+      [classNames, hasSeveralLabels] = [names, several];
       offerSamples(classNames, take);
       if ($("mistakes").open) mistakes.show(chosenModel());
+      if ($("review")?.open) review.show();
     });
     tell(own ? "" : t("There is no model yet."), problem);
   } catch (error) {
@@ -71,8 +74,7 @@ $("clear").addEventListener("click", () => {
   $("choose").focus();
 });
 $("mistakes").addEventListener("toggle", () => $("mistakes").open && mistakes.show(chosenModel()));
-if ($("review")) {
-  const review = new Review($("review-body"), () => classNames);
+if (review) {
   $("review").addEventListener("toggle", () => {
     mayAskForKey();
     if ($("review").open) review.show();

@@ -1,4 +1,5 @@
-// Labels captured pictures one by one, the most doubtful first; each label has a key on the keyboard.
+// Labels captured pictures one by one, the most doubtful first; each label has a key on the keyboard. If pictures have several labels,
+// a key switches its label on or off, and Enter saves the labels.
 
 import { mayAskForKey, request } from "./api.js";
 import { t } from "./words.js";
@@ -6,23 +7,29 @@ import { h, note, number, percent, say, smallButton } from "./dom.js";
 
 const FETCHED = 50;
 const PREFETCHED = 12; // number of pictures that can be labelled without a connection
-const KEYS = "1234567890qwertyuiop".split("");
+const KEYS = "1234567890qwertyiop".split(""); // without u, which is undo
 const WAITING = "cifar_ray.reviews"; // decisions that the server has not confirmed; they survive a reload and a lost connection
 const RETRY_MS = 5000;
 
-/** Fills `body` with captured pictures to label, with the keyboard or by touch. */
+/** Fills `body` with captured pictures to label, with the keyboard or by touch. `model()` returns `{ classNames, hasSeveralLabels }`. */
 export class Review {
-  constructor(body, classNames) {
+  constructor(body, model) {
     this.body = body;
-    this.classNames = classNames;
+    this.model = model;
+    this.chosen = null; // labels of the shown picture, if it may have several
     this.queue = [];
     this.done = [];
     this.pictures = new Map();
     document.addEventListener("keydown", (event) => this.onKey(event));
   }
 
-  /** Shows the first picture that nobody has labelled. */
+  /** Shows the first picture without a label, and takes the focus from the heading, which Enter would close. */
   async show() {
+    await this.fill();
+    if (document.activeElement?.matches("#review summary")) this.body.querySelector(".labels")?.focus();
+  }
+
+  async fill() {
     if (this.queue.length) return this.draw();
     this.body.replaceChildren(note("waiting", t("Reading…")));
     try {
@@ -50,13 +57,14 @@ export class Review {
     for (const next of this.queue.slice(0, PREFETCHED)) this.picture(next.key); // load the next pictures before they are shown
     const image = h("img", { alt: t("captured picture, predicted {predicted}", one), width: 448, height: 448 });
     this.picture(one.key).then((url) => (image.src = url), () => this.skip(one));
+    this.chosen = this.model().hasSeveralLabels ? new Set(named(one.predicted, this.model().classNames)) : null;
     const why = one.disagrees ? t("versions disagree") : one.abstain ? t("the model abstains") : percent(one.confidence);
     this.body.replaceChildren(
       h(
         "div",
         { className: "reviewing" },
         h("figure", {}, image, h("figcaption", { className: "meta" }, t("{model}: {predicted}, {why}. {count} to label.", { ...one, why, count: number(this.numOpen) }))),
-        h("div", { className: "labels", role: "group", "aria-label": t("What does the picture show?") }, ...this.buttons(one)),
+        h("div", { className: "labels", role: "group", tabIndex: -1, "aria-label": t("What does the picture show?") }, ...this.buttons(one)),
       ),
       this.foot(),
     );
@@ -64,15 +72,32 @@ export class Review {
   }
 
   buttons(one) {
-    const names = this.classNames();
-    const button = (text, key, label) =>
-      h(
-        "button",
-        { type: "button", className: text === one.predicted ? "button predicted" : "button", onclick: () => this.decide(label) },
-        key ? h("kbd", {}, key) : null,
-        text,
-      );
-    return [...names.map((name, i) => button(name, KEYS[i], name)), button(t("none of these"), "n", ""), button(t("skip"), "s", null)];
+    const button = (text, key, onclick, more = {}) =>
+      h("button", { type: "button", className: "button", onclick, ...more }, key ? h("kbd", {}, key) : null, text);
+    const label = (name, i) => {
+      const isPredicted = this.chosen ? this.chosen.has(name) : name === one.predicted;
+      const pressed = this.chosen ? { "aria-pressed": String(isPredicted) } : {};
+      return button(name, KEYS[i], () => this.choose(name), { className: isPredicted ? "button predicted" : "button", ...pressed });
+    };
+    return [
+      ...this.model().classNames.map(label),
+      this.chosen ? button(t("Save"), "Enter", () => this.save(), { className: "button primary" }) : null,
+      button(t("none of these"), "n", () => this.decide("")),
+      button(t("skip"), "s", () => this.decide(null)),
+    ].filter(Boolean);
+  }
+
+  /** Labels the picture with a class; if it may have several labels, switches this label on or off. */
+  choose(name) {
+    if (!this.chosen) return this.decide(name);
+    if (!this.chosen.delete(name)) this.chosen.add(name);
+    const button = this.body.querySelectorAll(".labels .button")[this.model().classNames.indexOf(name)];
+    button.setAttribute("aria-pressed", String(this.chosen.has(name)));
+  }
+
+  /** Labels the picture with the classes that are switched on, in the model's order. */
+  save() {
+    this.decide(this.model().classNames.filter((name) => this.chosen.has(name)).join(", "));
   }
 
   foot() {
@@ -84,8 +109,9 @@ export class Review {
   onKey(event) {
     if (!this.isShown() || !this.queue.length || event.ctrlKey || event.metaKey || event.altKey) return;
     if (/^(INPUT|SELECT|TEXTAREA)$/.test(event.target.tagName)) return;
-    const name = this.classNames()[KEYS.indexOf(event.key)];
-    if (KEYS.includes(event.key) && name !== undefined) this.decide(name);
+    const name = this.model().classNames[KEYS.indexOf(event.key)];
+    if (KEYS.includes(event.key) && name !== undefined) this.choose(name);
+    else if (event.key === "Enter" && this.chosen && !event.target.closest("button:not([aria-pressed]), a, summary")) this.save();
     else if (event.key === "n") this.decide("");
     else if (event.key === "s") this.decide(null);
     else if (event.key === "u") this.undo();
@@ -157,6 +183,19 @@ export class Review {
       this.body.querySelector(":scope > .meta")?.replaceWith(this.foot());
     }
   }
+}
+
+/** The classes in a text that separates them by commas; a name may itself contain commas. */
+function named(text, classNames) {
+  const longestFirst = [...classNames].sort((one, other) => other.length - one.length);
+  const found = [];
+  for (let rest = text; rest; ) {
+    const name = longestFirst.find((known) => rest === known || (rest.startsWith(known) && rest[known.length] === ","));
+    if (name === undefined) return [];
+    found.push(name);
+    rest = rest.slice(name.length + 1).trimStart();
+  }
+  return found;
 }
 
 const waiting = () => JSON.parse(localStorage.getItem(WAITING) ?? "[]");
