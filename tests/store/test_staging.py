@@ -14,6 +14,7 @@ from cifar_ray import cli
 from cifar_ray.errors import ConfigError, StoreError
 from cifar_ray.store import Bundle, ModelStore
 from cifar_ray.store.__main__ import main
+from cifar_ray.store.staging import stage_file
 from cifar_ray.store.staging.rules import Condition, reason_to_withdraw, unmet
 from cifar_ray.store.staging.stage_file import Stage, StageFile
 from cifar_ray.store.staging.supervision import decide, supervise
@@ -208,14 +209,49 @@ def test_kept_versions_are_not_withdrawn_and_promoted_ones_are_no_longer_on_tria
     assert stages.read() == ()
 
 
+def test_a_trial_counts_from_the_beginning_when_production_changes_meanwhile(storage: str) -> None:
+    store, stages = ModelStore(storage), StageFile(storage)
+    stages.start(store, Stage(name="pets", version=2, share=0.1, promote_after=50))
+    stage = stages.find("pets")
+    assert stage.against == 1
+    store.promote("pets", 3)
+    assert supervise(store, stages, stage, Tally(side(500), side(60))) is None, "it was compared with version 1"
+    assert store.aliases("pets")["production"] == 3
+    again = stages.find("pets")
+    assert (again.against, again.promote_after, again.share) == (3, 50, 0.1)
+    assert again.folder != stage.folder
+    assert supervise(store, stages, stage, Tally(side(500), side(60))) is None, "a second server that has not read the new trial yet"
+    assert stages.read() == (again,)
+    assert supervise(store, stages, again, Tally(side(500), side(60))) is not None
+    assert store.aliases("pets")["production"] == 2
+    assert [entry.action for entry in store.log.entries()] == ["promote", "stage", "promote", "stage", "promote"]
+
+
+def test_a_trial_ends_when_it_cannot_be_compared_with_the_new_production_version(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, stages = ModelStore(storage), StageFile(storage)
+    stages.start(store, Stage(name="pets", version=2, share=0.1))
+    stage = stages.find("pets")
+    store.promote("pets", 3)
+    monkeypatch.setattr(stage_file, "_check_comparable", fail)
+    assert supervise(store, stages, stage, Tally()) is None
+    assert stages.read() == ()
+    assert (store.log.entries()[-1].action, store.log.entries()[-1].why) == ("withdraw", "other classes")
+
+
+def fail(*_: object) -> int:
+    raise StoreError("other classes")
+
+
 def test_one_version_of_a_model_is_on_trial_and_the_same_one_may_get_another_share(storage: str) -> None:
     store, stages = ModelStore(storage), StageFile(storage)
     first, more = Stage(name="pets", version=2, share=0.05, staged_at_ms=1), Stage(name="pets", version=2, share=0.5, staged_at_ms=2)
     assert stages.start(store, first) is None
-    assert stages.start(store, more) == first
+    replaced = stages.start(store, more)
+    assert replaced is not None
+    assert replaced.folder == first.folder
     with pytest.raises(StoreError, match="pets@2 for 50 % of the requests is on trial already; end it first"):
         stages.start(store, Stage(name="pets", version=3, share=0))
-    assert stages.read() == (more,)
+    assert stages.read() == (more.model_copy(update={"against": 1}),)
     assert not stages.end(first), "it was replaced"
     assert stages.end(more)
 

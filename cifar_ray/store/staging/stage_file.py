@@ -32,6 +32,7 @@ class Stage(BaseModel):
         promote_after: number of requests after which the version is promoted if the conditions hold; `None` never promotes it.
         conditions: conditions for the promotion, see `Condition`.
         withdraws: whether the version is withdrawn when it fails or is slow.
+        against: production version that it is compared with; `None` until the trial starts, and in trials of older releases.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -43,6 +44,7 @@ class Stage(BaseModel):
     promote_after: int | None = Field(None, ge=1)
     conditions: tuple[str, ...] = ()
     withdraws: bool = True
+    against: int | None = None
 
     @property
     def reference(self) -> str:
@@ -95,7 +97,7 @@ class StageFile:
             StoreError: if the version does not exist, is damaged, or cannot be compared with the production version, or if another version
                 of the model is on trial.
         """
-        _check_comparable(store, stage)
+        stage = stage.model_copy(update={"against": _check_comparable(store, stage)})
         replaced: list[Stage] = []
 
         def started(present: tuple[Stage, ...]) -> tuple[Stage, ...]:
@@ -125,6 +127,21 @@ class StageFile:
         if found:
             FileTree(self._storage, f"{FOLDER}/{stage.folder}").remove()
         return bool(found)
+
+    def start_again(self, store: ModelStore, stage: Stage) -> bool:
+        """Start a trial with new counts, because production has another version now; end it if the two cannot be compared.
+
+        Returns:
+            Whether this call did it; if several processes try, exactly one gets `True`.
+        """
+        if not self.end(stage):
+            return False
+        again = stage.model_copy(update={"staged_at_ms": max(time.time_ns() // 1_000_000, stage.staged_at_ms + 1)})
+        try:
+            self.start(store, again)
+        except StoreError as error:
+            store.log.add(stage.reference, Reason("withdraw", str(error)))
+        return True
 
     def find(self, reference: str) -> Stage:
         """The trial of a model, by `name` or `name@version`.
@@ -166,7 +183,8 @@ def _encode(stages: tuple[Stage, ...]) -> bytes:
     return TypeAdapter(dict[str, Any]).dump_json(content, indent=2)
 
 
-def _check_comparable(store: ModelStore, stage: Stage) -> None:
+def _check_comparable(store: ModelStore, stage: Stage) -> int:
+    """The production version, if it can be compared with the version on trial."""
     new = store.check(stage.reference)
     production = store.aliases(stage.name).get(PRODUCTION)
     if production is None:
@@ -178,3 +196,4 @@ def _check_comparable(store: ModelStore, stage: Stage) -> None:
     present = store.manifest(f"{stage.name}@{production}")
     if new.task != present.task:
         raise StoreError(f"{stage.reference} is {new.task} and the production version {present.task}, so they cannot be compared")
+    return production

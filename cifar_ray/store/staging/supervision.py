@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import suppress
 
 from cifar_ray.errors import ConcurrentChangeError
-from cifar_ray.store.aliases import PRODUCTION
 from cifar_ray.store.log import Reason
 from cifar_ray.store.registry import ModelStore
 from cifar_ray.store.staging.rules import Condition, figures_for_log, reason_to_withdraw, unmet
@@ -29,15 +28,19 @@ def supervise(store: ModelStore, stages: StageFile, stage: Stage, tally: Tally) 
         StoreError: if the storage cannot be read or written.
         BundleError: if the version to promote is damaged.
     """
-    if store.aliases(stage.name).get(PRODUCTION) == stage.version:  # promoted by a user, or by a server that died before it ended the trial
+    seen = store.pointers(stage.name)
+    if seen.production == stage.version:  # promoted by a user, or by a server that died before it ended the trial
         stages.end(stage)
+        return None
+    if stage.against not in (None, seen.production):  # these observations are about another production version
+        stages.start_again(store, stage)
         return None
     reason = decide(stage, tally)
     if reason is None:
         return None
     if reason.action == "promote":
         with suppress(ConcurrentChangeError):  # this version was not compared with the new production version
-            store.promote(stage.name, stage.version, reason=reason)
+            store.promote(stage.name, stage.version, replacing=seen, reason=reason)
             stages.end(stage)
             return reason
         return None
