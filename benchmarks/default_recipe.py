@@ -84,7 +84,7 @@ def report_speed(config: TrainConfig, splits: DatasetSplits, rounds: int) -> Non
             continue  # warm-up
         ratios.append(rates[0] / rates[1])
         print(f"round {number}: ours {rates[0]:.0f} images/s, bare loop {rates[1]:.0f} images/s, ratio {ratios[-1]:.2f}", flush=True)
-    print(f"ratio {statistics.mean(ratios):.2f} ({min(ratios):.2f}…{max(ratios):.2f}), n = {rounds}")
+    print(f"ratio {statistics.mean(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f}), n = {rounds}")
 
 
 def timed(run: object) -> float:

@@ -37,7 +37,7 @@ def main() -> None:
     arguments.add_argument("--storage", required=True)
     arguments.add_argument("--pictures", type=Path)
     arguments.add_argument("--cifar10", type=Path)
-    arguments.add_argument("--every", type=int, default=1, help="take each so-manieth picture")
+    arguments.add_argument("--every", type=int, default=1, help="N: take every Nth picture")
     arguments.add_argument("--enlarge", type=int, default=1, help="enlarge the pictures by this factor and save them as JPEG again")
     arguments.add_argument("--engine", default="auto", help="of the server")
     options = arguments.parse_args()

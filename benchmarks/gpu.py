@@ -110,7 +110,7 @@ def time_to_accuracy(config: TrainConfig, splits: DatasetSplits, seeds: int) -> 
     reached = sum(accuracy >= TARGET for accuracy in accuracies)
     print(
         f"{statistics.mean(seconds):.2f} s (sd {spread:.2f}), {statistics.mean(accuracies):.2%} "
-        f"({min(accuracies):.2%}…{max(accuracies):.2%}; {reached} of {seeds} reach {TARGET:.0%}), "
+        f"({min(accuracies):.2%}–{max(accuracies):.2%}; {reached} of {seeds} reach {TARGET:.0%}), "
         f"{statistics.mean(rates):,.0f} images/s on {DEVICE}"
     )
 

@@ -58,9 +58,9 @@ def compare(options: argparse.Namespace) -> None:
         first, second = (rates[name][-1] for name in names)
         print(f"round {number + 1}: {names[0]} {first:,.0f}, {names[1]} {second:,.0f} images/s, ratio {first / second:.2f}", flush=True)
     for name, values in rates.items():
-        print(f"{options.model:10} {name:9} {statistics.mean(values):9,.0f} images/s ({min(values):,.0f}…{max(values):,.0f})")
+        print(f"{options.model:10} {name:9} {statistics.mean(values):9,.0f} images/s ({min(values):,.0f}–{max(values):,.0f})")
     ratios = [first / second for first, second in zip(*rates.values(), strict=True)]
-    print(f"{options.model:10} ratio     {statistics.mean(ratios):9.3f} ({min(ratios):.3f}…{max(ratios):.3f}), n = {len(ratios)}")
+    print(f"{options.model:10} ratio     {statistics.mean(ratios):9.3f} ({min(ratios):.3f}–{max(ratios):.3f}), n = {len(ratios)}")
 
 
 def run_alone(name: str, options: argparse.Namespace) -> float:

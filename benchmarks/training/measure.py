@@ -226,7 +226,7 @@ def startup(rounds: int) -> None:
         with tempfile.TemporaryDirectory() as storage:
             command = [sys.executable, "-m", "cifar_ray.train", "--dataset", "digits", "--epochs", "1", "--storage", storage]
             seconds.append(timed(partial(subprocess.run, command, check=True, capture_output=True)))
-    print(f"digits, one epoch: {statistics.mean(seconds):.1f} s ({min(seconds):.1f}…{max(seconds):.1f}), n = {rounds}")
+    print(f"digits, one epoch: {statistics.mean(seconds):.1f} s ({min(seconds):.1f}–{max(seconds):.1f}), n = {rounds}")
 
 
 def timed(action: Callable[..., object], *arguments: object) -> float:

@@ -194,7 +194,7 @@ class Mistake(TypedDict):
     predicted: int
     confidence: Probability
     name: Annotated[str, Field(description="file of the picture, or its number in the data set")]
-    picture: Annotated[str, Field(description="at most 96 px wide and high: data:image/webp;base64,…")]
+    picture: Annotated[str, Field(description="at most 224 px wide and high, 96 px if there are more than 100: data:image/webp;base64,…")]
 
 
 class Gallery(TypedDict):

@@ -281,6 +281,9 @@ BAD = {
         r"a.tar/7.png, member json: not JSON \(.*\); mend or remove it: \{.label.: 1",
     ),
     "two pictures": (lambda root: write_tar(root / "a.tar", {"7.png": png(1), "7.jpg": b""}), "a.tar: two pictures have the key 7"),
+    "two labels": (
+        lambda root: write_tar(root / "a.tar", {"7.png": png(1), "7.cls": b"4", "./7.cls": b"5"}), "a.tar: two members are called 7.cls",
+    ),
     "one class": (lambda root: write_tar(root / "a.tar", {"7.png": png(1), "7.cls": b"4"}), "all rows have the label '4'"),
     "label that is no text": (
         lambda root: write_tar(root / "a.tar", {"7.png": png(1), "7.cls": b"\xff"}), "a.tar, key 7: the label is not text",

@@ -43,7 +43,8 @@ def read_samples(file: BinaryIO, where: str) -> list[Sample]:
         where: path of the tar, for messages.
 
     Raises:
-        DataError: if it is not a tar, is cut off or compressed, if a key has two pictures, or if a label is not text in UTF-8.
+        DataError: if it is not a tar, is cut off or compressed, if a key has two pictures or two labels of one kind, or if a label is not
+            text in UTF-8.
     """
     samples: dict[str, Sample] = {}
     key = ""
@@ -59,6 +60,8 @@ def read_samples(file: BinaryIO, where: str) -> list[Sample]:
                         raise DataError(f"{where}: two pictures have the key {key}; a key needs one picture")
                     sample.picture = (member.name, member.offset_data, member.size)
                 elif suffix in TEXTS:
+                    if suffix in sample.texts:
+                        raise DataError(f"{where}: two members are called {key}.{suffix}; a key needs one label")
                     content = tar.extractfile(member)
                     sample.texts[suffix] = "" if content is None else content.read().decode()
             _check_end(file, tar.offset, where, samples)
