@@ -1,6 +1,6 @@
 """What do traces cost when they are off, and when they are on? In one process, and with a server.
 
-    python benchmarks/serving/traces.py [--rounds 3] [--seconds 8]
+    python benchmarks/serving/traces.py [--rounds 3] [--seconds 15]
 
 In one process: the time of `record_stages`, which runs once per request. With a server: `serve run` without traces, with one request in a
 hundred traced (Ray's default), and with every request traced, in turn. The collector runs on this machine and accepts everything; wrk
@@ -34,6 +34,7 @@ from deployments.replicas.tracing import record_stages
 
 TIMINGS = {"decode": 1.0, "queue": 2.0, "inference": 4.0, "total": 7.5}
 BODY = load.multipart()
+WARM_UP_S = 15  # Ray's processes still import modules for some seconds after the server is ready
 
 
 class Collector(BaseHTTPRequestHandler):
@@ -96,7 +97,7 @@ def with_server(rounds: int, seconds: float) -> None:
         for number in range(rounds):
             for name in list(modes)[:: 1 if number % 2 == 0 else -1]:
                 with server(storage, modes[name]) as (url, running):
-                    load.run(url, [BODY], 8, 3)
+                    load.run(url, [BODY], 8, WARM_UP_S)
                     before = running.cpu_s()
                     run = load.run(url, [BODY], 8, seconds)
                     cost_ms = (running.cpu_s() - before) / max(1, run["requests"]) * 1e3
@@ -149,7 +150,7 @@ def main() -> None:
     """Runs and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=8)
+    parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--serve", nargs=2, metavar=("PORT", "STORAGE"), help="used by the script itself")
     options = parser.parse_args()
     if options.serve:
