@@ -174,9 +174,9 @@ class ServeConfig(Config):
 
     @property
     def pending_image_limit(self) -> int:
-        """Maximum number of pictures in progress per ingress replica, by default four batches per model replica.
+        """Maximum number of pictures in progress per ingress replica.
 
-        So a picture waits at most about as long as four batches take, whatever the model.
+        By default, all ingress replicas together hold four batches per model replica; a picture waits about as long as these take.
         """
         return self.max_pending_images or max(int(_PENDING_BATCHES * self._share), self.max_batch_size)
 
