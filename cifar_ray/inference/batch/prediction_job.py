@@ -175,7 +175,10 @@ def _model_job(job: PredictionJob) -> ModelJob:
 
 
 def _pin_version(job: PredictionJob) -> tuple[PredictionJob, dict[str, Any]]:
-    """Fix the model version of a job, so that no other version continues the job's file; return the job and the model's identity."""
+    """The job with a fixed model version, and the model's identity, which must be the same for a job that continues the file.
+
+    The version that a server serves is recorded in the identity, but not fixed.
+    """
     if job.uses_server:
         answer = Client(job.model).classes()
         return job, {"model": f"{answer.model}@{answer.version} of {job.model}"}
