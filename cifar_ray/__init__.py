@@ -1,4 +1,4 @@
-"""Train, tune, keep and serve image classifiers on Ray.
+"""Train, tune, save and serve image classifiers on Ray.
 
 In a notebook: `import cifar_ray as cr`, then `cr.fit("photos")`, `cr.load("photos@3")`, `cr.start_server()`; docs/python.md has more.
 """
@@ -27,7 +27,7 @@ __all__ = ["Client", "Model", "Server", "fit", "list_models", "load", "start_ser
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for, and no more: importing `cifar_ray` alone takes milliseconds."""
+    """Import an attribute on first use, so that importing `cifar_ray` alone takes milliseconds."""
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_PLACES[name]), name)

@@ -34,7 +34,7 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a verb, or lists the verbs if none is given; returns the exit code."""
+    """Run a verb, or list the verbs if none is given; return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if arguments[:1] == ["--version"]:
         print(f"cifar-ray {VERSION}")

@@ -13,12 +13,12 @@ PROG = "cifar-ray calibrate"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Calibrates a model; `argv` is the flags, or `None` for those of this process."""
+    """Calibrate a model; `argv` contains the flags, `None` means the flags of this process."""
     command: CalibrateCommand = cli.parse(CalibrateCommand, argv, PROG)
     cli.show_log()
 
     from cifar_ray.cli.output.terminal import ProgressDisplay
-    from cifar_ray.evaluation.examinations import calibrate_stored  # imports torch, seconds that --help does without
+    from cifar_ray.evaluation.examinations import calibrate_stored  # imports torch, too slow for --help
     from cifar_ray.store import ModelStore
 
     store = ModelStore(command.storage)

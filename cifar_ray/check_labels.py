@@ -13,7 +13,7 @@ PROG = "cifar-ray check_labels"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Checks labels, or applies decisions; `argv` is the flags, or `None` for those of this process."""
+    """Check labels, or apply decisions; `argv` contains the flags, `None` means the flags of this process."""
     command: CheckLabelsCommand = parse(CheckLabelsCommand, argv, PROG)
     cli.show_log()
     from cifar_ray.cli.report_folder import print_figures, save_report

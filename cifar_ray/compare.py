@@ -13,14 +13,14 @@ PROG = "cifar-ray compare"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compares two models; `argv` is the flags, or `None` for those of this process."""
+    """Compare two models; `argv` contains the flags, `None` means the flags of this process."""
     command: CompareCommand = cli.parse(CompareCommand, argv, PROG)
     cli.show_log()
 
     from cifar_ray.cli.output.terminal import ProgressDisplay
     from cifar_ray.cli.report_folder import print_figures, save_report
     from cifar_ray.evaluation.comparison import summarize, to_json
-    from cifar_ray.evaluation.examinations import compare_stored  # imports torch, seconds that --help does without
+    from cifar_ray.evaluation.examinations import compare_stored  # imports torch, too slow for --help
     from cifar_ray.reports.comparison_report import to_files
 
     with ProgressDisplay() as display:

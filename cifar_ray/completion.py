@@ -16,7 +16,7 @@ PROG = "cifar-ray completion"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Prints the script; `argv` is the flags, or `None` for those of this process."""
+    """Print the script; `argv` contains the flags, `None` means the flags of this process."""
     command: CompletionCommand = cli.parse(CompletionCommand, argv, PROG)
     verbs = Union[tuple(Annotated[verb, subcommand(name)] for name, verb in commands().items())]  # type: ignore[valid-type]  # noqa: UP007
     tyro.cli(verbs, args=["--tyro-print-completion", command.shell], prog="cifar-ray")  # type: ignore[call-overload]

@@ -13,7 +13,7 @@ TRAIN_FLAGS = "--dataset digits --epochs 8"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the demo; the command line's own arguments where `argv` is `None`."""
+    """Run the demo; `argv` contains the flags, `None` means the flags of this process."""
     run_demo(cli.parse(DemoCommand, argv, PROG), TRAIN_FLAGS)
     return 0
 

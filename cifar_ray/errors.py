@@ -81,7 +81,7 @@ class ServerError(CifarRayError):
 
 
 class ResourceError(CifarRayError):
-    """The cluster has fewer CPUs or GPUs than the job needs, or the machine too little memory."""
+    """The cluster has fewer CPUs or GPUs than the job needs, or the machine has too little memory."""
 
 
 class TrainingError(CifarRayError):
@@ -105,12 +105,12 @@ class Interrupted(KeyboardInterrupt):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a CPU or a GPU."""
+    """Whether an error means that memory ran out, on a CPU or a GPU."""
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None)
 
 
 def describe_out_of_memory(error: BaseException, advice: str) -> str:
-    """One line for an error that memory ran out, with advice and the reason, which in a traceback, as Ray gives it, is the last line."""
+    """Describe an out-of-memory error in one line, with advice and the reason; in a traceback from Ray, the reason is the last line."""
     lines = str(error).strip().splitlines() or [""]
     reason = lines[-1].strip() if "Traceback" in str(error) else f"{type(error).__name__}: {lines[0]}".removesuffix(": ")
     return f"out of memory: {advice} ({reason})"
@@ -118,11 +118,11 @@ def describe_out_of_memory(error: BaseException, advice: str) -> str:
 
 @contextlib.contextmanager
 def advising_on_memory(advice: str, raises: type[CifarRayError] = ResourceError) -> Iterator[None]:
-    """Turn an error that memory ran out into one line with advice. Other errors, and ours, pass unchanged.
+    """Turn an out-of-memory error into a one-line error with advice; errors of this project and all other errors pass unchanged.
 
     Args:
-        advice: what to do, as an imperative.
-        raises: class of the error.
+        advice: advice for the user, as an imperative.
+        raises: class of the new error.
     """
     try:
         yield

@@ -13,13 +13,13 @@ PROG = "cifar-ray evaluate"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Evaluates a model; `argv` is the flags, or `None` for those of this process."""
+    """Evaluate a model; `argv` contains the flags, `None` means the flags of this process."""
     command: EvaluateCommand = cli.parse(EvaluateCommand, argv, PROG)
     cli.show_log()
 
     from cifar_ray.cli.output.terminal import ProgressDisplay
     from cifar_ray.cli.report_folder import print_figures, save_report
-    from cifar_ray.evaluation.examinations import evaluate_stored, save_with_gallery  # imports torch, seconds that --help does without
+    from cifar_ray.evaluation.examinations import evaluate_stored, save_with_gallery  # imports torch, too slow for --help
     from cifar_ray.evaluation.figures import summarize, to_json
     from cifar_ray.reports.evaluation_report import to_files
 

@@ -12,7 +12,7 @@ PROG = "cifar-ray find_lr"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the range test; `argv` is the flags, or `None` for those of this process."""
+    """Run the range test; `argv` contains the flags, `None` means the flags of this process."""
     command = parse_over_recipe(FindLrCommand, argv, PROG)
 
     from cifar_ray.cli.output.terminal import ProgressDisplay

@@ -12,11 +12,11 @@ PROG = "cifar-ray finetune"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Fine-tunes a model; `argv` is the flags, or `None` for those of this process."""
+    """Fine-tune a model; `argv` contains the flags, `None` means the flags of this process."""
     command, parent = parse_finetune_command(argv, PROG)
 
     from cifar_ray.cli.output.terminal import ProgressDisplay
-    from cifar_ray.cli.output.training_progress import train_with_progress  # imports torch, seconds that --help does without
+    from cifar_ray.cli.output.training_progress import train_with_progress  # imports torch, too slow for --help
     from cifar_ray.data import open_splits
     from cifar_ray.data.batches.shares import check_batch_size
     from cifar_ray.training import finetuning, job

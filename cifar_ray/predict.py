@@ -13,7 +13,7 @@ PROG = "cifar-ray predict"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Predicts pictures; `argv` is the flags, or `None` for those of this process.
+    """Predict pictures; `argv` contains the flags, `None` means the flags of this process.
 
     Returns:
         0, or 2 if no picture could be read.

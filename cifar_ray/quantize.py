@@ -13,12 +13,12 @@ PROG = "cifar-ray quantize"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Quantizes a model; `argv` is the flags, or `None` for those of this process."""
+    """Quantize a model; `argv` contains the flags, `None` means the flags of this process."""
     command: QuantizeCommand = cli.parse(QuantizeCommand, argv, PROG)
     cli.show_log()
 
     from cifar_ray.cli.output.terminal import ProgressDisplay
-    from cifar_ray.inference.int8 import quantize_stored  # imports torch, seconds that --help does without
+    from cifar_ray.inference.int8 import quantize_stored  # imports torch, too slow for --help
     from cifar_ray.store import ModelStore
 
     with ProgressDisplay() as display:

@@ -12,7 +12,7 @@ PROG = "cifar-ray review"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a subcommand; `argv` is the flags, or `None` for those of this process."""
+    """Run a subcommand; `argv` contains the flags, `None` means the flags of this process."""
     command: ReviewCommand = cli.parse(ReviewCommands, argv, PROG)
     command.run()
     return 0

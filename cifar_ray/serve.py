@@ -15,7 +15,7 @@ PROG = "cifar-ray serve"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serves as the flags say; the command line's own where `argv` is `None`."""
+    """Serve a model; `argv` contains the flags, `None` means the flags of this process."""
     command: ServeCommand = cli.parse(ServeCommand, argv, PROG)
     print(f"starting the server for {command.check()}", file=sys.stderr, flush=True)
     say_ready = partial(_say_ready, grpc_port=command.grpc_port)

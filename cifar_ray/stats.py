@@ -14,14 +14,14 @@ PROG = "cifar-ray stats"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Examines a data set; `argv` is the flags, or `None` for those of this process."""
+    """Examine a data set; `argv` contains the flags, `None` means the flags of this process."""
     command = parse_stats_command(argv, PROG)
     cli.show_log()
 
     from cifar_ray.cli.output.terminal import ProgressDisplay
     from cifar_ray.cli.report_folder import print_figures, save_report
     from cifar_ray.evaluation.dataset_examination import summarize, to_json
-    from cifar_ray.evaluation.examinations import examine_dataset  # imports torch, seconds that --help does without
+    from cifar_ray.evaluation.examinations import examine_dataset  # imports torch, too slow for --help
     from cifar_ray.reports.dataset_report import to_files
 
     config, why = command.train_config()

@@ -13,7 +13,7 @@ PROG = "cifar-ray train"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Trains a model; `argv` is the flags, or `None` for those of this process."""
+    """Train a model; `argv` contains the flags, `None` means the flags of this process."""
     if listing := requested_list(sys.argv[1:] if argv is None else argv):
         print(listing)
         return 0
@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(command.why, file=sys.stderr, flush=True)
 
     from cifar_ray.cli.output.terminal import ProgressDisplay
-    from cifar_ray.cli.output.training_progress import train_with_progress  # imports torch, seconds that --help and lists do without
+    from cifar_ray.cli.output.training_progress import train_with_progress  # imports torch, too slow for --help and lists
     from cifar_ray.data import open_splits
     from cifar_ray.data.batches.shares import check_batch_size
     from cifar_ray.training import job

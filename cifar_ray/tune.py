@@ -14,7 +14,7 @@ PROG = "cifar-ray tune"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Searches for a recipe; `argv` is the flags, or `None` for those of this process."""
+    """Search for a recipe; `argv` contains the flags, `None` means the flags of this process."""
     command = parse_tune_command(argv, PROG)
 
     from cifar_ray.tuning.search_job import prepare, saved_settings
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     table, best = LiveTable(job.search.time_budget_s), None
     table.on_message(describe_start(record, job, splits.name))
 
-    from cifar_ray.tuning.search import run_search  # imports Ray, a second: errors above are reported before
+    from cifar_ray.tuning.search import run_search  # imports Ray, which takes a second: errors above come earlier
 
     try:
         run_search(job.fixed, job.search, job.space, record=record, files=job.files, folder=job.folder, listener=table)

@@ -42,10 +42,10 @@ class CheckLabelsCommand(Config):
     )
 
     def train_config(self) -> TrainConfig:
-        """The settings of a probe on these pictures.
+        """The config of a probe on these pictures.
 
         Raises:
-            ConfigError, DataError: if there are no such pictures, see `suit`.
+            ConfigError, DataError: if the pictures do not exist, see `suit`.
         """
         values: dict[str, Any] = get_recipe("photos").model_dump() | {"method": "probe", "val_fraction": 0.0, "test_fraction": 0.0}
         values |= {"seed": self.seed, "dataset": self._dataset, "data_dir": self._place, "image_size": _SMALL_PX}
@@ -67,7 +67,7 @@ class CheckLabelsCommand(Config):
         return resolve_storage(self.out or str(folder / _CORRECTED))
 
     def next_command(self) -> str:
-        """What to type after the decisions; empty if no table can name the pictures."""
+        """The command that applies the decisions; empty if a table cannot name the pictures."""
         from cifar_ray.data.listing.tables import list_pictures
         from cifar_ray.data.reading.picture_source import place_of
 

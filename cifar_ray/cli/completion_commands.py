@@ -23,7 +23,7 @@ class CompletionCommand(Config):
 
 
 def commands() -> dict[str, Any]:
-    """The command of each verb; a union where it has subcommands."""
+    """The command class of each verb; a union if the verb has subcommands."""
     from cifar_ray.cli import check_flags, model_flags, serving, training_flags
     from cifar_ray.cli.commands import cache_commands, drift_command, key_commands, review_commands, store_commands
 

@@ -1,4 +1,4 @@
-"""Turns errors into one line on stderr and an exit code."""
+"""Turn errors into one line on stderr and an exit code."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _MEMORY_ADVICE = "free memory, or pass a smaller --micro-batch-size, --batch-siz
 
 
 def run(main: Callable[[], int]) -> int:
-    """Runs a verb with status lines, and prints its errors as one line on stderr instead of a traceback.
+    """Run a verb with status lines, and print its errors as one line on stderr instead of a traceback.
 
     Returns:
-        What `main` returns; 2 after a user error, 1 after a failed training or without enough memory, 130 after Ctrl-C, 143 after SIGTERM.
+        The result of `main`; 2 after a user error, 1 after a failed training or if memory ran out, 130 after Ctrl-C, 143 after SIGTERM.
     """
     try:
         with Liveness():

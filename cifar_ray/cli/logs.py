@@ -1,4 +1,4 @@
-"""Shows log messages of the package on stderr."""
+"""Show log messages of the package on stderr."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ _shown: set[str] = set()
 
 
 class _StderrHandler(logging.Handler):
-    """Writes to what `sys.stderr` is now: while progress bars are shown, rich prints the lines above them."""
+    """Writes to the present `sys.stderr`: while progress bars are shown, rich replaces it, and prints the lines above the bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             print(self.format(record), file=sys.stderr, flush=True)
-        except Exception:  # logging never ends a program
+        except Exception:  # an error in logging must not end the program
             self.handleError(record)
 
 
 def _concerns_the_user(record: logging.LogRecord) -> bool:
-    """Other libraries log what they do, such as matplotlib on its first use; only their warnings are of use."""
+    """Whether to show a record: all records of this project, but only warnings of other libraries, such as matplotlib."""
     return record.levelno >= logging.WARNING or record.name.partition(".")[0] in _OURS
 
 
 def _is_new(record: logging.LogRecord) -> bool:
-    """A command lists its data set twice, to choose settings and to load it; what there is to say about it is shown once."""
+    """Whether a record is not a repetition. A command lists its data set twice, to choose settings and to load the data set."""
     if not record.name.startswith(_LISTING):
         return True
     message = record.getMessage()
@@ -36,7 +36,7 @@ def _is_new(record: logging.LogRecord) -> bool:
 
 
 def show_log(level: int = logging.INFO) -> None:
-    """Shows messages from `level` on as plain lines, for example about files that were skipped."""
+    """Show messages of at least `level` as plain lines, for example about skipped files."""
     handler = _StderrHandler()
     handler.addFilter(_concerns_the_user)
     handler.addFilter(_is_new)

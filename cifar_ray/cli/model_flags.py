@@ -168,10 +168,10 @@ class StatsCommand(Config):
     out: str | None = Field(None, description="folder for stats.html, stats.json and pictures; default: <storage>/stats/NAME")
 
     def train_config(self) -> tuple[TrainConfig, str]:
-        """The settings of a training on this data set, and why `train` would choose them.
+        """The config of a training on this data set, and the reason why `train` would choose it.
 
         Raises:
-            ConfigError: if they exclude each other.
+            ConfigError: if flags exclude each other.
             DataError: see `suit`.
         """
         values = self.model_dump(exclude=_STATS_ONLY, exclude_none=True)
@@ -185,10 +185,10 @@ class StatsCommand(Config):
 
 
 def parse_stats_command(argv: Sequence[str] | None, prog: str) -> StatsCommand:
-    """Parses the flags of `stats`; the recipe supplies the defaults of the augmentation.
+    """Parse the flags of `stats`; the recipe supplies the defaults of the augmentation.
 
     Raises:
-        ConfigError: one line that names the flag that is unknown or impossible.
+        ConfigError: if a flag is unknown or invalid; the message is one line that names the flag.
     """
     chosen = peek(argv, ("--recipe", "--dataset"))
     recipe = get_recipe(chosen.get("recipe") or default_recipe(chosen.get("dataset"), None))

@@ -1,4 +1,4 @@
-"""Where a verb leaves the files of its report."""
+"""Write the files of a verb's report, and print its figures."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from cifar_ray.storage import FileTree
 
 
 def save_report(files: Mapping[str, bytes], chosen: str | None, storage: str, default: str) -> FileTree:
-    """Writes the files of a report.
+    """Write the files of a report.
 
     Args:
         files: contents by file name.
-        chosen: the folder that the user chose, if any.
+        chosen: path or URI of the folder that the user chose; `None` for the default.
         storage: path or URI of the storage.
-        default: folder below the storage if the user chose none.
+        default: default folder, relative to the storage.
 
     Returns:
         The folder.
 
     Raises:
-        StoreError: if it cannot be written.
+        StoreError: if the folder cannot be written.
     """
     folder = FileTree(resolve_storage(storage), default) if chosen is None else FileTree(resolve_storage(chosen), "")
     for name, content in files.items():
@@ -30,6 +30,6 @@ def save_report(files: Mapping[str, bytes], chosen: str | None, storage: str, de
 
 
 def print_figures(figures: list[tuple[str, str]]) -> None:
-    """Prints a line per figure, its name first."""
+    """Print one line per figure: name, then text."""
     for name, text in figures:
         print(f"{name:12} {text}")

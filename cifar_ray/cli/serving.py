@@ -39,10 +39,10 @@ class ServeCommand(Config):
     storage: str = Field(default_factory=default_storage, description=f"path or URI; default ${STORAGE_VARIABLE} or ./storage")
 
     def arguments(self) -> dict[str, Any]:
-        """Arguments of the application, checked.
+        """Arguments of the application, after a check.
 
         Raises:
-            ConfigError: if one is impossible.
+            ConfigError: if an argument is invalid.
             CifarRayError: if the model is in MLflow and cannot be copied into the store.
         """
         from cifar_ray.store.mlflow_models import stored_reference
@@ -54,7 +54,7 @@ class ServeCommand(Config):
         return given
 
     def check(self) -> str:
-        """Finds what would make the server useless, before Ray starts. Returns and raises as `check_server`."""
+        """Check before Ray starts that the server can start. Result and errors are those of `check_server`."""
         from cifar_ray.cluster.serve_command import proxy_ports
         from cifar_ray.inference.preflight import check_server, starts_ray
 
@@ -70,12 +70,12 @@ class DemoCommand(Config):
 
 
 def announce(text: str, command: str) -> None:
-    """Prints the next step, and the command that does the same."""
+    """Print the next step of the demo, and the command that does the same."""
     print(f"\n== {text}\n   $ {command}", flush=True)
 
 
 def test_picture(config: TrainConfig) -> tuple[bytes, str]:
-    """A PNG of the test split, and its true class."""
+    """The first test picture as PNG, and its true class."""
     from PIL import Image
 
     from cifar_ray.data import load_splits
@@ -88,7 +88,7 @@ def test_picture(config: TrainConfig) -> tuple[bytes, str]:
 
 
 def ask(url: str, picture: bytes) -> dict[str, Any]:
-    """Posts a picture to a server, and returns its answer."""
+    """Post a picture to a server, and return the response."""
     request = urllib.request.Request(url, picture, {"Content-Type": "image/png"})  # noqa: S310  (our own address)
     with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:  # noqa: S310
         found: dict[str, Any] = json.load(answer)
@@ -96,18 +96,18 @@ def ask(url: str, picture: bytes) -> dict[str, Any]:
 
 
 def free_port() -> int:
-    """A port of the loopback that is free now."""
+    """A port of the loopback interface that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def run_demo(command: DemoCommand, train_flags: str) -> None:
-    """Runs the steps of the demo, each announced with the command that does the same.
+    """Run the steps of the demo; each step is announced with the command that does the same.
 
     Args:
-        command: where the model is saved.
-        train_flags: of the training, as a user would type them.
+        command: contains the storage for the model.
+        train_flags: flags of the training, as a user would type them.
     """
     from cifar_ray.cli.output.training_progress import ConsoleProgress
     from cifar_ray.cli.training_flags import parse_train_command

@@ -140,7 +140,11 @@ class FindLrCommand(TrainConfig):
 
 
 def requested_list(arguments: Sequence[str]) -> str:
-    """The list that `--list-recipes` or `--list-models [timm:PATTERN]` asks for; empty if there is no such flag."""
+    """The list that `--list-recipes` or `--list-models [timm:PATTERN]` requests; empty without such a flag.
+
+    Raises:
+        ConfigError: if timm has no network that matches the pattern.
+    """
     if "--list-recipes" in arguments:
         return describe_recipes()
     if "--list-models" not in arguments:
@@ -157,7 +161,7 @@ def requested_list(arguments: Sequence[str]) -> str:
 
 
 def parse_train_command(argv: Sequence[str] | None, prog: str) -> TrainCommand:
-    """Parses the flags of `train`; `--resume NAME` brings the settings of that run, `--resume` alone those of the latest.
+    """Parse the flags of `train`; `--resume NAME` loads the settings of the run NAME, and `--resume` those of the latest run.
 
     Raises:
         ConfigError: as `parse_over_recipe`, or if there is no such run.
@@ -178,7 +182,7 @@ def parse_train_command(argv: Sequence[str] | None, prog: str) -> TrainCommand:
 
 
 def parse_tune_command(argv: Sequence[str] | None, prog: str) -> TuneCommand:
-    """Parses the flags of `tune`; `--resume NAME` brings the settings of that search.
+    """Parse the flags of `tune`; `--resume NAME` loads the settings of the search NAME.
 
     Raises:
         ConfigError: as `parse_over_recipe`, or if there is no such search.
@@ -194,14 +198,14 @@ def parse_tune_command(argv: Sequence[str] | None, prog: str) -> TuneCommand:
 
 
 def parse_finetune_command(argv: Sequence[str] | None, prog: str) -> tuple[FinetuneCommand, Bundle]:
-    """Parses the flags of `finetune` over the settings of the parent's training.
+    """Parse the flags of `finetune`; they override the settings that the child inherits from the parent's training.
 
     Returns:
         The command, and the parent.
 
     Raises:
-        ConfigError: one line that names the field that is unknown or impossible.
-        StoreError: if there is no such parent.
+        ConfigError: if a field is unknown or invalid; the message is one line that names the field.
+        StoreError: if the parent does not exist.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     show_and_exit(FinetuneCommand, arguments, prog)
@@ -231,16 +235,16 @@ def parse_finetune_command(argv: Sequence[str] | None, prog: str) -> tuple[Finet
 def parse_over_recipe(
     command_type: type[CommandType], argv: Sequence[str] | None, prog: str, saved: dict[str, Any] | None = None
 ) -> CommandType:
-    """Parses flags over the settings of a file, over those of a recipe.
+    """Parse flags; they override the settings of a file, which override the settings of a recipe.
 
     Args:
-        command_type: training settings with the flags of a verb; its field `config` is the file.
+        command_type: training settings with the flags of a verb; its field `config` is the path of the file.
         argv: flags; `None` reads the command line of this process.
         prog: name of the program in the help text.
         saved: settings that override the recipe and that the file overrides.
 
     Raises:
-        ConfigError: one line that names the field that is unknown or impossible.
+        ConfigError: if a field is unknown or invalid; the message is one line that names the field.
     """
     flags = peek(argv, ("--recipe", "--config", "--dataset", "--data-dir", "--columns", "--task", "--model"))
     chosen = (saved or {}) | (_settings_in(flags["config"]) if "config" in flags else {}) | flags
@@ -259,21 +263,21 @@ def parse_over_recipe(
 
 
 def _settings_in(file: str) -> dict[str, Any]:
-    """Settings of a file; those of a run, `…/runs/NAME/config.yaml`, without its name, because it is repeated as another run."""
+    """Settings of a file. From the config of a run, `…/runs/NAME/config.yaml`, the name is removed, because a new run repeats it."""
     values = read_yaml(file)
     path = local_path(file).absolute()
     if path.parent.parent.name == "runs" and path.parent.name == values.get("name"):
         del values["name"]
-        values.setdefault("draws", 1)  # a run of an earlier release
+        values.setdefault("draws", 1)  # the run is from an early release
     return values
 
 
 def flags_of_train(arguments: Sequence[str], method: str) -> list[str]:
-    """The flags for `train` of a user of `find_lr`, quoted for a shell, without those of this verb and those of the learning rates.
+    """Flags for `train` from the flags of `find_lr`, quoted for a shell, without learning rates and the flags that only `find_lr` has.
 
     Args:
-        arguments: what the user typed.
-        method: of the config; a probe uses no learning rate, so its flags get `--method finetune`.
+        arguments: flags that the user typed.
+        method: method of the config; other methods than `scratch` become `finetune`, because a probe has no learning rate.
     """
     dropped = {"--steps", "--lowest", "--highest"} | ({"--method"} if method != "scratch" else set())
     kept, skips = [], False

@@ -1,4 +1,4 @@
-"""Client of a server, with the standard library only.
+"""Client of a server; it needs only the standard library.
 
 client = Client("http://localhost:8000")
 print(client.predict("frog.jpg").class_name)
@@ -39,7 +39,7 @@ class Client:
     at most ten, up to six attempts in total.
 
     Args:
-        url: `http://host:port`, with `?model=NAME` for another model than the default one.
+        url: `http://host:port`, with `?model=NAME` for another model than the default model.
         key: API key, if the server requires one; default `$CIFAR_RAY_API_KEY`, else none.
         timeout_s: timeout for each response of the server.
 
@@ -52,7 +52,7 @@ class Client:
         self._timeout_s = timeout_s
         key = os.environ.get(KEY_VARIABLE) if key is None else key
         if key and not (key.isascii() and key.isprintable()):
-            raise ConfigError(f"{KEY_VARIABLE} or key: expected printable ASCII characters")  # without the key: it is secret
+            raise ConfigError(f"{KEY_VARIABLE} or key: expected printable ASCII characters")  # the key is secret, so it is not shown
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._query = dict(parse_qsl(self._url.query))
 
@@ -71,14 +71,14 @@ class Client:
         return prediction(answer, answer)
 
     def predict_batch(self, pictures: Sequence[Picture | tuple[str, bytes]], top_k: int | None = None) -> list[Prediction | ImageError]:
-        """Classify several pictures, in the given order; a picture that cannot be decoded gets an error instead.
+        """Classify several pictures. The results are in the given order; a picture that cannot be decoded has an error as its result.
 
         Args:
             pictures: paths, contents, or names with contents: at most `MAX_BATCH_IMAGES` and `MAX_BATCH_BYTES` in total.
             top_k: as in `predict`.
 
         Raises:
-            ImageError: if one cannot be read here, or all together are too large.
+            ImageError: if a picture cannot be read on this machine, or all pictures together are too large.
             ServerError: if the server cannot be reached or refuses the request.
         """
         boundary = uuid.uuid4().hex
@@ -123,11 +123,11 @@ class Client:
         return self._ask("GET", "/models")
 
     def start_job(self, source: str, output: str, model: str | None = None, top_k: int | None = None) -> dict[str, Any]:
-        """Start a job that predicts many pictures beside the server. The API key needs the scope `jobs`.
+        """Start a job in which workers of the server predict many pictures. The API key needs the scope `jobs`.
 
         Args:
             source: folder, list or picture in the `inputs` of the server's storage, or an address that its operator allows.
-            output: name of the table, `.parquet` or `.csv`; it appears in the storage's folder `predictions`.
+            output: file name of the table, `.parquet` or `.csv`; it is written to the folder `predictions` of the storage.
             model: name or name@version; default: the server's default model.
             top_k: number of classes in a row; default: 5.
 

@@ -1,4 +1,4 @@
-"""What the client sends, and what it makes of the answers."""
+"""Requests and responses of the client."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Prediction:
     Attributes:
         model: name of the model.
         version: version of the model.
-        class_id: class_id of the most likely class.
+        class_id: number of the most likely class.
         class_name: name of the most likely class.
         confidence: probability of the most likely class.
         probabilities: probability of each class, by name; the sum is 1, unless the model gives any number of labels.
         labels: the labels of the picture, most likely first: those above their thresholds if the model gives any number of labels,
             else `class_name` alone.
-        abstain: whether the model abstains: the picture is unlike the training images.
+        abstain: whether the model abstains, because the picture is unlike the pictures on which it was validated.
         top_k: the most likely classes and their probabilities, most likely first.
         answer: the server's JSON for the picture, as docs/api.md describes it.
     """
@@ -60,13 +60,17 @@ class Classes:
 
 
 def split_address(url: str) -> SplitResult:
-    """Raises `ConfigError` for what is no address: another scheme, no host, a port that cannot be."""
+    """Parse the address of a server.
+
+    Raises:
+        ConfigError: for another scheme than http or https, a missing host, or an impossible port.
+    """
     try:
         split = urlsplit(url)
-        is_plain = split.path.isascii() and url.isprintable() and " " not in url  # http.client sends it as it is
+        is_plain = split.path.isascii() and url.isprintable() and " " not in url  # http.client does not escape the path
         usable = is_plain and split.scheme in ("http", "https") and bool(split.hostname) and split.port != 0
-        (split.hostname or "").encode("idna")  # as the socket does
-    except ValueError:  # the port is no number up to 65535, brackets do not match, or a label of the host is empty or too long
+        (split.hostname or "").encode("idna")  # as the socket encodes the host
+    except ValueError:  # the port is not a number up to 65535, brackets do not match, or a label of the host is empty or too long
         usable = False
     if not usable:
         raise ConfigError(f"{url if url.isprintable() else repr(url)}: expected the address of a server, as in http://localhost:8000")
@@ -84,7 +88,7 @@ def content(picture: Picture) -> bytes:
 
 
 def prediction(answer: dict[str, Any], entry: dict[str, Any]) -> Prediction:
-    """The prediction in an entry of a server's answer."""
+    """Create the prediction for one entry of a server's response; `answer` has model and version."""
     top_k = [(shown["class_name"], shown["probability"]) for shown in entry["top_k"]]
     labels = [label["class"] for label in entry["labels"] if label["above_threshold"]] if "labels" in entry else [entry["class_name"]]
     return Prediction(
@@ -102,7 +106,7 @@ def prediction(answer: dict[str, Any], entry: dict[str, Any]) -> Prediction:
 
 
 def multipart(pictures: Sequence[tuple[str, bytes]], boundary: str) -> bytes:
-    """A `multipart/form-data` body (RFC 7578); bytes of a file name that are not UTF-8 become `?`."""
+    """A `multipart/form-data` body (RFC 7578) from names and contents; bytes of a name that are not UTF-8 become `?`."""
     parts = []
     for name, data in pictures:
         quoted = name.replace("\\", "_").replace('"', "%22").replace("\r", "").replace("\n", "")

@@ -1,1 +1,1 @@
-"""The Ray cluster: connection, resource planning, errors, signals, and private parts of Ray and torch."""
+"""The Ray cluster: connection, resource planning, errors, signals, and private parts of other libraries."""

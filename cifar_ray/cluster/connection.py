@@ -22,7 +22,7 @@ def ray_cluster(choice: str = "auto", shows_logs: bool = False) -> Iterator[None
 
     Args:
         choice: `auto`: a running cluster, else a started one; `start`: a started one; or the address of a cluster.
-        shows_logs: whether what the workers print appears here, as a server's log should.
+        shows_logs: whether to show the output of the workers, as for the log of a server.
 
     Raises:
         ResourceError: if there is no cluster at the address, or Ray does not start.
@@ -32,19 +32,19 @@ def ray_cluster(choice: str = "auto", shows_logs: bool = False) -> Iterator[None
     if ray.is_initialized():
         yield
         return
-    if not shows_logs:  # a job that computes
+    if not shows_logs:  # a computing job, not a server
         prepare_children()
     _check_answers(_address(choice), f"--cluster {choice}" if choice != "auto" else "RAY_ADDRESS")
     # A job scheduler often sends SIGTERM to all processes of a job. Ray's processes inherit the blocked signal, so that workers can save.
     blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         if choice in ("auto", "start"):
-            # a file may still name a cluster that is gone, to which Ray would try to connect
+            # a file may still contain the address of a cluster that has ended, to which Ray would try to connect
             address = None if choice == "auto" and belongs_to_cluster() else "local"
             ray.init(address=address, include_dashboard=False, log_to_driver=shows_logs, logging_level="error")
         else:
             ray.init(address=choice, log_to_driver=shows_logs, logging_level="error")
-    except Exception as error:  # Ray raises a dozen kinds, whose tracebacks say nothing to a user
+    except Exception as error:  # Ray raises a dozen exceptions, whose tracebacks do not help a user
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise ResourceError(f"Ray {'did not start' if _address(choice) is None else 'could not be reached'}: {reason}") from error
     finally:
@@ -56,7 +56,7 @@ def ray_cluster(choice: str = "auto", shows_logs: bool = False) -> Iterator[None
 
 
 def _address(choice: str) -> str | None:
-    """Address of the cluster that is chosen; `None` if Ray looks for one on this machine, or starts it."""
+    """Address of the chosen cluster; `None` if Ray looks for a cluster on this machine, or starts one."""
     if choice == "start":
         return None
     address = os.environ.get("RAY_ADDRESS", "") if choice == "auto" else choice
@@ -64,7 +64,7 @@ def _address(choice: str) -> str | None:
 
 
 def _check_answers(address: str | None, setting: str) -> None:
-    """Refuses an address where nothing listens. Ray itself would try for a minute, and print what its libraries meet."""
+    """Raise an error if nothing listens at an address. Ray itself would retry for a minute, and print errors of its libraries."""
     found = re.fullmatch(r"(?:ray://)?\[?([^\]]+?)\]?:(\d+)", address or "")
     if found is None:
         return

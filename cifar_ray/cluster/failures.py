@@ -17,7 +17,7 @@ def find_our_error(error: BaseException) -> CifarRayError | None:
     waiting = [error]
     while waiting:
         current = waiting.pop(0)
-        # Ray also makes a class of its own error and ours, whose text is the whole traceback; it has ours as its `cause`
+        # Ray may raise a class derived from its own error and from ours; its text is the whole traceback, and its `cause` is our error
         if isinstance(current, CifarRayError) and not hasattr(current, "cause"):
             return current
         if id(current) not in seen:

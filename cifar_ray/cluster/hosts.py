@@ -15,15 +15,15 @@ def alive_hosts() -> list[str]:
 
 
 def check_shared_storage(probe: StorageProbe, storage: str, folder: str) -> None:
-    """Check that all hosts of the cluster see a folder, before a job starts on one that does not.
+    """Check that all hosts of the cluster can access a folder, before a job starts on a host that cannot.
 
     Args:
         probe: the probe in the folder.
-        storage: the storage as all hosts name it.
+        storage: path or URI of the storage, the same on all hosts.
         folder: folder in the storage.
 
     Raises:
-        StoreError: if a host does not see it; the message names the host.
+        StoreError: if a host cannot access the folder; the message names the host.
     """
     hosts = [NodeAffinitySchedulingStrategy(host, soft=False) for host in alive_hosts()]
     if len(hosts) == 1:
@@ -35,7 +35,7 @@ def check_shared_storage(probe: StorageProbe, storage: str, folder: str) -> None
         except RayTaskError as error:
             raise error.cause from None
         except RayError:
-            continue  # a host that was just lost gets no work
+            continue  # the host was lost, so it gets no work
 
 
 def _check(probe: StorageProbe, storage: str, folder: str) -> None:

@@ -1,4 +1,4 @@
-"""Whether a job needs a Ray cluster, or one process is enough. Imports no Ray."""
+"""Decide whether a job needs a Ray cluster, or one process is enough. Imports no Ray."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def needs_cluster(choice: str, workers: tuple[int, int] | None, gpus: int) -> bo
 
     Args:
         choice: value of `--cluster`.
-        workers: minimum and maximum number of workers; `None` takes one per GPU.
+        workers: minimum and maximum number of workers; `None` for one per GPU.
         gpus: number of GPUs of this machine.
 
     Raises:
@@ -33,7 +33,7 @@ def needs_cluster(choice: str, workers: tuple[int, int] | None, gpus: int) -> bo
 
 
 def belongs_to_cluster() -> bool:
-    """Whether `ray.init()` would find a cluster: it is connected, `RAY_ADDRESS` is set, or this machine is a part of one."""
+    """Whether `ray.init()` would find a cluster: this process is connected, `RAY_ADDRESS` is set, or this machine belongs to a cluster."""
     address = os.environ.get("RAY_ADDRESS", "")
     if address:
         return address != "local"
@@ -42,7 +42,7 @@ def belongs_to_cluster() -> bool:
 
 
 def _answers(address: str) -> bool:
-    """Whether a cluster listens there; the address of one that is gone stays in its file."""
+    """Whether a cluster listens at an address; Ray's file may still contain the address of a cluster that has ended."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal():
         return False

@@ -16,7 +16,7 @@ from cifar_ray.errors import ResourceError
 if TYPE_CHECKING:
     from ray.train import ScalingConfig
 
-RESIZE_INTERVAL_S = 15.0  # between two checks for a new number of workers
+RESIZE_INTERVAL_S = 15.0  # time between two checks for a new number of workers
 _MIN_CPUS = 0.05
 _POLL_S = 2.0
 _RELEASE_TIMEOUT_S, _JOB_RELEASE_TIMEOUT_S = 10.0, 15.0
@@ -51,12 +51,12 @@ class Cluster:
         return sum(host.get(resource, 0.0) for host in self.hosts)
 
     def without(self, cpus: float) -> Self:
-        """The cluster with this many CPUs fewer on the host that has the most."""
+        """The cluster with `cpus` fewer CPUs on the host with the most free CPUs."""
         first, *others = sorted(self.hosts, key=lambda host: host.get("CPU", 0.0), reverse=True)
         return dataclasses.replace(self, hosts=(first | {"CPU": round(first.get("CPU", 0.0) - cpus, 4)}, *others))
 
     def room(self, cpus: float) -> int:
-        """Number of workers that fit, each with this many CPUs of one host, and a GPU if the cluster has any."""
+        """Number of workers that fit, each with `cpus` CPUs of one host, and with a GPU if the cluster has GPUs."""
         fitting = [int(host.get("CPU", 0.0) // cpus) for host in self.hosts]
         return sum(min(cpu, int(host.get("GPU", 0))) if self.has_gpus else cpu for cpu, host in zip(fitting, self.hosts, strict=True))
 
@@ -70,7 +70,7 @@ class WorkerPlan:
         cpus: CPUs of each worker.
         use_gpu: whether each worker has a GPU.
         note: a message for the user, or `None`.
-        bounds: minimum and maximum number of workers, if it changes with the cluster.
+        bounds: minimum and maximum number of workers; `None` if the number is fixed.
         grows: whether an autoscaler may start hosts.
         waits: whether the job must wait for new hosts.
         guessed: whether it is unknown if the new hosts will have GPUs.
@@ -100,7 +100,7 @@ class WorkerPlan:
 
     def scaling_config(self) -> ScalingConfig:
         """The plan as Ray Train's scaling config."""
-        from ray.train import ScalingConfig  # takes more than a second, and only training needs it
+        from ray.train import ScalingConfig  # the import takes more than a second, and only training needs it
 
         return ScalingConfig(
             num_workers=self.bounds or self.num_workers,
@@ -114,7 +114,7 @@ def plan_workers(requested: tuple[int, int] | None, cluster: Cluster) -> WorkerP
     """Fit the workers into the cluster, or raise an error at once.
 
     Args:
-        requested: minimum and maximum number of workers; `None` takes one per GPU, or one with all CPUs of a host.
+        requested: minimum and maximum number of workers; `None` for one per GPU, or without GPUs one worker with all CPUs of a host.
         cluster: on one host, workers may share cores; on several hosts, each worker has whole cores.
 
     Raises:
@@ -130,7 +130,7 @@ def plan_workers(requested: tuple[int, int] | None, cluster: Cluster) -> WorkerP
     if share:
         return WorkerPlan(workers, share, use_gpu, bounds=bounds, grows=cluster.grows)
     if cluster.grows:
-        guessed = not use_gpu and not cluster.total.get("CPU")  # a head node without work
+        guessed = not use_gpu and not cluster.total.get("CPU")  # so far only a head node, which runs no workers
         return WorkerPlan(minimum, 1.0, use_gpu or guessed, bounds=bounds, grows=True, waits=True, guessed=guessed)
     return _share_of_a_core(minimum, bounds, cluster)
 
@@ -160,7 +160,7 @@ def plan_fixed_workers(num_workers: int) -> WorkerPlan:
         num_workers: value of `--num-workers`.
 
     Raises:
-        ResourceError: as `plan_workers`; it does not request hosts from an autoscaler.
+        ResourceError: as `plan_workers`; an autoscaler is not asked for more hosts.
     """
 
     def attempt() -> WorkerPlan:
@@ -183,7 +183,7 @@ def plan_when_there(requested: tuple[int, int] | None, on_message: Callable[[str
 
     Args:
         requested: as for `plan_workers`.
-        on_message: receives a message if this waits.
+        on_message: receives a message if this call waits for hosts.
 
     Raises:
         ResourceError: as `plan_workers`, or if the job exceeds the limits of the autoscaler.
@@ -213,7 +213,7 @@ def _plan_once_free(requested: tuple[int, int] | None) -> WorkerPlan:
 
 
 def await_release(before: Cluster) -> None:
-    """Wait until the resources of a job are free again, some seconds at most, so that the next job finds them."""
+    """Wait until the resources of a job are free again, at most 15 s, so that the next job finds them."""
 
     def is_short() -> bool:
         now = Cluster.now()

@@ -48,9 +48,10 @@ def free_resources_by_host() -> list[dict[str, float]]:
 
 
 def current_cluster_address() -> str:
-    """Address of the cluster that `ray start` made this machine a part of, from the file where Ray looks for it; empty if there is none.
+    """Address of the cluster that this machine joined with `ray start`, from Ray's file; empty if there is no file.
 
-    Ray reads it in `ray.init()`, after an import that takes more than a second. Fallback: empty, so `--cluster ADDRESS` must be passed.
+    Ray reads the file in `ray.init()`, after an import that takes more than a second. Fallback: empty, so `--cluster ADDRESS` must be
+    passed.
     """
     try:
         return Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster").read_text(encoding="ascii").strip()  # noqa: S108
@@ -59,7 +60,9 @@ def current_cluster_address() -> str:
 
 
 def digits_of_sklearn() -> npt.NDArray[np.float64]:
-    """Rows of 64 shades, 0–16, and a label: the file from which scikit-learn's `load_digits` reads. Its import takes more than a second.
+    """The digits of scikit-learn, float64 `[N, 65]`: rows of 64 shades, 0–16, and a label.
+
+    They are read from the file of `load_digits`, whose import takes more than a second.
 
     Fallback: `load_digits`.
     """
@@ -86,7 +89,7 @@ def autoscaler_is_on() -> bool:
 
 
 def is_infeasible(group: PlacementGroup) -> bool:
-    """Whether the autoscaler reports that it can never place this group; `ray status` prints this, but no public function returns it.
+    """Whether the autoscaler reports that it can never place a group; `ray status` prints this, but no public function returns it.
 
     Fallback: `False`, so the job waits until it is stopped.
     """
@@ -101,7 +104,7 @@ def is_infeasible(group: PlacementGroup) -> bool:
 
 
 def refresh_hosts() -> None:
-    """Make Ray Train count the hosts now; it does so every 20 s, and until then starts workers on lost hosts.
+    """Make Ray Train count the hosts now; it counts them only every 20 s, and until then starts workers on lost hosts.
 
     Fallback: do nothing, so new workers start up to a minute later.
     """
@@ -120,7 +123,7 @@ def refresh_hosts() -> None:
 
 @dataclass(frozen=True)
 class ControllerStates:
-    """Ray Train's class for controller callbacks, and the states that our callback reacts to."""
+    """Ray Train's class for controller callbacks, and the controller states to which our callback reacts."""
 
     callback: type
     ends_workers: tuple[type, ...]
@@ -142,16 +145,16 @@ def controller_states() -> ControllerStates | None:
 
 
 def end_proxies(node_id: str) -> None:
-    """Kill the HAProxy processes of a host whose cluster has ended: Ray Serve loses track of one that it is replacing when it stops.
+    """Kill the HAProxy processes of a host whose cluster has ended: Ray Serve leaves a process running that it was just replacing.
 
-    Their command lines name a folder with the id of the host. Fallback: they keep running, and occupy their ports.
+    The command lines of the processes contain the id of the host. Fallback: they keep running, and occupy their ports.
     """
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             command = (folder / "cmdline").read_bytes()
             if b"haproxy" in command.partition(b"\0")[0] and node_id.encode() in command:
                 os.kill(int(folder.name), signal.SIGKILL)
-        except OSError:  # it has ended, or belongs to somebody else
+        except OSError:  # the process has ended, or belongs to another user
             continue
 
 
@@ -163,7 +166,7 @@ def causes_of(error: BaseException) -> Sequence[BaseException]:
 
 
 def cpu_computes_bf16() -> bool:
-    """Whether the processor has bf16 arithmetic; torch checks it in private functions only. Fallback: `False`, so fp32 is used."""
+    """Whether the CPU has bf16 arithmetic; only private functions of torch check this. Fallback: `False`, so fp32 is used."""
     import torch
 
     checks: list[Callable[[], bool] | None] = [
@@ -197,8 +200,8 @@ def lerp_each(targets: Sequence[Tensor], ends: Sequence[Tensor], weight: float) 
 
 
 def handles_overflows(optimizer: Any) -> None:
-    """Have `GradScaler` give an optimizer `grad_scale` and `found_inf` as tensors, as it does for torch's fused ones.
+    """Make `GradScaler` give an optimizer `grad_scale` and `found_inf` as tensors, as it does for torch's fused optimizers.
 
-    Fallback: it reads on the host whether there was an overflow, and then leaves out the step itself.
+    Fallback: `GradScaler` checks for an overflow on the host, and then skips the step itself.
     """
     optimizer._step_supports_amp_scaling = True

@@ -1,4 +1,4 @@
-"""Threads and memory settings of a process that computes with torch."""
+"""Threads, memory and priority of a process that computes with torch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from cifar_ray.config.base import PriorityName
 
 _LOWEST_PRIORITY = 19
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # constants of glibc's malloc.h
 
 
 def usable_cores() -> int:
-    """Number of CPU cores that this process may use: those of its affinity, or fewer where its container has a limit."""
+    """Number of CPU cores that this process may use: the cores of its affinity, or fewer if its container has a limit."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
@@ -26,11 +26,11 @@ def usable_cores() -> int:
 def prepare_process(threads: int | None = None) -> None:
     """Set torch's threads, and make the C library keep the memory of freed tensors.
 
-    Every training step allocates the same large blocks again. By default glibc returns each to the kernel and requests it again,
-    which on a CPU costs a tenth of the time of a large network and a third of the time of a small one.
+    Every training step allocates the same large blocks again. By default, glibc returns each block to the kernel and requests it again.
+    On a CPU this costs a tenth of the time of a large network, and a third of the time of a small network.
 
     Args:
-        threads: threads of torch's operations; `None` keeps the present number, by default all cores.
+        threads: number of threads of torch's operations; `None` keeps the present number, by default all cores.
     """
     if threads is not None:
         import torch
@@ -43,20 +43,20 @@ def prepare_process(threads: int | None = None) -> None:
 
 
 def lower_priority(priority: PriorityName) -> None:
-    """Let this thread, the main one and those that they start give way to others; it cannot be undone.
+    """Lower the priority of this thread, the main thread, and the threads that they start; this cannot be undone.
 
-    Ray starts all its workers, those of a server too, at niceness 15. The highest, 19, gives a process 0.4 of their time, so niceness alone
-    hardly protects a server.
+    Ray starts all its workers, also those of a server, at niceness 15. A process with the highest niceness, 19, still gets 0.4 of the time
+    of such a worker, so niceness alone hardly protects a server.
 
     Args:
-        priority: `idle` computes only while no other process wants the core: Linux's scheduling policy for idle processes also lets others
-            interrupt it at once. `low` is niceness 19. `normal` changes nothing.
+        priority: `idle` computes only while no other process wants the core; with Linux's scheduling policy for idle processes, other
+            processes also interrupt it at once. `low` is niceness 19. `normal` changes nothing.
     """
     if priority == "normal":
         return
-    # On Linux, each thread has a priority of its own, which threads inherit that it starts. An actor of Ray Data is constructed, and
-    # computes, in a thread beside the main one, which imports; the threads of Ray itself stay as they are, so that its heartbeats do.
-    for thread in (0, os.getpid()):  # 0: this one
+    # On Linux, each thread has its own priority, which the threads that it starts inherit. An actor of Ray Data is constructed, and
+    # computes, in another thread than the main thread, which imports modules. Ray's own threads keep their priority, and so its heartbeats.
+    for thread in (0, os.getpid()):  # 0: this thread
         os.setpriority(os.PRIO_PROCESS, thread, _LOWEST_PRIORITY)
         if priority == "idle" and hasattr(os, "sched_setscheduler"):
             with suppress(OSError):  # a container may forbid it
@@ -66,7 +66,7 @@ def lower_priority(priority: PriorityName) -> None:
 def prepare_children() -> None:
     """Make the C library of future child processes use one heap with huge pages, unless the user has set `GLIBC_TUNABLES`.
 
-    Each further thread has its own heap by default, in pieces of 64 MB that return to the kernel despite the settings above.
+    By default, each further thread has its own heap, in pieces of 64 MB that return to the kernel despite `prepare_process`.
     Huge pages need fewer entries in the processor's translation cache. glibc reads this variable once, at the start of a process;
     other C libraries ignore it.
     """

@@ -1,4 +1,4 @@
-"""Start the server on Ray Serve, with the project's settings for it; imports Ray only at the start."""
+"""Start the server on Ray Serve with the project's settings; Ray is imported only when the server starts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cifar_ray.cluster.private import end_proxies
 from cifar_ray.cluster.signals import Signals
 from cifar_ray.errors import ResourceError
 
-# strings, because this module does not import the server
+# as strings, because this module does not import the server
 APP = "deployments:app"
 _GRPC_SERVICER = "deployments.protocols.inference_messages.add_servicer"
 _POLL_S, _TIMEOUT_S, _LONG_S = 0.1, 5.0, 3600.0
@@ -34,7 +34,7 @@ def serve_environment() -> dict[str, str]:
 
 
 def proxy_ports(*, with_grpc: bool = False) -> dict[str, int]:
-    """Further ports that HAProxy and the proxy behind it listen on, by the variables that change them; none without HAProxy."""
+    """Further ports on which HAProxy and the proxy behind it listen, by the variable that changes each; empty without HAProxy."""
     settings = serve_environment() | dict(os.environ)
     if settings.get("RAY_SERVE_ENABLE_HA_PROXY") != "1":
         return {}
@@ -55,16 +55,16 @@ def serving(
     for_throughput: bool,
     grpc_port: int | None = None,
 ) -> Iterator[None]:
-    """Serve on a running cluster, or on one that is started here, until the end of the block.
+    """Serve until the end of the block, on a running cluster or on a cluster that is started on this machine.
 
     Args:
-        arguments: as after `serve run deployments:app`.
+        arguments: settings as after `serve run deployments:app`.
         host: address to listen on.
         port: port to listen on.
         on_stage: receives the name of each part of the start.
-        name: of the application in Ray Serve; on a running cluster, those of other names stay.
+        name: name of the application in Ray Serve; on a running cluster, applications with other names keep running.
         for_throughput: whether Ray Serve gets the settings of `serve.env`, which exported variables override.
-        grpc_port: port for the Open Inference Protocol over gRPC; `None`: no gRPC.
+        grpc_port: port for the Open Inference Protocol over gRPC; `None` for no gRPC.
 
     Raises:
         ResourceError: if the server does not start.
@@ -72,7 +72,7 @@ def serving(
     for variable, value in serve_environment().items() if for_throughput else ():
         os.environ.setdefault(variable, value)
     import ray
-    from ray import serve  # after the variables
+    from ray import serve  # after the variables are set
 
     on_stage("starting Ray")
     module, _, attribute = APP.partition(":")
@@ -86,7 +86,7 @@ def serving(
                 grpc = None if grpc_port is None else {"port": grpc_port, "grpc_servicer_functions": [_GRPC_SERVICER]}
                 serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port}, grpc_options=grpc)
                 serve.run(make_application(dict(arguments)), name=name)
-            except Exception as error:  # of a replica, a proxy or Ray; its log tells more
+            except Exception as error:  # from a replica, a proxy or Ray; the log says more
                 reason = last_line(str(error)) or type(error).__name__
                 raise ResourceError(f"the server did not start: {reason}; see the log above, or {_LOGS}") from error
             try:
@@ -114,20 +114,20 @@ def serve_until_signal(
         host: as for `serving`.
         port: as for `serving`.
         on_stage: as for `serving`.
-        on_ready: receives the address and the model, once the server answers.
+        on_ready: receives the address and the model when the server is ready.
         grpc_port: as for `serving`.
 
     Returns:
-        The signal.
+        Number of the signal.
 
     Raises:
         ResourceError: if the server does not start.
-        Interrupted: if a signal comes during the start, or a second one.
+        Interrupted: if a signal arrives during the start, or a second signal arrives.
     """
     signals = Signals()
 
     def begin(stage: str) -> None:
-        signals.install()  # Ray installs its own when it starts, which would leave HAProxy running
+        signals.install()  # Ray's start installs its own handlers, which would leave HAProxy running
         on_stage(stage)
 
     with signals, serving(arguments, host, port, begin, name="default", for_throughput=True, grpc_port=grpc_port):
@@ -146,7 +146,7 @@ def serve_until_signal(
 
 
 def ready_model(url: str) -> str | None:
-    """The model that a server answers with, as `NAME@VERSION`; `None` if there is no server or no model yet."""
+    """The model that a server serves, as `NAME@VERSION`; `None` if there is no server, or no model yet."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # the server is on this machine
     try:
         with opener.open(f"{url}/ready", timeout=_TIMEOUT_S) as answer:
@@ -157,7 +157,7 @@ def ready_model(url: str) -> str | None:
 
 
 def describe(url: str, model: str, grpc_port: int | None) -> str:
-    """The block that ends the start of a server."""
+    """Text for the user after the start of a server: addresses, model, and an example request."""
     grpc = "" if grpc_port is None else f"  gRPC   {url.removeprefix('http://').rpartition(':')[0]}:{grpc_port}, Open Inference Protocol\n"
     return (
         f"\nThe server is ready.\n"
@@ -171,6 +171,6 @@ def describe(url: str, model: str, grpc_port: int | None) -> str:
 
 
 def local_url(host: str, port: int) -> str:
-    """Address at which this machine reaches a server that listens on `host`."""
+    """URL at which this machine reaches a server that listens on `host`."""
     name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104  (nothing listens)
     return f"http://{name}:{port}"

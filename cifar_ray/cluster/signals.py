@@ -14,7 +14,7 @@ _HANDLED = (signal.SIGINT, signal.SIGTERM)
 
 
 class Signals:
-    """Handles both signals during a block; outside the main thread, where Python allows no handlers, it does nothing.
+    """Handles Ctrl-C (SIGINT) and SIGTERM during a block; outside the main thread, where Python allows no handlers, it does nothing.
 
     Attributes:
         received: the first signal; `None` if there was none.
@@ -47,7 +47,7 @@ class Signals:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
-        again, self._has_signal = self._has_signal, True  # atomic: a second signal cannot be handled in between as a first one
+        again, self._has_signal = self._has_signal, True  # atomic, so that two signals cannot both count as the first
         if again or self._request_stop is None:
             raise Interrupted("interrupted", number)
         self.received = signal.Signals(number)

@@ -1,4 +1,4 @@
-"""Workers of a job that is spread by calls: each holds its own state, and one that fails is restarted and repeats its call."""
+"""A pool of Ray actors for a job: each worker has its own state; a failed worker is restarted, and its call is repeated."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def worker_pool(
 
     Args:
         num_workers: number of workers; each uses one GPU, or a share of the CPUs if the cluster has no GPU.
-        kind: their class.
-        make_arguments: from the number of torch threads of a worker to the arguments of the class; called once, on the cluster.
+        kind: class of the workers.
+        make_arguments: returns the arguments of the class for a number of torch threads; called once, after Ray is connected.
         cluster: as for `ray_cluster`.
 
     Raises:
         ResourceError: if the cluster has too few resources, or workers fail repeatedly.
-        CifarRayError: what a worker raised.
+        CifarRayError: the error that a worker raised.
     """
     with ray_cluster(cluster):
         plan = plan_fixed_workers(num_workers)

@@ -1,7 +1,7 @@
-"""Frozen, validated settings: one place for all of them.
+"""All settings, frozen and validated.
 
-`TrainConfig` is a training job, with a class for each topic in `topics`. `search_config` and `serve_config` hold those of a search and of a
-server, `api_keys` the keys that a server accepts.
+`TrainConfig` has the settings of a training job, with one class per topic in `topics`. `search_config` has the settings of a search,
+`serve_config` the settings of a server, and `api_keys` the keys that a server accepts.
 """
 
 from cifar_ray.config.base import (

@@ -21,12 +21,12 @@ KEYS_VARIABLE = "CIFAR_RAY_API_KEYS"
 UNLIMITED: Literal["unlimited"] = "unlimited"
 REVOKED: Literal["revoked"] = "revoked"
 
-# predict; also look at captured pictures and label them; also start jobs that predict many pictures; everything
+# predict: classify pictures; review: also see and label captured pictures; jobs: predict, and start prediction jobs; admin: everything
 Scope = Literal["predict", "review", "jobs", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 _HEADING = "# keys of a cifar_ray server: name, sha256 of the key, requests a minute (or unlimited, revoked), scope (default: predict)\n"
-_PREFIX = "cifar-ray-"  # so that people, and programs that look for leaked secrets, know one when they see it
+_PREFIX = "cifar-ray-"  # so that people and secret scanners recognise a key
 _KEY_BYTES = 32
 _LOCK_TIMEOUT_S = 10.0
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -35,13 +35,13 @@ _LIMIT = re.compile(rf"[1-9][0-9]{{0,8}}|{UNLIMITED}|{REVOKED}")
 
 @dataclass(frozen=True)
 class ApiKey:
-    """What a server knows about a key.
+    """Facts about a key that a server stores.
 
     Attributes:
-        name: of its holder, for people and logs.
-        sha256: of the key, in hex. A key has 256 random bits, so neither salt nor a slow hash would add anything.
+        name: name of the key's holder, for people and logs.
+        sha256: hash of the key, in hex. A key has 256 random bits, so neither salt nor a slow hash would improve security.
         limit: requests per minute, `unlimited`, or `revoked`.
-        scope: what its holder may do.
+        scope: permissions of the holder.
     """
 
     name: str
@@ -50,12 +50,12 @@ class ApiKey:
     scope: Scope = "predict"
 
     def may(self, scope: Scope) -> bool:
-        """Whether the scope includes another one."""
+        """Whether the key's scope includes `scope`: every scope includes `predict`, and `admin` includes all."""
         return self.scope in (scope, "admin") or scope == "predict"
 
     @property
     def requests_per_minute(self) -> int | None:
-        """The rate limit; `None` if there is none, or if the key is revoked."""
+        """The rate limit; `None` if the key is unlimited or revoked."""
         return int(self.limit) if self.limit.isdecimal() else None
 
     @property
@@ -65,16 +65,16 @@ class ApiKey:
 
 
 def add_key(path: Path, name: str, requests_per_minute: int | None, scope: Scope = "predict") -> str:
-    """Adds a key to a file, which is created if there is none.
+    """Create a key, and add its hash to a file, which is created if it does not exist.
 
     Args:
-        path: of the file.
-        name: of the key's holder.
-        requests_per_minute: rate limit; `None` for none.
-        scope: what its holder may do.
+        path: path of the file.
+        name: name of the key's holder.
+        requests_per_minute: rate limit; `None` for no limit.
+        scope: permissions of the holder.
 
     Returns:
-        The key, which cannot be read again.
+        The key; it cannot be read from the file later.
 
     Raises:
         ConfigError: if the name is in the file already, or the file cannot be read or written.
@@ -89,7 +89,7 @@ def add_key(path: Path, name: str, requests_per_minute: int | None, scope: Scope
 
 
 def revoke_key(path: Path, name: str) -> None:
-    """Revokes the key of a holder.
+    """Revoke the key of a holder.
 
     Raises:
         ConfigError: if the holder has no key, or the file cannot be read or written.
@@ -103,7 +103,7 @@ def revoke_key(path: Path, name: str) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Exclude other processes that change the file; the lock is a hidden file beside it."""
+    """Exclude other processes that change the file; the lock is a hidden file in the same folder."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_TIMEOUT_S)
@@ -121,17 +121,17 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def new_key() -> str:
-    """A random key."""
+    """A random key: the prefix `cifar-ray-` and 256 random bits in URL-safe base64."""
     return _PREFIX + secrets.token_urlsafe(_KEY_BYTES)
 
 
 def sha256_of(key: bytes) -> str:
-    """The hash of a key, in hex; the file holds it instead of the key."""
+    """The hash of a key, in hex; the file contains the hash instead of the key."""
     return hashlib.sha256(key).hexdigest()
 
 
 def read_keys(path: Path) -> list[ApiKey]:
-    """Reads a file of keys: one per line, `name sha256 limit`, and a scope if it is not `predict`; `#` starts a comment.
+    """Read a file of keys: one key per line, `name sha256 limit`, and a scope if it is not `predict`; `#` starts a comment.
 
     Raises:
         ConfigError: naming the file and the number of the first wrong line, without showing the line.
@@ -159,15 +159,15 @@ def read_keys(path: Path) -> list[ApiKey]:
 
 
 def _line(key: ApiKey) -> str:
-    """A line of the file; a key for predictions only as earlier releases read it."""
+    """A line of the file; the scope `predict` is left out, so that earlier releases can read the line."""
     return f"{key.name} {key.sha256} {key.limit}{'' if key.scope == SCOPES[0] else f' {key.scope}'}\n"
 
 
 def write_keys(path: Path, keys: Iterable[ApiKey]) -> None:
-    """Writes a file of keys that only its owner can read; a server sees the old file or the new file, never a part of one.
+    """Write a file of keys that only its owner can read; the write is atomic, so a server never sees a part of the file.
 
     Raises:
-        ConfigError: if it cannot be written.
+        ConfigError: if the file cannot be written.
     """
     text = _HEADING + "".join(map(_line, keys))
     try:

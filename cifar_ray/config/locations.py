@@ -1,4 +1,4 @@
-"""Where files are: the storage that a user names, or the default."""
+"""Locations of files: the storage that a user names, or the default storage, and the spelling of paths and URIs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cifar_ray.errors import ConfigError
 STORAGE_VARIABLE = "CIFAR_RAY_STORAGE"
 
 _HOST = re.compile(r"[A-Za-z0-9._-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
-# A URI with a slash too few, or without a bucket: it would become a local folder
+# A URI with too few slashes, or without a bucket; it would otherwise become a local folder
 _HALF_A_URI = re.compile(r"(s3|gs|gcs|abfss?|hdfs|file):(?!//[^/?]|///)", re.IGNORECASE)
 
 
@@ -23,13 +23,13 @@ def default_storage() -> str:
 
 
 def resolve_storage(storage: str) -> str:
-    """Makes a storage location safe to hand to other processes.
+    """Resolve a storage location, so that it means the same in other processes.
 
-    Ray workers change directory, so a relative path is resolved here, where the user typed it; a URI
-    (`s3://bucket/path`) is returned unchanged.
+    Ray workers change directory, so a relative path is resolved here, in the working directory of the user. A URI
+    (`s3://bucket/path`) only loses slashes at its end.
 
     Raises:
-        ConfigError: if it is empty, not UTF-8, a URI that names nothing, or the home of an unknown user.
+        ConfigError: if the location is empty, not UTF-8, an incomplete URI, or in the home folder of an unknown user.
     """
     if not storage.strip():
         raise ConfigError("a path or URI is empty; leave the flag out for its default")
@@ -49,10 +49,10 @@ def split_address(address: str) -> tuple[str, str, str]:
     """Split the address of a folder in an object store or on a web server.
 
     Returns:
-        The address as clients write it, without secrets and options; the same with secrets; and the options.
+        The address as clients write it, without secrets and options; the address with secrets; and the options, such as `?region=…`.
 
     Raises:
-        ValueError: if it is none.
+        ValueError: if it is not such an address.
     """
     split = urlsplit(address)
     host = split.netloc.rpartition("@")[2]
@@ -67,7 +67,7 @@ def split_address(address: str) -> tuple[str, str, str]:
 
 
 def _is_text(path: str) -> bool:
-    """Whether a path can be written to files and sent to other processes, which hold text in UTF-8."""
+    """Whether a path can be encoded in UTF-8, which files and messages to other processes need."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -87,7 +87,7 @@ def printable(name: str | bytes | Path) -> str:
 
 
 def local_path(path: str) -> Path:
-    """A path as the user typed it, with `~` and `~name` replaced by home folders: shells do not do this in `--flag=~/x`.
+    """A path as the user typed it, with `~` and `~name` replaced by home folders, because shells do not replace them in `--flag=~/x`.
 
     Raises:
         ConfigError: if there is no such user.

@@ -1,4 +1,4 @@
-"""Settings laid over other settings, before they are validated."""
+"""Override settings with other settings, before they are validated."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def merge_settings(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns `values` with `changes` over them; nested mappings are merged key by key."""
+    """Return a copy of `values` in which `changes` override keys; nested dictionaries are merged key by key."""
     merged = dict(values)
     for key, change in changes.items():
         both_mappings = isinstance(change, dict) and isinstance(merged.get(key), dict)

@@ -11,7 +11,7 @@ from cifar_ray.config.base import Config, seconds
 
 
 class SearchConfig(Config):
-    """How to search. The search space says what varies; a `TrainConfig` says what stays fixed."""
+    """Settings of a search. The search space contains the fields that vary; a `TrainConfig` contains the fixed ones."""
 
     space: str | None = Field(None, description="YAML file of the search space; default: that of the recipe (--show-space prints it)")
     num_samples: int = Field(32, ge=1, le=100_000, description="number of trials")
@@ -58,5 +58,5 @@ class SearchConfig(Config):
 
     @property
     def time_budget_s(self) -> float | None:
-        """The time budget in seconds."""
+        """The time budget in seconds; `None` without a budget."""
         return None if self.time_budget is None else seconds(self.time_budget)

@@ -1,4 +1,4 @@
-"""`ServeConfig`: what `serve run deployments:app key=value …` accepts."""
+"""`ServeConfig`: the settings that `serve run deployments:app key=value …` accepts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BUILT_IN = ("cifar10", "cifar100", "digits")
 
 
 class ServeConfig(Config):
-    """One server. The CPU requests are shares for Ray's scheduler, small enough that everything fits on one core."""
+    """Settings of a server. By default, it reserves so little CPU in Ray's scheduler that everything fits on one core."""
 
     model: str | None = Field(
         None, pattern=REFERENCE_PATTERN, description="NAME or NAME@VERSION; default: the model that was promoted last"
@@ -169,27 +169,36 @@ class ServeConfig(Config):
 
     @property
     def replica_limit(self) -> int:
-        """There may be as many copies at times."""
+        """Maximum number of model replicas."""
         return self.max_replicas or self.num_replicas
 
     @property
     def pending_image_limit(self) -> int:
-        """For one ingress replica. All together wait about as long as four batches take, whatever the model."""
+        """Maximum number of pictures in progress per ingress replica.
+
+        By default, all ingress replicas together hold four batches per model replica; a picture waits about as long as these take.
+        """
         return self.max_pending_images or max(int(_PENDING_BATCHES * self._share), self.max_batch_size)
 
     @property
     def ongoing_request_limit(self) -> int:
-        """For one ingress replica: a batch in each copy of the model, and the next one. With fewer it forms late: a fifth slower."""
+        """Maximum number of ongoing requests per ingress replica: the present and the next batch of each model replica.
+
+        With fewer, the next batch forms late, which makes the server a fifth slower.
+        """
         return min(self.pending_image_limit, max(int(_ONGOING_BATCHES * self._share), 1))
 
     @property
     def queued_request_limit(self) -> int:
-        """For one ingress replica, beside the ongoing ones. A burst queues before it is let in, so this must hold one."""
+        """Maximum number of queued requests per ingress replica, in addition to the ongoing ones.
+
+        A burst of requests is queued before the requests start, so the queue must hold a burst.
+        """
         return min(self.pending_image_limit, max(int(_QUEUED_BATCHES * self._share), 1))
 
     @property
     def _share(self) -> float:
-        """Images of one batch in each copy of the model, shared among the ingress replicas."""
+        """Number of images in one batch of each model replica, divided by the number of ingress replicas."""
         return self.max_batch_size * self.replica_limit / self.num_ingress_replicas
 
     @property

@@ -1,4 +1,4 @@
-"""One class for each topic of a training job."""
+"""Settings of a training job by topic: optimizer, schedule, averaging, augmentation, start."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cifar_ray.config.base import Config, Fraction, FrozenPart, NonNegative, Pos
 
 
 class OptimizerConfig(Config):
-    """How weights are updated."""
+    """Settings of the optimizer."""
 
     name: Literal["sgd", "adamw", "muon"] = Field(
         "muon", description="optimizer; muon: Muon for convolution filters, SGD for head, norms and biases"
@@ -66,7 +66,7 @@ class AveragingConfig(Config):
 
 
 class AugmentationConfig(Config):
-    """Random changes of training images, drawn again in each epoch."""
+    """Random changes of training images, drawn anew in each epoch."""
 
     flip: Literal["none", "random", "alternating"] = Field(
         "alternating", description="mirroring; alternating: random in the first epoch, then each image is mirrored in every other epoch"
@@ -103,12 +103,12 @@ class AugmentationConfig(Config):
 
     @property
     def mixes(self) -> bool:
-        """Whether images are mixed with others; labels are then fractions of classes."""
+        """Whether images are mixed with other images; labels are then fractions of classes."""
         return self.mixup > 0 or self.cutmix > 0
 
 
 class StartConfig(Config):
-    """The model that fine-tuning starts from, and which parts of it may change."""
+    """The model that fine-tuning starts from, and the parts of the model that it changes."""
 
     model: str = Field(description="reference or path of a model bundle")
     freeze: FrozenPart = Field("none", description="stages to freeze: none, backbone (all but the head), or the first N stages")

@@ -1,4 +1,4 @@
-"""`TrainConfig`: one training job, complete and self-contained. What a run writes to `config.yaml` repeats it."""
+"""`TrainConfig`: all settings of one training job; the `config.yaml` of a run is enough to repeat the job."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from cifar_ray.config.topics import AugmentationConfig, AveragingConfig, Optimiz
 
 
 class TrainConfig(Config):
-    """One training job. The recipe gives the defaults; `--recipe NAME` selects another."""
+    """Settings of one training job. The recipe supplies the defaults; `--recipe NAME` selects another recipe."""
 
     recipe: str = Field("airbench94", description="recipe that supplies the defaults; --list-recipes shows all")
     name: str | None = Field(None, pattern=NAME_PATTERN, description="name of the run; default: name of the data set and time")
@@ -188,7 +188,7 @@ class TrainConfig(Config):
 
     @property
     def worker_range(self) -> tuple[int, int] | None:
-        """Minimum and maximum number of workers; `None` where the cluster decides."""
+        """Minimum and maximum number of workers; `None` if the GPUs of the cluster determine the number."""
         if self.num_workers is None:
             return None
         fewest, _, most = str(self.num_workers).partition(":")
@@ -196,22 +196,22 @@ class TrainConfig(Config):
 
     @property
     def seed_of_splits(self) -> int:
-        """Seed by which pictures are divided into training, validation and test."""
+        """Seed for the division of the pictures into training, validation and test."""
         return self.seed if self.split_seed is None else self.split_seed
 
     @property
     def max_workers(self) -> int:
-        """Maximum number of workers; 1 where the cluster decides, which is not known yet."""
+        """Maximum number of workers; 1 if the GPUs of the cluster determine the number, which is not known yet."""
         return self.worker_range[1] if self.worker_range else 1
 
     @property
     def square_policy(self) -> ResizePolicy:
-        """How other shapes become square; squash where `auto` was not decided by a probe."""
+        """Policy by which other shapes become square; `squash` if no probe has decided about `auto`."""
         return "squash" if self.resize_policy == "auto" else self.resize_policy
 
     @property
     def data_memory_bytes(self) -> int | None:
-        """Memory for decoded images, bytes; `None` for a fraction of the machine's."""
+        """Memory for decoded images, bytes; `None` for `auto`."""
         return None if self.data_memory == "auto" else int(float(self.data_memory[:-2]) * {"MB": 1e6, "GB": 1e9}[self.data_memory[-2:]])
 
     @field_validator("pretrained", mode="before")
@@ -292,5 +292,5 @@ class TrainConfig(Config):
 
 
 def parse_groups(groups: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Classes by the new name, from `NAME=CLASS,CLASS`."""
+    """Member classes of each group, by its new name, from texts such as `NAME=CLASS,CLASS`."""
     return {name: tuple(members.split(",")) for name, _, members in (group.partition("=") for group in groups)}

@@ -1,1 +1,1 @@
-"""What a model and its data are worth: figures, pictures and one report that opens offline."""
+"""Evaluate models and examine data sets: figures, comparisons, and checks of labels."""

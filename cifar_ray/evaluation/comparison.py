@@ -63,7 +63,7 @@ def compare_models(a: Contender, b: Contender, progress: Progress) -> AnyCompari
 
     Raises:
         ConfigError: if the models have different classes, or tasks.
-        DataError: if the models did not get the same images, for example because a file became unreadable in between.
+        DataError: if the models did not get the same images, for example because a file became unreadable between the two loads.
     """
     names, tasks = a.predictor.manifest.class_names, [one.predictor.manifest.task for one in (a, b)]
     if tasks[0] != tasks[1]:
@@ -89,7 +89,7 @@ def compare_models(a: Contender, b: Contender, progress: Progress) -> AnyCompari
 
 
 def to_json(comparison: AnyComparison) -> dict[str, Any]:
-    """All figures by name; shares are 0–1."""
+    """All figures by name; fractions are 0–1."""
     if isinstance(comparison, LabelSetComparison):
         return label_set_comparison.to_json(comparison)
     overall, names = comparison.overall, comparison.a.predictor.manifest.class_names
@@ -121,10 +121,10 @@ def to_json(comparison: AnyComparison) -> dict[str, Any]:
 
 
 def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
-    """The summary table, name and text of each row.
+    """Rows of the summary table, each as `(name, text)`.
 
     Args:
-        figures: from `to_json`.
+        figures: result of `to_json`.
     """
     data, (low, high) = figures["data"], figures["difference_interval"]
     rows = [("images", f"{data['images']:,} {data['split']} images of {data['name']}")]
@@ -161,7 +161,7 @@ def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def format_p_value(p_value: float) -> str:
-    """Three digits, for example 0.0123; small values as `< 0.0001`."""
+    """Format a p-value with three digits, for example 0.0123; small values as `< 0.0001`."""
     return f"{p_value:.3g}" if p_value >= _SMALLEST_SHOWN_P else f"< {_SMALLEST_SHOWN_P}"
 
 

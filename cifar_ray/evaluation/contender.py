@@ -25,7 +25,7 @@ class Contender:
 
 
 def verdict(a: Contender, b: Contender, difference: float, p_value: float) -> str:
-    """Which model is better, or that the difference, of the second minus the first, is not significant."""
+    """State which model is better, or that the difference is not significant; `difference` is the second model minus the first."""
     if p_value >= SIGNIFICANT:
         return "no significant difference"
     better, worse = (b, a) if difference > 0 else (a, b)

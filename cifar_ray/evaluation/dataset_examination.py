@@ -18,14 +18,14 @@ from cifar_ray.data.survey.picture_facts import BrokenFile, FileFacts, count_by,
 from cifar_ray.evaluation.measures.leakage import Duplicate, describe_duplicate, find_duplicates
 from cifar_ray.evaluation.model_evaluation import Progress
 
-# From this ratio of the largest class to the smallest, predictions are biased to the largest.
+# From this ratio of the largest class to the smallest, predictions are biased towards the largest class.
 _IMBALANCED = 2.0
 _MAX_LISTED_BROKEN = 5
 
-# Advice before a training
-_UNEVEN = 10.0  # times the images of the smallest class
+# Limits for the advice before a training
+_UNEVEN = 10.0  # images of the largest class ÷ images of a small class
 _FEW_IMAGES = 5
-_LONG = 3.0  # times the shorter side
+_LONG = 3.0  # longer side ÷ shorter side
 _MAX_NAMED = 5
 
 
@@ -52,8 +52,8 @@ class DatasetExamination:
         splits: the images, as training uses them.
         files: files of all splits; `None` if the data set is not a folder of files.
         broken: unreadable files, which training skips.
-        duplicates: `None` if they were not searched.
-        unlike: pictures unlike the rest: name in the data set, reason, and image, uint8 `[S, S, 3]`.
+        duplicates: near-duplicates within and between splits; `None` if they were not searched.
+        unlike: pictures unlike the rest: name in the data set, reason, and image, uint8 `[S, S, 3]`, of each.
     """
 
     splits: DatasetSplits
@@ -67,10 +67,10 @@ def examine(splits: DatasetSplits, listing: Listing | None, progress: Progress, 
     """Read the file headers, find unreadable files, and search for near-duplicates.
 
     Args:
-        splits: from `load_splits`.
+        splits: result of `load_splits`.
         listing: the files of the splits; `None` if the data set is not a folder of files.
         progress: progress display.
-        look_for_duplicates: takes minutes for 50,000 images.
+        look_for_duplicates: whether to search for near-duplicates, which takes minutes for 50,000 images.
     """
     files, broken, unlike = None, [], []
     if listing is not None:
@@ -89,7 +89,7 @@ def _unlike(splits: DatasetSplits, files: dict[str, FileFacts]) -> list[tuple[st
 
 
 def to_json(examination: DatasetExamination) -> dict[str, Any]:
-    """All figures by name; shares are 0–1."""
+    """All figures by name; fractions are 0–1."""
     splits, train = examination.splits, examination.splits.train
     mean, std = channel_mean_std(train)
     counts = {name: part.class_counts().tolist() for name, part in splits}
@@ -112,7 +112,7 @@ def to_json(examination: DatasetExamination) -> dict[str, Any]:
 
 
 def advise(examination: DatasetExamination) -> list[str]:
-    """What to look at before a training, one line each; empty if there is nothing."""
+    """Advice for the user before a training, one line for each problem; empty without problems."""
     splits, broken = examination.splits, examination.broken
     names = splits.train.class_names
     counts = np.sum([part.class_counts() for _, part in splits], axis=0)
@@ -146,10 +146,10 @@ def _some(names: Sequence[str]) -> str:
 
 
 def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
-    """The summary table, name and text of each row.
+    """Rows of the summary table, each as `(name, text)`.
 
     Args:
-        figures: from `to_json`.
+        figures: result of `to_json`.
     """
     rows = [
         (
@@ -177,7 +177,7 @@ def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def list_broken(listing: Listing, progress: Progress) -> list[BrokenFile]:
-    """Decode all files of a folder that training rejects, and return the unreadable ones."""
+    """Decode all files of a folder, which training has rejected, and return the unreadable files."""
     return find_broken(listing.pictures, progress("decoding", len(listing)))
 
 

@@ -1,4 +1,4 @@
-"""Loads the models and images that a user names, and examines them: the work of evaluate, compare, calibrate and stats."""
+"""Load the models and images that a user names, and examine them: the work of evaluate, compare, calibrate and stats."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cifar_ray.evaluation.selection import load_selected, select
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import Bundle, ModelStore, load_model
 
-_CORRUPTED_PIXELS, _LEAST_CORRUPTED = 2000 * 32 * 32, 40  # a minute for photographs on two cores
+_CORRUPTED_PIXELS, _LEAST_CORRUPTED = 2000 * 32 * 32, 40  # about a minute for photographs on two CPU cores
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,22 +56,23 @@ def evaluate_stored(
     look_for_leakage: bool = True,
     num_workers: int | None = None,
 ) -> ExaminedModel:
-    """Evaluates a model, in this process or on workers of a Ray cluster.
+    """Evaluate a model, in this process or on workers of a Ray cluster.
 
     Args:
         reference: see `load_model`.
-        storage: where it is looked up.
-        choice: which images.
-        progress: starts a bar for each task.
+        storage: storage in which the model is looked up.
+        choice: the data set and split to evaluate on.
+        progress: starts a progress bar for each task.
         precision: see `Predictor`.
         engine: see `Predictor`.
-        robustness_images: images to corrupt; 0 for none; `None` for 2,000 of 32 px, as many pixels of larger ones, at least 40.
+        robustness_images: number of images to corrupt; 0 for none; `None` for 2,000 images of 32 px, or fewer larger images with the same
+            number of pixels, but at least 40.
         look_for_leakage: search the training images for near-duplicates.
-        num_workers: on Ray; `None` for this process.
+        num_workers: number of workers on Ray; `None` for this process.
 
     Raises:
-        ConfigError: if the model does not say what it was trained on and no data was chosen.
-        DataError: if the data are missing or have other classes than the model.
+        ConfigError: if the model does not name its training data and no data were chosen.
+        DataError: if the data are missing, or have classes that the model lacks.
         StoreError: if there is no such model.
         ResourceError: if the cluster cannot hold the workers.
     """
@@ -81,7 +82,7 @@ def evaluate_stored(
     predictor = Predictor(bundle, device_here(), precision, engine)
     if robustness_images is None:
         robustness_images = max(_LEAST_CORRUPTED, _CORRUPTED_PIXELS // data.images.image_size_px**2)
-    # with several labels per image there is no one answer that a corruption makes right or wrong
+    # with several labels per image there is no single prediction that is right or wrong under a corruption
     every = None if data.images.is_multi_label else corruption_stride(len(data.images), robustness_images)
     if num_workers is None:
         scores = score_here(predictor, data.images, every)
@@ -95,7 +96,7 @@ def evaluate_stored(
 
 
 def save_with_gallery(examined: ExaminedModel, storage: str) -> Bundle:
-    """Saves a new version of a model whose mistakes and confusion matrix the server's page shows.
+    """Save a new version of a model with its mistakes and confusion matrix, which the server's page shows.
 
     Raises:
         ConfigError: if the model gives several labels per picture.
@@ -116,7 +117,7 @@ def compare_stored(
     precision: PrecisionName = "auto",
     engine: EngineName = "torch",
 ) -> AnyComparison:
-    """Compares two models on the same images. Arguments and errors are those of `evaluate_stored`; the first model chooses the data."""
+    """Compare two models on the same images, by default the data of the first. Arguments and errors are those of `evaluate_stored`."""
     prepare_process()
     bundles = [load_model(reference, storage) for reference in references]
     data = select(bundles[0].manifest, choice, progress)
@@ -136,18 +137,18 @@ def calibrate_stored(
     data_dir: str | None = None,
     min_precision: float | None = None,
 ) -> tuple[Bundle, Bundle | None, str]:
-    """Saves a new version of a model, with temperature and abstain threshold fitted on validation images, unless it has them already.
+    """Fit the calibration of a model on validation images, and save a new version with it if it differs.
 
     Args:
-        store: holds the model.
+        store: store of the model.
         reference: `name`, `name@3` or `name@production`.
-        progress: starts a bar for each task.
-        dataset: other data than those of the training.
-        data_dir: where the data are.
-        min_precision: multi-label: see `fit_rules`.
+        progress: starts a progress bar for each task.
+        dataset: the data set; `None` for the training data of the model.
+        data_dir: folder or table of the data.
+        min_precision: for several labels per picture, see `fit_rules`.
 
     Returns:
-        The model as it was; the new version, `None` if it would be the same; and a line about what was fitted.
+        The unchanged model; the new version, or `None` if it would be the same; and one line about the fitted calibration.
 
     Raises:
         ConfigError, DataError, StoreError, BundleError: see `calibrated`.
@@ -163,13 +164,13 @@ def calibrate_stored(
 def examine_dataset(
     config: TrainConfig, progress: StartTask, *, look_for_duplicates: bool, on_broken: Callable[[BrokenFile], None]
 ) -> DatasetExamination:
-    """Loads and examines a data set.
+    """Load and examine a data set.
 
     Args:
-        config: of a training on it.
-        progress: starts a bar for each task.
-        look_for_duplicates: takes minutes for 50,000 images.
-        on_broken: takes each broken file of a folder that training rejects, before the error is raised.
+        config: config of a training on the data set.
+        progress: starts a progress bar for each task.
+        look_for_duplicates: whether to search for near-duplicates, which takes minutes for 50,000 images.
+        on_broken: if training would reject the folder, receives each unreadable file before the error is raised.
 
     Raises:
         DataError: if the data are missing, or training rejects them.

@@ -15,7 +15,7 @@ FORMAT_VERSION = 1
 
 
 def describe_subject(reference: str, manifest: Manifest, data: Selected) -> dict[str, Any]:
-    """Which model, and which images."""
+    """Figures that identify the model and the images."""
     return {
         "format_version": FORMAT_VERSION,
         "model": reference,
@@ -31,7 +31,7 @@ def describe_subject(reference: str, manifest: Manifest, data: Selected) -> dict
 
 
 def describe_duplicates(leakage: Leakage, data: Selected) -> dict[str, Any]:
-    """How many images are near-duplicates of training images, and which."""
+    """Number and pairs of images that are near-duplicates of training images; `data.train` must be set."""
     assert data.train is not None  # noqa: S101
     return {
         "training_images_searched": leakage.searched,
@@ -73,12 +73,12 @@ def cost_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def percent(value: float | None) -> str:
-    """A share as a percentage, or a dash for `None`."""
+    """Format a fraction, 0–1, as a percentage; a dash for `None`."""
     return "–" if value is None else f"{value:.2%}"
 
 
 def without_nan(value: Any) -> Any:
-    """Replace NaN, which JSON lacks, with null."""
+    """Replace NaN, which JSON does not have, with `None`, also in nested dictionaries and lists; tuples become lists."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -29,7 +29,7 @@ _STRONG_EXCESS = 0.25
 
 
 def to_json(evaluation: AnyEvaluation) -> dict[str, Any]:
-    """All figures by name; shares are 0–1, unknown values are null."""
+    """All figures by name; fractions are 0–1, unknown values are `None`."""
     if isinstance(evaluation, LabelSetEvaluation):
         return label_set_evaluation.to_json(evaluation)
     data, names = evaluation.data, evaluation.manifest.class_names
@@ -58,10 +58,10 @@ def to_json(evaluation: AnyEvaluation) -> dict[str, Any]:
 
 
 def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
-    """The summary table, name and text of each row.
+    """Rows of the summary table, each as `(name, text)`.
 
     Args:
-        figures: from `to_json`.
+        figures: result of `to_json`.
     """
     if "map" in figures:
         return label_set_evaluation.summarize(figures)

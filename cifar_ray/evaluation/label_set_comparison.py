@@ -1,4 +1,4 @@
-"""Compare two models with several labels per picture on the same images: the difference of their mAP and of each class."""
+"""Compare two models with several labels per picture on the same images: difference of the mAP, and of each class."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ class LabelSetComparison:
     Attributes:
         a: the first model.
         b: the second model.
-        maps: mAP of each.
-        spread: standard error of the difference, by the jackknife over the images, on which both are judged.
+        maps: mAP of each model, 0–1.
+        spread: standard error of the difference, by a jackknife over the images; it leaves out the same images for both models.
         by_class: float64 `[2, C]`, average precision; NaN for a class that does not occur.
-        p_values: of the difference in each class, adjusted for the number of classes (Holm 1979); 1 for one that does not occur.
-        agreement: fraction of the pairs of image and label that both give or both do not.
+        p_values: p-value of the difference in each class, adjusted for the number of classes (Holm 1979); 1 for a class that does not
+            occur.
+        agreement: fraction of the pairs of image and label for which both models give the label, or both do not.
     """
 
     a: Contender
@@ -42,7 +43,7 @@ class LabelSetComparison:
 
     @property
     def difference(self) -> float:
-        """MAP of the second model minus that of the first."""
+        """The mAP of the second model minus the mAP of the first."""
         return self.maps[1] - self.maps[0]
 
     @property
@@ -54,12 +55,19 @@ class LabelSetComparison:
 def compare_label_sets(
     a: Contender, b: Contender, logits: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]], column_of: list[int]
 ) -> LabelSetComparison:
-    """Compare logits of two models, float32 `[N, C]` each; `column_of` has the column of the second model for each class of the first."""
+    """Compare the logits of two models on the same images.
+
+    Args:
+        a: the first model.
+        b: the second model.
+        logits: logits of both models, float32 `[N, C]` each, in the class order of each model.
+        column_of: for each class of the first model, its column in the logits of the second.
+    """
     labels = a.data.images.labels
     ours = (logits[0], logits[1][:, column_of])
 
     def differences(rows: npt.NDArray[np.bool_]) -> Floats:
-        """Of the mAP, then of each class: float64 `[1 + C]`."""
+        """Difference of the mAP, then of each class, on some images: float64 `[1 + C]`."""
         maps = [mean_average_precision(one[rows], labels[rows]) for one in ours]
         classes = [average_precisions(one[rows], labels[rows]) for one in ours]
         return np.append(maps[1] - maps[0], classes[1] - classes[0])
@@ -83,7 +91,7 @@ def compare_label_sets(
 
 
 def to_json(comparison: LabelSetComparison) -> dict[str, Any]:
-    """All figures by name; shares are 0–1."""
+    """All figures by name; fractions are 0–1."""
     a, images = comparison.a, comparison.a.data.images
     reach = _Z95 * comparison.spread
     counts = images.class_counts().tolist()
@@ -114,7 +122,7 @@ def describe_scores(figures: dict[str, Any]) -> list[tuple[str, str]]:
     """Rows of the summary table: the score of each model.
 
     Args:
-        figures: from `to_json`.
+        figures: result of `to_json`.
     """
     return [(one["model"], f"mAP {Score('map', one['map'])}") for one in figures["models"]]
 

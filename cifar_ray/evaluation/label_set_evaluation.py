@@ -38,16 +38,16 @@ class LabelSetEvaluation:
         reference: `name@version`.
         manifest: manifest of the model.
         data: the images.
-        probabilities: float32 `[N, C]`.
+        probabilities: float32 `[N, C]`, 0–1.
         given: bool `[N, C]`, the labels that the model gives.
-        figures: with the model's rules.
+        figures: figures with the model's rules.
         spread: standard error of the mAP.
-        calibration: probability against frequency of all pairs of image and label.
-        uncalibrated: the same for the sigmoid of the logits.
-        abstained: fraction of the images from which the model abstains.
+        calibration: probability against frequency, over all pairs of image and label.
+        uncalibrated: the same for probabilities without calibration (sigmoid of the logits).
+        abstained: fraction of the images from which the model abstains, 0–1.
         cost: cost of a prediction on this machine.
-        leakage: `None` if not requested, or without training images to search.
-        figures_without_duplicates: without near-duplicates of training images; `None` if they were not searched.
+        leakage: near-duplicates of training images; `None` if not requested, or without training images to search.
+        figures_without_duplicates: figures without near-duplicates of training images; `None` if they were not searched.
     """
 
     reference: str
@@ -66,11 +66,11 @@ class LabelSetEvaluation:
 
     @property
     def rules(self) -> LabelRules:
-        """The rules of the model."""
+        """The rules of the model; plain rules if its manifest has none."""
         return self.manifest.rules or LabelRules.plain(len(self.manifest.class_names))
 
     def mistakes(self, label: int, count: int, *, given: bool) -> npt.NDArray[np.int64]:
-        """Rows of images that wrongly have a label, or with `given` false lack it; most confident first, int64, at most `count`."""
+        """Rows of images to which the model wrongly gives a label, or wrongly does not (`given=False`): int64, most confident first."""
         wrong = np.flatnonzero((self.given[:, label] == given) & (self.data.images.labels[:, label] != given))
         confidence = self.probabilities[wrong, label]
         return wrong[np.argsort(-confidence if given else confidence, kind="stable")[:count]]
@@ -113,7 +113,7 @@ def evaluate_label_set_model(
 
 
 def to_json(evaluation: LabelSetEvaluation) -> dict[str, Any]:
-    """All figures by name; shares are 0–1, unknown values are null."""
+    """All figures by name; fractions are 0–1, unknown values are `None`."""
     figures = evaluation.figures
     score = Score("map", figures.score, figures.count, evaluation.spread)
     found = describe_subject(evaluation.reference, evaluation.manifest, evaluation.data) | {
@@ -138,10 +138,10 @@ def to_json(evaluation: LabelSetEvaluation) -> dict[str, Any]:
 
 
 def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
-    """The summary table, name and text of each row.
+    """Rows of the summary table, each as `(name, text)`.
 
     Args:
-        figures: from `to_json`.
+        figures: result of `to_json`.
     """
     low, high = figures["map_interval"]
     known = [one for one in figures["classes"] if one["average_precision"] is not None]

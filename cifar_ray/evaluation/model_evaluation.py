@@ -22,7 +22,7 @@ from cifar_ray.metrics.calibration import Calibration, calibrate
 from cifar_ray.metrics.intervals import ClassBias, prediction_bias
 from cifar_ray.store import Manifest
 
-# Starts a progress display: (task, number of images) → a function that takes the number of images just done.
+# Starts a progress display: (task, number of images) → a function that takes the number of newly finished images.
 Progress = Callable[[str, int], Callable[[int], None]]
 
 
@@ -31,9 +31,9 @@ class Robustness:
     """Accuracy on corrupted images.
 
     Attributes:
-        count: number of images corrupted, the same for each type and severity.
-        clean_correct: correct predictions for these images without corruption.
-        correct: int64 `[types, 5]`, correct predictions by type and severity of `CORRUPTIONS`.
+        count: number of corrupted images, the same for each type and severity.
+        clean_correct: number of correct predictions for these images without corruption.
+        correct: int64 `[types, 5]`, number of correct predictions by type, in the order of `CORRUPTIONS`, and severity.
     """
 
     count: int
@@ -42,7 +42,7 @@ class Robustness:
 
     @property
     def mean_accuracy(self) -> float:
-        """Mean over all types and severities, 0–1."""
+        """Mean accuracy over all types and severities, 0–1."""
         return float(self.correct.mean() / max(1, self.count))
 
 
@@ -51,10 +51,10 @@ class Leakage:
     """Images that are near-duplicates of training images.
 
     Attributes:
-        searched: number of training images searched.
-        duplicates: at most one per image, most similar first.
-        seconds: time of the search.
-        kept: bool `[N]`, images that are not near-duplicates.
+        searched: number of training images that were searched.
+        duplicates: near-duplicates, at most one per image: identical images, then the most similar first.
+        seconds: duration of the search.
+        kept: bool `[N]`, marks images that are not near-duplicates.
     """
 
     searched: int
@@ -71,7 +71,7 @@ class ModelEvaluation:
         reference: `name@version`.
         manifest: manifest of the model.
         data: the images.
-        probabilities: float32 `[N, C]`.
+        probabilities: float32 `[N, C]`, 0–1.
         logits: float32 `[N, C]`.
         figures: loss and confusion matrix, at the manifest's temperature.
         calibration: confidence against accuracy, at the manifest's temperature.
@@ -80,8 +80,8 @@ class ModelEvaluation:
         bias: prediction bias of each class.
         slices: accuracy on slices, by image property.
         cost: cost of a prediction on this machine.
-        robustness: `None` if not requested.
-        leakage: `None` if not requested, or without training images to search.
+        robustness: accuracy on corrupted images; `None` if not requested.
+        leakage: near-duplicates of training images; `None` if not requested, or without training images to search.
     """
 
     reference: str
@@ -113,13 +113,13 @@ class ModelEvaluation:
 
 
 def score_here(predictor: Predictor, dataset: ImageDataset, corrupt_every: int | None) -> Iterator[tuple[int, BlockScores]]:
-    """Score all blocks in this process, in order; yields block numbers and scores."""
+    """Score all blocks in this process, in order; yield the number and the scores of each block."""
     for block in range(count_blocks(len(dataset))):
         yield block, score_block(predictor, dataset.images, block, corrupt_every)
 
 
 def corruption_stride(images: int, max_corrupted: int) -> int | None:
-    """The n for which every n-th of `images` makes at most `max_corrupted` images; `None` for none."""
+    """The smallest n for which every n-th of `images` is at most `max_corrupted` images; `None` if no image is to be corrupted."""
     return max(1, -(-images // max_corrupted)) if max_corrupted else None
 
 
@@ -138,7 +138,7 @@ def evaluate_model(
         predictor: the model; cost and embeddings are measured in this process.
         reference: `name@version`.
         data: the images.
-        scores: block numbers and scores, from `score_here` or from workers.
+        scores: number and scores of each block, from `score_here` or `score_on_ray`.
         progress: progress display.
         look_for_leakage: search the training images for near-duplicates.
     """
@@ -168,7 +168,7 @@ def evaluate_model(
 
 
 def collect_scores(scores: Iterable[tuple[int, BlockScores]], images: int, progress: Progress) -> list[BlockScores]:
-    """The scores of all blocks in order, which may arrive in any order."""
+    """Collect the scores of all blocks, which may arrive in any order, and return them in order."""
     on_scored = progress("evaluating", images)
     by_block: dict[int, BlockScores] = {}
     for block, result in scores:
@@ -187,7 +187,7 @@ def _robustness(images: ImageDataset, correct: npt.NDArray[np.bool_], blocks: li
 
 
 def find_leakage(predictor: Predictor, images: ImageDataset, train: ImageDataset, progress: Progress) -> Leakage:
-    """Search the training images for near-duplicates of the images."""
+    """Search the training images for near-duplicates of `images`."""
     started_s = time.perf_counter()
     on_embedded = progress("embedding", len(images) + len(train))
     embeddings = embed_all(predictor, images.images, on_embedded), embed_all(predictor, train.images, on_embedded)

@@ -1,4 +1,4 @@
-"""Make a new version of a saved model: the same weights with a fitted calibration, or with a gallery of its mistakes."""
+"""Create a new version of a saved model: the same weights with a fitted calibration, or with a gallery of its mistakes."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ def calibrated(
     """The same weights with calibration, abstain threshold and label thresholds fitted on validation images.
 
     Args:
-        bundle: the saved model; is not changed.
-        dataset: the data to use; default: what the model was trained on.
-        data_dir: folder of the data.
-        progress: of the decoding.
-        min_precision: multi-label: see `fit_rules`; `None` as in the training.
+        bundle: the saved model; it is not changed.
+        dataset: the data set; `None` for the training data of the model.
+        data_dir: folder or table of the data.
+        progress: receives the progress of decoding.
+        min_precision: for several labels per picture, see `fit_rules`; `None` for the value of the training.
 
     Returns:
         The new bundle, not saved yet; the fitted values; and `Trust.metrics` on the test images, empty without a test split.
 
     Raises:
-        ConfigError: if the bundle does not name its training data and none were given.
-        DataError: if the data are missing, have no validation split, or have other classes.
+        ConfigError: if the bundle does not name its training data and no data were given.
+        DataError: if the data are missing, have no validation split, or have classes that the model lacks.
         BundleError: if the bundle is damaged.
     """
     manifest = bundle.manifest
@@ -68,7 +68,7 @@ def calibrated(
 
 
 def same_trust(one: Bundle, other: Bundle) -> bool:
-    """Whether two models have the same calibration and rules, up to the rounding of another number of threads."""
+    """Whether two models have the same calibration and rules, up to rounding, which depends on the number of threads."""
     first, second = read_trust(one), read_trust(other)
     pairs = [(first.temperature, second.temperature), (first.abstain_threshold, second.abstain_threshold)]
     if (first.familiarity is None) != (second.familiarity is None):
@@ -86,8 +86,8 @@ def with_gallery(bundle: Bundle, evaluation: ModelEvaluation) -> Bundle:
     """The same model with its confusion matrix and mistakes attached, as training attaches them; not saved yet.
 
     Args:
-        bundle: the saved model; is not changed.
-        evaluation: of this model.
+        bundle: the saved model; it is not changed.
+        evaluation: evaluation of this model.
     """
     images = evaluation.data.images
     judged = Judged.of(evaluation.logits, images.labels, bundle.manifest.temperature)
@@ -97,7 +97,7 @@ def with_gallery(bundle: Bundle, evaluation: ModelEvaluation) -> Bundle:
 
 
 def _outputs(predictor: Predictor, dataset: ImageDataset) -> tuple[Logits, Logits]:
-    """Logits and features of all images."""
+    """Logits, float32 `[N, C]`, and features, float32 `[N, D]`, of all images."""
     images = dataset.images
     predictions = [predictor.predict(images[start : start + BLOCK]) for start in range(0, len(images), BLOCK)]
     return np.concatenate([one.logits for one in predictions]), np.concatenate([one.features for one in predictions])

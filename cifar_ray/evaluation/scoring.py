@@ -1,4 +1,4 @@
-"""Run a model over a split, clean and corrupted, in blocks, so that results do not depend on the number of workers."""
+"""Run a model on a split, clean and corrupted. Blocks of fixed size make the results independent of the number of workers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cifar_ray.inference.predictor import Predictor
 Images = npt.NDArray[np.uint8]
 OnProgress = Callable[[int], None]
 
-BLOCK = 250  # images per pass; random numbers depend on the block only
+BLOCK = 250  # images per block; random numbers depend only on the block
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +26,8 @@ class BlockScores:
     Attributes:
         logits: float32 `[n, C]`.
         abstains: bool `[n]`, whether the model abstains.
-        rows: int64 `[m]`, index within the block of each image that was also corrupted.
-        corrupted: int64 `[types, 5, m]`, class predicted for each corrupted image, by type and severity of `CORRUPTIONS`.
+        rows: int64 `[m]`, rows within the block of the images that were also corrupted.
+        corrupted: int64 `[types, 5, m]`, predicted class of each corrupted image by type, in the order of `CORRUPTIONS`, and severity.
     """
 
     logits: npt.NDArray[np.float32]
@@ -53,7 +53,7 @@ def score_block(predictor: Predictor, images: Images, block: int, corrupt_every:
         predictor: the model.
         images: uint8 `[N, S, S, 3]`, the whole split.
         block: number of the block, from 0 to `count_blocks(N) - 1`.
-        corrupt_every: corrupt every n-th image of the split; `None` for none.
+        corrupt_every: corrupt every n-th image of the split; `None` corrupts no image.
     """
     start = block * BLOCK
     part = images[start : start + BLOCK]

@@ -22,7 +22,7 @@ from cifar_ray.store import Bundle
 def score_on_ray(
     bundle: Bundle, data: Selected, corrupt_every: int | None, *, num_workers: int, precision: PrecisionName, engine: EngineName
 ) -> Iterator[tuple[int, BlockScores]]:
-    """Give each block to the next free worker; restart workers that fail and repeat their blocks.
+    """Give each block to the next idle worker; restart workers that fail, and repeat their blocks.
 
     Uses a running cluster, or starts one on this machine and stops it at the end.
 
@@ -35,7 +35,7 @@ def score_on_ray(
         engine: see `Predictor`.
 
     Yields:
-        Block numbers and scores, in the order of completion.
+        Number and scores of each block, in the order of completion.
 
     Raises:
         ResourceError: if the cluster has too few resources, or workers fail repeatedly.
@@ -51,7 +51,7 @@ def score_on_ray(
 
 
 class _Scorer:
-    """A worker, which holds the model and the images and scores one block per call."""
+    """Actor that holds the model and the images, and scores one block per call."""
 
     def __init__(
         self,
@@ -67,8 +67,8 @@ class _Scorer:
         self._ready: tuple[Predictor, ImageDataset] | None = None
 
     def score(self, block: int) -> tuple[int, BlockScores]:
-        """Score one block; returns its number, too."""
-        # Not in the constructor: Ray reports an exception there as the death of the actor, without its type.
+        """Score one block; return its number and its scores."""
+        # Loaded here: Ray would report an exception in the constructor as the death of the actor, without the type of the exception.
         predictor, images = self._ready = self._ready or self._prepare()
         return block, score_block(predictor, images.images, block, self._corrupt_every)
 

@@ -19,7 +19,7 @@ from cifar_ray.store import Manifest
 
 _logger = logging.getLogger(__name__)
 
-# The settings that determine which images are in which split.
+# Settings that determine which images are in which split
 _SPLIT_SETTINGS = ("dataset", "data_dir", "columns", "val_fraction", "test_fraction", "seed", "split_seed", "groups")
 
 
@@ -29,11 +29,11 @@ class Selected:
 
     Attributes:
         name: name of the data set.
-        split: the selected split.
+        split: the selected split; `val` if test was requested but does not exist.
         images: the images, with the label numbers of the model.
         train: training images to search for near-duplicates; `None` unless the split is test or val.
         root: folder of the files; `None` if the data set is not a folder of files.
-        config: settings for `load_splits`.
+        config: settings with which `load_splits` loaded the images.
         as_trained: whether the metrics in the manifest were measured on the same images; `None` if unknown.
     """
 
@@ -57,7 +57,7 @@ def select(manifest: Manifest, choice: DataChoice, progress: StartTask = no_prog
 
 
 def load_selected(manifest: Manifest, config: TrainConfig, split: SplitName, progress: StartTask = no_progress) -> Selected:
-    """Load the images that a config selects, at the input size of the model.
+    """Load the images of a split, at the input size of the model; validation images if the data set has no test split.
 
     Raises:
         DataError: see `select`.
@@ -92,10 +92,10 @@ def _data_config(manifest: Manifest, choice: DataChoice) -> TrainConfig:
 
 
 def pick(splits: DatasetSplits, split: SplitName) -> ImageDataset:
-    """One split, or all splits concatenated.
+    """One split, or for `all` the concatenation of all splits.
 
     Raises:
-        DataError: if there is no such split.
+        DataError: if the data set has no such split.
     """
     parts = dict(splits)
     if split != "all":
@@ -114,10 +114,10 @@ def pick(splits: DatasetSplits, split: SplitName) -> ImageDataset:
 
 
 def relabel(dataset: ImageDataset, class_names: tuple[str, ...], where: str) -> ImageDataset:
-    """The same images with the label numbers of a model, matched by class name. The data set may lack some classes of the model.
+    """The same images with the label numbers of a model, matched by class name; the data set may lack some classes of the model.
 
     Raises:
-        DataError: if the model lacks one of the classes.
+        DataError: if the model lacks a class of the data set.
     """
     if dataset.class_names == class_names:
         return dataset

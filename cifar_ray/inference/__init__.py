@@ -1,1 +1,1 @@
-"""From a bundle and a picture to probabilities: no Ray, no HTTP."""
+"""Inference: predictions for pictures from a bundle, in this process, in batches, or in other programs."""

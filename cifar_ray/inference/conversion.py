@@ -16,7 +16,7 @@ from cifar_ray.store import Manifest, Quantization
 
 @dataclass(frozen=True)
 class NetworkInput:
-    """What an engine must know of a network whose manifest is not written yet; the names are those of `Manifest`."""
+    """The facts about a network that an engine needs, for a network without a manifest; the field names are those of `Manifest`."""
 
     image_size_px: int
     channel_mean: ChannelValues
@@ -29,8 +29,8 @@ class FromPixels(nn.Module):
     """A network with its normalisation, for export and conversion.
 
     Args:
-        network: from normalised images to one or more outputs.
-        manifest: for the normalisation.
+        network: maps normalised images, `[N, 3, S, S]`, to one or more outputs.
+        manifest: contains mean and standard deviation for the normalisation.
     """
 
     def __init__(self, network: nn.Module, manifest: Manifest | NetworkInput) -> None:
@@ -44,7 +44,10 @@ class FromPixels(nn.Module):
 
 
 def convert(network: nn.Module, manifest: Manifest | NetworkInput) -> Any:
-    """Convert to an `openvino.Model` of uint8 images for any batch size, without `openvino.convert_model`, which reports its use."""
+    """Convert to an `openvino.Model` that takes uint8 images, `[N, S, S, 3]`, for any N.
+
+    `openvino.convert_model` is not used, because it sends usage reports.
+    """
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
@@ -55,7 +58,7 @@ def convert(network: nn.Module, manifest: Manifest | NetworkInput) -> Any:
         warnings.simplefilter("ignore")
         traced = torch.jit.trace(FromPixels(network, manifest), example, check_trace=False)  # type: ignore[no-untyped-call]
         frontend = FrontEndManager().load_by_framework("pytorch")
-        decoder = TorchScriptPythonDecoder(traced)  # a variable, because OpenVINO does not keep it alive during the conversion
+        decoder = TorchScriptPythonDecoder(traced)  # in a variable, because OpenVINO does not keep the decoder alive during the conversion
         model = frontend.convert(frontend.load(decoder))
     model.reshape([-1, size, size, 3])
     return model

@@ -1,6 +1,6 @@
-"""Inference engines: plain torch, which is the reference, or OpenVINO where it is faster.
+"""Inference engines: plain torch, which is the reference, and OpenVINO, which is used where it is faster.
 
-A bundle may also contain an int8 form of its network (`inference/int8.py`), which OpenVINO runs.
+A bundle may also contain an int8 form of its network (`inference/int8.py`), which only OpenVINO can run.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ Pixels = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
 Outputs = tuple[Logits, npt.NDArray[np.float32]]  # logits `[N, C]` and features `[N, D]`; D is 0 without a linear head
 
-# Maximum difference from torch in fp32, as a fraction of the largest logit (from its row's mean). bf16 keeps 8 bits of each factor:
-# eager torch itself differs by about 0.01, but by 0.2 for networks with many thin layers, where an engine may differ a little more.
+# Maximum difference from torch in fp32, as a fraction of the largest logit (measured from its row's mean). bf16 keeps 8 bits of each
+# factor: torch itself differs by about 0.01 in bf16, but by 0.2 for networks with many thin layers. See `_BF16_TOLERANCE` for those.
 TOLERANCE = {"bf16": 0.05, "fp32": 0.001}
-# The manifest contains the deviation of the int8 logits when the form was made, with its accuracy on real pictures. On another
-# machine, the deviation may be larger by this factor.
+# The manifest records the deviation of the int8 logits at the time of quantization, when also the accuracy on real pictures was
+# measured. On another machine, the deviation may be larger by this factor.
 _INT8_TOLERANCE = 1.5
-_BF16_TOLERANCE = 1.5  # times the difference of torch in bf16
+_BF16_TOLERANCE = 1.5  # an engine in bf16 may deviate by this multiple of the deviation of torch in bf16
 INT8_FILES = ("openvino_int8.xml", "openvino_int8.bin")
 _TIMED_BATCHES = (1, 8)
 _TIMED_REPEATS = 3
@@ -48,18 +48,18 @@ class Engine(Protocol):
     """Runs one network. Safe to call from several threads.
 
     Attributes:
-        name: an `EngineName`.
-        precision: number format of the arithmetic, except int8.
+        name: name of the engine, an `EngineName`.
+        precision: number format of the arithmetic; with an int8 form, of the operations that are not in int8.
     """
 
     name: str
     precision: Precision
 
     def logits(self, images: Pixels) -> Logits:
-        """Logits, `[N, C]`, of images, uint8 `[N, S, S, 3]`."""
+        """Logits, float32 `[N, C]`, of images, uint8 `[N, S, S, 3]`."""
 
     def outputs(self, images: Pixels) -> Outputs:
-        """Logits and features of images, from one forward pass."""
+        """Logits, float32 `[N, C]`, and features, float32 `[N, D]`, of images, uint8 `[N, S, S, 3]`, from one forward pass."""
 
 
 class TorchEngine:
@@ -67,7 +67,7 @@ class TorchEngine:
 
     Args:
         network: network in evaluation mode, on the precision's device, channels last.
-        manifest: manifest, for the normalisation.
+        manifest: contains mean and standard deviation for the normalisation.
         precision: number format of the arithmetic.
     """
 
@@ -95,19 +95,19 @@ class TorchEngine:
 
 
 class OpenVinoEngine:
-    """The network and its normalisation, compiled by OpenVINO for this CPU, with as many threads as torch uses.
+    """The network and its normalisation, compiled by OpenVINO for this CPU; it uses as many threads as torch.
 
     Args:
-        reference: the engine whose network to compile; unchanged.
-        int8: the int8 form to run instead: contents of `INT8_FILES` by name.
+        reference: the engine whose network is compiled; it is not changed.
+        int8: the int8 form to run instead of the network: contents of `INT8_FILES` by name.
 
     Attributes:
-        tolerance: maximum `deviation`.
+        tolerance: maximum allowed `deviation`.
 
     Raises:
         MissingDependencyError: if OpenVINO is not installed.
         ConfigError: if OpenVINO does not support the device or precision.
-        RuntimeError: or another exception of torch's tracing or of OpenVINO, if the network cannot be compiled.
+        RuntimeError: if the network cannot be compiled; torch's tracing and OpenVINO may also raise other exceptions.
     """
 
     def __init__(self, reference: TorchEngine, int8: Mapping[str, bytes] | None = None) -> None:
@@ -124,7 +124,7 @@ class OpenVinoEngine:
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "INFERENCE_PRECISION_HINT": {"bf16": "bf16", "fp32": "f32"}[self.precision.name],
-            "ENABLE_CPU_PINNING": False,  # otherwise all replicas of a machine use its first cores
+            "ENABLE_CPU_PINNING": False,  # with pinning, all replicas of a machine would use its first cores
         }
         model = (
             core.read_model(*(int8[file] for file in INT8_FILES)) if int8 else convert(with_features(reference.network), reference.manifest)
@@ -151,20 +151,20 @@ def _both(outputs: Sequence[Logits]) -> Outputs:
 def choose(
     reference: TorchEngine, name: EngineName, attachments: Mapping[str, bytes] | None = None, *, may_be_exact: bool = False
 ) -> tuple[Engine, str]:
-    """Choose the fastest engine whose logits match torch in fp32 within its tolerance.
+    """Choose the fastest engine whose logits match torch in fp32 within the engine's tolerance.
 
     Args:
         reference: plain torch, in the requested precision.
         name: `auto`, or a required engine.
         attachments: attachments of the bundle, which may contain an int8 form.
-        may_be_exact: whether OpenVINO may compute in fp32 where its bf16 deviates too much, or is no faster.
+        may_be_exact: whether OpenVINO may compute in fp32 if its bf16 deviates too much, or is not faster than torch.
 
     Returns:
         The engine, and the reason for the choice as a clause for the log.
 
     Raises:
         MissingDependencyError: if the requested engine is not installed.
-        ConfigError: if it cannot run this network on this machine, or its deviation is too large.
+        ConfigError: if the requested engine cannot run this network on this machine, or its deviation is too large.
     """
     if name == "torch":
         return reference, "as configured"
@@ -176,7 +176,7 @@ def choose(
     best: Engine = reference
     reasons = []
     plain = [(reference, None)]
-    if may_be_exact and reference.precision.name == "bf16":  # faster than torch in bf16 for many networks
+    if may_be_exact and reference.precision.name == "bf16":  # OpenVINO in fp32 is faster than torch in bf16 for many networks
         exact = TorchEngine(reference.network, reference.manifest, Precision("fp32", reference.precision.device))
         plain.append((exact, None))
     for computing, form in [*plain, (reference, int8)] if int8 else plain:
@@ -214,7 +214,7 @@ def _checked(reference: TorchEngine, int8: Mapping[str, bytes] | None) -> Engine
 
 
 def deviation(engine: Engine, reference: TorchEngine, images: Pixels) -> float:
-    """Largest difference from torch in fp32, as a fraction of the largest logit (from its row's mean)."""
+    """Largest difference from the logits of torch in fp32, as a fraction of the largest logit (measured from its row's mean)."""
     manifest, exact = reference.manifest, Precision("fp32", reference.precision.device)
     expected = TorchEngine(reference.network, manifest, exact).logits(images)
     scale = np.abs(expected - expected.mean(axis=1, keepdims=True)).max()
@@ -222,7 +222,7 @@ def deviation(engine: Engine, reference: TorchEngine, images: Pixels) -> float:
 
 
 def speedup(engine: Engine, reference: Engine, image_size_px: int) -> float:
-    """Speed of an engine relative to another on small batches: geometric mean, best of a few alternating runs."""
+    """Speed of an engine ÷ speed of a reference: geometric mean over batch sizes 1 and 8, each from the best of three alternating runs."""
     gains = []
     for count in _TIMED_BATCHES:
         images = np.zeros((count, image_size_px, image_size_px, 3), np.uint8)
@@ -231,7 +231,7 @@ def speedup(engine: Engine, reference: Engine, image_size_px: int) -> float:
             for runner in (reference, engine):
                 started = time.perf_counter()
                 runner.logits(images)
-                if repeat:  # the first run allocates
+                if repeat:  # the first run is slower: it allocates memory
                     best[runner.name] = min(best[runner.name], time.perf_counter() - started)
         gains.append(best[reference.name] / best[engine.name])
     return statistics.geometric_mean(gains)

@@ -19,7 +19,7 @@ from cifar_ray.store import Manifest
 
 Heatmaps = npt.NDArray[np.float32]
 
-_CHUNK_PIXELS = 256 * 32 * 32  # activations of more pictures at once leave the cache
+_CHUNK_PIXELS = 256 * 32 * 32  # the activations of larger chunks do not fit into the CPU cache
 
 
 def grad_cam(
@@ -27,20 +27,20 @@ def grad_cam(
 ) -> Heatmaps:
     """Compute which parts of each image support a class (Grad-CAM: Selvaraju et al. 2017, arXiv 1610.02391, section 3).
 
-    It uses the last layer with spatial size, as in the paper: on CIFAR-10, hiding the hottest quarter of a picture reduces the
-    probability of AirNet 1.5 times as much as hiding a random quarter, while earlier layers are no better than chance. The map
-    of an ensemble is the mean of its members' maps, and that of several views the mean of theirs, each where its view lies. It
-    computes in float32, also where predictions use another precision, and is thread-safe: it does not change the network, not even
-    by hooks.
+    As in the paper, the map is of the last layer with spatial size. On CIFAR-10, hiding the hottest quarter of a picture reduces AirNet's
+    probability 1.5 times as much as hiding a random quarter, while maps of earlier layers are no better than chance. The map of an
+    ensemble is the mean of its members' maps. The map of several views is the mean of their maps, each moved to the position of its view.
+    The arithmetic is in float32, also if predictions use another precision. The function is thread-safe: hooks are registered on a copy of
+    the network's modules.
 
     Args:
-        network: a network in evaluation mode, as `Predictor.network`.
-        manifest: manifest, for the normalisation.
+        network: a network in evaluation mode, for example `Predictor.network`.
+        manifest: contains mean and standard deviation for the normalisation.
         images: uint8 `[N, S, S, 3]`.
         classes: `[N]`, the class to explain for each image.
 
     Returns:
-        float32 `[N, S, S]`, 0–1: 1 marks the strongest evidence for the class; all 0 if there is none.
+        float32 `[N, S, S]`, 0–1: 1 marks the strongest evidence for the class; all 0 if there is no evidence.
 
     Raises:
         ConfigError: if the network has no layer with spatial size, or its tokens form no grid.
@@ -66,7 +66,7 @@ def explain(predictor: Predictor, image: npt.NDArray[np.uint8], class_id: int | 
     Args:
         predictor: predictor of a network of this project.
         image: uint8 `[S, S, 3]`.
-        class_id: class to explain; `None` is the most probable one.
+        class_id: number of the class to explain; `None` for the most probable class.
 
     Returns:
         The class, and its heatmap, float32 `[S, S]`, 0–1, as from `grad_cam`.
@@ -83,7 +83,7 @@ def _explain(network: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
     parts = members(network)
     hooks = [hook for part in parts for hook in part.record()]
     try:
-        logits = network(inputs.requires_grad_())  # if all weights are frozen, the input is the only path for gradients
+        logits = network(inputs.requires_grad_())  # with all weights frozen, gradients exist only through the input
     finally:
         for hook in hooks:
             hook.remove()

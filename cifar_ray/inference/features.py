@@ -1,4 +1,4 @@
-"""Features of pictures: the input of a network's last linear layer, from the forward pass that computes the logits."""
+"""Features of pictures: the input of a network's last linear layer, from the same forward pass as the logits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class WithFeatures(nn.Module):
     """A network that also returns its features; safe to call from several threads.
 
     Args:
-        network: it is not changed: this module runs a copy of its modules with the same weights.
+        network: the network; it is not changed, because this module runs a copy of its modules, which shares the weights.
 
     Attributes:
         width: number of features.
@@ -40,9 +40,10 @@ class WithFeatures(nn.Module):
             head.register_forward_pre_hook(lambda _head, inputs, number=number: seen.inputs[number].append(inputs[0]))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits, `[N, C]`, and features, float32 `[N, D]`, of normalised images.
+        """Logits, `[N, C]`, and features, float32 `[N, D]`, of normalised images, `[N, 3, H, W]`.
 
-        Features are the mean over the views. Those of an ensemble are its members' features side by side, each of length 1.
+        With several views, features are the mean over the views. The features of an ensemble are the concatenated features of its
+        members, each scaled to length 1.
         """
         self._seen.inputs = [[] for _ in range(self._num_heads)]
         logits = self.network(images)

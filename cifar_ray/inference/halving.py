@@ -1,4 +1,4 @@
-"""Batches that do not fit in memory are run in halves, and the size that fits is remembered."""
+"""Run batches that do not fit into memory in halves, and remember the size that fits."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _logger = logging.getLogger(__name__)
 
 
 class Halving:
-    """Runs a function on batches. If memory runs out, it goes on with half the size, and later calls start with that.
+    """Runs a function on batches. If memory runs out, it continues with half the batch size, and later calls start with this size.
 
-    Safe to call from several threads, if the function is.
+    It is safe to call from several threads if the function is.
 
     Args:
-        run: computes arrays `[N, …]` from uint8 images `[N, S, S, 3]`, each image by itself.
+        run: computes arrays `[N, …]` from images, uint8 `[N, S, S, 3]`; the result of an image must not depend on the other images.
     """
 
     def __init__(self, run: Callable[[npt.NDArray[np.uint8]], Arrays]) -> None:
@@ -29,7 +29,7 @@ class Halving:
         self.largest: int | None = None
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> Arrays:
-        """Results for all images.
+        """Results for all images, `[N, …]` each.
 
         Raises:
             ResourceError: if there is not enough memory for one image.
@@ -42,7 +42,7 @@ class Halving:
                     raise
                 if len(images) <= 1:
                     raise ResourceError(f"not enough memory for one image of {images.shape[1]} px; free some, or use a CPU") from None
-            # Here and not above: the traceback keeps the memory of the failed batch alive.
+            # not in the except block, where the traceback keeps the memory of the failed batch alive
             self._go_on_with(len(images) // 2)
         size = max(1, min(self.largest or len(images), len(images) - 1))
         parts = [self(images[start : start + size]) for start in range(0, len(images), size)]

@@ -1,6 +1,7 @@
-"""The int8 form of a network: NNCF's post-training quantization, saved beside the weights if the loss of accuracy is small enough.
+"""The int8 form of a network, by NNCF's post-training quantization; it is saved with the weights if the loss of accuracy is small enough.
 
-Ranges come from calibration pictures, per channel for weights and per tensor for activations (Jacob et al. 2018, arXiv:1712.05877).
+Quantization ranges come from calibration pictures, per channel for weights and per tensor for activations (Jacob et al. 2018,
+arXiv 1712.05877).
 """
 
 from __future__ import annotations
@@ -44,23 +45,23 @@ def quantize_stored(
     tolerance: float,
     progress: StartTask = no_progress,
 ) -> tuple[Bundle, Bundle]:
-    """Saves a new version of a model, with the int8 form of its network.
+    """Save a new version of a model with the int8 form of its network.
 
     Args:
-        store: holds the model.
+        store: store of the model.
         reference: `name`, `name@3` or `name@production`.
-        data_dir: where the images of its training are now; `None`: where they were then.
-        calibration_images: number of training images that set the quantization ranges.
-        seed: of the choice of these images.
-        tolerance: largest loss of accuracy, 0–1.
-        progress: of the decoding.
+        data_dir: present folder of the training images; `None` if it is the same as during training.
+        calibration_images: number of training images that determine the quantization ranges.
+        seed: seed for the choice of these images.
+        tolerance: maximum loss of accuracy, 0–1.
+        progress: receives the progress of decoding.
 
     Returns:
-        The model as it was, and the new version.
+        The unchanged model, and the new version.
 
     Raises:
-        ConfigError: if the images are not those of the training, or as in `with_int8`.
-        DataError: if there are no images.
+        ConfigError: if the images are not those of the training, or there are no validation and test images; see also `with_int8`.
+        DataError: if the images are missing.
         MissingDependencyError: if NNCF or OpenVINO is not installed.
         StoreError: if there is no such model.
     """
@@ -79,7 +80,7 @@ def quantize_stored(
 
 
 def _choose(splits: DatasetSplits, count: int, seed: int) -> Pixels:
-    """Draw random training images, in their order."""
+    """Draw random training images, uint8 `[K, S, S, 3]`, in the order of the data set."""
     total = len(splits.train)
     rows = np.sort(np.random.default_rng(seed).choice(total, min(count, total), replace=False))
     return splits.train.images[rows]
@@ -89,9 +90,9 @@ def with_int8(bundle: Bundle, calibration: Pixels, held_out: dict[str, ImageData
     """Add an int8 form of the network to a bundle, if it is accurate enough.
 
     Args:
-        bundle: the bundle; unchanged.
-        calibration: uint8 `[K, S, S, 3]`, some hundred training images for the quantization ranges.
-        held_out: validation and test splits by name; the accuracy is over all of them, because one may be too small.
+        bundle: the bundle; it is not changed.
+        calibration: uint8 `[K, S, S, 3]`, a few hundred training images for the quantization ranges.
+        held_out: validation and test splits by name; the accuracy is over both together, because one may be too small.
         tolerance: maximum loss of accuracy, 0–1.
 
     Returns:
@@ -99,7 +100,7 @@ def with_int8(bundle: Bundle, calibration: Pixels, held_out: dict[str, ImageData
 
     Raises:
         MissingDependencyError: if NNCF or OpenVINO is not installed.
-        ConfigError: if this network cannot be quantized, or loses more accuracy.
+        ConfigError: if the network cannot be quantized, or loses more than `tolerance`.
         BundleError: if the bundle is damaged.
     """
     predictor = Predictor(bundle, precision="fp32", engine="torch")
@@ -126,7 +127,7 @@ def with_int8(bundle: Bundle, calibration: Pixels, held_out: dict[str, ImageData
 
 
 def held_out_score(engine: Engine, held_out: dict[str, ImageDataset]) -> float:
-    """Accuracy, or mAP with several labels per image, on all held-out images together."""
+    """Accuracy, or mAP for several labels per image, on all held-out images together, 0–1."""
     logits = [engine.logits(part.images[i : i + _BATCH]) for part in held_out.values() for i in range(0, len(part), _BATCH)]
     labels = np.concatenate([part.labels for part in held_out.values()])
     return Trust.plain(labels).evaluate(np.concatenate(logits), labels).score
@@ -134,7 +135,7 @@ def held_out_score(engine: Engine, held_out: dict[str, ImageDataset]) -> float:
 
 def _quantize(engine: TorchEngine, images: Pixels) -> dict[str, bytes]:
     openvino, nncf = import_openvino(), _import_nncf()
-    # batches of one picture, because each batch updates the ranges
+    # batches of one picture, because NNCF updates the ranges once per batch
     calibration = nncf.Dataset(np.split(images, len(images)))
     try:
         exact = convert(with_features(engine.network), engine.manifest)
@@ -148,7 +149,7 @@ def _quantize(engine: TorchEngine, images: Pixels) -> dict[str, bytes]:
 
 
 def _import_nncf() -> Any:
-    os.environ.setdefault("NNCF_CI", "1")  # turn off its usage reports
+    os.environ.setdefault("NNCF_CI", "1")  # NNCF would send usage reports
     try:
         import nncf
     except ImportError:

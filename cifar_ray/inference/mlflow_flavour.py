@@ -1,6 +1,6 @@
-"""A bundle as MLflow's `pyfunc`: `mlflow.pyfunc.load_model("models:/NAME/1").predict(pictures)` answers as a server does.
+"""A bundle as an MLflow `pyfunc`: `mlflow.pyfunc.load_model("models:/NAME/1").predict(pictures)` returns the same as a server.
 
-MLflow finds this module by its name in the model's `MLmodel` file and calls `_load_pyfunc`.
+MLflow reads the name of this module from the model's `MLmodel` file, and calls `_load_pyfunc`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class PictureModel:
     """Classifies picture files.
 
     Args:
-        folder: of the bundle.
+        folder: folder of the bundle.
     """
 
     def __init__(self, folder: str) -> None:
@@ -38,8 +38,9 @@ class PictureModel:
             params: `top_k`, 5 by default.
 
         Returns:
-            For each picture, what `POST /predict` of a server answers about it: `class_id`, `class_name`, `confidence`, `abstain`, `top_k`,
-            `probabilities`, and `labels` for a model with several labels a picture; or `{"error": TEXT}` for one that cannot be decoded.
+            The response of a server's `POST /predict` for each picture: `class_id`, `class_name`, `confidence`, `abstain`, `top_k`,
+            `probabilities`, and `labels` if the model gives several labels per picture; `{"error": TEXT}` for a picture that cannot be
+            decoded.
         """
         pictures = list(model_input["image"] if hasattr(model_input, "columns") else model_input)
         top_k = int((params or {}).get("top_k", _TOP_K))

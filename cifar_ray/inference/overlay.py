@@ -1,4 +1,4 @@
-"""Overlay heatmaps on pictures, without torch and matplotlib, because a server's ingress draws them."""
+"""Overlay heatmaps on pictures, without torch and matplotlib, because a server's ingress, which loads neither, draws them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _INFERNO = np.array(
 
 
 def overlay(image: npt.NDArray[np.uint8], heatmap: npt.NDArray[np.float32], side_px: int = 160) -> Image.Image:
-    """Overlay a heatmap on its picture; the opacity grows with the heat.
+    """Overlay a heatmap on its picture; the opacity is proportional to the heat.
 
     Args:
         image: uint8 `[S, S, 3]`.
         heatmap: float32 `[S, S]`, 0–1.
-        side_px: side of the result; small pictures are enlarged to be visible.
+        side_px: side of the result; small pictures are enlarged, so that details are visible.
 
     Returns:
         RGB, `side_px` square.

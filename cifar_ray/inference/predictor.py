@@ -27,9 +27,9 @@ class Prediction:
         logits: float32 `[N, C]`, the output of the network.
         probabilities: float32 `[N, C]`, softmax of logits ÷ temperature, each row sums to 1; for a multi-label model one
             independent probability per label, see `LabelRules`.
-        labels: bool `[N, C]`, the labels that are given: exactly the most likely class, or for a multi-label model any number.
-        abstains: bool `[N]`, whether the image is unlike the training images, so that its prediction is unreliable.
-        features: float32 `[N, D]`, the input of the last linear layer; D is 0 if the network, or its int8 form, does not give it.
+        labels: bool `[N, C]`, the labels that are given: exactly the most likely class, or for a multi-label model any number of labels.
+        abstains: bool `[N]`, whether the model abstains because the image is unlike the images it was validated on.
+        features: float32 `[N, D]`, the input of the last linear layer; D is 0 if the network, or its int8 form, has no features.
     """
 
     logits: npt.NDArray[np.float32]
@@ -47,7 +47,7 @@ class Predictor:
     Args:
         bundle: a bundle from `ModelStore.load`.
         device: device of the network.
-        precision: `auto` is the precision of training on this device.
+        precision: `auto` is the same as `auto` for training on this device; with it, OpenVINO may also compute in fp32 or int8.
         engine: `auto` is the fastest engine on this machine whose logits match those of plain torch; `torch` is plain torch.
 
     Attributes:
@@ -58,7 +58,7 @@ class Predictor:
         engine_reason: reason for the choice, as a clause for a log.
 
     Raises:
-        BundleError: if architecture, weights and manifest are inconsistent, or the logits are not finite.
+        BundleError: if architecture, weights and manifest do not match, or the logits are not finite.
         ConfigError: if the device does not support the requested precision or engine.
         MissingDependencyError: if the requested engine is not installed.
     """
@@ -77,7 +77,7 @@ class Predictor:
         self._engine: Engine = TorchEngine(self.network, self.manifest, wanted)
         self._outputs = Halving(self._engine.outputs)
         self._check(bundle.reference)
-        # an explicit precision excludes int8, unless the engine is explicit, too
+        # an explicit precision excludes int8, unless the engine is explicit as well
         attachments = bundle.attachments if precision == "auto" or engine != "auto" else None
         self._engine, self.engine_reason = choose(self._engine, engine, attachments, may_be_exact=precision == "auto")
         self._outputs = Halving(self._engine.outputs)
@@ -97,7 +97,7 @@ class Predictor:
         if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
             raise ValueError(f"images must be uint8 [N, {size}, {size}, 3], got {images.dtype} {list(images.shape)}")
         logits, features = self._outputs(images)
-        if self._trust.rules is None:  # torch's softmax is the faster one
+        if self._trust.rules is None:  # torch's softmax is faster
             probabilities = torch.softmax(torch.from_numpy(logits) / self.manifest.temperature, dim=1).numpy()
         else:
             probabilities = self._trust.probabilities(logits)

@@ -1,4 +1,4 @@
-"""Find what makes starting a server useless, before Ray starts: no model, a port in use, too little memory."""
+"""Check before Ray starts that a server can start: there is a model, the ports are free, and there is enough memory."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from cifar_ray.errors import ConfigError, ResourceError, StoreError
 from cifar_ray.store.default_model import last_promoted_first
 from cifar_ray.store.registry import ModelStore
 
-# Least memory, bytes: Ray with Serve's controller and proxy, and each process of ours; torch alone takes most of a replica's
+# Minimum memory, bytes: Ray with Serve's controller and proxy; each replica, most of which is torch; each ingress process
 _RAY_BYTES, _REPLICA_BYTES, _INGRESS_BYTES = 700_000_000, 350_000_000, 120_000_000
 
 
 def starts_ray() -> bool:
-    """Whether a server that starts now starts Ray on this machine; a running cluster may have models, ports and memory elsewhere."""
+    """Whether a server would start Ray on this machine; on a running cluster, models, ports and memory may be on other hosts."""
     return not belongs_to_cluster()
 
 
@@ -33,22 +33,22 @@ def check_server(
     grpc_port: int | None = None,
     other_ports: Mapping[str, int] = MappingProxyType({}),
 ) -> str:
-    """Check what a server needs.
+    """Check that a server can start.
 
     Args:
         config: settings of the server.
         host: address to listen on.
         port: port to listen on.
         is_here: whether the server will run on this machine; otherwise only the model is checked.
-        grpc_port: port for gRPC; `None` for none.
-        other_ports: what else it listens on, on all interfaces, by the variable that changes it.
+        grpc_port: port for gRPC; `None` without gRPC.
+        other_ports: further ports that the server listens on, on all interfaces, by the environment variable that changes the port.
 
     Returns:
-        The model that the server will serve, and why if the config names none.
+        The model that the server will serve, with the reason if the config names no model.
 
     Raises:
-        StoreError: if there is no such model, or none at all.
-        ConfigError: if the port is in use.
+        StoreError: if there is no such model, or no model at all.
+        ConfigError: if a port cannot be used.
         ResourceError: if there is too little memory.
     """
     model = _find_model(config)
@@ -94,7 +94,7 @@ def _check_memory(config: ServeConfig) -> None:
 
 
 def available_bytes() -> int | None:
-    """Memory that new processes can use on this machine, or in its container; `None` where the system does not tell."""
+    """Memory in bytes that new processes can use on this machine, or in its container; `None` if the system does not report it."""
     try:
         free = re.search(r"MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"))
     except OSError:

@@ -1,4 +1,4 @@
-"""Convert a client's picture to the input of a network, with the same function as training."""
+"""Convert a client's picture to the input of a network, with the same function that training uses."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ MAX_IMAGE_PIXELS = 50_000_000
 
 
 def preprocess(data: bytes, image_size_px: int, resize_policy: ResizePolicy, max_pixels: int = MAX_IMAGE_PIXELS) -> npt.NDArray[np.uint8]:
-    """Decode one picture and make it square, with the size and policy of the manifest.
+    """Decode one picture and make it square.
 
     Args:
         data: content of an image file in any supported format, size and colour mode.
         image_size_px: height and width of the network's input.
         resize_policy: policy for other aspect ratios.
-        max_pixels: maximum width times height, checked before decoding.
+        max_pixels: maximum width × height, px; checked before decoding.
 
     Returns:
         uint8 `[image_size_px, image_size_px, 3]`, RGB.
 
     Raises:
-        ImageTooLargeError: if it exceeds 10 MB or `max_pixels`; it is not decoded.
-        ImageError: if it is empty, damaged or in an unsupported format.
+        ImageTooLargeError: if the picture exceeds 10 MB or `max_pixels`; it is then not decoded.
+        ImageError: if the picture is empty, damaged or in an unsupported format.
     """
     if len(data) > MAX_IMAGE_BYTES:
         raise ImageTooLargeError(f"the picture has {len(data):,} bytes; the maximum is {MAX_IMAGE_BYTES:,}")
@@ -40,7 +40,7 @@ def preprocess(data: bytes, image_size_px: int, resize_policy: ResizePolicy, max
 def decode_base64(text: str) -> bytes:
     """Decode padded base64 (RFC 4648, section 4) or a `data:…;base64,…` URI (RFC 2397).
 
-    White space is ignored: GNU `base64`, MIME and Android break the text into lines.
+    White space is ignored, because GNU `base64`, MIME and Android break the text into lines.
 
     Raises:
         ImageError: for an invalid character, invalid padding or another kind of URI.

@@ -1,4 +1,4 @@
-"""Made pictures on which the logits of two engines are compared: a bundle has no pictures, and the network must see something."""
+"""Synthetic pictures for comparing the logits of two engines; a bundle has no pictures of its own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 _COUNT = 16
-# Brightness and the two opponent colours vary in photographs in about this proportion (Ruderman and others 1998)
+# Brightness and the two opponent colours vary in photographs in about this proportion (Ruderman et al. 1998)
 _OPPONENT_COLOURS = np.array([[0.55, 0.20, 0.05], [0.55, 0.0, -0.10], [0.55, -0.20, 0.05]])
 _CONTRAST = 90.0
 
@@ -14,13 +14,13 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def like_photographs(size_px: int) -> Pixels:
-    """Random pictures whose amplitudes fall with the frequency, 1/f, as those of photographs do (Field 1987).
+    """Random pictures whose amplitudes fall with the frequency as 1/f, like those of photographs (Field 1987).
 
-    The error of rounding on them is that on photographs: 1.5 and 1.4 % in bf16 with two engines, against 1.8 and 2.8 % on 16 photographs
-    of ants and bees. On gradients without any detail it was 16 and 7 %.
+    Rounding errors are similar to those on photographs. Measured with two engines in bf16: 1.5 % and 1.4 % on these pictures, 1.8 % and
+    2.8 % on 16 photographs of ants and bees, but 16 % and 7 % on gradients without detail.
 
     Args:
-        size_px: side.
+        size_px: side of the pictures, px.
 
     Returns:
         uint8 `[16, size_px, size_px, 3]`, always the same.
@@ -38,10 +38,10 @@ def like_photographs(size_px: int) -> Pixels:
 
 
 def gradients(size_px: int) -> Pixels:
-    """Gradients between four corners of random colours; the deviation that a stored int8 form records was measured on them.
+    """Gradients between four corners of random colours; the recorded deviation of a stored int8 form was measured on these pictures.
 
     Args:
-        size_px: side.
+        size_px: side of the pictures, px.
 
     Returns:
         uint8 `[16, size_px, size_px, 3]`, always the same.

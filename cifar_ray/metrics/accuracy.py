@@ -72,18 +72,18 @@ class Evaluation:
 
 
 def is_uneven(counts: Integers) -> bool:
-    """Whether the largest class has more than 1.5 times the images of the smallest, so that accuracy alone misleads; counts `[C]`."""
+    """Whether the largest class has over 1.5 times the images of the smallest, so that accuracy alone misleads; `counts` is int64 `[C]`."""
     return bool(counts.max() > _UNEVEN_RATIO * counts.min())
 
 
 def evaluate_logits(logits: npt.NDArray[np.float32], labels: Integers, temperature: float = 1.0) -> Evaluation:
-    """Compute loss and confusion matrix of logits `[N, C]`, divided by the temperature."""
+    """Compute loss and confusion matrix of logits, float32 `[N, C]`, divided by the temperature; labels are int64 `[N]`."""
     loss = float(cross_entropies(logits, labels, temperature).sum()) / max(1, len(labels))
     return Evaluation(loss, confusion_matrix(labels, logits.argmax(axis=1), logits.shape[1]))
 
 
 def cross_entropies(logits: Logits, labels: Integers, temperature: float = 1.0) -> Floats:
-    """Cross-entropy of each image, nats: float64 `[N]`."""
+    """Cross-entropy of each image, nats, float64 `[N]`; logits are float32 `[N, C]`, labels int64 `[N]`."""
     scaled = logits.astype(np.float64) / temperature
     scaled -= scaled.max(axis=1, keepdims=True)
     log_probabilities = scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
@@ -92,12 +92,12 @@ def cross_entropies(logits: Logits, labels: Integers, temperature: float = 1.0) 
 
 
 def confusion_matrix(labels: Integers, predicted: Integers, classes: int) -> Integers:
-    """Images by true class (row) and predicted class (column): int64 `[C, C]`."""
+    """Number of images by true class (row) and predicted class (column), int64 `[C, C]`; both arguments are int64 `[N]`."""
     return np.bincount(labels * classes + predicted, minlength=classes * classes).reshape(classes, classes).astype(np.int64)
 
 
 def count_top_k(logits: npt.NDArray[np.float32], labels: Integers, k: int) -> int:
-    """Count images whose true class is among the `k` most probable; for equal logits the first class comes first, as in `argmax`."""
+    """Count images whose true class is among the `k` most probable ones; of equal logits, the first class ranks first, as in `argmax`."""
     own = np.take_along_axis(logits, labels[:, None], axis=1)
     before = np.arange(logits.shape[1]) < labels[:, None]
     rank = ((logits > own) | ((logits == own) & before)).sum(axis=1)
@@ -118,7 +118,7 @@ def mean_of_known(values: Floats) -> float:
 
 
 def ratio(parts: npt.NDArray[np.generic], wholes: npt.NDArray[np.generic]) -> Floats:
-    """`parts / wholes`, and NaN where a whole is 0."""
+    """`parts / wholes`, float64 `[N]`; NaN where a whole is 0."""
     result = np.full(len(wholes), np.nan)
     np.divide(parts, wholes, out=result, where=np.asarray(wholes) > 0)
     return result

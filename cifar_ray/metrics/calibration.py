@@ -29,7 +29,7 @@ class Calibration:
 
     @property
     def error(self) -> float:
-        """Expected calibration error, 0–1: mean distance between confidence and accuracy over images."""
+        """Expected calibration error, 0–1: distance between confidence and accuracy of a bin, averaged over the images."""
         return float(np.nansum(self.counts * np.abs(self.confidence - self.accuracy)) / max(1, self.counts.sum()))
 
     @property
@@ -39,12 +39,18 @@ class Calibration:
 
 
 def calibrate(probabilities: Logits, labels: Integers, bins: int = 15) -> Calibration:
-    """Bin images by the probability of their most probable class; 15 bins as in Guo et al. 2017."""
+    """Bin images by the probability of their most probable class; 15 bins as in Guo et al. 2017.
+
+    Args:
+        probabilities: float32 `[N, C]`.
+        labels: int64 `[N]`.
+        bins: number of bins.
+    """
     return bin_by_confidence(probabilities.max(axis=1).astype(np.float64), probabilities.argmax(axis=1) == labels, bins)
 
 
 def bin_by_confidence(confidence: Floats, correct: npt.NDArray[np.bool_], bins: int) -> Calibration:
-    """Bin predictions by their confidence, float64 `[N]`; `correct` says which are right."""
+    """Bin predictions by their confidence, float64 `[N]`, 0–1; `correct`, bool `[N]`, marks the right predictions."""
     bin_of = np.minimum((confidence * bins).astype(np.int64), bins - 1)
     counts = np.bincount(bin_of, minlength=bins)
     mean_confidence = ratio(np.bincount(bin_of, weights=confidence, minlength=bins), counts)
@@ -63,13 +69,13 @@ def calibration_spread(probabilities: Logits, labels: Integers) -> float:
 
 
 def fit_temperature_if_better(logits: Logits, labels: Integers) -> float:
-    """`fit_temperature`, shrunk towards 1 by the number of images; 1 where it does not help on images that it was not fitted on.
+    """`fit_temperature`, shrunk towards 1; exactly 1 if the temperature does not help on held-out images.
 
-    With few images the temperature fits noise. It is therefore used only if, in five-fold cross-validation, it lowers the cross-entropy by
-    more than the standard error and does not raise the calibration error.
+    With few images the temperature fits noise. Therefore it is shrunk more for fewer images, and used only if in five-fold
+    cross-validation it lowers the cross-entropy by more than the standard error, and does not raise the calibration error.
 
     Args:
-        logits: `[N, C]` of images not trained on.
+        logits: `[N, C]`, of images not trained on.
         labels: `[N]`.
 
     Returns:
@@ -89,19 +95,19 @@ def fit_temperature_if_better(logits: Logits, labels: Integers) -> float:
 
 
 def _shrunk(logits: Logits, labels: Integers) -> float:
-    """The fitted temperature, shrunk towards 1 on a logarithmic scale, as if `_PRIOR_IMAGES` further images supported 1."""
+    """The fitted temperature, shrunk towards 1 on a logarithmic scale, as if `_PRIOR_IMAGES` more images supported 1."""
     return float(fit_temperature(logits, labels) ** (len(labels) / (len(labels) + _PRIOR_IMAGES)))
 
 
 def fit_temperature(logits: Logits, labels: Integers) -> float:
     """Temperature scaling (Guo et al. 2017, arXiv 1706.04599, section 4.2): the divisor of the logits that minimises the cross-entropy.
 
-    The cross-entropy is convex in the inverse of the divisor, so its slope has one root, which Brent's method finds, in float64. One
+    The cross-entropy is convex in the inverse of the divisor, so its slope has one root. Brent's method finds the root in float64. One
     label in N + 2 counts as wrong (Platt 1999, section 2.2): otherwise a network without mistakes on these images would get
     infinite confidence.
 
     Args:
-        logits: `[N, C]` of images not trained on.
+        logits: `[N, C]`, of images not trained on.
         labels: `[N]`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Familiarity: how similar pictures are to pictures that a model was validated on, by its logits and its features."""
+"""Familiarity: how similar pictures are to the pictures that a model was validated on, by the model's logits and features."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ import numpy.typing as npt
 from cifar_ray.metrics.accuracy import Floats, Integers, Logits
 
 SHARE_KEPT = 0.95
-NEIGHBOUR = 5  # the similarity is that to the fifth nearest known picture
+NEIGHBOUR = 5  # similarity means the similarity to the fifth nearest known picture
 
 _MAX_KNOWN = 500  # more pictures cost memory and time without better results
 
 
 @dataclass(frozen=True, eq=False)
 class Familiarity:
-    """Compares pictures with known ones.
+    """Compares pictures with known pictures.
 
     The score has two parts: the energy of the logits, and the similarity to the fifth nearest known picture (Sun et al. 2022,
-    arXiv 2204.06507), which is the cosine between the square roots of their features. Square roots give weak features more weight:
-    strange pictures often lack detail, which shows in the weak ones. Each part is measured from its median over the known pictures, in
-    units of its root mean square deviation below the median. Only deviations below the median count.
+    arXiv 2204.06507). Similarity is the cosine between the square roots of the features. Square roots give weak features more weight,
+    because unfamiliar pictures often lack detail, which shows in the weak features. Each part is measured from its median over the known
+    pictures, in units of its root mean square deviation below the median. Only deviations below the median count.
 
     Attributes:
-        known: float32 `[K, D]`, roots of the features of known pictures, each row of length 1.
+        known: float32 `[K, D]`, square roots of the features of known pictures; each row has length 1.
         centres: float64 `[2]`, median of each part over the known pictures.
         spreads: float64 `[2]`, root mean square deviation below the median.
         threshold: the model abstains from pictures with a lower score.
@@ -45,7 +45,7 @@ class Familiarity:
         Args:
             logits: `[N, C]`.
             features: `[N, D]`, D ≥ 1.
-            groups: int64 `[N]`, equal for near-duplicates, which do not count as neighbours of each other.
+            groups: int64 `[N]`; equal numbers mark near-duplicates, which do not count as neighbours of each other.
         """
         roots, rows = _roots(features), draw_rows(len(features), _MAX_KNOWN)
         known, groups = roots[rows], np.arange(len(features)) if groups is None else groups
@@ -59,7 +59,7 @@ class Familiarity:
         return cls(known, centres, spreads, float(np.quantile(scores, 1 - SHARE_KEPT, method="lower")))
 
     def score(self, logits: Logits, features: Logits) -> Floats:
-        """Float64 `[N]`, at most 0; lower for less familiar pictures."""
+        """Familiarity of each picture, float64 `[N]`, at most 0; lower for less familiar pictures."""
         parts = np.stack([energy(logits), _similarity(_roots(features), self.known)], axis=1)
         return _below(parts, self.centres, self.spreads)
 
@@ -79,17 +79,17 @@ class Familiarity:
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> Self:
-        """From `arrays`.
+        """Create from the result of `arrays`.
 
         Raises:
-            KeyError, ValueError: if they are incomplete.
+            KeyError, ValueError: if an array is missing or has the wrong shape.
         """
         (threshold,) = arrays["threshold"].tolist()
         return cls(arrays["known"].astype(np.float32), arrays["centres"], arrays["spreads"], threshold)
 
 
 def draw_rows(count: int, most: int) -> Integers:
-    """All of `count` rows, or `most` of them, drawn at random; in their order."""
+    """Numbers of `count` rows, or of a random sample of `most` of them, ascending: int64 `[min(count, most)]`."""
     rows = np.arange(count)
     return rows if count <= most else np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
 
@@ -97,7 +97,7 @@ def draw_rows(count: int, most: int) -> Integers:
 def energy(logits: Logits) -> Floats:
     """Negative energy of each image (Liu et al. 2020, arXiv 2010.03759, section 3.1).
 
-    This is the logsumexp of the logits, without the temperature: float64 `[N]`, higher for more similar images.
+    This is the logsumexp of the logits, `[N, C]`, without the temperature: float64 `[N]`, higher for more familiar images.
     """
     largest = logits.max(axis=1, keepdims=True).astype(np.float64)
     energies: Floats = (largest + np.log(np.exp(logits - largest).sum(axis=1, keepdims=True)))[:, 0]
@@ -105,7 +105,7 @@ def energy(logits: Logits) -> Floats:
 
 
 def unit(features: Logits) -> Logits:
-    """Each row divided by its length, float32."""
+    """Each row divided by its Euclidean length, float32 `[N, D]`."""
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     result: Logits = (features / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32)
     return result
@@ -116,7 +116,7 @@ def _roots(features: Logits) -> Logits:
 
 
 def _similarity(features: Logits, known: Logits, same: npt.NDArray[np.bool_] | None = None) -> Floats:
-    """Cosine similarity to the fifth nearest of `known`, of those that are not the same picture; -inf if there are fewer."""
+    """Cosine similarity to the fifth nearest row of `known` that is not marked as `same`, float64 `[N]`; -inf if there are fewer."""
     if len(known) < NEIGHBOUR:
         return np.full(len(features), -np.inf)
     products = features @ known.T

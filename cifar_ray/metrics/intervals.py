@@ -11,7 +11,7 @@ import numpy as np
 from cifar_ray.metrics.accuracy import Integers
 
 SIGNIFICANT = 0.05
-FEW_PICTURES = 2000  # with fewer, an accuracy is shown with its interval
+FEW_PICTURES = 2000  # with fewer pictures, an accuracy is shown with its interval
 _Z95 = NormalDist().inv_cdf(0.975)
 
 
@@ -52,7 +52,7 @@ class PairedComparison:
 
     @property
     def difference(self) -> float:
-        """Accuracy of the second model minus that of the first."""
+        """Accuracy of the second model minus accuracy of the first, from -1 to 1."""
         return (self.only_b - self.only_a) / max(1, self.count)
 
     @property
@@ -78,8 +78,8 @@ def wilson_interval(part: float, count: int, z: float) -> tuple[float, float]:
     """Confidence interval of a fraction (Wilson 1927), within 0–1; (0, 1) for a count of 0.
 
     Args:
-        part: how many of `count` have the property.
-        count: at least 0.
+        part: number of items with the property, 0 to `count`.
+        count: number of items, at least 0.
         z: half-width in standard errors; 1.96 for 95 %.
     """
     if count == 0:
@@ -96,8 +96,8 @@ def difference_interval(first: float, second: float, count: int) -> tuple[float,
     Method 10 of Newcombe (1998), Statistics in Medicine 17.
 
     Args:
-        first: 0–1, may be a mean over seeds.
-        second: is subtracted.
+        first: accuracy, 0–1; may be a mean over seeds.
+        second: accuracy that is subtracted from `first`, 0–1.
         count: number of images, at least 1.
     """
     reach = [0.0, 0.0]  # squared, below and above
@@ -109,7 +109,12 @@ def difference_interval(first: float, second: float, count: int) -> tuple[float,
 
 
 def describe_accuracy(accuracy: float, count: int | None) -> str:
-    """An accuracy for the user; for fewer than 2,000 pictures with its 95 % interval, `None` for an unknown number."""
+    """Format an accuracy for the user, with its 95 % interval if it is from fewer than 2,000 pictures.
+
+    Args:
+        accuracy: 0–1.
+        count: number of pictures; `None` if unknown.
+    """
     if not count or count >= FEW_PICTURES:
         return f"{accuracy:.2%}"
     low, high = accuracy_interval(round(accuracy * count), count)
@@ -119,7 +124,10 @@ def describe_accuracy(accuracy: float, count: int | None) -> str:
 def prediction_bias(confusion: Integers) -> list[ClassBias]:
     """Test for each class whether it is predicted more or less often than it occurs.
 
-    The test is paired: if both are equally frequent, there are as many false positives as false negatives.
+    If a class is predicted as often as it occurs, it has as many false positives as false negatives. A sign test compares the two.
+
+    Args:
+        confusion: int64 `[C, C]`, images by true class (row) and predicted class (column).
     """
     wrongly, missed = (confusion.sum(axis=axis) - np.diag(confusion) for axis in (0, 1))
     p_values = holm([sign_test(int(a), int(b)) for a, b in zip(wrongly, missed, strict=True)])
@@ -128,7 +136,7 @@ def prediction_bias(confusion: Integers) -> list[ClassBias]:
 
 
 def sign_test(a: int, b: int) -> float:
-    """Two-sided p-value of `a` heads and `b` tails of a fair coin, exact except for rounding."""
+    """Two-sided p-value of `a` heads and `b` tails from a fair coin, exact except for rounding."""
     tosses, fewer = a + b, min(a, b)
     if tosses == 0 or 2 * fewer == tosses:
         return 1.0
@@ -138,7 +146,7 @@ def sign_test(a: int, b: int) -> float:
 
 
 def holm(p_values: list[float]) -> list[float]:
-    """Adjust the p-values of several tests (Holm 1979), so that the family-wise error rate is that of a single test."""
+    """Adjust the p-values of several tests (Holm 1979), so that the family-wise error rate equals that of a single test."""
     adjusted, largest = [1.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         largest = max(largest, min(1.0, p_values[index] * (len(p_values) - rank)))

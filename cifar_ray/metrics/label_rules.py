@@ -1,4 +1,4 @@
-"""Several labels per picture: from logits to calibrated probabilities, and from these to labels, by one rule for each class."""
+"""Rules for several labels per picture: each class has one rule from logits to calibrated probabilities, and from these to labels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LARGEST_SLOPE, _LARGE = 100.0, 100.0
 
 @dataclass(frozen=True)
 class LabelRules:
-    """One rule for each of C classes: probability = sigmoid(slope · logit + offset); the label is given from the threshold on.
+    """One rule for each of C classes: probability = sigmoid(slope · logit + offset); the label is given if probability ≥ threshold.
 
     Attributes:
         thresholds: C numbers in 0–1; above 1 the label is never given.
@@ -40,7 +40,7 @@ class LabelRules:
 
     @classmethod
     def plain(cls, num_classes: int) -> Self:
-        """Uncalibrated probabilities, and 0.5 for each class."""
+        """Rules without calibration: slope 1, offset 0 and threshold 0.5 for each class."""
         return cls((0.5,) * num_classes, (1.0,) * num_classes, (0.0,) * num_classes)
 
     def probabilities(self, logits: Logits) -> Logits:
@@ -49,7 +49,7 @@ class LabelRules:
         return sigmoid(scaled)
 
     def labels(self, probabilities: Logits) -> npt.NDArray[np.bool_]:
-        """Labels that are given, bool `[N, C]`; a row may have none."""
+        """Labels that are given, bool `[N, C]`, for probabilities, float32 `[N, C]`; a row may have no label."""
         given: npt.NDArray[np.bool_] = probabilities >= np.asarray(self.thresholds, np.float32)
         return given
 
@@ -57,10 +57,10 @@ class LabelRules:
 def fit_rules(logits: Logits, labels: npt.NDArray[np.uint8], min_precision: float | None = None) -> LabelRules:
     """Fit calibration and threshold of each class on pictures that were not trained on.
 
-    The calibration is Platt scaling (Platt 1999) of each class, drawn towards that of all classes together, which counts like
-    `_PRIOR` pictures with the label. The threshold gives the best F1 score, or the best recall at a precision. For it a class with n
-    positives counts each picture as (n · label + _PRIOR · probability) / (n + _PRIOR) of a positive: with many positives the labels
-    decide, and with few of them the calibrated probabilities, so that a class with two positives does not get the threshold that
+    The calibration of each class is Platt scaling (Platt 1999), drawn towards the calibration of all classes together with the weight
+    `_PRIOR`. The threshold gives the best F1 score, or the best recall at a given precision. To choose the threshold of a class with n
+    positives, each picture counts as (n · label + _PRIOR · probability) / (n + _PRIOR) of a positive. So with many positives the labels
+    decide, and with few positives the calibrated probabilities decide. Otherwise a class with two positives would get the threshold that
     happens to suit these two.
 
     Args:
@@ -79,7 +79,7 @@ def fit_rules(logits: Logits, labels: npt.NDArray[np.uint8], min_precision: floa
 
 
 def _platt(logits: Logits, labels: npt.NDArray[np.uint8], prior: tuple[float, float], prior_weight: float) -> tuple[float, float]:
-    """Slope and offset with the smallest cross-entropy, drawn towards a prior as if by so many positives."""
+    """Slope and offset that minimise the cross-entropy + `prior_weight` / 2 · squared distance of (log slope, offset) to the prior."""
     from scipy.optimize import minimize  # the import takes tenths of a second, and serving does not need it
 
     exact, centre = logits.astype(np.float64), np.array([math.log(prior[0]), prior[1]])
@@ -98,7 +98,7 @@ def _platt(logits: Logits, labels: npt.NDArray[np.uint8], prior: tuple[float, fl
 
 
 def _threshold(probabilities: Floats, expected: Floats, min_precision: float | None) -> float:
-    """Threshold midway between two pictures; `expected` is how much of a positive each picture is."""
+    """Best threshold, midway between two neighbouring probabilities; `expected` is the fraction of a positive that a picture counts as."""
     order = np.argsort(-probabilities, kind="stable")
     ranked = probabilities[order]
     last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)  # pictures of equal probability are given the label together
@@ -107,7 +107,7 @@ def _threshold(probabilities: Floats, expected: Floats, min_precision: float | N
         best = int(np.argmax(2 * hits / (given + expected.sum())))
     else:
         reached = np.flatnonzero(hits / given >= min_precision)
-        if not len(reached):  # calibrated, a probability above the precision is enough
+        if not len(reached):  # no threshold reaches the precision here; calibrated probabilities of at least `min_precision` should
             return float(max(ranked[0], min_precision))
         best = int(reached[-1])
     below = ranked[last[best] + 1] if best + 1 < len(last) else 0.0

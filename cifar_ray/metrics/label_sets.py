@@ -13,7 +13,7 @@ from cifar_ray.metrics.calibration import Calibration, bin_by_confidence
 from cifar_ray.metrics.label_rules import LabelRules
 
 LabelSets = npt.NDArray[np.uint8]
-_GROUPS = 20  # of the jackknife
+_GROUPS = 20  # number of groups of the jackknife
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,9 +26,9 @@ class LabelSetFigures:
         average_precision: float64 `[C]`, 0–1; NaN for a class that does not occur.
         occurs: int64 `[C]`, pictures with the label.
         given: int64 `[C]`, pictures to which the model gives the label.
-        correct: int64 `[C]`, pictures for which both are true.
-        coverage: mean number of labels, most probable first, that contain all true ones (Tsoumakas et al. 2010); 0 for a picture
-            without labels. The smallest possible value is the mean number of true labels.
+        correct: int64 `[C]`, pictures with the label to which the model gives the label.
+        coverage: mean number of labels, most probable first, that are needed to include all true labels (Tsoumakas et al. 2010); 0 for a
+            picture without labels. The smallest possible value is the mean number of true labels.
         co_occurrence: int64 `[C, C]`, pictures with both labels; its diagonal is `occurs`.
     """
 
@@ -48,7 +48,7 @@ class LabelSetFigures:
 
     @property
     def micro_f1(self) -> float:
-        """F1 score over all pairs of picture and label, 0–1; 0 without any."""
+        """F1 score over all pairs of picture and label, 0–1; 0 if no label occurs and none is given."""
         return float(2 * self.correct.sum() / max(1, self.given.sum() + self.occurs.sum()))
 
     @property
@@ -80,7 +80,7 @@ def count_labels(labels: Labels, num_classes: int) -> npt.NDArray[np.int64]:
 
 
 def strata(labels: Labels) -> npt.NDArray[np.int64]:
-    """Number of the class of each image, or with several labels of its set of labels: int64 `[N]`, equal for equal labels."""
+    """A number for the labels of each image, int64 `[N]`: its class, or for several labels a number for each different set of labels."""
     if labels.ndim == 1:
         return labels.astype(np.int64, copy=False)
     numbers: npt.NDArray[np.int64] = np.unique(labels, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
@@ -88,10 +88,10 @@ def strata(labels: Labels) -> npt.NDArray[np.int64]:
 
 
 def evaluate_label_sets(logits: Logits, labels: LabelSets, rules: LabelRules) -> LabelSetFigures:
-    """Compare logits, float32 `[N, C]`, with labels, uint8 `[N, C]` of 0 and 1; the loss is that of the rules' probabilities."""
+    """Compare logits, float32 `[N, C]`, with labels, uint8 `[N, C]`, 0 or 1; the loss is computed with the rules' calibration."""
     given = rules.labels(rules.probabilities(logits))
     scaled = logits.astype(np.float64) * rules.slopes + rules.offsets
-    marks = labels.astype(np.float64)  # exact for counts, and its matrix product is twenty times as fast as that of integers
+    marks = labels.astype(np.float64)  # exact for counts, and a matrix product of floats is twenty times as fast as of integers
     return LabelSetFigures(
         count=len(labels),
         loss=float(binary_cross_entropies(scaled, labels).sum()) / max(1, len(labels)),
@@ -114,10 +114,10 @@ def binary_cross_entropies(logits: Floats | Logits, labels: LabelSets) -> Floats
 def average_precisions(scores: Floats | Logits, labels: LabelSets) -> Floats:
     """Area under the steps of the precision-recall curve of each class, as in scikit-learn: float64 `[C]`.
 
-    It is the mean, over the pictures with the label, of the precision among all pictures that score at least as high.
+    For each picture with the label, take the precision among all pictures that score at least as high. The area is their mean.
 
     Args:
-        scores: `[N, C]`, higher for likelier labels.
+        scores: `[N, C]`, higher for more probable labels.
         labels: uint8 `[N, C]`, 0 or 1.
 
     Returns:
@@ -127,7 +127,7 @@ def average_precisions(scores: Floats | Logits, labels: LabelSets) -> Floats:
     for column in np.flatnonzero(labels.any(axis=0)):
         order = np.argsort(-scores[:, column], kind="stable")
         ranked, true = scores[order, column], labels[order, column]
-        last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)  # of equal scores, so that their order does not matter
+        last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)  # last of equal scores, so that their order does not matter
         hits = np.cumsum(true, dtype=np.int64)[last]
         found[column] = (np.diff(hits, prepend=0) * hits / (last + 1)).sum() / hits[-1]
     return found
@@ -147,7 +147,7 @@ def jackknife_spread(statistic: Callable[[npt.NDArray[np.bool_]], Floats], count
     """Standard error of a statistic over the choice of pictures, by the delete-a-group jackknife (Kott 2001) with 20 groups.
 
     Args:
-        statistic: numbers in any shape, from the pictures of a mask, bool `[count]`.
+        statistic: computes numbers, in any shape, for the pictures in a mask, bool `[count]`.
         count: number of pictures.
     """
     groups = min(_GROUPS, count)

@@ -1,4 +1,4 @@
-"""The figure by which models are compared: accuracy, or with several labels per picture mAP; how it is named and shown."""
+"""The score by which models are compared: accuracy, or mAP for several labels per picture; its name and format for the user."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Score:
     """Accuracy or mAP of a model on a split.
 
     Attributes:
-        key: `accuracy` or `map`, the ending of its name in metrics.
+        key: `accuracy` or `map`, the ending of the score's name in metrics.
         value: 0–1.
-        count: number of pictures; `None` for a model of release 0.1.
+        count: number of pictures; `None` if unknown, as for models of release 0.1.
         spread: standard error of the mAP; unused for an accuracy, whose interval follows from the count.
     """
 
@@ -29,7 +29,7 @@ class Score:
 
     @classmethod
     def find(cls, metrics: Mapping[str, float], split: str, count: int | None = None) -> Score | None:
-        """The score of a split, `cv`, `val` or `test`, in the metrics of a model; `None` if they have none."""
+        """The score of a split, `cv`, `val` or `test`, in the metrics of a model; `None` if the metrics do not contain it."""
         for key in _NAMES:
             if (value := metrics.get(f"{split}_{key}")) is not None:
                 return cls(key, value, count, metrics.get(f"{split}_{key}_sd", 0.0))

@@ -1,4 +1,4 @@
-"""From logits to probabilities and labels, and the pictures from which a model abstains."""
+"""Trust: convert logits to probabilities and labels, and decide from which pictures a model abstains."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Trust:
     Attributes:
         temperature: divisor of the logits before softmax.
         abstain_threshold: without features, the model abstains from images with a lower `energy`; `None` never abstains.
-        familiarity: with features, decides instead of the energy; `None` leaves it to the energy.
-        rules: several labels per picture: one rule for each class; `None` for one class per picture.
+        familiarity: decides instead of the energy if features are available; `None` if it was not fitted.
+        rules: for several labels per picture: one rule for each class; `None` for one class per picture.
     """
 
     temperature: float = 1.0
@@ -36,7 +36,7 @@ class Trust:
 
     @classmethod
     def plain(cls, labels: Labels) -> Self:
-        """Uncalibrated, for the task that the labels, `[N]` or `[N, C]`, tell."""
+        """Uncalibrated trust for one class per picture, labels `[N]`, or for several labels per picture, labels `[N, C]`."""
         return cls() if labels.ndim == 1 else cls(rules=LabelRules.plain(labels.shape[1]))
 
     @classmethod
@@ -53,9 +53,9 @@ class Trust:
         Args:
             logits: `[N, C]`, N ≥ 1.
             labels: `[N]`, or `[N, C]` for several labels per picture.
-            features: `[N, D]`; without them, or with D = 0, the energy alone decides.
+            features: `[N, D]`; without features, or with D = 0, the energy alone decides.
             groups: see `Familiarity.fit`.
-            min_precision: several labels per picture: see `fit_rules`.
+            min_precision: for several labels per picture, see `fit_rules`.
         """
         if labels.ndim == 2:
             fitted = cls(rules=fit_rules(logits, labels, min_precision))
@@ -65,11 +65,11 @@ class Trust:
         return fitted if features is None or not features.shape[1] else fitted.with_familiarity(logits, features, groups)
 
     def with_familiarity(self, logits: Logits, features: Logits, groups: Integers | None = None) -> Self:
-        """With a familiarity fitted on these images, see `Familiarity.fit`."""
+        """A copy with a familiarity that is fitted on these images, see `Familiarity.fit`."""
         return dataclasses.replace(self, familiarity=Familiarity.fit(self._energetic(logits), features, groups))
 
     def _energetic(self, logits: Logits) -> Logits:
-        """Logits for the energy; with rules all are equal: a picture without labels has little energy, and is not strange for it."""
+        """Logits for the energy. With rules they are all 0, so that the energy has no effect: a picture without labels has low logits."""
         return logits if self.rules is None else np.zeros_like(logits)
 
     def probabilities(self, logits: Logits) -> Logits:
@@ -88,7 +88,7 @@ class Trust:
 
         Args:
             logits: `[N, C]`.
-            features: `[N, D]`; without them, or with D = 0, the energy alone decides.
+            features: `[N, D]`; without features, or with D = 0, the energy alone decides.
         """
         if self.familiarity is not None and features is not None and features.shape[1]:
             return self.familiarity.abstains(self._energetic(logits), features)
@@ -98,15 +98,15 @@ class Trust:
         return unfamiliar
 
     def evaluate(self, logits: Logits, labels: Labels) -> Figures:
-        """Figures of logits, `[N, C]`: of the most likely class, or with rules of the labels that are given."""
+        """Figures of logits, `[N, C]`: for the most likely class, or with rules for the labels that are given."""
         if self.rules is not None:
             return evaluate_label_sets(logits, labels, self.rules)
         return evaluate_logits(logits, labels, self.temperature)
 
     def metrics(self, logits: Logits, labels: Labels, features: Logits | None = None) -> dict[str, float]:
-        """Metrics on test images: loss, calibration error without and with the calibration and its spread, and fraction of abstentions.
+        """Metrics on test images: loss, calibration error without and with calibration, its spread, and the fraction of abstentions.
 
-        With rules, the calibration error is that of all pairs of picture and label, and F1 scores and coverage are added.
+        With rules, the calibration error is over all pairs of picture and label; F1 scores and coverage replace the spread.
         """
         if self.rules is not None:
             return self._metrics_of_label_sets(self.rules, logits, labels) | {

@@ -66,7 +66,7 @@ def create_model(name: str, num_classes: int, image_size: int, views: int = 1, m
     """Create a network with fresh weights from torch's global generator.
 
     Args:
-        name: one of `list_models()`, `timm:NAME`, or `ensemble` with `members`.
+        name: one of `list_models()`, `timm:NAME`, or `ensemble` with the arguments `members` and `temperatures`.
         num_classes: width of the logits, at least 2.
         image_size: height and width of the images, px.
         views: number of views of each image whose logits are averaged.
@@ -77,7 +77,8 @@ def create_model(name: str, num_classes: int, image_size: int, views: int = 1, m
         A module from normalised images, float `[N, 3, H, W]`, to logits, `[N, num_classes]`.
 
     Raises:
-        ConfigError: for an unknown name, or an image too small for the architecture.
+        ConfigError: for an unknown name, fewer than 2 classes, a number of views out of range, or an image size that the architecture
+            does not support.
     """
     if name == "ensemble" and "members" in arguments:
         return _create_ensemble(**arguments)
@@ -97,10 +98,10 @@ def _create_ensemble(
 
 
 def count_flops(model: nn.Module, image_size: int) -> int:
-    """Count the FLOPs of a forward pass for one image with torch's counter; a multiply-add counts as two.
+    """Count the FLOPs of a forward pass for one image with torch's counter; a multiply-add counts as two FLOPs.
 
     Args:
-        model: network in evaluation mode; on the device `meta` it needs no time and no memory.
+        model: network in evaluation mode; on the device `meta`, counting needs neither time nor memory.
         image_size: side of the image, px.
     """
     from torch.utils.flop_counter import FlopCounterMode

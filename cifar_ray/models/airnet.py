@@ -29,7 +29,7 @@ class AirNet(nn.Module):
         super().__init__()
         if image_size < _MIN_IMAGE_SIZE_PX:
             raise ConfigError(f"image_size: airnet needs at least {_MIN_IMAGE_SIZE_PX} px, got {image_size}")
-        whitening_width = 2 * 3 * _WHITENING_KERNEL_PX**2  # each eigenvector and its negative
+        whitening_width = 2 * 3 * _WHITENING_KERNEL_PX**2  # the filters are the eigenvectors and their negatives
         self.whitening = nn.Conv2d(3, whitening_width, _WHITENING_KERNEL_PX)
         self.whitening.weight.requires_grad_(False)
         ins = (whitening_width, *widths[:-1])
@@ -102,7 +102,7 @@ def _identity_convolution(channels_in: int, channels_out: int) -> nn.Conv2d:
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
-    """Batch norm with high momentum, because training lasts a few hundred steps; it has a bias but no learned scale."""
+    """Batch norm with high momentum, because training takes only a few hundred steps; its bias is trained, its scale is not."""
     norm = nn.BatchNorm2d(channels, eps=1e-12, momentum=0.4)
     norm.weight.requires_grad_(False)
     return norm

@@ -20,7 +20,7 @@ _SMALL_STEM_PX, _LARGE_STEM_PX = 32, 224
 
 
 def canonical(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename tensors to the names of this project's architectures: remove prefixes of wrappers, and replace known synonyms."""
+    """Rename tensors to the names of this project's architectures: remove prefixes of wrappers, and replace known other names."""
     names = list(weights)
     while prefix := next((prefix for prefix in _WRAPPERS if names and all(name.startswith(prefix) for name in names)), ""):
         names = [name.removeprefix(prefix) for name in names]
@@ -31,12 +31,12 @@ def canonical(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def detect(weights: Mapping[str, Tensor], image_size_px: int | None = None) -> tuple[str, dict[str, Any]]:
-    """Detect the architecture.
+    """Detect the architecture of a state dict.
 
     Args:
         weights: a state dict with `canonical` names.
-        image_size_px: side of the training images; the shapes only show the kind of stem, so `None` means 32 px, or 224 px
-            for a ResNet with the large stem.
+        image_size_px: side of the training images. The shapes only show the kind of stem, so `None` assumes 32 px, or 224 px for a
+            ResNet with the large stem.
 
     Returns:
         Name and keyword arguments for `models.create_model`.
@@ -68,7 +68,7 @@ def _small_cnn(shapes: Shapes) -> dict[str, Any] | None:
 
 
 def _plain(shapes: Shapes, is_ours: Callable[[Sequence[tuple[int, ...]]], bool]) -> dict[str, Any] | None:
-    """Detect blocks of plain convolutions; dropout has no weights, so the widths identify the network."""
+    """Detect a `PlainCNN`; dropout has no weights, so only the widths distinguish the networks."""
     widths: list[tuple[int, ...]] = []
     while f"blocks.{len(widths)}.convolutions.0.weight" in shapes:
         layers = (shapes.get(f"blocks.{len(widths)}.convolutions.{number}.weight") for number in range(2))

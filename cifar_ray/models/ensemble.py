@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 
 class Ensemble(nn.Module):
-    """Averages the members' probabilities (deep ensembles: Lakshminarayanan et al. 2017, section 2.4).
+    """Averages the members' probabilities (deep ensembles: Lakshminarayanan et al. 2017, arXiv 1612.01474, section 2.4).
 
     Args:
         members: networks for the same classes and image size.
-        normalizations: scale and shift of each member that convert the ensemble's normalisation to its own: `x * scale + shift`,
-            float32 `[2, 3]`.
-        temperatures: divisor of each member's logits.
-        scales: several labels per picture: slope and offset of each class of each member, `[members, 2, classes]`; then probabilities are
-            sigmoids, and so is what the ensemble's logits stand for.
+        normalizations: scale and shift of each member, which convert the ensemble's normalisation to the member's: `x * scale + shift`,
+            float32 `[members, 2, 3]`.
+        temperatures: divisor of each member's logits; unused with `scales`.
+        scales: for several labels per picture: slope and offset of each class by member, `[members, 2, classes]`. Probabilities are then
+            sigmoids instead of a softmax; `None` for one class per picture.
     """
 
     normalizations: Tensor
@@ -37,9 +37,11 @@ class Ensemble(nn.Module):
         self.register_buffer("scales", None if scales is None else torch.tensor(scales), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, float32 `[N, num_classes]`: their softmax is the mean probability, their logsumexp the mean of the members' logsumexp.
+        """Logits, float32 `[N, num_classes]`, of normalised images, `[N, 3, H, W]`.
 
-        The softmax leaves one degree of freedom; the logsumexp fixes it, so that `familiarity.energy` is the mean of the members'.
+        Their softmax is the mean probability, and their logsumexp is the mean of the members' logsumexp. The softmax leaves one degree of
+        freedom; the logsumexp fixes it, so that `familiarity.energy` is the mean of the members' energies. For several labels per picture,
+        the sigmoid of the logits is the mean probability.
         """
         if self.scales is not None:
             sigmoids = [
@@ -61,7 +63,7 @@ class Ensemble(nn.Module):
 
 
 def leaves(network: nn.Module) -> Iterator[nn.Module]:
-    """The networks of which an ensemble consists, also inside ensembles; the network itself if it is none."""
+    """Yield the members of an ensemble, also those of ensembles within it; any other network yields only itself."""
     if isinstance(network, Ensemble):
         for member in network.members:
             yield from leaves(member)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cifar_ray.errors import ConfigError
 
-_GRID = 2  # the head gets the last features on a 2×2 grid: more than their mean, and for any image size
+_GRID = 2  # features are pooled to a 2×2 grid, which keeps more than their mean, and works for any image size
 
 
 class PlainCNN(nn.Module):

@@ -36,7 +36,7 @@ class Precision:
             device: device of the network.
 
         Raises:
-            ConfigError: if the GPU does not support the format.
+            ConfigError: if the GPU does not support bf16.
         """
         if device.type == "cuda":
             has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)

@@ -37,7 +37,7 @@ def resnet50(num_classes: int, image_size: int, least_px: int = 128) -> nn.Modul
 
 
 class _EnlargingConv2d(nn.Conv2d):
-    """First layer that enlarges its images; being part of the layer, it does not change the names of the weights."""
+    """First convolution, which also enlarges its images; a separate layer would change the names of the weights."""
 
     side_px: int
 

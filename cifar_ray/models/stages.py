@@ -21,7 +21,7 @@ class Stage:
     """A part of a network that has weights.
 
     Attributes:
-        name: name of its first module.
+        name: name of the first module.
         modules: a convolution or block, and the norms that follow it.
         own: weights of the network itself, such as position embeddings; they belong to the first stage.
     """
@@ -40,7 +40,7 @@ class Stage:
 def stages(model: nn.Module) -> list[Stage]:
     """Split a network into its stages; the last one is the head.
 
-    It splits sequences of blocks, and a norm belongs to the preceding module.
+    Each block of a sequence is a stage of its own. A norm belongs to the stage of the preceding module.
     """
     if isinstance(model, Views):
         return [Stage(f"network.{stage.name}", stage.modules, stage.own) for stage in stages(model.network)]
@@ -57,7 +57,7 @@ def head_name(model: nn.Module) -> str:
     """Name of the linear layer that computes the logits.
 
     Raises:
-        ConfigError: if the network does not end in a linear layer, such as an ensemble.
+        ConfigError: if the network does not end in a linear layer; an ensemble, for example, does not.
     """
     last = stages(model)[-1]
     if not isinstance(last.modules[0], nn.Linear):

@@ -19,15 +19,15 @@ def create_timm(name: str, num_classes: int, image_size: int, **arguments: Any) 
     """Create a network of timm with fresh weights from torch's global generator.
 
     Args:
-        name: `timm:NAME`, with or without the tag of its weights.
+        name: `timm:NAME`, with or without the tag of pretrained weights.
         num_classes: width of the logits.
         image_size: height and width of the images, px; networks with position embeddings are built for it.
         **arguments: other keyword arguments of `timm.create_model`.
 
     Raises:
-        ConfigError: if timm has no such network, it cannot be created for this size, or it does not end in one linear layer.
+        ConfigError: if timm has no such network, or it cannot be created for this size, or it does not end in one linear layer.
     """
-    import timm  # takes seconds, which other networks do without
+    import timm  # the import takes seconds, and other networks do not need it
 
     known = check_name(name)
     if pretrained_config(name).fixed_input_size:
@@ -46,7 +46,11 @@ def create_timm(name: str, num_classes: int, image_size: int, **arguments: Any) 
 
 @torch.no_grad()  # type: ignore[untyped-decorator, unused-ignore]
 def _head_input(model: nn.Module, image_size: int) -> Tensor | None:
-    """Run one black image; some networks only refuse a size then. Returns the input of the linear head, `None` if there is none."""
+    """Run one image of zeros, because some networks reject an image size only in the forward pass.
+
+    Returns:
+        The input of the linear head; `None` if there is no such head, or it does not run exactly once.
+    """
     head = timm_head_name(model)
     if not head or not isinstance(model.get_submodule(head), nn.Linear):
         return None
@@ -101,23 +105,23 @@ def list_timm(pattern: str) -> list[str]:
 
 
 def timm_head_name(model: nn.Module) -> str:
-    """Name of the layer that computes the logits of a network of timm; empty for others, and for networks with several."""
+    """Name of the layer that computes the logits of a network of timm; empty for other networks, and for several such layers."""
     config = getattr(model, "pretrained_cfg", None)
     name = config.get("classifier") if isinstance(config, dict) else None
     return name if isinstance(name, str) else ""
 
 
 def adapt_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Convert weights as timm does: position embeddings of another image size, and names of the original code.
+    """Convert weights as timm does: position embeddings from another image size, and names from the original code.
 
     Args:
-        model: a network of timm, whose module may have a function for this; for others, nothing is converted.
-        weights: by name.
+        model: a network of timm, whose module may have a function for this; without such a function, nothing is converted.
+        weights: tensors by name.
     """
     convert = getattr(importlib.import_module(type(model).__module__), "checkpoint_filter_fn", None)
     if convert is None or not timm_head_name(model):
         return dict(weights)
     try:
         return dict(convert(dict(weights), model))
-    except Exception:  # weights of another network, which the caller reports
+    except Exception:  # the weights belong to another network; the caller reports this
         return dict(weights)

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from cifar_ray.errors import ConfigError
 
-# What a view shows: (mirrored, side of its part of the image, corner of that part as a fraction of the free space: top, left)
-_ZOOM = 0.875  # as the centre crop of most ImageNet networks
+_ZOOM = 0.875  # like the centre crop of most ImageNet networks
+# Parts of the image that views show: (side as a fraction of the image, top and left as fractions of the space around the part)
 _PARTS = ((1.0, 0.0, 0.0), (_ZOOM, 0.5, 0.5), (_ZOOM, 0.0, 0.0), (_ZOOM, 0.0, 1.0), (_ZOOM, 1.0, 0.0), (_ZOOM, 1.0, 1.0))
 MAX_VIEWS = 2 * len(_PARTS)
 
@@ -18,7 +18,7 @@ def check_views(views: int, mirror: bool) -> None:
     """Check a number of views.
 
     Raises:
-        ConfigError: if there are not so many.
+        ConfigError: if `views` is below 1, or above `MAX_VIEWS` (half of `MAX_VIEWS` without mirroring).
     """
     most = MAX_VIEWS if mirror else len(_PARTS)
     if not 1 <= views <= most:
@@ -26,12 +26,14 @@ def check_views(views: int, mirror: bool) -> None:
 
 
 def view(images: Tensor, number: int, mirror: bool = True) -> Tensor:
-    """One view of each image: the whole image, its mirror image, an enlarged central part, its mirror image, then the corners.
+    """One view of each image, float `[N, 3, H, W]`.
+
+    The views are the whole image, an enlarged central part, and four enlarged corners, each followed by its mirror image.
 
     Args:
         images: float `[N, 3, H, W]`.
-        number: from 0.
-        mirror: whether every second view is mirrored; if not, views show parts only.
+        number: number of the view, from 0.
+        mirror: whether every second view is mirrored; if not, there are no mirror images.
     """
     mirrored, rows, columns = _part(number, mirror, *images.shape[2:])
     shown = images[:, :, rows, columns]
@@ -44,14 +46,14 @@ def _part(number: int, mirror: bool, height: int, width: int) -> tuple[bool, sli
     """Whether a view is mirrored, and the rows and columns that it shows."""
     part, mirrored = (number // 2, number % 2 == 1) if mirror else (number, False)
     share, top, left = _PARTS[part]
-    height, width = int(height), int(width)  # tensors while torch traces
+    height, width = int(height), int(width)  # torch passes tensors while it traces
     side_y, side_x = round(height * share), round(width * share)
     y, x = round((height - side_y) * top), round((width - side_x) * left)
     return mirrored, slice(y, y + side_y), slice(x, x + side_x)
 
 
 def unview(maps: Tensor, number: int, mirror: bool = True) -> Tensor:
-    """Move maps of a view to where their part of the image is; 0 elsewhere.
+    """Move maps of a view to the position of the view's part in the image; 0 elsewhere.
 
     Args:
         maps: float `[N, H, W]`.
@@ -71,11 +73,11 @@ class Views(nn.Module):
 
     Args:
         network: from images, float `[N, 3, H, W]`, to logits.
-        views: number of views, 2 to `MAX_VIEWS`; half of that without mirroring.
+        views: number of views, 1–`MAX_VIEWS`; without mirroring at most half of `MAX_VIEWS`.
         mirror: as in `view`.
 
     Raises:
-        ConfigError: if there are not so many views.
+        ConfigError: if `views` is out of range.
     """
 
     def __init__(self, network: nn.Module, views: int, mirror: bool = True) -> None:
@@ -84,6 +86,6 @@ class Views(nn.Module):
         self.network, self.views, self.mirror = network, views, mirror
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, `[N, C]`."""
+        """Logits, `[N, C]`, of normalised images, `[N, 3, H, W]`."""
         logits = [self.network(view(images, number, self.mirror)) for number in range(self.views)]
         return torch.stack(logits).mean(0)

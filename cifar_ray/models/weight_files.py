@@ -1,4 +1,4 @@
-"""Read weights from a file, without ever running code from it."""
+"""Read weights from a file, without running code from the file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             with safe_open(path, framework="pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch also warns about files that it then refuses
+            warnings.simplefilter("ignore")  # torch warns about files that it then rejects with an error
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise ConfigError(

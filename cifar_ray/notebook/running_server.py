@@ -26,12 +26,12 @@ class Server:
     """A running `cifar-ray serve`; stop it with `stop`, or use it as a context manager.
 
     Args:
-        process: of the command.
-        port: where it listens.
+        process: process of the command.
+        port: port on which the server listens.
 
     Attributes:
-        url: of the page and the API.
-        client: asks the server.
+        url: address of the page and the API.
+        client: client of the server.
     """
 
     def __init__(self, process: subprocess.Popen[str], port: int) -> None:
@@ -43,7 +43,7 @@ class Server:
         self._reader.start()
 
     def stop(self) -> None:
-        """Stop the server, as Ctrl-C does."""
+        """Stop the server like Ctrl-C; after 30 s, kill it."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
             try:
@@ -54,17 +54,17 @@ class Server:
         self._reader.join(_STOP_S)
 
     def wait_until_ready(self, timeout_s: float) -> None:
-        """Wait for the first model.
+        """Wait until the server has loaded a model.
 
         Raises:
-            ResourceError: if the server ends, or is not ready in time.
+            ResourceError: if the server ends, or is not ready within `timeout_s`.
         """
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                time.sleep(_POLL_S)  # for the last lines
+                time.sleep(_POLL_S)  # so that the last lines of output arrive
                 raise ResourceError(f"the server did not start: {' '.join(self._lines) or 'it said nothing'}")
-            with suppress(ServerError):  # nobody listens yet
+            with suppress(ServerError):  # the server does not listen yet
                 if self.client.ready():
                     return
             time.sleep(_POLL_S)
@@ -80,7 +80,7 @@ class Server:
         return f"<Server {self.url}: {'runs' if self._process.poll() is None else 'stopped'}>"
 
     def _repr_html_(self) -> str:
-        """How a notebook shows the server: a link to its page."""
+        """HTML in a notebook: a link to the server's page."""
         return f'<a href="{self.url}" target="_blank">{self.url}</a>' if self._process.poll() is None else repr(self)
 
     def _read(self) -> None:
@@ -92,16 +92,16 @@ class Server:
 def start_server(
     model: object = None, *, port: int = 8000, storage: str | os.PathLike[str] | None = None, timeout_s: float = 120.0
 ) -> Server:
-    """Start a server in a process of its own, and wait until it answers.
+    """Start a server in a separate process, and wait until it is ready.
 
     Args:
         model: a `Model`, `NAME` or `NAME@3`; default: the model that was promoted last.
         port: port to listen on.
-        storage: path or URI of the store; default: that of the model, else `$CIFAR_RAY_STORAGE`, else `./storage`.
-        timeout_s: longest time until it answers.
+        storage: path or URI of the store; default: the storage of `model`, else `$CIFAR_RAY_STORAGE`, else `./storage`.
+        timeout_s: maximum time until the server is ready.
 
     Raises:
-        ResourceError: if it does not start; the message has its last lines.
+        ResourceError: if the server does not start; the message contains the last lines of its output.
     """
     reference = getattr(model, "reference", model)
     place = os.fspath(storage) if storage is not None else getattr(model, "storage", default_storage())

@@ -1,4 +1,4 @@
-"""A model in a notebook: trained, loaded, asked, measured."""
+"""A model in a notebook: train, load, predict, evaluate."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class Model:
     """A model of the store.
 
     Args:
-        bundle: its weights and manifest.
-        storage: where it is.
+        bundle: weights and manifest of the model.
+        storage: path or URI of the store.
     """
 
     def __init__(self, bundle: Bundle, storage: str) -> None:
@@ -39,7 +39,7 @@ class Model:
 
     @property
     def reference(self) -> str:
-        """`name@version`."""
+        """Name and version: `name@version`."""
         return self._bundle.reference
 
     @property
@@ -49,7 +49,7 @@ class Model:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Figures from its training, for example `test_accuracy`, 0–1."""
+        """Figures of the model from its training, for example `test_accuracy`, 0–1."""
         return dict(self._bundle.manifest.metrics)
 
     def predict(self, picture: Picture) -> Prediction:
@@ -59,17 +59,17 @@ class Model:
             picture: a path or the content of a picture file.
 
         Returns:
-            As `cifar_ray.client.Client.predict`.
+            The same as `cifar_ray.client.Client.predict`; only `answer` is empty.
 
         Raises:
-            ImageError: if the picture cannot be read.
+            ImageError: if the picture cannot be read or decoded.
         """
         return self.predict_all([picture])[0]
 
     def predict_all(self, pictures: Sequence[Picture]) -> list[Prediction]:
         """Classify several pictures. Arguments and errors are those of `predict`.
 
-        For many files `cifar-ray predict` is better: it reads while it predicts, and goes on after a broken picture.
+        For many files `cifar-ray predict` is better: it reads pictures while it predicts, and continues after a broken picture.
         """
         manifest, found = self._bundle.manifest, list[Prediction]()
         for start in range(0, len(pictures), _BATCH):
@@ -80,19 +80,19 @@ class Model:
         return found
 
     def score(self, data: str | os.PathLike[str] | None = None, *, split: str = "test", columns: str | None = None) -> dict[str, Any]:
-        """Measure the model, as `cifar-ray evaluate` does it without the tests for robustness and leakage.
+        """Evaluate the model like `cifar-ray evaluate`, but without the tests for robustness and leakage.
 
         Args:
             data: a data set, or the path of a folder or table; default: the data of the training.
             split: `test`, `val`, or `all` for data that the model was not trained on.
-            columns: of a table, as for `--columns`.
+            columns: columns of a table, as in `--columns`.
 
         Returns:
-            The figures by name, as in evaluation.json: `accuracy` (0–1), `accuracy_interval`, `classes`, `confusion` and others; with
+            The figures by name, as in evaluation.json: `accuracy` (0–1), `accuracy_interval`, `classes`, `confusion` and others; for
             several labels per picture `map` and others.
 
         Raises:
-            DataError: if the data are missing or have other classes.
+            DataError: if the data are missing, or have classes that the model lacks.
         """
         from cifar_ray.config import parse_config
         from cifar_ray.config.data_choice import DataChoice
@@ -134,7 +134,7 @@ class Model:
         return f"<Model {self.reference}: {', '.join(self._facts())}>"
 
     def _repr_html_(self) -> str:
-        """How a notebook shows the model: its classes and figures, and some of its mistakes."""
+        """HTML in a notebook: the model's classes and figures, and some of its mistakes."""
         names = ", ".join(self.class_names[:_SHOWN_CLASSES]) + (" …" if len(self.class_names) > _SHOWN_CLASSES else "")
         return (
             f"<div><b>{escape(self.reference)}</b>: {escape(', '.join(self._facts()))}<br><small>{escape(names)}</small>"
@@ -167,7 +167,7 @@ class Model:
 
 
 def fit(data: str | os.PathLike[str], *, storage: str | os.PathLike[str] | None = None, **settings: Any) -> Model:
-    """Train a model and save it to the store, as `cifar-ray train` does it.
+    """Train a model and save it to the store, like `cifar-ray train`.
 
     Args:
         data: a data set (`cifar10`, `digits`, …), or the path of a folder or table of pictures.
@@ -178,7 +178,7 @@ def fit(data: str | os.PathLike[str], *, storage: str | os.PathLike[str] | None 
         The saved model.
 
     Raises:
-        ConfigError: for a setting that is unknown or impossible.
+        ConfigError: for an unknown or invalid setting.
         DataError: if the data are unusable.
         TrainingError: if the training fails.
     """
@@ -199,7 +199,7 @@ def load(reference: str, storage: str | os.PathLike[str] | None = None) -> Model
 
     Raises:
         StoreError: if there is no such model.
-        BundleError: if it is damaged.
+        BundleError: if the model is damaged.
     """
     place = resolve_storage(os.fspath(storage) if storage is not None else default_storage())
     return Model(load_model(reference, place), place)
@@ -219,7 +219,7 @@ def _source(data: str | os.PathLike[str] | None) -> dict[str, str]:
 
 
 def _flags(settings: dict[str, Any]) -> list[str]:
-    """Settings as the command line has them."""
+    """Convert settings to command-line flags."""
     flags: list[str] = []
     for name, value in settings.items():
         flag = "--" + name.replace("_", "-")

@@ -37,8 +37,8 @@ def airbench96() -> TrainConfig:
     """Wider AirNet with residual groups, in 40 epochs.
 
     Network and augmentation are those of airbench96 (Jordan 2024, arXiv 2404.00498: 96.0 % after 37.5–45 epochs,
-    views averaged). The paper used SGD with lookahead; here Muon trains the filters, as in `airbench94`, with its rate scaled to half
-    the batch.
+    views averaged). The paper used SGD with lookahead. Here Muon trains the filters, as in `airbench94`; its learning rate is scaled to
+    half the batch size.
     """
     return TrainConfig(
         recipe="airbench96",

@@ -1,4 +1,4 @@
-"""The project's own networks in words, for a list that needs no torch; a test compares it with the code."""
+"""Descriptions of the project's own networks, for lists that do not import torch; a test compares the names with the code."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from cifar_ray.recipes.recipe import AUGMENTATION_SPACE, around, recipe
 def photos() -> TrainConfig:
     """EfficientNet-Lite0 from ImageNet weights that are installed: a probe, then fine-tuning where it pays.
 
-    The settings of optimizer, schedule and augmentation are those of fine-tuning.
+    Optimizer, schedule and augmentation are the settings of the fine-tuning.
     """
     return TrainConfig(
         recipe="photos",

@@ -15,11 +15,11 @@ AUGMENTATION_SPACE: SearchSpace = {"label_smoothing": {"uniform": [0.0, 0.3]}, "
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe and its figures, which a test compares with the network.
+    """A recipe and its figures; a test compares the figures with the network.
 
     Attributes:
         make: returns the config.
-        parameters: number of parameters of its network for 10 classes.
+        parameters: number of parameters of the network for 10 classes.
         flops: FLOPs of a forward pass for one image; a multiply-add counts as two.
         accuracy: test accuracy and its source.
         space: search space of `tune`, as in `tuning.space`.
@@ -33,7 +33,7 @@ class Recipe:
 
     @property
     def summary(self) -> str:
-        """The first line of its docstring."""
+        """The first line of the docstring of `make`, for lists of recipes."""
         return (self.make.__doc__ or "").partition("\n")[0]
 
 
@@ -53,7 +53,7 @@ def recipe(
 
 
 def around(lr: float, weight_decay: float | None = None) -> SearchSpace:
-    """Search space with learning rate and weight decay from a tenth to ten times their values."""
+    """Search space in which learning rate and weight decay range from a tenth of the given value to ten times the value."""
     space: SearchSpace = {"optimizer.lr": {"loguniform": [lr / 10, lr * 10]}}
     if weight_decay is not None:
         space["optimizer.weight_decay"] = {"loguniform": [weight_decay / 10, weight_decay * 10]}

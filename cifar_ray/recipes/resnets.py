@@ -17,7 +17,7 @@ _CUTOUT_SPACE: SearchSpace = {"augmentation.cutout_px": {"choice": [0, 4, 8, 12,
 def resnet18() -> TrainConfig:
     """ResNet-18 with SGD and a cosine schedule in 30 epochs, the usual baseline.
 
-    pytorch-cifar (kuangliu) reports 93.0 % with its first schedule and 95.5 % after 200 epochs of a cosine one.
+    pytorch-cifar (kuangliu) reports 93.0 % with its first schedule, and 95.5 % after 200 epochs of a cosine schedule.
     """
     return TrainConfig(
         recipe="resnet18",
@@ -64,7 +64,7 @@ def wide_resnet28_10() -> TrainConfig:
 def resnet9_onecycle() -> TrainConfig:
     """ResNet-9 with SGD, one cycle and cutout in 24 epochs.
 
-    Page (2018, "How to Train Your ResNet"): 94.1 %. The same 6.6 M parameters with Adam under one cycle, as tutorials have them: 87.6 %.
+    Page (2018, "How to Train Your ResNet"): 94.1 %. The same 6.6 M parameters with Adam and one cycle, as in tutorials: 87.6 %.
     """
     return TrainConfig(
         recipe="resnet9_onecycle",
@@ -95,7 +95,7 @@ def resnet50_finetune() -> TrainConfig:
         pretrained="hub",
         epochs=5,
         batch_size=128,
-        micro_batch_size=64,  # images of 128 px
+        micro_batch_size=64,  # because images are enlarged to 128 px
         label_smoothing=0.1,
         optimizer=OptimizerConfig(
             name="sgd",

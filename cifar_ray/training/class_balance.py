@@ -1,4 +1,4 @@
-"""What the user is told about classes of different sizes, and about the accuracy of a finished run."""
+"""Messages for the user: advice for imbalanced classes, and the accuracy of a finished run."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.metrics.label_sets import count_labels
 from cifar_ray.metrics.score import Score
 
-_RARE = 0.1  # a class with a smaller fraction of the largest class's pictures brings advice
+_RARE = 0.1  # a class with less than this fraction of the largest class's pictures is rare
 _SHOWN = 5
 _SPLITS = {"cv": "cross-validated", "val": "validation", "test": "test"}
 
 
 def advise(config: TrainConfig, splits: TrainingSplits) -> str:
-    """One line with the flag that helps rare classes; empty if no class is rare, or if such a flag is set."""
+    """Name the rare classes and the flag that helps them, in one line; empty if no class is rare, or if such a flag is set."""
     if config.class_weights != "none" or config.sampling != "natural":
         return ""
     names, counts = splits.train.class_names, count_labels(splits.train.labels, splits.train.num_classes)
@@ -29,7 +29,9 @@ def advise(config: TrainConfig, splits: TrainingSplits) -> str:
 
 
 def describe_figures(metrics: Mapping[str, float], image_counts: Mapping[str, int]) -> str:
-    """The accuracies or mAPs of a run in one line, each of few pictures with its 95 % interval; for uneven classes a second line.
+    """Accuracies or mAPs of a run in one line; further lines follow for several labels per image, and for uneven classes.
+
+    A figure from fewer than 2,000 pictures has its 95 % interval.
 
     Args:
         metrics: metrics of the run.

@@ -34,11 +34,11 @@ def inherited_settings(parent: Bundle, data: Mapping[str, str], rate_factor: flo
 
     Args:
         parent: the model to start from.
-        data: `dataset` and `data_dir` from the user, if any. Data other than the parent's reset all data settings.
+        data: `dataset` and `data_dir` from the user, if any. If they differ from the parent's, the child inherits no data setting.
         rate_factor: factor for the peak learning rates.
 
     Raises:
-        ConfigError: if the data set is unknown.
+        ConfigError: if neither `data` nor the parent names a data set.
     """
     manifest = parent.manifest
     recipe = get_recipe(default_recipe(None, manifest.architecture.name)).model_dump()
@@ -47,7 +47,7 @@ def inherited_settings(parent: Bundle, data: Mapping[str, str], rate_factor: flo
         raise ConfigError(f"{parent.reference} does not name its training data; pass --dataset NAME or --data-dir DIR")
     if data.get("dataset", known.get("dataset")) != known.get("dataset") or "data_dir" in data:
         known = {key: value for key, value in known.items() if key not in _DATA_SETTINGS}
-    else:  # with another seed, pictures that the parent was trained on would become validation pictures
+    else:  # keep the parent's split: another seed would put some of its training pictures into the validation split
         known["split_seed"] = known.get("split_seed") or known.get("seed", 0)
     values = merge_settings(recipe, known) | dict(data)
     values["optimizer"] |= {name: values["optimizer"][name] * rate_factor for name in _RATES}
@@ -60,7 +60,8 @@ def child_name(parent: Bundle, config: TrainConfig) -> str | None:
     """The name of a fine-tuned model.
 
     Returns:
-        The parent's name for the same data, with the names of the groups, if any; `None` for other data, which means the data set's name.
+        With groups: the parent's name and the names of the groups. Without groups: the parent's name for the same data; `None` for
+        other data, so that the model gets the name of its data set.
     """
     if config.groups:
         name = "-".join([parent.name, *parse_groups(config.groups)])
@@ -71,11 +72,15 @@ def child_name(parent: Bundle, config: TrainConfig) -> str | None:
 
 
 def warn_of_overlap(parent: Bundle, config: TrainConfig, splits: TrainingSplits) -> str | None:
-    """One line if the parent may have been trained on the child's validation or test pictures; `None` if it cannot have been."""
+    """Warn if the parent may have been trained on the child's validation or test pictures.
+
+    Returns:
+        One line; `None` if data and split are the same, the data set is another one, the parent has no fingerprint, or there are groups.
+    """
     trained_on = parent.manifest
     is_other = trained_on.dataset_name != splits.name or not trained_on.dataset_fingerprint
     if is_other or config.groups or trained_on.dataset_fingerprint == splits.fingerprint:
-        return None  # groups change the labels, and so the fingerprint, but not the split
+        return None  # groups change the labels and therefore the fingerprint, but not the split
     return (
         f"the pictures or their split differ from those of {parent.reference}: it may have been trained on some of the new model's "
         "validation or test pictures, so the new model's accuracy may be too high"
@@ -85,7 +90,7 @@ def warn_of_overlap(parent: Bundle, config: TrainConfig, splits: TrainingSplits)
 def fit_batch_size(batch_size: int, images: int) -> int:
     """The parent's batch size, reduced to a power of two if a small data set would give too few steps per epoch.
 
-    Not below 16, if there are so many images: batch norm of a few images destroys what a network has learnt.
+    Unless there are fewer images, the reduction stops at 16, because batch norm over a few images destroys what a network has learnt.
     """
     if batch_size <= images // _MIN_STEPS_PER_EPOCH:
         return batch_size
@@ -118,7 +123,7 @@ def describe_trained_part(config: TrainConfig, parent: Bundle, class_names: tupl
 
 
 def compare_on_reviews(bundles: Sequence[Bundle], storage: str) -> str:
-    """How often each model is right on the reviewed pictures that no model is trained on.
+    """Accuracy of each model on the reviewed pictures that are held out of training.
 
     Args:
         bundles: the models, the older one first.

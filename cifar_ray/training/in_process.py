@@ -24,7 +24,7 @@ from cifar_ray.training.records.run_log import RunLog
 
 
 class MemoryChannel:
-    """Channel of a run whose driver and only worker are one process. It handles events at once, and its only command is to stop.
+    """Channel of a run whose driver and only worker share one process. It handles events immediately; its only command is `STOP`.
 
     Args:
         on_event: handles an event.
@@ -36,16 +36,16 @@ class MemoryChannel:
         self._stops = False
 
     def on_command(self, handle: Callable[[Command, int], None]) -> None:
-        """Passes the command to stop to `handle`, also one that came before."""
+        """Pass the stop command to `handle`, even if the stop was requested before this call."""
         self._handle = handle
         if self._stops:
             handle(Command.STOP, 0)
 
     def confirm_saved(self, number: int) -> None:
-        """Nobody waits for a checkpoint here."""
+        """Do nothing, because nobody waits for a checkpoint in one process."""
 
     def request_stop(self) -> None:
-        """Commands the worker to save and stop."""
+        """Command the worker to save and stop."""
         self._stops = True
         self._handle(Command.STOP, 0)
 
@@ -74,7 +74,7 @@ def train_in_process(run: Run, splits: TrainingSplits, progress: Progress) -> Tr
             progress.on_message("saving and stopping (press Ctrl-C again to stop immediately)")
             channel.request_stop()
 
-        # in a thread, because the signal may have interrupted a block that holds one of the locks needed here
+        # in a thread, because the signal may have interrupted code that holds a lock that `stop` needs
         signals.ask_with(lambda number: threading.Thread(target=stop, name="stop").start())
         with log.recording(run):
             result = _train(run, splits, channel)
@@ -93,7 +93,7 @@ def _train(run: Run, splits: TrainingSplits, channel: MemoryChannel) -> FitResul
             if failures == run.config.max_failures:
                 raise TrainingError(f"training failed: {reason}") from error
             channel.send("failure", reason)
-        gc.collect()  # tensors in the frames of the error
+        gc.collect()  # free the tensors that the error's stack frames hold
         if device.type == "cuda":
             torch.cuda.empty_cache()
     raise AssertionError("the last failure ends the loop")

@@ -50,20 +50,20 @@ class JobResult:
 
 
 def with_name(config: TrainConfig, splits: TrainingSplits) -> TrainConfig:
-    """The config of a run with a name and the task of its labels, without the settings that a verb adds.
+    """Add a run name and the task of the labels to a config; drop the fields that a command adds to `TrainConfig`.
 
     Raises:
         ConfigError: if a setting is for the other task.
     """
     values: dict[str, Any] = config.model_dump(include=set(TrainConfig.model_fields))
-    # the last four digits keep runs apart that start in the same second
     values["task"] = "single-label" if splits.train.labels.ndim == 1 else "multi-label"
+    # four random digits distinguish runs that start in the same second
     values["name"] = config.name or f"{config.save_as or splits.name}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
     return parse_config(TrainConfig, values)
 
 
 def run(config: TrainConfig, splits: TrainingSplits, progress: Progress, track: str = "", resume: str = "auto") -> JobResult:
-    """Trains a model, saves it to the store and promotes it if it is good enough.
+    """Train a model, save it to the store, and promote it if it is good enough.
 
     Args:
         config: a config with a name, from `with_name`.
@@ -85,7 +85,7 @@ def run(config: TrainConfig, splits: TrainingSplits, progress: Progress, track: 
     if config.pretrained != "none" and not config.start:
         from cifar_ray.training.weights.pretrained import find_pretrained
 
-        find_pretrained(config.model, config.pretrained)  # fails before Ray starts, and one download serves all workers of a host
+        find_pretrained(config.model, config.pretrained)  # before Ray starts: errors show early, and this host downloads only once
 
     from cifar_ray.training.records.tracking import TrackedProgress, create_tracker
     from cifar_ray.training.save_model import save_model

@@ -29,7 +29,7 @@ def trains_on_ray(config: TrainConfig, splits: TrainingSplits) -> bool:
 
 
 def describe_place(config: TrainConfig, splits: TrainingSplits) -> str:
-    """Where it runs, for the user."""
+    """Describe for the user where a run trains."""
     if not trains_on_ray(config, splits):
         return f"in this process, on {_describe_hardware()}"
     why = ", which decodes pictures that exceed the memory" if isinstance(splits.train, StreamedImages) else ""
@@ -38,12 +38,12 @@ def describe_place(config: TrainConfig, splits: TrainingSplits) -> str:
 
 
 def train_run(run: Run, splits: TrainingSplits, progress: Progress) -> TrainedRun:
-    """Train where it belongs. Arguments and errors are those of `train_in_process` and `train_on_ray`."""
+    """Train in this process or on Ray, see `trains_on_ray`. Arguments and errors are those of `train_in_process` and `train_on_ray`."""
     if not trains_on_ray(run.config, splits):
         from cifar_ray.training.in_process import train_in_process
 
         return train_in_process(run, splits, progress)
-    from cifar_ray.training.on_ray.ray_trainer import train_on_ray  # imports Ray, more than a second
+    from cifar_ray.training.on_ray.ray_trainer import train_on_ray  # imports Ray, which takes more than a second
 
     return train_on_ray(run, progress, splits.train if isinstance(splits.train, StreamedImages) else None)
 

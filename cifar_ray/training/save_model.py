@@ -25,13 +25,13 @@ _LIBRARIES = ("cifar-ray", "torch", "torchvision", "ray", "numpy", "timm", "pill
 
 
 def save_model(run: TrainedRun, config: TrainConfig, splits: TrainingSplits, resumed: bool = False) -> SavedModel:
-    """Saves the best weights of a run as a new version in the model store, and promotes it if it is good enough.
+    """Save the best weights of a run as a new version in the model store, and promote the version if it is good enough.
 
     Args:
         run: the finished run.
         config: config of the run.
         splits: data set of the run.
-        resumed: whether an earlier process may have saved the model before it was killed; then reuse its version.
+        resumed: whether an earlier process may have saved the model before it was killed; if it did, its version is reused.
 
     Raises:
         StoreError: if the store cannot be written.
@@ -47,7 +47,7 @@ def save_model(run: TrainedRun, config: TrainConfig, splits: TrainingSplits, res
 
 
 def _find(store: ModelStore, name: str, manifest: Manifest, run: TrainedRun) -> Bundle | None:
-    """The version that a run with this name and these weights has saved."""
+    """The version that an earlier process of this run has saved, found by run name and weights; `None` if there is none."""
     if name not in store.names():
         return None
     signed = decode_manifest(encode(manifest, run.weights, {})[MANIFEST_FILE], name)

@@ -1,4 +1,4 @@
-"""Settings that suit a user's data: data set, recipe, size, split and batch size, by the number and size of the pictures."""
+"""Choose settings that suit a user's data: data set, recipe, image size, split and batch size, by the number and size of the pictures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cifar_ray.recipes import default_recipe, get_recipe
 if TYPE_CHECKING:
     from cifar_ray.data.listing.layouts import Listing
 
-SMALL_PX = 64  # the longer side of pictures for which a network of small images is right
+SMALL_PX = 64  # pictures with at most this longer side get a network for small images
 FEW_PER_CLASS = 5
 FEW_PICTURES = 2000
 
@@ -23,10 +23,10 @@ _CIFAR_FILES = {
     "cifar10": ("cifar-10-batches-py", "cifar-10-python.tar.gz", "data_batch_1"),
     "cifar100": ("cifar-100-python", "cifar-100-python.tar.gz"),
 }
-_HEADERS = 400  # pictures whose size is read
-_FAR_FROM_SQUARE, _MANY = 1.6, 0.2  # longer ÷ shorter side, and the fraction of such pictures that brings a comparison
+_HEADERS = 400  # approximate number of pictures whose size is read
+_FAR_FROM_SQUARE, _MANY = 1.6, 0.2  # longer ÷ shorter side, and the fraction of such pictures above which resize policies are compared
 _USUAL_COUNT = 2500  # photographs for which the recipe's number of epochs is right
-_STEPS = 300  # of a training on few small images
+_STEPS = 300  # desired number of steps of a training on few small images
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Suited:
 
     Attributes:
         settings: fields of `TrainConfig`, including the recipe's; flags override them.
-        why: one line for the user: what was found, what was chosen and why; empty if there was nothing to choose.
+        why: one line for the user: the pictures found, and the chosen settings with reasons; empty if there was nothing to choose.
     """
 
     settings: dict[str, Any]
@@ -50,13 +50,13 @@ def find_dataset(data_dir: str) -> str:
 
 
 def suit(chosen: Mapping[str, Any]) -> Suited:
-    """Choose what the user has not.
+    """Choose the settings that the user has not set.
 
     Args:
-        chosen: fields of `TrainConfig` that the user has set before the other flags are parsed.
+        chosen: fields of `TrainConfig` that the user has set, as far as they are known before the other flags are parsed.
 
     Raises:
-        DataError: if `data_dir` does not fit the data set, or has no layout that is known.
+        DataError: if `data_dir` does not fit the data set, or has no known layout.
     """
     data_dir, dataset = chosen.get("data_dir"), chosen.get("dataset")
     if data_dir is not None and dataset is None:
@@ -66,7 +66,7 @@ def suit(chosen: Mapping[str, Any]) -> Suited:
     settings: dict[str, Any] = {} if dataset is None else {"dataset": dataset}
     named = chosen.get("recipe")
     if dataset == "folder" and data_dir is not None and named is None:
-        # these import numpy and Pillow, which --help does without
+        # imported here, because numpy and Pillow would slow down --help
         from cifar_ray.data.listing.tables import list_pictures
         from cifar_ray.data.reading.picture_source import place_of
 
@@ -76,7 +76,7 @@ def suit(chosen: Mapping[str, Any]) -> Suited:
 
 
 def _task(chosen: Mapping[str, Any]) -> TaskChoice:
-    """The chosen task; a value that does not exist is refused when the flags are parsed."""
+    """The chosen task, or `auto`; an unknown value raises an error later, when the flags are parsed."""
     return next((task for task in get_args(TaskChoice) if task == chosen.get("task")), "auto")
 
 
@@ -121,7 +121,7 @@ def _suit_folder(listing: Listing, chosen: Mapping[str, Any], settings: dict[str
 
 def _suit_small(count: int, found: str, settings: dict[str, Any]) -> Suited:
     recipe = get_recipe(default_recipe("folder", None))
-    # batch norm of two pictures diverges; a quarter of them may be held out
+    # batch norm over two pictures diverges, and a quarter of the pictures may be held out
     batch_size = min(recipe.batch_size, max(2, count // 2), 1 << max(2, (count // 8).bit_length() - 1))
     epochs = max(recipe.epochs, min(60, -(-_STEPS * batch_size // count)))
     why = f"{found}: recipe {recipe.recipe} for small images, {epochs} epochs, batch size {batch_size}"
@@ -131,12 +131,12 @@ def _suit_small(count: int, found: str, settings: dict[str, Any]) -> Suited:
 
 
 def _finetuning_epochs(count: int, default: int) -> int:
-    """Epochs of fine-tuning: more where pictures are few, down to a third of the default where they are many."""
+    """Epochs of fine-tuning: up to twice the default for few pictures, down to a third of the default for many."""
     return max(default // 3, min(2 * default, round(default * _USUAL_COUNT / count)))
 
 
 def _split_of(listing: Listing) -> dict[str, float]:
-    """Fractions that a data set lacks: the head needs no validation images, so few pictures get one held-out part instead of two."""
+    """Fractions of the splits that a data set lacks. The head needs no validation images, so a small data set gets one held-out split."""
     train = listing.parts["train"]
     if len(listing.parts) > 1:
         return {"val_fraction": 0.1 if "val" in listing.parts else 0.2, "test_fraction": 0.0}
@@ -157,7 +157,7 @@ def _describe_split(listing: Listing, values: Mapping[str, Any]) -> str:
 
 
 def _of_timm(model: str) -> dict[str, Any]:
-    """Network, weights and image size of a network of timm."""
+    """Settings for a network of timm: model, weights and image size; empty for the recipe's own network."""
     if model == PRETRAINED_MODEL:
         return {}
     from cifar_ray.models.timm_networks import pretrained_config

@@ -1,4 +1,4 @@
-"""Fine-tuning on a CPU: the last stages of the probe's network, within a time budget; saved after each epoch."""
+"""Fine-tune the last stages of the probe's network on a CPU, within a time budget; the state is saved after each epoch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _CHECKPOINT = "tail.pt"
 
 
 def with_one_view(run: TrainedRun) -> TrainedRun:
-    """The same head on the features of one view: what fine-tuning starts from."""
+    """The same head on the features of one view; fine-tuning starts from it."""
     architecture = run.result.architecture
     if "views" not in architecture.arguments:
         return run
@@ -40,7 +40,7 @@ def with_one_view(run: TrainedRun) -> TrainedRun:
 
 
 def open_tail(probe: TrainedRun, splits: TrainingSplits) -> tuple[nn.Module, Tail] | None:
-    """The probe's network with one view, and its two parts; `None` if it cannot be split or the pictures are too many for the memory."""
+    """The probe's network with one view, and its two parts; `None` if it cannot be split, or the activations do not fit into memory."""
     if not isinstance(splits.train, ImageDataset):
         return None
     single = with_one_view(probe)
@@ -57,10 +57,10 @@ def finetune_tail(
 
     Args:
         run: the run, in whose folder each epoch is saved.
-        config: of the fine-tuning.
+        config: config of the fine-tuning.
         probe: the trained probe.
         splits: the data set, in memory.
-        opened: from `open_tail`.
+        opened: result of `open_tail`.
         progress: receives the progress.
 
     Raises:
@@ -71,7 +71,7 @@ def finetune_tail(
 
 
 def tail_memory_advice(config: TrainConfig) -> str:
-    """What to do if memory runs out: a step passes the whole batch, because only the last stages are trained."""
+    """Advice for the user if memory runs out: a smaller batch, because these steps have no micro-batches."""
     fewer = f"pass a --batch-size below {config.batch_size}, or " if config.batch_size > 1 else "pass "
     return f"{fewer}--method probe, which needs less memory"
 
@@ -114,7 +114,7 @@ def _finetune(
         progress.on_epoch(state.reports[-1])
     trainer.average.network.load_state_dict(state.kept)
     outputs = {name: trainer.outputs(part) for name, part in held.items()}
-    trust = dataclasses.replace(probe.result.trust, familiarity=None)  # its features were those of other weights
+    trust = dataclasses.replace(probe.result.trust, familiarity=None)  # fitted on features of the old weights
     if splits.val is not None:
         logits, features = outputs["val"]
         trust = Trust.fit(logits, splits.val.labels, features, splits.val.bursts, config.min_precision)
@@ -134,7 +134,7 @@ def _finetune(
 
 
 class _State:
-    """Position and results so far, and their form on disk."""
+    """Position and results of the training so far, and their serialisation."""
 
     def __init__(self, trainer: TailTrainer) -> None:
         self.trainer = trainer
@@ -143,11 +143,11 @@ class _State:
         self.kept: dict[str, torch.Tensor] = {}
 
     def is_better(self, score: float | None) -> bool:
-        """Whether an epoch is the best so far; ties go to the later one."""
+        """Whether an epoch is the best so far; of equal epochs, the later one is."""
         return score is None or not self.best or score >= (self.reports[self.best - 1].val_score or 0)
 
     def add(self, report: EpochReport) -> None:
-        """Take the report of an epoch."""
+        """Append the report of an epoch; keep the weights if it is the best one."""
         self.reports.append(report)
         if report.improved:
             self.best, self.kept = report.epoch, self.trainer.weights()

@@ -1,4 +1,4 @@
-"""Train on pretrained features: a probe, then fine-tuning from its head where it pays, and the better of both."""
+"""Train on pretrained features: a probe, then fine-tuning from the probe if it is worth the time; the better model is saved."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def choose_resize_policy(
     """Compare pad, crop and squash by cross-validation of a probe on the training images.
 
     Returns:
-        The config with the best policy, and one line with the figures.
+        The config with the best policy (smallest cross-entropy), and one line with the figures for the user.
     """
     losses: dict[str, tuple[float, float]] = {}
     for policy in POLICIES:
@@ -74,7 +74,7 @@ def train_transfer(run: Run, splits: TrainingSplits, progress: Progress) -> Trai
     """Train by `config.method`: `probe`, `finetune` or `auto`.
 
     Args:
-        run: new or unfinished; an unfinished one repeats its probe, whose features are cached, and resumes its fine-tuning.
+        run: new or unfinished; an unfinished run repeats the probe, whose features are cached, and resumes the fine-tuning.
         splits: the data set.
         progress: receives the progress.
 
@@ -104,13 +104,15 @@ def train_transfer(run: Run, splits: TrainingSplits, progress: Progress) -> Trai
 
 
 def _open_workers(config: TrainConfig, progress: Progress) -> AbstractContextManager[Opener]:
-    """Who computes the features: this process, or workers on Ray if several or a cluster are requested, or this machine has several GPUs.
+    """Choose where features are computed: in this process, or on Ray workers.
+
+    Ray is used if several workers or a cluster are requested, or if this machine has several GPUs.
 
     Raises:
         ConfigError: if several workers are requested in one process.
     """
     num_workers = config.worker_range[0] if config.worker_range else max(1, torch.cuda.device_count())
-    one_is_enough = num_workers == 1 and config.cluster == "auto"  # also on a host of a cluster
+    one_is_enough = num_workers == 1 and config.cluster == "auto"  # even if this host belongs to a cluster
     if one_is_enough or not needs_cluster(config.cluster, config.worker_range, num_workers):
         return nullcontext(ComputeHere)
     from cifar_ray.training.on_ray.feature_workers import feature_workers
@@ -147,8 +149,8 @@ class _Plan:
     """How to fine-tune.
 
     Attributes:
-        config: its config.
-        opened: the two parts of the network, to train only its last stages on this CPU; `None` trains all stages on Ray's workers.
+        config: config of the fine-tuning.
+        opened: the network and its two parts, to train only the last stages on this CPU; `None` trains all stages with `train_run`.
     """
 
     config: TrainConfig
@@ -156,7 +158,7 @@ class _Plan:
 
 
 def _plan_finetuning(run: Run, trained: TrainedRun, splits: TrainingSplits, progress: Progress, mirror: bool) -> _Plan | None:
-    """How to fine-tune, as in the run folder if it has begun before; `None` if it does not pay."""
+    """Plan the fine-tuning; a resumed run takes the plan from its folder. `None` if there is no fine-tuning, or it would take too long."""
     config = run.config
     on_cpu = not torch.cuda.is_available() and config.max_workers == 1
     opened = open_tail(trained, splits) if on_cpu else None
@@ -186,7 +188,7 @@ def _plan_finetuning(run: Run, trained: TrainedRun, splits: TrainingSplits, prog
 
 
 def _epoch_s(config: TrainConfig, trained: TrainedRun, splits: TrainingSplits, opened: tuple[nn.Module, Tail] | None) -> float:
-    """Duration of an epoch, seconds, from a few steps in this process."""
+    """Duration of an epoch, seconds, estimated from a few steps in this process."""
     if opened is None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         with advising_on_memory(memory_advice(config, device, splits.train.image_size_px), TrainingError):
@@ -204,7 +206,7 @@ def _budget_s(config: TrainConfig) -> float:
 
 
 def _save_probe(run: Run, trained: TrainedRun, splits: TrainingSplits) -> None:
-    """Write the probe as a bundle into the run folder, where the workers of the fine-tuning find it; one view is enough for them."""
+    """Write the probe with one view as a bundle into the run folder, from which the workers of the fine-tuning load it."""
     single = with_one_view(trained)
     files = encode(describe(single, run.config, splits), single.weights, {})
     for name in sorted(files, key=lambda name: name == MANIFEST_FILE):  # the manifest commits the bundle
@@ -220,7 +222,7 @@ def _finetuning_config(run: Run, mirror: bool) -> TrainConfig:
 
 
 def _images_per_s(config: TrainConfig, splits: TrainingSplits, device: torch.device) -> float:
-    """Training images per second, from two steps in this process, times the number of workers."""
+    """Training images per second, measured over two steps in this process; with GPUs, times the number of workers."""
     rows = np.arange(min(len(splits.train), (1 + _TIMED_STEPS) * config.batch_size))
     part = splits if isinstance(splits, StreamedSplits) else DatasetSplits(splits.name, splits.train.subset(rows), None, None)
     trainer = Trainer(config, part, device, Shard(), load_parent(config))
@@ -230,7 +232,7 @@ def _images_per_s(config: TrainConfig, splits: TrainingSplits, device: torch.dev
         if device.type == "cuda":
             torch.cuda.synchronize()
         if number == 0:
-            started = time.perf_counter()  # the first step allocates
+            started = time.perf_counter()  # the first step is slower: it allocates memory
         else:
             seen += step.global_size
         if number == _TIMED_STEPS:
@@ -241,7 +243,7 @@ def _images_per_s(config: TrainConfig, splits: TrainingSplits, device: torch.dev
 def _better(config: TrainConfig, probe: TrainedRun, tuned: TrainedRun, splits: TrainingSplits, progress: Progress) -> TrainedRun:
     """The run with the better validation accuracy or mAP; always the fine-tuned one for the method `finetune`."""
     of_probe = {f"probe_{name}": value for name, value in probe.result.metrics.items() if name.endswith(("_accuracy", "_map"))}
-    # its parent is part of the same run
+    # the parent is the probe of the same run, so the manifest needs no checksum of the parent
     result = dataclasses.replace(tuned.result, metrics=tuned.result.metrics | of_probe, parent_weights_sha256=None)
     tuned = dataclasses.replace(tuned, result=result)
     if splits.val is None:

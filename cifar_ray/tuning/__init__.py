@@ -1,1 +1,1 @@
-"""The search for a better recipe: its space, its trials on Ray Tune, its results."""
+"""Hyperparameter search: the search space, the trials on Ray Tune, and the results."""

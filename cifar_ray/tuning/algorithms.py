@@ -23,7 +23,7 @@ _HYPERBAND_BRACKETS = 3
 
 
 def create_scheduler(search: SearchConfig, epochs: int, record: Record) -> TrialScheduler:
-    """Tune's scheduler, with the results of all earlier trials.
+    """Create Tune's scheduler, and give it the results of all completed trials.
 
     ASHA (Li et al. 2020, arXiv 1810.05934): at each rung a trial continues if it is among the best 1/`reduction_factor`
     of the trials that reached it before. `hyperband` runs several grace periods in parallel (section 3.3 of the paper).
@@ -49,7 +49,7 @@ def create_scheduler(search: SearchConfig, epochs: int, record: Record) -> Trial
 
 
 class PlannedSearcher(Searcher):  # type: ignore[misc]
-    """Suggests points in a given order: those of a grid, of a random search, or of trials to repeat."""
+    """Suggests points in a given order: the points of a grid, of a random search, or of trials to repeat."""
 
     def __init__(self, points: list[dict[str, Value]], metric: str, mode: str) -> None:
         super().__init__(metric=metric, mode=mode)
@@ -71,7 +71,7 @@ class PlannedSearcher(Searcher):  # type: ignore[misc]
 
 
 def create_searcher(fixed: TrainConfig, search: SearchConfig, space: SearchSpace, record: Record) -> Searcher:
-    """The searcher. It suggests interrupted trials first; in a new search, the values of the fixed config.
+    """Create the searcher. It suggests interrupted trials first, and in a new search the values of the fixed config.
 
     Raises:
         ConfigError: if a grid has more points than `num_samples`.
@@ -100,12 +100,16 @@ def create_searcher(fixed: TrainConfig, search: SearchConfig, space: SearchSpace
 
 
 def create_repeater(leaders: Sequence[Trial], search: SearchConfig) -> Searcher:
-    """The searcher that repeats trials with another seed."""
+    """Create the searcher that repeats trials with another seed."""
     return PlannedSearcher([trial.parameters | {AGAIN: True} for trial in leaders], search.metric, _mode(search))
 
 
 def plan_points(fixed: TrainConfig, search: SearchConfig, space: SearchSpace) -> list[dict[str, Value]]:
-    """All points of a grid or of a random search; the same at each call."""
+    """All points of a grid or of a random search; each call returns the same points.
+
+    Raises:
+        ConfigError: if a grid has more points than `num_samples`.
+    """
     if search.search == "grid":
         grids = [parameter.grid() for parameter in space]
         points = [dict(zip((parameter.path for parameter in space), values, strict=True)) for values in itertools.product(*grids)]
@@ -125,7 +129,7 @@ def uses_optuna(search: SearchConfig) -> bool:
     """Whether the searcher is Optuna's TPE.
 
     Raises:
-        MissingDependencyError: if it is requested and not installed.
+        MissingDependencyError: if Optuna is requested and not installed.
     """
     if search.search not in ("auto", "optuna"):
         return False

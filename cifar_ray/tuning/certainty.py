@@ -1,4 +1,4 @@
-"""How sure a search is of its best trial: compared with the defaults and the second best at equal budgets, with intervals."""
+"""Certainty of a search about its best trial: comparisons with the defaults and the second best, at equal budgets, with intervals."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Comparison:
 
     Attributes:
         epoch: number of epochs of both; `None` if both had the full budget.
-        score: what is compared: accuracy or mAP.
-        difference: that of the first trial minus that of the second, 0–1; with two seeds each trial counts with its mean.
+        score: name of the compared score: accuracy or mAP.
+        difference: score of the first trial minus score of the second, from -1 to 1; a trial with two seeds has the mean of both scores.
         interval: 95 % interval of the difference; `None` for mAP, or if the number of validation images is unknown.
     """
 
@@ -36,8 +36,8 @@ class Comparison:
 def compare(record: Record, first: Trial, second: Trial) -> Comparison | None:
     """Compare two trials at the largest budget that both had; `None` if one has no result at that budget.
 
-    The interval treats the images of both as independent samples, so it is rather too wide, because both are judged on the same images.
-    It does not count that the best of many trials was chosen.
+    The interval treats the images of both trials as independent samples. Because both are evaluated on the same images, it is too wide
+    rather than too narrow. It does not take into account that the best of many trials was chosen.
     """
     both = record.full_runs(first), record.full_runs(second)
     epoch = None if all(both) else min(first.epochs_done, second.epochs_done)
@@ -55,10 +55,10 @@ def compare(record: Record, first: Trial, second: Trial) -> Comparison | None:
 
 
 def describe_certainty(record: Record, fixed: TrainConfig, space: SearchSpace) -> list[str]:
-    """Sentences that say how many trials had the full budget, and how far the best trial is ahead.
+    """Sentences about the number of trials with the full budget, and about the lead of the best trial; empty before the first result.
 
     Args:
-        record: of the search.
+        record: record of the search.
         fixed: config of the search, with the default settings.
         space: the search space.
     """

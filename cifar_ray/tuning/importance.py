@@ -1,4 +1,4 @@
-"""Which parameters of a search matter: permutation importance of a random forest that predicts the metric."""
+"""Importance of the parameters of a search: permutation importance in a random forest that predicts the metric."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class Importance:
     """Share of the explained metric that each parameter accounts for.
 
     Attributes:
-        epoch: epoch at which trials are compared: the last one that all of them reached, except those that the time budget cut off.
+        epoch: epoch at which trials are compared: the last epoch that all compared trials reached.
         count: number of trials compared.
-        mean: by path, increase of the forest's squared error when the parameter is shuffled, as a share of the sum, 0–1.
+        mean: by path, increase of the forest's squared error when the parameter is shuffled, as a fraction of the sum, 0–1.
         std: by path, standard deviation over shuffles.
     """
 
@@ -32,11 +32,11 @@ class Importance:
 def parameter_importance(record: Record, space: SearchSpace) -> Importance | None:
     """Permutation importance (Breiman 2001, "Random forests", section 10) of a forest that predicts the metric at one epoch.
 
-    Trials are compared after the same number of epochs, because stopped trials have fewer. A trial that the time budget cut off before that
-    epoch is left out: it would reduce the comparison to the epochs that it had.
+    Trials are compared after the same number of epochs, because stopped trials have fewer. If at least `MIN_TRIALS` trials remain, trials
+    that the time budget cut off do not count for the choice of this epoch, and are left out if they did not reach it.
 
     Returns:
-        `None` with fewer than `MIN_TRIALS` trials, or if all have the same metric.
+        `None` with fewer than `MIN_TRIALS` trials, or if all trials have the same metric.
     """
     settled = [trial for trial in record.ranked() if trial.status in ("finished", "stopped")]
     whole = [trial for trial in settled if trial.reason != OUT_OF_TIME]

@@ -20,7 +20,7 @@ from cifar_ray.training.loop.trainer import Trainer
 from cifar_ray.training.weights.initial_network import load_parent
 
 _DIVERGED_FACTOR = 3.0  # the loss has diverged at this multiple of its lowest running mean
-_DECAY = 0.9  # of the running mean
+_DECAY = 0.9  # decay of the running mean
 _SMOOTHING_SHARE = 0.03  # standard deviation of the smoothing kernel, as a share of all steps
 _MIN_STEPS = 20
 
@@ -43,7 +43,7 @@ class RangeTest:
 
     @cached_property
     def smoothed(self) -> Curve:
-        """The losses, smoothed with a symmetric kernel, which does not shift the curve to higher rates."""
+        """The losses, float64 `[N]`, smoothed with a symmetric kernel, which does not shift the curve to higher rates."""
         sigma = _SMOOTHING_SHARE * len(self.losses)
         offsets = np.arange(-int(3 * sigma), int(3 * sigma) + 1)
         weights = np.exp(-0.5 * (offsets / sigma) ** 2)
@@ -53,14 +53,14 @@ class RangeTest:
     def edge(self) -> float:
         """The learning rate with the lowest loss: the upper bound of Smith (2017, arXiv 1506.01186, section 3.3).
 
-        It suits a peak learning rate, which the schedule reaches only for a short time.
+        This rate suits as a peak learning rate, which the schedule reaches only for a short time.
         """
         return float(self.rates[self.smoothed.argmin()])
 
     @property
     def steepest(self) -> float:
         """The learning rate at which the loss falls fastest per decade (fast.ai's `steep`)."""
-        first = int(2 * _SMOOTHING_SHARE * len(self.losses))  # before it, the kernel reaches beyond the first step
+        first = int(2 * _SMOOTHING_SHARE * len(self.losses))  # before this step, the kernel reaches beyond the first step
         falling = slice(first, max(first + 3, int(self.smoothed.argmin()) + 1))
         return float(self.rates[falling][np.gradient(self.smoothed[falling], np.log(self.rates[falling])).argmin()])
 
@@ -72,7 +72,7 @@ class RangeTest:
 
 
 def longest_fall(losses: Sequence[float] | Curve) -> tuple[int, int]:
-    """First and last index of the longest decreasing subsequence."""
+    """First and last index of the longest strictly decreasing subsequence."""
     length, before = [1] * len(losses), [-1] * len(losses)
     for i, loss in enumerate(losses):
         for j in range(i):
@@ -94,7 +94,7 @@ def run_range_test(
     steps: int,
     on_step: Callable[[int, float, float], None],
 ) -> RangeTest:
-    """Train in the real loop and precision while every learning rate rises by the same factor each step.
+    """Train with the real training step and precision, while every learning rate rises by the same factor in each step.
 
     Args:
         config: settings of training; the learning-rate schedule is not used.
@@ -106,7 +106,7 @@ def run_range_test(
         on_step: called after each step with its number from 1, the learning rate, and the running mean of the loss.
 
     Raises:
-        ConfigError: if the range is empty, or the loss is not finite in the first steps.
+        ConfigError: if the range is empty, there are fewer than 20 steps, or the loss is not finite in the first steps.
     """
     if not 0 < lowest < highest or steps < _MIN_STEPS:
         got = f"got {lowest:g}, {highest:g} and {steps} steps"
@@ -134,7 +134,7 @@ def run_range_test(
 
 
 def learning_rate_flags(config: TrainConfig, rate: float) -> str:
-    """The flags that set `optimizer.lr` to `rate`; the other learning rates of muon change in proportion, as in the test."""
+    """The flags that set `optimizer.lr` to `rate`; the other learning rates of muon change in proportion, as in the range test."""
     names = ("lr", "head_lr", "bias_lr") if config.optimizer.name == "muon" else ("lr",)
     factor = rate / config.optimizer.lr
     return " ".join(f"--optimizer.{name.replace('_', '-')} {factor * getattr(config.optimizer, name):.2g}" for name in names)

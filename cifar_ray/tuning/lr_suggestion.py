@@ -1,4 +1,4 @@
-"""Suggests a learning rate: a range test around the configured rate, and how to read its result."""
+"""Suggest a learning rate: run a range test around the configured rate, and read suggestions from the result."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def run_test_around_rate(
     steps: int,
     on_step: Callable[[int, float, float], None],
 ) -> RangeTest:
-    """Runs a range test in this process, on a GPU if there is one.
+    """Run a range test in this process, on a GPU if there is one.
 
     Args:
-        config: the job whose rate is wanted.
+        config: config of the training for which a learning rate is wanted.
         splits: the data.
-        lowest: `optimizer.lr` of the first step; `None` takes a thousandth of the configured rate.
-        highest: `optimizer.lr` of the last step; `None` takes a hundred times the configured rate.
-        steps: training steps.
+        lowest: `optimizer.lr` of the first step; `None` for a thousandth of the configured rate.
+        highest: `optimizer.lr` of the last step; `None` for a hundred times the configured rate.
+        steps: number of training steps, at least 20.
         on_step: called after each step, see `run_range_test`.
 
     Raises:
-        ConfigError: if the range is empty, or the loss was not finite from the start.
+        ConfigError: see `run_range_test`.
         TrainingError: if there is too little memory.
     """
     prepare_process()
@@ -60,10 +60,10 @@ def run_test_around_rate(
 
 
 def read_rates(test: RangeTest, config: TrainConfig) -> dict[str, float]:
-    """The rates that `MEANINGS` explains."""
+    """Learning rates by the names that `MEANINGS` explains."""
     return {"edge": test.edge, "steepest": test.steepest, "valley": test.valley, "configured": config.optimizer.lr}
 
 
 def ended_falling(test: RangeTest) -> bool:
-    """Whether the loss still fell at the highest rate, so that the edge is beyond it."""
+    """Whether the loss still fell at the highest rate, so that the real edge is above the tested range."""
     return not test.diverged and test.edge > float(test.rates[-1]) / 2

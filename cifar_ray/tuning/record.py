@@ -16,12 +16,12 @@ from cifar_ray.storage import FileTree
 
 STATE_FILE = "state.json"
 FORMAT_VERSION = 1
-AGAIN = "again"  # key in Tune's config, beside the parameters: repeat the trial with another seed
+AGAIN = "again"  # key in Tune's config, in addition to the parameters: repeat the trial with another seed
 
 OUT_OF_TIME = "the time budget was used up"  # reason of a stopped trial
 
-# interrupted: was running when the search was interrupted, and resumes from its snapshot.
-# stopped: by the scheduler, or because the time budget was used up.
+# interrupted: the trial was running when the search was interrupted; it resumes from its snapshot.
+# stopped: the scheduler stopped the trial, or the time budget was used up.
 Status = Literal["running", "interrupted", "finished", "stopped", "diverged", "failed"]
 Epoch = dict[str, Any]  # the fields of `EpochReport`
 
@@ -31,12 +31,12 @@ class Trial:
     """A training run with one set of parameters.
 
     Attributes:
-        number: from 1, in order of start.
-        trial_id: id in Ray Tune; changes after a restart.
-        folder: folder of its snapshot.
+        number: number of the trial, from 1, in order of start.
+        trial_id: id in Ray Tune; changes after a restart of the search.
+        folder: folder of the trial's snapshot.
         parameters: parameter values by path.
         status: state or outcome.
-        reason: why it stopped, diverged or failed.
+        reason: reason why the trial stopped, diverged or failed; empty otherwise.
         epochs: report of each epoch, in order.
         again: whether it repeats the trial of the same number with another seed.
     """
@@ -61,21 +61,21 @@ class Trial:
 
     @property
     def epochs_done(self) -> int:
-        """Number of the last epoch, 0 before the first."""
+        """Number of the last finished epoch; 0 before the end of the first."""
         return self.epochs[-1]["epoch"] if self.epochs else 0
 
     def is_over(self, max_epochs: int, patience: int | None) -> bool:
-        """Whether it ran to its end, which may be that of its patience, and was not stopped before."""
+        """Whether the trial ended by itself, after all epochs or by its patience, so that the scheduler did not stop it."""
         improved = max((report["epoch"] for report in self.epochs if report["improved"]), default=0)
         return self.epochs_done >= max_epochs or (patience is not None and self.epochs_done - improved >= patience)
 
     @property
     def seconds(self) -> float:
-        """Total time of training and evaluation."""
+        """Total time of training and evaluation, seconds."""
         return float(sum(report["seconds"] for report in self.epochs))
 
     def best(self, metric: str, until: int | None = None) -> Epoch | None:
-        """Report of the best epoch, or of the best of the first `until` epochs; `None` if none of them has a finite metric."""
+        """Report of the best epoch, or of the best of the first `until` epochs; `None` if no epoch has a finite metric."""
         epochs = [report for report in self.epochs if until is None or report["epoch"] <= until]
         ranked = [report for report in epochs if report.get(metric) is not None and math.isfinite(report[metric])]
         return max(ranked, key=lambda report: score(report, metric)) if ranked else None
@@ -94,10 +94,10 @@ class Record:
     Attributes:
         metric: the metric that ranks trials.
         max_epochs: epochs of a trial that is not stopped early.
-        num_samples: total number of trials.
-        trials: trials by number.
+        num_samples: planned number of trials.
+        trials: trials in the order of their numbers.
         repeats: repeats of leading trials with another seed.
-        elapsed_s: total time of all invocations.
+        elapsed_s: total time of the search, without pauses between invocations.
         ended: whether the search is complete.
         val_images: number of validation images; `None` for a search of an earlier release.
     """
@@ -154,9 +154,9 @@ class Record:
         return [run for run in self.runs(trial) if run.status == "finished"]
 
     def figure(self, trial: Trial) -> float | None:
-        """The metric at the best epoch: the mean over the runs with the full budget, or that of the trial while there is none.
+        """The metric at the best epoch: the mean over the runs with the full budget; without such a run, the metric of the trial itself.
 
-        A short run is never averaged with a full one. `None` if a run diverged, failed or has no metric yet.
+        A short run is never averaged with a full run. `None` if a run diverged, failed or has no metric yet.
         """
         if any(run.status in ("diverged", "failed") for run in self.runs(trial)):
             return None
@@ -165,9 +165,9 @@ class Record:
         return sum(figures) / len(figures) if figures and len(figures) == len(best) else None
 
     def ranked(self) -> list[Trial]:
-        """Trials with a metric that did not diverge or fail, best first, ties in order of their numbers.
+        """Trials that have a metric and did not diverge or fail, best first; equal trials are in the order of their numbers.
 
-        Trials are only compared at equal budgets: first come those with a full run, then the others, see `_rank_short`.
+        Trials are only compared at equal budgets: trials with a full run come first, then the others, see `_rank_short`.
         """
         figures = [(trial, figure) for trial in self.trials if (figure := self.figure(trial)) is not None]
         full = [(trial, {self.metric: figure}) for trial, figure in figures if self.full_runs(trial)]
@@ -175,9 +175,9 @@ class Record:
         return ranked + _rank_short([trial for trial, _ in figures if trial not in ranked], self.metric)
 
     def to_repeat(self, most: int, at_once: int) -> list[Trial]:
-        """Trials to repeat with another seed: interrupted repeats, or else the leading trials until the first one is repeated.
+        """Trials to repeat with another seed: trials with an interrupted repeat, else the leading trials, until the first one is repeated.
 
-        If no trial had the full budget, the repeat of the leader is the first run that has it.
+        If no trial had the full budget, the repeat of the leader is the first run with the full budget.
 
         Args:
             most: maximum number of repeats.
@@ -247,8 +247,8 @@ class Record:
 def _rank_short(trials: list[Trial], metric: str) -> list[Trial]:
     """Rank trials without a full run: first those with more than half the epochs of the longest, at an epoch that they all reached.
 
-    The rest follow, ranked in the same way. So a trial that has just started does not lead a longer one, and one
-    that was cut off an epoch later than another has no advantage.
+    The other trials follow, ranked in the same way. So a trial that has just started does not rank above a longer trial, and a trial that
+    was cut off an epoch later than another has no advantage.
     """
     ranked: list[Trial] = []
     left = list(trials)

@@ -42,7 +42,7 @@ class Listener(Protocol):
     """Receives the events of a search, in the process of the search."""
 
     def on_message(self, text: str) -> None:
-        """A message for the user."""
+        """Show a message to the user."""
 
     def on_trial(self, record: Record, trial: Trial) -> None:
         """A trial started, completed an epoch, or ended."""
@@ -60,7 +60,7 @@ def run_search(
         fixed: config of all trials, except for the searched fields.
         search: settings of the search.
         space: the search space.
-        record: results so far; is updated.
+        record: results so far; it is updated.
         files: files of the search.
         folder: folder of the search, relative to the storage.
         listener: receives the events of the search.
@@ -71,9 +71,9 @@ def run_search(
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when the trials have stopped and the record is saved.
     """
     budget_s = search.time_budget_s
-    # Part of the budget is kept to repeat the leaders.
+    # part of the budget is reserved for repeats of the leaders
     search_s = None if budget_s is None else budget_s * (_SEARCH_SHARE if search.confirm else 1)
-    samples_left = record.num_samples - len(record.settled())  # Tune takes 0 as unlimited
+    samples_left = record.num_samples - len(record.settled())  # 0 must not reach Tune, where it means unlimited
     if samples_left <= 0 and not record.to_repeat(search.confirm, 1):
         record.ended = True
         record.save(files)
@@ -104,7 +104,7 @@ def run_search(
                     scheduler=scheduler,
                     max_concurrent_trials=concurrent,
                     resources_per_trial=PlacementGroupFactory([job.resources()]),
-                    # Trials share a process one after the other; not with separate workers, because a thread in it still waits for them.
+                    # Consecutive trials share a process, but not with separate workers: a thread of the process still waits for these.
                     reuse_actors=job.in_process,
                     time_budget_s=None if until_s is None else max(1.0, until_s - writer.elapsed_s()),
                     callbacks=[writer],
@@ -142,7 +142,7 @@ def run_search(
 
 
 def plan_trials(search: SearchConfig, cluster: Cluster) -> tuple[int, WorkerPlan]:
-    """Number of parallel trials and resources of the workers of each, such that no trial waits for workers.
+    """Number of parallel trials, and resources of the workers of each trial, so that no trial waits for workers.
 
     Args:
         search: settings of the search.
@@ -170,7 +170,7 @@ def plan_trials(search: SearchConfig, cluster: Cluster) -> tuple[int, WorkerPlan
 
 
 class _Writer(tune.Callback):  # type: ignore[misc]
-    """Record events from Tune, and pass them on to the listener."""
+    """Records the events of Tune, and passes them on to the listener."""
 
     def __init__(self, record: Record, files: FileTree, listener: Listener, patience: int | None) -> None:
         self._record, self._files, self._listener, self._patience = record, files, listener, patience
@@ -219,10 +219,10 @@ class _Writer(tune.Callback):  # type: ignore[misc]
 
 
 def _clean_up(files: FileTree, record: Record) -> None:
-    """Remove Tune's files, which a resumed search does not need, and, once the search is complete, the snapshots of trials."""
+    """Remove Tune's files, which a resumed search does not need, and after a complete search also the snapshots of trials."""
     unneeded = [folder for folder in files.folders() if folder.startswith(_RAY_FOLDER) or (record.ended and folder == TRIALS_FOLDER)]
     for folder in unneeded:
-        with suppress(OSError):  # a process that is just ending may still write there
+        with suppress(OSError):  # an ending process may still write into the folder
             files.file_system.delete_dir(files.path(folder))
 
 

@@ -24,7 +24,7 @@ from cifar_ray.tuning.space import SearchSpace, parse_space, to_mapping, trial_c
 FOLDER = "tunings"
 _SETTINGS_FILE = "search.yaml"
 FORMAT_VERSION = 1
-# May change when a search is resumed, because no result of a trial depends on them.
+# Settings that may change when a search is resumed, because no result of a trial depends on them: of `fixed`, and of `search`.
 _MAY_DIFFER = ("name", "promote", "num_workers", "storage", "cluster")
 _MAY_CHANGE = ("time_budget", "max_concurrent", "num_samples", "confirm", "space")
 
@@ -60,9 +60,13 @@ class SearchJob:
         return yaml.safe_dump(to_mapping(self.space), sort_keys=False, default_flow_style=None)
 
     def open_for(self, labels: Labels, val_images: int) -> tuple[SearchJob, Record]:
-        """The job with the task of its training labels, `[N]` or `[N, C]`, and its record, see `open`.
+        """Set the task of the job from its training labels, and open its record, see `open`.
 
-        With several labels per picture mAP stands for accuracy.
+        For several labels per picture, the metric mAP replaces accuracy.
+
+        Args:
+            labels: int64 `[N]`, or uint8 `[N, C]` for several labels per picture.
+            val_images: number of validation images, for intervals.
         """
         if labels.ndim == 1:
             return self, self.open(val_images)
@@ -82,7 +86,7 @@ class SearchJob:
         """
         record = Record.load(self.files)
         ours = yaml.safe_dump({"format_version": FORMAT_VERSION} | self._settings(), sort_keys=False).encode()
-        # of two searches that start at the same moment, the first one writes the settings
+        # if two searches start at the same time, the first one writes the settings
         settings = self.files.update(_SETTINGS_FILE, lambda present: present or ours)
         if _identity(without_format(yaml.safe_load(settings), self.files.path(_SETTINGS_FILE), FORMAT_VERSION)) != _identity(
             self._settings()
@@ -104,12 +108,12 @@ class SearchJob:
 
 
 def prepare(fixed: TrainConfig, search: SearchConfig, space_values: Mapping[str, Any] | None = None) -> SearchJob:
-    """Check the settings of a search; without a name, one is made from the settings.
+    """Check the settings of a search. Without a name, the name is the model's or data set's name and a digest of the settings.
 
     Args:
         fixed: config of all trials, except for the searched fields.
         search: settings of the search.
-        space_values: the search space; default: the file in `search.space`, else that of the recipe.
+        space_values: the search space; `None` for the file in `search.space`, or without such a file the space of the recipe.
 
     Raises:
         ConfigError: for invalid settings or an invalid search space, with one line for each mistake.
@@ -137,7 +141,7 @@ def best_config(record: Record, fixed: TrainConfig) -> TrainConfig | None:
 
 
 def saved_settings(storage: str, name: str) -> dict[str, Any]:
-    """Settings that a search was started with: `fixed`, `search` and `space`.
+    """Settings with which a search was started: `fixed`, `search` and `space`.
 
     Raises:
         ConfigError: if there is no search of this name.
@@ -154,7 +158,7 @@ def saved_settings(storage: str, name: str) -> dict[str, Any]:
 def _identity(settings: dict[str, Any]) -> dict[str, Any]:
     """The settings that must be equal to resume a search."""
     return {
-        # without those that are not set: a search of an earlier release does not name all of them
+        # without unset fields, because earlier releases did not save all fields
         "fixed": {
             key: value
             for key, value in ({"draws": 1} | settings["fixed"]).items()

@@ -68,7 +68,7 @@ class Parameter:
         return sorted({round(low + (high - low) * step / (_GRID_POINTS - 1)) for step in range(_GRID_POINTS)})
 
     def position(self, value: Any) -> float:
-        """Where a value lies between the bounds, or among the choices, 0–1; on a logarithmic scale for `loguniform`."""
+        """Position of a value between the bounds, or among the choices, 0–1; on a logarithmic scale for `loguniform`."""
         if self.kind == "choice":
             return self.values.index(value) / (len(self.values) - 1)
         low, high = self.bounds
@@ -141,7 +141,7 @@ def _present(fixed: TrainConfig, path: str) -> Any:
 
 
 def _fields(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Searched fields with dots and their domains, from a mapping that may be nested."""
+    """Yield the paths of searched fields, with dots, and their domains, from a mapping that may be nested."""
     for name, content in values.items():
         path = f"{above}{name}"
         if isinstance(content, Mapping) and not set(content) & set(get_args(Kind)) and _is_group(path):
@@ -201,6 +201,6 @@ def _number(value: Any) -> Any:
 
 
 def _check(parameter: Parameter, fixed: TrainConfig) -> None:
-    """Check each value, or both bounds, in the config."""
+    """Check that the config is valid with each value, or with both bounds."""
     for value in parameter.values:
         trial_config(fixed, {parameter.path: value})

@@ -12,7 +12,7 @@ _STATUSES = ("running", "finished", "stopped", "diverged", "failed", "interrupte
 
 
 def headings(record: Record) -> list[str]:
-    """Names of the cells of `row`."""
+    """Names of the cells that `row` returns."""
     return ["trial", "status", "epoch", record.metric.removeprefix("val_"), "best", "img/s", "parameters"]
 
 
@@ -32,7 +32,7 @@ def row(record: Record, trial: Trial) -> list[str]:
 
 
 def table(record: Record) -> list[list[str]]:
-    """Rows of the trials that run and of the best others, by number."""
+    """Rows of the running trials and of the best other trials, at most 16, in the order of their numbers."""
     running = record.running()
     shown = running + [trial for trial in record.ranked() if trial not in running]
     return [row(record, trial) for trial in sorted(shown[:_MAX_ROWS], key=lambda trial: trial.number)]
@@ -47,27 +47,31 @@ def summarize(record: Record) -> str:
 
 
 def describe_figure(record: Record, trial: Trial) -> str:
-    """The metric by which a trial is ranked, with the number of seeds if it is a mean, or the epochs if it had no full budget."""
+    """The metric that ranks a trial, with the number of seeds if it is a mean, or the epochs if the trial had no full budget."""
     seeds = len(record.full_runs(trial))
     basis = f" (mean of {seeds} seeds)" if seeds > 1 else "" if seeds else f" (after {trial.epochs_done} of {record.max_epochs} epochs)"
     return format_metric(record.figure(trial), record.metric) + basis
 
 
 def format_metric(value: float | None, metric: str) -> str:
-    """An accuracy or mAP as a percentage, a loss in nats; empty for `None`."""
+    """Format an accuracy or mAP as a percentage, a loss in nats; empty for `None`."""
     if value is None:
         return ""
     return f"{value:.2%}" if metric != "val_loss" else f"{value:.4f}"
 
 
 def format_duration(seconds: float) -> str:
-    """Hours and minutes, or minutes and seconds."""
+    """Format a duration as hours and minutes, or as minutes and seconds."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes}:{rest:02} min"
 
 
 def epochs_left(record: Record) -> float:
-    """Estimates the epochs until the end: new trials end like earlier ones, and a trial that lasted longer runs to its end."""
+    """Estimate the number of epochs until the end of a search with at least one completed trial.
+
+    New trials are assumed to take the mean number of epochs of completed trials. A running trial that has exceeded this mean is assumed to
+    take all epochs.
+    """
     settled = record.settled()
     usual = max(1.0, sum(trial.epochs_done for trial in settled) / len(settled))
     unsettled = [trial.epochs_done for trial in record.trials if trial not in settled]
@@ -77,10 +81,10 @@ def epochs_left(record: Record) -> float:
 
 
 def describe_result(record: Record, job: SearchJob, best: TrainConfig | None, prog: str) -> str:
-    """Lines that name the best trial, how sure that is, the report, and the commands that come next.
+    """Lines with the best trial, its certainty, the report, and the next commands.
 
     Args:
-        record: of the search.
+        record: record of the search.
         job: the search.
         best: the best recipe; `None` if no trial has a figure.
         prog: the command that resumes the search.
@@ -103,7 +107,7 @@ def describe_result(record: Record, job: SearchJob, best: TrainConfig | None, pr
 
 
 def describe_start(record: Record, job: SearchJob, dataset_name: str) -> str:
-    """Lines that say what is searched, and what an interrupted search has already done."""
+    """Describe what is searched, and how many trials an interrupted search has already completed."""
     text = f"search {job.name}: {dataset_name}, recipe {job.fixed.recipe}, {len(job.space)} fields, in {job.files.path()}"
     if record.trials:
         text += f"\ngoing on: {len(record.settled())} trials are done, {len(record.interrupted())} were interrupted"

@@ -43,10 +43,10 @@ SNAPSHOT_FILE = "snapshot.pt"
 WORKERS_FILE = "placement_group"
 DIVERGED = "diverged"  # key of a result; the value is the reason
 
-# The reported fields of an epoch; confusion matrices would make the record large.
+# Fields of an epoch that are reported; confusion matrices would make the record large.
 REPORT_FIELDS = {field.name for field in dataclasses.fields(EpochReport)} - {"val_confusion"}
 
-# A diverged trial reports these, so that searchers avoid its parameters. They are never shown.
+# A diverged trial reports these values, so that searchers avoid its parameters. The user never sees them.
 _WORST = {"val_accuracy": 0.0, "val_map": 0.0, "val_loss": 1e9}
 
 _logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class TrialJob:
     """Settings shared by all trials of a search.
 
     Attributes:
-        fixed: config, in which a trial replaces the searched fields.
+        fixed: config of all trials; a trial replaces the searched fields.
         storage: storage of the search.
         folder: parent of the folders of trials, relative to the storage.
         plan: workers of one trial and their resources.
@@ -83,7 +83,7 @@ class TrialJob:
 
 
 def config_key(config: dict[str, Any]) -> str:
-    """A key that is equal for equal configs. Trials are deterministic, so equal trials can share a snapshot."""
+    """A key of a config, equal for equal configs. Trials are deterministic, so trials with equal configs can share a snapshot."""
     return json.dumps(config, sort_keys=True)
 
 
@@ -115,7 +115,7 @@ def run_trial(tune_config: dict[str, Any], job: TrialJob) -> None:
 def train_trial(work: dict[str, Any]) -> None:
     """The function that each worker of a trial runs: `fit`, from the snapshot of the trial if there is one."""
     config = parse_config(TrainConfig, work["config"])
-    if work["in_process"]:  # Ray Train's own functions raise inside a Tune function
+    if work["in_process"]:  # inside a Tune function, Ray Train's own functions raise an error
         report, shard = tune.report, Shard()
     else:
         report, shard = train.report, Shard(train.get_context().get_world_rank(), train.get_context().get_world_size())
@@ -144,7 +144,7 @@ def train_trial(work: dict[str, Any]) -> None:
 
     advice = memory_advice(config, device, splits.train.image_size_px, shard.world_size)
     try:
-        with advising_on_memory(advice):  # such a trial has failed and not diverged
+        with advising_on_memory(advice):  # without memory, a trial fails; it does not diverge
             fit(
                 config,
                 splits,
@@ -163,7 +163,7 @@ def train_trial(work: dict[str, Any]) -> None:
 def release_workers(files: FileTree, folder: str) -> None:
     """Stop the workers of a stopped trial and release their resources.
 
-    Ray does this only with a dashboard, which it asks whether the trial is dead.
+    Ray does this itself only if its dashboard runs, because Ray asks the dashboard whether the trial has ended.
     """
     group = files.read(f"{folder}/{WORKERS_FILE}")
     if group is not None:
@@ -187,5 +187,5 @@ def _read_snapshot(files: FileTree, device: torch.device) -> Snapshot | None:
 
 
 def _reported(epoch: dict[str, Any]) -> dict[str, Any]:
-    """The figures of an epoch for Tune, without those of the other task."""
+    """The figures of an epoch for Tune, without missing ones, such as figures of the other task."""
     return {name: epoch[name] for name in REPORT_FIELDS if epoch.get(name) is not None}

@@ -1,1 +1,1 @@
-"""From a command line to a command: parsing, help pages, and mistakes in one line."""
+"""Command lines: parsing, help pages, and error messages of one line."""

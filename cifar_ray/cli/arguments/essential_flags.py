@@ -1,4 +1,4 @@
-"""The flags that matter of the verbs that train, by heading, each with an example value; their `--help` shows these only."""
+"""The most important flags of the training verbs, by heading, each with an example value; `--help` shows only these flags."""
 
 from __future__ import annotations
 

@@ -42,13 +42,13 @@ class Flag:
     """A flag or a positional argument.
 
     Attributes:
-        name: `--epochs`, `--optimizer.lr`; of a positional its name, for example `MODEL`.
-        metavar: form of its value; empty for a switch.
+        name: `--epochs`, `--optimizer.lr`; for a positional argument its name, for example `MODEL`.
+        metavar: form of the value; empty for a switch.
         text: description.
-        default: as it is typed; empty if there is none to show.
+        default: default as a user would type it; empty if there is none to show.
         negative: the flag that turns a switch off; empty if there is none.
-        is_positional: whether its place tells it.
-        is_required: whether it has no default.
+        is_positional: whether this is a positional argument.
+        is_required: whether there is no default.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Flag:
 
     @property
     def topic(self) -> str:
-        """`optimizer` for `--optimizer.lr`; empty for a flag of no topic."""
+        """Topic of the flag: `optimizer` for `--optimizer.lr`; empty for a flag without a topic."""
         return self.name.lstrip("-").rpartition(".")[0]
 
 
@@ -82,8 +82,8 @@ def flags_of(command: Command, default: BaseModel | None = None, prefix: str = "
 
     Args:
         command: a pydantic model.
-        default: supplies the defaults; without it, those of the fields.
-        prefix: of the names, for example `optimizer.`.
+        default: supplies the defaults; `None` for the defaults of the fields.
+        prefix: prefix of the names, for example `optimizer.`.
     """
     for name, field in command.model_fields.items():
         if tyro.conf.Suppress in field.metadata:
@@ -107,7 +107,7 @@ def _flag(name: str, field: FieldInfo, value: Any, prefix: str) -> Flag:
     is_required = value is PydanticUndefined
     metavar = getattr(given, "metavar", None) or _metavar(name, field.annotation)
     text = field.description or ""
-    # a description that names the default in words knows more
+    # a description that states the default in words says more than the value
     shown = "" if is_required or value in (None, "", ()) or _DEFAULT.search(text) else _typed(value)
     if tyro.conf.Positional in field.metadata:
         placeholder = getattr(given, "metavar", None) or _POSITIONALS.get(name, name.upper())

@@ -1,4 +1,4 @@
-"""Help pages: a short one with the flags that matter, grouped and with examples, and one with all flags."""
+"""Help pages: a short page with the most important flags, grouped and with examples, and a page with all flags."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAX_WIDTH, _NAME_WIDTH = 100, 26
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Breaks lines between words only, so that a flag is never cut in two."""
+    """Breaks lines only between words, so that a flag is never split."""
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(text, width, break_on_hyphens=False)
@@ -70,7 +70,7 @@ def help_page(command: Any, prog: str, default: BaseModel | None = None, *, show
 
 
 def usage(command: Command, prog: str) -> str:
-    """The program and its positional arguments; those that may be left out are in brackets."""
+    """The program and its positional arguments; optional ones are in brackets."""
     positionals = [flag for flag in flags_of(command) if flag.is_positional]
     return " ".join([prog, *(flag.name if flag.is_required else f"[{flag.name}]" for flag in positionals)])
 

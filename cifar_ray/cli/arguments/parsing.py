@@ -1,4 +1,4 @@
-"""Parses command lines with tyro, and reports a wrong flag in one line."""
+"""Parse command lines with tyro, and report a wrong flag in one line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _HELP = ("-h", "--help", "--help-all")
 
 
 def parse(command: Any, argv: Sequence[str] | None, prog: str, default: Any = None) -> Any:
-    """Parses flags into a command, or shows the help page or the version and exits.
+    """Parse flags into a command, or show the help page or the version and exit.
 
     Args:
         command: a pydantic model, or a union of subcommands.
@@ -45,7 +45,7 @@ def parse(command: Any, argv: Sequence[str] | None, prog: str, default: Any = No
         default: a command whose values are the defaults of the flags.
 
     Raises:
-        ConfigError: one line that names the flag that is unknown, missing or impossible.
+        ConfigError: if a flag is unknown, missing or invalid; the message is one line that names the flag.
         SystemExit: with 0, after help or version.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -69,7 +69,7 @@ def parse(command: Any, argv: Sequence[str] | None, prog: str, default: Any = No
 
 
 def show_and_exit(command: Any, arguments: Sequence[str], prog: str, default: Any = None) -> None:
-    """Shows the help page or the version and exits, if the arguments ask for one; returns otherwise."""
+    """Show the help page or the version and exit, if the arguments request it; return otherwise."""
     if "--version" in arguments:
         print(f"cifar-ray {VERSION}")
         raise SystemExit(0)
@@ -79,10 +79,10 @@ def show_and_exit(command: Any, arguments: Sequence[str], prog: str, default: An
 
 
 def check_flags(command: Any, arguments: Sequence[str]) -> None:
-    """Refuses a flag that a command does not have.
+    """Reject flags that a command does not have.
 
     Raises:
-        ConfigError: one line with the nearest flag.
+        ConfigError: if there is such a flag; the message is one line that suggests the nearest flag.
     """
     known = [*_HELP[1:], *(name for flag in flags_of(command) for name in (flag.name, flag.negative) if name.startswith("--"))]
     for argument in arguments:
@@ -94,24 +94,24 @@ def check_flags(command: Any, arguments: Sequence[str]) -> None:
 
 
 def _check_data_dir(arguments: Sequence[str]) -> None:
-    """Refuses a folder or table that is not there, also where the data set is cached and the folder would never be read."""
+    """Reject a folder or table that does not exist, even if the data set is cached, so that the folder would never be read."""
     folder = peek(arguments, ("--data-dir",)).get("data_dir")
     if folder is not None and "://" not in folder and not local_path(folder).exists():
         raise ConfigError(f"--data-dir {folder}: folder not found")
 
 
 def peek(argv: Sequence[str] | None, flags: Sequence[str]) -> dict[str, str]:
-    """Reads some flags before the others are parsed, because they decide the defaults of the others.
+    """Read some flags before the others are parsed, because they determine the defaults of the others.
 
     Args:
         argv: flags; `None` reads the command line of this process.
         flags: the flags to read, with their dashes.
 
     Returns:
-        Their values by name, without dashes; a flag that is not given is missing.
+        Values by name of the flag, without leading dashes and with `_` for `-`; flags that are not given are missing.
 
     Raises:
-        ConfigError: if one of them has no value.
+        ConfigError: if one of the flags has no value.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for flag in flags:
@@ -123,7 +123,7 @@ def peek(argv: Sequence[str] | None, flags: Sequence[str]) -> dict[str, str]:
 
 
 def _subcommand(command: Any, arguments: Sequence[str], prog: str) -> tuple[Command, str]:
-    """The subcommand that the first argument names, and its program; a command without subcommands itself."""
+    """The subcommand that the first argument names, and its program name; for a command without subcommands, the command itself."""
     members = subcommands(command)
     if not members or (arguments and arguments[0] in (*_HELP, "--version")):
         return command, prog
@@ -140,7 +140,7 @@ def _unfold(report: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    """Folds tyro's report into one line, and a validation error inside it into `field: message`."""
+    """Shorten tyro's report to one line, and a validation error in it to `field: message`."""
     invalid = _VALIDATION_ERROR.search(text)
     if invalid and invalid["combination"]:
         return invalid["combination"]

@@ -30,7 +30,7 @@ class Clear(Config):
     downloads: bool = Field(False, description="also delete downloaded archives")
 
     def run(self) -> None:
-        """Prints how much is free again."""
+        """Delete the entries, and print how much was deleted."""
         from cifar_ray.data.reading.local_cache import cache_folder, clear_cache
 
         print(f"{clear_cache(downloads=self.downloads) / 1e9:,.2f} GB deleted from {cache_folder()}")

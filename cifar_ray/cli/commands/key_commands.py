@@ -41,7 +41,7 @@ class KeyChange(KeyCommand):
     )
 
     def log(self, action: Literal["add key", "revoke key"], name: str, why: str = "") -> None:
-        """Write the change of a key down."""
+        """Write a change of a key to the log of the storage."""
         from cifar_ray.store.log import Log, Reason  # imports pyarrow
 
         Log(resolve_storage(self.storage)).add(f"{name} in {self.file.name}", Reason(action, why))
@@ -61,7 +61,7 @@ class Add(KeyChange):
     )
 
     def run(self) -> None:
-        """Prints the key alone on stdout, and the rest on stderr."""
+        """Create the key; print only the key on stdout, and everything else on stderr."""
         key = add_key(self.file, self.name, self.requests_per_minute, self.scope)
         self.log("add key", self.name, f"scope {self.scope}")
         use = f"serve run deployments:app api_keys={self.file.absolute()}"

@@ -1,4 +1,4 @@
-"""The subcommands of `store` that show a model to others."""
+"""The subcommands of `store` that publish a model."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Push(StoreCommand):
     target: Positional[str | None] = Field(None, description=f"{_FOLDER}: path or URI of the folder")
 
     def run(self, store: ModelStore) -> None:
-        """Prints what was written, and how to go on."""
+        """Write the model to its target; print what was written, and the next command."""
         from cifar_ray.config import resolve_storage
         from cifar_ray.store.locate import load_model  # imports torch
 

@@ -61,7 +61,7 @@ class Stage(StoreCommand):
         return self
 
     def run(self, store: ModelStore) -> None:
-        """Prints what is on trial, and by which rules."""
+        """Start the trial; print the version on trial and the rules."""
         from cifar_ray.store.staging.rules import Condition
         from cifar_ray.store.staging.stage_file import Stage as Trial
         from cifar_ray.store.staging.stage_file import StageFile, stage_rules
@@ -106,7 +106,7 @@ class Stages(StoreCommand):
     as_json: Annotated[FlagCreatePairsOff[bool], tyro.conf.arg(name="json")] = Field(False, description="print JSON")
 
     def run(self, store: ModelStore) -> None:
-        """Prints a table for each."""
+        """Print a table for each version on trial."""
         from cifar_ray.store.staging.stage_file import StageFile
 
         stages = StageFile(store.storage)
@@ -145,7 +145,7 @@ def _fraction(text: str) -> float:
 
 
 def _observed(stages: Any, stage: Any) -> tuple[dict[str, tuple[str, str]], list[str]]:
-    """The figures of a trial, and what to know beside them."""
+    """The figures of a trial by name, and notes for the user."""
     from cifar_ray.store.staging.rules import Condition, describe, unmet
     from cifar_ray.store.staging.tallies import read_tallies
 

@@ -1,4 +1,4 @@
-"""What subcommands on a storage have in common."""
+"""Base class of the subcommands on a storage."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from cifar_ray.config import STORAGE_VARIABLE, Config, default_storage, storage_
 
 
 class StorageCommand(Config):
-    """A subcommand on what is in a storage."""
+    """Base of the subcommands that work on a storage."""
 
     storage: str = Field(default_factory=default_storage, description=f"path or URI; default: ${STORAGE_VARIABLE} or ./storage")
 
     @property
     def storage_flag(self) -> str:
-        """` --storage …` for a command to type next; empty for the default."""
+        """` --storage …` for the next command that is printed; empty for the default storage."""
         return storage_flag(self.storage)

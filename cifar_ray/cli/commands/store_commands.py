@@ -70,7 +70,7 @@ class Promote(StoreCommand):
     reference: Positional[str] = Field(description="NAME@3 or NAME@latest")
 
     def run(self, store: ModelStore) -> None:
-        """Prints the production version, and its accuracy beside that of the version before it."""
+        """Promote the version; print the production version, and its accuracy and the accuracy of the version before."""
         name, version = store.resolve_exact(self.reference)
         seen = store.pointers(name)
         _print_production(store, name, store.promote(name, version, replacing=seen), seen.production)
@@ -82,7 +82,7 @@ class Rollback(StoreCommand):
     name: Positional[str] = Field(description="name of the model")
 
     def run(self, store: ModelStore) -> None:
-        """Prints the production version, and its accuracy beside that of the version before it."""
+        """Roll back; print the production version, and its accuracy and the accuracy of the version before."""
         aliases = store.rollback(self.name)
         _print_production(store, self.name, aliases, aliases[PREVIOUS])
 
@@ -127,8 +127,8 @@ class Export(StoreCommand):
     runtime: Path | None = Field(None, description="web: packed onnxruntime-web (.tgz); default: npm fetches it")
 
     def run(self, store: ModelStore) -> None:
-        """Prints what was written, how it was checked, and how fast it is."""
-        from cifar_ray.inference.exporting.export import export  # imports torch, which the other subcommands do without
+        """Export the model; print what was written, how it was checked, and how fast it is."""
+        from cifar_ray.inference.exporting.export import export  # imports torch, which other subcommands do not need
         from cifar_ray.inference.exporting.file_formats import FORMATS
         from cifar_ray.inference.exporting.web_folder import export_web
 
@@ -217,7 +217,7 @@ def _aliases_of(store: ModelStore, name: str, version: int) -> list[str]:
 
 
 def _describe_versions(store: ModelStore, name: str) -> list[dict[str, Any]]:
-    """A row per version, for the table and for programs; the row of a damaged bundle says so."""
+    """A row per version, for the table and for JSON; a damaged bundle has a reason in `damaged`."""
     return [
         {"name": name, "version": version, "aliases": _aliases_of(store, name, version)} | _describe(store, f"{name}@{version}")
         for version in store.versions(name)
@@ -240,7 +240,7 @@ def _describe(store: ModelStore, reference: str) -> dict[str, Any]:
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:
-    """Aligned columns, then a line for each damaged bundle."""
+    """Print a table, then a line for each damaged bundle."""
     from cifar_ray.cli.output.terminal import print_table  # imports rich
 
     styles = ["red" if row["damaged"] else "green" if PRODUCTION in row["aliases"] else "" for row in rows]

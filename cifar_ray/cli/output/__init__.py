@@ -1,1 +1,1 @@
-"""What commands print: progress, tables, status lines."""
+"""Terminal output of commands: progress, tables, status lines."""

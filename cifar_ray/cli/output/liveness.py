@@ -1,8 +1,8 @@
-"""Status lines while a command prints nothing, and output that may fail without ending the command.
+"""Status lines while a command prints nothing, and output whose failure does not end the command.
 
-On a terminal, the status is one line that is rewritten, and removed when something else is printed. In a pipe or a log it is a plain line.
-If output fails (`| head`, a closed terminal, a full disk), the command continues without it.
-Imports only the standard library, so that it starts before slow imports.
+On a terminal, the status is one line that is rewritten, and removed when something else is printed. In a pipe or a log, each status is a
+plain line. If output fails (`| head`, a closed terminal, a full disk), the command continues without output.
+This module imports only the standard library, so that status lines start before slow imports.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ import time
 from dataclasses import dataclass
 from typing import Any, Self, TextIO
 
-FIRST_S = 1.5  # from the start to the first line
-TERMINAL_S, LOG_S = 1.0, 9.5  # between two lines
+FIRST_S = 1.5  # time from the start to the first status line
+TERMINAL_S, LOG_S = 1.0, 9.5  # time between two status lines, on a terminal and in a log
 _CLEAR = "\r\x1b[K"
 
 
 def is_terminal(stream: TextIO) -> bool:
-    """Whether a person sees `stream` on a terminal that can move its cursor."""
+    """Whether `stream` is a terminal that can move its cursor."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 @dataclass
 class Activity:
-    """What is being done.
+    """The present activity of a command.
 
     Attributes:
-        text: such as `decoding`.
-        began_s: when it began, monotonic.
-        unit: what is counted.
-        done: number of units done.
+        text: name, for example `decoding`.
+        began_s: start time of the monotonic clock.
+        unit: name of the counted unit, for example `images`.
+        done: number of finished units.
         total: number of units; 0 if they are not counted.
-        is_drawn: whether a progress bar, which is redrawn all the time, shows it.
+        is_drawn: whether a progress bar shows the activity, so that it needs no status lines.
     """
 
     text: str
@@ -46,7 +46,7 @@ class Activity:
     is_drawn: bool = False
 
     def describe(self, now_s: float) -> str:
-        """One line: what, how far, for how long, how long it may still take."""
+        """One line with name, progress, elapsed time and estimated time left."""
         spent_s = now_s - self.began_s
         if not self.total:
             return f"{self.text}, {spent_s:.0f} s"
@@ -57,7 +57,7 @@ class Activity:
 
 
 def format_seconds(duration_s: float) -> str:
-    """A duration as people say it: `12 s`, `4 min`, `1.5 h`."""
+    """Format a duration: `12 s`, `4 min`, `1.5 h`."""
     if duration_s < 100:
         return f"{duration_s:.0f} s"
     return f"{duration_s / 60:.0f} min" if duration_s < 90 * 60 else f"{duration_s / 3600:.1f} h"
@@ -67,7 +67,7 @@ _current = Activity("loading libraries", time.monotonic())
 
 
 def begin(text: str, total: int = 0, unit: str = "") -> Activity:
-    """An activity begins, and the one before it ends; count what is done in its `done`."""
+    """Begin an activity, which ends the previous one; the caller counts finished units in `done` of the result."""
     global _current  # noqa: PLW0603  one process does one thing at a time
     _current = Activity(text, time.monotonic(), unit, 0, total)
     return _current
@@ -79,7 +79,7 @@ def rest() -> None:
 
 
 class Liveness:
-    """Prints status lines on stderr during its block, whenever nothing was printed for longer than the limits above."""
+    """Prints status lines on stderr during its block if nothing was printed for `FIRST_S`, then `TERMINAL_S` or `LOG_S`."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # a signal handler may print while this thread prints
@@ -111,10 +111,10 @@ class Liveness:
             sys.stderr = error.stream
 
     def before_write(self, counts: bool = True) -> None:
-        """Something is about to be printed: removes this line.
+        """Remove the status line before other output.
 
         Args:
-            counts: whether it ends the silence.
+            counts: whether the output restarts the waiting time for the next status line.
         """
         with self._lock:
             if counts:
@@ -143,7 +143,7 @@ class Liveness:
         try:
             self._error.write(text)
             self._error.flush()
-        except (OSError, ValueError):  # the terminal has gone away
+        except (OSError, ValueError):  # the terminal was closed
             self._over.set()
 
 
@@ -173,7 +173,7 @@ class _Watched:
             self._give_up()
 
     def _give_up(self) -> None:
-        """Discard all further output, also what Python writes when it exits."""
+        """Discard all further output, including the output of Python at exit."""
         try:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.stream.fileno())

@@ -1,4 +1,4 @@
-"""Summarise predictions on the terminal: a line per picture if there are few, else a line per class."""
+"""Summarise predictions on the terminal: one line per picture for up to 20 pictures, else one line per class."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NO_LABEL = "(no label)"
 
 
 class PredictionSummary:
-    """Counts rows as they come, see `rows.SCHEMA`, and keeps only the first of them."""
+    """Counts the rows of all pictures, see `rows.SCHEMA`, and keeps only the first rows."""
 
     def __init__(self) -> None:
         self._first_rows: list[dict[str, Any]] = []
@@ -24,7 +24,7 @@ class PredictionSummary:
         self._broken = self._sound = self._not_sure = 0
 
     def add(self, table: pa.Table) -> None:
-        """Counts the rows of a table."""
+        """Count the rows of a table."""
         self._first_rows += table.slice(0, max(0, _MAX_LINES + 1 - len(self._first_rows))).to_pylist()
         if "labels" in table.column_names:
             labels = [
@@ -50,7 +50,7 @@ class PredictionSummary:
         return self._sound
 
     def text(self, time: PredictionTime) -> str:
-        """The lines to print, the last one with the speed."""
+        """The lines to print; the last line has the speed."""
         total = self._broken + self.sound
         lines = self._picture_lines() if total <= _MAX_LINES else self._class_lines(total)
         rate = f" in {time.seconds:.1f} s: {time.pictures / max(time.seconds, 1e-9):,.0f} images/s"

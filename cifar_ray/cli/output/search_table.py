@@ -1,4 +1,4 @@
-"""Shows the progress of a search: a live table on a terminal, a line per epoch elsewhere."""
+"""Show the progress of a search: a live table on a terminal, else a line per epoch."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _JUSTIFY: tuple[Justify, ...] = ("right", "left", "right", "right", "right", "ri
 
 
 class LiveTable:
-    """A table of the trials that stays in place on a terminal; elsewhere a line for each epoch and each end of a trial.
+    """On a terminal, a table of the trials that is updated in place; else a line for each epoch and each end of a trial.
 
     Args:
-        time_budget_s: of the search, if it has one.
-        stream: where to write; default stderr.
+        time_budget_s: time budget of the search; `None` without a budget.
+        stream: stream to write to; default stderr.
     """
 
     def __init__(self, time_budget_s: float | None = None, stream: TextIO | None = None) -> None:
@@ -38,14 +38,14 @@ class LiveTable:
         self._trains = False
 
     def on_message(self, text: str) -> None:
-        """Writes a line above the table."""
+        """Write a line above the table."""
         if self._live is not None:
             self._live.console.print(text, soft_wrap=True)
         else:
             print(text, file=self._stream or sys.stderr, flush=True)
 
     def on_trial(self, record: Record, trial: Trial) -> None:
-        """Shows the new state of a trial."""
+        """Show the new state of a trial."""
         if self._epochs_before is None:
             self._epochs_before = record.epochs_run
         if trial.epochs and not self._trains:
@@ -58,12 +58,12 @@ class LiveTable:
             self.on_message(f"{_line(record, trial)}  {self.time_left(record)}")
 
     def on_tick(self, record: Record) -> None:
-        """Draws the table again after a while, for the time that is left."""
+        """Redraw the table twice a second, to update the time left."""
         if self._live is not None and time.monotonic() - self._drawn_s > _REDRAW_INTERVAL_S:
             self._draw(record)
 
     def close(self, record: Record) -> None:
-        """Draws the table a last time and leaves it on the terminal; closing it again changes nothing."""
+        """Draw the table a last time, and leave it on the terminal; a second call does nothing."""
         if self._live is not None:
             self._draw(record)
             self._live.stop()
@@ -71,7 +71,7 @@ class LiveTable:
         self._activity = begin("writing the report")
 
     def time_left(self, record: Record) -> str:
-        """What is left of the time budget, or an estimate from the epochs that settled trials took on average."""
+        """The time left: the rest of the time budget, or if it is shorter, an estimate from the epochs that completed trials took."""
         elapsed_s = time.monotonic() - self._started_s
         done = record.epochs_run - (self._epochs_before or 0)
         estimates_s = []

@@ -1,6 +1,6 @@
 """Progress bars and tables, drawn by rich on a terminal; plain lines in pipes and logs.
 
-Importing this module imports rich, so verbs import it after they have parsed their flags.
+This module imports rich, so verbs import it after they have parsed their flags.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from cifar_ray.cli.output.liveness import is_terminal
 
 Justify = Literal["left", "right"]
 
-_REFRESHES_PER_S = 4  # each takes a millisecond of a core that could train
+_REFRESHES_PER_S = 4  # each refresh takes a millisecond of a CPU core that could train
 _SPEED_PERIOD_S = 60.0
 _UNLIMITED_WIDTH = 1_000_000  # a program that reads the lines expects one line per row
 
 
 def create_console(stream: TextIO) -> Console:
-    """A console that prints names as they are, without looking for markup, emoji or numbers in them."""
+    """A console that prints text unchanged, without interpreting markup, emoji or numbers."""
     return Console(file=stream, force_terminal=True, markup=False, emoji=False, highlight=False)
 
 
@@ -42,16 +42,16 @@ def create_table(
 
     Args:
         rows: cells by column.
-        headings: of the columns; `None` shows none.
+        headings: headings of the columns; `None` for no headings.
         justify: alignment of each column; default left.
-        styles: of each row, as rich names them; default none.
-        cut_last: on a narrow terminal cut the last column, instead of wrapping the widest ones.
+        styles: rich style of each row; default none.
+        cut_last: on a narrow terminal, cut the last column instead of wrapping the widest columns.
     """
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, show_header=headings is not None, header_style="bold")
     names = headings or [""] * len(rows[0] if rows else ())
     for column, name in enumerate(names):
         is_cut = cut_last and column == len(names) - 1
-        # rich narrows only columns that may wrap, and cuts a text that must not wrap
+        # rich narrows only columns that may wrap, and cuts text that must not wrap
         table.add_column(
             _cut_to_width(name) if is_cut else name,
             justify=justify[column] if justify else "left",
@@ -75,7 +75,7 @@ def print_table(
     *,
     cut_last: bool = False,
 ) -> None:
-    """Prints a table on stdout: in colour on a terminal, elsewhere as aligned plain lines of any length. See `create_table`."""
+    """Print a table on stdout: in colour on a terminal, else as aligned plain lines of any length. See `create_table`."""
     if not rows:
         return
     if is_terminal(sys.stdout):
@@ -92,10 +92,10 @@ def print_table(
 class ProgressDisplay:
     """Progress bars on stderr with messages above them; without a terminal, messages and status lines.
 
-    A context manager: at its end the last state of the bars stays on the terminal.
+    It is a context manager; at the end of the block, the last state of the bars stays on the terminal.
 
     Args:
-        unit: what is counted.
+        unit: name of the counted unit.
     """
 
     def __init__(self, unit: str = "images") -> None:
@@ -111,14 +111,14 @@ class ProgressDisplay:
         self.close()
 
     def start(self, name: str, total: int) -> Callable[[int], None]:
-        """Ends the current bar and starts another one.
+        """End the current bar and start another one.
 
         Args:
-            name: shown before the bar.
+            name: text before the bar.
             total: number of units; 0 if they are not counted.
 
         Returns:
-            A function that takes how many more units are done.
+            A function that takes the number of newly finished units.
         """
         activity = self._activity = liveness.begin(name, total, self._unit)
 
@@ -137,7 +137,7 @@ class ProgressDisplay:
                 console=create_console(sys.stderr),
                 refresh_per_second=_REFRESHES_PER_S,
                 speed_estimate_period=_SPEED_PERIOD_S,
-                redirect_stdout=sys.stdout.isatty(),  # lines on stdout go above the bars on a terminal, and into a pipe else
+                redirect_stdout=sys.stdout.isatty(),  # on a terminal, lines on stdout go above the bars
             )
             self._progress.start()
         progress = self._progress
@@ -149,21 +149,21 @@ class ProgressDisplay:
         return advance
 
     def update(self, name: str, done: int) -> None:
-        """Sets the name and the number of units done of the current bar."""
+        """Set the name of the current bar, and its number of finished units."""
         if self._activity is not None:
             self._activity.text, self._activity.done = name, done
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, description=name, completed=done)
 
     def write(self, text: str) -> None:
-        """Prints a message above the bars."""
+        """Print a message above the bars."""
         if self._progress is not None:
             self._progress.console.print(text, soft_wrap=True)
         else:
             print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Ends the display; closing it again changes nothing."""
+        """End the display; a second call does nothing."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = self._task = None
@@ -172,7 +172,7 @@ class ProgressDisplay:
 
 
 class _CountColumn(ProgressColumn):
-    """Units done of all; empty if they are not counted."""
+    """Finished units of all units; empty if they are not counted."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()
@@ -183,7 +183,7 @@ class _CountColumn(ProgressColumn):
 
 
 class _SpeedColumn(ProgressColumn):
-    """Units per second; empty before it can be measured."""
+    """Units per second; empty until the speed can be measured."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()

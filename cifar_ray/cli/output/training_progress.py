@@ -1,4 +1,4 @@
-"""Shows the progress of a training run on stderr."""
+"""Show the progress of a training run on stderr."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ESTIMATE_AFTER_S, _WORTH_SAYING_S = 4.0, 30.0
 
 
 class ConsoleProgress:
-    """Prints a line per epoch; on a terminal also draws a bar with images/s and the time left. A `Progress`.
+    """Implements `Progress`: prints a line per epoch, and on a terminal draws a bar with images/s and the time left.
 
     Args:
         epochs: number of epochs of the run.
@@ -33,19 +33,19 @@ class ConsoleProgress:
         self._estimated = False
 
     def on_message(self, text: str) -> None:
-        """Prints a line above the bar."""
+        """Print a line above the bar."""
         self._display.write(text)
 
     def on_plan(self, epochs: int) -> None:
-        """Takes another number of epochs."""
+        """Set another number of epochs."""
         self._epochs = epochs
 
     def on_task(self, name: str, total: int) -> Callable[[int], None]:
-        """Starts a bar; without one if `total` is 0."""
+        """Start a bar, or only status lines if `total` is 0; return a function that takes the number of newly finished images."""
         return self._display.start(name, total)
 
     def on_step(self, epoch: int, steps_done: int, steps_per_epoch: int) -> None:
-        """Moves the bar."""
+        """Move the bar."""
         name = f"epoch {epoch}/{self._epochs}"
         if not self._started:
             self._display.start(name, self._epochs * self._images_per_epoch)
@@ -56,7 +56,7 @@ class ConsoleProgress:
             self._estimate(time.monotonic(), position)
 
     def _estimate(self, now_s: float, position: float) -> None:
-        """Prints once how long the training takes, from the first steps after the first, which allocates."""
+        """Print an estimate of the time left, once; the first step does not count, because it allocates memory."""
         if self._timed is None:
             self._timed = now_s, position
             return
@@ -69,7 +69,7 @@ class ConsoleProgress:
             self.on_message(f"about {format_seconds(left_s)} left; Ctrl-C saves and stops, and the run can be resumed")
 
     def on_epoch(self, report: EpochReport) -> None:
-        """Prints the line of an epoch."""
+        """Print the line of an epoch."""
         figure = "acc" if report.val_map is None else "mAP"
         training = "" if report.train_accuracy is None else f" acc {report.train_accuracy:7.2%}"
         validation = "" if report.val_score is None else f"  val loss {report.val_loss:.3f} {figure} {report.val_score:7.2%}"
@@ -83,11 +83,11 @@ class ConsoleProgress:
             self._display.start("evaluating the best weights", 0)
 
     def close(self) -> None:
-        """Ends the bar; closing it again changes nothing."""
+        """End the bar; a second call does nothing."""
         self._display.close()
 
 
 def train_with_progress(config: TrainConfig, splits: TrainingSplits, track: str, resume: str = "auto") -> job.JobResult:
-    """Runs a training job and shows its progress. Arguments and errors are those of `job.run`."""
+    """Run a training job and show its progress. Arguments and errors are those of `job.run`."""
     with closing(ConsoleProgress(config.epochs, len(splits.train))) as progress:
         return job.run(config, splits, progress, track, resume)

@@ -1,1 +1,1 @@
-"""Labels that are probably wrong: found by cross-validation, shown for a decision, corrected in a new table."""
+"""Find labels that are probably wrong by cross-validation, let a person decide, and write the corrected table."""

@@ -16,17 +16,17 @@ from cifar_ray.evaluation.scoring import device_here
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import load_model
 
-_SMALL_PX, _ENLARGED_PX = 64, 128  # small pictures are enlarged for a network of photographs, but not to its full size
+_SMALL_PX, _ENLARGED_PX = 64, 128  # small pictures are enlarged for a network for photographs, but not to its full size
 
 
 @dataclass(frozen=True, eq=False)
 class CheckedLabels:
-    """The labels of a data set and what is suspicious.
+    """The labels of a data set and the suspicious ones.
 
     Attributes:
         pictures: all pictures.
-        suspects: the most suspicious first.
-        accuracy: share of the labels that cross-validation predicts, 0–1.
+        suspects: suspicious pictures, the most suspicious first.
+        accuracy: fraction of the labels that cross-validation predicts, 0–1.
     """
 
     pictures: LabelledPictures
@@ -38,13 +38,14 @@ def check_labels(config: TrainConfig, reference: str | None, storage: str, progr
     """Find labels that are probably wrong.
 
     Args:
-        config: of a probe on the data set.
+        config: config of a probe on the data set.
         reference: a model whose features are used, see `load_model`; `None` for the pretrained network of the config.
-        storage: where the model is looked up.
+        storage: storage in which the model is looked up.
         progress: receives the progress.
 
     Raises:
-        ConfigError, DataError, StoreError, ResourceError: see `load_splits`, `load_model` and `predict_out_of_fold`.
+        ConfigError, DataError, StoreError, ResourceError: see `load_undivided`, `load_model` and `predict_out_of_fold`; also a `DataError`
+            if pictures have several labels.
         MissingDependencyError: if cleanlab is not installed.
     """
     prepare_process()

@@ -1,4 +1,4 @@
-"""The table of suspects, in which a person decides, and the corrected table of labels that follows from it."""
+"""The table of suspects, in which a person enters decisions, and the corrected table of labels that results from the decisions."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ def suspects_table(pictures: LabelledPictures, suspects: Sequence[Suspect]) -> b
 
 
 def read_decisions(path: Path) -> dict[str, tuple[str, str]]:
-    """Decisions by the name of the picture: the decision, and the row where it stands.
+    """Read decisions: by name of the picture, the decision and its place, `FILE, row N`, for messages.
 
-    A decision is the name of a class, `remove`, or `keep`; an empty one keeps the label, too.
+    A decision is the name of a class, `remove`, or `keep`; an empty decision also keeps the label.
 
     Raises:
         DataError: if the file cannot be read, lacks a column, has no decision, or names a picture twice.
@@ -78,16 +78,17 @@ def read_decisions(path: Path) -> dict[str, tuple[str, str]]:
 
 
 def corrected_table(listing: Listing, decisions: Mapping[str, tuple[str, str]], folder: Path) -> tuple[bytes, int, int]:
-    """The table of all pictures with the labels that were decided on; no picture is moved or deleted.
+    """Create the table of all pictures with the corrected labels; no picture is moved or deleted.
 
     Args:
         listing: the pictures with their present labels.
-        decisions: from `read_decisions`.
-        folder: where the table will be; it has the pictures' paths from here.
+        decisions: result of `read_decisions`.
+        folder: folder of the table; the table contains paths relative to this folder.
 
     Returns:
-        The table as CSV, the number of changed labels, and that of removed pictures. Its columns are image, label and split, weight if
-        pictures have weights, and `class_name` beside numbers if the order of the classes is not that of their names.
+        The table as CSV, the number of changed labels, and the number of removed pictures. The columns are image, label and split, and
+        weight if pictures have weights. If the classes are not in the order of their names, labels are numbers, and the names are in the
+        column `class_name`.
 
     Raises:
         DataError: if a decision names an unknown class or picture.
@@ -123,16 +124,17 @@ def corrected_table(listing: Listing, decisions: Mapping[str, tuple[str, str]], 
 
 
 def apply_decisions(data: str, columns: str | None, decisions: str, table: str) -> list[tuple[str, str]]:
-    """Write the corrected table, and describe it as names and texts.
+    """Write the corrected table, and describe it in rows of `(name, text)` for the user.
 
     Args:
         data: folder or table of the pictures.
         columns: columns of the table, as in `--columns`.
-        decisions: table of decisions.
+        decisions: path of the table of decisions.
         table: path of the corrected table; the pictures must be in its folder or below.
 
     Raises:
-        DataError: if the decisions or the pictures cannot be read, a decision is wrong, or the table exists or would be elsewhere.
+        DataError: if the decisions or the pictures cannot be read, a decision is wrong, the table exists already, or the pictures are
+            not files in its folder or below.
     """
     path, listing = Path(table), list_pictures(place_of(resolve_storage(data)), columns)
     if isinstance(listing.root, str) or listing.pictures.spans is not None:

@@ -1,4 +1,4 @@
-"""All labelled pictures of a data set, whatever split they are in."""
+"""All labelled pictures of a data set, from all splits."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class LabelledPictures:
     """The pictures of all splits as one sequence.
 
     Attributes:
-        splits: from `load_splits`.
-        size_px: side of the pictures that `read` returns; smaller ones are enlarged.
+        splits: result of `load_splits`.
+        size_px: side of the pictures that `read` returns; other sizes are resized.
     """
 
     splits: DatasetSplits
@@ -54,7 +54,7 @@ class LabelledPictures:
         return np.concatenate(found)
 
     def where(self, row: int) -> tuple[str, ImageDataset, int]:
-        """Split of a picture, its images, and the row in them."""
+        """Name and images of the split that contains a picture, and the row of the picture in the split."""
         for name, part in self.splits:
             if row < len(part):
                 return name, part, row
@@ -62,7 +62,7 @@ class LabelledPictures:
         raise IndexError(row)
 
     def name_of(self, row: int) -> str:
-        """Name of a picture for the user: its file; without files its split and number."""
+        """Name of a picture for the user: its file, or its split and number if there are no files."""
         split, part, inside = self.where(row)
         return part.name_of(inside) if part.files is not None else f"{split} #{inside}"
 
@@ -73,11 +73,11 @@ class LabelledPictures:
         return image
 
     def read(self, rows: npt.NDArray[np.int64]) -> Pixels:
-        """Pictures in the size of the network, uint8 `[n, size_px, size_px, 3]`."""
+        """Pictures at the input size of the network, uint8 `[n, size_px, size_px, 3]`."""
         return _resized(np.stack([self.image(row) for row in rows.tolist()]), self.size_px)
 
     def small(self) -> Pixels:
-        """All pictures at 32 px, in which near-duplicates are searched: uint8 `[N, 32, 32, 3]`."""
+        """All pictures at 32 px, for the search for near-duplicates: uint8 `[N, 32, 32, 3]`."""
         return np.concatenate([_resized(block, _COMPARED_PX) for block in self._blocks()])
 
     def _blocks(self) -> Iterator[Pixels]:

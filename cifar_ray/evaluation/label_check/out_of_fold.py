@@ -1,4 +1,4 @@
-"""Predict each label by a linear head that was not trained on its picture."""
+"""Predict each label with a linear head that was not trained on the picture."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class OutOfFold:
 
     Attributes:
         probabilities: float32 `[N, C]`.
-        features: float32 `[N, D]`, of length 1.
+        features: float32 `[N, D]`; each row has length 1.
     """
 
     probabilities: Floats
@@ -39,16 +39,16 @@ class OutOfFold:
 def predict_out_of_fold(pictures: LabelledPictures, config: TrainConfig, predictor: Predictor | None, progress: StartTask) -> OutOfFold:
     """Compute features of all pictures, and fit a linear head for each fold.
 
-    Near-duplicates of one class share a fold: the head would otherwise know the label of a picture from its copy.
+    Near-duplicates of one class share a fold; otherwise, the head would know the label of a picture from its copy.
 
     Args:
-        pictures: with their labels.
+        pictures: the pictures with their labels.
         config: network, weights and seed of a probe.
         predictor: a model whose features are used instead; it should not have been trained on these pictures.
         progress: receives the progress.
 
     Raises:
-        ConfigError: if the model gives no features.
+        ConfigError: if the network of the model does not end in a linear layer, so that it gives no features.
         ConfigError, DataError: see `open_backbone`.
         ResourceError: if there is too little memory.
     """

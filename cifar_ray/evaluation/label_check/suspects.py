@@ -19,23 +19,23 @@ Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 Reason = Literal["duplicate", "label", "unlike"]
 
-_NEAREST = 5  # pictures of the same class
-_LEAST = 20  # pictures in a class, to say what is usual there
-_MOST = 5000  # pictures of a class that the others are compared with
+_NEAREST = 5  # number of nearest pictures of the same class
+_LEAST = 20  # minimum size of a class; a smaller class does not show which similarity is usual
+_MOST = 5000  # maximum number of pictures of a class that each picture is compared with
 _UNUSUAL_STD = 5.0
-_MAD_TO_STD = 1.4826  # of a normal distribution
+_MAD_TO_STD = 1.4826  # from the median absolute deviation to the standard deviation of a normal distribution
 
 
 @dataclass(frozen=True)
 class Suspect:
-    """A picture whose label should be looked at.
+    """A picture whose label a person should check.
 
     Attributes:
-        row: of the picture.
+        row: row of the picture.
         reason: `label`: another class is more likely; `duplicate`: a near-duplicate has another label; `unlike`: the picture is unlike the
             others of its class.
-        suggested: the label that it may have; its own if there is no better one.
-        own_probability: probability of its label, 0–1.
+        suggested: number of the suggested class; the picture's present class if no other is better.
+        own_probability: probability of the present label, 0–1.
         suggested_probability: probability of the suggested label, 0–1.
         other: row of the near-duplicate; `None` for other reasons.
     """
@@ -51,11 +51,11 @@ class Suspect:
 def find_suspects(pictures: LabelledPictures, predicted: OutOfFold, progress: StartTask) -> list[Suspect]:
     """Find all suspects, the most suspicious first: near-duplicates, then wrong labels, then pictures unlike their class.
 
-    Each picture comes once, for the first of these reasons.
+    Each picture is listed once, with the first of these reasons that applies.
 
     Args:
-        pictures: with their labels.
-        predicted: for the same pictures.
+        pictures: the pictures with their labels.
+        predicted: predictions for the same pictures.
         progress: receives the progress.
 
     Raises:
@@ -70,7 +70,7 @@ def find_suspects(pictures: LabelledPictures, predicted: OutOfFold, progress: St
         found.setdefault(row, Suspect(row, reason, suggested, own, better, other))
 
     for row, other in _contradictions(pictures, predicted.features, progress):
-        # the less likely of the two labels is the suspicious one
+        # the less likely of the two labels is the suspect
         wrong, right = sorted((row, other), key=lambda one: probabilities[one, labels[one]])
         add(wrong, "duplicate", int(labels[right]), right)
     for row in wrong_labels(labels, probabilities).tolist():
@@ -91,14 +91,16 @@ def _contradictions(pictures: LabelledPictures, features: Floats, progress: Star
 def wrong_labels(labels: Integers, probabilities: Floats) -> Integers:
     """Rows whose label is probably wrong, the most suspicious first (confident learning: Northcutt et al. 2021, arXiv 1911.00068).
 
-    The number of wrong labels is estimated from the labels and the probabilities alone, for each class and for each pair of classes;
-    only what both estimates call wrong is taken. Of cleanlab's seven filters this one lost least recall for its precision on flipped
-    labels of CIFAR-10. The order is by the margin of the most likely class: by the label's own probability, half of the first 500 were
-    right where labels were flipped to a similar class.
+    Cleanlab estimates the number of wrong labels from labels and probabilities, for each class and for each pair of classes. The filter
+    `both` takes only labels that both estimates call wrong. Of cleanlab's seven filters it lost least recall for its precision on flipped
+    labels of CIFAR-10.
+
+    The order is by the margin between the most likely class and the label. Ordered by the label's own probability instead, half of the
+    first 500 rows were right in a test with labels flipped to a similar class.
 
     Args:
         labels: int64 `[N]`.
-        probabilities: float32 `[N, C]`, each by a model that was not trained on the picture.
+        probabilities: float32 `[N, C]`, each row from a model that was not trained on the picture.
 
     Raises:
         MissingDependencyError: if cleanlab is not installed.
@@ -114,18 +116,18 @@ def wrong_labels(labels: Integers, probabilities: Floats) -> Integers:
 
 
 def unlike_their_class(labels: Integers, features: Floats) -> Integers:
-    """Rows of pictures that are far less similar to the nearest pictures of their class than is usual there, the least similar first.
+    """Rows of pictures that are far less similar to the nearest pictures of their class than usual in the class, least similar first.
 
     Args:
         labels: int64 `[N]`.
-        features: float32 `[N, D]`, of length 1.
+        features: float32 `[N, D]`; each row has length 1.
     """
     deviations = np.zeros(len(labels))
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         if len(rows) < _LEAST:
             continue
-        # the common part of all pictures of a class says nothing about one of them
+        # what all pictures of a class have in common does not distinguish them
         centred = unit(features[rows] - features[rows].mean(axis=0))
         compared = centred[np.random.default_rng(int(label)).permutation(len(rows))[:_MOST]]
         nearest = np.concatenate(

@@ -1,1 +1,1 @@
-"""What is measured beside the predictions: corruptions, cost, near-duplicates, slices."""
+"""Measurements beyond accuracy: robustness to corruptions, cost, near-duplicates, slices."""

@@ -1,7 +1,7 @@
 """Image corruptions for robustness tests: noise, blur, weather, camera and file artefacts, 12 types at 5 severities.
 
 Types and severities follow CIFAR-10-C (Hendrycks & Dietterich 2019, arXiv 1903.12261); lengths are scaled from 32 px to the size of
-the images. The images are computed here in batches, so they have the same type and strength as the published files but other
+the images. The corrupted images are computed here in batches: they have the same types and strengths as the published files, but other
 pixels. Frost, snow and glass blur are left out.
 """
 
@@ -23,11 +23,11 @@ _Corruption = Callable[[Tensor, int, torch.Generator], Tensor]
 
 LEVELS = 5
 _PUBLISHED_SIDE_PX = 32
-_MIN_TAP_WEIGHT = 1e-3  # weaker taps of a blur are not visible
+_MIN_TAP_WEIGHT = 1e-3  # taps of a blur with a smaller weight are not visible
 
 
 def corrupt(images: Images, kind: str, level: int, seed: int) -> Images:
-    """Corrupt a batch.
+    """Corrupt a batch of images.
 
     Args:
         images: uint8 `[N, S, S, 3]`.
@@ -61,7 +61,7 @@ def _impulse_noise(x: Tensor, level: int, generator: torch.Generator) -> Tensor:
 
 
 def _gaussian_blur(x: Tensor, level: int, _: torch.Generator) -> Tensor:
-    from torchvision.transforms.v2.functional import gaussian_blur  # takes seconds to import, and only this needs it
+    from torchvision.transforms.v2.functional import gaussian_blur  # the import takes seconds, and only this corruption needs it
 
     sigma_px = _scaled((0.4, 0.6, 0.7, 0.8, 1.0)[level], x)
     blurred: Tensor = gaussian_blur(x, [2 * math.ceil(3 * sigma_px) + 1] * 2, [sigma_px] * 2)
@@ -69,7 +69,7 @@ def _gaussian_blur(x: Tensor, level: int, _: torch.Generator) -> Tensor:
 
 
 def _motion_blur(x: Tensor, level: int, generator: torch.Generator) -> Tensor:
-    """One-sided, with decreasing weights, as in ImageMagick; each picture has its own direction within 45° of the horizontal."""
+    """One-sided blur with decreasing weights, as in ImageMagick; each picture has its own direction within 45° of the horizontal."""
     sigma_px = _scaled((1.0, 1.5, 2.0, 2.0, 2.5)[level], x)
     angles = (torch.rand(len(x), generator=generator) - 0.5) * math.pi / 2
     step = torch.stack((angles.cos(), angles.sin()), dim=1) * (2 / x.shape[3])  # one pixel, in coordinates from -1 to 1

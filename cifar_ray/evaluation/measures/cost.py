@@ -12,7 +12,7 @@ import torch
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.models import count_flops, count_parameters
 
-_TIMED_RUNS = 3, 7  # the smaller number if they take long
+_TIMED_RUNS = 3, 7  # minimum, and maximum unless the runs take longer than `_LONG_S` together
 _LONG_S = 3.0
 _BATCH = 250
 
@@ -22,14 +22,14 @@ class Cost:
     """Cost of one model on this machine.
 
     Attributes:
-        parameters: number of weights, including those that training does not change.
+        parameters: number of weights, including weights that training does not change.
         trained_parameters: number of weights that training changes.
-        flops: FLOPs per image, two per multiply-add, in convolutions and matrix products.
+        flops: FLOPs per image in convolutions and matrix products, two per multiply-add.
         weight_bytes: size of all tensors as stored.
-        latency_ms: median time for one image, pixels to probabilities.
-        images_per_s: median throughput in batches of 250.
-        engine: engine that computed both.
-        precision: its number format.
+        latency_ms: median time for one image, from pixels to probabilities.
+        images_per_s: median throughput in batches of 250 images.
+        engine: engine with which both were measured.
+        precision: number format of the engine.
         threads: number of torch threads.
     """
 
@@ -45,7 +45,7 @@ class Cost:
 
 
 def measure_cost(predictor: Predictor) -> Cost:
-    """Count parameters and FLOPs and measure time; takes 1–2 s for a small network, 10 s for one of photographs."""
+    """Count parameters and FLOPs and measure time; takes 1–2 s for a small network, 10 s for a network for photographs."""
     network = predictor.network
     tensors = list(network.state_dict().values())
     return Cost(

@@ -1,8 +1,8 @@
-"""Find near-duplicates between two splits or within one. Test images that are also training images inflate the accuracy.
+"""Find near-duplicates between two splits or within one split. Test images that are also training images inflate the accuracy.
 
-Barz & Denzler 2020 ("Do We Train on Test Data?", arXiv 1902.00423) select candidates by distance in a network's feature space
-and let people decide. Here candidates come from embeddings and from thumbnails, and pixels decide: one image is shifted and
-mirrored until its details correlate best with those of the other. Details are pixels minus their local mean, so that neither a
+Barz & Denzler 2020 ("Do We Train on Test Data?", arXiv 1902.00423) select candidates by distance in a network's feature space,
+and people decide. Here candidates come from embeddings and from thumbnails, and the pixels decide: one image is shifted and
+mirrored until its details correlate best with the details of the other. Details are pixels minus their local mean, so that neither a
 similar sky nor a change of colours matters.
 """
 
@@ -25,21 +25,21 @@ Images = npt.NDArray[np.uint8]
 Embeddings = npt.NDArray[np.float32]
 OnProgress = Callable[[int], None]
 
-# Two photos are near-duplicates from this correlation of their details.
+# Two photos are near-duplicates if their details have at least this correlation.
 THRESHOLD = 0.75
 
 _COMPARED_PX = 32  # larger pictures are compared at this size
 _COARSE_PX, _COARSE_THRESHOLD = 16, 0.6  # a fast test that rules out most pairs
-_REACH = 1 / 8  # of a side: largest shift, and radius of the local mean
-_MARGIN = 1 / 16  # of a side, ignored, because pictures with the same white frame would match
+_REACH = 1 / 8  # largest shift, and radius of the local mean, as a fraction of a side
+_MARGIN = 1 / 16  # border that is ignored, as a fraction of a side; otherwise pictures with the same white frame would match
 
-_OUTLIER_STD = 4.0  # standard deviations above the usual similarity
+_OUTLIER_STD = 4.0  # a pair stands out if it is this many standard deviations above the usual similarity
 _MAD_TO_STD = 1.4826  # from the median absolute deviation to the standard deviation of a normal distribution
 _MAX_CORRELATION = 0.9999  # atanh(1) is infinite
 
 _THUMBNAIL_PX = 8
-_NEIGHBOURS = 3  # candidates per image, from thumbnails and from embeddings each
-_BLOCK = 500  # images compared with all others at once; 100 MB for 50,000
+_NEIGHBOURS = 3  # candidates per image from thumbnails, and as many from embeddings
+_BLOCK = 500  # images that are compared with all references at once; needs 100 MB for 50,000 references
 _PAIRS_AT_ONCE = 1000
 _CHUNK_PIXELS = 1 << 20
 _LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
@@ -52,8 +52,8 @@ class Duplicate:
     Attributes:
         query: row in the query split, for example test.
         reference: row in the searched split, for example train.
-        similarity: correlation of their details at the best alignment, from `THRESHOLD` to 1.
-        mirrored: whether one is the mirror image of the other.
+        similarity: correlation of the details at the best alignment, from `THRESHOLD` to 1.
+        mirrored: whether one image is the mirror image of the other.
         identical: whether all pixels are equal.
     """
 
@@ -83,17 +83,17 @@ def find_duplicates(
     embeddings: tuple[Embeddings, Embeddings] | None = None,
     on_progress: OnProgress = lambda _: None,
 ) -> list[Duplicate]:
-    """Find the near-duplicate of each query among the references.
+    """Find the near-duplicate of each query image among the reference images.
 
     Args:
         queries: uint8 `[N, S, S, 3]`.
         references: uint8 `[M, S, S, 3]`; `None` searches the queries themselves and returns each pair once, the later image first.
-        embeddings: of queries and references, float32 `[N, D]` and `[M, D]`, rows of norm 1. Without them, candidates come from
-            thumbnails only, which misses pairs that were shifted far or edited.
-        on_progress: receives the number of queries just done.
+        embeddings: embeddings of queries and references, float32 `[N, D]` and `[M, D]`, rows of norm 1. Without them, candidates come
+            only from thumbnails, which miss pairs that were shifted far or edited.
+        on_progress: receives the number of newly finished queries.
 
     Returns:
-        At most one per query, most similar first.
+        At most one pair per query: identical pairs, then the most similar first.
     """
     same = references is None
     searched = queries if references is None else references
@@ -115,7 +115,7 @@ def find_duplicates(
 
 
 def _identical(queries: Images, references: Images | None) -> dict[int, Duplicate]:
-    """Queries with exactly the pixels of a reference, or of an earlier query."""
+    """Pairs of a query and a reference, or an earlier query if there are no references, with equal pixels; by row of the query."""
     row_of: dict[bytes, int] = {}
     for row, image in enumerate(references if references is not None else ()):
         row_of.setdefault(_digest(image), row)
@@ -136,7 +136,7 @@ def _digest(image: Images) -> bytes:
 def _threshold(queries: Tensor, similarity: Tensor) -> float:
     """The similarity above which a pair stands out from the usual similarity of neighbours in this data set.
 
-    For photos this is `THRESHOLD`, because their details differ; for handwritten digits it is higher. The usual similarity is
+    For photos this is `THRESHOLD`, because the details of photos differ; for handwritten digits it is higher. The usual similarity is
     estimated from all candidates except the best of each query, after Fisher's z-transform, which makes the spread uniform.
     """
     order = torch.from_numpy(np.lexsort((-similarity.numpy(), queries.numpy())))
@@ -158,7 +158,7 @@ def thumbnails(images: Images) -> Tensor:
 def _candidates(
     queries: Tensor, references: Tensor, same: bool, mirrored: Tensor | None = None, on_progress: OnProgress = lambda _: None
 ) -> Tensor:
-    """Nearest references of each query by cosine similarity, in blocks: int64 `[P, 2]`."""
+    """Pairs of each query and its nearest references by cosine similarity, int64 `[P, 2]`, computed in blocks."""
     count = min(_NEIGHBOURS, len(references) - same)
     found = []
     for start in range(0, len(queries) if count > 0 else 0, _BLOCK):
@@ -177,7 +177,7 @@ def _candidates(
 def _similarities(queries: Images, references: Images, pairs: Tensor) -> tuple[Tensor, Tensor]:
     """Best correlation of each pair over shifts and mirroring, float32 `[P]`, and whether it is mirrored, bool `[P]`.
 
-    Pairs that differ as thumbnails get 0.
+    Pairs that differ clearly at 16 px get the similarity 0.
     """
     similarity, mirrored = torch.zeros(len(pairs)), torch.zeros(len(pairs), dtype=torch.bool)
     for part in torch.split(torch.arange(len(pairs)), _PAIRS_AT_ONCE):
@@ -190,7 +190,7 @@ def _similarities(queries: Images, references: Images, pairs: Tensor) -> tuple[T
 
 
 def _aligned(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """Best correlation of `a`, straight or mirrored, with `b`, and whether mirrored is better."""
+    """Best correlation of `a`, mirrored or not, with `b`, and whether the mirrored one is better."""
     straight, mirrored = _best_correlation(a, b), _best_correlation(a.flip(3), b)
     return torch.maximum(straight, mirrored), mirrored > straight
 

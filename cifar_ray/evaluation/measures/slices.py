@@ -38,12 +38,12 @@ class Slice:
 
     @property
     def accuracy(self) -> float:
-        """Share of correct predictions, 0–1."""
+        """Fraction of correct predictions, 0–1."""
         return self.correct / self.count
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the accuracy."""
+        """95 % confidence interval of the accuracy, within 0–1."""
         return accuracy_interval(self.correct, self.count)
 
 
@@ -55,7 +55,7 @@ def slice_by(values: npt.NDArray[np.float64], correct: npt.NDArray[np.bool_]) ->
         correct: whether each prediction is correct, bool `[N]`.
 
     Returns:
-        Slices in ascending order; one if all values are equal, none without images.
+        Slices in ascending order; one slice if all values are equal, none without images.
     """
     if not len(values):
         return []
@@ -70,10 +70,10 @@ def properties(dataset: ImageDataset, root: Path | None) -> dict[str, npt.NDArra
 
     Args:
         dataset: N images.
-        root: folder of the files; without it, the sizes are left out.
+        root: folder of the files; `None` leaves out the file sizes.
 
     Returns:
-        By name with unit, float64 `[N]` each.
+        Values, float64 `[N]`, by name of the property with its unit.
     """
     chunk = max(1, _CHUNK_PIXELS // dataset.image_size_px**2)
     lumas = [dataset.images[start : start + chunk].astype(np.float32) @ (_LUMA / 255) for start in range(0, len(dataset), chunk)]

@@ -1,1 +1,1 @@
-"""Batch prediction: many pictures to one table, here, on a cluster or behind a server."""
+"""Batch prediction: many pictures to one table, in this process, on a cluster or with a server."""

@@ -1,4 +1,4 @@
-"""Classify picture files with a bundle: names → rows."""
+"""Classify picture files with a bundle, from file names to table rows."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ from cifar_ray.store import Manifest, load_model
 
 BATCH_SIZE = 256
 _MAX_THREADS = 16
-_MAX_NAME_BYTES = 255  # of a file, on Linux
+_MAX_NAME_BYTES = 255  # maximum length of a file name on Linux
 _MAX_CLASS_BYTES = 120
 _HASH_DIGITS = 10
-_AMBIGUOUS = re.compile("__|_/|/_|://")  # with "__" for "/", other paths may give the same file name
+_AMBIGUOUS = re.compile("__|_/|/_|://")  # such paths may give the same file name as another path, because "__" replaces "/"
 
 
 class BundleClassifier:
     """Decodes pictures in threads while the network computes the previous batch, on a GPU if there is one.
 
     Args:
-        job: what to do.
-        read: reads a picture by its name; raises `ImageError`.
+        job: model and options.
+        read: reads a picture by name; raises `ImageError` if it cannot be read.
 
     Raises:
         StoreError: if the model is not in the store.
@@ -96,7 +96,7 @@ class BundleClassifier:
         prediction: Prediction,
         abstains: npt.NDArray[np.bool_],
     ) -> None:
-        """Write an overlay of each label that is given, or of the most probable one if there is none."""
+        """Write an overlay for each label that is given, or for the most probable label if none is given."""
         shown = prediction.labels.copy()
         none = np.flatnonzero(~shown.any(axis=1))
         shown[none, prediction.probabilities[none].argmax(axis=1)] = True
@@ -109,7 +109,7 @@ class BundleClassifier:
 
 
 def overlay_name(name: str, class_name: str, abstains: bool) -> str:
-    """File name of a picture's overlay: unique, with the picture's path and its class, cut to what file systems allow."""
+    """File name of a picture's overlay: unique, from the picture's path and the class, and at most as long as file systems allow."""
     relative = name.removeprefix(f"{Path.cwd()}/")
     path = relative.replace("://", "__").replace("/", "__")
     ending = f"-{_cut(class_name.replace('/', '_'), _MAX_CLASS_BYTES)}{'-not-sure' * abstains}.png"
@@ -121,7 +121,7 @@ def overlay_name(name: str, class_name: str, abstains: bool) -> str:
 
 
 def _cut(text: str, max_bytes: int) -> str:
-    """The start of a text that takes at most so many bytes in a file name, in whole characters."""
+    """The longest start of a text that takes at most `max_bytes` bytes in a file name; characters are not split."""
     raw = os.fsencode(text)
     if len(raw) <= max_bytes:
         return text
@@ -131,7 +131,7 @@ def _cut(text: str, max_bytes: int) -> str:
 
 
 def _answers(prediction: Prediction, abstains: npt.NDArray[np.bool_], top_k: int, manifest: Manifest) -> Iterator[Callable[[str], Row]]:
-    """A function for each picture that makes its row from its name."""
+    """Yield a function for each picture that creates its row from its name."""
     order = np.argsort(-prediction.probabilities, axis=1, kind="stable")
     for row, (best, abstain) in enumerate(zip(order, abstains.tolist(), strict=True)):
         ranked = _ranked(prediction, row, best[:top_k], manifest)

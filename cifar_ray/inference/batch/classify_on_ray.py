@@ -1,4 +1,4 @@
-"""Predicts parts of a job on the workers of a Ray cluster, with Ray Data."""
+"""Predict the parts of a job on the workers of a Ray cluster, with Ray Data."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from cifar_ray.inference.batch.table import Part
 def classify_on_ray(
     job: ModelJob, parts: Sequence[Part], folder: str, plan: WorkerPlan, source: PartSource | None = None, priority: PriorityName = "normal"
 ) -> Iterator[dict[str, int]]:
-    """Spreads parts over actors that each hold the model; Ray must be connected.
+    """Distribute parts over actors, each of which holds the model; Ray must be connected.
 
-    If a worker fails, another one computes its part again. Parts that are written stay written, whatever happens to the job.
+    If a worker fails, another worker computes its part again. Finished parts survive the failure of a worker or of the job.
 
     Args:
-        job: model and options; its storage and the pictures must be visible on all nodes.
+        job: model and options; its storage and the pictures must be accessible on all nodes.
         parts: the parts to predict.
-        folder: where the parts are written, visible on all nodes.
-        plan: number of actors, and the resources of each: the job takes no more of the cluster.
-        source: the pictures of a job beside a server; the parts then have no names.
-        priority: of the workers of such a job.
+        folder: folder of the finished parts, accessible on all nodes.
+        plan: number of actors, and the resources of each; the job uses no other resources of the cluster.
+        source: for the job of a server: reads names and pictures of the parts, which then have no names of their own.
+        priority: priority of the worker processes.
 
     Yields:
-        What `classify_part` returns, as parts are finished.
+        Counts of `pictures` and `broken` pictures of each part, as from `classify_part`, in the order of completion.
 
     Raises:
-        CifarRayError: what a worker raised.
+        CifarRayError: the error of a worker.
     """
     context = DataContext.get_current()
-    context.enable_progress_bars = False  # ours counts pictures, Ray's would count parts
+    context.enable_progress_bars = False  # our progress bar counts pictures, Ray's would count parts
     context.print_on_execution_start = False
     rows = [{"number": part.number, "names": list(part.names)} for part in parts]
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(

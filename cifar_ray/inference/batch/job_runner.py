@@ -1,4 +1,4 @@
-"""Runs the prediction jobs of a server, one at a time, and resumes them after any crash."""
+"""Run the prediction jobs of a server, one at a time, and resume them after a crash."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cifar_ray.jobs.name_files import NameFiles
 if TYPE_CHECKING:
     from cifar_ray.inference.batch.model_job import ModelJob
 
-# A crash or a cancelled job wastes at most one part for each worker
+# a crash or a cancellation loses at most one part for each worker
 PART_SIZE = 500
 
 _BEAT_S = 3.0
@@ -35,8 +35,8 @@ class JobPictures(PartSource):
     """The pictures of a job, for workers.
 
     Attributes:
-        files: their names.
-        sources: reads them.
+        files: reads the names of the pictures.
+        sources: reads the pictures.
     """
 
     files: NameFiles
@@ -52,11 +52,11 @@ class JobPictures(PartSource):
 
 
 class JobRunner:
-    """Takes jobs from the queue of a storage.
+    """Takes jobs from the queue in a storage and runs them.
 
     Args:
         config: settings of the server.
-        owner: names this runner; another one may have the same name only after this one has ended.
+        owner: name of this runner; another runner may use the same name only after this runner has ended.
     """
 
     def __init__(self, config: ServeConfig, owner: str) -> None:
@@ -69,7 +69,7 @@ class JobRunner:
         """Run the next job to its end, or until it is cancelled or fails. Ray must be connected.
 
         Returns:
-            The job as it was taken; `None` if there was none.
+            The job, in the state in which it was taken; `None` if the queue was empty.
 
         Raises:
             StoreError: if the storage cannot be reached.
@@ -91,7 +91,7 @@ class JobRunner:
         return job
 
     def release(self) -> None:
-        """Let another server take the present job, because this one stops.
+        """Return the present job to the queue for another server, because this server stops.
 
         Raises:
             StoreError: if the storage cannot be reached.
@@ -138,7 +138,7 @@ class JobRunner:
         )
 
     def _join(self, job: Job, parts: PartFiles) -> None:
-        """Write the table. One that somebody else has put there meanwhile stays."""
+        """Write the table; if another program has created a table of this name meanwhile, raise `ConfigError` instead."""
         job = self._queue.report(job.id, self._owner)
         if not job.joins and self._queue.has_output(job.output):
             raise ConfigError(f"a table {job.output!r} exists; choose another output")
@@ -146,7 +146,7 @@ class JobRunner:
         parts.join(_inside(self._config.storage, f"{OUTPUTS}/{job.output}"))
 
     def _give_up(self, job: Job, error: Exception) -> None:
-        """Fail the job, or try again later if the error may pass; finished parts stay."""
+        """Fail the job after a permanent error, or retry it later after a transient error; finished parts stay."""
         problem = str(error).replace(self._config.storage, "the storage") if isinstance(error, CifarRayError) else ""
         try:
             if isinstance(error, _PERMANENT):
@@ -159,7 +159,7 @@ class JobRunner:
 
 
 class _Heartbeat:
-    """Writes progress and signs of life while a job runs, and notices that it was cancelled or taken over.
+    """Writes heartbeats with the progress of a running job, and detects that the job was cancelled or taken over.
 
     Attributes:
         pictures: number of pictures; `None` until they are listed.
@@ -173,7 +173,7 @@ class _Heartbeat:
 
     @contextmanager
     def beating(self) -> Iterator[None]:
-        """Beat until the block ends; then write the last progress.
+        """Write heartbeats in a thread until the block ends; then write the final progress.
 
         Raises:
             JobLostError: at the end of the block, if the job was cancelled or taken over.
@@ -188,7 +188,7 @@ class _Heartbeat:
         self._beat()
 
     def add(self, pictures: int, broken: int) -> None:
-        """Pictures whose rows are written.
+        """Count pictures whose rows are written, and how many of them are broken.
 
         Raises:
             JobLostError: if the job was cancelled or taken over.
@@ -198,7 +198,7 @@ class _Heartbeat:
         self.check()
 
     def check(self, _: int = 0) -> None:
-        """Whether to go on.
+        """Check that this runner still owns the job.
 
         Raises:
             JobLostError: if the job was cancelled or taken over.
@@ -216,7 +216,7 @@ class _Heartbeat:
             except JobLostError:
                 self._lost.set()
                 return
-            except StoreError as error:  # the next one may succeed
+            except StoreError as error:  # the next heartbeat may succeed
                 logger.warning("job %s: its progress cannot be written: %s", self._job.id, error)
 
 

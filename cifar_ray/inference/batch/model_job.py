@@ -1,4 +1,4 @@
-"""What a worker needs to know to classify pictures; it imports no torch, so a worker can read it before it does."""
+"""Settings of a worker that classifies pictures. This module does not import torch, so a worker can unpickle them before it does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class ModelJob:
     """Settings of a worker that classifies pictures; small enough to send to any host.
 
     Attributes:
-        model: reference, run or path.
+        model: reference (`name`, `name@3`), run or path of the model.
         storage: storage of the model.
         top_k: number of classes per row.
         precision: number format of the arithmetic.
@@ -20,7 +20,7 @@ class ModelJob:
         explain_dir: folder for a Grad-CAM overlay of each picture; `None` for none.
         abstain: whether the model may abstain.
         may_use_gpu: whether to compute on a GPU if there is one.
-        decoding_threads: threads that decode pictures; `None` for one on each core.
+        decoding_threads: number of threads that decode pictures; `None` for one per core, at most 16.
     """
 
     model: str

@@ -1,4 +1,4 @@
-"""The worker of a prediction on Ray. It imports no torch until its priority is set: the import alone takes seconds of processor time."""
+"""The worker of a prediction on Ray. It imports torch only after its priority is set, because the import takes seconds of CPU time."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 class PartWorker:
-    """An actor of the pool: holds the model and writes the parts that it receives.
+    """Actor that holds the model, predicts the parts that it receives, and writes them.
 
     Args:
         job: model and options.
-        folder: where the parts are written.
-        threads: of torch.
-        source: pictures of a job beside a server, whose rows have no names.
-        priority: of this process.
+        folder: folder of the finished parts.
+        threads: number of torch threads.
+        source: for the job of a server: reads names and pictures of the parts; `None` if the rows contain the names.
+        priority: priority of this process.
     """
 
     def __init__(self, job: ModelJob, folder: str, threads: int, source: PartSource | None, priority: PriorityName) -> None:
@@ -34,8 +34,8 @@ class PartWorker:
         self._classifier: BundleClassifier | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Takes a row per part; returns a row with the counts of each, or with the error that ends the job."""
-        # An exception would lose its type on the way: Ray Data reports one of the constructor, too, as text only.
+        """Predict and write one part per row; return one row per part with its counts, or one row with the error that ends the job."""
+        # Errors are returned and not raised, and the model is not loaded in the constructor: Ray Data reports exceptions only as text.
         try:
             classifier = self._classifier = self._classifier or self._load()
             done = [{**classify_part(classifier, self._part(row), self._folder), "error": "", "message": ""} for row in batch.to_pylist()]

@@ -20,7 +20,7 @@ from cifar_ray.data.listing.unlabelled import pictures_of_file, read_member, sha
 from cifar_ray.errors import ConfigError, DataError, ImageError, StoreError
 
 STDIN = "-"
-_BYTE_ORDER_MARK = "\ufeff"  # Windows programs write it at the start of a list, and end lines with \r\n
+_BYTE_ORDER_MARK = "\ufeff"  # Windows programs start a list with this character, and end lines with \r\n
 _LINE_END = re.compile("\r\n?|\n")
 _UTF16_NULS = 0.25  # fraction of NUL bytes: a third to a half in paths in UTF-16, much less between names of `find -print0`
 
@@ -34,10 +34,10 @@ def list_pictures(sources: Sequence[str], stdin: Iterable[bytes] | Iterable[str]
         stdin: read only for `-`: a binary stream in UTF-8 or UTF-16, or lines.
 
     Returns:
-        Absolute paths or URIs, each once: the order of `sources`, sorted within a folder.
+        Absolute paths or URIs without repetition, in the order of `sources`, and sorted within a folder.
 
     Raises:
-        ConfigError: if a source is in the home of an unknown user.
+        ConfigError: if a source is in the home folder of an unknown user.
         DataError: if a source does not exist, or no picture is found. A missing file in a list on stdin is kept, and
             gives an error when it is read.
     """
@@ -78,7 +78,7 @@ def read_picture(name: str) -> bytes:
 
 
 def _listed(data: bytes) -> list[str]:
-    """The lines of a list, or what stands between NULs if there are any."""
+    """Split a list at NULs, or at line ends if it contains no NUL."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         text = data.decode("utf-16", errors="replace")
     elif data.count(0) > _UTF16_NULS * len(data):

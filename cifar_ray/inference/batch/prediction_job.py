@@ -1,4 +1,4 @@
-"""A prediction job: the classes of many pictures, by a model here, on Ray, or behind a server; in memory or to a file."""
+"""A prediction job: classify many pictures in this process, on Ray, or with a server; the rows stay in memory or go to a file."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ class PredictionProgress(Protocol):
     """Receives the progress of a job."""
 
     def start(self, name: str, total: int) -> Callable[[int], None]:
-        """A job of `total` pictures starts; returns a function that takes how many more are done."""
+        """A job of `total` pictures starts; return a function that takes the number of newly finished pictures."""
 
     def write(self, text: str) -> None:
-        """Shows a line of text."""
+        """Show a line of text."""
 
 
 @dataclass(frozen=True)
 class PredictionJob:
-    """What to predict with, and where the rows go.
+    """The model of a prediction job, its options, and the file for the rows.
 
     Attributes:
-        model: reference, run or path; or the address of a server.
-        storage: path or URI where a reference or run is looked up.
+        model: reference, run or path of a model; or the address of a server.
+        storage: path or URI in which a reference or run is looked up.
         out: path or URI of the table; `None` keeps the rows in memory.
-        top_k: classes per row.
+        top_k: number of classes per row.
         abstain: whether the model may abstain.
         explain_dir: folder for a Grad-CAM overlay of each picture; `None` for none.
-        num_workers: Ray Data workers; `None` for this process.
-        part_size: pictures per part; parts that are written outlive an interruption.
-        precision: of the arithmetic.
-        engine: what computes.
+        num_workers: number of Ray Data workers; `None` for this process.
+        part_size: number of pictures per part; finished parts survive an interruption.
+        precision: number format of the arithmetic.
+        engine: inference engine.
     """
 
     model: str
@@ -67,11 +67,11 @@ class PredictionJob:
 
 @dataclass(frozen=True)
 class PredictionTime:
-    """How long a job computed.
+    """Computing time of a job.
 
     Attributes:
-        pictures: computed now, without those that an interrupted job had finished.
-        seconds: spent on them, without loading the model.
+        pictures: number of pictures, without those that an interrupted job had finished.
+        seconds: time for these pictures, without the time for loading the model.
     """
 
     pictures: int
@@ -81,19 +81,19 @@ class PredictionTime:
 def predict_pictures(
     job: PredictionJob, names: Sequence[str], progress: PredictionProgress, on_rows: Callable[[pa.Table], None]
 ) -> PredictionTime:
-    """Predicts pictures; writes the rows to the job's file if it has one, and finishes there what an interrupted job has left.
+    """Predict pictures, and write the rows to the job's file if it has one; an interrupted job is resumed from its finished parts.
 
     Args:
-        job: what to do.
+        job: model, options and file.
         names: paths or URIs of the pictures.
         progress: receives the progress.
-        on_rows: takes the rows of all pictures, in order, some at a time; see `rows.SCHEMA`.
+        on_rows: receives the rows of all pictures, in order, in several tables; see `rows.SCHEMA` and `rows.SET_SCHEMA`.
 
     Raises:
-        ConfigError: if the file's format is unknown, or it was begun by another job.
+        ConfigError: if the file's format is unknown, or another job has begun the file.
         StoreError: if there is no such model, or the file cannot be written.
         BundleError: if the model is damaged.
-        ServerError: if the server cannot be reached or refuses.
+        ServerError: if the server cannot be reached, or refuses a request.
         ResourceError: if the cluster cannot hold the workers.
     """
     return _to_file(job, job.out, names, progress, on_rows) if job.out else _in_memory(job, names, progress, on_rows)
@@ -138,7 +138,7 @@ def _to_file(
 
 @contextlib.contextmanager
 def _computed_parts(job: PredictionJob, missing: Sequence[Part], folder: str) -> Iterator[Iterator[dict[str, int]]]:
-    """Computes parts, here or on Ray, while the caller iterates; the model is loaded, or Ray connected, before that."""
+    """Iterator that computes the parts, in this process or on Ray; the model is loaded, or Ray connected, before the first part."""
     if missing and job.num_workers:
         from cifar_ray.cluster.connection import ray_cluster
         from cifar_ray.cluster.plan import plan_fixed_workers
@@ -160,7 +160,7 @@ def _load_classifier(job: PredictionJob) -> Classifier:
         from cifar_ray.inference.batch.served import ServerClassifier
 
         return ServerClassifier(job.model, job.top_k, job.abstain)
-    from cifar_ray.inference.batch.classify import BundleClassifier  # imports torch, which a server's client does without
+    from cifar_ray.inference.batch.classify import BundleClassifier  # imports torch, which the client of a server does not need
 
     prepare_process()
     return BundleClassifier(_model_job(job))
@@ -175,7 +175,10 @@ def _model_job(job: PredictionJob) -> ModelJob:
 
 
 def _pin_version(job: PredictionJob) -> tuple[PredictionJob, dict[str, Any]]:
-    """The job with the model version that answers now, and what identifies it: no other version may finish the job's file."""
+    """The job with a fixed model version, and the model's identity, which must be the same for a job that continues the file.
+
+    The version that a server serves is recorded in the identity, but not fixed.
+    """
     if job.uses_server:
         answer = Client(job.model).classes()
         return job, {"model": f"{answer.model}@{answer.version} of {job.model}"}

@@ -1,4 +1,4 @@
-"""Prediction of a picture as a row of a table."""
+"""The prediction for a picture as a row of a table."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ class Classifier(Protocol):
     """Classifies picture files."""
 
     def __call__(self, names: Sequence[str]) -> pa.Table:
-        """Rows of `SCHEMA` or `SET_SCHEMA`, in the order of `names`. A picture that cannot be decoded gives a row with an error."""
+        """Rows of `SCHEMA` or `SET_SCHEMA`, in the order of `names`; a picture that cannot be decoded has a row with an error."""
 
 
 class PartSource(Protocol):
-    """The pictures of a job whose list is in files; workers receive it."""
+    """The pictures of a server's job, whose names are in files; it can be pickled for the workers."""
 
     def names(self, number: int) -> tuple[str, ...]:
-        """Names of the pictures of a part."""
+        """Names of the pictures of part `number`."""
 
     def read(self, name: str) -> bytes:
         """Read a picture; raises `ImageError`, and `StoreError` if the whole storage cannot be reached."""
 
 
 def sound_row(name: str, ranked: list[Row], abstain: bool) -> Row:
-    """A row of `SCHEMA` with a prediction; `ranked` contains its classes, most likely first."""
+    """A row of `SCHEMA` with a prediction; `ranked` contains at least one class, most probable first."""
     best = ranked[0]
     return {
         "file": printable(name),
@@ -70,12 +70,12 @@ def sound_row(name: str, ranked: list[Row], abstain: bool) -> Row:
 
 
 def label_set_row(name: str, ranked: list[Row], labels: list[Row], abstain: bool) -> Row:
-    """A row of `SET_SCHEMA`; `ranked` and the given `labels` are most likely first."""
+    """A row of `SET_SCHEMA`; `ranked` and `labels`, the given labels, are most probable first."""
     return {"file": printable(name), "labels": labels, "abstain": abstain, "top_k": ranked, "error": None}
 
 
 def fitting(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """A part of a job with the schema of the others: one in which no picture could be decoded may not know that of the model."""
+    """Give a part the schema of the other parts: a part in which no picture could be decoded may have the schema of the other task."""
     sound = table["error"].null_count
     return table if sound or table.schema.equals(schema) else pa.Table.from_pylist(table.select(["file", "error"]).to_pylist(), schema)
 

@@ -1,4 +1,4 @@
-"""Classify picture files with a running server, without torch and Ray: names → rows."""
+"""Classify picture files with a running server, from file names to table rows; needs neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ServerClassifier:
         self._client, self.top_k, self.abstain = Client(url), top_k, abstain
 
     def __call__(self, names: Sequence[str]) -> pa.Table:
-        """Implements `Classifier`, with two concurrent requests, so that the server never waits for the next one.
+        """Implements `Classifier`; two concurrent requests keep the server busy.
 
         Raises:
             ServerError: if the server cannot be reached or refuses the request.
@@ -56,7 +56,7 @@ class ServerClassifier:
 
 
 def _batches(names: Sequence[str]) -> Iterator[list[tuple[str, bytes | ImageError]]]:
-    """Read pictures, in batches that a server accepts in one request."""
+    """Read pictures, and yield them in batches that a server accepts in one request."""
     batch: list[tuple[str, bytes | ImageError]] = []
     size_bytes = 0
     for name in names:

@@ -57,7 +57,7 @@ class PartFiles:
         """The rows of all parts, in order.
 
         Raises:
-            StoreError: if one is missing.
+            StoreError: if a part is missing.
         """
         return map(self.table, range(self._count))
 
@@ -65,7 +65,7 @@ class PartFiles:
         """The rows of a part.
 
         Raises:
-            StoreError: if it is missing.
+            StoreError: if the part is missing.
         """
         data = self._tree.read(part_file(number))
         if data is None:
@@ -73,7 +73,7 @@ class PartFiles:
         return pq.read_table(io.BytesIO(data))
 
     def join(self, target: str) -> None:
-        """Join the parts to one file, which appears complete.
+        """Join the parts to one file, which becomes visible only when it is complete.
 
         Args:
             target: path or URI ending in one of `FORMATS`.
@@ -91,13 +91,13 @@ class PartFiles:
 
 
 class Results:
-    """A file of predictions, and the folder `<file>.parts` while it is incomplete.
+    """A file of predictions, and the folder `<file>.parts` with its finished parts until the file is complete.
 
     Args:
         target: path or URI ending in one of `FORMATS`; on a cluster, all hosts must share it.
-        names: all pictures.
+        names: names of all pictures.
         part_size: number of pictures per part.
-        about: everything else that the rows depend on, for example model and top-k. A job only resumes parts with equal values.
+        about: everything else on which the rows depend, for example model and top-k. A job only resumes parts with equal values.
 
     Raises:
         ConfigError: if the format is unknown, or the folder contains parts of another job.
@@ -115,7 +115,7 @@ class Results:
         job = json.dumps({"pictures": len(names), "names_sha256": digest, "part_size": part_size} | about, indent=1).encode()
         self.folder = f"{path}.parts{mark}{query}"
         self._parts = PartFiles(self.folder, -(-len(names) // part_size))
-        # of two jobs that start at the same moment, the first one writes the file
+        # if two jobs start at the same time, the first one writes the job file, and the other one raises an error if it differs
         if FileTree(self.folder, "").update(_JOB_FILE, lambda present: present or job) != job:
             raise ConfigError(
                 f"--out {target}: {self.folder} contains parts of another job (other pictures, model or top-k). "
@@ -131,12 +131,12 @@ class Results:
         """The rows of all parts, in order.
 
         Raises:
-            StoreError: if one is missing.
+            StoreError: if a part is missing.
         """
         return self._parts.tables()
 
     def finish(self) -> None:
-        """Join the parts to one file, which appears complete, and remove the parts.
+        """Join the parts to one file, which becomes visible only when it is complete, and remove the parts.
 
         Raises:
             StoreError: if the file cannot be written.
@@ -146,10 +146,10 @@ class Results:
 
 
 def classify_part(classifier: Classifier, part: Part, folder: str) -> dict[str, int]:
-    """Compute a part and write it atomically; runs on any host that sees the folder.
+    """Compute a part and write it atomically; runs on any host that can access the folder.
 
     Returns:
-        Number of `pictures`, and of those that are `broken`.
+        Number of `pictures`, and of `broken` pictures among them.
     """
     table = classifier(part.names)
     data = io.BytesIO()
@@ -183,9 +183,10 @@ def _write_json(tables: Iterator[pa.Table], file: IO[bytes]) -> None:
 
 
 def _write_csv(tables: Iterator[pa.Table], file: IO[bytes]) -> None:
-    """Write a flat table; the classes after the first are in columns `class_2`, `probability_2` and so on.
+    """Write a flat table; the classes after the first are in the columns `class_2`, `probability_2` and so on.
 
-    Given labels are one column, separated by `|`, with their probabilities in another; then the classes begin with `class_1`.
+    For several labels per picture, the given labels are in one column, separated by `|`, and their probabilities are in another; the
+    classes then begin with `class_1`.
     """
     text = io.TextIOWrapper(file, encoding="utf-8", errors="surrogateescape", newline="", write_through=True)
     writer: Any = None
@@ -203,7 +204,7 @@ def _write_csv(tables: Iterator[pa.Table], file: IO[bytes]) -> None:
 
 
 def _flat(row: Row) -> Row:
-    """A row with texts and numbers only; columns that the table lacks are left out by the writer."""
+    """Flatten a row to texts and numbers; the CSV writer ignores columns that the table does not have."""
     ranked = {
         f"{column}_{rank}": one[key]
         for rank, one in enumerate(row["top_k"] or (), start=1)

@@ -1,1 +1,1 @@
-"""Files of a model for other programs, and models from the weights of other programs."""
+"""Export models to files for other programs, and import the weights of other programs."""

@@ -1,4 +1,4 @@
-"""The graph of an exported file: from pictures of any size to all that a server answers."""
+"""The graph of an exported file: from pictures of any size to all fields of a server's prediction."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cifar_ray.store import Manifest
 
 
 class Probabilities(nn.Module):
-    """Logits and probabilities, as `metrics.trust.Trust` computes them.
+    """From logits to probabilities, as in `metrics.trust.Trust.probabilities`.
 
     Args:
         trust: calibration of the bundle.
@@ -41,8 +41,8 @@ class Squares(nn.Module):
 
     Args:
         network: the network in evaluation mode.
-        manifest: its manifest.
-        trust: its calibration.
+        manifest: manifest of the network.
+        trust: calibration of the network.
     """
 
     def __init__(self, network: nn.Module, manifest: Manifest, trust: Trust) -> None:
@@ -56,12 +56,12 @@ class Squares(nn.Module):
 
 
 class Answers(nn.Module):
-    """From pictures of any size to the fields of a `Prediction`, and the score by which the model abstains.
+    """From pictures of any size to the fields of a `Prediction`, and the score from which the model decides to abstain.
 
     Args:
         network: the network in evaluation mode.
-        manifest: its manifest.
-        trust: its calibration, thresholds and familiar pictures.
+        manifest: manifest of the network.
+        trust: calibration, thresholds and known pictures of the model.
     """
 
     OUTPUTS = ("logits", "probabilities", "labels", "score", "abstains")
@@ -97,12 +97,12 @@ class Answers(nn.Module):
 
 
 def score_threshold(trust: Trust) -> float | None:
-    """The model abstains from pictures whose score is lower; `None` never abstains."""
+    """The score below which the model abstains from a picture; `None` if it never abstains."""
     return trust.abstain_threshold if trust.familiarity is None else trust.familiarity.threshold
 
 
 class _Score(nn.Module):
-    """`metrics.familiarity.Familiarity.score` where the bundle has known pictures, else the energy of the logits."""
+    """`metrics.familiarity.Familiarity.score` if the bundle has known pictures, else the energy of the logits."""
 
     known: Tensor
     centres: Tensor
@@ -112,14 +112,14 @@ class _Score(nn.Module):
         super().__init__()
         familiarity = trust.familiarity
         self.is_familiarity = familiarity is not None
-        self.first_part = 0 if trust.rules is None else 1  # with several labels, the energy does not count
+        self.first_part = 0 if trust.rules is None else 1  # for several labels, skip the energy
         if familiarity is not None:
             self.register_buffer("known", torch.from_numpy(familiarity.known))
             self.register_buffer("centres", torch.from_numpy(familiarity.centres).float())
             self.register_buffer("spreads", torch.from_numpy(familiarity.spreads).float())
 
     def forward(self, logits: Tensor, features: Tensor | None) -> Tensor:
-        """Float32 `[N]`, lower for less familiar pictures."""
+        """Score of each picture, float32 `[N]`, lower for less familiar pictures."""
         energy = torch.logsumexp(logits, dim=1)
         if features is None or not self.is_familiarity:
             return energy

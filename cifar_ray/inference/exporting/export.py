@@ -1,4 +1,4 @@
-"""Export a bundle for other programs, after a check that the file gives the same answers."""
+"""Export a bundle for other programs, after a check that the file gives the same predictions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from cifar_ray.inference.predictor import Predictor
 from cifar_ray.storage import FileTree
 from cifar_ray.store import Bundle
 
-# Height and width of the pictures of the check, as multiples of the network's: unchanged, enlarged, a strip, upright, and two that
+# Height and width of the pictures for the check, as multiples of the network's size: unchanged, enlarged, a strip, upright, and two that
 # are averaged in blocks
 _CHECKED_SIDES = ((1, 1), (0.5, 0.8), (0.1, 2), (2.4, 1.9), (6.3, 7.5), (9, 6.1))
 _TIMED_PX = (480, 640)
@@ -41,12 +41,12 @@ class Exported:
 
     Attributes:
         target: path or URI of the file.
-        data: its content.
-        deviation: largest difference between its logits and the bundle's in fp32, as a fraction of the largest logit.
+        data: content of the file.
+        deviation: largest difference between the logits of the file and of the bundle in fp32, as a fraction of the largest logit.
         pictures: number of pictures of different sizes in the check.
         checked_by: program that ran the file for the check.
-        latency_ms: median time of this program for one picture.
-        timed_px: height and width of this picture.
+        latency_ms: median time of the program `checked_by` for one picture.
+        timed_px: height and width of the picture for `latency_ms`.
     """
 
     target: str
@@ -59,20 +59,20 @@ class Exported:
 
 
 def export(bundle: Bundle, file_format: ExportFormat, target: str) -> Exported:
-    """Write a bundle to a file, run the file and compare its answers; `target` is only replaced after this check.
+    """Convert a bundle to a file, run the file and compare its predictions; `target` is replaced only after this check.
 
-    `onnx` and `pt2` take uint8 `[N, H, W, 3]` RGB pictures of any size for any N and return the `OUTPUTS` of `Answers`: what the
-    server answers. `torchscript` takes uint8 `[N, S, S, 3]` and returns logits and probabilities. `safetensors` contains the weights,
-    with the manifest in its header; `import` can read it.
+    `onnx` and `pt2` take RGB pictures of any size, uint8 `[N, H, W, 3]`, for any N, and return the `OUTPUTS` of `Answers`, as a server
+    does. `torchscript` takes uint8 `[N, S, S, 3]` and returns logits and probabilities. `safetensors` contains the weights, and the
+    manifest in its header; `import` can read it.
 
     Args:
-        bundle: what to export.
+        bundle: the bundle to export.
         file_format: format of the file.
         target: path or URI of the file to write.
 
     Raises:
         MissingDependencyError: if a package for the format is not installed.
-        BundleError: if the network cannot be exported in the format, or the file gives other answers.
+        BundleError: if the network cannot be exported in the format, or the file gives other predictions.
         StoreError: if the file cannot be written.
     """
     exported = build(bundle, file_format, target)
@@ -82,7 +82,7 @@ def export(bundle: Bundle, file_format: ExportFormat, target: str) -> Exported:
 
 
 def build(bundle: Bundle, file_format: ExportFormat, target: str) -> Exported:
-    """What `export` writes to `target`, checked, but not written yet.
+    """Create and check the file that `export` writes to `target`, without writing it.
 
     Raises:
         MissingDependencyError, BundleError: see `export`.
@@ -110,19 +110,21 @@ def build(bundle: Bundle, file_format: ExportFormat, target: str) -> Exported:
 
 
 def _first_reason(failure: BaseException) -> str:
-    while failure.__cause__:  # torch puts pages of advice around it
+    while failure.__cause__:  # torch wraps the first error in pages of advice
         failure = failure.__cause__
     return " ".join(str(failure).split())[:200]
 
 
 def _check(run: Run, predictor: Predictor, sides: list[tuple[int, int]], what: str) -> float:
-    """Compare the answers for pictures of several sizes with those of the engine, which gets them decoded and resized as the server does.
+    """Compare the file's predictions for pictures of several sizes with those of the engine.
+
+    The engine gets the same pictures, resized as a server does.
 
     Returns:
         The largest difference of the logits, as a fraction of the largest logit.
 
     Raises:
-        BundleError: if they differ.
+        BundleError: if the predictions differ.
     """
     manifest = predictor.manifest
     pictures = [_picture(height, width, seed) for seed, (height, width) in enumerate(sides)]
@@ -150,7 +152,7 @@ def _px(size_px: int, factor: float) -> int:
 
 
 def _picture(height: int, width: int, seed: int) -> Pixels:
-    """A gradient with noise on it, so that a wrong filter shows: uint8 `[H, W, 3]`."""
+    """A gradient with noise, so that a wrong resampling filter is noticed: uint8 `[H, W, 3]`."""
     rng = np.random.default_rng(seed)
     corners = rng.integers(0, 256, (2, 2, 3))
     down, across = (np.stack([1 - ramp, ramp]) for ramp in (np.linspace(0, 1, height), np.linspace(0, 1, width)))

@@ -1,4 +1,4 @@
-"""The formats of exported files: how each is written, and read back by the program that its users will use."""
+"""The formats of exported files: functions that write a file, and run it with the program that its users will use."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Run = Callable[[npt.NDArray[np.uint8]], Arrays]  # from images to the first outp
 
 ONNX_OPSET = 18
 _INPUT = "images"
-_DYNAMIC = (dict.fromkeys(range(3), torch.export.Dim.DYNAMIC),)  # number, height and width of the pictures
+_DYNAMIC = (dict.fromkeys(range(3), torch.export.Dim.DYNAMIC),)  # number, height and width of the pictures are variable
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class FileFormat:
     """A format of exported files.
 
     Attributes:
-        suffix: of file names.
-        takes_any_size: whether pictures may have any size; else they are square, with the size of the network.
-        write: writes a bundle, whose network in fp32 the predictor has.
-        read: gives the name of the program that runs the file, and a function that runs it.
+        suffix: suffix of file names.
+        takes_any_size: whether pictures may have any size; if not, they must be square, with the size of the network.
+        write: writes a bundle to a path; the predictor holds its network in fp32.
+        read: returns the name of the program that runs the file, and a function that runs the file.
     """
 
     suffix: str
@@ -108,7 +108,7 @@ def _read_torchscript(bundle: Bundle, path: Path) -> tuple[str, Run]:
 def _write_safetensors(bundle: Bundle, predictor: Predictor, path: Path) -> None:
     from safetensors.torch import save
 
-    path.write_bytes(save(bundle.weights, metadata=_about(bundle)))  # `save_file` would create a file that only its owner can read
+    path.write_bytes(save(bundle.weights, metadata=_about(bundle)))  # `save_file` would create a file that only the owner can read
 
 
 def _read_safetensors(bundle: Bundle, path: Path) -> tuple[str, Run]:
@@ -140,7 +140,7 @@ def _answers(bundle: Bundle, predictor: Predictor) -> Answers:
 
 def _example(bundle: Bundle, predictor: Predictor) -> Tensor:
     size = bundle.manifest.image_size_px
-    return torch.zeros((2, 2 * size + 1, 3 * size + 1, 3), dtype=torch.uint8)  # sides that mean nothing, so that all stay variable
+    return torch.zeros((2, 2 * size + 1, 3 * size + 1, 3), dtype=torch.uint8)  # arbitrary sides, so that all stay variable
 
 
 def _about(bundle: Bundle) -> dict[str, str]:
@@ -155,7 +155,7 @@ def _about(bundle: Bundle) -> dict[str, str]:
 
 
 def _about_answers(bundle: Bundle) -> dict[str, str]:
-    """What a client of an `Answers` graph must know beside the class names, in JSON."""
+    """Metadata of an `Answers` graph for its clients: task, input, outputs and thresholds, in JSON."""
     trust = read_trust(bundle)
     given = "the most likely class" if trust.rules is None else "from the threshold of the label on"
     return {

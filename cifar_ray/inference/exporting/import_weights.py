@@ -24,15 +24,15 @@ _IMPORTED = "imported"
 
 @dataclass(frozen=True)
 class Meaning:
-    """Facts that a state dict does not contain; `None` takes the value of `like`, else the default.
+    """Facts that a state dict does not contain; for `None`, the value of `like` is used, or without `like` the default.
 
     Attributes:
-        class_names: in the order of the logits.
+        class_names: names of the classes, in the order of the logits.
         channel_mean: mean that training subtracted, per channel R, G, B, 0–1; default 0.5.
-        channel_std: standard deviation by which training divided; default 0.5.
+        channel_std: standard deviation by which training divided, per channel, 0–1; default 0.5.
         image_size_px: side of the images; default 32, or 224 for a ResNet with the large stem.
         resize_policy: policy for other aspect ratios; default `pad`.
-        like: manifest of a model with the same classes, normalisation and size.
+        like: manifest of a model with the same classes, normalisation and image size.
     """
 
     class_names: tuple[str, ...] | None = None
@@ -54,11 +54,11 @@ def import_weights(store: ModelStore, path: Path, name: str, meaning: Meaning) -
         path: a torch state dict (`.pt`, `.pth`; loaded without executing code) or safetensors. A file from `store export --format
             safetensors` contains its manifest.
         name: name of the model.
-        meaning: facts that the file does not contain; they override those in the file.
+        meaning: facts that the file does not contain; they override the facts in the file.
 
     Raises:
         ConfigError: if the file cannot be read, its architecture is unknown, or class names are missing.
-        BundleError: if the weights do not match the detected architecture.
+        BundleError: if the weights do not match the detected architecture, or the manifest in the file is damaged.
         StoreError: if the store cannot be written.
     """
     weights, manifest = _read(path)
@@ -94,7 +94,7 @@ def _describe(weights: Mapping[str, Tensor], path: Path, meaning: Meaning, writt
         channel_std=meaning.channel_std or (like.channel_std if like else (0.5, 0.5, 0.5)),
         resize_policy=meaning.resize_policy or (like.resize_policy if like else "pad"),
         dataset_name=like.dataset_name if like else _IMPORTED,
-        dataset_fingerprint="",  # its training images are unknown, so its figures are not comparable with others
+        dataset_fingerprint="",  # the training images are unknown, so figures cannot be compared with other models
         train_config={"imported_from": path.name},
         pretrained=written.pretrained if written else None,
         library_versions={"torch": torch.__version__},

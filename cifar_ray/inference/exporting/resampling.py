@@ -1,4 +1,4 @@
-"""Resizing by Pillow's method inside an exported graph: `data.decode.fit` in tensors."""
+"""Resize pictures with Pillow's method inside an exported graph: `data.decode.fit` in tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cifar_ray.config import ResizePolicy
 
-# As in Pillow: 8-bit resampling (src/libImaging/Resample.c, Reduce.c) and Image.resize with a reducing_gap of 3, which `fit` asks for.
+# As in Pillow: 8-bit resampling (src/libImaging/Resample.c, Reduce.c), and Image.resize with a reducing_gap of 3, as in `fit`.
 _COEFFICIENT = 2**22
 _RECIPROCAL = 2**24
 _GAP = 3
@@ -21,13 +21,13 @@ _MARGIN = 1.5  # support of the bicubic filter, less half a pixel
 
 
 class Square(nn.Module):
-    """Makes pictures of any size square, with the pixels that `data.decode.fit` gives.
+    """Makes pictures of any size square, with the same pixels as `data.decode.fit`.
 
-    The sides are computed in the graph, so one file takes every size: large pictures are averaged in blocks, then two matrix
-    products resample rows and columns, each rounded to 8 bits. All sums are whole numbers in float64, so they are exact.
+    The sides are computed in the graph, so one file takes every size. Large pictures are averaged in blocks. Then two matrix products
+    resample rows and columns; each result is rounded to 8 bits. All sums are whole numbers in float64, so they are exact.
 
     From release 13 on, Pillow resamples columns before rows if the height shrinks by more than twice as many pixels as the width
-    (python-pillow/Pillow#9549). The graph follows the release that is installed.
+    (python-pillow/Pillow#9549). The graph has the order of the installed release.
 
     Args:
         size_px: side of the result.
@@ -39,7 +39,7 @@ class Square(nn.Module):
         self.size_px, self.policy = size_px, policy
 
     def forward(self, images: Tensor) -> Tensor:
-        """Uint8 `[N, S, S, 3]` from uint8 `[N, H, W, 3]`."""
+        """Square pictures, uint8 `[N, S, S, 3]`, from pictures, uint8 `[N, H, W, 3]`."""
         height, width = (torch.full((), side, dtype=torch.float64) for side in images.shape[1:3])
         rows, columns = (self._axis(side, torch.minimum(height, width), torch.maximum(height, width)) for side in (height, width))
         planes = _average(images.permute(0, 3, 1, 2), rows, columns)
@@ -57,7 +57,7 @@ class Square(nn.Module):
         shown = shorter if self.policy == "crop" else side
         start = (side - shown) / 2
         result = torch.full_like(side, self.size_px)
-        if self.policy == "pad":  # a tensor divided by a tensor, because a number would be multiplied by a rounded reciprocal
+        if self.policy == "pad":  # tensor ÷ tensor: dividing a number would multiply it by a rounded reciprocal
             result = (side * (result / longer)).round().clamp(min=1)
         block = (shown / result / _GAP).floor().clamp(min=1)
         margin = _MARGIN * shown / result
@@ -68,15 +68,15 @@ class Square(nn.Module):
 
 @dataclass(frozen=True)
 class _Axis:
-    """How one side is resampled; each a float64 scalar, px.
+    """Resampling of one side; each attribute is a float64 scalar, px.
 
     Attributes:
-        start: where the part to show starts.
+        start: position at which the part to show starts.
         shown: length of the part to show.
         result: length of the result, at most the side of the square.
-        block: length of the blocks to average first; 1 leaves the pixels as they are.
+        block: length of the blocks that are averaged first; 1 for no averaging.
         first: first pixel of the first block.
-        end: pixel after the last block, which may be cut off.
+        end: pixel after the last block; the last block may be shorter.
         length: number of blocks.
     """
 
@@ -90,7 +90,7 @@ class _Axis:
 
 
 def _average(planes: Tensor, rows: _Axis, columns: _Axis) -> Tensor:
-    """Means of blocks, float64 `[N, 3, H', W']`, rounded as Pillow's `reduce` does: by a product with the reciprocal of the count."""
+    """Means of blocks, float64 `[N, 3, H', W']`; like Pillow's `reduce`, it multiplies by a rounded reciprocal of the pixel count."""
     sums, heights = _sum_blocks(planes, rows, 2)
     sums, widths = _sum_blocks(sums, columns, 3)
     counts = heights[:, None] * widths
@@ -100,7 +100,7 @@ def _average(planes: Tensor, rows: _Axis, columns: _Axis) -> Tensor:
 
 def _sum_blocks(planes: Tensor, axis: _Axis, dim: int) -> tuple[Tensor, Tensor]:
     """Sums over the blocks of one dimension, int32, and the number of pixels of each block."""
-    sizes: list[Any] = [size.long().item() for size in (axis.block, axis.length, axis.first, axis.end)]  # symbols, while exporting
+    sizes: list[Any] = [size.long().item() for size in (axis.block, axis.length, axis.first, axis.end)]  # symbols during an export
     length, count, first, end = sizes
     shown = planes.narrow(dim, first, end - first)
     padded = F.pad(shown, (0, 0) * (3 - dim) + (0, count * length - (end - first)))
@@ -110,7 +110,7 @@ def _sum_blocks(planes: Tensor, axis: _Axis, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def _coefficients(axis: _Axis, size_px: int, length: int) -> Tensor:
-    """Whole coefficients of the bicubic filter (a = -0.5), float64 `[size_px, length]`; rows outside the result are 0."""
+    """Integer coefficients of the bicubic filter (a = -0.5), float64 `[size_px, length]`; rows outside the result are 0."""
     low, high = (((edge - axis.first) / axis.block).float() for edge in (axis.start, axis.start + axis.shown))
     scale = (high - low).double() / axis.result
     place = torch.arange(size_px, dtype=torch.float64)[:, None] - ((size_px - axis.result) / 2).floor()

@@ -1,4 +1,4 @@
-"""A model as a folder for a static file server: a page that classifies pictures in the browser, offline."""
+"""Export a model as a folder for a static file server, with a page that classifies pictures in the browser, offline."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cifar_ray.inference.preprocess import MAX_IMAGE_PIXELS
 from cifar_ray.storage import FileTree
 from cifar_ray.store import Bundle
 
-# The files of npm's package that the page loads, MIT licence, by their sha256
+# Files of the npm package that the page loads (MIT licence), with their sha256
 PACKAGE = "onnxruntime-web@1.30.0"
 _RUNTIME = {
     "ort.wasm.min.mjs": "219e6a1fc8a9938268d18efca3c91d310bd2f4a59bbd13744df5b2b7fc6cee3b",
@@ -31,21 +31,21 @@ def export_web(bundle: Bundle, target: str, runtime: Path | None = None) -> tupl
     """Write `index.html`, `model.onnx` and the runtime to a folder, after the check of `export`.
 
     Args:
-        bundle: what to export.
-        target: path or URI of the folder. Other files in it stay.
-        runtime: the packed `PACKAGE`; by default, npm fetches it.
+        bundle: the bundle to export.
+        target: path or URI of the folder; other files in the folder stay.
+        runtime: path of the packed `PACKAGE` (`.tgz`); `None` fetches the package with npm.
 
     Returns:
         The ONNX file, and the size of all files in bytes.
 
     Raises:
-        MissingDependencyError: if the runtime is not there, or a package for ONNX is not installed.
+        MissingDependencyError: if the runtime cannot be fetched or read, or a package for ONNX is not installed.
         BundleError, StoreError: see `export`.
     """
     files = _fetch() if runtime is None else _unpack(runtime)
     exported = build(bundle, "onnx", target)
     files["model.onnx"] = exported.data
-    files["index.html"] = _page(bundle)  # the last, so that a page never lacks its files
+    files["index.html"] = _page(bundle)  # written last, so that the page never lacks its files
     folder = FileTree(resolve_storage(target), "")
     for name, data in files.items():
         folder.replace(name, data)

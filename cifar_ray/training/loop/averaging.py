@@ -31,7 +31,7 @@ class WeightAverage:
     def __init__(self, model: nn.Module, config: AveragingConfig) -> None:
         self._config = config
         self._averaged = AveragedModel(model, use_buffers=True)
-        self._averaged.update_parameters(model)  # the first call copies
+        self._averaged.update_parameters(model)  # the first call copies the weights
         self._steps = 0
 
     @property
@@ -61,13 +61,13 @@ class WeightAverage:
         self._averaged.load_state_dict(state["averaged"])
 
     def _blend(self, model: nn.Module) -> None:
-        """As `AveragedModel.update_parameters`, which copies its counter to the GPU in each step, and waits for that."""
+        """Update like `AveragedModel.update_parameters`, which would copy its counter to the GPU in each step, and wait for the copy."""
         ours, theirs = ([*one.parameters(), *one.buffers()] for one in (self.network, model))
         pairs = list(zip(ours, theirs, strict=True))
         decay, updates = self._config.decay, int(self._averaged.n_averaged)  # on the CPU
         if self._config.name == "ema":
             decay = min(decay, (1 + updates) / (10 + updates))
-        for is_weight, blend in ((True, partial(lerp_each, weight=1 - decay)), (False, copy_each)):  # else the batch counters of the norms
+        for is_weight, blend in ((True, partial(lerp_each, weight=1 - decay)), (False, copy_each)):  # integers: batch counters of norms
             some = [pair for pair in pairs if pair[0].is_floating_point() == is_weight]
             if some:
                 blend(*zip(*some, strict=True))

@@ -28,7 +28,7 @@ def average_buffers(model: nn.Module) -> None:
     buffers = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
     if not buffers or not dist.is_initialized():
         return
-    mean = torch.cat([buffer.flatten() for buffer in buffers])  # one all-reduce for all, because most are small
+    mean = torch.cat([buffer.flatten() for buffer in buffers])  # one all-reduce for all buffers, because most are small
     dist.all_reduce(mean)
     mean /= dist.get_world_size()
     for buffer, part in zip(buffers, torch.split(mean, [buffer.numel() for buffer in buffers]), strict=True):

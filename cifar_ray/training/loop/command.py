@@ -1,4 +1,4 @@
-"""What rank 0 commands all workers to do between two steps. Imports no torch, because not all who pass it on can wait for that."""
+"""Rank 0's commands to all workers between two steps. Imports no torch: the processes that only relay commands start without it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cifar_ray.config.base import seconds
 
 
 class Command(IntEnum):
-    """What all workers do after a step; the greater one wins."""
+    """What all workers do after a step; of two commands, the greater one applies."""
 
     CONTINUE = 0
     SAVE = 1
@@ -18,10 +18,10 @@ class Command(IntEnum):
 
 
 class CheckpointSchedule:
-    """Rank 0's commands: to save every so often, and to save or stop on request. Requests may come from another thread at any moment.
+    """Rank 0's commands: save at regular intervals, and save or stop on request. Other threads may call `request` at any time.
 
     Args:
-        every: epochs, or a time as in `30s`, `10m` or `1h`.
+        every: interval between checkpoints: a number of epochs, or a time such as `30s`, `10m` or `1h`.
     """
 
     def __init__(self, every: str) -> None:
@@ -33,7 +33,7 @@ class CheckpointSchedule:
         self._saved_s = time.monotonic()
 
     def __call__(self, epoch: int, step: int) -> Command:
-        """The command after `epoch` finished epochs and `step` steps of the next."""
+        """The command after `epoch` finished epochs and `step` steps of the next epoch."""
         with self._lock:
             if self._stops:
                 return Command.STOP
@@ -42,18 +42,18 @@ class CheckpointSchedule:
             return Command.SAVE if due or self._requested > self._fulfilled else Command.CONTINUE
 
     def request(self, command: Command, number: int) -> None:
-        """Commands to stop, for good, or to save once.
+        """Request a stop, which cannot be withdrawn, or one more snapshot.
 
         Args:
             command: `STOP` or `SAVE`.
-            number: of the newest request to save; a snapshot fulfils all up to it.
+            number: number of the newest save request; one snapshot fulfils this request and all earlier ones.
         """
         with self._lock:
             self._stops = self._stops or command == Command.STOP
             self._requested = max(self._requested, number)
 
     def fulfil(self) -> int:
-        """A snapshot is taken: restarts the clock, and returns the number of the newest request that it fulfils."""
+        """Restart the interval after a snapshot, and return the number of the newest save request that the snapshot fulfils."""
         with self._lock:
             self._saved_s = time.monotonic()
             self._fulfilled = self._requested

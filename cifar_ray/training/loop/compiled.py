@@ -13,7 +13,7 @@ from cifar_ray.errors import ConfigError
 from cifar_ray.models import DataInitialized
 from cifar_ray.models.precision import Precision
 
-_CALLS = 2  # the second finds the code of the first
+_CALLS = 2  # per batch size: the first call compiles, the second one finds the compiled code
 
 
 def compiled(network: nn.Module, mode: CompileMode) -> nn.Module:
@@ -27,7 +27,7 @@ def compiled(network: nn.Module, mode: CompileMode) -> nn.Module:
     """
     if mode == "none":
         return network
-    # the graphs of torch's own `max-autotune` reuse the memory of the logits, and ours hold the whole step
+    # the CUDA graphs of torch's `max-autotune` reuse the memory of the logits; our own graphs (`CapturedSteps`) hold the whole step
     how = "max-autotune-no-cudagraphs" if mode == "max-autotune" else mode
     form: nn.Module = torch.compile(network, mode=how, dynamic=False)  # type: ignore[assignment]
     return form
@@ -36,11 +36,11 @@ def compiled(network: nn.Module, mode: CompileMode) -> nn.Module:
 def warm_up(network: nn.Module, model: nn.Module, pieces: Iterable[Tensor], precision: Precision) -> None:
     """Compile the network for all cases of the training: each micro-batch size, with a trainable and with a frozen stem.
 
-    It restores weights, statistics and random state.
+    Weights do not change; batch-norm statistics, `requires_grad` and the random state are restored, and gradients are cleared.
 
     Args:
         network: the result of `compiled`.
-        model: the network that was compiled.
+        model: the network before compilation; it shares its weights with `network`.
         pieces: normalised images, one batch of each size.
         precision: precision of the training.
 
@@ -57,7 +57,7 @@ def warm_up(network: nn.Module, model: nn.Module, pieces: Iterable[Tensor], prec
             if isinstance(model, DataInitialized):
                 model.freeze_stem()
                 _call(network, inputs, precision)
-    except RuntimeError as error:  # includes errors of torch._dynamo, whose import takes seconds
+    except RuntimeError as error:  # base class of torch._dynamo's errors; importing torch._dynamo takes seconds
         reason = str(error).strip().partition("\n")[0]
         raise ConfigError(f"compile: this network cannot be compiled on this machine ({reason}); pass --compile none") from error
     finally:

@@ -22,7 +22,7 @@ from cifar_ray.training.loop.trainer import OnStep, Trainer
 from cifar_ray.training.records.results import EpochReport, FitResult, Weights
 
 _MAX_REWINDS = 3
-_MAX_SKIPPED = 20  # in a row
+_MAX_SKIPPED = 20  # skipped steps in a row
 _ADVICE = "lower the learning rate, or pass --precision fp32, --on-nan skip or --on-nan rewind"
 
 
@@ -63,7 +63,7 @@ def fit(
     Raises:
         DataError: if a batch is larger than the training split.
         ConfigError: if model, image size and precision are incompatible.
-        TrainingError: if the loss is not finite and `config.on_nan` does not help.
+        TrainingError: if loss, gradients or weights are not finite and `config.on_nan` does not help.
         Stopped: after a stop command.
     """
     trainer = Trainer(config, splits, device, shard, parent, on_message)
@@ -191,7 +191,7 @@ class _FitState:
         if done == steps or command:
             command = max(command, self.monitor.settle())
         if done == steps:
-            self.command = command  # the end of the epoch saves, too
+            self.command = command  # `_run_epoch` saves at the end of the epoch
         elif command:
             self._save()
             if command == Command.STOP:
@@ -200,7 +200,7 @@ class _FitState:
     def _save(self) -> None:
         if self.on_snapshot is None and self.good is None:
             return
-        if not bool(torch.stack([torch.isfinite(weight).all() for weight in self.trainer.model.parameters()]).all()):  # one wait
+        if not bool(torch.stack([torch.isfinite(weight).all() for weight in self.trainer.model.parameters()]).all()):  # wait once
             raise NotFiniteError(f"the weights are not finite after {self._where()}")
         snapshot = self._snapshot()
         if self.good is not None:

@@ -36,8 +36,8 @@ def judge(splits: TrainingSplits, outputs: Mapping[str, tuple[Logits, Logits]], 
 
     Args:
         splits: the data set.
-        outputs: logits `[N, C]` and features `[N, D]` by split, `val` and `test` where they exist.
-        trust: fitted on other images than the test images.
+        outputs: logits `[N, C]` and features `[N, D]` of the splits `val` and `test`, if they exist.
+        trust: fitted on images other than the test images.
     """
     train = splits.train
     uneven = train.labels.ndim == 1 and is_uneven(count_labels(train.labels, train.num_classes))
@@ -58,7 +58,7 @@ def judge(splits: TrainingSplits, outputs: Mapping[str, tuple[Logits, Logits]], 
 
 
 def score_metrics(split: str, logits: Logits, labels: Labels) -> dict[str, float]:
-    """The figure by which models are compared, as metrics: accuracy, or mAP with its standard error."""
+    """Metrics by which models are compared: accuracy, or mAP and its standard error (`…_map_sd`), 0–1."""
     if labels.ndim == 1:
         return {f"{split}_accuracy": evaluate_logits(logits, labels).accuracy}
     return {f"{split}_map": mean_average_precision(logits, labels), f"{split}_map_sd": map_spread(logits, labels)}

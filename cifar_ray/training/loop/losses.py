@@ -15,7 +15,7 @@ from cifar_ray.metrics.accuracy import Labels
 
 # Defaults of Ridnik et al. 2021: exponents of positives and negatives, and the probability below which a negative does not count
 _POSITIVE_GAMMA, _NEGATIVE_GAMMA, _MARGIN = 1.0, 4.0, 0.05
-_SMALLEST = 1e-6  # of 1 - p: its power has an infinite slope at 0 for an exponent below 1
+_SMALLEST = 1e-6  # lower bound of the base of a power, because with an exponent below 1 the slope at 0 is infinite
 
 
 class Loss(Protocol):
@@ -26,11 +26,11 @@ class Loss(Protocol):
 
         Args:
             logits: float32 `[N, C]`.
-            labels: as from the loader.
+            labels: from the loader, see `TrainingLoss.__call__` and `LabelSetLoss.__call__`.
         """
 
     def hits(self, logits: Tensor, labels: Tensor) -> Tensor | None:
-        """Number of images whose most probable class is the true one; `None` where an image has several labels."""
+        """Number of images whose most probable class is the true one; `None` for several labels per image."""
 
 
 def training_loss(config: TrainConfig, labels: Labels, num_classes: int, device: torch.device) -> Loss:
@@ -67,8 +67,8 @@ class TrainingLoss:
 
         Args:
             logits: float32 `[N, C]`.
-            labels: as from the loader: int64 `[N]`, or the weight of each class for mixed images, float32 `[N, C]`; with weights of
-                images float32 `[N, C + 1]`.
+            labels: from the loader: int64 `[N]`; for mixed images the weight of each class, float32 `[N, C]`; if images have weights,
+                float32 `[N, C + 1]`, with the weight of the image in the last column.
         """
         labels, image_weights = split_weights(labels, logits.shape[1])
         if self._weights is None and image_weights is None and not self._gamma:
@@ -130,7 +130,7 @@ class LabelSetLoss:
         return -(losses if factors is None else losses * factors).sum()
 
     def hits(self, logits: Tensor, labels: Tensor) -> None:
-        """Implements `Loss`."""
+        """Implements `Loss`; always `None`, because an image has several labels."""
 
 
 def positive_weights(labels: Labels) -> npt.NDArray[np.float64]:
@@ -149,9 +149,9 @@ def split_weights(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor | No
 
 
 def balanced_weights(labels: npt.NDArray[np.int64], num_classes: int) -> npt.NDArray[np.float64]:
-    """Weight of each class, float64 `[C]`: N / (C · n), so that their mean over the images is 1 (King & Zeng 2001, as in scikit-learn).
+    """Weight of each class, float64 `[C]`: N / (C · n) for a class with n of N images (King & Zeng 2001, as in scikit-learn).
 
-    A class without images has weight 0 and does not count in C.
+    The mean weight over the images is 1. A class without images has weight 0 and does not count in C.
     """
     counts = np.bincount(labels, minlength=num_classes)
     present = np.count_nonzero(counts)

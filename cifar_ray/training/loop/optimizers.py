@@ -22,7 +22,7 @@ class DecoupledSGD(torch.optim.SGD):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Apply the weight decay to weights with a gradient, then update them; with fp16 not after an overflow."""
+        """Decay the weights that have a gradient, then update them; after an fp16 overflow, do neither."""
         del closure
         overflow = getattr(self, "found_inf", None)
         for group in self.param_groups:
@@ -108,7 +108,7 @@ def scale_rates(optimizers: Iterable[torch.optim.Optimizer], factors: Mapping[nn
     """Scale the learning rates of weights, before the first step.
 
     Args:
-        optimizers: changed in place; within each, groups with the highest rate come first.
+        optimizers: changed in place: each group is split into groups of equal factor, the largest factor first.
         factors: factor for the learning rate of every trained weight.
     """
     for optimizer in optimizers:
@@ -123,9 +123,12 @@ def scale_rates(optimizers: Iterable[torch.optim.Optimizer], factors: Mapping[nn
 def learning_rate_factor(config: ScheduleConfig, epoch: float, epochs: float) -> float:
     """Learning rate as a fraction of its peak.
 
+    `cosine`: Loshchilov & Hutter 2017, arXiv 1608.03983, without restarts. `one_cycle`: Smith & Topin 2017, arXiv 1708.07120, in the
+    form of PyTorch's `OneCycleLR`: cosine warm-up for 30 % of the epochs by default, then cosine decay.
+
     Args:
         config: the schedule.
-        epoch: epochs done, with fraction.
+        epoch: number of finished epochs, may be fractional.
         epochs: total number of epochs.
 
     Returns:
@@ -159,7 +162,7 @@ def set_learning_rate(optimizers: Iterable[torch.optim.Optimizer], factor: float
 
 
 def keep_rates_on(device: torch.device, optimizers: Iterable[torch.optim.Optimizer]) -> None:
-    """Keep the learning rates on a device: compiled and captured steps read them there, and would take numbers for constants."""
+    """Turn the learning rates into tensors on a device: compiled and captured steps read tensors, but treat numbers as constants."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             if not isinstance(group["lr"], Tensor):
@@ -170,7 +173,7 @@ def keep_rates_on(device: torch.device, optimizers: Iterable[torch.optim.Optimiz
 
 
 def state_without_rates(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """`state_dict` with the initial learning rates as numbers in place of tensors: each step sets its own."""
+    """`state_dict` with numbers, the initial learning rates, in place of tensors; each step sets the learning rate anew."""
     state = optimizer.state_dict()
     for group in state["param_groups"]:
         if isinstance(group["lr"], Tensor):
@@ -179,7 +182,7 @@ def state_without_rates(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
 
 
 def load_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """`load_state_dict`, but how the optimizer computes depends on the present device, not on that of the saved run."""
+    """Load a `state_dict`, but keep the settings that depend on the present device: kernels, and learning rates as tensors."""
     ours = ("fused", "foreach", "capturable")
     kept = [{key: group[key] for key in ours if key in group} for group in optimizer.param_groups]
     rates = [group["lr"] for group in optimizer.param_groups]

@@ -1,4 +1,4 @@
-"""Snapshot of the training state between two steps, from which another process resumes as if nothing had happened.
+"""Snapshot of the training state between two steps; another process resumes from it with the same result.
 
 Order, augmentation and dropout depend only on (seed, epoch, step, rank), so a snapshot contains no generator state.
 """
@@ -34,8 +34,8 @@ class Snapshot:
         best_epoch: best epoch, from 1; 0 before the end of the first epoch.
         seconds: duration of the training and of the present epoch.
         rewinds: number of rewinds.
-        state: weights, their average, optimizers and scaler; the best weights as `kept`; the state that differs between workers
-            within an epoch as `workers`.
+        state: weights, their average, optimizers and scaler; the best weights as `kept`; within an epoch, the state that differs
+            between workers as `workers`.
     """
 
     epoch: int
@@ -63,10 +63,10 @@ class Snapshot:
             _restore_worker(trainer, **self.state["workers"])
 
     def detach(self) -> Callable[[], bytes]:
-        """Make this state independent of further steps, without stopping a GPU.
+        """Copy this state, so that further steps do not change it; a GPU continues meanwhile.
 
         Returns:
-            `to_bytes` of the state at the time of this call, for any thread.
+            A function that returns `to_bytes` of the state at the time of this call; any thread may call it.
         """
         state, copied = copy_to_host(self.state)
         if copied is None:
@@ -97,7 +97,7 @@ class Snapshot:
 
 
 def best_weights(checkpoints: Checkpoints, epoch: int) -> Weights | None:
-    """The weights of the best epoch, on the CPU, from the last checkpoint; `None` if it is gone."""
+    """The weights of the best epoch, on the CPU, from the last checkpoint; `None` if it is missing or has another best epoch."""
     newest = checkpoints.newest()
     if newest is None:
         return None
@@ -135,7 +135,10 @@ def _statistics(trainer: Trainer) -> Tensor:
 
 
 def _restore_worker(trainer: Trainer, sums: Tensor, images_seen: int, buffers: Tensor) -> None:
-    """Restore the state of this worker: its own if the number of workers is unchanged, else the mean statistics, and on rank 0 the sums."""
+    """Restore this worker's sums and batch-norm statistics.
+
+    If the number of workers has changed, every worker gets the mean statistics, and rank 0 gets the sums of all workers.
+    """
     rank, same = trainer.shard.rank, len(sums) == trainer.shard.world_size
     if same:
         trainer.sums = sums[rank].clone()

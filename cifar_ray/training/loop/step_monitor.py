@@ -24,7 +24,7 @@ class NotFiniteError(TrainingError):
 class StepMonitor:
     """All-reduces the command and the loss with each step, and reads the result one step later.
 
-    So a GPU computes the next step while this waits for the previous one, and a non-finite loss is detected one step late.
+    The GPU computes the next step during the wait. A non-finite loss is therefore detected one step late.
 
     Args:
         device: device of the losses.
@@ -43,7 +43,7 @@ class StepMonitor:
             loss: loss of this worker, float64.
 
         Raises:
-            NotFiniteError: on all workers, with the previous step.
+            NotFiniteError: on all workers, if the previous step's loss is not finite on at least one of them.
         """
         first = not dist.is_initialized() or dist.get_rank() == 0
         values = torch.stack((torch.full_like(loss, float(command if first else 0)), loss.detach()))

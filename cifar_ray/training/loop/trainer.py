@@ -1,4 +1,4 @@
-"""Epochs and steps of training, without Ray and files, on one worker or on several with `torch.distributed`."""
+"""Epochs and steps of training on one worker, or on several with `torch.distributed`; uses neither Ray nor files."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Trainer:
         images_seen: number of images of all workers in this epoch so far.
         skipped_in_a_row: number of consecutive skipped steps, with `--on-nan skip`.
         rate_share: factor of the learning rate after rewinds.
-        learning_rate: `optimizer.lr`, scaled to the batch and by the schedule, in the last step.
+        learning_rate: `optimizer.lr` in the last step, scaled by batch size, schedule and rewinds.
     """
 
     def __init__(
@@ -163,14 +163,14 @@ class Trainer:
     def _on_refused(self, reason: str) -> None:
         self.on_message(reason)
         self.parallel.zero_grad(set_to_none=True)
-        state, self.scaler = self.scaler.state_dict(), self.precision.grad_scaler()  # the old one takes the step for half done
+        state, self.scaler = self.scaler.state_dict(), self.precision.grad_scaler()  # the old scaler expects the second half of a step
         self.scaler.load_state_dict(state)
 
     def _warm_up(self) -> None:
         """Compile the network, if configured, before the first epoch.
 
         Raises:
-            ConfigError: if it cannot be compiled on this machine.
+            ConfigError: if the network cannot be compiled on this machine.
         """
         if self.config.compile != "none":
             sizes, side = self.loader.piece_sizes, self.loader.image_size_px
@@ -178,15 +178,16 @@ class Trainer:
             warm_up(self._compiled, self.model, map(self.normalization, pieces), self.precision)
 
     def train_epoch(self, epoch: int, on_step: OnStep, first_step: int = 0) -> tuple[float, float | None]:
-        """Train on every image once.
+        """Train for one epoch.
 
         Args:
             epoch: counted from 0.
             on_step: called after each step; an exception from it ends the epoch.
-            first_step: step at which to resume an epoch, after its `sums` and `images_seen` were restored.
+            first_step: step from which to resume the epoch; restore `sums` and `images_seen` before.
 
         Returns:
-            Mean loss and accuracy over the images of all workers, without skipped steps; with several labels per image no accuracy.
+            Mean loss and accuracy over the images of all workers, without skipped steps; the accuracy is `None` for several labels per
+            image.
         """
         if epoch >= self.config.stem_epochs and not self._stem_frozen and isinstance(self.model, DataInitialized):
             self.model.freeze_stem()
@@ -262,13 +263,13 @@ class Trainer:
         self.parallel.zero_grad(set_to_none=True)
 
     def evaluate(self, dataset: ImageDataset, augmentation: TestTimeAugmentation = "none") -> Figures:
-        """Evaluate the present weights on a split, without calibration; all workers together cover each image once."""
+        """Evaluate the present weights on a split, without calibration; the workers share the images, and all get the same figures."""
         if dataset.is_multi_label:
             return Trust.plain(dataset.labels).evaluate(self.outputs(dataset, augmentation)[0], dataset.labels)
         return evaluate(self.network, self._part_of(dataset), self.precision, augmentation)
 
     def outputs(self, dataset: ImageDataset, augmentation: TestTimeAugmentation = "none") -> tuple[Logits, Logits]:
-        """Compute logits and features of a split with the present weights, see `gather_outputs`."""
+        """Compute logits `[N, C]` and features `[N, D]` of a split with the present weights, see `gather_outputs`."""
         rows = self.shard.slice(len(dataset))
         return gather_outputs(self.network, self._part_of(dataset), self.precision, rows, len(dataset), augmentation)
 
@@ -279,7 +280,7 @@ class Trainer:
         size = self.config.micro_batch_size or auto_micro_batch_size(self.device, dataset.image_size_px) or 2000
         part = EvaluationLoader(dataset, batch_size=size, normalization=self.normalization, shard=self.shard, device=self.device)
         if self.device.type == "cuda" and dataset.images.nbytes <= _RESIDENT_BYTES:
-            self._held[key] = part  # the splits outlive the trainer, so the key stays theirs
+            self._held[key] = part  # the splits outlive the trainer, so the `id` stays unique
         return part
 
 

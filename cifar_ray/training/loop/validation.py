@@ -16,13 +16,13 @@ from cifar_ray.training.loop.collective import sum_over_workers
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, loader: EvaluationLoader, precision: Precision, augmentation: TestTimeAugmentation = "none") -> Evaluation:
-    """Compute loss and confusion matrix over the parts of all workers.
+    """Compute mean cross-entropy and confusion matrix over the parts of all workers.
 
     Args:
         model: the network; it is put into evaluation mode.
         loader: this worker's part.
         precision: precision of the forward pass.
-        augmentation: views whose logits are averaged.
+        augmentation: test-time augmentation; the logits of its views are averaged.
     """
     model.eval()
     classes = loader.num_classes
@@ -34,7 +34,7 @@ def evaluate(model: nn.Module, loader: EvaluationLoader, precision: Precision, a
         assert isinstance(logits, Tensor)  # noqa: S101
         loss += F.cross_entropy(logits, labels, reduction="sum").double()
         cells = labels * classes + logits.argmax(1)
-        confusion.index_add_(0, cells, torch.ones_like(cells, dtype=confusion.dtype))  # bincount would wait for its largest value
+        confusion.index_add_(0, cells, torch.ones_like(cells, dtype=confusion.dtype))  # bincount would make the GPU wait
     total = sum_over_workers(torch.cat((loss, confusion))).cpu()
     counts = total[1:].long().view(classes, classes).numpy()
     return Evaluation(float(total[0]) / max(1, int(counts.sum())), counts)
@@ -49,9 +49,10 @@ def gather_outputs(
     count: int,
     augmentation: TestTimeAugmentation = "none",
 ) -> tuple[Logits, Logits]:
-    """Gather logits, `[count, C]`, and features, `[count, D]`, of a whole split, in its order and equal on all workers.
+    """Gather logits and features of a whole split, in its order and equal on all workers.
 
-    D is 0 if the network does not end in a linear layer.
+    Returns:
+        Logits, float32 `[count, C]`, and features, float32 `[count, D]`; D is 0 if the network does not end in a linear layer.
 
     Args:
         model: the network; it is put into evaluation mode.
@@ -59,7 +60,7 @@ def gather_outputs(
         precision: precision of the forward pass.
         rows: position of this part in the split.
         count: number of images in the split.
-        augmentation: views whose logits and features are averaged.
+        augmentation: test-time augmentation; the logits and features of its views are averaged.
     """
     model.eval()
     network, classes = with_features(model), loader.num_classes
@@ -78,7 +79,7 @@ def gather_outputs(
 
 
 def views(inputs: Tensor, augmentation: TestTimeAugmentation) -> list[tuple[float, Tensor]]:
-    """Views of a batch and their weights for test-time augmentation (airbench, arXiv 2404.00498, section 3.5).
+    """Views of a batch for test-time augmentation (airbench, arXiv 2404.00498, section 3.5), each as `(weight, view)`.
 
     Args:
         inputs: normalised, `[N, 3, H, W]`.

@@ -1,4 +1,4 @@
-"""What one worker does: resume, train, write checkpoints; rank 0 also reports to the driver. Uses no Ray."""
+"""The run of one worker: resume and train; rank 0 also writes checkpoints and reports to the driver. Uses no Ray."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cifar_ray.training.records.results import EpochReport, FitResult, Weights
 from cifar_ray.training.steps.micro_batches import memory_advice
 from cifar_ray.training.weights.initial_network import load_parent
 
-_STEP_INTERVAL_S = 0.5  # between two events about steps
+_STEP_INTERVAL_S = 0.5  # minimum time between two step events
 
 # Errors of code and settings: a retry would fail in the same way. After a CUDA assertion, the device refuses all further work.
 _PERMANENT = (ValueError, TypeError, LookupError, AttributeError, ImportError, AssertionError, NotImplementedError, ArithmeticError)
@@ -33,16 +33,16 @@ class ToDriver(Protocol):
     """Rank 0's end of the channel to the driver."""
 
     def send(self, kind: str, content: Any) -> None:
-        """Sends an event and does not wait."""
+        """Send an event without waiting."""
 
     def send_and_wait(self, kind: str, content: Any) -> None:
-        """Sends an event and waits until it has arrived, because this process may end soon."""
+        """Send an event and wait until it has arrived, because this process may end soon."""
 
     def confirm_saved(self, number: int) -> None:
-        """Says that a checkpoint is written that fulfils all requests to save up to this one."""
+        """Report that a checkpoint is written, which fulfils save request `number` and all earlier ones."""
 
     def on_command(self, handle: Callable[[Command, int], None]) -> None:
-        """Passes each command, with the number of the newest request to save, to `handle`."""
+        """Pass each command, with the number of the newest save request, to `handle`."""
 
 
 def run_worker(
@@ -56,15 +56,15 @@ def run_worker(
     """Train from the newest checkpoint, if there is one; returns `None` after a stop command.
 
     Args:
-        config: with a name.
+        config: config of the run; its `name` is set.
         splits: the data set.
-        channel: to the driver; only rank 0 uses it.
+        channel: channel to the driver; only rank 0 uses it.
         device: device of this worker.
         shard: this worker's part.
         broadcast: passes rank 0's value to all workers.
 
     Raises:
-        TrainingError: instead of a permanent error, so that the run is not retried.
+        TrainingError: in place of an error that a retry would only repeat.
     """
     assert config.name is not None  # noqa: S101
     rank_zero = _RankZero(config, channel) if shard.rank == 0 else None
@@ -87,7 +87,10 @@ def run_worker(
 
 
 def _as_permanent(error: Exception, advice: str) -> TrainingError | None:
-    """The error that ends the run, if a retry would fail in the same way; `None` for a transient one; `advice` is for too little memory."""
+    """The error that ends the run if a retry would fail in the same way; `None` for a transient error.
+
+    `advice` tells the user what to do if memory ran out.
+    """
     if is_out_of_memory(error):
         return TrainingError(describe_out_of_memory(error, advice))
     reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
@@ -105,7 +108,7 @@ def _read(checkpoints: Checkpoints, place: Place, device: torch.device) -> Snaps
 
 
 class _RankZero:
-    """The part of rank 0: it writes checkpoints and communicates with the driver."""
+    """Additional tasks of rank 0: write checkpoints, and communicate with the driver."""
 
     def __init__(self, config: TrainConfig, channel: ToDriver) -> None:
         assert config.name is not None  # noqa: S101
@@ -117,7 +120,7 @@ class _RankZero:
         self.checkpoints = Checkpoints(config.storage, config.name, lambda text: channel.send("message", text))
 
     def begin(self, shard: Shard) -> Place | None:
-        """Claim the number of this attempt, so that earlier attempts stop writing, then find the checkpoint to resume from."""
+        """Claim the number of this attempt, so that earlier attempts stop writing, and return the checkpoint to resume from."""
         about = {"began_at": time.time(), "workers": shard.world_size, "host": platform.node()}
         self._attempt = self.checkpoints.begin_attempt(about)
         newest = self.checkpoints.newest()

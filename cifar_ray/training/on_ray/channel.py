@@ -1,4 +1,4 @@
-"""The channel between a run's driver, its controller and rank 0: events go to the driver, commands to the workers."""
+"""The channel between a run's driver, its controller and rank 0: it carries events to the driver, and commands to the workers."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cifar_ray.training.loop.command import Command
 
-_POLL_S = 0.2  # how long the driver waits for events before it looks whether the run is over
+_POLL_S = 0.2  # maximum wait of the driver for events before it checks whether the run has ended
 
 
 class _Exchange:
-    """Holds events until the driver takes them, and requests until rank 0 confirms them. Lives in an actor.
+    """Actor that holds events until the driver takes them, and requests until rank 0 confirms them.
 
-    Requests to save are numbered. Rank 0 takes the newest and confirms its number once a checkpoint begun after it is written; that
-    fulfils all earlier requests too. So of requests that come together, or between two questions of rank 0, none is lost.
+    Save requests are numbered. Rank 0 takes the newest number, and confirms it after it has written a checkpoint that it began after
+    the request. The confirmation fulfils all earlier requests too. So no request is lost, even if several arrive at the same time or
+    while rank 0 is not waiting for one.
     """
 
     def __init__(self) -> None:
@@ -35,7 +36,7 @@ class _Exchange:
         self._events.put_nowait((kind, content))
 
     async def take(self, timeout_s: float) -> list[tuple[str, Any]]:
-        """All events that wait; at least one, unless none comes in time."""
+        """Take all queued events; wait at most `timeout_s` for the first one, then return an empty list."""
         try:
             taken = [await asyncio.wait_for(self._events.get(), timeout_s)]
         except TimeoutError:
@@ -45,13 +46,13 @@ class _Exchange:
         return taken
 
     async def stop(self) -> None:
-        """Commands the workers to stop, also those that start later."""
+        """Command the workers to stop, including those that start later."""
         async with self._changed:
             self._stops = True
             self._changed.notify_all()
 
     async def save(self, timeout_s: float) -> None:
-        """Commands the present workers to save, and waits until they have."""
+        """Command the present workers to save, and wait at most `timeout_s` until they have saved."""
         async with self._changed:
             self._requested += 1
             number = self._requested
@@ -60,7 +61,7 @@ class _Exchange:
                 await asyncio.wait_for(self._changed.wait_for(lambda: self._confirmed >= number), timeout_s)
 
     async def next_command(self, after: int) -> tuple[Command, int]:
-        """The next command, as soon as there is one, and the number of the newest request to save.
+        """Wait for the next command; return it with the number of the newest save request.
 
         Args:
             after: number of the newest request that rank 0 knows.
@@ -70,7 +71,7 @@ class _Exchange:
             return Command.STOP if self._stops else Command.SAVE, self._requested
 
     async def confirm(self, number: int) -> None:
-        """Fulfils all requests to save up to this one."""
+        """Fulfil save request `number` and all earlier ones."""
         async with self._changed:
             self._confirmed = max(self._confirmed, number)
             self._changed.notify_all()
@@ -78,37 +79,37 @@ class _Exchange:
 
 @dataclass(frozen=True)
 class Channel:
-    """Either end of the channel; may be sent to workers."""
+    """Either end of the channel; it can be pickled, so that workers get it with their job."""
 
     exchange: Any
 
     def send(self, kind: str, content: Any) -> None:
-        """Sends an event and does not wait."""
+        """Send an event without waiting."""
         self.exchange.put.remote(kind, content)
 
     def send_and_wait(self, kind: str, content: Any) -> None:
-        """Sends an event and waits until it has arrived, because this process may end soon."""
+        """Send an event and wait until it has arrived, because this process may end soon."""
         ray.get(self.exchange.put.remote(kind, content))
 
     def request_stop(self) -> None:
-        """Commands the workers to save and stop."""
+        """Command the workers to save and stop."""
         self.exchange.stop.remote()
 
     def request_save(self, timeout_s: float) -> None:
-        """Commands the workers to save, and waits for the checkpoint; returns silently where no worker can save."""
+        """Command the workers to save, and wait for the checkpoint; return silently after `timeout_s`, or if the channel has closed."""
         with suppress(RayError):
             ray.get(self.exchange.save.remote(timeout_s))
 
     def confirm_saved(self, number: int) -> None:
-        """In a worker: says that a checkpoint is written that fulfils all requests to save up to this one."""
+        """In a worker: report that a checkpoint is written, which fulfils save request `number` and all earlier ones."""
         self.exchange.confirm.remote(number)
 
     def on_command(self, handle: Callable[[Command, int], None]) -> None:
-        """In a worker: passes each command, with the number of the newest request, to `handle`, in a thread, up to the one to stop."""
+        """In a worker: start a thread that passes each command, with the number of the newest save request, to `handle` until `STOP`."""
 
         def wait() -> None:
             command, number = Command.CONTINUE, 0
-            with suppress(RayError):  # the driver is gone, and the channel with it
+            with suppress(RayError):  # the driver has ended, and the actor with it
                 while command != Command.STOP:
                     command, number = ray.get(self.exchange.next_command.remote(number))
                     handle(command, number)
@@ -118,8 +119,8 @@ class Channel:
 
 @contextmanager
 def open_channel(on_event: Callable[[str, Any], None]) -> Iterator[Channel]:
-    """A channel whose events go to `on_event`, in a thread, until the block has ended and all events are handled."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # other hosts may go away meanwhile
+    """Open a channel, and pass its events to `on_event` in a thread; at the end of the block, wait until all events are handled."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # other hosts may leave during the run
     exchange = ray.remote(_Exchange).options(num_cpus=0, scheduling_strategy=here).remote()
     finished = threading.Event()
 

@@ -15,7 +15,7 @@ _POLL_S = 1.0
 
 
 class EndOnOurErrors(train.UserCallback):  # type: ignore[misc]
-    """Ends a run after a `CifarRayError` in a worker: a retry only helps after the loss of a worker."""
+    """Ends a run after a `CifarRayError` in a worker, because a retry would fail in the same way."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Raise the worker's error, which ends the run: Ray does not retry errors of its controller."""
@@ -39,7 +39,7 @@ class SaveBeforeChange:
         self._waits = False
 
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
-        """Ray calls this after each step of its controller."""
+        """Request a checkpoint before a planned stop, and report that the run waits for hosts; Ray calls this in each controller step."""
         decision = getattr(current_state, "scaling_decision", None)
         if isinstance(current_state, self._states.ends_workers) and type(current_state) is not type(previous_state):
             self._channel.request_save(self._timeout_s)

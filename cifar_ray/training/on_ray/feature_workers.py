@@ -24,11 +24,11 @@ def feature_workers(num_workers: int, cluster: str = "auto") -> Iterator[Opener]
 
 
 class _Worker:
-    """Computes features of one view at a time."""
+    """Actor that computes features of one view at a time."""
 
     def __init__(self, threads: int) -> None:
         prepare_process(threads)
-        self._opened: tuple[tuple[str, bool, int], Computing] | None = None  # a view, and what computes it
+        self._opened: tuple[tuple[str, bool, int], Computing] | None = None  # the last view and its network
 
     def precision(self, backbone: Backbone) -> str:
         """Name of the number format in which this worker computes."""
@@ -43,7 +43,7 @@ class _Worker:
 
 
 class _ComputeOnWorkers:
-    """Implements `Computing`: gives a batch to each worker that is free."""
+    """Implements `Computing`: gives the next batch to each idle worker."""
 
     def __init__(self, workers: list[ActorHandle], backbone: Backbone, number: int) -> None:
         self._workers, self._number = workers, number

@@ -1,8 +1,9 @@
 """Decode streamed images on the cluster's free CPUs with Ray Data, in the order in which each worker uses them.
 
-Every worker has its own stream over the same plan, a list of chunk numbers; it puts the pictures of its chunks in this epoch into the
-stream's context. So order and augmentation are those of data in memory, and Ray Data does not shuffle.
-Decoding tasks import this module, so it does not import torch, and imports Ray Data, which takes a second, only where needed.
+Every worker has its own stream over the same list of chunk numbers. In each epoch the worker writes its order of pictures into the
+stream's context, where the decoding tasks look up the pictures of a chunk. So order and augmentation equal those of data in memory,
+and Ray Data does not shuffle.
+Decoding tasks import this module, so it does not import torch. It imports Ray Data, which takes a second, only where needed.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 _NAME = "train"
 _ORDER, _FINGERPRINT = "cifar_ray.order", "cifar_ray.fingerprint"
-_CHUNKS_AHEAD = 8  # maximum number of decoded chunks that wait, per worker
+_CHUNKS_AHEAD = 8  # maximum number of decoded chunks in the queue of a worker
 
 
 class _Decode:
@@ -45,16 +46,17 @@ class _Decode:
 
 
 def stream(images: StreamedImages, config: TrainConfig, plan: WorkerPlan, free_cpus: float) -> tuple[WorkerPlan, dict[str, Any]]:
-    """Reserve CPUs for decoding, and create a stream per worker, which the worker uses through `fed_by_ray`.
+    """Reserve CPUs for decoding, and create one stream per worker; `fed_by_ray` reads it in the worker.
 
     Args:
         images: the training images.
-        config: the job.
-        plan: a plan that gives all CPUs to the workers, so that Ray Data would wait forever.
+        config: config of the run.
+        plan: plan of the workers; it leaves no CPU for Ray Data, which would wait forever.
         free_cpus: free CPUs of the cluster.
 
     Returns:
-        The plan with half of the CPUs, or with one CPU per worker if there are GPUs; and additional arguments of the trainer.
+        The plan with at most half of the CPUs, or at most one CPU per worker if there are GPUs; and additional arguments for
+        `TorchTrainer`.
 
     Raises:
         ConfigError: if the number of workers changes with the cluster.
@@ -88,7 +90,7 @@ def stream(images: StreamedImages, config: TrainConfig, plan: WorkerPlan, free_c
 
 
 def share_cpus(plan: WorkerPlan, free: float) -> tuple[float, float]:
-    """Divide a worker's share of the free CPUs between training (whole CPUs if more than one) and decoding."""
+    """Divide a worker's share of the free CPUs between training and decoding; training gets whole CPUs if it gets at least one."""
     share = free / plan.num_workers
     cpus = min(1.0, share / 2) if plan.use_gpu else min(plan.cpus, share / 2)
     cpus = float(int(cpus)) if cpus >= 1 else int(cpus * 100) / 100
@@ -96,7 +98,7 @@ def share_cpus(plan: WorkerPlan, free: float) -> tuple[float, float]:
 
 
 def fed_by_ray(splits: StreamedSplits) -> StreamedSplits:
-    """In a worker: the same splits, with training images that Ray Data decodes ahead of their use.
+    """In a worker: return the splits with training images that Ray Data decodes ahead of their use.
 
     Raises:
         DataError: if the driver has other images, so that row numbers would not match.

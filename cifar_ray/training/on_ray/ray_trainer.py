@@ -33,7 +33,7 @@ from cifar_ray.training.records.run_log import RunLog
 
 POLL_INTERVAL_S = "0.5"  # Ray's default of 2 s would delay short runs; each poll takes a little processor time from the training
 _START_S, _NEW_HOST_S = 60, 900  # timeouts for placing workers; an autoscaler may need long for a new host
-# After a change, Ray requests as many workers as it believes to fit; it counts a lost host for half a minute, so it fails up to three times
+# After a change, Ray starts as many workers as it believes to fit. It counts a lost host for 30 s more, so up to three starts fail.
 _FEWER_S, _STALE_COUNTS = 15, 3
 
 
@@ -91,7 +91,7 @@ def _create_trainer(
         train_worker,
         train_loop_config={
             "config": config.model_dump(mode="json")
-            | {"stream": "always" if ingest else "never"},  # so that each node does not decide again
+            | {"stream": "always" if ingest else "never"},  # the driver's decision, so that the nodes do not decide differently
             "channel": channel,
             "probe": probe,
             "threads": plan.threads,
@@ -99,7 +99,7 @@ def _create_trainer(
         torch_config=TorchConfig(backend="nccl" if plan.use_gpu else "gloo"),
         scaling_config=plan.scaling_config(),
         **ingest,
-        # Ray Train gets no checkpoints: it relies on one file for all of them, and would delete those that may still be needed
+        # Checkpoints are ours, not Ray Train's: it records all of them in one file, and would delete some that may still be needed
         run_config=train.RunConfig(
             name=run.name,
             storage_path=runs.path(),
@@ -114,13 +114,13 @@ def _create_trainer(
 
 
 def _fit(trainer: TorchTrainer) -> train.Result:
-    """Run `trainer.fit` in a separate thread: in the main thread, Ray would handle Ctrl-C and stop the workers before they can save."""
+    """Run `trainer.fit` in a separate thread: in the main thread, Ray would handle Ctrl-C and stop the workers before they save."""
     outcome: Future[train.Result] = Future()
 
     def fit() -> None:
         try:
             outcome.set_result(trainer.fit())
-        except BaseException as error:  # passed on to the main thread, whatever it is
+        except BaseException as error:  # the main thread raises it again
             outcome.set_exception(error)
 
     threading.Thread(target=fit, name="trainer", daemon=True).start()

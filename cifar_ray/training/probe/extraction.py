@@ -1,4 +1,4 @@
-"""Features of a pretrained network for all pictures of a split, from the cache or by the fastest engine."""
+"""Features of a pretrained network for all pictures of a split, read from the cache or computed by the fastest engine."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from cifar_ray.models.stages import head_name
 from cifar_ray.models.views import check_views, view
 from cifar_ray.training.probe.feature_cache import FeatureCache, digest
 
-BATCH_SIZE = 16  # activations stay in the cache of a core
+BATCH_SIZE = 16  # small, so that activations stay in the cache of a CPU core
 GPU_BATCH_SIZE = 256
-ROWS_PER_FILE = 4096  # also what an interrupted run loses at most
+ROWS_PER_FILE = 4096  # also the maximum number of pictures whose features an interrupted run loses
 
 Floats = npt.NDArray[np.float32]
 
@@ -34,10 +34,10 @@ class Backbone:
     """A pretrained network without its head.
 
     Attributes:
-        network: from normalised images to features `[N, D]`, in evaluation mode.
-        model: its name.
-        sha256: of its weights.
-        image_size_px: side of its images.
+        network: maps normalised images, `[N, 3, H, W]`, to features, `[N, D]`; in evaluation mode.
+        model: name of the network.
+        sha256: sha256 of the weights without the head.
+        image_size_px: side of the images.
         mean: mean of the channels for the normalisation.
         std: standard deviation of the channels for the normalisation.
         mirror: whether every second view is mirrored.
@@ -55,21 +55,21 @@ class Backbone:
     def of(
         cls, network: nn.Module, model: str, image_size_px: int, mean: ChannelValues, std: ChannelValues, mirror: bool = True
     ) -> Backbone:
-        """Replace the head of a network by nothing; the network itself is changed."""
+        """Create a backbone from a network; the head of this network is replaced in place by `nn.Identity`."""
         head = head_name(network)
         sha256 = hash_weights({name: tensor for name, tensor in network.state_dict().items() if not name.startswith(f"{head}.")})
         network.set_submodule(head, nn.Identity())
         return cls(network.eval(), model, sha256, image_size_px, mean, std, mirror)
 
     def key(self, number: int, precision: str) -> str:
-        """Identifies the features of view `number`: equal keys give equal features, within the rounding of the number format."""
+        """Cache key of the features of view `number`: equal keys mean equal features, within the rounding of the number format."""
         shown = number if self.mirror or number == 0 else f"{number}-unmirrored"
         text = repr((self.model, self.sha256, self.image_size_px, self.mean, self.std, shown, precision))
         return f"{self.model.rpartition(':')[2]}-{self.image_size_px}px-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def hash_weights(weights: Mapping[str, Tensor]) -> str:
-    """sha256 of names and values of a state dict."""
+    """sha256 of the names and values of a state dict, in hexadecimal."""
     digest = hashlib.sha256()
     for name, tensor in weights.items():
         digest.update(name.encode() + b"\0")
@@ -106,11 +106,11 @@ class Computing(Protocol):
     precision: str
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> Iterator[Floats]:
-        """Features, float32 `[n, D]`, of images, uint8 `[N, S, S, 3]`, in their order, some at a time."""
+        """Yield the features of images, uint8 `[N, S, S, 3]`, in their order, one batch, float32 `[n, D]`, at a time."""
 
 
 class ComputeHere:
-    """Computes in this process, by the fastest engine, in smaller batches if memory runs out.
+    """Computes features in this process with the fastest engine; it halves the batches if memory runs out.
 
     Args:
         backbone: the network.
@@ -124,7 +124,7 @@ class ComputeHere:
         about = NetworkInput(backbone.image_size_px, backbone.mean, backbone.std)
         self.precision = precision.name
         self._reference = TorchEngine(network, about, precision)
-        self._run: Halving | None = None  # choosing one takes seconds, and cached features need none
+        self._run: Halving | None = None  # created on first use: choosing an engine takes seconds, and cached features need none
         self._batch_size = GPU_BATCH_SIZE if device.type == "cuda" else BATCH_SIZE
 
     def __call__(self, images: npt.NDArray[np.uint8]) -> Iterator[Floats]:
@@ -140,12 +140,12 @@ Opener = Callable[[Backbone, int], Computing]
 
 
 class Extractor:
-    """Takes features of one view from the cache and computes the missing ones; safe to keep for several splits.
+    """Reads features of one view from the cache and computes the missing ones; one extractor serves several splits.
 
     Args:
         backbone: the network.
         number: number of the view.
-        open_view: who computes.
+        open_view: creates the `Computing` for the missing features.
     """
 
     def __init__(self, backbone: Backbone, number: int, open_view: Opener = ComputeHere) -> None:
@@ -153,7 +153,12 @@ class Extractor:
         self._cache = FeatureCache(backbone.key(number, self._compute.precision))
 
     def __call__(self, images: Images, on_done: Callable[[int], None]) -> Floats:
-        """Features, float32 `[N, D]`, of a split, some thousand pictures at a time."""
+        """Features, float32 `[N, D]`, of a split; it reads `ROWS_PER_FILE` pictures at a time.
+
+        Args:
+            images: the split, with at least one image.
+            on_done: receives the number of newly finished pictures.
+        """
         features: Floats | None = None
         for start in range(0, len(images), ROWS_PER_FILE):
             block = images.read(np.arange(start, min(start + ROWS_PER_FILE, len(images))))
@@ -190,10 +195,10 @@ def extract(
         views: number of views.
         splits: images by split.
         progress: receives the progress.
-        open_view: who computes.
+        open_view: creates the `Computing` of each view.
 
     Raises:
-        ConfigError: if there are not so many views.
+        ConfigError: if `views` is out of range, see `check_views`.
     """
     check_views(views, backbone.mirror)
     sums: dict[str, Floats] = {}

@@ -1,4 +1,4 @@
-"""Cache of features on the local disk, by the content of each picture and the network: unchanged pictures are not computed again."""
+"""Cache of features on the local disk, keyed by network and picture content: unchanged pictures are not computed again."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ Floats = npt.NDArray[np.float32]
 
 
 class FeatureCache:
-    """Features of one network, in pairs of files: `<key>/<number>.npy` with features, `<number>.digests` with the pictures they belong to.
+    """Features of one network, in pairs of files: `<key>/<name>.npy` has features, `<name>.digests` the digests of their pictures.
 
-    A pair is written once, under temporary names that are then changed. A full or read-only disk costs the cache, not the run.
+    The `.npy` file is written last, under a temporary name, and then renamed; readers ignore a pair without it. If the disk is full or
+    read-only, the run continues without the cache.
 
     Args:
-        key: identifies network, weights, view, input size and normalisation; equal keys give equal features.
+        key: identifies network, weights, view, input size and normalisation; equal keys mean equal features.
     """
 
     def __init__(self, key: str) -> None:
@@ -45,12 +46,12 @@ class FeatureCache:
                 if len(digests) != len(values) * _DIGEST_BYTES:
                     raise ValueError("its two files differ in length")  # noqa: TRY301
             except FileNotFoundError:
-                continue  # another process has made room
+                continue  # another process has deleted the pair to make room
             except (OSError, ValueError, EOFError) as error:
                 _logger.warning("feature cache: ignoring %s, which is damaged (%s)", path, error)
                 continue
-            with contextlib.suppress(OSError):  # a read-only cache is read all the same
-                os.utime(path)  # the least recently used are deleted first
+            with contextlib.suppress(OSError):  # a read-only cache still serves reads
+                os.utime(path)  # mark as used: `make_room` deletes the least recently used files first
             for row in range(len(values)):
                 self._places[digests[row * _DIGEST_BYTES : (row + 1) * _DIGEST_BYTES]] = len(self._tables), row
             self._tables.append(values)
@@ -61,7 +62,7 @@ class FeatureCache:
         return None if place is None else self._tables[place[0]][place[1]]
 
     def add(self, digests: Sequence[bytes], features: Floats) -> None:
-        """Store features, float32 `[N, D]`, of pictures with `digests`."""
+        """Store features, float32 `[N, D]`, of the N pictures with `digests`; an error is only logged."""
         name = f"{time.time_ns():x}-{os.getpid():x}-{secrets.token_hex(4)}"
         partial = self.folder / f"{name}{_PARTIAL}"
         try:
@@ -90,14 +91,14 @@ def _open(path: Path) -> Floats:
 
 
 def digest(image: npt.NDArray[np.uint8]) -> bytes:
-    """A digest of a picture's pixels."""
+    """Digest of a picture's pixels, 16 bytes."""
     return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=_DIGEST_BYTES).digest()
 
 
 def make_room(limit_bytes: int) -> None:
     """Delete the least recently used files until the features of all networks take at most `limit_bytes`."""
     folder = cache.cache_folder() / cache.FEATURES
-    for left in folder.glob(f"*/*{_PARTIAL}"):  # by a process that was killed
+    for left in folder.glob(f"*/*{_PARTIAL}"):  # left behind by a killed process
         if time.time() - _stat(left)[0] > _LEFT_BEHIND_S:
             left.unlink(missing_ok=True)
             left.with_suffix(_DIGESTS).unlink(missing_ok=True)
@@ -112,7 +113,7 @@ def make_room(limit_bytes: int) -> None:
 
 
 def _stat(path: Path) -> tuple[float, int]:
-    """Time of the last change, and size in bytes; 0 bytes if another process has deleted the file."""
+    """Modification time, and size in bytes; now and 0 bytes if another process has deleted the file."""
     try:
         found = path.stat()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""A linear head on features, by L-BFGS, with its regularisation from cross-validation inside the training part."""
+"""Fit a linear head on features with L-BFGS; cross-validation within the training images chooses the regularisation."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from cifar_ray.metrics.trust import Trust
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
-_Link = Callable[[Floats], Floats]  # logits `[N, F, C]` → losses `[N, F]`; the logits become the slopes of the losses
+_Link = Callable[[Floats], Floats]  # logits `[N, F, C]` → losses `[N, F]`; overwrites the logits with the gradient of the losses
 
 FOLDS = 5
-# From strong to weak: each solution is the start of the next. The weight of half the squared norm beside the mean cross-entropy.
+# L2 regularisation: the objective is the mean cross-entropy + strength / 2 · squared norm of the weights. From strong to weak, because
+# each solution is the start of the next.
 _STRENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003)
-_MUCH_WORSE = 1.1  # the loss has one minimum along the path: weaker ones need not be tried
+_MUCH_WORSE = 1.1  # stop at this multiple of the best held-out loss: the loss has only one minimum along the strengths
 _MAX_ITERATIONS = 100
 _MAX_FOLD_LOGITS = 30_000_000  # rows × folds × classes; more would need more memory than the features themselves
 
@@ -51,11 +52,11 @@ class FittedHead:
         head: fitted on all rows.
         strength: the regularisation that cross-validation chose.
         held_out: float32 `[R, C]`: logits of each row from a head that was not fitted on its fold.
-        rows: int64 `[R]`: the rows of `held_out`; all of them, or one fold where there are many.
-        loss: mean cross-entropy of `held_out`, nats; with several labels binary, summed over the classes.
-        score: accuracy of `held_out`, or its mAP with several labels per image, 0–1.
-        mean: float64 `[D]`, of the features before they were standardised.
-        std: float64 `[D]`, their standard deviation.
+        rows: int64 `[R]`: the rows of the features that `held_out` covers: all rows, or only one fold if there are too many.
+        loss: mean cross-entropy of `held_out`, nats; for several labels per image binary, summed over the classes.
+        score: accuracy of `held_out`, or its mAP for several labels per image, 0–1.
+        mean: float64 `[D]`, mean of the features before standardisation.
+        std: float64 `[D]`, standard deviation of the features before standardisation.
     """
 
     head: LinearHead
@@ -72,7 +73,7 @@ def assign_folds(labels: Labels, groups: Integers, seed: int, folds: int = FOLDS
     """Assign each row to a fold, int64 `[N]`, stratified by class; rows of one group (near-duplicates) share a fold.
 
     Args:
-        labels: int64 `[N]`, or uint8 `[N, C]`, which are stratified iteratively.
+        labels: int64 `[N]`, or uint8 `[N, C]`, see `stratify`.
         groups: int64 `[N]`; equal numbers mark rows that belong together.
         seed: seed of the assignment.
         folds: number of folds.
@@ -101,9 +102,9 @@ def fit_head(
     on_step: Callable[[int], None] = lambda _: None,
     of_positives: Floats | None = None,
 ) -> FittedHead:
-    """Fit logistic regression on standardised features: multinomial, or with several labels per image one for each label.
+    """Fit logistic regression on standardised features: multinomial, or for several labels per image one regression per label.
 
-    The regularisation is the one with the smallest cross-entropy on held-out folds, and the head is then fitted on all rows.
+    The regularisation with the smallest cross-entropy on held-out folds is chosen; the head is then fitted on all rows.
 
     Args:
         features: float32 `[N, D]`; they are standardised in place.
@@ -111,8 +112,8 @@ def fit_head(
         num_classes: C.
         fold_of: int64 `[N]`, from `assign_folds`.
         weights: float32 `[N]`, weight of each image in the loss; `None` for equal weights.
-        on_step: called after each fit, with 1.
-        of_positives: with several labels, weight of the positives of each class, float32 `[C]`; `None` for equal weights.
+        on_step: called with 1 after each fit.
+        of_positives: for several labels, weight of the positives of each class, float32 `[C]`; `None` for equal weights.
     """
     mean, std = _standardise(features)
     each = np.ones(len(labels), np.float32) if weights is None else weights
@@ -144,9 +145,9 @@ def fit_head(
 def cross_validate(
     features: Floats, labels: Integers, num_classes: int, fold_of: Integers, on_step: Callable[[int], None] = lambda _: None
 ) -> Floats:
-    """Logits of each row from a head that was not fitted on its fold, float32 `[N, C]`, however many rows there are.
+    """Logits of each row, float32 `[N, C]`, from a head that was not fitted on the row's fold.
 
-    Arguments are those of `fit_head`; labels are int64 `[N]`.
+    Unlike `FittedHead.held_out`, they cover all rows, however many there are. Arguments are those of `fit_head`; labels are int64 `[N]`.
     """
     fitted = fit_head(features, labels, num_classes, fold_of, None, on_step)
     logits = np.empty((len(labels), num_classes), np.float32)
@@ -170,9 +171,10 @@ def _standardise(features: Floats) -> tuple[npt.NDArray[np.float64], npt.NDArray
 
 
 def _solve(rows: Floats, link: _Link, kept: Floats, strength: float, num_classes: int, start: Floats | None) -> Floats:
-    """Weights of one regression per column of `kept`, `[D + 1, F, C]`; the last row is the bias.
+    """Weights, float32 `[D + 1, F, C]`, of one regression per column of `kept`; the last row is the bias.
 
-    The regressions are independent, and one run of L-BFGS (Liu & Nocedal 1989) on their sum needs one matrix product for all of them.
+    The regressions are independent, but one run of L-BFGS (Liu & Nocedal 1989) on the sum of their objectives needs only one matrix
+    product for all of them.
     """
     from scipy.optimize import minimize
 
@@ -195,7 +197,7 @@ def _solve(rows: Floats, link: _Link, kept: Floats, strength: float, num_classes
 
 
 def _softmax(labels: Integers) -> _Link:
-    """The link of one class per image."""
+    """Softmax cross-entropy, for one class per image."""
     at = np.arange(len(labels))
 
     def link(logits: Floats) -> Floats:
@@ -212,7 +214,7 @@ def _softmax(labels: Integers) -> _Link:
 
 
 def _sigmoid(labels: npt.NDArray[np.uint8], positive_weights: Floats | None) -> _Link:
-    """The link of several labels per image: the losses are summed over the classes."""
+    """Binary cross-entropy, summed over the classes, for several labels per image."""
     true = labels[:, None].astype(np.float32)
     weights = np.float32(1) if positive_weights is None else 1 + true * (positive_weights - 1)
 

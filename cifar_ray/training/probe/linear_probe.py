@@ -1,4 +1,4 @@
-"""Train a probe: features of a pretrained network, then a linear head; no worker and no step is needed."""
+"""Train a probe: compute features of a pretrained network, then fit a linear head; there are no training steps."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ from cifar_ray.training.probe.head import FittedHead, LinearHead, assign_folds, 
 from cifar_ray.training.records.results import EpochReport, FitResult, Weights
 from cifar_ray.training.weights.pretrained import load_pretrained
 
-_ANY = 2  # number of classes of a head that is thrown away
-_MAX_FITTED = 5000  # pictures for the familiarity; their features are copied
+_ANY = 2  # number of classes of a head that is discarded
+_MAX_FITTED = 5000  # maximum number of pictures for the familiarity, because their features are copied
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +39,8 @@ class Probe:
     """A trained probe.
 
     Attributes:
-        result: as of a training by steps.
-        report: its figures as one epoch.
+        result: the same figures as from a training with steps.
+        report: the figures as a report of one epoch.
         weights: state dict of the network with its head, on the CPU.
         fitted: the head with its cross-validation.
         network: the network itself.
@@ -55,11 +55,11 @@ class Probe:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Some images of a split, in memory or in their files.
+    """Some images of a split, in memory or in files.
 
     Attributes:
         images: the split.
-        chosen: int64 `[n]`, their rows; `None` for all.
+        chosen: int64 `[n]`, rows of the chosen images; `None` for all.
     """
 
     images: TrainingImages
@@ -69,7 +69,7 @@ class Rows:
         return len(self.images) if self.chosen is None else len(self.chosen)
 
     def read(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """The images at `rows` of the chosen ones, uint8 `[n, S, S, 3]`."""
+        """Images, uint8 `[n, S, S, 3]`; `rows` count the chosen images."""
         rows = rows if self.chosen is None else self.chosen[rows]
         if isinstance(self.images, StreamedImages):
             return self.images.pictures.read(rows)
@@ -78,7 +78,7 @@ class Rows:
 
 
 def open_backbone(config: TrainConfig, image_size_px: int, mirror: bool = True) -> tuple[Backbone, PretrainedOrigin]:
-    """The pretrained network of a config without its head, for images of `image_size_px`, and where its weights come from.
+    """The pretrained network of a config without its head, for images of `image_size_px`, and the origin of its weights.
 
     Raises:
         ConfigError, DataError: see `create_model` and `load_pretrained`.
@@ -97,18 +97,18 @@ def train_probe(
     held_out_parts: bool = True,
     open_view: Opener = ComputeHere,
 ) -> Probe:
-    """Train a probe on the training images, and judge it on the validation and test images.
+    """Train a probe on the training images, and evaluate it on the validation and test images.
 
-    Temperature and abstain threshold come from cross-validation inside the training images, so the validation images serve nothing but
-    the figure.
+    Temperature and abstain threshold come from cross-validation within the training images, so the validation images are used only to
+    measure the probe.
 
     Args:
         config: model, pretrained weights, views, class weights and seed.
         splits: the data set.
         progress: receives the progress.
         mirror: whether views may be mirrored.
-        held_out_parts: whether to judge; if not, only cross-validation counts.
-        open_view: who computes the features.
+        held_out_parts: whether to evaluate on the validation and test images; if not, all figures come from cross-validation.
+        open_view: creates the `Computing` that computes the features.
 
     Raises:
         ConfigError, DataError: see `create_model` and `load_pretrained`.
@@ -171,7 +171,7 @@ def _groups(train: TrainingImages) -> npt.NDArray[np.int64]:
 
 
 def _fit_trust(fitted: FittedHead, train: TrainingImages, standardised: Floats, min_precision: float | None) -> Trust:
-    """The backbone has not seen the training images, so their features are as good as those of other pictures."""
+    """Fit on the training images: the backbone was not trained on them, so their features are as good as those of other pictures."""
     trust = Trust.fit(fitted.held_out, train.labels[fitted.rows], min_precision=min_precision)
     sample = draw_rows(len(fitted.rows), _MAX_FITTED)
     rows = fitted.rows[sample]

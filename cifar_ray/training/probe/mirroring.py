@@ -15,14 +15,15 @@ from cifar_ray.training.probe.head import assign_folds, fit_head
 from cifar_ray.training.probe.linear_probe import Rows, open_backbone
 
 _MAX_PICTURES = 1000
-_LEAST_LOSS = 0.1  # of accuracy
+_LEAST_LOSS = 0.1  # smallest loss of accuracy or mAP that counts
 _Z = 3.0  # standard errors
 
 
 def mirroring_harms(config: TrainConfig, splits: TrainingSplits, progress: StartTask, open_view: Opener = ComputeHere) -> bool:
-    """Whether a head that was fitted on upright pictures has clearly less accuracy, or mAP, on their mirror images.
+    """Whether mirroring clearly lowers the accuracy, or mAP, of a head that was fitted on unmirrored pictures.
 
-    Half of up to 1,000 training pictures fit the head, the other half are judged upright and mirrored.
+    The head is fitted on half of up to 1,000 training pictures, and evaluated on the other half with and without mirroring. The loss
+    must exceed 0.1 and three standard errors.
     """
     train = splits.train
     rows = np.arange(min(len(train), _MAX_PICTURES)) * len(train) // min(len(train), _MAX_PICTURES)

@@ -1,7 +1,7 @@
 """Fine-tune the last stages of a network on a CPU, on cached activations of the stages below.
 
-The lower stages stay as they are: the fastest engine computes their output once for a few augmented views of each picture. Torch trains
-the rest, which is several times as fast as whole training steps, and loses little: the last stages hold most of the weights.
+The lower stages are frozen: the fastest engine computes their output once, for a few augmented views of each picture. Torch trains the
+last stages. This is several times as fast as whole training steps, and loses little, because the last stages hold most of the weights.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from cifar_ray.training.loop.averaging import WeightAverage
 from cifar_ray.training.loop.losses import training_loss
 from cifar_ray.training.loop.optimizers import create_optimizers, learning_rate_factor, peak_learning_rate, set_learning_rate
 
-_LOWER_BLOCKS = 5  # of seven; with fewer, the activations are larger and the steps slower, for the same accuracy
+_LOWER_BLOCKS = 5  # frozen blocks, of seven; with fewer, activations are larger and steps slower, for the same accuracy
 _VIEWS = (2, 8)
 _MEMORY_BYTES = 3_000_000_000
 _PICTURES_AT_ONCE = 64
 _ROWS_AT_ONCE = 16
 _TIMED_STEPS = 3
-_OPTIMIZER_FACTOR = 1.2  # a step takes so much longer than its forward and backward pass
+_OPTIMIZER_FACTOR = 1.2  # duration of a step ÷ duration of its forward and backward pass
 _DRAW_STREAM, _STEP_STREAM = 11, 12
 
 Activations = npt.NDArray[np.float16]
@@ -75,12 +75,12 @@ def split(network: nn.Module, image_size_px: int) -> Tail | None:
 
 
 def fits_memory(tail: Tail, images: int) -> bool:
-    """Whether the activations of the least number of views fit the memory that they may take."""
+    """Whether the activations of the minimum number of views fit into `_MEMORY_BYTES`."""
     return images * _VIEWS[0] * math.prod(tail.shape) * 2 <= _MEMORY_BYTES
 
 
 class TailTrainer:
-    """Trains the upper part. Everything is drawn from the seed and the position, so a resumed training repeats what it would have done.
+    """Trains the upper part. Random numbers depend only on the seed, the epoch and the view, so a resumed training has the same result.
 
     Args:
         tail: the split network.
@@ -119,7 +119,7 @@ class TailTrainer:
         self._views += [self._augmented(number, on_done) for number in range(1, self.num_views)]
 
     def activations(self, images: npt.NDArray[np.uint8], on_done: Callable[[int], None] = lambda _: None) -> Activations:
-        """Output of the lower stages, float16 `[N, C, H, W]`, of images, uint8 `[N, S, S, 3]`."""
+        """Output of the lower stages, float16 `[N, C, H, W]`, for images, uint8 `[N, S, S, 3]`."""
         result = np.empty((len(images), *self.tail.shape), np.float16)
         for start in range(0, len(images), _ROWS_AT_ONCE):
             part = images[start : start + _ROWS_AT_ONCE]
@@ -151,7 +151,7 @@ class TailTrainer:
         return result
 
     def estimate_epoch_s(self, epochs: int) -> float:
-        """Duration of one of `epochs` epochs, with its part of the time for the activations, seconds."""
+        """Estimate the duration of an epoch, seconds, including the time for the activations divided by `epochs`."""
         size = self.batch_size
         started = time.perf_counter()
         values = self.activations(self.train.images[:size])
@@ -159,16 +159,16 @@ class TailTrainer:
         upper = copy.deepcopy(self.tail.upper).train()
         inputs = torch.from_numpy(values).float().contiguous(memory_format=torch.channels_last)
         for number in range(1 + _TIMED_STEPS):
-            started = time.perf_counter() if number == 1 else started  # the first step allocates
+            started = time.perf_counter() if number == 1 else started  # the first step is slower: it allocates memory
             torch.autograd.backward(upper(inputs).sum())
         return (time.perf_counter() - started) / _TIMED_STEPS * self.steps_per_epoch * _OPTIMIZER_FACTOR + prepare_s / epochs
 
     def run_epoch(self, epochs: int, on_step: Callable[[int, int], None]) -> tuple[float, float | None]:
-        """Train one epoch of `epochs`; returns mean loss and accuracy on the augmented views, without accuracy for several labels."""
+        """Train one of `epochs` epochs; return mean loss and accuracy on the augmented views (`None` for several labels per image)."""
         generator = np.random.default_rng((self.config.seed, _STEP_STREAM, self.epoch))
         self.tail.upper.train()
         for norm in (module for module in self.tail.upper.modules() if isinstance(module, nn.BatchNorm2d)):
-            norm.eval()  # statistics of ImageNet are better than those of a few pictures
+            norm.eval()  # keep the pretrained statistics, which are better than those of a few pictures
         total = np.zeros(2)
         torch.manual_seed(int(generator.integers(1 << 62)))
         for number, (inputs, labels) in enumerate(self._batches(generator)):
@@ -192,7 +192,7 @@ class TailTrainer:
         return loss, accuracy if self.train.labels.ndim == 1 else None
 
     def _batches(self, generator: np.random.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of one random view of each picture; with mixup, activations are mixed (Verma et al. 2019, arXiv 1806.05236)."""
+        """Yield batches with one random view of each picture; mixup mixes their activations (Verma et al. 2019, arXiv 1806.05236)."""
         order = generator.permutation(len(self.train))
         view = generator.integers(0, len(self._views), len(self.train))
         size, alpha = self.batch_size, self.config.augmentation.mixup
@@ -212,7 +212,7 @@ class TailTrainer:
 
     @torch.no_grad()
     def outputs(self, activations: Activations) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Logits, float32 `[N, C]`, and features, float32 `[N, D]`, of the averaged network."""
+        """Logits, float32 `[N, C]`, and features, float32 `[N, D]`, of the averaged network for activations, float16 `[N, C, H, W]`."""
         network = WithFeatures(self.average.network.eval())
         parts = (torch.from_numpy(activations[start : start + 64]).float() for start in range(0, len(activations), 64))
         logits, features = zip(*(network(part.contiguous(memory_format=torch.channels_last)) for part in parts), strict=True)

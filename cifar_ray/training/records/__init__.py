@@ -1,1 +1,1 @@
-"""What a run leaves behind: its folder, checkpoints, history, curves and trackers."""
+"""Records of a run: its folder, checkpoints, history, curves and trackers."""

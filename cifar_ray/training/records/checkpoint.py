@@ -3,8 +3,9 @@
 `checkpoint.json` commits a checkpoint: it is written last and contains the sha256 of the state. Readers ignore a folder without
 it, and fall back to the next older checkpoint if the checksum of a state differs.
 
-A try is one start of the workers. Its number is never reused and is part of the names, so a worker that was disconnected and comes
-back cannot overwrite files of its successors; before it writes, it notices them and stops.
+An attempt (`try` on disk) is one start of the workers. Its number is never reused and is part of the names, so a worker that reconnects
+after a network failure cannot overwrite files of a later attempt. Before each write, it checks for a later attempt, and stops if there
+is one.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ STATE_FILE = "state.pt"
 COMMIT_FILE = "checkpoint.json"
 FORMAT_VERSION = 1
 ATTEMPTS = "tries"  # the name on disk since the first release
-KEPT = 2  # the newest, and one to fall back to if it is damaged
+KEPT = 2  # the newest checkpoint, and one to fall back to if the newest is damaged
 
 _NAME = re.compile(r"epoch-(\d{4,})(?:-step-(\d{5,}))?-try-(\d{4,})")
 
 
 @dataclass(frozen=True, order=True)
 class Place:
-    """Position of a checkpoint; a later try is greater, whatever its epoch, because it resumed from the earlier ones."""
+    """Position of a checkpoint; a later attempt is greater, whatever its epoch, because it resumed from the earlier ones."""
 
     attempt: int
     epoch: int
@@ -41,7 +42,7 @@ class Place:
 
     @property
     def folder(self) -> str:
-        """Name of its folder in the run."""
+        """Name of the checkpoint's folder in the folder of the run."""
         step = f"-step-{self.step:05d}" if self.step else ""
         return f"epoch-{self.epoch:04d}{step}-try-{self.attempt:04d}"
 
@@ -64,11 +65,11 @@ class Checkpoints:
         self._on_message = on_message
 
     def begin_attempt(self, about: dict[str, Any]) -> int:
-        """Claim the next number, and save facts about the try under it."""
+        """Claim the next attempt number, and save facts about the attempt under it."""
         return self._files.add_numbered(ATTEMPTS, {"try.json": json.dumps(about).encode()})
 
     def attempts(self) -> int:
-        """Number of starts of the run's workers."""
+        """Number of attempts so far."""
         return max(self._files.numbers(ATTEMPTS), default=0)
 
     def places(self) -> list[Place]:
@@ -78,7 +79,7 @@ class Checkpoints:
         return sorted(places, reverse=True)
 
     def newest(self) -> tuple[Place, bytes] | None:
-        """The newest intact checkpoint and its state."""
+        """The newest intact checkpoint and its state; `None` if there is none."""
         for place in self.places():
             data = self.read(place)
             if data is not None:
@@ -107,6 +108,11 @@ class Checkpoints:
     def write(self, place: Place, data: bytes, figures: dict[str, Any]) -> None:
         """Write and commit a checkpoint; then remove all but the newest ones.
 
+        Args:
+            place: position of the checkpoint.
+            data: state of the training.
+            figures: `EpochReport.figures` of the last finished epoch, for the commit file.
+
         Raises:
             StoreError: if the storage cannot be written.
             TrainingError: if another process has taken over the run.
@@ -123,7 +129,7 @@ class Checkpoints:
         self.sweep()
 
     def sweep(self, keep: int = KEPT) -> None:
-        """Remove uncommitted folders and all committed checkpoints but the newest ones."""
+        """Remove all uncommitted folders, and all committed checkpoints except the `keep` newest ones."""
         places = self.places()
         commits = self._files.have_files([f"{place.folder}/{COMMIT_FILE}" for place in places])
         committed = [place for place, is_there in zip(places, commits, strict=True) if is_there]
@@ -133,7 +139,7 @@ class Checkpoints:
 
 
 class BackgroundWriter:
-    """Writes checkpoints in a thread, one at a time; the next call, or the end, raises an error from writing.
+    """Writes checkpoints in a thread, one at a time; the next call, or the end of the block, raises an error of the thread.
 
     Args:
         checkpoints: checkpoints of the run.
@@ -159,7 +165,7 @@ class BackgroundWriter:
     def write(
         self, place: Place, data: Callable[[], bytes], figures: dict[str, Any], on_written: Callable[[], None] = lambda: None
     ) -> None:
-        """Write a checkpoint in the thread, which first calls `data`, then call `on_written` there; first wait for the previous one."""
+        """Wait for the previous checkpoint, then start to write this one; the thread calls `data`, writes, and calls `on_written`."""
         self.wait()
         self._pending = self._pool.submit(self._write, place, data, figures, on_written)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from cifar_ray.training.records.results import Confusion, EpochReport
 
-_MAX_COUNTED = 25  # classes
+_MAX_COUNTED = 25  # up to this number of classes, counts are printed into the confusion matrix
 
 
 def draw_curves(history: Sequence[EpochReport], title: str) -> bytes:
@@ -37,7 +37,7 @@ def draw_curves(history: Sequence[EpochReport], title: str) -> bytes:
 
 
 def draw_confusion(confusion: Confusion, class_names: Sequence[str], title: str) -> bytes:
-    """Plot a confusion matrix as PNG: fractions of each true class, and counts if there is room."""
+    """Plot a confusion matrix as PNG: colours show fractions of the true class; counts are printed if there is room."""
     from matplotlib.figure import Figure
 
     counts = np.array(confusion)

@@ -11,7 +11,7 @@ from cifar_ray.training.records.results import EpochReport
 
 
 def to_csv(history: Sequence[EpochReport]) -> bytes:
-    """CSV with a row per epoch, at least one, and the columns of `EpochReport.figures()`; a missing value is empty."""
+    """CSV of at least one epoch, with one row per epoch and the columns of `EpochReport.figures()`; a missing value is empty."""
     table = io.StringIO()
     columns = list(history[0].figures())
     writer = csv.DictWriter(table, columns, lineterminator="\n")

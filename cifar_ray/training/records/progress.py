@@ -12,13 +12,17 @@ class Progress(Protocol):
     """Receives the progress of a run, in the process that started it."""
 
     def on_message(self, text: str) -> None:
-        """Shows a line of text."""
+        """Show a line of text."""
 
     def on_plan(self, epochs: int) -> None:
-        """Training will take `epochs` epochs, if they are not those of the config."""
+        """Training will take `epochs` epochs; called only if the number differs from the config."""
 
     def on_task(self, name: str, total: int) -> Callable[[int], None]:
-        """A task of `total` images begins, or one that is not counted if it is 0; returns a function that takes how many more are done."""
+        """A task of `total` images begins; 0 for a task that is not counted.
+
+        Returns:
+            A function that takes the number of newly finished images.
+        """
 
     def on_step(self, epoch: int, steps_done: int, steps_per_epoch: int) -> None:
         """`steps_done` steps of epoch `epoch` (from 1) are done; not called for every step."""

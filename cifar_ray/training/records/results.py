@@ -54,7 +54,7 @@ class EpochReport:
         return self.val_accuracy if self.val_map is None else self.val_map
 
     def figures(self) -> dict[str, Any]:
-        """All figures except the confusion matrix and another task's figure, for a row of a table."""
+        """Figures by name, for a row of a table; without the confusion matrix, and without `val_map` if it is `None`."""
         left_out = {"val_confusion"} | ({"val_map"} if self.val_map is None else set())
         return {name: value for name, value in vars(self).items() if name not in left_out}
 
@@ -72,7 +72,7 @@ class FitResult:
         precision: number format of the training.
         train_seconds: duration of all epochs, including evaluation.
         architecture: name and arguments of the network.
-        trust: fitted on the validation images; the default without them.
+        trust: fitted on the validation images, or for a probe by cross-validation; `Trust.plain` without validation images.
         parent_weights_sha256: sha256 of the weights of the parent bundle; `None` for fresh weights.
         test_confusion: as `EpochReport.val_confusion`, for the best weights on the test images.
         test_judged: predictions for each test image.
@@ -104,7 +104,7 @@ class TrainedRun:
         weights: weights of the best epoch, on the CPU.
         restarts: number of restarts after worker failures.
         repeated_steps: number of steps that were repeated after restarts.
-        workers: epoch and step, from 1, at which workers started, and their number.
+        workers: `(epoch, step, number of workers)` of each start of the workers; epoch and step count from 1.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The folder of a run, `<storage>/runs/<name>`: config, history, and the check whether the run may start or resume."""
+"""The folder of a run, `<storage>/runs/<name>`: its config, its history, and the check whether the run may start or resume."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ class Run:
     """One run, new or unfinished.
 
     Args:
-        config: with a name.
-        resume: `auto` or the name resumes an unfinished run of the same config, `never` refuses any that exists.
-        fingerprint: of the data; a run that started with other data is not resumed.
+        config: config of the run; its `name` is set.
+        resume: `auto` or the run's name resumes an unfinished run with the same config; `never` raises if the run exists. With its name
+            and a config that only adds epochs, a finished run is extended.
+        fingerprint: fingerprint of the data; a run that started with other data is not resumed.
 
     Attributes:
-        files: files of its folder.
-        checkpoints: its checkpoints.
+        files: files of the run's folder.
+        checkpoints: checkpoints of the run.
         is_resumed: whether the run was started before.
 
     Raises:
-        ConfigError: if a run of that name exists and has another config, or is finished. Resumed by its name with more epochs and no
-            other change, a finished run is extended.
-        DataError: if its data set has changed.
+        ConfigError: if `resume` has another value, or a run of that name exists and has another config or is finished.
+        DataError: if the data set has changed since the run started.
         StoreError: if the storage cannot be used.
     """
 
@@ -81,7 +81,7 @@ class Run:
             raise DataError(f"{where}, but its images or labels have changed since; restore them, or choose another --name")
 
     def is_finished(self) -> bool:
-        """Whether its model was saved; runs of earlier releases, which cannot resume, count as finished."""
+        """Whether the run's model was saved; runs of early releases, which cannot resume, count as finished."""
         end = self._read_end()
         if end is not None:
             epochs = (read_config(self.files) or {}).get("epochs", 0)
@@ -93,29 +93,29 @@ class Run:
         data = self.files.read(_END_FILE)
         try:
             return None if data is None else dict(json.loads(data))
-        except (ValueError, TypeError):  # damaged: it still says that the run has ended
+        except (ValueError, TypeError):  # damaged, but its presence shows that the run has ended
             return {}
 
     def _grows(self, saved: dict[str, Any]) -> bool:
-        """Whether the config only adds epochs to that of a run whose last checkpoint is there."""
+        """Whether the config only adds epochs to the saved config, and the run still has a checkpoint."""
         more = self.config.epochs > saved.get("epochs", 0) and self.config.method == "scratch"
         return more and not _differences(saved | {"epochs": self.config.epochs}, self.config) and bool(self.checkpoints.places())
 
     def begin(self) -> StorageProbe:
-        """Claim the name, and write the config, so that the same command resumes this run, and the fingerprint of the data set.
+        """Claim the name, then write the fingerprint of the data set and the config; from now on, the same command resumes this run.
 
         Returns:
-            The probe by which workers check that they see this folder.
+            The probe with which workers check that they see this folder.
 
         Raises:
-            ConfigError: if another process has claimed the name for another config since this one looked.
+            ConfigError: if another process has claimed the name for another config since this object was created.
         """
         if not self.is_resumed:
             self._claim()
             self.files.replace(_DATA_FILE, self._fingerprint.encode())
             self.files.replace(CONFIG_FILE, to_yaml(self.config).encode())
         if self._extends is not None:
-            # the run counts as finished until the second write: fewer epochs in its end than in its config
+            # until the second write the run counts as finished; then finished.json has fewer epochs than config.yaml
             end = {"epochs": self._extends["epochs"]} | (self._read_end() or {})
             self.files.replace(_END_FILE, json.dumps(end, indent=1).encode())
             self.files.replace(CONFIG_FILE, to_yaml(self.config).encode())
@@ -134,7 +134,7 @@ class Run:
         """The config of a later phase of this run, as `save_extra_config` wrote it; `None` if there is none.
 
         Raises:
-            ConfigError, StoreError: if it is damaged.
+            ConfigError, StoreError: if the file is damaged.
         """
         saved = read_config(self.files, name)
         return None if saved is None else parse_config(TrainConfig, saved | {"storage": self.config.storage})
@@ -150,7 +150,7 @@ class Run:
         return later
 
     def write_history(self, reports: Sequence[EpochReport]) -> None:
-        """Write history and curves. An error is only logged, because the model is saved later."""
+        """Write history and curves. An error is only logged, because it must not prevent saving the model, which comes later."""
         try:
             self.files.replace("history.csv", history.to_csv(reports))
             self.files.replace("history.json", history.to_json(reports))
@@ -170,7 +170,7 @@ class Run:
 
 def _differences(saved: dict[str, Any], config: TrainConfig) -> list[str]:
     """Differences between the saved and the present config, as `field saved (now present)`."""
-    # earlier releases saved no task: theirs is that of the labels, which the fingerprint holds
+    # earlier releases saved no task; it follows from the labels, which the fingerprint covers
     known = {"task": config.task} | {key: value for key, value in saved.items() if key in TrainConfig.model_fields}
     theirs = flatten(parse_config(TrainConfig, known | {"storage": config.storage}).model_dump(mode="json"))
     ours = flatten(config.model_dump(mode="json"))

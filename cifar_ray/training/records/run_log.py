@@ -17,13 +17,13 @@ class RunLog:
     """Handles the events of rank 0 and of the controller.
 
     Args:
-        progress: shows them.
+        progress: shows the events.
 
     Attributes:
         reports: one per epoch, including those before this process started.
-        repeated_steps: number of repeated steps; it may miss a few for which no event arrived.
-        workers: epoch and step, from 1, at which workers started, and their number.
-        waits: whether there are no workers because the cluster has no room for them now.
+        repeated_steps: number of repeated steps; steps without an event are not counted.
+        workers: `(epoch, step, number of workers)` of each start of the workers; epoch and step count from 1.
+        waits: whether the run has no workers now, because the cluster has too few hosts.
     """
 
     def __init__(self, progress: Progress) -> None:
@@ -42,7 +42,7 @@ class RunLog:
         return max(0, len(self.workers) - 1 - self._resizes)
 
     def handle(self, kind: str, content: Any) -> None:
-        """Handles an event."""
+        """Handle an event."""
         if kind == "step":
             epoch, done, self._steps = content
             self._reached = (epoch - 1) * self._steps + done
@@ -64,10 +64,10 @@ class RunLog:
 
     @contextmanager
     def recording(self, run: Run) -> Iterator[None]:
-        """Write the history at the end of the block, however it ends.
+        """Write the history at the end of the block, even after an error.
 
         Raises:
-            Interrupted: with the command that resumes the run, after a signal that stopped it at once.
+            Interrupted: with the command that resumes the run, if a signal stopped the run without saving.
         """
         try:
             yield
@@ -88,13 +88,13 @@ class RunLog:
 
         Args:
             run: the run.
-            result: from the workers; `None` if they stopped on command.
-            signal_number: the signal that requested the stop.
+            result: result from the workers; `None` if they stopped on command.
+            signal_number: the signal that requested the stop; `None` without a stop.
             read_weights: reads the weights of the best epoch from the last checkpoint.
 
         Raises:
             Interrupted: if the run was stopped.
-            TrainingError: if its last checkpoint, which has the best weights, is gone.
+            TrainingError: if the last checkpoint, which has the best weights, is missing.
         """
         if result is None:
             assert signal_number is not None, "nothing else stops workers early"  # noqa: S101

@@ -1,4 +1,4 @@
-"""What the folders of earlier runs say, without torch: their settings, and which run is the latest."""
+"""Find the latest run and read the settings of earlier runs, without importing torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def latest_run(storage: str) -> str:
     """Name of the run that began last.
 
     Raises:
-        ConfigError: if there is none.
+        ConfigError: if there is no run.
     """
     runs = FileTree(storage, "runs")
     newest = runs.newest([f"{name}/{CONFIG_FILE}" for name in runs.folders()])
@@ -40,10 +40,10 @@ def saved_settings(name: str, storage: str) -> dict[str, Any]:
 
 
 def read_config(files: FileTree, name: str = CONFIG_FILE) -> dict[str, Any] | None:
-    """Read a config in the folder of a run as plain values; `None` if there is none.
+    """Read a config in the folder of a run as plain values; `None` if the file does not exist.
 
     Raises:
-        StoreError: if it is damaged.
+        StoreError: if the file is damaged.
     """
     data = files.read(name)
     if data is None:
@@ -54,4 +54,4 @@ def read_config(files: FileTree, name: str = CONFIG_FILE) -> dict[str, Any] | No
         raise StoreError(f"{files.path(name)}: {' '.join(str(error).split())}") from None
     if not isinstance(saved, dict):
         raise StoreError(f"{files.path(name)} is damaged; choose another --name")
-    return {"draws": 1} | without_format(saved, files.path(name))  # runs of releases that had only these draws do not name them
+    return {"draws": 1} | without_format(saved, files.path(name))  # early releases had only draws 1, and did not save them

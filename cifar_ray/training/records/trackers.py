@@ -82,14 +82,14 @@ class MlflowTracker:
 
     Raises:
         MissingDependencyError: if MLflow is not installed.
-        ConfigError: if no address is set and the storage is not a local path.
+        ConfigError: if the server does not respond, or if no address is set and the storage is not a local path.
     """
 
     def __init__(self, storage: str) -> None:
         # by default MLflow retries for minutes; a run must not wait for it
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # turn off its usage reports
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # MLflow would send usage reports
         try:
             import mlflow
         except ImportError:
@@ -183,7 +183,7 @@ def _check_reachable(address: str) -> None:
 
 
 def _pictures(run: TrainedRun, class_names: Sequence[str], title: str) -> dict[str, bytes]:
-    """Learning curves, and the confusion matrix on the test images, else of the best epoch on the validation images."""
+    """Learning curves, and a confusion matrix: on the test images, or without them of the best epoch on the validation images."""
     pictures = {"curves.png": curves.draw_curves(run.history, title)}
     kept = next((report.val_confusion for report in run.history if report.epoch == run.result.best_epoch), None)
     confusion, split = (run.result.test_confusion, "test") if run.result.test_confusion else (kept, "validation")
@@ -209,7 +209,7 @@ def epoch_metrics(report: EpochReport, class_names: Sequence[str]) -> dict[str, 
 
 
 def system_metrics() -> dict[str, float]:
-    """Load (1-minute average) and memory in use of this machine, in bytes."""
+    """Load (1-minute average) and used memory, in bytes, of this machine and of each GPU."""
     page_bytes = os.sysconf("SC_PAGE_SIZE")
     used_bytes = (os.sysconf("SC_PHYS_PAGES") - os.sysconf("SC_AVPHYS_PAGES")) * page_bytes
     found = {"system/load_1m": os.getloadavg()[0], "system/memory_used_bytes": float(used_bytes)}

@@ -50,13 +50,13 @@ class NullTracker:
 
 
 class Several:
-    """Logs to several trackers. If one fails during training, it prints one message and continues without it."""
+    """Logs to several trackers. If a tracker fails during training, it prints one message and continues without that tracker."""
 
     def __init__(self, trackers: dict[str, Tracker]) -> None:
         self._trackers = dict(trackers)
 
     def on_start(self, config: TrainConfig, splits: TrainingSplits) -> None:
-        """Start all trackers. An error here ends the job: nothing is lost yet, and the user can correct the address."""
+        """Start all trackers. An error here ends the job, because no work is lost yet and the user can correct the address."""
         for tracker in self._trackers.values():
             tracker.on_start(config, splits)
 
@@ -76,7 +76,7 @@ class Several:
         for name, tracker in list(self._trackers.items()):
             try:
                 call(tracker)
-            except Exception as error:  # a failing tracker must not end a training, whatever it raises
+            except Exception as error:  # no error of a tracker may end a training
                 del self._trackers[name]
                 reason = " ".join(str(error).split())[:200] or type(error).__name__
                 print(f"--track {name}: {reason}; training continues without it", file=sys.stderr)
@@ -91,7 +91,7 @@ def create_tracker(names: str, storage: str) -> Tracker:
 
     Raises:
         ConfigError: for an unknown name.
-        MissingDependencyError: if its package is not installed.
+        MissingDependencyError: if the package of a tracker is not installed.
     """
     from cifar_ray.training.records.trackers import MlflowTracker, TensorBoardTracker
 
@@ -105,7 +105,7 @@ def create_tracker(names: str, storage: str) -> Tracker:
 
 @dataclass(frozen=True)
 class TrackedProgress:
-    """Passes progress to the terminal and epochs also to a tracker."""
+    """Passes progress to the terminal, and each epoch also to a tracker."""
 
     shown: Progress
     tracker: Tracker

@@ -1,1 +1,1 @@
-"""What keeps a training step from waiting for the host: updates in few operations, late reads, captured steps."""
+"""Fast training steps: CUDA graphs, copies without waiting, updates in few operations, and the micro-batch size."""

@@ -13,7 +13,7 @@ from cifar_ray.config import TrainConfig
 from cifar_ray.data.batches.loader import Pieces, Share, Step, TrainLoader
 from cifar_ray.data.batches.shares import Shard
 
-_EAGER_STEPS = 3  # of each shape before its capture: libraries choose kernels, and optimizers create their state
+_EAGER_STEPS = 3  # before the capture of each shape: in these, libraries choose kernels, and optimizers create their state
 
 Replay = Callable[[], Tensor]
 
@@ -40,7 +40,11 @@ def captured_steps(
     on_refused: Callable[[str], None],
     on_message: Callable[[str], None],
 ) -> CapturedSteps | None:
-    """The steps of a training as graphs, if configured and possible; else `None`, and a message with the reason where there is a GPU."""
+    """Run the steps of a training as CUDA graphs, if configured and possible.
+
+    Returns:
+        `None` if steps cannot be captured; `on_message` then gets the reason if `cuda_graph` is `on`, or if there is a GPU.
+    """
     if config.cuda_graph == "off":
         return None
     if reason := why_not_captured(config, device, shard, loader):
@@ -51,12 +55,12 @@ def captured_steps(
 
 
 class CapturedSteps:
-    """Runs training steps: the first ones of each shape at once, the others as replays of a graph.
+    """Runs training steps: the first ones of each shape eagerly, the others by replaying a CUDA graph.
 
     Args:
-        train_step: a step without any output or input on the host; its result is on the device.
+        train_step: runs a step without copies from or to the host; its result is on the device.
         pieces: `TrainLoader.pieces`.
-        on_refused: receives the reason if a step cannot be captured, and undoes what the attempt changed; all further steps run at once.
+        on_refused: receives the reason if a step cannot be captured, and undoes the changes of the attempt; all further steps run eagerly.
     """
 
     def __init__(self, train_step: Callable[[Step], Tensor], pieces: Callable[[Share], Pieces], on_refused: Callable[[str], None]) -> None:
@@ -65,11 +69,11 @@ class CapturedSteps:
         self.is_refused = False
 
     def clear(self) -> None:
-        """Forget all graphs, because other weights are trained from now on."""
+        """Discard all graphs; necessary when the set of trained weights changes."""
         self._forms.clear()
 
     def run(self, step: Step) -> Tensor:
-        """Train on a step whose `share` is there; result as of `train_step`."""
+        """Run one training step, and return the result of `train_step`; a step without `share` runs eagerly."""
         if self.is_refused or step.share is None:
             return self._train_step(step)
         key = (step.global_size, step.share.indices.shape)
@@ -96,7 +100,7 @@ class CapturedSteps:
 
 @dataclass
 class _Form:
-    """Steps of one shape: memory for their input, and their graph."""
+    """Steps of one shape: memory for their input, and the function that replays their graph."""
 
     share: Share
     eager_steps: int = 0
@@ -104,7 +108,7 @@ class _Form:
 
 
 def run_on_side_stream(work: Replay) -> Tensor:
-    """Run on another stream, as torch demands before a capture."""
+    """Run the work on another stream, which torch requires before a capture."""
     present, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(present)
     with torch.cuda.stream(side):
@@ -124,7 +128,7 @@ def capture(work: Replay) -> Replay:
         RuntimeError: if something in it cannot be captured.
     """
     graph = torch.cuda.CUDAGraph()
-    # other threads may wait for copies meanwhile, which the stricter modes forbid
+    # during the capture, other threads may wait for copies; the stricter modes forbid this
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         result = work()
 

@@ -1,4 +1,4 @@
-"""Muon, with few operations in a step and none that the host waits for."""
+"""The Muon optimizer, with few operations per step and without waiting for the GPU."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update every filter bank that has a gradient; with fp16 not after an overflow, as `GradScaler` says in `found_inf`."""
+        """Update every filter bank that has a gradient, except after an fp16 overflow, which `GradScaler` reports in `found_inf`."""
         del closure
         scale, overflow = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         for group in self.param_groups:
@@ -71,7 +71,7 @@ def update_filters(
         average.mul_(momentum).add_(gradient)
         direction = gradient.add(average, alpha=momentum) if nesterov else average
         by_shape.setdefault(weight.shape, []).append((weight, direction))
-    for shape, banks in by_shape.items():  # all of one shape at once: a GPU would wait for each small product
+    for shape, banks in by_shape.items():  # one batched product per shape: single small products would leave a GPU idle
         updates = orthogonalize(torch.stack([direction.flatten(1) for _, direction in banks])).float()
         for (weight, _), update in zip(banks, updates.unbind(), strict=True):
             weight.mul_(len(weight) ** 0.5 / weight.norm())

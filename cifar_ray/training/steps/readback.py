@@ -1,4 +1,4 @@
-"""Copies from the device to the host that wait for no later work on a GPU."""
+"""Copies from the device to the host that do not wait for later work on a GPU."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Readback:
                 self._event = side.record_event()
 
     def read(self) -> list[float]:
-        """The values."""
+        """Wait for the values, and return them."""
         if self._event is not None:
             self._event.synchronize()
         elif self._work is not None:
@@ -39,7 +39,7 @@ class Readback:
 
 
 def on_side_stream(side: Any, used: list[Tensor]) -> Any:
-    """Context of a stream that first waits for the present one; the memory of `used` is not reused before its work is done."""
+    """Context in which work runs on `side`, after the present stream's work; the memory of `used` is kept until that work is done."""
     side.wait_stream(torch.cuda.current_stream(side.device))
     for tensor in used:
         tensor.record_stream(side)
@@ -50,7 +50,8 @@ def copy_to_host(state: Any) -> tuple[Any, Any]:
     """Copy nested dictionaries, lists and tuples with tensors on a GPU to the host, while the GPU continues.
 
     Returns:
-        The same with tensors on the host, which are complete once the event that comes second is; `None` without tensors on a GPU.
+        The same structure with tensors on the host, and an event; the tensors are complete once the event is. The event is `None` if no
+        tensor is on a GPU.
     """
     tensors: dict[int, Tensor] = {}
     _collect(state, tensors)
@@ -83,5 +84,5 @@ def _replaced(state: Any, found: dict[int, Tensor]) -> Any:
 
 @cache
 def side_stream(device: torch.device) -> Any:
-    """The stream for copies of a GPU."""
+    """The stream for copies from a GPU to the host, one per device."""
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

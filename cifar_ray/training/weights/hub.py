@@ -1,4 +1,4 @@
-"""Weights from the Hugging Face hub, with its client: proxies, mirrors and cache folders are as its documentation says."""
+"""Download weights with the client of the Hugging Face hub; proxies, mirrors and cache folders follow the client's documentation."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _TIMEOUT_S = 4.0
 
 
 def download(repository: str, model: str) -> Path:
-    """The weights of a repository, from the local cache or downloaded to it.
+    """Path of a repository's weights in the local cache; they are downloaded if they are missing.
 
     Args:
         repository: for example `timm/convnext_tiny.in12k_ft_in1k`.
         model: name of the network, for messages.
 
     Raises:
-        DataError: if they are not cached and the hub cannot be reached; it takes at most five seconds.
+        DataError: if the weights are not cached and cannot be downloaded; an unreachable hub is detected within five seconds.
     """
     import huggingface_hub
 
@@ -33,7 +33,7 @@ def download(repository: str, model: str) -> Path:
     if not reason:
         try:
             return Path(huggingface_hub.hf_hub_download(repository, FILE))
-        except OSError as error:  # the errors of the client are OSErrors, too
+        except OSError as error:  # the client's own errors are also OSErrors
             reason = " ".join(str(error).split())[:200] or type(error).__name__
     raise DataError(
         f"pretrained: cannot download {address} ({reason}). Bring {FILE} yourself: pass --pretrained {FILE}, "
@@ -52,11 +52,11 @@ def _unreachable(address: str) -> str:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_S):  # noqa: S310
                 outcome[0] = ""
         except urllib.error.HTTPError:
-            outcome[0] = ""  # the client reports it better
-        except Exception as error:  # of any kind of proxy or resolver: a thread must not end with a traceback
+            outcome[0] = ""  # the server responds; the client's own error says more
+        except Exception as error:  # proxies and resolvers raise errors of many types
             outcome[0] = " ".join(str(getattr(error, "reason", error)).split()) or type(error).__name__
 
-    thread = threading.Thread(target=ask, name="hub", daemon=True)  # looking up a name has no timeout
+    thread = threading.Thread(target=ask, name="hub", daemon=True)  # a DNS lookup has no timeout
     thread.start()
     thread.join(_TIMEOUT_S)
     return outcome[0]

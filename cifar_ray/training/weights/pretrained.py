@@ -54,10 +54,10 @@ class Pretrained:
     """Pretrained weights of one network.
 
     Attributes:
-        weights: by name, with the names of the network except for a known package, whose order counts.
+        weights: tensors by name. The names are those of the network, except for a known package: its tensors are only in the same order.
         mean: mean of the channels in their training, 0–1; inputs need the same normalisation.
         std: standard deviation of the channels in their training, 0–1.
-        origin: where they come from, for the manifest.
+        origin: origin of the weights, for the manifest.
     """
 
     weights: Mapping[str, Tensor]
@@ -75,7 +75,7 @@ def find_pretrained(model: str, source: str) -> Pretrained:
 
     Raises:
         ConfigError: if the network has no such weights, or the file or package is missing or damaged.
-        DataError: if they cannot be downloaded; the message says how to bring them.
+        DataError: if the weights cannot be downloaded; the message says how to provide them.
     """
     if source == "hub" or source.startswith("hub:"):
         return _from_hub(model, source.partition(":")[2])
@@ -106,7 +106,7 @@ def load_pretrained(network: nn.Module, model: str, source: str) -> Pretrained:
         weights = _renamed(weights, own)
     body = {name: tensor for name, tensor in own.items() if not name.startswith(head) and not name.endswith("num_batches_tracked")}
     if _differences(body, weights):
-        weights = adapt_weights(network, weights)  # for example of another image size
+        weights = adapt_weights(network, weights)  # for example from another image size
     if differences := _differences(body, weights):
         raise ConfigError(f"pretrained: {source} has the weights of another network, not of {model}: {differences}")
     network.load_state_dict({name: tensor if name.startswith(head) else weights.get(name, tensor) for name, tensor in own.items()})
@@ -114,7 +114,7 @@ def load_pretrained(network: nn.Module, model: str, source: str) -> Pretrained:
 
 
 def _differences(body: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> str:
-    """In what weights differ from those of a network without its head; empty if they fit."""
+    """Describe how weights differ from those of a network without its head; empty if they fit."""
     missing = [name for name in body if name not in weights]
     wrong = [name for name in body if name in weights and weights[name].shape != body[name].shape]
     if missing:
@@ -154,7 +154,7 @@ def _from_torchvision() -> Pretrained:
 
 
 def _from_package(model: str, package: str) -> Pretrained:
-    """Weights that an installed package ships; the package is not imported."""
+    """Weights that an installed package contains; the package is not imported."""
     known = _KNOWN_PACKAGES.get(package)
     try:
         files = [file for file in metadata.files(package) or () if file.suffix in _SUFFIXES]
@@ -176,7 +176,7 @@ def _from_package(model: str, package: str) -> Pretrained:
 
 
 def _renamed(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of another implementation of the same network, in the same order, under the network's own names."""
+    """Rename the tensors of another implementation of the same network, which has them in the same order, to the network's names."""
     counts = re.compile(r"num_batches_tracked$")
     theirs = [tensor for name, tensor in weights.items() if not counts.search(name)]
     ours = [name for name in own if not counts.search(name)]
