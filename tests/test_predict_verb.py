@@ -357,6 +357,26 @@ def test_what_a_server_abstains_from_is_marked_in_every_format_unless_that_is_sw
         assert found == marks
 
 
+def test_a_file_has_rows_of_one_version_even_if_the_server_promotes_another_one_meanwhile(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    def ask(self: Client, _: str, path: str, *__: object, **___: object) -> dict[str, object]:
+        asked.append((path, self._query.get("model")))
+        if path == "/classes":
+            return {"model": "pets", "version": 3, "classes": ["cat", "dog"]}
+        ranked = [{"class_id": 0, "class_name": "cat", "probability": 1.0}]
+        one = {"class_id": 0, "class_name": "cat", "confidence": 1.0, "abstain": False, "probabilities": {"cat": 1.0}, "top_k": ranked}
+        return {"model": "pets", "version": 3, "predictions": [one]}
+
+    monkeypatch.setattr(Client, "_ask", ask)
+    for url, requested in (("http://127.0.0.1:9", None), ("http://127.0.0.1:9/ai?model=pets", "pets")):
+        asked.clear()
+        assert console.main(["predict", url, str(pictures / "00.png"), "--out", str(tmp_path / f"{requested}.csv")]) == 0
+        assert asked == [("/classes", requested), ("/predict_batch", "pets@3")]
+
+
 def test_asking_a_server_needs_neither_torch_nor_ray() -> None:
     modules = "cifar_ray.predict, cifar_ray.inference.batch.served, cifar_ray.inference.batch.table"
     program = f"import sys, {modules}; print({{'torch', 'ray'}} & sys.modules.keys())"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
@@ -106,6 +106,34 @@ class ImageDataset:
     def class_counts(self) -> npt.NDArray[np.int64]:
         """Number of images per class: int64, `[num_classes]`; an image with several labels counts for each."""
         return count_labels(self.labels, self.num_classes)
+
+
+def join(parts: Sequence[ImageDataset]) -> ImageDataset:
+    """Concatenate data sets with the same classes and image size.
+
+    Args:
+        parts: at least one. If some have weights, the images of the others have the weight 1. If some have bursts, each image of the
+            others is a burst of its own. Files are kept only if all have files.
+    """
+    files = [part.files for part in parts if part.files is not None]
+    weights = None
+    if any(part.weights is not None for part in parts):
+        weights = np.concatenate([np.ones(len(part), np.float32) if part.weights is None else part.weights for part in parts])
+    bursts = None
+    if any(part.bursts is not None for part in parts):
+        numbers, first = [], 0
+        for part in parts:
+            numbers.append(first + (np.arange(len(part)) if part.bursts is None else part.bursts))
+            first = int(numbers[-1].max(initial=first - 1)) + 1
+        bursts = np.concatenate(numbers)
+    return replace(
+        parts[0],
+        images=np.concatenate([part.images for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        files=np.concatenate(files) if len(files) == len(parts) else None,
+        bursts=bursts,
+        weights=weights,
+    )
 
 
 class Fingerprinted(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from cifar_ray.captures.capture_files import Captures
 from cifar_ray.captures.review_table import is_held_out, labelled
 from cifar_ray.captures.reviews import Review, Reviews
 from cifar_ray.config import ResizePolicy, TrainConfig
-from cifar_ray.data.dataset import DatasetSplits, ImageDataset
+from cifar_ray.data.dataset import DatasetSplits, ImageDataset, join
 from cifar_ray.data.decode import decode_square
 from cifar_ray.errors import ImageError
 
@@ -31,16 +32,9 @@ def with_reviews(splits: DatasetSplits, config: TrainConfig) -> DatasetSplits:
         _logger.warning("--with-reviews: no picture in %s has a label of this data set yet; see cifar-ray review captures", config.storage)
         return splits
     _logger.info("training on %s reviewed pictures beside %s others", f"{len(more):,}", f"{len(train):,}")
-    weights = np.ones(len(train), np.float32) if train.weights is None else train.weights
-    weights = np.concatenate([weights, np.full(len(more), config.review_weight, np.float32)])
-    joined = ImageDataset(
-        np.concatenate([train.images, more.images]),
-        np.concatenate([train.labels, more.labels]),
-        train.class_names,
-        files=None if train.files is None or more.files is None else np.concatenate([train.files, more.files]),
-        bursts=None if train.bursts is None else np.concatenate([train.bursts, train.bursts.max(initial=-1) + 1 + np.arange(len(more))]),
-        weights=None if train.weights is None and config.review_weight == 1 else weights,
-    )
+    if train.weights is not None or config.review_weight != 1:
+        more = replace(more, weights=np.full(len(more), config.review_weight, np.float32))
+    joined = join([train, more])
     return DatasetSplits(splits.name, joined, splits.val, splits.test)
 
 

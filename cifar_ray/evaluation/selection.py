@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.config.data_choice import DataChoice, SplitName
 from cifar_ray.data import DatasetSplits, ImageDataset, load_splits
+from cifar_ray.data.dataset import join
 from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.errors import ConfigError, DataError
 from cifar_ray.metrics.accuracy import Labels
@@ -104,13 +105,7 @@ def pick(splits: DatasetSplits, split: SplitName) -> ImageDataset:
         return parts[split]
     if len(parts) == 1:
         return splits.train
-    names = [part.files for part in parts.values() if part.files is not None]
-    return ImageDataset(
-        np.concatenate([part.images for part in parts.values()]),
-        np.concatenate([part.labels for part in parts.values()]),
-        splits.train.class_names,
-        np.concatenate(names) if len(names) == len(parts) else None,
-    )
+    return join(list(parts.values()))
 
 
 def relabel(dataset: ImageDataset, class_names: tuple[str, ...], where: str) -> ImageDataset:
@@ -131,4 +126,4 @@ def relabel(dataset: ImageDataset, class_names: tuple[str, ...], where: str) -> 
         labels[:, label_of] = dataset.labels
     else:
         labels = label_of[dataset.labels]
-    return ImageDataset(dataset.images, labels, class_names, dataset.files)
+    return replace(dataset, labels=labels, class_names=class_names)

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +209,16 @@ def test_the_least_recently_used_features_go_first(folder: Path) -> None:
     assert sorted(path.parent.name for path in folder.glob("*/*.digests")) == ["new", "old"]
     make_room(0)
     assert not list(folder.glob("*/*"))
+
+
+def test_names_without_features_of_a_killed_process_go_after_an_hour(folder: Path) -> None:
+    (folder / "net").mkdir(parents=True)
+    for name, age_s in (("old", 4000), ("new", 0)):
+        left = folder / "net" / f"{name}.digests"
+        left.write_bytes(b"x")
+        os.utime(left, (time.time() - age_s,) * 2)
+    make_room(10**9)
+    assert [path.name for path in (folder / "net").iterdir()] == ["new.digests"]
 
 
 WRITER = """

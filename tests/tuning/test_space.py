@@ -35,6 +35,8 @@ def test_every_mistake_in_a_space_gets_its_line() -> None:
         "optimizer.lr": ({"loguniform": [0, 1]}, "loguniform needs low > 0"),
         "label_smoothing": ({"uniform": [0, 2]}, "Input should be less than 1 (got 2)"),
         "epochs": ({"choice": [1, 2]}, "must be the same for all trials"),
+        "split_seed": ({"choice": [1, 2]}, "must be the same for all trials"),
+        "with_reviews": ({"choice": [True, False]}, "must be the same for all trials"),
         "optimizer.speed": ({"choice": [1, 2]}, "no such field"),
         "batch_size": ({"choice": [100]}, "at least two values"),
         "augmentation.cutout_px": ({"randint": [0.5, 2]}, "two whole numbers"),

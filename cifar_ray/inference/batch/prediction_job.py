@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from cifar_ray.client import Client
 from cifar_ray.cluster.process import prepare_process
@@ -175,13 +176,12 @@ def _model_job(job: PredictionJob) -> ModelJob:
 
 
 def _pin_version(job: PredictionJob) -> tuple[PredictionJob, dict[str, Any]]:
-    """The job with a fixed model version, and the model's identity, which must be the same for a job that continues the file.
-
-    The version that a server serves is recorded in the identity, but not fixed.
-    """
+    """The job with a fixed model version, and the model's identity, which must be the same for a job that continues the file."""
     if job.uses_server:
         answer = Client(job.model).classes()
-        return job, {"model": f"{answer.model}@{answer.version} of {job.model}"}
+        version, url = f"{answer.model}@{answer.version}", urlsplit(job.model)
+        query = urlencode(dict(parse_qsl(url.query)) | {"model": version}, safe="@")  # a promotion or a canary must not change the version
+        return dataclasses.replace(job, model=url._replace(query=query).geturl()), {"model": f"{version} of {job.model}"}
     from cifar_ray.store import load_model
 
     bundle = load_model(job.model, job.storage)

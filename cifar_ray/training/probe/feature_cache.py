@@ -102,6 +102,9 @@ def make_room(limit_bytes: int) -> None:
         if time.time() - _stat(left)[0] > _LEFT_BEHIND_S:
             left.unlink(missing_ok=True)
             left.with_suffix(_DIGESTS).unlink(missing_ok=True)
+    for left in folder.glob(f"*/*{_DIGESTS}"):  # written just before a process was killed
+        if not left.with_suffix(".npy").exists() and time.time() - _stat(left)[0] > _LEFT_BEHIND_S:
+            left.unlink(missing_ok=True)
     files = sorted((*_stat(path), path) for path in folder.glob("*/*.npy"))
     total = sum(size for _, size, _ in files)
     for _, size, path in files:
