@@ -75,7 +75,7 @@ def _all_reduce(workers: int, size: int) -> Figures:
     seconds: list[float] = []
     dist.barrier()
     sent = _loopback_bytes()
-    while not _agree(sum(seconds) > _MIN_S and len(seconds) >= _MIN_TIMES):
+    while not _broadcast_decision(sum(seconds) > _MIN_S and len(seconds) >= _MIN_TIMES):
         values.fill_(1.0)
         seconds.append(_slowest(dist.all_reduce, values))
     dist.barrier()
@@ -128,11 +128,11 @@ def _slowest(action: Callable[..., object], *arguments: object) -> float:
     return float(taken)
 
 
-def _agree(wish: bool) -> bool:
+def _broadcast_decision(decision: bool) -> bool:
     """Broadcast the decision of rank 0."""
-    decision = torch.tensor(int(wish))
-    dist.broadcast(decision, 0)
-    return bool(decision)
+    shared = torch.tensor(int(decision))
+    dist.broadcast(shared, 0)
+    return bool(shared)
 
 
 def _spread(seconds: list[float]) -> Figures:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import load
 from contenders import ROOT, URL, contenders, started
-from random_model import keep_random
+from random_model import save_random_model
 from table import render
 
 from cifar_ray.store import ModelStore
@@ -58,7 +58,7 @@ def main() -> None:
         storages = stored(options.storage) if options.storage else {name: f"{folder}/{name}" for name in options.models.split(",")}
         if not options.storage:
             for model, storage in storages.items():
-                keep_random(model, storage)
+                save_random_model(model, storage)
         for _ in range(options.rounds):
             for model, storage in storages.items():
                 for key in options.only.split(","):

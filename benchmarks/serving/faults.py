@@ -28,7 +28,7 @@ from pathlib import Path
 
 import load
 from contenders import PORT, ROOT, URL, Running, bin_of, contenders, started
-from random_model import keep_random
+from random_model import save_random_model
 
 from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.store import ModelStore
@@ -145,7 +145,7 @@ def promoted(storage: str) -> None:
     """Promote a new version, then roll back, at 50 requests per second."""
     store = ModelStore(storage)
     store.promote("cifar10", 1)
-    keep_random("airnet", storage)  # version 2
+    save_random_model("airnet", storage)  # version 2
     with server(storage) as _:
         seen = Clients(10, 24, per_s=50).run((4, lambda: store.promote("cifar10", 2)), (14, lambda: store.rollback("cifar10")))
     by_two = [one.at_s for one in seen if b'"version":2' in one.answer]
@@ -276,7 +276,7 @@ def main() -> None:
     print("| scenario | requests | answered | not answered with 200 | |\n|---|---|---|---|---|")
     for name in options.only.split(","):
         with tempfile.TemporaryDirectory() as storage:
-            keep_random("airnet", storage)
+            save_random_model("airnet", storage)
             SCENARIOS[name](storage)
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import httpx
 import load
 import ray
-from random_model import keep_random
+from random_model import save_random_model
 from ray import serve
 
 from cifar_ray.client import Client
@@ -110,7 +110,7 @@ def main() -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        keep_random("airnet", storage)
+        save_random_model("airnet", storage)
         folder = Path(storage, "inputs/pictures")
         folder.mkdir(parents=True)
         for number in range(options.pictures):

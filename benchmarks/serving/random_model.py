@@ -12,7 +12,7 @@ from cifar_ray.store import Architecture, Manifest, ModelStore
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
-def keep_random(architecture: str, storage: str, channel_std: float = 0.25) -> None:
+def save_random_model(architecture: str, storage: str, channel_std: float = 0.25) -> None:
     """Save a bundle with random weights as the next version of `cifar10`; with a tiny `channel_std`, bright pictures overflow."""
     arguments = {"num_classes": len(CLASSES), "image_size": 32}
     torch.manual_seed(0)

@@ -28,7 +28,7 @@ from contenders import Running
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from random_model import keep_random
+from random_model import save_random_model
 
 from deployments.replicas.tracing import record_stages
 
@@ -93,7 +93,7 @@ def with_server(rounds: int, seconds: float) -> None:
     }
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in modes}
     with tempfile.TemporaryDirectory() as storage:
-        keep_random("airnet", storage)
+        save_random_model("airnet", storage)
         for number in range(rounds):
             for name in list(modes)[:: 1 if number % 2 == 0 else -1]:
                 with server(storage, modes[name]) as (url, running):

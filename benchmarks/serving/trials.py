@@ -19,7 +19,7 @@ import load
 from contenders import URL
 from faults import BODY, Clients, Seen, report, request, server
 from PIL import Image
-from random_model import keep_random
+from random_model import save_random_model
 
 from cifar_ray.store import ModelStore
 from cifar_ray.store.staging.stage_file import Stage, StageFile
@@ -32,7 +32,7 @@ OVERFLOWING_STD = 1e-37
 
 def shadow(storage: str) -> None:
     """Times of requests without and with a shadow, in turn."""
-    keep_random("airnet", storage)  # version 2
+    save_random_model("airnet", storage)  # version 2
     store, stages, ratios = ModelStore(storage), StageFile(storage), []
     with server(storage):
         _stage(storage, 0.0, 8)  # loads version 2 once
@@ -56,7 +56,7 @@ def shadow(storage: str) -> None:
 
 def canary(storage: str) -> None:
     """Stage a version, then promote it, under load: which version answers, and does any request fail?"""
-    keep_random("airnet", storage)
+    save_random_model("airnet", storage)
     store, stages, n_before = ModelStore(storage), StageFile(storage), 8.0
     with server(storage):
 
@@ -79,7 +79,7 @@ def canary(storage: str) -> None:
 
 def failing(storage: str) -> None:
     """A version that fails for one picture in ten gets 5 % of the requests."""
-    keep_random("small_cnn", storage, OVERFLOWING_STD)
+    save_random_model("small_cnn", storage, OVERFLOWING_STD)
     gray, white = (request(load.form(_plain(level))) for level in (125, 255))
     for _ in range(3):
         _bad(storage, "fails for 10 % of the pictures", [gray] * 9 + [white])
@@ -87,7 +87,7 @@ def failing(storage: str) -> None:
 
 def slow(storage: str) -> None:
     """A version that takes more than five times as long gets 5 % of the requests."""
-    keep_random("wide_resnet28_10", storage)
+    save_random_model("wide_resnet28_10", storage)
     for _ in range(3):
         _bad(storage, "is slow", [request(load.multipart())])
 
@@ -169,7 +169,7 @@ def main() -> None:
     print("| scenario | requests | answered | not answered with 200 | |\n|---|---|---|---|---|")
     for name in options.only.split(","):
         with tempfile.TemporaryDirectory() as storage:
-            keep_random("small_cnn" if name in ("failing", "slow") else "airnet", storage)
+            save_random_model("small_cnn" if name in ("failing", "slow") else "airnet", storage)
             ModelStore(storage).promote("cifar10", 1)
             SCENARIOS[name](storage)
 

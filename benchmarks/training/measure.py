@@ -75,7 +75,7 @@ def ours(job: Job) -> float:
     """Images per second of our loop, without Ray."""
     prepare_process(job.cpus)
     trainer = Trainer(job.config, job.splits(), torch.device("cpu"), Shard())
-    return job.rate([timed(trainer.train_epoch, epoch, _unheard) for epoch in range(job.epochs)])
+    return job.rate([timed(trainer.train_epoch, epoch, _ignore_progress) for epoch in range(job.epochs)])
 
 
 class PerImage(Dataset[tuple[torch.Tensor, int]]):
@@ -167,15 +167,15 @@ def ceiling(job: Job) -> None:
     """Print the rate of training, the rate of the network's convolutions alone, and the operations that take the rest of the time."""
     prepare_process()
     trainer = Trainer(job.config, job.splits(), torch.device("cpu"), Shard())
-    trainer.train_epoch(0, _unheard)
-    reached = job.images / timed(trainer.train_epoch, 1, _unheard)
+    trainer.train_epoch(0, _ignore_progress)
+    reached = job.images / timed(trainer.train_epoch, 1, _ignore_progress)
     alone, flops = convolutions_alone(trainer)
     print(
         f"{job.recipe}: {reached:,.0f} images/s; its convolutions alone {alone:,.0f}, {alone * flops / 1e12:.2f} TFLOP/s;"
         f" {reached / alone:.0%} of that rate reached"
     )
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
-        trainer.train_epoch(2, _unheard)
+        trainer.train_epoch(2, _ignore_progress)
     rows = sorted(recorded.key_averages(), key=lambda row: -row.self_cpu_time_total)
     total_us = sum(row.self_cpu_time_total for row in rows)
     convolutions_us = sum(row.self_cpu_time_total for row in rows if any(part in row.key for part in CONVOLUTIONS))
@@ -236,7 +236,7 @@ def timed(action: Callable[..., object], *arguments: object) -> float:
     return time.perf_counter() - started
 
 
-def _unheard(*_: int) -> None:
+def _ignore_progress(*_: int) -> None:
     """Ignore the progress of steps."""
 
 

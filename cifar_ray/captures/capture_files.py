@@ -144,7 +144,7 @@ class Captures:
             return {path: captures for path, (_, captures) in self._known.items()}
 
 
-def doubt(capture: Capture) -> tuple[bool, bool, float]:
+def doubt_sort_key(capture: Capture) -> tuple[bool, bool, float]:
     """Sort key, most doubtful captures first: those on which versions disagree, then "none of these", then by rising confidence."""
     return not capture.disagrees, not capture.abstains, capture.confidence
 

@@ -12,7 +12,7 @@ from tyro.conf import Positional
 from cifar_ray.config import STORAGE_VARIABLE, Config, TrainConfig, default_storage, local_path, parse_config, resolve_storage
 from cifar_ray.errors import ConfigError
 from cifar_ray.recipes import get_recipe
-from cifar_ray.training.suited_settings import find_dataset, suit
+from cifar_ray.training.suited_settings import choose_settings, find_dataset
 
 _SMALL_PX = 32
 _CORRECTED = "corrected_labels.csv"
@@ -45,12 +45,12 @@ class CheckLabelsCommand(Config):
         """The config of a probe on these pictures.
 
         Raises:
-            ConfigError, DataError: if the pictures do not exist, see `suit`.
+            ConfigError, DataError: if the pictures do not exist, see `choose_settings`.
         """
         values: dict[str, Any] = get_recipe("photos").model_dump() | {"method": "probe", "val_fraction": 0.0, "test_fraction": 0.0}
         values |= {"seed": self.seed, "dataset": self._dataset, "data_dir": self._place, "image_size": _SMALL_PX}
         if self._dataset == "folder":
-            suited = suit({"data_dir": self._place, "columns": self.columns}).settings
+            suited = choose_settings({"data_dir": self._place, "columns": self.columns}).settings
             values |= {"columns": self.columns, "image_size": suited.get("image_size") or _SMALL_PX}
         return parse_config(TrainConfig, values)
 
@@ -69,10 +69,10 @@ class CheckLabelsCommand(Config):
     def next_command(self) -> str:
         """The command that applies the decisions; empty if a table cannot name the pictures."""
         from cifar_ray.data.listing.tables import list_pictures
-        from cifar_ray.data.reading.picture_source import place_of
+        from cifar_ray.data.reading.picture_source import parse_location
 
         if self._dataset == "folder":
-            listing = list_pictures(place_of(resolve_storage(self.data)), self.columns)
+            listing = list_pictures(parse_location(resolve_storage(self.data)), self.columns)
             if isinstance(listing.root, str) or listing.pictures.spans is not None:
                 return ""
         flags = f" --columns {shlex.quote(self.columns)}" if self.columns else ""

@@ -27,7 +27,7 @@ from cifar_ray.config.data_choice import DataChoice
 from cifar_ray.errors import ConfigError
 from cifar_ray.inference.batch.prediction_job import PredictionJob
 from cifar_ray.recipes import default_recipe, get_recipe
-from cifar_ray.training.suited_settings import suit
+from cifar_ray.training.suited_settings import choose_settings
 
 _MODEL = "NAME, NAME@3, the name of a run, or the path of a bundle or a run"
 _STORED_MODEL = "NAME, NAME@3 or NAME@production"
@@ -172,14 +172,14 @@ class StatsCommand(Config):
 
         Raises:
             ConfigError: if flags exclude each other.
-            DataError: see `suit`.
+            DataError: see `choose_settings`.
         """
         values = self.model_dump(exclude=_STATS_ONLY, exclude_none=True)
         if self.folder is not None:
             if self.data_dir is not None or self.dataset not in (None, "folder"):
                 raise ConfigError(f"{self.folder}: give a folder, or --dataset and --data-dir, not both")
             values["data_dir"] = self.folder
-        suited = suit(values)
+        suited = choose_settings(values)
         chosen = {name: value for name, value in suited.settings.items() if name in _AS_TRAIN}
         return parse_config(TrainConfig, chosen | values), suited.why
 

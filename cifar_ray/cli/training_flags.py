@@ -33,7 +33,7 @@ from cifar_ray.config.search_config import SearchConfig
 from cifar_ray.errors import ConfigError
 from cifar_ray.recipes import describe_recipes
 from cifar_ray.recipes.networks import NETWORKS, describe_networks
-from cifar_ray.training.suited_settings import find_dataset, suit
+from cifar_ray.training.suited_settings import choose_settings, find_dataset
 
 if TYPE_CHECKING:
     from cifar_ray.store import Bundle
@@ -248,7 +248,7 @@ def parse_over_recipe(
     """
     flags = peek(argv, ("--recipe", "--config", "--dataset", "--data-dir", "--columns", "--task", "--model"))
     chosen = (saved or {}) | (_settings_in(flags["config"]) if "config" in flags else {}) | flags
-    suited = suit(chosen)
+    suited = choose_settings(chosen)
     values = merge_settings(suited.settings, chosen)
     if "why" in command_type.model_fields:
         values["why"] = suited.why

@@ -63,7 +63,7 @@ def decode_image(source: bytes | Path, max_pixels: int = _MAX_PIXELS) -> Image.I
         ImageTooLargeError: if there are more than `max_pixels`.
         ImageError: if the picture is missing, empty, truncated, damaged, built to decode slowly, or in an unsupported format.
     """
-    with _in_one_line(source, max_pixels):
+    with _as_image_error(source, max_pixels):
         return _decode(source, max_pixels)[0]
 
 
@@ -89,13 +89,13 @@ def decode_square(
     Raises:
         ImageTooLargeError, ImageError: as `decode_image`.
     """
-    with _in_one_line(source, max_pixels, name):
+    with _as_image_error(source, max_pixels, name):
         image, box = _decode(source, max_pixels, (size_px, policy), is_upload=not name)
         return fit(image, size_px, policy, box)
 
 
 @contextlib.contextmanager
-def _in_one_line(source: bytes | Path, max_pixels: int, name: str = "") -> Iterator[None]:
+def _as_image_error(source: bytes | Path, max_pixels: int, name: str = "") -> Iterator[None]:
     """Turn every error of decoding into an `ImageError` of one line that names the picture."""
     name = name or (str(source) if isinstance(source, Path) else "picture")
     try:
@@ -130,7 +130,7 @@ def _without_end_marker(source: bytes | Path, max_pixels: int, wanted: tuple[int
     """Decode a JPEG that is complete except for its end marker; `None` for any other picture."""
     content = source.read_bytes() if isinstance(source, Path) else source
     try:
-        ways = [_decode_as_it_is(ended, max_pixels, wanted, is_upload=True) for ended in jpeg.ended_in_two_ways(content)]
+        ways = [_decode_as_it_is(ended, max_pixels, wanted, is_upload=True) for ended in jpeg.end_marker_variants(content)]
     except OSError:
         return None
     return ways[0] if ways and ways[0][0].tobytes() == ways[1][0].tobytes() else None

@@ -25,7 +25,7 @@ from cifar_ray.data.reading.picture_source import Pictures
 from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.errors import DataError, ImageError
 from cifar_ray.metrics.accuracy import Labels
-from cifar_ray.metrics.label_sets import count_labels, strata
+from cifar_ray.metrics.label_sets import count_labels, label_set_ids
 
 # If a larger share of a class is damaged, the cause is the copy, the disk or the labels, not single pictures.
 LARGEST_BROKEN_SHARE = 0.5
@@ -81,7 +81,7 @@ def _decode(listing: Listing, size_px: int, policy: ResizePolicy, allocate: cach
     check_present(listing, parts)
     if len(listing.parts["train"]) <= MAX_PICTURES:
         train = parts["train"]
-        parts["train"] = replace(train, bursts=find_bursts(*sketch(train.images), strata(train.labels)))
+        parts["train"] = replace(train, bursts=find_bursts(*sketch(train.images), label_set_ids(train.labels)))
     _logger.info("decoded %s pictures in %.1f s", f"{total - len(damaged.errors):,}", time.perf_counter() - start_s)
     return DatasetSplits(listing.name, parts["train"], parts.get("val"), parts.get("test"))
 

@@ -25,7 +25,7 @@ from cifar_ray.data.folder import load_folder
 from cifar_ray.data.labels import regroup
 from cifar_ray.data.listing.tables import list_pictures
 from cifar_ray.data.reading.local_cache import DOWNLOADS, cache_folder
-from cifar_ray.data.reading.picture_source import place_of
+from cifar_ray.data.reading.picture_source import parse_location
 from cifar_ray.data.reviewed import with_reviews
 from cifar_ray.data.splits import complete
 from cifar_ray.data.streamed import TrainingSplits, load_streamed
@@ -103,7 +103,7 @@ def _cifar_folder(config: TrainConfig) -> Path | None:
 def _place(config: TrainConfig) -> Path | str:
     if config.data_dir is None:
         raise DataError("--dataset folder needs --data-dir DIR")
-    return place_of(config.data_dir)
+    return parse_location(config.data_dir)
 
 
 def memory_bytes() -> int:
@@ -161,7 +161,7 @@ def _open_cifar(name: str, root: Path) -> dict[str, Any]:
     if root.name == source.base_folder:
         root = root.parent
     try:
-        with impatient_network():
+        with network_timeout():
             return {"train": source(root, train=True, download=True), "test": source(root, train=False)}
     except (OSError, RuntimeError, EOFError, tarfile.TarError, http.client.HTTPException) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -172,7 +172,7 @@ def _open_cifar(name: str, root: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def impatient_network() -> Iterator[None]:
+def network_timeout() -> Iterator[None]:
     """Set a socket timeout for torchvision, which sets none: behind a silent firewall it would wait for minutes."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_NETWORK_TIMEOUT_S)

@@ -30,7 +30,7 @@ from cifar_ray.data.statistics import ChannelHistogram, ChannelValues, channel_m
 from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.errors import DataError
 from cifar_ray.metrics.accuracy import Labels
-from cifar_ray.metrics.label_sets import strata
+from cifar_ray.metrics.label_sets import label_set_ids
 
 _CHUNK_BYTES = 8 << 20
 _MAX_CHUNK_IMAGES = 256
@@ -265,7 +265,7 @@ class _Pass:
     def find_bursts(self, train: ImageDataset) -> _Indices | None:
         """The bursts of the training images of the listing, as for pictures in memory."""
         rows = _numbers(train)
-        return find_bursts(self._sketches[rows], self._aspects[rows], strata(train.labels)) if self._num_sketched else None
+        return find_bursts(self._sketches[rows], self._aspects[rows], label_set_ids(train.labels)) if self._num_sketched else None
 
     def finish(self, pictures: Pictures) -> None:
         """Write the rest of the entry: for training images their rows in the listing, for other splits the file names."""

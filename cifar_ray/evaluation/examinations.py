@@ -10,7 +10,7 @@ from cifar_ray.config import DatasetName, EngineName, PrecisionName, TrainConfig
 from cifar_ray.config.data_choice import DataChoice
 from cifar_ray.data import load_splits
 from cifar_ray.data.listing.tables import list_pictures
-from cifar_ray.data.reading.picture_source import place_of
+from cifar_ray.data.reading.picture_source import parse_location
 from cifar_ray.data.survey.picture_facts import BrokenFile
 from cifar_ray.data.task_progress import StartTask
 from cifar_ray.errors import ConfigError, DataError
@@ -176,7 +176,7 @@ def examine_dataset(
         DataError: if the data are missing, or training rejects them.
     """
     is_folder = config.dataset == "folder" and config.data_dir is not None
-    listing = list_pictures(place_of(str(config.data_dir)), config.columns, config.task) if is_folder else None
+    listing = list_pictures(parse_location(str(config.data_dir)), config.columns, config.task) if is_folder else None
     try:
         splits = load_splits(config, progress)
     except DataError:

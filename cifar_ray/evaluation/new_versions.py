@@ -20,7 +20,7 @@ from cifar_ray.inference.predictor import Predictor
 from cifar_ray.metrics.accuracy import Logits
 from cifar_ray.metrics.trust import Trust
 from cifar_ray.store import Bundle
-from cifar_ray.store.gallery import GALLERY_FILE, Judged, encode_gallery
+from cifar_ray.store.gallery import GALLERY_FILE, SplitPredictions, encode_gallery
 from cifar_ray.store.trust_file import read_trust, with_trust
 
 _SAME = 1e-3
@@ -90,7 +90,7 @@ def with_gallery(bundle: Bundle, evaluation: ModelEvaluation) -> Bundle:
         evaluation: evaluation of this model.
     """
     images = evaluation.data.images
-    judged = Judged.of(evaluation.logits, images.labels, bundle.manifest.temperature)
+    judged = SplitPredictions.of(evaluation.logits, images.labels, bundle.manifest.temperature)
     gallery = encode_gallery(judged, images.images, images.class_names, images.name_of, evaluation.data.split)
     manifest = bundle.manifest.model_copy(update={"created_at": datetime.now(UTC)})
     return dataclasses.replace(bundle, manifest=manifest, attachments={**bundle.attachments, GALLERY_FILE: gallery})

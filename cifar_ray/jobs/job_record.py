@@ -57,7 +57,7 @@ class Job(BaseModel):
         not_before: time before which the next attempt must not start; `None` if it may start at once.
         owner: the server that runs it; empty if none does.
         seen_at: time of the owner's last heartbeat.
-        joins: whether the job has begun to write its table; only then may it replace a table of this name.
+        has_begun_output: whether the job has begun to write its table; only then may it replace a table of this name.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -80,7 +80,7 @@ class Job(BaseModel):
     not_before: datetime | None = None
     owner: str = ""
     seen_at: datetime | None = None
-    joins: bool = False
+    has_begun_output: bool = False
 
     @property
     def folder(self) -> str:

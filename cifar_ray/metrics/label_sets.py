@@ -79,7 +79,7 @@ def count_labels(labels: Labels, num_classes: int) -> npt.NDArray[np.int64]:
     return np.bincount(labels, minlength=num_classes).astype(np.int64) if labels.ndim == 1 else labels.sum(axis=0, dtype=np.int64)
 
 
-def strata(labels: Labels) -> npt.NDArray[np.int64]:
+def label_set_ids(labels: Labels) -> npt.NDArray[np.int64]:
     """A number for the labels of each image, int64 `[N]`: its class, or for several labels a number for each different set of labels."""
     if labels.ndim == 1:
         return labels.astype(np.int64, copy=False)

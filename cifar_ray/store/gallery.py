@@ -27,7 +27,7 @@ Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Judged:
+class SplitPredictions:
     """Predictions of a model for the images of a split.
 
     Attributes:
@@ -41,14 +41,14 @@ class Judged:
     confidence: npt.NDArray[np.floating[Any]]
 
     @classmethod
-    def of(cls, logits: npt.NDArray[np.float32], labels: Integers, temperature: float = 1.0) -> Judged:
+    def of(cls, logits: npt.NDArray[np.float32], labels: Integers, temperature: float = 1.0) -> SplitPredictions:
         """Create from logits `[N, C]`; they are divided by the temperature before softmax."""
         shifted = (logits - logits.max(axis=1, keepdims=True)) / temperature
         return cls(labels, logits.argmax(axis=1), 1 / np.exp(shifted).sum(axis=1))
 
 
 def encode_gallery(
-    judged: Judged,
+    judged: SplitPredictions,
     images: npt.NDArray[np.uint8],
     class_names: tuple[str, ...],
     name_of: Callable[[int], str],
@@ -83,7 +83,7 @@ def encode_gallery(
 
 
 def _mistakes(
-    judged: Judged, wrong: Integers, images: npt.NDArray[np.uint8], name_of: Callable[[int], str], limit: int
+    judged: SplitPredictions, wrong: Integers, images: npt.NDArray[np.uint8], name_of: Callable[[int], str], limit: int
 ) -> list[dict[str, object]]:
     """Choose the mistakes: first the most confident one of every cell, then the second of every cell, so that many cells have one."""
     in_cell: Counter[tuple[int, int]] = Counter()

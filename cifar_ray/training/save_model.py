@@ -64,7 +64,7 @@ def _gallery(run: TrainedRun, splits: TrainingSplits, limit: int) -> dict[str, b
 
     An error in the gallery is logged, and the model is saved without it.
     """
-    test, judged = splits.test, run.result.test_judged
+    test, judged = splits.test, run.result.test_predictions
     if test is None or judged is None:
         return {}
     try:

@@ -30,7 +30,7 @@ _STEPS = 300  # desired number of steps of a training on few small images
 
 
 @dataclass(frozen=True)
-class Suited:
+class ChosenSettings:
     """Settings for some data.
 
     Attributes:
@@ -49,7 +49,7 @@ def find_dataset(data_dir: str) -> str:
     return next((name for name, files in _CIFAR_FILES.items() if names & set(files)), "folder")
 
 
-def suit(chosen: Mapping[str, Any]) -> Suited:
+def choose_settings(chosen: Mapping[str, Any]) -> ChosenSettings:
     """Choose the settings that the user has not set.
 
     Args:
@@ -68,11 +68,13 @@ def suit(chosen: Mapping[str, Any]) -> Suited:
     if dataset == "folder" and data_dir is not None and named is None:
         # imported here, because numpy and Pillow would slow down --help
         from cifar_ray.data.listing.tables import list_pictures
-        from cifar_ray.data.reading.picture_source import place_of
+        from cifar_ray.data.reading.picture_source import parse_location
 
-        return _suit_folder(list_pictures(place_of(resolve_storage(data_dir)), chosen.get("columns"), _task(chosen)), chosen, settings)
+        return _suit_folder(
+            list_pictures(parse_location(resolve_storage(data_dir)), chosen.get("columns"), _task(chosen)), chosen, settings
+        )
     recipe = get_recipe(named or default_recipe(dataset, chosen.get("model")))
-    return Suited(recipe.model_dump() | settings)
+    return ChosenSettings(recipe.model_dump() | settings)
 
 
 def _task(chosen: Mapping[str, Any]) -> TaskChoice:
@@ -87,7 +89,7 @@ def _check_is_cifar(data_dir: str, dataset: str) -> None:
         raise DataError(f"--data-dir {data_dir}: found no files of {dataset} ({files}); to train on your own pictures, leave out --dataset")
 
 
-def _suit_folder(listing: Listing, chosen: Mapping[str, Any], settings: dict[str, Any]) -> Suited:
+def _suit_folder(listing: Listing, chosen: Mapping[str, Any], settings: dict[str, Any]) -> ChosenSettings:
     from statistics import median
 
     from cifar_ray.data.survey.picture_facts import read_headers
@@ -103,7 +105,7 @@ def _suit_folder(listing: Listing, chosen: Mapping[str, Any], settings: dict[str
         return _suit_small(count, found, settings)
     if model is not None and not model.startswith("timm:"):
         recipe = get_recipe(default_recipe("folder", model))
-        return Suited(recipe.model_dump() | settings)
+        return ChosenSettings(recipe.model_dump() | settings)
     flat = sum(max(fact.width_px, fact.height_px) > _FAR_FROM_SQUARE * min(fact.width_px, fact.height_px) for fact in facts)
     recipe = get_recipe("photos")
     by_count = {"batch_size": max(2, min(recipe.batch_size, count // 2)), "epochs": _finetuning_epochs(count, recipe.epochs)}
@@ -116,10 +118,10 @@ def _suit_folder(listing: Listing, chosen: Mapping[str, Any], settings: dict[str
     why = [f"{found}: a pretrained network ({values['model']}, {values['image_size']} px), because it needs few pictures"]
     why.append(_describe_split(listing, values))
     why += ["pad, crop and squash are compared, because many are far from square"] if compares else []
-    return Suited(values, "; ".join(why))
+    return ChosenSettings(values, "; ".join(why))
 
 
-def _suit_small(count: int, found: str, settings: dict[str, Any]) -> Suited:
+def _suit_small(count: int, found: str, settings: dict[str, Any]) -> ChosenSettings:
     recipe = get_recipe(default_recipe("folder", None))
     # batch norm over two pictures diverges, and a quarter of the pictures may be held out
     batch_size = min(recipe.batch_size, max(2, count // 2), 1 << max(2, (count // 8).bit_length() - 1))
@@ -127,7 +129,7 @@ def _suit_small(count: int, found: str, settings: dict[str, Any]) -> Suited:
     why = f"{found}: recipe {recipe.recipe} for small images, {epochs} epochs, batch size {batch_size}"
     if count < FEW_PICTURES:
         why += f"; if they show things as photographs do, --model {PRETRAINED_MODEL} needs fewer of them"
-    return Suited(recipe.model_dump() | settings | {"batch_size": batch_size, "epochs": epochs}, why)
+    return ChosenSettings(recipe.model_dump() | settings | {"batch_size": batch_size, "epochs": epochs}, why)
 
 
 def _finetuning_epochs(count: int, default: int) -> int:

@@ -51,7 +51,7 @@ def open_tail(probe: TrainedRun, splits: TrainingSplits) -> tuple[nn.Module, Tai
 
 
 def finetune_tail(
-    run: Run, config: TrainConfig, probe: TrainedRun, splits: TrainingSplits, opened: tuple[nn.Module, Tail], progress: Progress
+    run: Run, config: TrainConfig, probe: TrainedRun, splits: TrainingSplits, split_network: tuple[nn.Module, Tail], progress: Progress
 ) -> TrainedRun:
     """Train the upper part for `config.epochs` epochs, resume an interrupted training, and keep the weights of the best epoch.
 
@@ -60,14 +60,14 @@ def finetune_tail(
         config: config of the fine-tuning.
         probe: the trained probe.
         splits: the data set, in memory.
-        opened: result of `open_tail`.
+        split_network: result of `open_tail`.
         progress: receives the progress.
 
     Raises:
         TrainingError: if there is too little memory.
     """
     with advising_on_memory(tail_memory_advice(config), TrainingError):
-        return _finetune(run, config, probe, splits, opened, progress)
+        return _finetune(run, config, probe, splits, split_network, progress)
 
 
 def tail_memory_advice(config: TrainConfig) -> str:
@@ -77,10 +77,10 @@ def tail_memory_advice(config: TrainConfig) -> str:
 
 
 def _finetune(
-    run: Run, config: TrainConfig, probe: TrainedRun, splits: TrainingSplits, opened: tuple[nn.Module, Tail], progress: Progress
+    run: Run, config: TrainConfig, probe: TrainedRun, splits: TrainingSplits, split_network: tuple[nn.Module, Tail], progress: Progress
 ) -> TrainedRun:
     started = time.perf_counter()
-    network, tail = opened
+    network, tail = split_network
     assert isinstance(splits.train, ImageDataset)  # noqa: S101
     about = probe.result.normalization
     trainer = TailTrainer(tail, config, splits.train, about.mean, about.std)
@@ -127,7 +127,7 @@ def _finetune(
         train_seconds=time.perf_counter() - started,
         trust=trust,
         test_confusion=judged.test_confusion,
-        test_judged=judged.test_judged,
+        test_predictions=judged.test_predictions,
     )
     run.write_history(state.reports)
     return TrainedRun(run.name, run.files.path(), result, state.reports, network.state_dict())

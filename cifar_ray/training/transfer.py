@@ -92,8 +92,8 @@ def train_transfer(run: Run, splits: TrainingSplits, progress: Progress) -> Trai
             if planned is None:
                 return trained
             progress.on_plan(planned.config.epochs)
-            if planned.opened is not None:
-                tuned = finetune_tail(run, planned.config, trained, splits, planned.opened, progress)
+            if planned.split_network is not None:
+                tuned = finetune_tail(run, planned.config, trained, splits, planned.split_network, progress)
                 return _better(config, trained, tuned, splits, progress)
         except Interrupted as stop:
             raise Interrupted(
@@ -150,21 +150,21 @@ class _Plan:
 
     Attributes:
         config: config of the fine-tuning.
-        opened: the network and its two parts, to train only the last stages on this CPU; `None` trains all stages with `train_run`.
+        split_network: the network and its two parts, to train only the last stages on this CPU; `None` trains all stages with `train_run`.
     """
 
     config: TrainConfig
-    opened: tuple[nn.Module, Tail] | None
+    split_network: tuple[nn.Module, Tail] | None
 
 
 def _plan_finetuning(run: Run, trained: TrainedRun, splits: TrainingSplits, progress: Progress, mirror: bool) -> _Plan | None:
     """Plan the fine-tuning; a resumed run takes the plan from its folder. `None` if there is no fine-tuning, or it would take too long."""
     config = run.config
     on_cpu = not torch.cuda.is_available() and config.max_workers == 1
-    opened = open_tail(trained, splits) if on_cpu else None
+    split_network = open_tail(trained, splits) if on_cpu else None
     begun = run.extra_config(_FINETUNE_FILE)
     if begun is not None:
-        return _Plan(begun, opened)
+        return _Plan(begun, split_network)
     budget_s = _budget_s(config)
     if config.method == "auto" and not budget_s:
         progress.on_message("fine-tuning is left out on a CPU; --time-budget 15m tries it")
@@ -175,7 +175,7 @@ def _plan_finetuning(run: Run, trained: TrainedRun, splits: TrainingSplits, prog
     _save_probe(run, trained, splits)
     planned = _finetuning_config(run, mirror)
     if config.method == "auto":
-        epoch_s = _epoch_s(planned, trained, splits, opened)
+        epoch_s = _epoch_s(planned, trained, splits, split_network)
         epochs = min(planned.epochs, int(_SHARE_OF_BUDGET * budget_s / epoch_s))
         if epochs < _LEAST_EPOCHS:
             progress.on_message(f"fine-tuning is left out: {_LEAST_EPOCHS} epochs would take {_LEAST_EPOCHS * epoch_s / 60:.1f} min")
@@ -184,19 +184,19 @@ def _plan_finetuning(run: Run, trained: TrainedRun, splits: TrainingSplits, prog
         schedule = planned.schedule.model_copy(update={"warmup_epochs": min(planned.schedule.warmup_epochs, epochs / 4)})
         planned = planned.model_copy(update={"epochs": epochs, "schedule": schedule})
     run.save_extra_config(_FINETUNE_FILE, planned)
-    return _Plan(planned, opened)
+    return _Plan(planned, split_network)
 
 
-def _epoch_s(config: TrainConfig, trained: TrainedRun, splits: TrainingSplits, opened: tuple[nn.Module, Tail] | None) -> float:
+def _epoch_s(config: TrainConfig, trained: TrainedRun, splits: TrainingSplits, split_network: tuple[nn.Module, Tail] | None) -> float:
     """Duration of an epoch, seconds, estimated from a few steps in this process."""
-    if opened is None:
+    if split_network is None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         with advising_on_memory(memory_advice(config, device, splits.train.image_size_px), TrainingError):
             return len(splits.train) / _images_per_s(config, splits, device)
     about = trained.result.normalization
     assert isinstance(splits.train, ImageDataset)  # noqa: S101
     with advising_on_memory(tail_memory_advice(config), TrainingError):
-        return TailTrainer(opened[1], config, splits.train, about.mean, about.std).estimate_epoch_s(config.epochs)
+        return TailTrainer(split_network[1], config, splits.train, about.mean, about.std).estimate_epoch_s(config.epochs)
 
 
 def _budget_s(config: TrainConfig) -> float:

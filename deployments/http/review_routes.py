@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from cifar_ray.captures.capture_files import KEY_PATTERN, Capture, Captures, UnknownCaptureError, doubt
+from cifar_ray.captures.capture_files import KEY_PATTERN, Capture, Captures, UnknownCaptureError, doubt_sort_key
 from cifar_ray.captures.reviews import Review, Reviews
 from cifar_ray.config import describe
 from cifar_ray.errors import ImageError
@@ -180,7 +180,7 @@ class ReviewApi:
         captures, reviews = await asyncio.gather(asyncio.to_thread(self._captures.all), asyncio.to_thread(self._reviews.current))
         is_open = [capture for capture in captures if capture.key not in reviews]
         done = [capture for capture in captures if capture.key in reviews]
-        shown = sorted(is_open, key=doubt) if request.query_params.get("reviewed") != "true" else list(reversed(done))
+        shown = sorted(is_open, key=doubt_sort_key) if request.query_params.get("reviewed") != "true" else list(reversed(done))
         answer: schemas.CapturesAnswer = {
             "captures": [_entry(capture, reviews.get(capture.key)) for capture in shown[: int(limit)]],
             "num_open": len(is_open),

@@ -263,5 +263,5 @@ class Observer(Protocol):
     def pending(self, images: int) -> None:
         """Number of images that are being decoded, waiting, or being classified."""
 
-    def tried(self, name: str, version: int, event: TrialEvent, problem: str = "") -> None:
+    def trial_event(self, name: str, version: int, event: TrialEvent, problem: str = "") -> None:
         """An event of a version on trial; `problem` says why it failed."""

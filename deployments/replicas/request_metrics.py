@@ -58,7 +58,7 @@ class IngressMetrics(Observer):
             self._is_due = True
             asyncio.get_running_loop().call_later(_GAUGE_DELAY_S, self._set_gauge)
 
-    def tried(self, name: str, version: int, event: TrialEvent, problem: str = "") -> None:
+    def trial_event(self, name: str, version: int, event: TrialEvent, problem: str = "") -> None:
         """Implements `Observer`."""
         self._trials.inc(1, {"model": name, "version": str(version), "event": event})
         if problem:

@@ -18,7 +18,7 @@ _MAX_WAITING = 64
 _MAX_WAITING_BYTES = 32_000_000
 # Maximum number of compared pictures of one request: a whole batch would keep the next request waiting.
 _MAX_PICTURES = 8
-_PATIENCE_S = 1.0
+_IDLE_TIMEOUT_S = 1.0
 _POLL_S = 0.004
 
 
@@ -92,7 +92,7 @@ class Comparisons:
 
     async def _has_time(self) -> bool:
         """Wait up to a second for a moment without a request; `False` if there is none."""
-        for _ in range(int(_PATIENCE_S / _POLL_S)):
+        for _ in range(int(_IDLE_TIMEOUT_S / _POLL_S)):
             if self._pipeline.is_idle:
                 return True
             await asyncio.sleep(_POLL_S)
@@ -111,11 +111,11 @@ class Comparisons:
         except Exception as error:  # no error of a comparison may affect a request
             if is_of_staged:
                 trial.tally.staged.could_not_answer()
-                self._observer.tried(trial.stage.name, trial.stage.version, "failed", str(error))
+                self._observer.trial_event(trial.stage.name, trial.stage.version, "failed", str(error))
             return
         if is_of_staged:
             trial.tally.staged.answered(*second.confidences, second.timings_ms["total"])
-            self._observer.tried(trial.stage.name, trial.stage.version, "shadowed")
+            self._observer.trial_event(trial.stage.name, trial.stage.version, "shadowed")
         agreed = []
         for one, other in zip(first.rows, second.rows, strict=False):
             if isinstance(one, Row) and isinstance(other, Row):
@@ -123,13 +123,13 @@ class Comparisons:
                 agreed.append(agree)
                 trial.tally.compared += 1
                 trial.tally.agreed += agree
-                self._observer.tried(trial.stage.name, trial.stage.version, "agreed" if agree else "differed")
+                self._observer.trial_event(trial.stage.name, trial.stage.version, "agreed" if agree else "differed")
         if not all(agreed):
             self._differed(comparison.sender, comparison.pictures, first)
 
     def _drop(self, comparison: _Comparison) -> None:
         comparison.trial.tally.dropped += 1
-        self._observer.tried(comparison.trial.stage.name, comparison.trial.stage.version, "dropped")
+        self._observer.trial_event(comparison.trial.stage.name, comparison.trial.stage.version, "dropped")
 
 
 def labels(outcome: Outcome, row: Row | ImageError) -> frozenset[str]:

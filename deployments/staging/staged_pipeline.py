@@ -17,7 +17,7 @@ from deployments.staging.comparisons import Comparisons, Differed
 from deployments.staging.trials import Trial, Trials
 
 # If a version on trial does not answer within this fraction of the time limit of a request, production answers instead.
-_PART_OF_TIME = 0.5
+_STAGED_TIMEOUT_FRACTION = 0.5
 
 
 class StagedPipeline:
@@ -76,7 +76,7 @@ class StagedPipeline:
         """The answer of the version on trial; `None` if it gives none."""
         stage, tally = trial.stage, trial.tally
         try:
-            async with asyncio.timeout(_PART_OF_TIME * self._config.request_timeout_s):
+            async with asyncio.timeout(_STAGED_TIMEOUT_FRACTION * self._config.request_timeout_s):
                 outcome = await self._pipeline.run(pictures, stage.reference)
         except OverloadedError:  # the queue is the same for production
             raise
@@ -87,10 +87,10 @@ class StagedPipeline:
             return None
         except Exception as error:  # no error of a version on trial may reach the client
             tally.staged.could_not_answer()
-            self._observer.tried(stage.name, stage.version, "failed", f"{type(error).__name__}: {error}")
+            self._observer.trial_event(stage.name, stage.version, "failed", f"{type(error).__name__}: {error}")
             return None
         tally.staged.answered(*outcome.confidences, outcome.timings_ms["total"])
-        self._observer.tried(stage.name, stage.version, "answered")
+        self._observer.trial_event(stage.name, stage.version, "answered")
         return outcome
 
     async def _ask_production(self, trial: Trial, pictures: Sequence[Picture], reference: str | None) -> Outcome:

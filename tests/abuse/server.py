@@ -83,7 +83,7 @@ class RealServer:
 def real_server(own: Path, storage: str | None = None) -> Iterator[RealServer]:
     """Starts it with a model of random weights, in its own folder unless a storage is given, and ends every process of it."""
     storage = storage or str(own)
-    keep_random(storage)
+    save_random_model(storage)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
     key, keys = new_key(), own / "api_keys.txt"
@@ -107,7 +107,7 @@ def real_server(own: Path, storage: str | None = None) -> Iterator[RealServer]:
                 _stop(server, process)
 
 
-def keep_random(storage: str) -> None:
+def save_random_model(storage: str) -> None:
     """The default network, untrained."""
     arguments = {"num_classes": 10, "image_size": 32}
     torch.manual_seed(0)

@@ -105,7 +105,7 @@ class Notes(Observer):
     def refused(self, reason: str) -> None:
         self.reasons.append(reason)
 
-    def tried(self, name: str, version: int, event: TrialEvent, problem: str = "") -> None:
+    def trial_event(self, name: str, version: int, event: TrialEvent, problem: str = "") -> None:
         self.events.append(event)
 
     def pending(self, images: int) -> None:

@@ -14,7 +14,7 @@ from cifar_ray import __main__ as console
 from cifar_ray.config import AugmentationConfig, TrainConfig, parse_config
 from cifar_ray.data import channel_mean_std, load_splits
 from cifar_ray.reports.dataset_report import augmented
-from cifar_ray.training.suited_settings import suit
+from cifar_ray.training.suited_settings import choose_settings
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def pets(tmp_path: Path) -> Path:
 
 def test_the_split_and_the_advice_are_those_of_a_training(pets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert console.main(["stats", str(pets), "--storage", str(tmp_path / "storage")]) == 0
-    suited = suit({"data_dir": str(pets)})
+    suited = choose_settings({"data_dir": str(pets)})
     splits = load_splits(parse_config(TrainConfig, suited.settings | {"data_dir": str(pets), "image_size": 32}))
     figures = json.loads((tmp_path / "storage" / "stats" / "pets" / "stats.json").read_text())
     assert figures["images"] == {name: len(part) for name, part in splits}

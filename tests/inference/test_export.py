@@ -23,7 +23,7 @@ from cifar_ray.errors import BundleError, StoreError
 from cifar_ray.inference.exporting import answers
 from cifar_ray.inference.exporting.export import export
 from cifar_ray.inference.exporting.file_formats import FORMATS, FileFormat
-from cifar_ray.inference.exporting.import_weights import Meaning, import_weights
+from cifar_ray.inference.exporting.import_weights import WeightsMetadata, import_weights
 from cifar_ray.inference.exporting.resampling import Square
 from cifar_ray.inference.predictor import Prediction, Predictor
 from cifar_ray.metrics.trust import Trust
@@ -105,7 +105,7 @@ def test_the_graph_gives_every_field_of_a_prediction(make_bundle: MakeBundle, ru
     predictor = Predictor(bundle, precision="fp32", engine="torch")
     expected = predictor.predict(np.stack(images))
     with torch.inference_mode():
-        found = answers.Answers(predictor.network, bundle.manifest, read_trust(bundle))(torch.from_numpy(np.stack(images)))
+        found = answers.PredictionGraph(predictor.network, bundle.manifest, read_trust(bundle))(torch.from_numpy(np.stack(images)))
     logits, probabilities, labels, score, abstains = (output.numpy() for output in found)
     np.testing.assert_allclose(logits, expected.logits, atol=1e-5)
     np.testing.assert_allclose(probabilities, expected.probabilities, atol=1e-6)
@@ -190,7 +190,7 @@ def test_pt2_takes_pictures_of_any_size(make_bundle: MakeBundle, tmp_path: Path)
 
 def test_safetensors_comes_back_through_import_as_the_same_model(kept: Bundle, images: Pixels, tmp_path: Path) -> None:
     export(kept, "safetensors", str(tmp_path / "pets.safetensors"))
-    again = import_weights(ModelStore(str(tmp_path)), tmp_path / "pets.safetensors", "copy", Meaning())
+    again = import_weights(ModelStore(str(tmp_path)), tmp_path / "pets.safetensors", "copy", WeightsMetadata())
     assert again.reference == "copy@1"
     assert again.manifest == kept.manifest
     np.testing.assert_array_equal(logits_of(again, images), logits_of(kept, images))
@@ -209,7 +209,7 @@ def test_a_file_that_answers_something_else_is_not_written(
     bundle, target = make_bundle(), tmp_path / "pets.onnx"
     target.write_bytes(b"older")
     network = Predictor(bundle, precision="fp32", engine="torch").network
-    right = answers.Answers(network, bundle.manifest, read_trust(bundle))
+    right = answers.PredictionGraph(network, bundle.manifest, read_trust(bundle))
 
     def run(images: Pixels) -> list[npt.NDArray[Any]]:
         with torch.inference_mode():
@@ -265,7 +265,7 @@ def test_the_commands_say_what_they_did(kept: Bundle, tmp_path: Path, capsys: py
 def test_a_torch_state_dict_becomes_a_model(tmp_path: Path, architecture: str) -> None:
     state = create_model(architecture, num_classes=3, image_size=32).state_dict()
     torch.save({"epoch": 3, "model_state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}, tmp_path / "theirs.pth")
-    meaning = Meaning(class_names=("a", "b", "c"), channel_mean=(0.1, 0.2, 0.3), channel_std=(0.4, 0.5, 0.6))
+    meaning = WeightsMetadata(class_names=("a", "b", "c"), channel_mean=(0.1, 0.2, 0.3), channel_std=(0.4, 0.5, 0.6))
     bundle = import_weights(ModelStore(str(tmp_path)), tmp_path / "theirs.pth", "theirs", meaning)
     assert bundle.manifest.architecture.name == architecture
     assert (bundle.manifest.class_names, bundle.manifest.channel_mean, bundle.manifest.image_size_px) == (
@@ -279,7 +279,7 @@ def test_a_torch_state_dict_becomes_a_model(tmp_path: Path, architecture: str) -
 
 def test_like_brings_classes_and_normalisation_of_another_model(kept: Bundle, tmp_path: Path) -> None:
     torch.save(kept.weights, tmp_path / "weights.pt")
-    bundle = import_weights(ModelStore(str(tmp_path)), tmp_path / "weights.pt", "twin", Meaning(like=kept.manifest))
+    bundle = import_weights(ModelStore(str(tmp_path)), tmp_path / "weights.pt", "twin", WeightsMetadata(like=kept.manifest))
     assert (bundle.manifest.class_names, bundle.manifest.channel_std) == (kept.manifest.class_names, kept.manifest.channel_std)
     assert bundle.manifest.image_size_px == 16
 

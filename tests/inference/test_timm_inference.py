@@ -19,7 +19,7 @@ from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.errors import BundleError, ConfigError
 from cifar_ray.inference.explain import grad_cam
 from cifar_ray.inference.exporting.export import ExportFormat, export
-from cifar_ray.inference.exporting.import_weights import Meaning, import_weights
+from cifar_ray.inference.exporting.import_weights import WeightsMetadata, import_weights
 from cifar_ray.inference.int8 import with_int8
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.models import count_flops, create_model
@@ -221,9 +221,9 @@ def test_an_export_is_imported_as_the_same_model_and_renamed_classes_change_noth
     bundle = timm_bundle(name, views, pretrained=origin)
     file, store = tmp_path / "model.safetensors", ModelStore(str(tmp_path))
     export(bundle, "safetensors", str(file))
-    again = import_weights(store, file, "copy", Meaning())
+    again = import_weights(store, file, "copy", WeightsMetadata())
     assert again.manifest.pretrained == origin
-    renamed = import_weights(store, file, "renamed", Meaning(class_names=("a", "b", "c")))
+    renamed = import_weights(store, file, "renamed", WeightsMetadata(class_names=("a", "b", "c")))
     assert renamed.manifest.class_names == ("a", "b", "c")
     assert (renamed.manifest.architecture, renamed.manifest.channel_mean) == (bundle.manifest.architecture, bundle.manifest.channel_mean)
     for found in (again, renamed):

@@ -18,7 +18,7 @@ from cifar_ray.inference.batch.rows import SCHEMA, broken_row
 from cifar_ray.inference.batch.table import Results, classify_part
 from cifar_ray.storage import FileTree
 from cifar_ray.store import ModelStore, load_model
-from cifar_ray.training.records.checkpoint import STATE_FILE, Checkpoints, Place
+from cifar_ray.training.records.checkpoint import STATE_FILE, CheckpointPosition, Checkpoints
 from tests.abuse.server import real_server
 
 SMALL = ("--dataset", "digits", "--recipe", "digits", "--epochs", "2")
@@ -76,14 +76,14 @@ def test_a_checkpoint_that_was_damaged_where_it_is_stored_is_told_of_and_the_one
     checkpoints = Checkpoints(storage, "run", messages.append)
     attempt = checkpoints.begin_attempt({})
     for epoch in (1, 2):
-        checkpoints.write(Place(attempt, epoch, 0), b"state %d" % epoch, {})
+        checkpoints.write(CheckpointPosition(attempt, epoch, 0), b"state %d" % epoch, {})
     files = FileTree(storage, "runs/run")
-    newest = Place(attempt, 2, 0).folder
+    newest = CheckpointPosition(attempt, 2, 0).folder
     for data in (b"state", b"state 3", b""):
         files.replace(f"{newest}/{STATE_FILE}", data)
-        assert checkpoints.newest() == (Place(attempt, 1, 0), b"state 1")
+        assert checkpoints.newest() == (CheckpointPosition(attempt, 1, 0), b"state 1")
     files.file_system.delete_file(files.path(f"{newest}/{STATE_FILE}"))
-    assert checkpoints.newest() == (Place(attempt, 1, 0), b"state 1")
+    assert checkpoints.newest() == (CheckpointPosition(attempt, 1, 0), b"state 1")
     assert messages == [f"checkpoint {newest}: state.pt is {how}; trying an older checkpoint" for how in (*["damaged"] * 3, "missing")]
 
 

@@ -12,15 +12,15 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter
 
-from cifar_ray.store.gallery import Judged, count_pictures, encode_gallery
+from cifar_ray.store.gallery import SplitPredictions, count_pictures, encode_gallery
 from deployments.predicting import schemas
 
 
-def gallery(count: int, classes: int, *, side_px: int = 32, wrong: float = 0.3, seed: int = 0) -> tuple[dict[str, Any], Judged]:
+def gallery(count: int, classes: int, *, side_px: int = 32, wrong: float = 0.3, seed: int = 0) -> tuple[dict[str, Any], SplitPredictions]:
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, count)
     predicted = np.where(rng.random(count) < wrong, rng.integers(0, classes, count), labels)
-    judged = Judged(labels, predicted, rng.uniform(1 / classes, 1, count))
+    judged = SplitPredictions(labels, predicted, rng.uniform(1 / classes, 1, count))
     images = np.broadcast_to(rng.integers(0, 256, (64, side_px, side_px, 3), np.uint8), (64, side_px, side_px, 3))
     images = images[np.arange(count) % 64] if count < 5000 else np.broadcast_to(images[:1], (count, side_px, side_px, 3))
     content = encode_gallery(judged, images, tuple(f"class {i}" for i in range(classes)), "#{}".format, "test")
@@ -50,7 +50,7 @@ def test_each_cell_shows_its_surest_mistakes_and_at_most_twelve() -> None:
 def test_a_mistake_names_its_image_and_shows_it() -> None:
     pixels = np.zeros((2, 200, 200, 3), np.uint8)
     pixels[1, :, :] = (200, 30, 30)
-    judged = Judged(np.array([0, 1]), np.array([0, 0]), np.array([0.9, 0.8]))
+    judged = SplitPredictions(np.array([0, 1]), np.array([0, 0]), np.array([0.9, 0.8]))
     made = json.loads(encode_gallery(judged, pixels, ("a", "b"), ["right.png", "wrong.png"].__getitem__, "val"))
     [mistake] = made["mistakes"]
     assert (made["split"], mistake["name"], mistake["true"], mistake["predicted"], mistake["confidence"]) == ("val", "wrong.png", 1, 0, 0.8)
@@ -89,7 +89,7 @@ def test_photographs_are_large_where_there_are_few_and_small_images_keep_their_s
 
 @pytest.mark.parametrize("limit", [0, 5])
 def test_the_number_of_pictures_can_be_limited_and_the_matrix_stays(limit: int) -> None:
-    judged = Judged(np.arange(20) % 2, np.zeros(20, np.int64), np.linspace(0.5, 1, 20))
+    judged = SplitPredictions(np.arange(20) % 2, np.zeros(20, np.int64), np.linspace(0.5, 1, 20))
     content = encode_gallery(judged, np.zeros((20, 8, 8, 3), np.uint8), ("a", "b"), "#{}".format, "test", limit)
     made = json.loads(content)
     TypeAdapter(schemas.Gallery).validate_python(made, strict=True, extra="forbid")

@@ -10,7 +10,7 @@ import pytest
 
 from cifar_ray.errors import StoreError, TrainingError
 from cifar_ray.training.loop.command import CheckpointSchedule, Command
-from cifar_ray.training.records.checkpoint import COMMIT_FILE, STATE_FILE, BackgroundWriter, Checkpoints, Place
+from cifar_ray.training.records.checkpoint import COMMIT_FILE, STATE_FILE, BackgroundWriter, CheckpointPosition, Checkpoints
 
 
 class Written:
@@ -21,11 +21,11 @@ class Written:
         self.messages: list[str] = []
         self.checkpoints = Checkpoints(str(storage), "run", self.messages.append)
         self.attempt = self.checkpoints.begin_attempt({})
-        self.places = [Place(self.attempt, epoch, step) for epoch, step in ((1, 0), (2, 0), (2, 2))]
+        self.places = [CheckpointPosition(self.attempt, epoch, step) for epoch, step in ((1, 0), (2, 0), (2, 2))]
         for place in self.places:
             self.checkpoints.write(place, str(place).encode(), {})
 
-    def path(self, place: Place, file: str) -> Path:
+    def path(self, place: CheckpointPosition, file: str) -> Path:
         return self.folder / place.folder / file
 
     def folders(self) -> list[str]:
@@ -44,8 +44,8 @@ def test_the_newest_is_gone_on_from_and_one_is_kept_to_fall_back_to(run: Written
 
 def test_the_commit_names_the_state_and_the_figures_of_its_epoch(run: Written) -> None:
     state = b"some state"
-    run.checkpoints.write(Place(run.attempt, 3, 7), state, {"epoch": 2, "val_accuracy": 0.5})
-    commit = json.loads(run.path(Place(run.attempt, 3, 7), COMMIT_FILE).read_bytes())
+    run.checkpoints.write(CheckpointPosition(run.attempt, 3, 7), state, {"epoch": 2, "val_accuracy": 0.5})
+    commit = json.loads(run.path(CheckpointPosition(run.attempt, 3, 7), COMMIT_FILE).read_bytes())
     sha256 = hashlib.sha256(state).hexdigest()
     assert commit == {"format_version": 1, "epoch": 3, "step": 7, "val_accuracy": 0.5, "sha256": sha256, "bytes": len(state)}
 
@@ -98,15 +98,15 @@ def test_one_that_was_never_committed_is_passed_over_in_silence_and_swept_at_the
 def test_a_writer_that_was_cut_off_writes_nothing_once_a_later_try_began(run: Written) -> None:
     later = run.checkpoints.begin_attempt({})
     with pytest.raises(TrainingError, match="taken over"):
-        run.checkpoints.write(Place(run.attempt, 9, 0), b"stale", {})
+        run.checkpoints.write(CheckpointPosition(run.attempt, 9, 0), b"stale", {})
     assert run.checkpoints.newest() == (run.places[2], b"step 2 of epoch 3")
-    run.checkpoints.write(Place(later, 2, 1), b"new", {})
-    assert run.checkpoints.newest() == (Place(later, 2, 1), b"new")
+    run.checkpoints.write(CheckpointPosition(later, 2, 1), b"new", {})
+    assert run.checkpoints.newest() == (CheckpointPosition(later, 2, 1), b"new")
 
 
 def test_what_fails_in_the_background_is_raised_by_the_next_write_or_at_the_end(run: Written) -> None:
     run.checkpoints.begin_attempt({})
-    stale = Place(run.attempt, 9, 0)
+    stale = CheckpointPosition(run.attempt, 9, 0)
     with pytest.raises(TrainingError, match="taken over"), BackgroundWriter(run.checkpoints) as writer:
         writer.write(stale, lambda: b"stale", {})
     writer = BackgroundWriter(run.checkpoints)
@@ -121,7 +121,7 @@ def test_a_storage_that_refuses_ends_in_one_line_and_harms_no_earlier_checkpoint
 
     monkeypatch.setattr("cifar_ray.storage.FileTree.replace", refuse)
     with pytest.raises(StoreError, match="no space"), BackgroundWriter(run.checkpoints) as writer:
-        writer.write(Place(run.attempt, 3, 0), lambda: b"more", {})
+        writer.write(CheckpointPosition(run.attempt, 3, 0), lambda: b"more", {})
     assert run.checkpoints.newest() == (run.places[2], b"step 2 of epoch 3")
 
 

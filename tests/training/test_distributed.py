@@ -116,7 +116,7 @@ def test_a_kept_model_predicts_as_training_evaluated_and_is_promoted(two_workers
     run, _ = two_workers
     job = config(storage, **TWO)
     splits = load_splits(job)
-    judged = run.result.test_judged
+    judged = run.result.test_predictions
     assert judged is not None
     np.testing.assert_array_equal(confusion_matrix(judged.labels, judged.predicted, 10), run.result.test_confusion)
     first = save_model(run, job, splits)

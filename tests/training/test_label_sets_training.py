@@ -109,7 +109,7 @@ def test_training_learns_label_sets_and_is_judged_by_map(name: str, least: float
     best = max(reports, key=lambda report: report.val_map or 0)
     assert metrics["val_map"] == pytest.approx(best.val_map)
     assert reports[result.best_epoch - 1].val_map == best.val_map
-    assert (best.train_accuracy, best.val_accuracy, best.val_confusion, result.test_judged) == (None, None, None, None)
+    assert (best.train_accuracy, best.val_accuracy, best.val_confusion, result.test_predictions) == (None, None, None, None)
     assert result.trust.rules is not None
     assert result.trust.rules.slopes != (1.0, 1.0)
     assert b"val_map" in history.to_csv(reports)

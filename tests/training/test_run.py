@@ -10,7 +10,7 @@ from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.errors import ConfigError, DataError
 from cifar_ray.training import job
-from cifar_ray.training.records.checkpoint import Place
+from cifar_ray.training.records.checkpoint import CheckpointPosition
 from cifar_ray.training.records.results import EpochReport
 from cifar_ray.training.records.run_folder import Run
 
@@ -107,7 +107,7 @@ def test_resume_with_an_unknown_name_says_so(tmp_path: Path) -> None:
 def test_resume_with_a_name_and_more_epochs_extends_a_finished_run(begun: Path) -> None:
     finished = Run(config(begun, epochs=3, name="done"))
     finished.begin()
-    finished.checkpoints.write(Place(finished.checkpoints.begin_attempt({}), 3, 0), b"state", {})
+    finished.checkpoints.write(CheckpointPosition(finished.checkpoints.begin_attempt({}), 3, 0), b"state", {})
     finished.finish(model="digits@1")
     for changes, resume in (({"epochs": 5}, "auto"), ({"epochs": 2}, "done"), ({"epochs": 3}, "done"), ({"epochs": 5, "seed": 1}, "done")):
         with pytest.raises(ConfigError, match="is finished"):
@@ -129,7 +129,7 @@ def test_resume_with_a_name_and_more_epochs_extends_a_finished_run(begun: Path) 
 def test_a_finished_run_of_an_earlier_release_is_extended_and_resumed(begun: Path) -> None:
     finished = Run(config(begun, epochs=3, name="done"))
     finished.begin()
-    finished.checkpoints.write(Place(finished.checkpoints.begin_attempt({}), 3, 0), b"state", {})
+    finished.checkpoints.write(CheckpointPosition(finished.checkpoints.begin_attempt({}), 3, 0), b"state", {})
     finished.files.replace("finished.json", b'{"model": "digits@1"}')
     longer = config(begun, epochs=5, name="done")
     Run(longer, "done").begin()

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cifar_ray.errors import DataError
-from cifar_ray.training.suited_settings import _finetuning_epochs, find_dataset, suit
+from cifar_ray.training.suited_settings import _finetuning_epochs, choose_settings, find_dataset
 
 
 def fill(folder: Path, count: int, size: tuple[int, int] = (120, 100)) -> None:
@@ -22,7 +22,7 @@ def fill(folder: Path, count: int, size: tuple[int, int] = (120, 100)) -> None:
 def test_photographs_get_a_pretrained_network_and_one_held_out_part(tmp_path: Path) -> None:
     for name in ("a", "b"):
         fill(tmp_path / "photos" / name, 10)
-    suited = suit({"data_dir": str(tmp_path / "photos")})
+    suited = choose_settings({"data_dir": str(tmp_path / "photos")})
     chosen = {
         key: suited.settings[key] for key in ("dataset", "recipe", "method", "image_size", "val_fraction", "test_fraction", "batch_size")
     }
@@ -50,14 +50,14 @@ def test_fewer_photographs_are_fine_tuned_for_more_epochs(count: int, epochs: in
 def test_small_images_keep_the_network_of_small_images_with_a_batch_that_fits(tmp_path: Path) -> None:
     for name in ("a", "b"):
         fill(tmp_path / name, 40, (32, 32))
-    settings = suit({"data_dir": str(tmp_path)}).settings
+    settings = choose_settings({"data_dir": str(tmp_path)}).settings
     assert (settings["model"], settings["method"], settings["batch_size"], settings["epochs"]) == ("airnet", "scratch", 8, 30)
 
 
 def test_below_five_pictures_a_class_cross_validation_judges(tmp_path: Path) -> None:
     fill(tmp_path / "a", 10)
     fill(tmp_path / "b", 4)
-    suited = suit({"data_dir": str(tmp_path)})
+    suited = choose_settings({"data_dir": str(tmp_path)})
     assert (suited.settings["val_fraction"], suited.settings["test_fraction"]) == (0.0, 0.0)
     assert suited.why.endswith("a class has fewer than 5 pictures, so cross-validation judges instead of one small split")
 
@@ -66,7 +66,7 @@ def test_a_users_own_validation_folder_judges_and_nothing_more_is_held_out(tmp_p
     for part in ("Training", "valid"):
         for name in ("a", "b"):
             fill(tmp_path / part / name, 6)
-    suited = suit({"data_dir": str(tmp_path)})
+    suited = choose_settings({"data_dir": str(tmp_path)})
     assert suited.settings["test_fraction"] == 0.0
     assert suited.why.endswith("judged on your val")
 
@@ -74,7 +74,7 @@ def test_a_users_own_validation_folder_judges_and_nothing_more_is_held_out(tmp_p
 def test_pictures_far_from_square_bring_a_comparison_of_resize_policies(tmp_path: Path) -> None:
     for name in ("a", "b"):
         fill(tmp_path / name, 6, (300, 100))
-    suited = suit({"data_dir": str(tmp_path)})
+    suited = choose_settings({"data_dir": str(tmp_path)})
     assert suited.settings["resize_policy"] == "auto"
     assert "pad, crop and squash are compared" in suited.why
 
@@ -89,18 +89,18 @@ def test_a_folder_with_cifar_files_is_cifar(tmp_path: Path, file: str) -> None:
 def test_photographs_with_dataset_cifar10_are_refused_instead_of_ignored(tmp_path: Path) -> None:
     fill(tmp_path / "a", 1)
     with pytest.raises(DataError, match=r"found no files of cifar10 .*leave out --dataset$"):
-        suit({"dataset": "cifar10", "data_dir": str(tmp_path)})
+        choose_settings({"dataset": "cifar10", "data_dir": str(tmp_path)})
 
 
 def test_an_empty_folder_may_receive_the_download_of_cifar10(tmp_path: Path) -> None:
-    assert suit({"dataset": "cifar10", "data_dir": str(tmp_path)}).settings["dataset"] == "cifar10"
+    assert choose_settings({"dataset": "cifar10", "data_dir": str(tmp_path)}).settings["dataset"] == "cifar10"
 
 
 def test_without_a_folder_nothing_changes() -> None:
-    suited = suit({})
+    suited = choose_settings({})
     assert (suited.settings["recipe"], suited.settings["dataset"], suited.why) == ("airbench94", "cifar10", "")
 
 
 def test_a_mistyped_folder_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="folder not found"):
-        suit({"data_dir": str(tmp_path / "fotos")})
+        choose_settings({"data_dir": str(tmp_path / "fotos")})

@@ -26,7 +26,7 @@ from cifar_ray.errors import CifarRayError, UnknownModelError
 from cifar_ray.inference.explain import explain
 from cifar_ray.models import create_model
 from cifar_ray.store import Architecture, LabelRules, Manifest, ModelStore
-from cifar_ray.store.gallery import GALLERY_FILE, Judged, encode_gallery
+from cifar_ray.store.gallery import GALLERY_FILE, SplitPredictions, encode_gallery
 from deployments.http.routes import create_app
 from deployments.predicting import schemas
 from deployments.predicting.contract import (
@@ -96,7 +96,7 @@ class NoObserver(Observer):
 
     def pending(self, images: int) -> None: ...
 
-    def tried(self, name: str, version: int, event: TrialEvent, problem: str = "") -> None: ...
+    def trial_event(self, name: str, version: int, event: TrialEvent, problem: str = "") -> None: ...
 
 
 @contextmanager
@@ -141,7 +141,7 @@ def keep_model(storage: Path, name: str, class_names: tuple[str, ...], *, with_g
         rng = np.random.default_rng(1)
         labels = np.arange(60 * len(class_names)) % len(class_names)
         others = (labels + rng.choice([1, 2, len(class_names) - 1], len(labels), p=[0.6, 0.3, 0.1])) % len(class_names)
-        judged = Judged(labels, np.where(rng.random(len(labels)) < 0.2, others, labels), rng.uniform(0.3, 1, len(labels)))
+        judged = SplitPredictions(labels, np.where(rng.random(len(labels)) < 0.2, others, labels), rng.uniform(0.3, 1, len(labels)))
         colours = rng.integers(60, 240, (len(labels), 1, 1, 3), np.uint8)
         images = np.broadcast_to(colours, (len(labels), side_px, side_px, 3)).copy()
         attachments[GALLERY_FILE] = encode_gallery(judged, images, class_names, "#{}".format, "test")

@@ -32,12 +32,12 @@ class ListCaptures(ReviewCommand):
 
     def run(self) -> None:
         """Prints a line per picture."""
-        from cifar_ray.captures.capture_files import Captures, doubt
+        from cifar_ray.captures.capture_files import Captures, doubt_sort_key
         from cifar_ray.captures.reviews import Reviews
 
         storage = resolve_storage(self.storage)
         reviews = Reviews(storage).current()
-        captures = sorted(Captures(storage).all(), key=lambda capture: (capture.key in reviews, doubt(capture)))
+        captures = sorted(Captures(storage).all(), key=lambda capture: (capture.key in reviews, doubt_sort_key(capture)))
         rows = [
             (
                 capture.key,

@@ -178,9 +178,9 @@ class Import(StoreCommand):
 
     def run(self, store: ModelStore) -> None:
         """Prints what was saved."""
-        from cifar_ray.inference.exporting.import_weights import Meaning, import_weights
+        from cifar_ray.inference.exporting.import_weights import WeightsMetadata, import_weights
 
-        meaning = Meaning(
+        meaning = WeightsMetadata(
             class_names=tuple(name.strip() for name in self.classes.split(",")) if self.classes else None,
             channel_mean=self.mean,
             channel_std=self.std,

@@ -24,7 +24,7 @@ from cifar_ray.data.batches.transforms import channel_constants, normalize_by
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.statistics import ChannelValues, training_weights
 from cifar_ray.data.streamed import StreamedImages, TrainingImages
-from cifar_ray.metrics.label_sets import strata
+from cifar_ray.metrics.label_sets import label_set_ids
 
 Pieces = Iterator[tuple[Tensor, Tensor]]
 NEWEST_DRAWS = 2  # version of the generator of order and augmentation
@@ -178,7 +178,7 @@ class TrainLoader:
 
         It has `count` images of 32 px, or fewer larger ones with as many pixels.
         """
-        return self._source.read(spread_rows(count, strata(self._label_array), self.image_size_px))
+        return self._source.read(spread_rows(count, label_set_ids(self._label_array), self.image_size_px))
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Step]:
         """Iterate over the steps of an epoch (from 0), starting at `first_step`."""

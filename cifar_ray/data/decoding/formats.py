@@ -77,7 +77,7 @@ def _open(stream: BinaryIO) -> Image.Image:
 
 
 def _open_png(content: bytes) -> Image.Image:
-    essential, long_profile = png.essential(content)
+    essential, long_profile = png.strip_chunks(content)
     image = Image.open(BytesIO(essential), formats=("PNG",))
     if long_profile:
         image.info["icc_profile"] = long_profile

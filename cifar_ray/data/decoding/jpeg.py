@@ -30,7 +30,7 @@ def has_too_many_scans(jpeg: bytes) -> bool:
     return False
 
 
-def ended_in_two_ways(jpeg: bytes) -> tuple[bytes, ...]:
+def end_marker_variants(jpeg: bytes) -> tuple[bytes, ...]:
     """Append an end marker to a JPEG that has none, after two different fillings.
 
     If the last scan is complete, decoders skip the filling, and both results have the same pixels. If not, decoders read the filling as

@@ -19,7 +19,7 @@ _TRANSPARENCY_BYTES = {0: 2, 2: 6}  # minimum size by colour type: grey and RGB
 _MAX_PALETTE = 256
 
 
-def essential(png: bytes) -> tuple[bytes, bytes | None]:
+def strip_chunks(png: bytes) -> tuple[bytes, bytes | None]:
     """Remove the chunks that do not affect the upright pixels, and damaged optional chunks, as browsers do (libpng).
 
     The first picture of an animation stays, even if a later one is cut off. Bytes after the end chunk, or after a place where no valid

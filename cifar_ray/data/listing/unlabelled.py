@@ -11,7 +11,7 @@ from cifar_ray.data.listing.readers import SUFFIXES, read_table
 from cifar_ray.data.listing.shards import SUFFIXES as SHARD_SUFFIXES
 from cifar_ray.data.listing.shards import read_shards, saved_in, shards_in
 from cifar_ray.data.listing.table_rows import find_pictures
-from cifar_ray.data.reading.picture_source import Pictures, place_of
+from cifar_ray.data.reading.picture_source import Pictures, parse_location
 from cifar_ray.errors import ImageError
 from cifar_ray.storage import split_location
 
@@ -31,7 +31,7 @@ def pictures_of_file(location: str) -> list[str] | None:
     parent, name = split_location(location)
     if not name.lower().endswith((*SUFFIXES, *SHARD_SUFFIXES)):
         return None
-    root = place_of(parent)
+    root = parse_location(parent)
     table = read_shards(root, [name]) if name.lower().endswith(SHARD_SUFFIXES) else read_table(root, name)
     if table.pictures is not None:
         return _names(table.pictures, location)
@@ -71,7 +71,7 @@ def read_member(name: str) -> bytes | None:
 @lru_cache(_MAX_OPENED)
 def _opened(shard: str) -> tuple[Pictures, dict[str, int]]:
     parent, name = split_location(shard)
-    pictures = read_shards(place_of(parent), [name]).pictures
+    pictures = read_shards(parse_location(parent), [name]).pictures
     if pictures is None:
         raise ImageError("the file has paths, not pictures")
     return pictures, {one: row for row, one in enumerate(_names(pictures, shard))}

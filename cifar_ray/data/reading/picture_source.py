@@ -173,7 +173,7 @@ def _open_parts(uri: str, file: str) -> Callable[[int, int], bytes]:
     return open_tree(uri).open_parts(file)
 
 
-def place_of(data_dir: str) -> Path | str:
+def parse_location(data_dir: str) -> Path | str:
     """Convert a location to the type that these functions take: `Path` for a local one, `str` for the URI of an object store."""
     return data_dir if "://" in data_dir else Path(data_dir)
 

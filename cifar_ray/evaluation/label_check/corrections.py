@@ -14,7 +14,7 @@ from cifar_ray.config import local_path, printable, resolve_storage
 from cifar_ray.data.decoding.picture_files import counted
 from cifar_ray.data.listing.layouts import Listing
 from cifar_ray.data.listing.tables import list_pictures, naturally
-from cifar_ray.data.reading.picture_source import place_of
+from cifar_ray.data.reading.picture_source import parse_location
 from cifar_ray.errors import DataError
 from cifar_ray.evaluation.label_check.labelled_pictures import LabelledPictures
 from cifar_ray.evaluation.label_check.suspects import Suspect
@@ -136,7 +136,7 @@ def apply_decisions(data: str, columns: str | None, decisions: str, table: str) 
         DataError: if the decisions or the pictures cannot be read, a decision is wrong, the table exists already, or the pictures are
             not files in its folder or below.
     """
-    path, listing = Path(table), list_pictures(place_of(resolve_storage(data)), columns)
+    path, listing = Path(table), list_pictures(parse_location(resolve_storage(data)), columns)
     if isinstance(listing.root, str) or listing.pictures.spans is not None:
         raise DataError(f"{data}: a table can name files on this machine only, not objects or the content of tars and tables")
     if path.exists():

@@ -140,9 +140,9 @@ class JobRunner:
     def _join(self, job: Job, parts: PartFiles) -> None:
         """Write the table; if another program has created a table of this name meanwhile, raise `ConfigError` instead."""
         job = self._queue.report(job.id, self._owner)
-        if not job.joins and self._queue.has_output(job.output):
+        if not job.has_begun_output and self._queue.has_output(job.output):
             raise ConfigError(f"a table {job.output!r} exists; choose another output")
-        self._queue.report(job.id, self._owner, joins=True)
+        self._queue.report(job.id, self._owner, has_begun_output=True)
         parts.join(_inside(self._config.storage, f"{OUTPUTS}/{job.output}"))
 
     def _give_up(self, job: Job, error: Exception) -> None:

@@ -36,7 +36,7 @@ class Probabilities(nn.Module):
         return torch.softmax(logits / self.temperature, dim=1)
 
 
-class Squares(nn.Module):
+class SquareImageGraph(nn.Module):
     """From square pictures of the network's size to logits and probabilities.
 
     Args:
@@ -55,7 +55,7 @@ class Squares(nn.Module):
         return logits, self.probabilities(logits)
 
 
-class Answers(nn.Module):
+class PredictionGraph(nn.Module):
     """From pictures of any size to the fields of a `Prediction`, and the score from which the model decides to abstain.
 
     Args:

@@ -22,7 +22,7 @@ from cifar_ray.config import resolve_storage
 from cifar_ray.data.decode import fit
 from cifar_ray.errors import BundleError, MissingDependencyError
 from cifar_ray.inference.engines import TOLERANCE, Pixels
-from cifar_ray.inference.exporting.answers import Answers
+from cifar_ray.inference.exporting.answers import PredictionGraph
 from cifar_ray.inference.exporting.file_formats import FORMATS, ExportFormat, Run
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.storage import FileTree
@@ -61,8 +61,8 @@ class Exported:
 def export(bundle: Bundle, file_format: ExportFormat, target: str) -> Exported:
     """Convert a bundle to a file, run the file and compare its predictions; `target` is replaced only after this check.
 
-    `onnx` and `pt2` take RGB pictures of any size, uint8 `[N, H, W, 3]`, for any N, and return the `OUTPUTS` of `Answers`, as a server
-    does. `torchscript` takes uint8 `[N, S, S, 3]` and returns logits and probabilities. `safetensors` contains the weights, and the
+    `onnx` and `pt2` take RGB pictures of any size, uint8 `[N, H, W, 3]`, for any N, and return the `OUTPUTS` of `PredictionGraph`, as a
+    server does. `torchscript` takes uint8 `[N, S, S, 3]` and returns logits and probabilities. `safetensors` contains the weights, and the
     manifest in its header; `import` can read it.
 
     Args:
@@ -132,7 +132,7 @@ def _check(run: Run, predictor: Predictor, sides: list[tuple[int, int]], what: s
     expected = predictor.predict(squares)
     outputs = [run(picture[None]) for picture in pictures]
     found: dict[str, npt.NDArray[Any]] = {
-        name: np.concatenate(arrays) for name, arrays in zip(Answers.OUTPUTS, zip(*outputs, strict=True), strict=False)
+        name: np.concatenate(arrays) for name, arrays in zip(PredictionGraph.OUTPUTS, zip(*outputs, strict=True), strict=False)
     }
     scale = np.abs(expected.logits - expected.logits.mean(axis=1, keepdims=True)).max()
     deviation = float(np.abs(found["logits"] - expected.logits).max() / scale)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cifar_ray.config.version import VERSION
 from cifar_ray.errors import MissingDependencyError
-from cifar_ray.inference.exporting.answers import Answers, Squares, score_threshold
+from cifar_ray.inference.exporting.answers import PredictionGraph, SquareImageGraph, score_threshold
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import Bundle
 from cifar_ray.store.bundle import encode
@@ -24,7 +24,7 @@ from cifar_ray.store.trust_file import read_trust
 
 ExportFormat = Literal["onnx", "torchscript", "pt2", "safetensors"]
 Arrays = Sequence[npt.NDArray[Any]]
-Run = Callable[[npt.NDArray[np.uint8]], Arrays]  # from images to the first outputs of `Answers.OUTPUTS`
+Run = Callable[[npt.NDArray[np.uint8]], Arrays]  # from images to the first outputs of `PredictionGraph.OUTPUTS`
 
 ONNX_OPSET = 18
 _INPUT = "images"
@@ -60,7 +60,7 @@ def _write_onnx(bundle: Bundle, predictor: Predictor, path: Path) -> None:
         _answers(bundle, predictor),
         (_example(bundle, predictor),),
         input_names=[_INPUT],
-        output_names=[*Answers.OUTPUTS],
+        output_names=[*PredictionGraph.OUTPUTS],
         dynamic_shapes=_DYNAMIC,
         opset_version=ONNX_OPSET,
         dynamo=True,
@@ -78,7 +78,7 @@ def _read_onnx(bundle: Bundle, path: Path) -> tuple[str, Run]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
-    return f"ONNX Runtime {onnxruntime.__version__}", lambda images: session.run([*Answers.OUTPUTS], {_INPUT: images})
+    return f"ONNX Runtime {onnxruntime.__version__}", lambda images: session.run([*PredictionGraph.OUTPUTS], {_INPUT: images})
 
 
 def _write_pt2(bundle: Bundle, predictor: Predictor, path: Path) -> None:
@@ -94,7 +94,7 @@ def _read_pt2(bundle: Bundle, path: Path) -> tuple[str, Run]:
 
 
 def _write_torchscript(bundle: Bundle, predictor: Predictor, path: Path) -> None:
-    squares, size = Squares(predictor.network, bundle.manifest, read_trust(bundle)), bundle.manifest.image_size_px
+    squares, size = SquareImageGraph(predictor.network, bundle.manifest, read_trust(bundle)), bundle.manifest.image_size_px
     about = _about(bundle) | {"cifar_ray.input": f"uint8 [N, {size}, {size}, 3] RGB, made square by {bundle.manifest.resize_policy}"}
     with torch.inference_mode():
         traced = torch.jit.trace(squares, torch.zeros((2, size, size, 3), dtype=torch.uint8), check_trace=False)  # type: ignore[no-untyped-call]
@@ -134,8 +134,8 @@ def _run_in_torch(module: nn.Module) -> Run:
     return run
 
 
-def _answers(bundle: Bundle, predictor: Predictor) -> Answers:
-    return Answers(predictor.network, bundle.manifest, read_trust(bundle)).eval()
+def _answers(bundle: Bundle, predictor: Predictor) -> PredictionGraph:
+    return PredictionGraph(predictor.network, bundle.manifest, read_trust(bundle)).eval()
 
 
 def _example(bundle: Bundle, predictor: Predictor) -> Tensor:
@@ -155,7 +155,7 @@ def _about(bundle: Bundle) -> dict[str, str]:
 
 
 def _about_answers(bundle: Bundle) -> dict[str, str]:
-    """Metadata of an `Answers` graph for its clients: task, input, outputs and thresholds, in JSON."""
+    """Metadata of an `PredictionGraph` graph for its clients: task, input, outputs and thresholds, in JSON."""
     trust = read_trust(bundle)
     given = "the most likely class" if trust.rules is None else "from the threshold of the label on"
     return {

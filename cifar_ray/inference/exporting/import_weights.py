@@ -23,7 +23,7 @@ _IMPORTED = "imported"
 
 
 @dataclass(frozen=True)
-class Meaning:
+class WeightsMetadata:
     """Facts that a state dict does not contain; for `None`, the value of `like` is used, or without `like` the default.
 
     Attributes:
@@ -43,10 +43,10 @@ class Meaning:
     like: Manifest | None = None
 
     def __bool__(self) -> bool:
-        return self != Meaning()
+        return self != WeightsMetadata()
 
 
-def import_weights(store: ModelStore, path: Path, name: str, meaning: Meaning) -> Bundle:
+def import_weights(store: ModelStore, path: Path, name: str, meaning: WeightsMetadata) -> Bundle:
     """Save a weights file as the next version of `name`, after a check that its network runs and gives finite logits.
 
     Args:
@@ -70,7 +70,7 @@ def import_weights(store: ModelStore, path: Path, name: str, meaning: Meaning) -
     return store.save(name, manifest, weights)
 
 
-def _describe(weights: Mapping[str, Tensor], path: Path, meaning: Meaning, written: Manifest | None) -> Manifest:
+def _describe(weights: Mapping[str, Tensor], path: Path, meaning: WeightsMetadata, written: Manifest | None) -> Manifest:
     like = meaning.like or written
     size_px = meaning.image_size_px or (like.image_size_px if like else None)
     if written:

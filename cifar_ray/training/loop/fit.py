@@ -127,7 +127,7 @@ class _FitState:
     def resume_from(self, snapshot: Snapshot) -> None:
         """Restore the state from a snapshot."""
         snapshot.restore(self.trainer)
-        self.trainer.rate_share = 0.5**snapshot.rewinds
+        self.trainer.rewind_lr_factor = 0.5**snapshot.rewinds
         self.epoch, self.step, self.rewinds = snapshot.epoch, snapshot.step, snapshot.rewinds
         self.history = [EpochReport(**figures) for figures in snapshot.history]
         self.best = self.history[snapshot.best_epoch - 1] if snapshot.best_epoch else None
@@ -141,9 +141,9 @@ class _FitState:
         # a new trainer, because the stem may be frozen by now
         self.trainer = Trainer(self.config, self.splits, self.trainer.device, self.trainer.shard, self.trainer.parent, self.on_message)
         self.resume_from(Snapshot.from_bytes(good, self.trainer.device))
-        self.rewinds, self.trainer.rate_share = rewinds, 0.5**rewinds
+        self.rewinds, self.trainer.rewind_lr_factor = rewinds, 0.5**rewinds
         self.on_message(
-            f"{why}: rewinding to epoch {self.epoch + 1}, step {self.step + 1}, with learning rate × {self.trainer.rate_share:g}"
+            f"{why}: rewinding to epoch {self.epoch + 1}, step {self.step + 1}, with learning rate × {self.trainer.rewind_lr_factor:g}"
         )
 
     def _run_epoch(self) -> None:
@@ -251,7 +251,7 @@ class _FitState:
             architecture=_architecture(self.config, splits.train, trainer.parent),
             parent_weights_sha256=trainer.parent.manifest.weights_sha256 if trainer.parent else None,
             test_confusion=judgement.test_confusion,
-            test_judged=judgement.test_judged,
+            test_predictions=judgement.test_predictions,
             pretrained=trainer.origin,
         )
 

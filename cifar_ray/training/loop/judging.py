@@ -10,28 +10,28 @@ from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.metrics.accuracy import Evaluation, Labels, Logits, evaluate_logits, is_uneven
 from cifar_ray.metrics.label_sets import LabelSetFigures, count_labels, map_spread, mean_average_precision
 from cifar_ray.metrics.trust import Figures, Trust
-from cifar_ray.store.gallery import Judged
+from cifar_ray.store.gallery import SplitPredictions
 from cifar_ray.training.records.results import Confusion
 
 
 @dataclass(frozen=True)
-class Judgement:
+class HeldOutFigures:
     """Figures of a model.
 
     Attributes:
         metrics: as `FitResult.metrics`.
         val_confusion: as `EpochReport.val_confusion`.
         test_confusion: as `FitResult.test_confusion`.
-        test_judged: as `FitResult.test_judged`.
+        test_predictions: as `FitResult.test_predictions`.
     """
 
     metrics: dict[str, float]
     val_confusion: Confusion | None
     test_confusion: Confusion | None
-    test_judged: Judged | None
+    test_predictions: SplitPredictions | None
 
 
-def judge(splits: TrainingSplits, outputs: Mapping[str, tuple[Logits, Logits]], trust: Trust) -> Judgement:
+def judge(splits: TrainingSplits, outputs: Mapping[str, tuple[Logits, Logits]], trust: Trust) -> HeldOutFigures:
     """Compare logits with the labels of the validation and test images.
 
     Args:
@@ -53,8 +53,8 @@ def judge(splits: TrainingSplits, outputs: Mapping[str, tuple[Logits, Logits]], 
         metrics |= score_metrics("test", logits, splits.test.labels)
         metrics |= trust.metrics(logits, splits.test.labels, features)
         metrics |= _over_classes("test", test) if uneven else {}
-        judged = Judged.of(logits, splits.test.labels, trust.temperature) if isinstance(test, Evaluation) else None
-    return Judgement(metrics, plain(val), plain(test), judged)
+        judged = SplitPredictions.of(logits, splits.test.labels, trust.temperature) if isinstance(test, Evaluation) else None
+    return HeldOutFigures(metrics, plain(val), plain(test), judged)
 
 
 def score_metrics(split: str, logits: Logits, labels: Labels) -> dict[str, float]:

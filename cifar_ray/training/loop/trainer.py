@@ -62,7 +62,7 @@ class Trainer:
         step_sums: summed loss and number of correct predictions of the last step.
         images_seen: number of images of all workers in this epoch so far.
         skipped_in_a_row: number of consecutive skipped steps, with `--on-nan skip`.
-        rate_share: factor of the learning rate after rewinds.
+        rewind_lr_factor: factor of the learning rate after rewinds.
         learning_rate: `optimizer.lr` in the last step, scaled by batch size, schedule and rewinds.
     """
 
@@ -117,7 +117,7 @@ class Trainer:
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)
         self.step_sums = self.sums
         self.images_seen = self.skipped_in_a_row = 0
-        self.rate_share = 1.0
+        self.rewind_lr_factor = 1.0
         self.learning_rate = 0.0
         self._warm_up()
 
@@ -203,7 +203,7 @@ class Trainer:
         for number, step in enumerate(self.loader.epoch(epoch, first_step), first_step):
             torch.manual_seed(_dropout_seed(self.config.seed, epoch, number, self.shard.rank))
             done = epoch + number / self.loader.steps_per_epoch
-            factor = learning_rate_factor(self.config.schedule, done, self.config.epochs) * self.rate_share
+            factor = learning_rate_factor(self.config.schedule, done, self.config.epochs) * self.rewind_lr_factor
             set_learning_rate(self.optimizers, factor)
             self.learning_rate = factor * peak_learning_rate(self.config.optimizer, self.config.batch_size)
             self.step_sums = self._captured.run(step) if self._captured else self.train_step(step)

@@ -17,7 +17,7 @@ from cifar_ray.training.loop.command import CheckpointSchedule, Command
 from cifar_ray.training.loop.fit import fit
 from cifar_ray.training.loop.snapshot import Snapshot
 from cifar_ray.training.loop.step_monitor import Stopped
-from cifar_ray.training.records.checkpoint import BackgroundWriter, Checkpoints, Place
+from cifar_ray.training.records.checkpoint import BackgroundWriter, CheckpointPosition, Checkpoints
 from cifar_ray.training.records.results import EpochReport, FitResult, Weights
 from cifar_ray.training.steps.micro_batches import memory_advice
 from cifar_ray.training.weights.initial_network import load_parent
@@ -51,7 +51,7 @@ def run_worker(
     channel: ToDriver,
     device: torch.device,
     shard: Shard,
-    broadcast: Callable[[Place | None], Place | None],
+    broadcast: Callable[[CheckpointPosition | None], CheckpointPosition | None],
 ) -> FitResult | None:
     """Train from the newest checkpoint, if there is one; returns `None` after a stop command.
 
@@ -100,7 +100,7 @@ def _as_permanent(error: Exception, advice: str) -> TrainingError | None:
 _NO_LISTENERS: dict[str, Any] = {"on_step": lambda *_: None, "on_epoch": lambda *_: None, "on_snapshot": lambda _: None}
 
 
-def _read(checkpoints: Checkpoints, place: Place, device: torch.device) -> Snapshot:
+def _read(checkpoints: Checkpoints, place: CheckpointPosition, device: torch.device) -> Snapshot:
     data = checkpoints.read(place)
     if data is None:
         raise TrainingError(f"checkpoint {place.folder} cannot be read on every host; pass a --storage that all hosts share")
@@ -119,7 +119,7 @@ class _RankZero:
         channel.on_command(self._schedule.request)
         self.checkpoints = Checkpoints(config.storage, config.name, lambda text: channel.send("message", text))
 
-    def begin(self, shard: Shard) -> Place | None:
+    def begin(self, shard: Shard) -> CheckpointPosition | None:
         """Claim the number of this attempt, so that earlier attempts stop writing, and return the checkpoint to resume from."""
         about = {"began_at": time.time(), "workers": shard.world_size, "host": platform.node()}
         self._attempt = self.checkpoints.begin_attempt(about)
@@ -142,7 +142,7 @@ class _RankZero:
             self._channel.send_and_wait("epoch", report)
 
         def on_snapshot(snapshot: Snapshot) -> None:
-            place, number = Place(self._attempt, snapshot.epoch, snapshot.step), self._schedule.fulfil()
+            place, number = CheckpointPosition(self._attempt, snapshot.epoch, snapshot.step), self._schedule.fulfil()
             figures = snapshot.history[-1] if snapshot.history else {}
             writer.write(place, snapshot.detach(), figures, on_written=lambda: self._channel.confirm_saved(number))
 

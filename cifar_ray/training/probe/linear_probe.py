@@ -159,7 +159,7 @@ def _train_probe(
         architecture=Architecture(name=config.model, arguments=arguments),
         trust=trust,
         test_confusion=judged.test_confusion if judged else None,
-        test_judged=judged.test_judged if judged else None,
+        test_predictions=judged.test_predictions if judged else None,
         pretrained=origin,
     )
     return Probe(result, report, weights, fitted, network)

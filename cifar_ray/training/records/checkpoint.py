@@ -33,7 +33,7 @@ _NAME = re.compile(r"epoch-(\d{4,})(?:-step-(\d{5,}))?-try-(\d{4,})")
 
 
 @dataclass(frozen=True, order=True)
-class Place:
+class CheckpointPosition:
     """Position of a checkpoint; a later attempt is greater, whatever its epoch, because it resumed from the earlier ones."""
 
     attempt: int
@@ -72,13 +72,13 @@ class Checkpoints:
         """Number of attempts so far."""
         return max(self._files.numbers(ATTEMPTS), default=0)
 
-    def places(self) -> list[Place]:
+    def places(self) -> list[CheckpointPosition]:
         """Positions of all checkpoint folders, newest first, including uncommitted ones."""
         found = (_NAME.fullmatch(folder) for folder in self._files.folders())
-        places = (Place(int(match[3]), int(match[1]), int(match[2] or 0)) for match in found if match)
+        places = (CheckpointPosition(int(match[3]), int(match[1]), int(match[2] or 0)) for match in found if match)
         return sorted(places, reverse=True)
 
-    def newest(self) -> tuple[Place, bytes] | None:
+    def newest(self) -> tuple[CheckpointPosition, bytes] | None:
         """The newest intact checkpoint and its state; `None` if there is none."""
         for place in self.places():
             data = self.read(place)
@@ -86,7 +86,7 @@ class Checkpoints:
                 return place, data
         return None
 
-    def read(self, place: Place) -> bytes | None:
+    def read(self, place: CheckpointPosition) -> bytes | None:
         """Read the state of a checkpoint; `None` with a message if it is damaged, `None` without a message if it was never committed."""
         commit = self._files.read(f"{place.folder}/{COMMIT_FILE}")
         if commit is None:
@@ -105,7 +105,7 @@ class Checkpoints:
         self._on_message(f"checkpoint {place.folder}: {STATE_FILE if expected else COMMIT_FILE} {problem}; trying an older checkpoint")
         return None
 
-    def write(self, place: Place, data: bytes, figures: dict[str, Any]) -> None:
+    def write(self, place: CheckpointPosition, data: bytes, figures: dict[str, Any]) -> None:
         """Write and commit a checkpoint; then remove all but the newest ones.
 
         Args:
@@ -163,13 +163,13 @@ class BackgroundWriter:
             self._pool.shutdown()
 
     def write(
-        self, place: Place, data: Callable[[], bytes], figures: dict[str, Any], on_written: Callable[[], None] = lambda: None
+        self, place: CheckpointPosition, data: Callable[[], bytes], figures: dict[str, Any], on_written: Callable[[], None] = lambda: None
     ) -> None:
         """Wait for the previous checkpoint, then start to write this one; the thread calls `data`, writes, and calls `on_written`."""
         self.wait()
         self._pending = self._pool.submit(self._write, place, data, figures, on_written)
 
-    def _write(self, place: Place, data: Callable[[], bytes], figures: dict[str, Any], on_written: Callable[[], None]) -> None:
+    def _write(self, place: CheckpointPosition, data: Callable[[], bytes], figures: dict[str, Any], on_written: Callable[[], None]) -> None:
         self._checkpoints.write(place, data(), figures)
         on_written()
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from cifar_ray.data.batches.loader import Normalization
 from cifar_ray.metrics.trust import Trust
 from cifar_ray.store import Architecture, Bundle, PretrainedOrigin
-from cifar_ray.store.gallery import Judged
+from cifar_ray.store.gallery import SplitPredictions
 
 Weights = dict[str, Tensor]
 Confusion = tuple[tuple[int, ...], ...]
@@ -75,7 +75,7 @@ class FitResult:
         trust: fitted on the validation images, or for a probe by cross-validation; `Trust.plain` without validation images.
         parent_weights_sha256: sha256 of the weights of the parent bundle; `None` for fresh weights.
         test_confusion: as `EpochReport.val_confusion`, for the best weights on the test images.
-        test_judged: predictions for each test image.
+        test_predictions: predictions for each test image.
         pretrained: origin of the pretrained weights; `None` for fresh weights.
     """
 
@@ -88,7 +88,7 @@ class FitResult:
     trust: Trust
     parent_weights_sha256: str | None = None
     test_confusion: Confusion | None = None
-    test_judged: Judged | None = None
+    test_predictions: SplitPredictions | None = None
     pretrained: PretrainedOrigin | None = None
 
 

@@ -65,7 +65,7 @@ class CapturedSteps:
 
     def __init__(self, train_step: Callable[[Step], Tensor], pieces: Callable[[Share], Pieces], on_refused: Callable[[str], None]) -> None:
         self._train_step, self._pieces, self._on_refused = train_step, pieces, on_refused
-        self._forms: dict[tuple[int, torch.Size], _Form] = {}
+        self._forms: dict[tuple[int, torch.Size], _CapturedShape] = {}
         self.is_refused = False
 
     def clear(self) -> None:
@@ -78,7 +78,7 @@ class CapturedSteps:
             return self._train_step(step)
         key = (step.global_size, step.share.indices.shape)
         if key not in self._forms:
-            self._forms[key] = _Form(step.share.clone())
+            self._forms[key] = _CapturedShape(step.share.clone())
         form = self._forms[key]
         copy_each(form.share.tensors(), step.share.tensors())
 
@@ -99,7 +99,7 @@ class CapturedSteps:
 
 
 @dataclass
-class _Form:
+class _CapturedShape:
     """Steps of one shape: memory for their input, and the function that replays their graph."""
 
     share: Share

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from cifar_ray.config import PRETRAINED_PACKAGE, local_path
-from cifar_ray.data.sources import impatient_network
+from cifar_ray.data.sources import network_timeout
 from cifar_ray.data.statistics import ChannelValues
 from cifar_ray.errors import ConfigError, DataError
 from cifar_ray.models.detect import canonical
@@ -142,7 +142,7 @@ def _from_torchvision() -> Pretrained:
 
     source = ResNet50_Weights.IMAGENET1K_V2
     try:
-        with impatient_network():
+        with network_timeout():
             weights = dict(source.get_state_dict(progress=False, check_hash=True, weights_only=True))
     except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError, http.client.HTTPException) as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
