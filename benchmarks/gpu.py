@@ -94,9 +94,9 @@ def run(config: TrainConfig, splits: DatasetSplits) -> tuple[float, float, float
 def learn(config: TrainConfig, splits: DatasetSplits) -> None:
     """Check that two epochs reach at least twice the accuracy of guessing."""
     seconds, accuracy, rate = run(config.model_copy(update={"epochs": 2}), splits)
-    print(f"{config.precision} on {DEVICE}: {accuracy:.2%} after 2 epochs in {seconds:.1f} s, {rate:,.0f} images/s")
+    print(f"{config.precision} on {DEVICE}: {100 * accuracy:.2f} % after 2 epochs in {seconds:.1f} s, {rate:,.0f} images/s")
     if accuracy < 2 / splits.train.num_classes:
-        raise SystemExit(f"it does not learn: {accuracy:.2%}")
+        raise SystemExit(f"it does not learn: {100 * accuracy:.2f} %")
 
 
 def time_to_accuracy(config: TrainConfig, splits: DatasetSplits, seeds: int) -> None:
@@ -104,13 +104,13 @@ def time_to_accuracy(config: TrainConfig, splits: DatasetSplits, seeds: int) -> 
     runs = []
     for seed in range(-1, seeds):
         runs.append(run(config.model_copy(update={"seed": seed % 2**31}), splits))
-        print(f"seed {seed}: {runs[-1][0]:.2f} s, {runs[-1][1]:.2%}, {runs[-1][2]:,.0f} images/s", flush=True)
+        print(f"seed {seed}: {runs[-1][0]:.2f} s, {100 * (runs[-1][1]):.2f} %, {runs[-1][2]:,.0f} images/s", flush=True)
     seconds, accuracies, rates = zip(*runs[1:], strict=True)
     spread = statistics.stdev(seconds) if seeds > 1 else 0.0
     reached = sum(accuracy >= TARGET for accuracy in accuracies)
     print(
-        f"{statistics.mean(seconds):.2f} s (sd {spread:.2f}), {statistics.mean(accuracies):.2%} "
-        f"({min(accuracies):.2%}–{max(accuracies):.2%}; {reached} of {seeds} reach {TARGET:.0%}), "
+        f"{statistics.mean(seconds):.2f} s (sd {spread:.2f}), {100 * statistics.mean(accuracies):.2f} % "
+        f"({100 * min(accuracies):.2f}–{100 * max(accuracies):.2f} %; {reached} of {seeds} reach {100 * TARGET:.0f} %), "
         f"{statistics.mean(rates):,.0f} images/s on {DEVICE}"
     )
 

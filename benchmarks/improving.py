@@ -64,8 +64,11 @@ def main() -> None:
         lost = before["usual camera"] - before["changed camera"]
         regained = (after["changed camera"] - before["changed camera"]) / lost
         for name in test:
-            print(f"seed {seed}: {name}: {before[name]:.2%} before, {after[name]:.2%} after {options.reviews} reviews", flush=True)
-        print(f"seed {seed}: the changed camera cost {lost:.2%}; {regained:.0%} of it is regained", flush=True)
+            print(
+                f"seed {seed}: {name}: {100 * before[name]:.2f} % before, {100 * after[name]:.2f} % after {options.reviews} reviews",
+                flush=True,
+            )
+        print(f"seed {seed}: the changed camera cost {100 * lost:.2f} %; {100 * regained:.0f} % of it is regained", flush=True)
 
 
 def accuracies(storage: str, reference: str, test: dict[str, Pixels], labels: npt.NDArray[np.generic]) -> dict[str, float]:

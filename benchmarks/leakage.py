@@ -35,5 +35,7 @@ seconds, cpu_s = time.perf_counter() - started_s, time.process_time() - started_
 mirrored = sum(one.mirrored for one in found)
 other_class = sum(splits.test.labels[one.query] != splits.train.labels[one.reference] for one in found)
 print(f"{len(splits.test):,} × {len(splits.train):,} images, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}")
-print(f"{len(found)} duplicates ({len(found) / len(splits.test):.2%}), {mirrored} of them mirrored, {other_class} of another class")
+print(
+    f"{len(found)} duplicates ({100 * (len(found) / len(splits.test)):.2f} %), {mirrored} of them mirrored, {other_class} of another class"
+)
 print(f"{seconds:.1f} s ({embedded_s:.1f} s of it embedding), {cpu_s:.0f} s of CPU")

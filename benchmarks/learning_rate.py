@@ -57,7 +57,7 @@ def main(
         print(f"seed {seed}: edge {test.edge:.3g}, steepest {test.steepest:.3g}, valley {test.valley:.3g}", flush=True)
     accuracies = {factor: [accuracy(config, splits, factor, seed) for seed in range(seeds)] for factor in factors}
     for factor, found in accuracies.items():
-        print(f"rate {base * factor:.3g}: {statistics.mean(found):.2%}  ({', '.join(f'{value:.2%}' for value in found)})")
+        print(f"rate {base * factor:.3g}: {100 * statistics.mean(found):.2f} %  ({', '.join(f'{100 * value:.2f} %' for value in found)})")
     best = base * max(accuracies, key=lambda factor: statistics.mean(accuracies[factor]))
     print(f"best {best:.3g}, suggestion {statistics.median(edges):.3g}, best ÷ suggestion {best / statistics.median(edges):.2f}")
     return 0

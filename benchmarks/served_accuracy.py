@@ -32,7 +32,7 @@ def main() -> None:
     with ThreadPoolExecutor(options.concurrency) as pool:
         right = sum(pool.map(is_right, pictures))
     seconds = time.perf_counter() - started
-    print(f"{right} of {len(pictures)} right: {right / len(pictures):.2%}, {len(pictures) / seconds:.0f} requests/s")
+    print(f"{right} of {len(pictures)} right: {100 * (right / len(pictures)):.2f} %, {len(pictures) / seconds:.0f} requests/s")
 
 
 if __name__ == "__main__":

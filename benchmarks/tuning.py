@@ -154,7 +154,7 @@ def run(work: Path, minutes: float) -> None:
 def spread(values: list[float]) -> str:
     """Mean and standard deviation, as per cent."""
     deviation = f" (sd {statistics.stdev(values) * 100:.2f})" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2%}{deviation}"
+    return f"{100 * statistics.mean(values):.2f} %{deviation}"
 
 
 def asha_table(tunings: Path, kind: str) -> None:
@@ -176,8 +176,8 @@ def asha_table(tunings: Path, kind: str) -> None:
         busy_s = sum(report["seconds"] for trial in one["trials"] for report in trial["epochs"])
         overhead_s = (2 * one["elapsed_s"] - busy_s) / len(one["trials"])
         print(
-            f"| {seed} | {len(one['trials'])} | {epochs} of {whole} ({shares[-1]:.0%}) | {best_accuracy(one):.2%} "
-            f"| {len(two['trials'])} | {epochs_run(two)} | {best_accuracy(two):.2%} | {overhead_s:.1f} s |"
+            f"| {seed} | {len(one['trials'])} | {epochs} of {whole} ({100 * (shares[-1]):.0f} %) | {100 * best_accuracy(one):.2f} % "
+            f"| {len(two['trials'])} | {epochs_run(two)} | {100 * best_accuracy(two):.2f} % | {overhead_s:.1f} s |"
         )
     if gains:
         print(f"\nASHA − random: {spread(gains)}, n = {len(gains)}; epochs run: {spread(shares)} of all.\n")

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if (record := saved.manifest.quantization) is not None:
         name = "accuracy" if saved.manifest.task == "single-label" else "mAP"
-        print(f"{name}  int8 {record.accuracy:.2%}, fp32 {record.reference_accuracy:.2%} ({record.measured_on})")
+        print(f"{name}  int8 {100 * record.accuracy:.2f} %, fp32 {100 * record.reference_accuracy:.2f} % ({record.measured_on})")
     print(f"saved  {saved.reference}: {before.reference} with its int8 form")
     print(f"promote  cifar-ray store promote {saved.reference}{storage_flag(command.storage)}")
     return 0

@@ -19,5 +19,5 @@ for path in sys.argv[2:]:
     on_white = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     outputs = ["probabilities", "labels", "abstains"]
     (probabilities,), (labels,), (abstains,) = session.run(outputs, {"images": np.asarray(on_white)[None]})
-    given = [f"{class_names[number]} {probabilities[number]:.1%}" for number in np.flatnonzero(labels)]
+    given = [f"{class_names[number]} {100 * probabilities[number]:.1f} %" for number in np.flatnonzero(labels)]
     print(f"{path}: {'not sure, perhaps ' if abstains else ''}{', '.join(given) or 'none of the labels'}")

@@ -90,7 +90,7 @@ def test_a_few_pictures_are_a_line_each_and_a_broken_one_stops_nothing(store: Mo
         .predict(fit(decode_image(pictures / "00.png"), 16, "pad")[None])
         .probabilities[0]
     )
-    assert first.split()[1:] == [("cat", "dog", "eel")[probabilities.argmax()], f"{probabilities.max():.1%}"]
+    assert first.split()[1:] == [("cat", "dog", "eel")[probabilities.argmax()], f"{100 * probabilities.max():.1f}", "%"]
     assert "error: " in second
     assert "images/s; 1 broken" in speed
 

@@ -58,7 +58,7 @@ def test_a_notebook_shows_classes_figures_and_mistakes_as_text_never_as_markup(
     html = cr.load("pets", tmp_path)._repr_html_()
     assert "&lt;script&gt;" in html
     assert "<script>" not in html
-    assert "test accuracy 50.0%" in html
+    assert "test accuracy 50.0 %" in html
 
 
 def test_mistakes_are_raised_as_our_errors(tmp_path: Path, save_tiny: SaveTiny) -> None:

@@ -50,7 +50,7 @@ def compare(data_dir: str, images: int = 5000, epochs: int = 8, seeds: int = 1, 
         for name, run in (("ours", ours), ("plain", plain)):
             rows[name].append(measured(run, train, test, epochs, seed))
             score, wall_s, cpu_s = rows[name][-1]
-            print(f"seed {seed}: {name:5} mAP {score:.2%}, {wall_s:.0f} s, {cpu_s:.0f} processor seconds", flush=True)
+            print(f"seed {seed}: {name:5} mAP {100 * score:.2f} %, {wall_s:.0f} s, {cpu_s:.0f} processor seconds", flush=True)
     for column, label in enumerate(("mAP", "wall", "processor")):
         values = {name: [row[column] for row in found] for name, found in rows.items()}
         ratios = [second / first for first, second in zip(values["ours"], values["plain"], strict=True)]

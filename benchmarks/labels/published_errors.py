@@ -54,7 +54,7 @@ def compare_with_published(data_dir: str, votes: Path, model: str | None = None,
     confirmed = {one["id"] for one in candidates if one["mturk"]["given"] < MAJORITY}
     refuted = {one["id"] for one in candidates} - confirmed
     accuracy = (predicted.probabilities.argmax(axis=1) == pictures.labels).mean()
-    print(f"cross-validation predicts {accuracy:.1%} of the labels; {len(listed)} listed")
+    print(f"cross-validation predicts {100 * accuracy:.1f} % of the labels; {len(listed)} listed")
     for most in (50, 100, 200, 500, len(listed)):
         first = {int(row) for row in listed[:most]}
         print(

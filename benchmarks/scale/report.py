@@ -96,7 +96,7 @@ def _steps(rows: Sequence[dict[str, Any]], loopback: Loopback) -> str:
                 row["calls"],
                 *(f"{_ms(times['median_s'])} ({_ms(times['low_s'])}–{_ms(times['high_s'])})" for times in (alone, together)),
                 _ms(row["exchanged_s"]),
-                f"{_ms(predicted)} ({predicted / together['median_s'] - 1:+.0%})",
+                f"{_ms(predicted)} ({100 * (predicted / together['median_s'] - 1):+.0f} %)",
             ]
         )
     heads = [
@@ -212,7 +212,7 @@ def _table(heads: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
 
 
 def _shares(values: Iterable[float | None]) -> str:
-    return " / ".join("–" if value is None else f"{value:.0%}".replace("%", " %") for value in values)
+    return " / ".join("–" if value is None else f"{100 * value:.0f} %".replace("%", " %") for value in values)
 
 
 def _ms(seconds: float) -> str:

@@ -44,7 +44,9 @@ def shadow(storage: str) -> None:
             Clients(CLIENTS, 6, PER_S).run()  # until the server has noticed
             beside = Clients(CLIENTS, 20, PER_S).run()
             tally = _tally(stages)
-            note = f"compared {tally.compared:,}, dropped {tally.dropped:,}, same class {tally.agreed / max(1, tally.compared):.1%}"
+            note = (
+                f"compared {tally.compared:,}, dropped {tally.dropped:,}, same class {100 * (tally.agreed / max(1, tally.compared)):.1f} %"
+            )
             report(f"round {number + 1}, with a shadow", beside, note)
             _end(storage)
             Clients(CLIENTS, 4, PER_S).run()
@@ -71,7 +73,7 @@ def canary(storage: str) -> None:
     deviations = (part - 0.2 * count) / (count * 0.2 * 0.8) ** 0.5
     all_new = max(at_s for at_s, version in versions if version == 1)
     note = (
-        f"first answer of version 2 after {begun - n_before:.1f} s; then {part} of {count} ({part / count:.1%}, {deviations:+.1f} sd); "
+        f"first answer of version 2 after {begun - n_before:.1f} s; then {part} of {count} ({100 * part / count:.1f} %, {deviations:+.1f} sd); "
         f"the last answer of version 1 came {all_new - 40:.1f} s after the promotion"
     )
     report("20 % for version 2, then promoted, 50 requests/s", seen, note)
@@ -128,7 +130,7 @@ def _bad(storage: str, what: str, requests: list[bytes]) -> None:
     late = sum(one.took_ms > limit_ms for one in during) / max(1, len(during))
     note = (
         f"answered {len(by_two)}, from {min(by_two, default=0) - start_s:.1f} to {ended_s - start_s:.1f} s after its start; "
-        f"{late:.1%} of the requests then took over {limit_ms:.0f} ms (twice the usual p99); log: {last.action}, {last.why}"
+        f"{100 * late:.1f} % of the requests then took over {limit_ms:.0f} ms (twice the usual p99); log: {last.action}, {last.why}"
     )
     report(f"version 2 {what}, 5 %", seen, note)
 

@@ -172,16 +172,16 @@ def ceiling(job: Job) -> None:
     alone, flops = convolutions_alone(trainer)
     print(
         f"{job.recipe}: {reached:,.0f} images/s; its convolutions alone {alone:,.0f}, {alone * flops / 1e12:.2f} TFLOP/s;"
-        f" {reached / alone:.0%} of that rate reached"
+        f" {100 * (reached / alone):.0f} % of that rate reached"
     )
     with profile(activities=[ProfilerActivity.CPU]) as recorded:
         trainer.train_epoch(2, _ignore_progress)
     rows = sorted(recorded.key_averages(), key=lambda row: -row.self_cpu_time_total)
     total_us = sum(row.self_cpu_time_total for row in rows)
     convolutions_us = sum(row.self_cpu_time_total for row in rows if any(part in row.key for part in CONVOLUTIONS))
-    print(f"  {convolutions_us / total_us:6.1%}  convolutions, as the profiler sees them, of which and beside which")
+    print(f"  {convolutions_us / total_us:6.1 %}  convolutions, as the profiler sees them, of which and beside which")
     for row in rows[:20]:
-        print(f"  {row.self_cpu_time_total / total_us:6.1%}  {row.count:7,} × {row.key}")
+        print(f"  {row.self_cpu_time_total / total_us:6.1 %}  {row.count:7,} × {row.key}")
 
 
 def convolutions_alone(trainer: Trainer, repeats: int = 20) -> tuple[float, float]:

@@ -130,6 +130,6 @@ def run_demo(command: DemoCommand, train_flags: str) -> None:
         answer = ask(f"http://localhost:{port}/predict", picture)
         print(json.dumps(answer, indent=2))
         verdict = "right" if answer["class_name"] == truth else "wrong"
-        print(f"\nThe model says {answer['class_name']} with {answer['confidence']:.1%} confidence, which is {verdict}.")
+        print(f"\nThe model says {answer['class_name']} with {100 * answer['confidence']:.1f} % confidence, which is {verdict}.")
         announce("Stopping everything", "Ctrl-C")
     print(f"Done in {time.monotonic() - started_s:.0f} s. The model stays in {storage}. Serve it with: cifar-ray serve digits")

@@ -132,7 +132,7 @@ def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
     rows += (
         label_set_comparison.describe_scores(figures)
         if of_sets
-        else [(one["model"], f"accuracy {one['accuracy']:.2%}") for one in figures["models"]]
+        else [(one["model"], f"accuracy {100 * one['accuracy']:.2f} %") for one in figures["models"]]
     )
     for one in figures["models"]:
         if one["tested_on_these_images_after_training"] is False:
@@ -155,7 +155,7 @@ def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
         ("classes", classes or "no significant difference in any class"),
         (
             "agreement",
-            f"{figures['agreement']:.2%} of the {of_what} from both models",
+            f"{100 * figures['agreement']:.2f} % of the {of_what} from both models",
         ),
     ]
 

@@ -211,7 +211,9 @@ def _duplicate_rows(duplicates: Sequence[dict[str, Any]]) -> list[tuple[str, str
     for found in duplicates:
         where = f"within {found['split']}" if found["split"] == found["searched"] else f"of {found['split']} in {found['searched']}"
         if found["count"]:
-            rows.append(("duplicates", f"{where}: {found['count']:,} ({found['share']:.2%}), {found['identical']:,} of them identical"))
+            rows.append(
+                ("duplicates", f"{where}: {found['count']:,} ({100 * found['share']:.2f} %), {found['identical']:,} of them identical")
+            )
         else:
             without.append(where)
     return [*rows, ("duplicates", f"none {', '.join(without)}")] if without else rows

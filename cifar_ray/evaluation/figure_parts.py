@@ -74,7 +74,7 @@ def cost_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
 
 def percent(value: float | None) -> str:
     """Format a fraction, 0–1, as a percentage; a dash for `None`."""
-    return "–" if value is None else f"{value:.2%}"
+    return "–" if value is None else f"{100 * value:.2f} %"
 
 
 def without_nan(value: Any) -> Any:

@@ -69,9 +69,9 @@ def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
     worst = min(figures["classes"], key=lambda one: one["f1"] if one["f1"] is not None else 2)
     rows = [
         images_row(figures),
-        ("accuracy", f"{figures['accuracy']:.2%} (95 % interval {low:.2%}–{high:.2%})"),
-        ("over classes", f"balanced accuracy {figures['balanced_accuracy']:.2%}, macro-F1 {figures['macro_f1']:.2%}"),
-        ("top 5", None if figures["top_5_accuracy"] is None else f"{figures['top_5_accuracy']:.2%}"),
+        ("accuracy", f"{100 * figures['accuracy']:.2f} % (95 % interval {100 * low:.2f}–{100 * high:.2f} %)"),
+        ("over classes", f"balanced accuracy {100 * figures['balanced_accuracy']:.2f} %, macro-F1 {100 * figures['macro_f1']:.2f} %"),
+        ("top 5", None if figures["top_5_accuracy"] is None else f"{100 * figures['top_5_accuracy']:.2f} %"),
         ("loss", f"{figures['loss']:.4f}"),
         (
             "worst class",
@@ -95,7 +95,7 @@ def bias_verdict(evaluation: ModelEvaluation) -> str:
     excess = {name: (one.predicted - one.occurs) / max(1, one.occurs) for name, one in named}
     strength = "strong" if max(map(abs, excess.values())) > _STRONG_EXCESS else "slight"
     ordered = sorted(excess.items(), key=lambda item: -abs(item[1]))
-    listed = ", ".join(f"{name} {value:+.1%}" for name, value in ordered[:5])
+    listed = ", ".join(f"{name} {100 * value:+.1f} %" for name, value in ordered[:5])
     more = f" and {len(named) - 5} more" if len(named) > 5 else ""
     return f"{strength}: predicted more (+) or less (-) often than they occur: {listed}{more}"
 
@@ -159,17 +159,17 @@ def _leakage(evaluation: ModelEvaluation) -> dict[str, Any] | None:
 def _calibration_line(calibration: dict[str, Any]) -> str:
     leaning = "over" if calibration["overconfidence"] > 0 else "under"
     before, temperature = calibration["expected_calibration_error_without_it"], calibration["temperature"]
-    fitted = "no temperature was fitted" if temperature == 1 else f"{before:.2%} without the temperature of {temperature:.3g}"
+    fitted = "no temperature was fitted" if temperature == 1 else f"{100 * before:.2f} % without the temperature of {temperature:.3g}"
     return (
-        f"expected calibration error {calibration['expected_calibration_error']:.2%}, "
-        f"{leaning}confident by {abs(calibration['overconfidence']):.2%}; {fitted}"
+        f"expected calibration error {100 * calibration['expected_calibration_error']:.2f} %, "
+        f"{leaning}confident by {100 * abs(calibration['overconfidence']):.2f} %; {fitted}"
     )
 
 
 def _abstaining_line(abstaining: dict[str, Any] | None) -> str:
     if abstaining is None:
         return "never: the model has no abstain threshold"
-    return f"on {abstaining['share']:.2%} of the images; accuracy on the rest {percent(abstaining['accuracy_of_the_rest'])}"
+    return f"on {100 * abstaining['share']:.2f} % of the images; accuracy on the rest {percent(abstaining['accuracy_of_the_rest'])}"
 
 
 def _robustness_line(robustness: dict[str, Any] | None) -> str | None:
@@ -178,8 +178,8 @@ def _robustness_line(robustness: dict[str, Any] | None) -> str | None:
     means = {name: sum(levels) / len(levels) for name, levels in robustness["accuracy_by_level"].items()}
     worst = min(means, key=means.__getitem__)
     return (
-        f"accuracy {robustness['mean_accuracy']:.2%} on corrupted images, {robustness['clean_accuracy']:.2%} without corruption "
-        f"({robustness['images']:,} images; worst corruption: {worst}, {means[worst]:.2%})"
+        f"accuracy {percent(robustness['mean_accuracy'])} on corrupted images, {percent(robustness['clean_accuracy'])} without corruption "
+        f"({robustness['images']:,} images; worst corruption: {worst}, {100 * means[worst]:.2f} %)"
     )
 
 
@@ -187,6 +187,6 @@ def _leakage_line(leakage: dict[str, Any] | None) -> str | None:
     if leakage is None:
         return None
     return (
-        f"{leakage['duplicates']:,} ({leakage['share']:.2%}) of the images are near-duplicates of a training image; "
-        f"accuracy without them {leakage['without_duplicates']['accuracy']:.2%}"
+        f"{leakage['duplicates']:,} ({100 * leakage['share']:.2f} %) of the images are near-duplicates of a training image; "
+        f"accuracy without them {100 * leakage['without_duplicates']['accuracy']:.2f} %"
     )

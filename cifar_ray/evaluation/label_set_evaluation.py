@@ -148,8 +148,12 @@ def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
     calibration, leakage = figures["calibration"], figures["leakage"]
     rows = [
         images_row(figures),
-        ("mAP", f"{figures['map']:.2%} (95 % interval {low:.2%}–{high:.2%}), mean over {len(known)} of {len(figures['classes'])} classes"),
-        ("F1", f"micro {figures['micro_f1']:.2%}, macro {figures['macro_f1']:.2%}"),
+        (
+            "mAP",
+            f"{percent(figures['map'])} (95 % interval {100 * low:.2f}–{100 * high:.2f} %), "
+            f"mean over {len(known)} of {len(figures['classes'])} classes",
+        ),
+        ("F1", f"micro {100 * figures['micro_f1']:.2f} %, macro {100 * figures['macro_f1']:.2f} %"),
         ("labels", f"{figures['labels_per_image']:.2f} per image, {figures['labels_given_per_image']:.2f} given"),
         ("coverage", f"the {figures['coverage']:.2f} most probable labels contain all true ones on average"),
         ("loss", f"{figures['loss']:.4f}"),
@@ -161,14 +165,14 @@ def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
     rows += [
         (
             "calibration",
-            f"expected calibration error {calibration['expected_calibration_error']:.2%}, "
-            f"{calibration['expected_calibration_error_without_it']:.2%} without calibration",
+            f"expected calibration error {100 * calibration['expected_calibration_error']:.2f} %, "
+            f"{100 * calibration['expected_calibration_error_without_it']:.2f} % without calibration",
         ),
-        ("abstains", f"on {figures['abstained']:.2%} of the images"),
+        ("abstains", f"on {100 * figures['abstained']:.2f} % of the images"),
     ]
     if leakage is not None:
-        duplicates = f"{leakage['duplicates']:,} ({leakage['share']:.2%}) of the images are near-duplicates of a training image"
-        rows.append(("leakage", f"{duplicates}; mAP without them {leakage['without_duplicates']['map']:.2%}"))
+        duplicates = f"{leakage['duplicates']:,} ({100 * leakage['share']:.2f} %) of the images are near-duplicates of a training image"
+        rows.append(("leakage", f"{duplicates}; mAP without them {100 * leakage['without_duplicates']['map']:.2f} %"))
     return rows + cost_rows(figures)
 
 

@@ -208,7 +208,8 @@ def _checked(reference: TorchEngine, int8: Mapping[str, bytes] | None) -> Engine
         tolerance = max(tolerance, _BF16_TOLERANCE * deviation(reference, reference, images))
     if not error <= tolerance:
         raise ConfigError(
-            f"engine: the logits of {candidate.name} deviate by {error:.2%}, the maximum is {tolerance:.2%}; use engine torch"
+            f"engine: the logits of {candidate.name} deviate by {100 * error:.2f} %, "
+            f"the maximum is {100 * tolerance:.2f} %; use engine torch"
         )
     return candidate
 

@@ -111,8 +111,8 @@ def with_int8(bundle: Bundle, calibration: Pixels, held_out: dict[str, ImageData
     if reference_accuracy - accuracy > tolerance:
         name = "accuracy" if bundle.manifest.task == "single-label" else "mAP"
         raise ConfigError(
-            f"int8 {name} {accuracy:.2%} is more than {100 * tolerance:g} points below the fp32 {name} {reference_accuracy:.2%}; "
-            "not saved. Pass --tolerance-points to allow a larger loss"
+            f"int8 {name} {100 * accuracy:.2f} % is more than {100 * tolerance:g} points below the fp32 {name} "
+            f"{100 * reference_accuracy:.2f} %; not saved. Pass --tolerance-points to allow a larger loss"
         )
     record = Quantization(
         calibration_images=len(calibration),

@@ -116,7 +116,7 @@ def describe_accuracy(accuracy: float, count: int | None) -> str:
         count: number of pictures; `None` if unknown.
     """
     if not count or count >= FEW_PICTURES:
-        return f"{accuracy:.2%}"
+        return f"{100 * accuracy:.2f} %"
     low, high = accuracy_interval(round(accuracy * count), count)
     return f"{100 * accuracy:.1f} % ({100 * low:.1f}–{100 * high:.1f} %, {count:,} pictures)"
 

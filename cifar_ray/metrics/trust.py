@@ -143,11 +143,11 @@ class Trust:
         fitted = "temperature 1 (no other improves the calibration)" if is_one else f"temperature {self.temperature:.3g}"
         if "test_ece" not in metrics:
             return f"{fitted}, calibration error unknown (no test images)"
-        before = "" if is_one else f"{metrics['test_ece_uncalibrated']:.2%} → "
+        before = "" if is_one else f"{100 * metrics['test_ece_uncalibrated']:.2f} % → "
         spread = f" (± {100 * metrics['test_ece_sd']:.1f} points)" if "test_ece_sd" in metrics else ""
         return (
-            f"{fitted}: calibration error {before}{metrics['test_ece']:.2%}{spread}; "
-            f"abstains from {metrics['test_abstained']:.2%} of the test images"
+            f"{fitted}: calibration error {before}{100 * metrics['test_ece']:.2f} %{spread}; "
+            f"abstains from {100 * metrics['test_abstained']:.2f} % of the test images"
         )
 
 
@@ -159,6 +159,6 @@ def _describe_rules(rules: LabelRules, metrics: dict[str, float]) -> str:
     if "test_ece" not in metrics:
         return f"{fitted}, calibration error unknown (no test images)"
     return (
-        f"{fitted}: calibration error {metrics['test_ece_uncalibrated']:.2%} → {metrics['test_ece']:.2%}; "
-        f"abstains from {metrics['test_abstained']:.2%} of the test images"
+        f"{fitted}: calibration error {100 * metrics['test_ece_uncalibrated']:.2f} % → {100 * metrics['test_ece']:.2f} %; "
+        f"abstains from {100 * metrics['test_abstained']:.2f} % of the test images"
     )

@@ -149,7 +149,7 @@ class Model:
             "val_accuracy": "validation accuracy",
             "cv_accuracy": "accuracy",
         }
-        known = [f"{text} {manifest.metrics[key]:.1%}" for key, text in figures.items() if key in manifest.metrics]
+        known = [f"{text} {100 * manifest.metrics[key]:.1f} %" for key, text in figures.items() if key in manifest.metrics]
         return [manifest.architecture.name, f"{len(self.class_names)} classes", f"{manifest.image_size_px} px", *known[:1]]
 
     def _mistakes(self) -> str:

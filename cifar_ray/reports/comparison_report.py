@@ -71,4 +71,4 @@ def _disagreements(comparison: ModelComparison, winner: int) -> bytes | None:
 
 def _caption(comparison: ModelComparison, row: int, names: tuple[str, ...]) -> tuple[str, ...]:
     images, both = comparison.a.data.images, comparison.probabilities[:, row]
-    return (names[images.labels[row]], *(f"{names[one.argmax()]} {one.max():.1%}" for one in both), images.name_of(row))
+    return (names[images.labels[row]], *(f"{names[one.argmax()]} {100 * one.max():.1f} %" for one in both), images.name_of(row))

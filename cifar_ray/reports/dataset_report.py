@@ -121,12 +121,12 @@ def _describe(augmentation: AugmentationConfig) -> str:
     more = (
         (augmentation.rotate_deg, f"rotation up to {augmentation.rotate_deg:g}°"),
         (augmentation.policy != "none", policy),
-        (augmentation.brightness, f"brightness ± {augmentation.brightness:.0%}"),
-        (augmentation.contrast, f"contrast ± {augmentation.contrast:.0%}"),
-        (augmentation.saturation, f"saturation ± {augmentation.saturation:.0%}"),
+        (augmentation.brightness, f"brightness ± {100 * augmentation.brightness:.0f} %"),
+        (augmentation.contrast, f"contrast ± {100 * augmentation.contrast:.0f} %"),
+        (augmentation.saturation, f"saturation ± {100 * augmentation.saturation:.0f} %"),
         (augmentation.hue, f"hue ± {360 * augmentation.hue:.0f}°"),
         (augmentation.noise_std, f"noise with standard deviation {augmentation.noise_std:g}"),
-        (augmentation.erase, f"random erasing of a rectangle in {augmentation.erase:.0%} of the images"),
+        (augmentation.erase, f"random erasing of a rectangle in {100 * augmentation.erase:.0f} % of the images"),
         (augmentation.mixup, "mixup"),
         (augmentation.cutmix, "cutmix"),
     )

@@ -60,7 +60,10 @@ def _mistakes(evaluation: ModelEvaluation, predictor: Predictor) -> bytes | None
     images, predicted, names = evaluation.data.images, evaluation.predicted, evaluation.manifest.class_names
     heat = grad_cam(predictor.network, predictor.manifest, images.images[rows], predicted[rows])
     captions = [
-        (f"{names[images.labels[row]]} → {names[predicted[row]]} {evaluation.probabilities[row].max():.1%}", images.name_of(int(row)))
+        (
+            f"{names[images.labels[row]]} → {names[predicted[row]]} {100 * evaluation.probabilities[row].max():.1f} %",
+            images.name_of(int(row)),
+        )
         for row in rows
     ]
     return heat_sheet(images.images[rows], heat, captions)

@@ -63,7 +63,7 @@ def _mistakes(evaluation: LabelSetEvaluation, predictor: Predictor) -> bytes | N
     heat = grad_cam(predictor.network, predictor.manifest, pixels, [label for _, label, _ in shown])
     captions = [
         (
-            f"{'wrongly' if given else 'missing'} {names[label]} {evaluation.probabilities[row, label]:.1%}",
+            f"{'wrongly' if given else 'missing'} {names[label]} {100 * evaluation.probabilities[row, label]:.1f} %",
             images.name_of(row),
             images.label_of(row),
         )

@@ -65,7 +65,7 @@ def _summary(record: Record) -> str:
     repeated = f", {repeats} trial{'s' * (repeats > 1)} repeated with another seed" if repeats else ""
     state = "finished" if record.ended else "not finished; run the same command again to resume"
     return (
-        f"{len(record.trials)} of {record.num_samples} trials, {epochs} of {possible} epochs run ({epochs / possible:.0%})"
+        f"{len(record.trials)} of {record.num_samples} trials, {epochs} of {possible} epochs run ({100 * epochs / possible:.0f} %)"
         f"{repeated}, {record.elapsed_s / 60:.1f} minutes; {state}"
     )
 

@@ -150,7 +150,8 @@ def _figures(manifest: Manifest) -> str:
         if score := Score.find(manifest.metrics, split, manifest.image_counts.get(split)):
             low, high = score.interval(manifest.image_counts.get(split, 0))
             rows.append(
-                f"| {score.name}, {name} pictures | {score.value:.2%} | {low:.2%}–{high:.2%} | {manifest.image_counts.get(split, 0):,} |"
+                f"| {score.name}, {name} pictures | {100 * score.value:.2f} % | {100 * low:.2f}–{100 * high:.2f} % | "
+                f"{manifest.image_counts.get(split, 0):,} |"
             )
     if not rows:
         return "It was not measured."
@@ -160,7 +161,7 @@ def _figures(manifest: Manifest) -> str:
         notes.append(f"Its probabilities are off by {100 * error:.1f} points on average (expected calibration error).")
     if manifest.quantization:
         int8 = manifest.quantization
-        notes.append(f"As int8: {int8.accuracy:.2%} beside {int8.reference_accuracy:.2%} ({int8.measured_on}).")
+        notes.append(f"As int8: {100 * int8.accuracy:.2f} % beside {100 * int8.reference_accuracy:.2f} % ({int8.measured_on}).")
     return "\n\n".join([table, *notes])
 
 

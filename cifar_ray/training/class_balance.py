@@ -44,10 +44,10 @@ def describe_figures(metrics: Mapping[str, float], image_counts: Mapping[str, in
     name = next((score.name for score in scores.values()), "accuracy")
     lines = [f"{name}  {', '.join(f'{label} {score}' for label, score in scores.items()) or 'no validation or test images'}"]
     if "test_micro_f1" in metrics:
-        f1 = f"micro-F1 {metrics['test_micro_f1']:.2%}, macro-F1 {metrics['test_macro_f1']:.2%}"
+        f1 = f"micro-F1 {100 * metrics['test_micro_f1']:.2f} %, macro-F1 {100 * metrics['test_macro_f1']:.2f} %"
         lines.append(f"labels  test {f1}; the {metrics['test_coverage']:.1f} most probable labels hold all true ones on average")
     over_classes = [
-        f"{_SPLITS[split]} balanced accuracy {metrics[key]:.2%}, macro-F1 {metrics[f'{split}_macro_f1']:.2%}"
+        f"{_SPLITS[split]} balanced accuracy {100 * metrics[key]:.2f} %, macro-F1 {100 * metrics[f'{split}_macro_f1']:.2f} %"
         for split in ("val", "test")
         if (key := f"{split}_balanced_accuracy") in metrics
     ]

@@ -57,7 +57,7 @@ def format_metric(value: float | None, metric: str) -> str:
     """Format an accuracy or mAP as a percentage, a loss in nats; empty for `None`."""
     if value is None:
         return ""
-    return f"{value:.2%}" if metric != "val_loss" else f"{value:.4f}"
+    return f"{100 * value:.2f} %" if metric != "val_loss" else f"{value:.4f}"
 
 
 def format_duration(seconds: float) -> str:

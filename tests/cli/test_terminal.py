@@ -163,7 +163,7 @@ def test_a_run_is_a_line_per_epoch_without_a_terminal(capsys: Shown) -> None:
     progress.close()
     assert capsys.readouterr().err.splitlines() == [
         "run one",
-        "epoch  2/10  train loss 0.500 acc  75.00%  val loss 0.250 acc  90.00%  1,234 img/s  3.0 s  best",
+        "epoch  2/10  train loss 0.500 acc  75.00 %  val loss 0.250 acc  90.00 %  1,234 img/s  3.0 s  best",
     ]
 
 

@@ -63,8 +63,8 @@ def test_a_model_kept_before_is_calibrated_on_validation_and_evaluate_shows_befo
     right = test.argmax(1) == splits.test.labels
     assert figures["abstaining"]["accuracy_of_the_rest"] == pytest.approx(right[~unsure].mean())
     assert figures["accuracy"] == right.mean()
-    assert f"{before:.2%} without the temperature of {trust.temperature:.3g}" in capsys.readouterr().out
-    assert f"calibration error {before:.2%} → {after:.2%}" in shown
+    assert f"{100 * before:.2f} % without the temperature of {trust.temperature:.3g}" in capsys.readouterr().out
+    assert f"calibration error {100 * before:.2f} % → {100 * after:.2f} %" in shown
 
 
 def test_a_calibration_without_effect_says_so(models: Models, capsys: Shown, monkeypatch: pytest.MonkeyPatch) -> None:

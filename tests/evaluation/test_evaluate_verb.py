@@ -64,7 +64,7 @@ def test_every_figure_is_that_of_the_predictor_and_the_report_opens_offline(
     assert figures["top_5_accuracy"] is None
 
     shown = capsys.readouterr().out
-    assert f"{figures['accuracy']:.2%}" in shown
+    assert f"{100 * figures['accuracy']:.2f} %" in shown
     assert str(folder / "report.html") in shown
     page = (folder / "report.html").read_text()
     assert not re.search(r"(src|href)=\"(?!data:image/png;base64)|<script|https?://", page)
@@ -256,4 +256,4 @@ def test_a_network_that_always_says_the_same_is_called_biased(models: Models, tm
     assert console.main(["evaluate", "stubborn@latest", *flags]) == 0
     verdict = json.loads((tmp_path / "out" / "evaluation.json").read_text())["prediction_bias"]["verdict"]
     assert verdict.startswith("strong: ")
-    assert "vertical +200.0%" in verdict
+    assert "vertical +200.0 %" in verdict

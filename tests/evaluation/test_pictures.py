@@ -55,7 +55,7 @@ def test_a_page_holds_its_pictures_and_runs_nothing_that_a_name_says() -> None:
 
 
 def test_a_column_of_numbers_has_its_title_above_them_and_the_best_row_stands_out() -> None:
-    cells = ["1,000", "-3.5", "1e-05", "75.98% and 73.53%", "2/6", "90.0 ± 0.3 %", "< 0.0001", "–", ""]
+    cells = ["1,000", "-3.5", "1e-05", "75.98 % and 73.53 %", "2/6", "90.0 ± 0.3 %", "< 0.0001", "–", ""]
     table = Table(("number", "mixed"), [(cell, "word" if number else "1") for number, cell in enumerate(cells)], best_row=1)
     page = render("", "", [Section("", [table])]).decode()
     assert '<th scope="col" class="number">number</th>' in page

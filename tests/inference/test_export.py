@@ -156,7 +156,7 @@ def test_onnx_takes_pictures_of_any_size_and_answers_as_the_server(
         runpy.run_path(str(CLIENT))
     first, second = capsys.readouterr().out.splitlines()
     best = int(expected.probabilities[0].argmax())
-    assert first.endswith(f"{['cat', 'dog', 'eel'][best]} {expected.probabilities[0, best]:.1%}")
+    assert first.endswith(f"{['cat', 'dog', 'eel'][best]} {100 * expected.probabilities[0, best]:.1f} %")
     assert "black.png: not sure, perhaps" in second
 
 
@@ -255,7 +255,7 @@ def test_the_commands_say_what_they_did(kept: Bundle, tmp_path: Path, capsys: py
     shown = capsys.readouterr().out
     assert "pets@2 as safetensors" in shown
     assert "the file computes in fp32" in shown
-    assert "0.00000%" in shown
+    assert "0.00000 %" in shown
     assert "ms for a picture of 16 × 16 px" in shown
     assert main(["import", str(target), "copy", "--storage", str(tmp_path)]) == 0
     assert "copy@1: airnet, 3 classes, 16 px" in capsys.readouterr().out

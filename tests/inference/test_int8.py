@@ -91,7 +91,7 @@ def test_a_form_that_loses_more_than_allowed_is_refused(
     make_bundle: MakeBundle, held_out: dict[str, ImageDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cifar_ray.inference.int8.held_out_score", lambda engine, _: 0.9 if engine.name == "torch" else 0.897)
-    with pytest.raises(ConfigError, match=r"int8 accuracy 89\.70% is more than 0\.2 points below the fp32 accuracy 90\.00%"):
+    with pytest.raises(ConfigError, match=r"int8 accuracy 89\.70 % is more than 0\.2 points below the fp32 accuracy 90\.00 %"):
         with_int8(make_bundle(), gradients(20), held_out, tolerance=0.002)
 
 

@@ -21,8 +21,8 @@ MakeManifest = Callable[..., Manifest]
     ("present", "candidate", "verdict"),
     [
         ({}, {}, (True, "at least")),
-        ({}, {"metrics": {"test_accuracy": 0.91}}, (True, "91.00% is at least the 90.00% of the production model pets@1")),
-        ({}, {"metrics": {"test_accuracy": 0.89}}, (False, "89.00% is below the 90.00% of the production model pets@1")),
+        ({}, {"metrics": {"test_accuracy": 0.91}}, (True, "91.00 % is at least the 90.00 % of the production model pets@1")),
+        ({}, {"metrics": {"test_accuracy": 0.89}}, (False, "89.00 % is below the 90.00 % of the production model pets@1")),
         ({}, {"dataset_fingerprint": "f" * 64}, (True, "at least")),
         ({"test_fingerprint": ""}, {"test_fingerprint": ""}, (True, "at least")),
         ({}, {"test_fingerprint": "f" * 64, "dataset_name": "birds"}, (False, "pets@1 has another data set (pets)")),
@@ -78,8 +78,8 @@ def validated(accuracy: float, count: int | None, name: str = "val") -> dict[str
             validated(0.6, 100),
             (False, "is clearly below the 90.0 % (82.6–94.5 %, 100 pictures) of the production model"),
         ),
-        (validated(0.9, 5000), validated(0.85, 5000), (False, "85.00% (5,000 pictures) is clearly below the 90.00% (5,000 pictures)")),
-        (validated(0.9, None), validated(0.85, 100), (True, "within the noise of the 90.00%")),  # the version before counted no pictures
+        (validated(0.9, 5000), validated(0.85, 5000), (False, "85.00 % (5,000 pictures) is clearly below the 90.00 % (5,000 pictures)")),
+        (validated(0.9, None), validated(0.85, 100), (True, "within the noise of the 90.00 %")),  # the version before counted no pictures
         (validated(0.9, None), validated(0.6, 100), (False, "clearly below")),
         (validated(0.9, None), validated(0.89, None), (False, "is below")),
         (
@@ -125,7 +125,7 @@ def test_a_model_with_an_added_class_is_promoted_and_the_reason_says_so(store: M
     assert promote
     assert reason == (
         "it has other classes than the production model pets@1 (new: eel); validation accuracy 70.0 % (59.9–78.5 %, 90 pictures); "
-        "with the old classes test accuracy 90.00%; guessing gives 33.3 %"
+        "with the old classes test accuracy 90.00 %; guessing gives 33.3 %"
     )
     store.promote("pets", 2)
     promote, reason = should_promote(store, store.save("pets", make_manifest(**OTHER_TEST), weights))
@@ -160,7 +160,7 @@ def test_the_rule_gives_its_reason_and_the_chance_level(store: ModelStore, make_
     first = store.save("pets", make_manifest(), {"w": torch.zeros(1)})
     assert promote_new(store, first, "auto") == (
         True,
-        "pets has no production version yet; test accuracy 90.00%; guessing gives 50 %",
+        "pets has no production version yet; test accuracy 90.00 %; guessing gives 50 %",
     )
 
 

@@ -38,7 +38,7 @@ def test_the_card_has_figures_with_intervals_limits_data_and_metadata(storage: s
     for text in (
         "# pets",
         "cat, 猫, eel",
-        "| accuracy, test pictures | 90.00% | 82.56%–94.48% | 100 |",
+        "| accuracy, test pictures | 90.00 % | 82.56–94.48 % | 100 |",
         "off by 1.2 points",
         "Guessing gives 33.3 %",
         "does not notice pictures of other things",
@@ -80,7 +80,7 @@ def test_each_version_has_its_card_as_markdown_and_html_from_the_moment_it_is_sa
     markdown, html = ((folder / name).read_text(encoding="utf-8") for name in CARD_FILES)
     assert "`pets` tells which one of these classes a picture shows: cat, 猫, eel." in markdown
     assert "<h2>Where it fails</h2>" in html
-    assert "<td>82.56%–94.48%</td>" in html
+    assert "<td>82.56–94.48 %</td>" in html
     assert ModelStore(storage).check("pets").attachments == {}  # a card that somebody edits does not damage the model
     (folder / "card.md").write_text("my own words")
     assert ModelStore(storage).load("pets").version == 1

@@ -47,9 +47,9 @@ def test_list_shows_each_version_in_aligned_columns(filled: ModelStore, command:
     assert out.splitlines() == [
         "name    version  aliases     architecture  test accuracy  data set  created",
         "digits  1        –           small_cnn     –              pets      2025-01-02T03:04:05+00:00",
-        "pets    1        previous    small_cnn     90.00%         pets      2025-01-02T03:04:05+00:00",
-        "pets    2        production  small_cnn     90.00%         pets      2025-01-02T03:04:05+00:00",
-        "pets    3        –           small_cnn     90.00%         pets      2025-01-02T03:04:05+00:00",
+        "pets    1        previous    small_cnn     90.00 %        pets      2025-01-02T03:04:05+00:00",
+        "pets    2        production  small_cnn     90.00 %        pets      2025-01-02T03:04:05+00:00",
+        "pets    3        –           small_cnn     90.00 %        pets      2025-01-02T03:04:05+00:00",
     ]
 
 
@@ -100,7 +100,7 @@ def test_show_checks_the_weights(filled: ModelStore, command: Command, tmp_path:
 
 
 def test_promote_and_rollback_say_what_is_in_production(filled: ModelStore, command: Command) -> None:
-    figures = "test accuracy 90.00%; before, pets@{}: test accuracy 90.00%; guessing gives 50 %\n"
+    figures = "test accuracy 90.00 %; before, pets@{}: test accuracy 90.00 %; guessing gives 50 %\n"
     assert command("promote", "pets@latest") == (0, "pets@3 is in production, previous version: pets@2\n" + figures.format(2), "")
     assert command("rollback", "pets") == (0, "pets@2 is in production, previous version: pets@3\n" + figures.format(3), "")
     assert command("promote", "digits@1") == (0, "digits@1 is in production\n", "")

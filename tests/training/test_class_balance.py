@@ -85,11 +85,11 @@ def test_even_classes_have_no_further_figures(few_stripes: DatasetSplits) -> Non
 def test_accuracies_of_few_pictures_have_their_interval() -> None:
     metrics = {"val_accuracy": 144 / 153, "test_accuracy": 0.9412, "test_accuracy_tta": 0.95}
     assert describe_figures(metrics, {"val": 153, "test": 10_000}) == (
-        "accuracy  validation 94.1 % (89.2–96.9 %, 153 pictures), test 94.12%, test, views averaged 95.00%"
+        "accuracy  validation 94.1 % (89.2–96.9 %, 153 pictures), test 94.12 %, test, views averaged 95.00 %"
     )
     uneven = {"val_balanced_accuracy": 0.5, "val_macro_f1": 0.45}
     assert describe_figures({"val_accuracy": 0.5} | uneven, {}).splitlines() == [
-        "accuracy  validation 50.00%",
-        "uneven classes  validation balanced accuracy 50.00%, macro-F1 45.00%",
+        "accuracy  validation 50.00 %",
+        "uneven classes  validation balanced accuracy 50.00 %, macro-F1 45.00 %",
     ]
     assert describe_figures({}, {}) == "accuracy  no validation or test images"

@@ -151,8 +151,8 @@ def test_train_repeats_a_run_bit_for_bit_from_its_config_and_says_what_it_did(
     assert bundle.manifest.metrics["test_accuracy"] == run.result.metrics["test_accuracy"] > 0.45
     assert bundle.manifest.train_config["name"] == "again"
     shown = capsys.readouterr()
-    assert f"test {bundle.manifest.metrics['test_accuracy']:.2%}" in shown.out
-    assert f"calibration error {bundle.manifest.metrics['test_ece_uncalibrated']:.2%} → " in shown.out
+    assert f"test {100 * bundle.manifest.metrics['test_accuracy']:.2f} %" in shown.out
+    assert f"calibration error {100 * bundle.manifest.metrics['test_ece_uncalibrated']:.2f} % → " in shown.out
     assert "repeated@1: promoted to production" in shown.out
     assert "serve run deployments:app model=repeated" in shown.out
     assert [line for line in shown.err.splitlines() if line.startswith("epoch 2/2")]

@@ -48,14 +48,14 @@ def test_a_trial_with_the_full_budget_comes_before_one_that_was_stopped_with_a_h
 def test_a_short_run_is_never_averaged_with_a_full_one() -> None:
     record = record_of([0.3, 0.5], [0.2, 0.4])
     assert order(record) == [1, 2]
-    assert describe_figure(record, record.trials[0]) == "50.00% (after 2 of 6 epochs)"
+    assert describe_figure(record, record.trials[0]) == "50.00 % (after 2 of 6 epochs)"
     repeat(record, record.trials[1], 0.8)
     assert record.figure(record.trials[1]) == pytest.approx(0.8)
     assert order(record) == [2, 1], "the repeat is the only run with the full budget"
     full = record_of([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
     repeat(full, full.trials[0], 0.8)
     assert full.figure(full.trials[0]) == pytest.approx(0.7)
-    assert describe_figure(full, full.trials[0]) == "70.00% (mean of 2 seeds)"
+    assert describe_figure(full, full.trials[0]) == "70.00 % (mean of 2 seeds)"
 
 
 def test_trials_that_the_time_budget_cut_off_are_compared_at_an_epoch_that_both_reached() -> None:
@@ -182,6 +182,6 @@ def test_a_search_on_several_labels_goes_by_map(tmp_path: Path) -> None:
     found = compare(record, record.trials[1], record.trials[0])
     assert found is not None
     assert (found.score, round(found.difference, 6), found.interval) == ("mAP", 0.2, None), "its interval does not follow from a count"
-    assert describe_figure(record, record.trials[1]).startswith("70.00%")
+    assert describe_figure(record, record.trials[1]).startswith("70.00 %")
     assert b"val_map" in record.to_csv()
     assert b"val_accuracy" not in record.to_csv()

@@ -11,7 +11,7 @@ from tests.cli.screen import Screen
 def test_the_summary_names_the_best_trial_and_counts_all(record: Record) -> None:
     text = summarize(record)
     best = record.ranked()[0]
-    assert f"best: trial {best.number}, {best.epochs[-1]['val_accuracy']:.2%}" in text
+    assert f"best: trial {best.number}, {100 * (best.epochs[-1]['val_accuracy']):.2f} %" in text
     assert "4 finished, 8 stopped, 1 diverged, 1 failed" in text
     assert [row[0] for row in table(record)] == [str(number) for number in range(1, 13)]
 

@@ -44,7 +44,7 @@ class ListCaptures(ReviewCommand):
                 capture.at.strftime("%Y-%m-%d %H:%M"),
                 capture.model,
                 capture.predicted,
-                f"{capture.confidence:.1%}",
+                f"{100 * capture.confidence:.1f} %",
                 "versions disagree" if capture.disagrees else "none of these" if capture.abstains else "",
                 reviews[capture.key].label if capture.key in reviews else "",
             )

@@ -146,7 +146,7 @@ class Export(StoreCommand):
         print(f"wrote  {written.target}: {bundle.reference} as {self.format}, {size_bytes:,} bytes")
         print(
             f"check  logits of {written.pictures} picture{'s' * (written.pictures > 1)} differ from the model's by at most "
-            f"{written.deviation:.5%} of the largest ({written.checked_by})"
+            f"{100 * written.deviation:.5f} % of the largest ({written.checked_by})"
         )
         height, width = written.timed_px
         print(f"speed  {written.latency_ms:.1f} ms for a picture of {width} × {height} px ({written.checked_by}, this machine)")
@@ -253,8 +253,8 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
 def _figure(row: dict[str, Any]) -> str:
     """The test accuracy, or the mAP with its name."""
     if row.get("test_map") is not None:
-        return f"mAP {row['test_map']:.2%}"
-    return _ABSENT if row["test_accuracy"] is None else f"{row['test_accuracy']:.2%}"
+        return f"mAP {100 * row['test_map']:.2f} %"
+    return _ABSENT if row["test_accuracy"] is None else f"{100 * row['test_accuracy']:.2f} %"
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -66,7 +66,7 @@ class PredictionSummary:
     def _class_lines(self, total: int) -> list[str]:
         width = max(map(len, self._counts), default=0)
         lines = [
-            f"{name:{width}}  {count:>9,}  {count / total:7.2%}"
+            f"{name:{width}}  {count:>9,}  {100 * count / total:6.2f} %"
             + (f"  mean confidence {self._confidence_sums[name] / count:.3f}" if name != _NO_LABEL else "")
             + (f", not sure of {self._abstained[name]:,}" if self._abstained[name] else "")
             for name, count in self._counts.most_common(_MAX_LINES)
@@ -81,5 +81,5 @@ def _describe(row: dict[str, Any]) -> str:
         return f"error: {row['error']}"
     abstain = ", but not sure: the picture is unlike the model's validation images" if row["abstain"] else ""
     if "labels" in row:
-        return (", ".join(f"{one['class_name']} {one['probability']:.1%}" for one in row["labels"]) or _NO_LABEL) + abstain
-    return f"{row['class_name']} {row['confidence']:.1%}{abstain}"
+        return (", ".join(f"{one['class_name']} {100 * one['probability']:.1f} %" for one in row["labels"]) or _NO_LABEL) + abstain
+    return f"{row['class_name']} {100 * row['confidence']:.1f} %{abstain}"

@@ -71,8 +71,8 @@ class ConsoleProgress:
     def on_epoch(self, report: EpochReport) -> None:
         """Print the line of an epoch."""
         figure = "acc" if report.val_map is None else "mAP"
-        training = "" if report.train_accuracy is None else f" acc {report.train_accuracy:7.2%}"
-        validation = "" if report.val_score is None else f"  val loss {report.val_loss:.3f} {figure} {report.val_score:7.2%}"
+        training = "" if report.train_accuracy is None else f" acc {100 * report.train_accuracy:6.2f} %"
+        validation = "" if report.val_score is None else f"  val loss {report.val_loss:.3f} {figure} {100 * report.val_score:6.2f} %"
         best = "  best" if report.improved and report.val_score is not None else ""
         self.on_message(
             f"epoch {report.epoch:>{len(str(self._epochs))}}/{self._epochs}"

@@ -60,8 +60,8 @@ def predict_out_of_fold(pictures: LabelledPictures, config: TrainConfig, predict
             features = _features_of(predictor, pictures, progress)
         similar = unit(features)
         folds = assign_folds(pictures.labels, pictures.bursts, config.seed)
-        on_step = progress("cross-validating", FOLDS)
-        logits = cross_validate(features, pictures.labels, len(pictures.class_names), folds, on_step)
+        on_fitted = progress("cross-validating", FOLDS * len(pictures))
+        logits = cross_validate(features, pictures.labels, len(pictures.class_names), folds, lambda fits: on_fitted(fits * len(pictures)))
         return OutOfFold(softmax(logits).astype(np.float32), similar)
 
 

@@ -137,7 +137,7 @@ def _check(run: Run, predictor: Predictor, sides: list[tuple[int, int]], what: s
     scale = np.abs(expected.logits - expected.logits.mean(axis=1, keepdims=True)).max()
     deviation = float(np.abs(found["logits"] - expected.logits).max() / scale)
     if not deviation <= TOLERANCE["fp32"]:
-        raise BundleError(f"{what} is wrong: its logits deviate by {deviation:.2%}; not written, try another --format")
+        raise BundleError(f"{what} is wrong: its logits deviate by {100 * deviation:.2f} %; not written, try another --format")
     if not np.allclose(found.get("probabilities", expected.probabilities), expected.probabilities, atol=TOLERANCE["fp32"]):
         raise BundleError(f"{what} is wrong: its probabilities are not those of the model; not written, try another --format")
     for name in ("labels", "abstains"):

@@ -26,7 +26,7 @@ from cifar_ray.store import Architecture, PretrainedOrigin
 from cifar_ray.training.loop.judging import judge, of_validation, score_metrics
 from cifar_ray.training.loop.losses import balanced_weights, positive_weights
 from cifar_ray.training.probe.extraction import Backbone, ComputeHere, Floats, Opener, extract
-from cifar_ray.training.probe.head import FittedHead, LinearHead, assign_folds, fit_head
+from cifar_ray.training.probe.head import FOLDS, FittedHead, LinearHead, assign_folds, fit_head
 from cifar_ray.training.records.results import EpochReport, FitResult, Weights
 from cifar_ray.training.weights.pretrained import load_pretrained
 
@@ -188,9 +188,11 @@ def _fit(config: TrainConfig, train: TrainingImages, features: Floats, progress:
     of_positives = None
     if train.labels.ndim == 2 and config.class_weights == "balanced":
         of_positives = positive_weights(train.labels).astype(np.float32)
-    on_step = progress("fitting the head", 6)
+    on_fitted = progress("fitting the head", (FOLDS + 1) * len(train.labels))  # each fit goes through all images
     folds = assign_folds(train.labels, groups, config.seed)
-    return fit_head(features, train.labels, train.num_classes, folds, weights, on_step, of_positives)
+    return fit_head(
+        features, train.labels, train.num_classes, folds, weights, lambda fits: on_fitted(fits * len(train.labels)), of_positives
+    )
 
 
 def _with_head(body: nn.Module, network: nn.Module, head: LinearHead) -> dict[str, Tensor]:
