@@ -73,7 +73,8 @@ def canary(storage: str) -> None:
     deviations = (part - 0.2 * count) / (count * 0.2 * 0.8) ** 0.5
     all_new = max(at_s for at_s, version in versions if version == 1)
     note = (
-        f"first answer of version 2 after {begun - n_before:.1f} s; then {part} of {count} ({100 * part / count:.1f} %, {deviations:+.1f} sd); "
+        f"first answer of version 2 after {begun - n_before:.1f} s; "
+        f"then {part} of {count} ({100 * part / count:.1f} %, {deviations:+.1f} sd); "
         f"the last answer of version 1 came {all_new - 40:.1f} s after the promotion"
     )
     report("20 % for version 2, then promoted, 50 requests/s", seen, note)
