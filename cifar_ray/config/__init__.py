@@ -5,6 +5,7 @@
 """
 
 from cifar_ray.config.base import (
+    MAX_DESCRIPTION_LENGTH,
     NAME_PATTERN,
     PRETRAINED_MODEL,
     PRETRAINED_PACKAGE,
@@ -29,6 +30,7 @@ from cifar_ray.config.topics import AugmentationConfig, AveragingConfig, Optimiz
 from cifar_ray.config.train_config import TrainConfig, parse_groups
 
 __all__ = [
+    "MAX_DESCRIPTION_LENGTH",
     "NAME_PATTERN",
     "PRETRAINED_MODEL",
     "PRETRAINED_PACKAGE",

@@ -38,6 +38,7 @@ INTERVAL_PATTERN = r"^([1-9]\d*|\d+(\.\d+)?[smh])$"
 BUDGET_PATTERN = r"^(auto|\d+(\.\d+)?[smh])$"
 
 MAX_IMAGE_SIZE_PX = 1024
+MAX_DESCRIPTION_LENGTH = 1000  # characters of the description of a class
 _UNITS_S = {"s": 1, "m": 60, "h": 3600}
 
 # Text of an error message in place of the pattern

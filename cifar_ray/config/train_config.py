@@ -59,7 +59,9 @@ class TrainConfig(Config):
         "also s3://bucket/folder; cifar: folder of the files",
     )
     columns: str | None = Field(
-        None, description="columns of a table, as in image=path,label=species,split=part,weight=w,name=title; default: found by their names"
+        None,
+        description="columns of a table, as in image=path,label=species,split=part,weight=w,name=title,description=text; "
+        "default: found by their names",
     )
     task: TaskChoice = Field(
         "auto",

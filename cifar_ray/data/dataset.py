@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -156,12 +156,15 @@ class Splits(Generic[Train]):
         train: training images, in memory or streamed.
         val: validation images, for early stopping and the choice of the best checkpoint; `None` if `val_fraction` is 0.
         test: test images, evaluated once, on the final weights; `None` if the data set has none.
+        class_descriptions: description by class name, without classes that have none. It is not part of the fingerprint, because a
+            changed text changes no picture.
     """
 
     name: str
     train: Train
     val: ImageDataset | None
     test: ImageDataset | None
+    class_descriptions: Mapping[str, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[tuple[str, Train | ImageDataset]]:
         yield "train", self.train

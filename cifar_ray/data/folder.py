@@ -53,7 +53,8 @@ def load_folder(
     """
     listing = list_pictures(place, columns, task)
     entry = f"{listing.name}-{size_px}px-{policy}-v{DECODER_VERSION}-{listing.fingerprint()[:16]}"
-    return cache.load_or_build(entry, lambda allocate: _decode(listing, size_px, policy, allocate, progress))
+    splits = cache.load_or_build(entry, lambda allocate: _decode(listing, size_px, policy, allocate, progress))
+    return replace(splits, class_descriptions=listing.class_descriptions)  # not from the cache: a changed text needs no new decoding
 
 
 def _decode(listing: Listing, size_px: int, policy: ResizePolicy, allocate: cache.Allocate, progress: StartTask) -> DatasetSplits:

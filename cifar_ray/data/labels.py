@@ -37,7 +37,13 @@ def regroup(splits: DatasetSplits, groups: Mapping[str, Sequence[str]]) -> Datas
     if left_out:
         _logger.warning("ignoring classes that are in no group: %s", ", ".join(left_out))
     parts = {split: _relabel(part, new_label, tuple(groups)) for split, part in splits}
-    return DatasetSplits(splits.name, parts["train"], parts.get("val"), parts.get("test"))
+    descriptions = regroup_descriptions(splits.class_descriptions, groups)
+    return DatasetSplits(splits.name, parts["train"], parts.get("val"), parts.get("test"), descriptions)
+
+
+def regroup_descriptions(descriptions: Mapping[str, str], groups: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The description by name of each group that has only one class; the description of one class does not fit several."""
+    return {group: descriptions[members[0]] for group, members in groups.items() if len(members) == 1 and members[0] in descriptions}
 
 
 def _relabel(part: ImageDataset, new_label: np.ndarray[tuple[int], np.dtype[np.int64]], class_names: tuple[str, ...]) -> ImageDataset:

@@ -9,6 +9,7 @@ import os
 import socket
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from cifar_ray.data import dataset_cache as cache
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.data.decode import DECODER_VERSION, fit
 from cifar_ray.data.folder import load_folder
-from cifar_ray.data.labels import regroup
+from cifar_ray.data.labels import regroup, regroup_descriptions
 from cifar_ray.data.listing.tables import list_pictures
 from cifar_ray.data.reading.local_cache import DOWNLOADS, cache_folder
 from cifar_ray.data.reading.picture_source import parse_location
@@ -86,7 +87,10 @@ def open_splits(config: TrainConfig, progress: StartTask = no_progress) -> Train
     reason = "stream is always" if config.stream == "always" else f"data_memory is {allowed / 1e9:,.1f} GB"
     _logger.info("streaming: %s pictures of %d px need %.1f GB of memory on all workers, %s", f"{count:,}", size_px, needed / 1e9, reason)
     division = repr((config.val_fraction, config.test_fraction, config.seed_of_splits, config.groups))
-    return load_streamed(listing, size_px, config.square_policy, lambda found: _divide(config, found), division, progress)
+    streamed = load_streamed(listing, size_px, config.square_policy, lambda found: _divide(config, found), division, progress)
+    descriptions = listing.class_descriptions
+    groups = parse_groups(config.groups) if config.groups else {name: [name] for name in descriptions}
+    return replace(streamed, class_descriptions=regroup_descriptions(descriptions, groups))
 
 
 def _divide(config: TrainConfig, found: DatasetSplits) -> DatasetSplits:

@@ -47,7 +47,7 @@ def complete(found: DatasetSplits, val_fraction: float, test_fraction: float, se
         val = None
     # If nothing was drawn, keep the memory-mapped array itself.
     rest = found.train if len(train) == len(found.train) else found.train.subset(train)
-    return DatasetSplits(found.name, rest, val, test)
+    return DatasetSplits(found.name, rest, val, test, found.class_descriptions)
 
 
 def _tell_bursts(train: ImageDataset) -> None:

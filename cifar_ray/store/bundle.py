@@ -63,7 +63,9 @@ def encode(manifest: Manifest, weights: Mapping[str, torch.Tensor], attachments:
     signed = manifest.model_copy(
         update={"weights_sha256": _sha256(data), "attachments": {name: _sha256(content) for name, content in attachments.items()}}
     )
-    unknown = {"task", "label_rules"} if manifest.task == "single-label" else None  # older releases refuse unknown keys
+    # older releases refuse unknown keys
+    unknown = {"task", "label_rules"} if manifest.task == "single-label" else set()
+    unknown |= set() if manifest.class_descriptions else {"class_descriptions"}
     return {WEIGHTS_FILE: data, **attachments, MANIFEST_FILE: signed.model_dump_json(indent=2, exclude=unknown).encode()}
 
 

@@ -6,12 +6,13 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from cifar_ray.config import NAME_PATTERN, Config, ResizePolicy, TaskName
+from cifar_ray.config import MAX_DESCRIPTION_LENGTH, NAME_PATTERN, Config, ResizePolicy, TaskName
 from cifar_ray.metrics.label_rules import LabelRules
 
 FORMAT_VERSION: Final = 1
 MANIFEST_KEY: Final = "cifar_ray.manifest"  # key of the manifest in the metadata of exported files
 
+Description = Annotated[str, Field(min_length=1, max_length=MAX_DESCRIPTION_LENGTH)]
 Channel = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -64,6 +65,7 @@ class Manifest(Config):
     Attributes:
         architecture: name and arguments of the network.
         class_names: one name per class, in the order of the logits.
+        class_descriptions: description by class name, without classes that have none.
         task: whether a picture has exactly one class, or any number of labels.
         label_rules: multi-label: calibration and threshold of each class; `None` without validation images, which means
             the logit's sigmoid and 0.5.
@@ -95,6 +97,7 @@ class Manifest(Config):
     format_version: Literal[1] = FORMAT_VERSION
     architecture: Architecture
     class_names: tuple[str, ...] = Field(min_length=2)
+    class_descriptions: dict[str, Description] = Field(default_factory=dict)
     task: TaskName = "single-label"
     label_rules: LabelRules | None = None
     image_size_px: int = Field(ge=1)
@@ -125,6 +128,12 @@ class Manifest(Config):
     def _one_rule_per_class(self) -> Self:
         if self.label_rules is not None and (self.task != "multi-label" or len(self.label_rules.thresholds) != len(self.class_names)):
             raise ValueError(f"label_rules need the task multi-label and one rule for each of the {len(self.class_names)} classes")
+        return self
+
+    @model_validator(mode="after")
+    def _describes_its_classes(self) -> Self:
+        if unknown := set(self.class_descriptions) - set(self.class_names):
+            raise ValueError(f"class_descriptions: no class is called {min(unknown)!r}")
         return self
 
     @property

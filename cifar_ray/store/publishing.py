@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -130,9 +131,22 @@ def _introduction(bundle: Bundle) -> str:
     )
     count = sum(tensor.numel() for tensor in bundle.weights.values())
     return (
-        f"`{_title(bundle)}` {does}: {names}.\n\nNetwork: {manifest.architecture.name}, {count / 1e6:.2f} million parameters, "
+        f"`{_title(bundle)}` {does}: {names}.\n\n{_descriptions(manifest)}"
+        f"Network: {manifest.architecture.name}, {count / 1e6:.2f} million parameters, "
         f"pictures of {manifest.image_size_px} × {manifest.image_size_px} px ({manifest.resize_policy})."
     )
+
+
+def _descriptions(manifest: Manifest) -> str:
+    """A table of the classes with descriptions, and an empty line; empty if no class has one."""
+    described = [name for name in manifest.class_names if name in manifest.class_descriptions][:_LISTED_CLASSES]
+    rows = [f"| {_plain(name)} | {_plain(manifest.class_descriptions[name])} |" for name in described]
+    return "\n".join(["| class | description |", "|---|---|", *rows, "", ""]) if rows else ""
+
+
+def _plain(text: str) -> str:
+    """Escape the characters that mean something in Markdown or HTML."""
+    return re.sub(r"([\\`*_\[\]<>&|~#])", r"\\\1", text)
 
 
 def _use(bundle: Bundle) -> str:

@@ -10,10 +10,11 @@ from importlib.metadata import version
 
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.streamed import TrainingSplits
-from cifar_ray.errors import BundleError
+from cifar_ray.errors import BundleError, CifarRayError
 from cifar_ray.metrics.score import Score
 from cifar_ray.store.bundle import MANIFEST_FILE, Bundle, decode_manifest, encode
 from cifar_ray.store.gallery import GALLERY_FILE, count_pictures, encode_gallery
+from cifar_ray.store.locate import load_model
 from cifar_ray.store.manifest import Manifest
 from cifar_ray.store.promotion import promote_new
 from cifar_ray.store.registry import ModelStore
@@ -74,12 +75,24 @@ def _gallery(run: TrainedRun, splits: TrainingSplits, limit: int) -> dict[str, b
         return {}
 
 
+def _descriptions(config: TrainConfig, splits: TrainingSplits) -> dict[str, str]:
+    """Descriptions of the classes: those of the data, else those of the model that training started from, if it has the same classes."""
+    if splits.class_descriptions or config.start is None:
+        return dict(splits.class_descriptions)
+    with suppress(CifarRayError):  # deleted during training
+        parent = load_model(config.start.model, config.storage).manifest
+        if set(parent.class_names) == set(splits.train.class_names):
+            return parent.class_descriptions
+    return {}
+
+
 def describe(run: TrainedRun, config: TrainConfig, splits: TrainingSplits) -> Manifest:
     """Create the manifest for a run's best weights."""
     train = splits.train
     return Manifest(
         architecture=run.result.architecture,
         class_names=train.class_names,
+        class_descriptions=_descriptions(config, splits),
         task="single-label" if train.labels.ndim == 1 else "multi-label",
         label_rules=run.result.trust.rules,
         image_size_px=train.image_size_px,

@@ -157,6 +157,7 @@ class Api:
                 "versions": list(model.versions),
                 "aliases": model.aliases,
                 "classes": list(model.class_names),
+                "class_descriptions": dict(model.class_descriptions),
                 "task": model.task,
                 "test_accuracy": model.test_accuracy,
                 "test_map": model.test_map,

@@ -75,6 +75,7 @@ ANSWERS: dict[type, Any] = {
                 "versions": [1],
                 "aliases": {"production": 1},
                 "classes": _CLASSES,
+                "class_descriptions": {"frog": "Frogs and toads, from tadpoles on."},
                 "task": "single-label",
                 "test_accuracy": 0.8941,
                 "test_map": None,

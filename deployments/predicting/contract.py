@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 import numpy as np
@@ -178,6 +179,7 @@ class StoredModel:
         aliases: versions by alias.
         loaded: versions in memory, ascending.
         class_names: classes of the version that the bare name refers to; empty if its manifest cannot be read.
+        class_descriptions: descriptions of the same version, by class name.
         test_accuracy: accuracy of the same version, 0–1; `None` if not measured.
         task: whether the same version gives each picture exactly one class, or any number of labels.
         test_map: mean average precision of the same version, 0–1, with several labels per picture; `None` if not measured.
@@ -193,6 +195,7 @@ class StoredModel:
     task: TaskName = "single-label"
     test_map: float | None = None
     problem: str = ""
+    class_descriptions: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

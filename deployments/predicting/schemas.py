@@ -161,6 +161,9 @@ class ModelEntry(TypedDict):
     versions: list[int]
     aliases: Annotated[dict[str, int], Field(description="version by alias, for example production")]
     classes: Annotated[list[str], Field(description="class names of the version that the bare name refers to, in the order of class_id")]
+    class_descriptions: Annotated[
+        dict[str, str], Field(description="description by class name, of the same version; only of classes that have one")
+    ]
     task: Task
     test_accuracy: Annotated[Probability | None, Field(description="accuracy of the same version; null if not measured")]
     test_map: Annotated[

@@ -174,6 +174,7 @@ class LiveModels:
             described = replace(
                 described,
                 class_names=manifest.class_names,
+                class_descriptions=manifest.class_descriptions,
                 task=manifest.task,
                 test_accuracy=metrics.get(TEST_ACCURACY),
                 test_map=metrics.get(TEST_MAP),

@@ -45,6 +45,7 @@ from tests.data.heic_writer import heic
 BIRDS = ModelInfo("birds", 1, ("jay", "tit"), 8, "crop")
 PETS = ModelInfo("pets", 3, ("cat", "dog", "eel"), 16, "pad")
 SCENES = ModelInfo("scenes", 2, ("beach", "dog", "night", "sea"), 16, "pad", LabelRules((0.1, 0.3, 0.3, 0.6), (1.0,) * 4, (0.0,) * 4))
+ABOUT = {"cat": "<b>not</b> a lynx"}
 MAX_BATCH_SIZE = 4
 IN_MEMORY: Any = {"version": 3, "engine": "torch", "precision": "bf16"}
 FORM = {"content-type": "application/x-www-form-urlencoded"}
@@ -72,7 +73,9 @@ class FakeClassifier(Classifier):
         return Status(self.others[reference])
 
     async def models(self) -> list[StoredModel]:
-        pets = StoredModel("pets", (1, 3), {"production": 3}, (LoadedVersion(**IN_MEMORY),), PETS.class_names, 0.93)
+        pets = StoredModel(
+            "pets", (1, 3), {"production": 3}, (LoadedVersion(**IN_MEMORY),), PETS.class_names, 0.93, class_descriptions=ABOUT
+        )
         return [StoredModel("birds", (1,), {}, problem="damaged"), pets]
 
     async def gallery(self, reference: str | None) -> StoredGallery | Status:
@@ -467,9 +470,10 @@ def test_models_lists_the_store_and_what_is_loaded(send: Send) -> None:
     assert send("GET", "/models").json() == {
         "models": [
             {"name": "birds", "versions": [1], "aliases": {}, "task": "single-label", "test_map": None}
-            | {"classes": [], "test_accuracy": None, "loaded": [], "problem": "damaged"},
+            | {"classes": [], "class_descriptions": {}, "test_accuracy": None, "loaded": [], "problem": "damaged"},
             {"name": "pets", "versions": [1, 3], "aliases": {"production": 3}, "task": "single-label", "test_map": None}
-            | {"classes": ["cat", "dog", "eel"], "test_accuracy": 0.93, "loaded": [IN_MEMORY], "problem": None},
+            | {"classes": ["cat", "dog", "eel"], "class_descriptions": ABOUT}
+            | {"test_accuracy": 0.93, "loaded": [IN_MEMORY], "problem": None},
         ],
         "default": "pets@3",
         "problem": None,

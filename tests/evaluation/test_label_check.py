@@ -138,6 +138,16 @@ def test_the_corrected_table_keeps_weights_and_the_numbers_of_classes(tmp_path: 
     assert table.decode().splitlines() == ["image,label,class_name,split,weight", rows[0], "1.png,0,disc,train,1", *rows[2:]]
 
 
+def test_the_corrected_table_keeps_the_descriptions_of_classes(tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(b"")
+    rows = ["0.png,cross,", '1.png,disc,"round, flat"', "2.png,cross,"]
+    (tmp_path / "labels.csv").write_text("\n".join(["file,label,description", *rows, ""]))
+    table, _, _ = corrected_table(list_pictures(tmp_path / "labels.csv"), {"2.png": ("disc", "row 1")}, tmp_path)
+    expected = ["image,label,split,class_description", "0.png,cross,train,", *(f'{n}.png,disc,train,"round, flat"' for n in (1, 2))]
+    assert table.decode().splitlines() == expected
+
+
 def test_decisions_need_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(lambda: check_labels.main(["digits", "--apply", str(tmp_path / "decisions.csv")])) == 2
     assert "digits has no files" in capsys.readouterr().err

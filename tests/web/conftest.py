@@ -44,6 +44,7 @@ from deployments.replicas.live_models import LiveModels
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+DESCRIPTION = "A part of a plant, <b>not</b> of a fungus."
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -150,9 +151,11 @@ def keep_model(storage: Path, name: str, class_names: tuple[str, ...], *, with_g
 
 @pytest.fixture(scope="session")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server with five models: of ten classes, the default; no gallery; a hundred classes; photographs; several labels."""
+    """A server with six models: of ten classes, the default; descriptions; no gallery; a hundred classes; photographs; several labels."""
     storage = tmp_path_factory.mktemp("storage")
     keep_model(storage, "cifar10", CLASSES, with_gallery=True)
+    about = dict.fromkeys(("bud", "leaf", "root"), DESCRIPTION)
+    keep_model(storage, "described", (*about, "constructor"), with_gallery=False, class_descriptions=about)
     keep_model(storage, "bare", ("cat", "dog"), with_gallery=False)
     keep_model(storage, "many", tuple(f"kind {i:03}" for i in range(120)), with_gallery=True)
     keep_model(storage, "photos", ("cat", "dog"), with_gallery=True, side_px=128)

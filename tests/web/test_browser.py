@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.web.conftest import DESCRIPTION
+
 pytestmark = pytest.mark.web
 
 Open = Callable[..., Any]
@@ -73,6 +75,41 @@ def test_a_model_with_several_labels_ticks_those_that_the_picture_has(open_page:
     assert card.locator("h3").inner_text() == "dog, beach"
     assert [text.startswith("✓") for text in card.locator(".bars .class").all_inner_texts()] == [True, True, False]
     assert page.locator("#said").inner_text() == "green.png: dog, beach."
+
+
+def test_the_description_of_a_class_is_on_the_card_and_on_its_bar_as_text(open_page: Open, pictures: Path) -> None:
+    page = open_page()
+    page.select_option("#model", "described@1")
+    choose(page, pictures / "green.png")
+    card = answered(page, 1).first
+    assert card.locator("h3").inner_text() != "constructor", "the test needs a class with a description"
+    shown = card.locator(".description")
+    assert (shown.inner_text(), shown.locator("p").get_attribute("dir")) == (DESCRIPTION, "auto")
+    assert page.locator("b").count() == 0
+    titles = card.locator(".bars .class").evaluate_all("all => all.map(one => [one.textContent, one.title])")
+    assert dict(titles) == dict.fromkeys(("bud", "leaf", "root"), DESCRIPTION) | {"constructor": ""}
+    page.select_option("#model", "bare@1")
+    page.get_by_role("button", name="Ask again").click()
+    page.wait_for_function("document.querySelector('.card .answer > .meta')?.textContent.startsWith('bare@1')")
+    assert shown.count() == 0
+
+
+def test_a_long_description_shows_its_first_lines_until_it_is_opened(open_page: Open, pictures: Path) -> None:
+    page = open_page(viewport={"width": 390, "height": 844})
+    models = page.request.get(f"{page.url}models").json()
+    for entry in models["models"]:
+        entry["class_descriptions"] = dict.fromkeys(entry["classes"], "这是一种具有分叶核的大型白细胞。" * 60)
+    page.route("**/models", lambda route: route.fulfill(json=models))
+    page.reload()
+    choose(page, pictures / "green.png")
+    summary = answered(page, 1).first.locator(".description summary")
+    closed = summary.bounding_box()["height"]
+    assert closed < 120
+    summary.focus()
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelector('.description').open")
+    assert summary.bounding_box()["height"] > 3 * closed
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_pictures_can_be_dropped_anywhere_and_pasted(open_page: Open, pictures: Path) -> None:

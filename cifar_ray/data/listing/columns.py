@@ -1,4 +1,4 @@
-"""Find the columns of a table that hold picture, label, split, weight and names of classes."""
+"""Find the columns of a table that hold picture, label, split, weight, and names and descriptions of classes."""
 
 from __future__ import annotations
 
@@ -52,9 +52,10 @@ _NAMES = {
     "split": ["split", "set", "subset", "partition", "data_set", "dataset", "part"],
     "weight": ["weight", "sample_weight", "loss_weight"],
     "name": ["class_name", "label_name", "category_name", "txt"],
+    "description": ["class_description", "label_description", "description"],
 }
 FORM = ",".join(f"{key}=COLUMN" for key in _NAMES)
-_OPTIONAL = ("split", "weight", "name")
+_OPTIONAL = ("split", "weight", "name", "description")
 _SAMPLE = 200
 _logger = logging.getLogger(__name__)
 _MOSTLY = 0.9
@@ -70,6 +71,7 @@ class Columns:
         name: name of the class, if the labels are numbers; `None` without such a column.
         split: `train`, `val` or `test`; `None` without such a column.
         weight: weight in the loss; `None` without such a column.
+        description: description of the class; `None` without such a column. If the user did not name it, it may hold something else.
     """
 
     image: str
@@ -77,6 +79,7 @@ class Columns:
     name: str | None = None
     split: str | None = None
     weight: str | None = None
+    description: str | None = None
 
     @property
     def is_one_hot(self) -> bool:
@@ -85,7 +88,9 @@ class Columns:
 
 
 def parse_columns(text: str | None) -> dict[str, str]:
-    """Parse `image=…,label=…,split=…,weight=…,name=…`; `weight=`, `split=` or `name=` without a value means that there is no such column.
+    """Parse `image=…,label=…,split=…,weight=…,name=…,description=…`; `weight=` without a value means that there is no such column.
+
+    An empty value is also allowed for `split`, `name` and `description`.
 
     Raises:
         DataError: if the text has another form.
@@ -113,12 +118,16 @@ def find_columns(table: LabelTable, chosen: str | None = None) -> Columns:
             raise DataError(f"{table.path}: --columns {key}={name}: no such column. Available: {', '.join(names)}")
     image = find_image(table, wanted.get("image"))
     split, weight = (wanted.get(key, _by_name(key, names)) or None for key in ("split", "weight"))
-    rest = [name for name in names if name not in (image, split, weight)]
+    described = wanted.get("description") or None
+    rest = [name for name in names if name not in (image, split, weight, described)]
     label = wanted.get("label") or _by_name("label", rest)
     if label is None and len(rest) > 1 and all(_is_binary(table.rows[name]) for name in rest):
-        return Columns(image, tuple(rest), split=split, weight=weight)
+        return Columns(image, tuple(rest), split=split, weight=weight, description=described)
     label = label or _only(table, "label", rest, names)
-    return Columns(image, *_numbered(table, label, [column for column in rest if column != label], wanted), split=split, weight=weight)
+    labels, title = _numbered(table, label, [column for column in rest if column != label], wanted)
+    if "description" not in wanted:  # only now, because the only column beside the picture is the label, whatever its name
+        described = _by_name("description", [column for column in rest if column not in (*labels, title)])
+    return Columns(image, labels, title, split, weight, described)
 
 
 def find_image(table: LabelTable, wanted: str | None = None) -> str:

@@ -7,7 +7,8 @@ import logging
 import os
 import re
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,8 @@ class Listing:
             there are no other splits.
         given: the folder or file that the user named, if it is not `root`: a folder whose only content is `root`, or a table in `root`.
         is_table: whether a table lists the pictures.
+        class_descriptions: description by class name, without classes that have none. It is not part of the fingerprint, because a
+            changed text changes no picture.
     """
 
     root: Path | str
@@ -74,6 +77,7 @@ class Listing:
     parts: dict[str, Part]
     given: Path | str | None = None
     is_table: bool = False
+    class_descriptions: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return sum(map(len, self.parts.values()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,7 +17,8 @@ from cifar_ray.config import TaskName
 from cifar_ray.data.decoding.formats import SUFFIXES
 from cifar_ray.data.decoding.picture_files import PictureFilter, pictures_in
 from cifar_ray.data.listing.categories import Categories
-from cifar_ray.data.listing.columns import Columns, find_columns
+from cifar_ray.data.listing.columns import Columns, find_columns, parse_columns
+from cifar_ray.data.listing.descriptions import read_descriptions
 from cifar_ray.data.listing.label_columns import LabelSets, clean_label, read_labels
 from cifar_ray.data.listing.readers import LabelTable
 from cifar_ray.data.reading.picture_source import Pictures, open_tree
@@ -28,6 +30,7 @@ _MISSING_SHARE = 0.01
 _NAMED = 3
 _MAX_WEIGHT = 1e6
 NO_LABEL = "-1"  # a convention of Hugging Face's `datasets` for test pictures whose labels are not published
+_logger = logging.getLogger(__name__)
 _ODD_PATH = r"^/|\.\.|^\.?/|/\.?/"  # `..` or a leading `/` may lead outside the folder; `./` and `//` give one path several spellings
 
 
@@ -42,6 +45,8 @@ class Rows:
         splits: split of each row, as the table writes it; empty texts without such a column.
         weights: float32 `[N]`, weight of each picture in the loss; `None` without such a column.
         names: name of the class by label; empty if the table has no class names beside the labels.
+        descriptions: description of the class by label, without labels that have none; `None` if the column turned out to hold
+            something else.
         missing: row numbers (from 1, without the header) and names of the pictures that were not found.
     """
 
@@ -51,6 +56,7 @@ class Rows:
     splits: Categories
     weights: npt.NDArray[np.float32] | None
     names: Mapping[str, str]
+    descriptions: Mapping[str, str] | None
     missing: list[tuple[int, str]]
 
     def take(self, rows: npt.NDArray[np.bool_]) -> Rows:
@@ -84,7 +90,8 @@ def read_rows(table: LabelTable, chosen: str | None = None, task: TaskName | Non
         named = ", ".join(f"row {number}: {image}" for number, image in missing[:_NAMED])
         count = f"{len(missing):,} of {len(found):,} pictures"
         raise DataError(f"{table.path}: {count} are not in {table.root}; add them, or remove their rows. The first: {named}")
-    return Rows(columns, pictures, labels, splits, weights, _names(table, columns, labels), missing).take(found)
+    names, descriptions = _names(table, columns, labels), _descriptions(table, columns, labels, chosen)
+    return Rows(columns, pictures, labels, splits, weights, names, descriptions, missing).take(found)
 
 
 def _names(table: LabelTable, columns: Columns, labels: Categories | LabelSets) -> Mapping[str, str]:
@@ -102,6 +109,17 @@ def _names(table: LabelTable, columns: Columns, labels: Categories | LabelSets) 
         if found.setdefault(label, name) != name:
             raise DataError(f"{table.at(row)}: label {label} is called {name!r} here and {found[label]!r} elsewhere; use one name")
     return found
+
+
+def _descriptions(table: LabelTable, columns: Columns, labels: Categories | LabelSets, chosen: str | None) -> Mapping[str, str] | None:
+    """Description of the class by label; `None` if a column that the user did not name holds other things, such as captions."""
+    try:
+        return read_descriptions(table, columns.description, labels) if columns.description else {}
+    except DataError as error:
+        if "description" in parse_columns(chosen):
+            raise
+        _logger.info("column %s is not used, because it does not describe the classes: %s", columns.description, error)
+        return None
 
 
 def _class_names(table: LabelTable, column: str, known: tuple[str, ...], labels: Categories | LabelSets) -> Mapping[str, str]:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from cifar_ray.config import TaskChoice
 from cifar_ray.data.decoding.picture_files import counted
+from cifar_ray.data.listing.columns import parse_columns
+from cifar_ray.data.listing.descriptions import join_descriptions
 from cifar_ray.data.listing.label_columns import LabelSets
 from cifar_ray.data.listing.layouts import MAX_CLASSES, SPLITS, Listing, Part, is_name_of, is_unprintable, list_folder, subfolders
 from cifar_ray.data.listing.readers import SUFFIXES, LabelTable, read_table
@@ -141,7 +143,10 @@ def _list_tables(
     if any(rows.weights is not None for _, rows in found):
         _logger.info("%s: weights of pictures from column %s", path, found[0][1].columns.weight)
     given = None if name is None else f"{root.partition('?')[0]}/{name}" if isinstance(root, str) else root / name
-    return Listing(root, _display(path, labels, [rows.names for _, rows in found]), parts, given, is_table=True)
+    names = _display(path, labels, [rows.names for _, rows in found])
+    described = _describe(path, [rows for _, rows in found], columns)
+    descriptions = {name: described[label] for label, name in zip(labels, names, strict=True) if label in described}
+    return Listing(root, names, parts, given, is_table=True, class_descriptions=descriptions)
 
 
 def _display(path: str, labels: Sequence[str], names: Sequence[Mapping[str, str]]) -> tuple[str, ...]:
@@ -155,6 +160,23 @@ def _display(path: str, labels: Sequence[str], names: Sequence[Mapping[str, str]
         if not name or is_unprintable(name) or name in shown[:number]:
             raise DataError(f"{path}: label {labels[number]} is called {name!a}; give each class a printable name of its own")
     return shown
+
+
+def _describe(path: str, parts: Sequence[Rows], columns: str | None) -> dict[str, str]:
+    """Descriptions of the classes by label; empty if a column that the user did not name holds other things in some table."""
+    column, found = parts[0].columns.description, [rows.descriptions for rows in parts if rows.descriptions is not None]
+    if len(found) < len(parts):
+        return {}
+    try:
+        descriptions = join_descriptions(path, found)
+    except DataError as error:
+        if "description" in parse_columns(columns):
+            raise
+        _logger.info("column %s is not used, because it does not describe the classes: %s", column, error)
+        return {}
+    if descriptions:
+        _logger.info("%s: descriptions of classes from column %s", path, column)
+    return descriptions
 
 
 def _class_labels(table: str, classes: dict[str, set[str]]) -> tuple[str, ...]:

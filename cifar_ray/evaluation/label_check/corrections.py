@@ -87,8 +87,8 @@ def corrected_table(listing: Listing, decisions: Mapping[str, tuple[str, str]], 
 
     Returns:
         The table as CSV, the number of changed labels, and the number of removed pictures. The columns are image, label and split, and
-        weight if pictures have weights. If the classes are not in the order of their names, labels are numbers, and the names are in the
-        column `class_name`.
+        weight if pictures have weights, and class_description if classes have descriptions. If the classes are not in the order of
+        their names, labels are numbers, and the names are in the column `class_name`.
 
     Raises:
         DataError: if a decision names an unknown class or picture.
@@ -98,6 +98,7 @@ def corrected_table(listing: Listing, decisions: Mapping[str, tuple[str, str]], 
     rows, changed, removed = [], 0, 0
     numbers = {name: str(number) for number, name in enumerate(listing.class_names)}
     is_numbered = tuple(sorted(listing.class_names, key=naturally)) != listing.class_names
+    descriptions = listing.class_descriptions
     has_weights = any(part.weights is not None for part in listing.parts.values())
     for split, part in listing.parts.items():
         for row, number in enumerate(part.labels.tolist()):
@@ -115,11 +116,13 @@ def corrected_table(listing: Listing, decisions: Mapping[str, tuple[str, str]], 
             image = os.path.relpath(os.fsdecode(part.pictures.path(row)), folder)
             weight = 1.0 if part.weights is None else float(part.weights[row])
             named = (numbers[label], label) if is_numbered else (label,)
-            rows.append((image, *named, split, *([f"{weight:g}"] if has_weights else [])))
+            described = [descriptions.get(label, "")] if descriptions else []
+            rows.append((image, *named, split, *([f"{weight:g}"] if has_weights else []), *described))
     if left:
         name, (_, where) = next(iter(left.items()))
         raise DataError(f"{where}: {name} is not in {listing.root}; are these decisions for other data?")
-    columns = ("image", "label", *(["class_name"] if is_numbered else []), "split", *(["weight"] if has_weights else []))
+    optional = [*(["weight"] if has_weights else []), *(["class_description"] if descriptions else [])]
+    columns = ("image", "label", *(["class_name"] if is_numbered else []), "split", *optional)
     return _to_csv(columns, rows), changed, removed
 
 

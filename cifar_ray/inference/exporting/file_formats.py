@@ -146,12 +146,13 @@ def _example(bundle: Bundle, predictor: Predictor) -> Tensor:
 def _about(bundle: Bundle) -> dict[str, str]:
     """Metadata of every file; `encode` puts the checksum of the weights into the manifest."""
     manifest = bundle.manifest.model_copy(update={"quantization": None})
+    descriptions = json.dumps(manifest.class_descriptions, ensure_ascii=False)
     return {
         "cifar_ray.model": bundle.reference,
         "cifar_ray.release": VERSION,
         "cifar_ray.class_names": json.dumps(manifest.class_names, ensure_ascii=False),
         MANIFEST_KEY: encode(manifest, bundle.weights, {})["manifest.json"].decode(),
-    }
+    } | ({"cifar_ray.class_descriptions": descriptions} if manifest.class_descriptions else {})
 
 
 def _about_answers(bundle: Bundle) -> dict[str, str]:

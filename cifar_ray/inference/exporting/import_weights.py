@@ -88,6 +88,7 @@ def _describe(weights: Mapping[str, Tensor], path: Path, meaning: WeightsMetadat
     return Manifest(
         architecture=Architecture(name=architecture, arguments=arguments),
         class_names=class_names,
+        class_descriptions=like.class_descriptions if like and like.class_names == class_names else {},
         task=like.task if like else "single-label",
         image_size_px=arguments["image_size"],
         channel_mean=meaning.channel_mean or (like.channel_mean if like else (0.5, 0.5, 0.5)),

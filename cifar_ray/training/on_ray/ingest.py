@@ -118,4 +118,5 @@ def fed_by_ray(splits: StreamedSplits) -> StreamedSplits:
                 raise
             raise DataError(str(error.cause).partition("\n")[0]) from None  # Ray Data adds lines on retries
 
-    return StreamedSplits(splits.name, dataclasses.replace(splits.train, feed=feed), splits.val, splits.test)
+    fed = dataclasses.replace(splits.train, feed=feed)
+    return StreamedSplits(splits.name, fed, splits.val, splits.test, splits.class_descriptions)

@@ -3,8 +3,10 @@
 import { ApiError, request } from "./api.js";
 import { t } from "./words.js";
 import { h, note, percent, say, smallButton } from "./dom.js";
+import { describeClass } from "./models.js";
 
 const BARS = 5;
+const MOST_SHOWN = 60; // characters of a description; three to five lines on a phone
 
 /**
  * Creates the card of a file: `element` to show, `ask()` to classify it (again), `close()` to remove it and free its memory.
@@ -60,9 +62,12 @@ export function createCard(file, { enqueue, chosenModel, onRemove }) {
     say(abstain ? t("{name}: not sure, perhaps {said}.", { name, said }) : `${name}: ${said}${found ? "" : `, ${percent(confidence)}`}.`);
     const [inServer, inAll] = [result.timings_ms.total, result.tookMs].map((ms) => `${Math.round(ms)} ms`);
     const shown = labels?.map((label) => ({ ...label, class_name: label.class })) ?? result.top_k.slice(0, BARS);
-    const bars = h("ol", { className: "bars" }, ...shown.map(bar));
+    const described = (className) => describeClass(result.model, className);
+    const bars = h("ol", { className: "bars" }, ...shown.map((one, place) => bar(one, place, described(one.class_name))));
+    const description = abstain || found ? undefined : described(best);
     show(
       h("h3", {}, abstain ? t("Not sure") : said),
+      description && describe(description),
       abstain && note("unsure", t("This picture is unlike those that the model knows. Its best guesses:")),
       bars,
       why(result, shown),
@@ -125,14 +130,21 @@ export function createCard(file, { enqueue, chosenModel, onRemove }) {
   return { element, ask, close };
 }
 
-/** A class and its probability; with several labels per picture, a tick marks the labels that the picture has. */
-function bar({ class_name: name, probability, above_threshold: isLabel }, place) {
+/** The description of a class; a long one shows its first lines until the user opens it. */
+function describe(text) {
+  const isLong = text.length > MOST_SHOWN;
+  const [outer, inner] = isLong ? ["details", "summary"] : ["div", "p"];
+  return h(outer, { className: "description" }, h(inner, { dir: "auto" }, text));
+}
+
+/** A class, its probability and its description; with several labels per picture, a tick marks the labels that the picture has. */
+function bar({ class_name: name, probability, above_threshold: isLabel }, place, title) {
   const fill = h("span", { className: "fill" });
   fill.style.setProperty("--share", probability);
   return h(
     "li",
     { className: isLabel ?? place === 0 ? "chosen" : "" },
-    h("span", { className: "class" }, isLabel ? `✓ ${name}` : name),
+    h("span", { className: "class", title }, isLabel ? `✓ ${name}` : name),
     h("span", { className: "percent" }, percent(probability)),
     h("span", { className: "bar", "aria-hidden": "true" }, fill),
   );

@@ -5,13 +5,14 @@ import { $, h } from "./dom.js";
 import { t } from "./words.js";
 
 const MOST_NAMED = 12;
+let byName = new Map();
 
 /** Fills the list of models, and calls `onChange(classNames, hasSeveralLabels)` now and whenever the user chooses another model. */
 export async function loadModels(onChange) {
   const answer = await (await request("models")).json();
   const select = $("model");
   const chosen = select.value;
-  const byName = new Map(answer.models.map((entry) => [entry.name, entry]));
+  byName = new Map(answer.models.map((entry) => [entry.name, entry]));
   select.replaceChildren(
     h("option", { value: "" }, answer.default ? t("{model} (default)", { model: answer.default }) : t("none yet")),
     ...answer.models.map((entry) => {
@@ -32,6 +33,12 @@ export async function loadModels(onChange) {
 
 /** The chosen model as the API expects it; empty for the server's default model. */
 export const chosenModel = () => $("model").value;
+
+/** The description of a class of a model; `undefined` if it has none. */
+export function describeClass(model, className) {
+  const descriptions = byName.get(model)?.class_descriptions ?? {};
+  return Object.hasOwn(descriptions, className) ? descriptions[className] : undefined; // a class may be called "constructor"
+}
 
 const hasSeveralLabels = (entry) => entry?.task === "multi-label";
 
