@@ -10,6 +10,7 @@ from cifar_ray.evaluation.comparison import AnyComparison, ModelComparison, form
 from cifar_ray.evaluation.label_set_comparison import LabelSetComparison
 from cifar_ray.metrics.intervals import SIGNIFICANT
 from cifar_ray.reports import plots
+from cifar_ray.reports.canvas import isolated
 from cifar_ray.reports.contact_sheet import Cell, sheet
 from cifar_ray.reports.renderer import Picture, Section, Table, render
 
@@ -71,4 +72,4 @@ def _disagreements(comparison: ModelComparison, winner: int) -> bytes | None:
 
 def _caption(comparison: ModelComparison, row: int, names: tuple[str, ...]) -> tuple[str, ...]:
     images, both = comparison.a.data.images, comparison.probabilities[:, row]
-    return (names[images.labels[row]], *(f"{names[one.argmax()]} {100 * one.max():.1f} %" for one in both), images.name_of(row))
+    return (names[images.labels[row]], *(f"{isolated(names[one.argmax()])} {100 * one.max():.1f} %" for one in both), images.name_of(row))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
+
+from cifar_ray.reports.canvas import font_for, isolated
 
 _SIDE_PX = 96
 _GAP_PX = 8
@@ -39,7 +40,6 @@ def sheet(cells: Sequence[Cell], columns: int, side_px: int = _SIDE_PX) -> bytes
         columns: cells per row.
         side_px: width and height of each picture on the sheet.
     """
-    font = _font()
     pictures = max(len(cell.pictures) for cell in cells)
     lines = max(len(cell.caption) for cell in cells)
     width, height = pictures * (side_px + 2) - 2, side_px + lines * _LINE_PX + (4 if lines else 0)
@@ -52,7 +52,8 @@ def sheet(cells: Sequence[Cell], columns: int, side_px: int = _SIDE_PX) -> bytes
         for place, picture in enumerate(cell.pictures):
             page.paste(_resized(picture, side_px), (left + place * (side_px + 2), top))
         for line, text in enumerate(cell.caption):
-            draw.text((left, top + side_px + 2 + line * _LINE_PX), _shortened(text, width, font), fill="black", font=font)
+            font = ImageFont.truetype(font_for(text), _FONT_PX)
+            draw.text((left, top + side_px + 2 + line * _LINE_PX), isolated(_shortened(text, width, font)), fill="black", font=font)
     file = io.BytesIO()
     page.save(file, "PNG", optimize=True)
     return file.getvalue()
@@ -74,10 +75,3 @@ def _shortened(text: str, width_px: int, font: ImageFont.FreeTypeFont) -> str:
     while length > 2 and font.getlength(text[: length // 2] + _ELLIPSIS + text[-(length // 2) :]) > width_px:
         length -= 1
     return text[: length // 2] + _ELLIPSIS + text[-(length // 2) :]
-
-
-def _font() -> ImageFont.FreeTypeFont:
-    """DejaVu from matplotlib, which covers more scripts than Pillow's default font."""
-    import matplotlib
-
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), _FONT_PX)

@@ -11,6 +11,7 @@ from cifar_ray.evaluation.model_evaluation import ModelEvaluation, most_confiden
 from cifar_ray.inference.explain import grad_cam
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.reports import label_set_report, plots
+from cifar_ray.reports.canvas import isolated
 from cifar_ray.reports.model_page import duplicates_picture, evaluation_files, heat_sheet, leakage_sections, render_about
 from cifar_ray.reports.renderer import Picture, Section, Table
 
@@ -61,7 +62,7 @@ def _mistakes(evaluation: ModelEvaluation, predictor: Predictor) -> bytes | None
     heat = grad_cam(predictor.network, predictor.manifest, images.images[rows], predicted[rows])
     captions = [
         (
-            f"{names[images.labels[row]]} → {names[predicted[row]]} {100 * evaluation.probabilities[row].max():.1f} %",
+            f"{isolated(names[images.labels[row]])} → {isolated(names[predicted[row]])} {100 * evaluation.probabilities[row].max():.1f} %",
             images.name_of(int(row)),
         )
         for row in rows

@@ -106,8 +106,8 @@ def _card(checked: CheckedLabels, one: Suspect) -> dict[str, Any]:
         "label": names[pictures.labels[one.row]],
         "suggested": names[one.suggested],
         "reason": one.reason,
-        "own": f"{100 * one.own_probability:.0f} %",
-        "better": f"{100 * one.suggested_probability:.0f} %",
+        "own": f"{100 * one.own_probability:.0f}\u00a0%",
+        "better": f"{100 * one.suggested_probability:.0f}\u00a0%",
         "other": None if one.other is None else pictures.name_of(one.other),
         "pictures": [thumbnail(pictures.image(row), _SIDE_PX) for row in rows],
     }

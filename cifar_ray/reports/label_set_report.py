@@ -9,6 +9,7 @@ from cifar_ray.evaluation.label_set_evaluation import LabelSetEvaluation, summar
 from cifar_ray.inference.explain import grad_cam
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.reports import plots
+from cifar_ray.reports.canvas import isolated
 from cifar_ray.reports.model_page import duplicates_picture, evaluation_files, heat_sheet, leakage_sections, render_about
 from cifar_ray.reports.renderer import Picture, Section, Table
 
@@ -63,7 +64,7 @@ def _mistakes(evaluation: LabelSetEvaluation, predictor: Predictor) -> bytes | N
     heat = grad_cam(predictor.network, predictor.manifest, pixels, [label for _, label, _ in shown])
     captions = [
         (
-            f"{'wrongly' if given else 'missing'} {names[label]} {100 * evaluation.probabilities[row, label]:.1f} %",
+            f"{'wrongly' if given else 'missing'} {isolated(names[label])} {100 * evaluation.probabilities[row, label]:.1f} %",
             images.name_of(row),
             images.label_of(row),
         )

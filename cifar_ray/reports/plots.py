@@ -17,22 +17,23 @@ from cifar_ray.reports.canvas import empty_figure, new_figure, to_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _MAX_NAMED_CLASSES = 40  # with more, names along an axis overlap
+_NAME_LENGTH = 24
 _MAX_NUMBERED_CLASSES = 20  # with more, counts do not fit into the cells
-_DARK_BELOW, _DARK_ABOVE = 0.15, 0.9  # below and above these shades of the colour map, black text is hard to read
+_DARK_ABOVE = 0.6  # above this shade of the colour map, black text is hard to read
 _BLUE, _PALE, _ORANGE, _GREY = "#2b6cb0", "#bee3f8", "#dd6b20", "#a0aec0"
 
 
 def confusion(evaluation: Evaluation, class_names: Sequence[str]) -> bytes:
     """Confusion matrix: counts as numbers, mistakes coloured by their share of the true class; the diagonal has no colour."""
     matrix, classes = evaluation.confusion, len(class_names)
-    shares = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
-    mistakes = np.where(np.eye(classes, dtype=bool), np.nan, shares)
-    side = min(14.0, 3 + 0.5 * classes)
-    figure, axes = new_figure(side, side * 0.92)
+    percent = 100 * matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
+    mistakes = np.where(np.eye(classes, dtype=bool), np.nan, percent)
+    figure, axes = _new_matrix(class_names)
     image = axes.imshow(mistakes, cmap="Oranges", vmin=0)
-    figure.colorbar(image, ax=axes, shrink=0.7, label="mistakes, share of the true class")
+    figure.colorbar(image, ax=axes, shrink=0.7, label="mistakes (% of the true class)")
     if classes <= _MAX_NUMBERED_CLASSES:
         darkest = np.nanmax(mistakes)
         for (row, column), count in np.ndenumerate(matrix):
@@ -85,7 +86,7 @@ def per_class(series: Mapping[str, Floats], class_names: Sequence[str]) -> bytes
     axes.set(ylabel="%")
     _name_classes(axes, class_names)
     axes.grid(alpha=0.3)
-    axes.legend(ncol=4, loc="upper center", bbox_to_anchor=(0.5, 1.14), frameon=False)
+    figure.legend(ncols=4, loc="outside upper center", frameon=False)
     return to_png(figure)
 
 
@@ -110,10 +111,10 @@ def robustness(correct: npt.NDArray[np.int64], count: int, clean: float) -> byte
     """
     accuracy = 100 * correct / count
     figure, axes = new_figure(6.5, 0.42 * len(CORRUPTIONS) + 1.4)
-    image = axes.imshow(accuracy, cmap="RdYlGn", vmin=0, vmax=100 * clean, aspect="auto")
+    image = axes.imshow(accuracy, cmap="YlGnBu", vmin=0, vmax=100 * clean, aspect="auto")
     for (row, column), value in np.ndenumerate(accuracy):
         shade = value / max(1e-9, 100 * clean)
-        colour = "black" if _DARK_BELOW < shade < _DARK_ABOVE else "white"
+        colour = "black" if shade < _DARK_ABOVE else "white"
         axes.text(column, row, f"{value:.1f}", ha="center", va="center", fontsize=9, color=colour)
     axes.set_yticks(range(len(CORRUPTIONS)), list(CORRUPTIONS))
     axes.set_xticks(range(LEVELS), [str(level + 1) for level in range(LEVELS)])
@@ -197,8 +198,7 @@ def co_occurrence(counts: Integers, class_names: Sequence[str]) -> bytes:
     """
     classes = len(class_names)
     shares = np.where(np.eye(classes, dtype=bool), np.nan, counts / np.maximum(1, np.diag(counts))[:, None])
-    side = min(14.0, 3 + 0.5 * classes)
-    figure, axes = new_figure(side, side * 0.92)
+    figure, axes = _new_matrix(class_names)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, shrink=0.7, label="share of the pictures with the label of the row")
     if classes <= _MAX_NUMBERED_CLASSES:
@@ -213,8 +213,15 @@ def co_occurrence(counts: Integers, class_names: Sequence[str]) -> bytes:
     return to_png(figure)
 
 
+def _new_matrix(class_names: Sequence[str]) -> tuple[Figure, Axes]:
+    """A figure for a square of all classes, with room for their names and a colour bar."""
+    letters = min(_NAME_LENGTH, max(map(len, class_names))) if len(class_names) <= _MAX_NAMED_CLASSES else 0
+    side = min(14.0, 2.5 + 0.5 * len(class_names) + 0.08 * letters)
+    return new_figure(side + 1, side)
+
+
 def _name_classes(axes: Axes, class_names: Sequence[str], *, both: bool = False) -> None:
-    shortened = [name if len(name) <= 24 else f"{name[:23]}…" for name in class_names]
+    shortened = [name if len(name) <= _NAME_LENGTH else f"{name[: _NAME_LENGTH - 1]}…" for name in class_names]
     names = [name.replace("$", r"\$") for name in shortened]  # matplotlib reads text between two $ as a formula
     if len(names) > _MAX_NAMED_CLASSES:
         return

@@ -58,7 +58,7 @@ def test_wrong_labels_come_first_and_copies_with_two_labels_before_them(report: 
 def test_the_page_shows_each_suspect_with_its_suggestion(report: Path) -> None:
     page = (report / "check_labels.html").read_text(encoding="utf-8")
     assert page.count("data:image/webp") == sum(1 + (row["reason"] == "duplicate") for row in rows_of(report / "suspects.csv"))
-    assert "change to vertical" in page
+    assert "change to <bdi>vertical</bdi>" in page
     assert "http" not in page.replace("http-equiv", "")
 
 

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib import font_manager
 from PIL import Image
 
 from cifar_ray.metrics.accuracy import evaluate_logits
 from cifar_ray.metrics.intervals import prediction_bias
-from cifar_ray.reports import plots
+from cifar_ray.reports import canvas, plots
 from cifar_ray.reports.contact_sheet import Cell, sheet
 from cifar_ray.reports.renderer import Code, Picture, Section, Table, render
 
@@ -63,3 +65,17 @@ def test_a_column_of_numbers_has_its_title_above_them_and_the_best_row_stands_ou
     assert page.count('<td class="number">') == len(cells), "all but the empty one, and the 1 above the words"
     assert page.count("<tr>") == len(cells)
     assert page.index('<tr class="best">') > page.index("1,000")
+
+
+def test_names_in_any_script_are_drawn_if_this_machine_has_a_font(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert canvas.font_for("daisy وردة ñ") == canvas.own_font()
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [str(tmp_path / "damaged.ttf"), str(canvas.own_font())])
+    (tmp_path / "damaged.ttf").write_bytes(b"no font")
+    canvas._font_for.cache_clear()
+    assert canvas.font_for("向日葵") == canvas.own_font(), "no font covers it, and a damaged one stops nothing"
+    canvas._font_for.cache_clear()
+
+
+def test_a_name_from_right_to_left_leaves_what_follows_in_its_place() -> None:
+    assert canvas.isolated("daisy") == "daisy"
+    assert canvas.isolated("وردة") == "\u200eوردة\u200e"
