@@ -34,5 +34,6 @@ def test_the_example_of_a_source_can_be_trained_on(
     assert found == {number: number % 2 for number in range(10)}
     assert splits.train.class_names == (("0", "1") if title == "WebDataset tars" else ("even", "odd"))
     assert (splits.train.weights is not None) == (title == "A table of paths")
+    assert splits.class_descriptions == ({"even": "Two divides it."} if title == "A table of paths" else {})
     if title in ("A table of paths", "WebDataset tars"):
         assert len(splits.train) == 6
