@@ -23,6 +23,7 @@ from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.errors import BundleError
 from cifar_ray.inference.exporting.file_formats import _about
+from cifar_ray.inference.exporting.import_weights import WeightsMetadata, import_weights
 from cifar_ray.models import create_model
 from cifar_ray.store import Architecture, Bundle, Manifest, ModelStore
 from cifar_ray.store.bundle import decode_manifest, encode
@@ -131,6 +132,14 @@ def test_an_ensemble_has_those_of_its_first_member_and_exported_files_have_them(
     assert json.loads(about["cifar_ray.class_descriptions"]) == {"cat": CAT}
     assert json.loads(about[MANIFEST_KEY])["class_descriptions"] == {"cat": CAT}
     assert "cifar_ray.class_descriptions" not in _about(save(tmp_path))
+
+
+def test_weights_that_are_imported_like_a_model_have_its_descriptions_if_they_have_its_classes(tmp_path: Path) -> None:
+    store, like = ModelStore(str(tmp_path)), save(tmp_path, descriptions={"cat": CAT})
+    torch.save(like.weights, tmp_path / "weights.pt")
+    for names, expected in ((None, {"cat": CAT}), (("cat", "eel"), {})):
+        meaning = WeightsMetadata(like=like.manifest, class_names=names)
+        assert import_weights(store, tmp_path / "weights.pt", "twin", meaning).manifest.class_descriptions == expected
 
 
 def test_the_card_lists_descriptions_as_text(tmp_path: Path) -> None:

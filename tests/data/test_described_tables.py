@@ -56,6 +56,12 @@ def test_any_column_can_be_named_and_numbers_are_described_by_the_name_of_their_
     assert described(root / "labels.csv", CHOSEN) == {"cat": "dry", "newt": "wet"}
 
 
+def test_a_column_that_the_user_named_is_not_taken_for_the_label(root: Path) -> None:
+    rows = [f"{number:03}.png,wet,{'newt' if number % 2 else 'cat'}" for number in range(4)]
+    (root / "labels.csv").write_text("\n".join(["image,about,what", *rows, ""]))
+    assert described(root / "labels.csv", CHOSEN) == {"cat": "wet", "newt": "wet"}
+
+
 UNUSABLE = [
     (["dry", "wet", "hot", "wet"], r"labels\.csv, row 3: column {} describes cat as 'hot', and elsewhere as 'dry'; use one text"),
     (["x" * 1001, "", "", ""], r"labels\.csv, row 1: column {}: the description of cat has 1,001 characters; the maximum is 1,000"),
@@ -115,6 +121,8 @@ def test_tables_of_several_splits_have_one_text_for_a_class(root: Path, caplog: 
     with caplog.at_level(logging.INFO):
         assert described(root) == {}
     assert caplog.text.count("is not used, because it does not describe the classes") == 1
+    write(root, [CAT, NEWT, "a caption", ""], "description", table="train.csv")
+    assert described(root) == {}, "val.csv alone would do"
 
 
 def config(place: Path, **settings: Any) -> TrainConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from cifar_ray.captures.reviews import Reviews
 from cifar_ray.config import TrainConfig
 from cifar_ray.data import load_splits, open_splits
 from cifar_ray.data.dataset import ImageDataset
-from cifar_ray.data.reviewed import reviewed_images
+from cifar_ray.data.reviewed import reviewed_images, with_reviews
 from cifar_ray.errors import DataError
 
 
@@ -53,6 +54,12 @@ def test_four_fifths_join_the_training_images_with_their_weight_and_the_other_sp
         assert getattr(more, split).fingerprint == getattr(plain, split).fingerprint
     assert more.train.fingerprint != plain.train.fingerprint
     assert load_splits(config(tmp_path)).train.weights is None, "all count the same"
+
+
+def test_descriptions_of_classes_stay(tmp_path: Path) -> None:
+    label(tmp_path, 10)
+    splits = replace(load_splits(config(tmp_path, with_reviews=False)), class_descriptions={"3": "three"})
+    assert with_reviews(splits, config(tmp_path)).class_descriptions == {"3": "three"}
 
 
 def test_without_the_flag_no_review_is_read(tmp_path: Path) -> None:
