@@ -90,7 +90,7 @@ def test_the_description_of_a_class_is_on_the_card_and_on_its_bar_as_text(open_p
     assert dict(titles) == dict.fromkeys(("bud", "leaf", "root"), DESCRIPTION) | {"constructor": ""}
     page.select_option("#model", "bare@1")
     page.get_by_role("button", name="Ask again").click()
-    page.wait_for_function("document.querySelector('.card .answer > .meta')?.textContent.startsWith('bare@1')")
+    card.locator(".meta", has_text="bare@1").wait_for()
     assert shown.count() == 0
 
 
@@ -107,7 +107,7 @@ def test_a_long_description_shows_its_first_lines_until_it_is_opened(open_page: 
     assert closed < 120
     summary.focus()
     page.keyboard.press("Enter")
-    page.wait_for_function("document.querySelector('.description').open")
+    page.locator(".description[open]").wait_for()
     assert summary.bounding_box()["height"] > 3 * closed
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
