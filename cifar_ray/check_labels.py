@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print_figures(label_report.describe(label_report.summary(checked)))
     print_figures([(name, folder.path(file)) for name, file in (("look at", label_report.PAGE), ("table", label_report.TABLE))])
     if following:
-        print_figures([("then", following)])
+        print_figures([("then", f"decide on the page, download decisions.csv, and: {following}")])
     return 0
 
 

@@ -136,7 +136,7 @@ def test_a_picture_that_the_model_does_not_know_is_said_to_be_one_unless_that_is
     for flags, told in ([], True), (["--no-abstain"], False):
         assert run(store, pictures / "00.png", *flags) == 0
         line, speed = capsys.readouterr().out.splitlines()
-        assert ("not sure: the picture is unlike" in line) == ("not sure of 1" in speed) == told
+        assert ("not sure: it is as unfamiliar" in line) == ("not sure of 1" in speed) == told
 
 
 def test_a_summary_and_overlays_mark_what_the_model_abstains_from(store: ModelStore, pictures: Path, tmp_path: Path, capsys: Shown) -> None:

@@ -203,7 +203,8 @@ class Client:
             reason = " ".join(reply.decode(errors="replace").split())[:200]
         if status in _IMAGE_ERRORS:
             raise _IMAGE_ERRORS[status](reason)
-        raise ServerError(f"{self._where}: {status}: {reason}", status)
+        hint = f"; set {KEY_VARIABLE} to your key" if status == http.client.UNAUTHORIZED else ""
+        raise ServerError(f"{self._where}: {status}: {reason}{hint}", status)
 
     def _send(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes, str]:
         kind = http.client.HTTPSConnection if self._url.scheme == "https" else http.client.HTTPConnection

@@ -15,6 +15,7 @@ from cifar_ray.store.gallery import thumbnail
 
 PAGE, TABLE, FIGURES = "check_labels.html", "suspects.csv", "check_labels.json"
 
+_MOST_NAMED = 3  # pairs of classes in the terminal
 _MAX_SHOWN = 1000
 _SIDE_PX = 160
 _WORDS = {
@@ -61,6 +62,8 @@ def describe(figures: dict[str, Any]) -> list[tuple[str, str]]:
     for reason, count in figures["suspects"].items():
         if count:
             rows.append(("found", f"{count:,} {_WORDS[reason][count > 1]} ({100 * count / images:.1f} %)"))
+    if figures["pairs"]:
+        rows.append(("most", ", ".join(f"{one['label']} → {one['suggested']} {one['count']:,}" for one in figures["pairs"][:_MOST_NAMED])))
     return rows if len(rows) > 1 else [*rows, ("found", "nothing suspicious")]
 
 

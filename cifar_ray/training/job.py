@@ -75,9 +75,13 @@ def run(config: TrainConfig, splits: TrainingSplits, progress: Progress, track: 
     Raises:
         CifarRayError: see `Run`, `create_tracker`, `train_on_ray` and `save_model`.
     """
-    from cifar_ray.training.records.run_folder import Run
+    from cifar_ray.training.records.run_folder import Run, unfinished_twin
 
     job = Run(config, resume, splits.fingerprint)
+    if not job.is_resumed and (twin := unfinished_twin(config, splits.fingerprint)):
+        progress.on_message(
+            f"run {twin.name} with the same settings is unfinished; if it was interrupted, continue it with: {twin.command()}"
+        )
     config = job.config
     progress.on_message(_describe_start(config, splits))
     if advice := advise(config, splits):
@@ -122,7 +126,7 @@ def _describe_start(config: TrainConfig, splits: TrainingSplits) -> str:
     counts = ", ".join(f"{len(part):,} {name}" for name, part in splits)
     shape = f"{splits.train.num_classes} classes, {splits.train.image_size_px} px"
     origin = f"model {config.model} from {config.start.model}" if config.start else f"recipe {config.recipe}, model {config.model}"
-    how = f"method {config.method}"
+    how = {"auto": "method auto: a probe first, then fine-tuning if there is time"}.get(config.method, f"method {config.method}")
     if config.method == "scratch":
         from cifar_ray.training.place import describe_place
 

@@ -12,7 +12,7 @@ from cifar_ray.errors import ConfigError, DataError
 from cifar_ray.training import job
 from cifar_ray.training.records.checkpoint import CheckpointPosition
 from cifar_ray.training.records.results import EpochReport
-from cifar_ray.training.records.run_folder import Run
+from cifar_ray.training.records.run_folder import Run, unfinished_twin
 
 
 def config(storage: Path, **changes: object) -> TrainConfig:
@@ -32,6 +32,17 @@ def test_the_same_command_goes_on_with_an_unfinished_run(begun: Path) -> None:
     assert Run(config(begun)).is_resumed
     assert Run(config(begun, checkpoint_every="10m", max_failures=9, num_workers="2:8")).is_resumed
     assert not Run(config(begun, name="other")).is_resumed
+
+
+def test_a_new_run_tells_of_the_unfinished_one_with_the_same_settings(begun: Path) -> None:
+    twin = unfinished_twin(config(begun, name="second"), "")
+    assert twin is not None
+    assert twin.command() == f"cifar-ray train --resume run --storage {begun}"
+    assert unfinished_twin(config(begun, name="second", epochs=9), "") is None, "other settings"
+    assert unfinished_twin(config(begun), "") is None, "it is the same run"
+    assert unfinished_twin(config(begun / "empty"), "") is None
+    Run(config(begun)).finish()
+    assert unfinished_twin(config(begun, name="second"), "") is None, "it is finished"
 
 
 def test_another_config_under_the_same_name_is_refused_with_what_differs(begun: Path) -> None:

@@ -65,7 +65,7 @@ class Add(KeyChange):
         key = add_key(self.file, self.name, self.requests_per_minute, self.scope)
         self.log("add key", self.name, f"scope {self.scope}")
         use = f"serve run deployments:app api_keys={self.file.absolute()}"
-        print(f"the key of {self.name}, shown only now; to use it: {use}", file=sys.stderr)
+        print(f"the key of {self.name}, shown only now. Servers: {use}. Clients send the header X-API-Key", file=sys.stderr)
         print(key)
 
 

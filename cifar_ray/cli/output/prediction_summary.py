@@ -79,7 +79,9 @@ class PredictionSummary:
 def _describe(row: dict[str, Any]) -> str:
     if row["error"] is not None:
         return f"error: {row['error']}"
-    abstain = ", but not sure: the picture is unlike the model's validation images" if row["abstain"] else ""
+    abstain = (
+        ", but not sure: it is as unfamiliar to the model as the least familiar 5 % of its validation images" if row["abstain"] else ""
+    )
     if "labels" in row:
         return (", ".join(f"{one['class_name']} {100 * one['probability']:.1f} %" for one in row["labels"]) or _NO_LABEL) + abstain
     return f"{row['class_name']} {100 * row['confidence']:.1f} %{abstain}"

@@ -10,13 +10,13 @@ from typing import Any
 
 from cifar_ray.config import TrainConfig, parse_config, storage_flag, to_yaml
 from cifar_ray.config.documents import flatten
-from cifar_ray.errors import ConfigError, DataError
+from cifar_ray.errors import ConfigError, DataError, StoreError
 from cifar_ray.storage import FileTree
 from cifar_ray.storage.probe import StorageProbe
 from cifar_ray.training.records import curves, history
 from cifar_ray.training.records.checkpoint import Checkpoints
 from cifar_ray.training.records.results import EpochReport
-from cifar_ray.training.records.saved_runs import CONFIG_FILE, read_config
+from cifar_ray.training.records.saved_runs import CONFIG_FILE, latest_run, read_config
 
 _logger = logging.getLogger(__name__)
 _DATA_FILE, _END_FILE = "data.sha256", "finished.json"
@@ -166,6 +166,16 @@ class Run:
     def command(self) -> str:
         """The command that resumes the run."""
         return f"cifar-ray train --resume {self.name}{storage_flag(self.config.storage)}"
+
+
+def unfinished_twin(config: TrainConfig, fingerprint: str) -> Run | None:
+    """Find the run that began last, if it has another name, the same settings and images, and is unfinished."""
+    try:
+        name = latest_run(config.storage)
+        run = Run(config.model_copy(update={"name": name}), fingerprint=fingerprint)
+    except (ConfigError, DataError, StoreError):  # there is none, it has other settings, or it is finished
+        return None
+    return run if run.is_resumed and name != config.name else None
 
 
 def _differences(saved: dict[str, Any], config: TrainConfig) -> list[str]:
