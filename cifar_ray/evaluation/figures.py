@@ -75,7 +75,8 @@ def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
         ("loss", f"{figures['loss']:.4f}"),
         (
             "worst class",
-            f"{worst['name']}: precision {percent(worst['precision'])}, recall {percent(worst['recall'])}, F1 {percent(worst['f1'])}",
+            f"{worst['name']} ({worst['images']:,} images): precision {percent(worst['precision'])}, "
+            f"recall {percent(worst['recall'])}, F1 {percent(worst['f1'])}",
         ),
         ("bias", figures["prediction_bias"]["verdict"]),
         ("calibration", _calibration_line(figures["calibration"])),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from cifar_ray.config import TrainConfig, parse_config
+from cifar_ray.config import TrainConfig, parse_config, storage_flag
 from cifar_ray.data.streamed import TrainingSplits
 from cifar_ray.training.class_balance import advise, describe_figures
 
@@ -44,6 +44,8 @@ class JobResult:
         if self.saved.pictures and self.config.dataset == "folder":
             pictures = f"{self.saved.pictures:,} of your test pictures"
             lines.append(f"gallery  the model contains {pictures} for the server's page; --gallery 0 leaves them out")
+        if any(name.endswith("balanced_accuracy") for name in self.run.result.metrics):  # some class may be much worse than the others
+            lines.append(f"look   cifar-ray evaluate {bundle.reference}{storage_flag(self.config.storage)}")
         model = bundle.name if self.saved.promoted else bundle.reference
         lines.append(f"serve  serve run deployments:app model={model} storage={self.config.storage}")
         return "\n".join(lines)
