@@ -212,7 +212,7 @@ def _table(heads: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
 
 
 def _shares(values: Iterable[float | None]) -> str:
-    return " / ".join("–" if value is None else f"{100 * value:.0f} %".replace("%", " %") for value in values)
+    return " / ".join("–" if value is None else f"{100 * value:.0f} %" for value in values)
 
 
 def _ms(seconds: float) -> str:

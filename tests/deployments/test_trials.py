@@ -181,7 +181,7 @@ def test_an_unreadable_picture_is_the_fault_of_neither_version() -> None:
 def test_comparisons_wait_for_a_moment_without_requests_and_are_dropped_without_one(
     picture: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(comparisons, "_PATIENCE_S", 0.02)
+    monkeypatch.setattr(comparisons, "_IDLE_TIMEOUT_S", 0.02)
     monkeypatch.setattr(Pipeline, "is_idle", property(lambda _: False))
     server = Server(0)
     server.ask(picture, 3)

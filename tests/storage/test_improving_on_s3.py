@@ -30,7 +30,7 @@ def test_a_trial_from_beginning_to_end(s3: S3, save_tiny: SaveTiny) -> None:
     for writer in ("one", "two", "two"):
         write_tally(stages.files, stage.folder, writer, Tally(side(10), side(5)))
     assert read_tallies(stages.files, stage.folder).production.requests == 20
-    assert stages.read() == (stage,)
+    assert [one.folder for one in stages.read()] == [stage.folder]
     assert stages.end(stage)
     assert not stages.end(stage)
     assert read_tallies(stages.files, stage.folder).production.requests == 0
