@@ -211,14 +211,30 @@ def open_page(chromium: Any, address: str) -> Iterator[Callable[..., Any]]:
         # a refused request is told to the console by the browser itself
         page.on("console", lambda message: errors.append(message.text) if is_error(message) else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(address + query)
-        return page
+        return visit(page, address + query)
 
     yield open_
     for context in contexts:
         context.close()
     assert [url for url in requested if not url.startswith((address, "blob:", "data:"))] == []
     assert errors == []
+
+
+def visit(page: Any, url: str | None = None) -> Any:
+    """Opens a page, or loads it again, and waits until its script has run: the browser's `load` event comes before that."""
+    if url is None:
+        page.reload()
+    else:
+        page.goto(url)
+    page.evaluate("() => import(document.querySelector('script[type=module]').src)")
+    return page
+
+
+def expect(locator: Any) -> Any:
+    """Playwright's assertions, which wait: the page answers to a key or a click only after a moment."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    playwright.expect.set_options(timeout=15_000)
+    return playwright.expect(locator)
 
 
 def is_error(message: Any) -> bool:

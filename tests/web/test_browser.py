@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.web.conftest import DESCRIPTION
+from tests.web.conftest import DESCRIPTION, expect, visit
 
 pytestmark = pytest.mark.web
 
@@ -41,7 +41,7 @@ def answered(page: Any, count: int) -> Any:
     """Waits until so many cards have an answer, good or bad."""
     cards = page.locator(".card")
     page.wait_for_function("count => document.querySelectorAll('.card h3').length === count", arg=count)
-    assert cards.count() == count
+    expect(cards).to_have_count(count)
     return cards
 
 
@@ -53,14 +53,14 @@ def test_a_chosen_picture_gets_a_card_with_classes_percentages_time_and_version(
     page = open_page()
     choose(page, pictures / "green.png")
     card = answered(page, 1).first
-    assert card.locator(".name").inner_text() == "green.png"
+    expect(card.locator(".name")).to_have_text("green.png")
     best = card.locator("h3").inner_text()
     names = card.locator(".bars .class").all_inner_texts()
     shares = [int(re.sub(r"\D", "", text)) for text in card.locator(".bars .percent").all_inner_texts()]
     assert (len(names), names[0]) == (5, best)
     assert shares == sorted(shares, reverse=True)
     assert re.fullmatch(r"cifar10@1 · \d+ ms in the server, \d+ ms in total", card.locator(".meta").last.inner_text())
-    assert page.locator("#said").inner_text().startswith(f"green.png: {best}")
+    expect(page.locator("#said")).to_contain_text(f"green.png: {best}")
     assert not re.search("null|undefined|NaN", card.inner_text())
     assert card.locator("figure img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 120
 
@@ -68,13 +68,13 @@ def test_a_chosen_picture_gets_a_card_with_classes_percentages_time_and_version(
 def test_a_model_with_several_labels_ticks_those_that_the_picture_has(open_page: Open, pictures: Path) -> None:
     page = open_page()
     page.select_option("#model", "scenes@1")
-    assert page.locator("#known").inner_text() == "Labels: beach, dog, night."
-    assert "91.0 % mean average precision" in page.locator("#model option:checked").inner_text()
+    expect(page.locator("#known")).to_have_text("Labels: beach, dog, night.")
+    expect(page.locator("#model option:checked")).to_contain_text("91.0 % mean average precision")
     choose(page, pictures / "green.png")
     card = answered(page, 1).first
-    assert card.locator("h3").inner_text() == "dog, beach"
+    expect(card.locator("h3")).to_have_text("dog, beach")
     assert [text.startswith("✓") for text in card.locator(".bars .class").all_inner_texts()] == [True, True, False]
-    assert page.locator("#said").inner_text() == "green.png: dog, beach."
+    expect(page.locator("#said")).to_have_text("green.png: dog, beach.")
 
 
 def test_the_description_of_a_class_is_on_the_card_and_on_its_bar_as_text(open_page: Open, pictures: Path) -> None:
@@ -85,13 +85,13 @@ def test_the_description_of_a_class_is_on_the_card_and_on_its_bar_as_text(open_p
     assert card.locator("h3").inner_text() != "constructor", "the test needs a class with a description"
     shown = card.locator(".description")
     assert (shown.inner_text(), shown.locator("p").get_attribute("dir")) == (DESCRIPTION, "auto")
-    assert page.locator("b").count() == 0
+    expect(page.locator("b")).to_have_count(0)
     titles = card.locator(".bars .class").evaluate_all("all => all.map(one => [one.textContent, one.title])")
     assert dict(titles) == dict.fromkeys(("bud", "leaf", "root"), DESCRIPTION) | {"constructor": ""}
     page.select_option("#model", "bare@1")
     page.get_by_role("button", name="Ask again").click()
     card.locator(".meta", has_text="bare@1").wait_for()
-    assert shown.count() == 0
+    expect(shown).to_have_count(0)
 
 
 def test_a_long_description_shows_its_first_lines_until_it_is_opened(open_page: Open, pictures: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_long_description_shows_its_first_lines_until_it_is_opened(open_page: 
     for entry in models["models"]:
         entry["class_descriptions"] = dict.fromkeys(entry["classes"], "这是一种具有分叶核的大型白细胞。" * 60)
     page.route("**/models", lambda route: route.fulfill(json=models))
-    page.reload()
+    visit(page)
     choose(page, pictures / "green.png")
     summary = answered(page, 1).first.locator(".description summary")
     closed = summary.bounding_box()["height"]
@@ -120,6 +120,23 @@ def test_pictures_can_be_dropped_anywhere_and_pasted(open_page: Open, pictures: 
     page.evaluate(PASTE, ["pasted.png", text_of(pictures / "green.png")])
     answered(page, 3)
     assert page.locator(".card .name").all_inner_texts() == ["pasted.png", "green.png", "red.jpg"]
+
+
+def test_a_picture_that_is_chosen_before_the_script_has_arrived_is_answered(open_page: Open, pictures: Path) -> None:
+    page = open_page()
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        held.append(route)
+
+    page.route("**/page.js", hold)
+    page.goto(page.url, wait_until="commit")
+    page.locator("#choose").wait_for(state="attached")
+    choose(page, pictures / "green.png")
+    while not held:
+        page.wait_for_timeout(10)
+    held[0].continue_()
+    answered(page, 1)
 
 
 def test_many_pictures_are_answered_a_few_at_a_time(open_page: Open, pictures: Path) -> None:
@@ -142,8 +159,8 @@ def test_many_pictures_are_answered_a_few_at_a_time(open_page: Open, pictures: P
     answered(page, 12)
     assert 1 < most <= 4
     page.get_by_role("button", name="Clear").click()
-    assert page.locator(".card").count() == 0
-    assert page.locator("#results").is_hidden()
+    expect(page.locator(".card")).to_have_count(0)
+    expect(page.locator("#results")).to_be_hidden()
 
 
 def test_a_sample_is_a_drawing_of_ours_and_is_answered(open_page: Open) -> None:
@@ -152,8 +169,8 @@ def test_a_sample_is_a_drawing_of_ours_and_is_answered(open_page: Open) -> None:
     samples.first.click()
     assert samples.count() >= 4
     card = answered(page, 1)
-    assert "drawing" in card.locator(".name").inner_text()
-    assert card.locator(".bars li").count() == 5
+    expect(card.locator(".name")).to_contain_text("drawing")
+    expect(card.locator(".bars li")).to_have_count(5)
 
 
 @pytest.mark.parametrize(
@@ -168,8 +185,8 @@ def test_a_bad_file_is_refused_in_words_and_harms_no_other(open_page: Open, pict
     page = open_page()
     choose(page, pictures / name, pictures / "green.png")
     cards = answered(page, 2)
-    assert words in cards.nth(0).inner_text()
-    assert cards.nth(1).locator(".bars li").count() == 5
+    expect(cards.nth(0)).to_contain_text(words)
+    expect(cards.nth(1).locator(".bars li")).to_have_count(5)
 
 
 def test_when_the_server_is_away_the_page_says_so_and_tries_again_when_asked(open_page: Open, pictures: Path) -> None:
@@ -177,7 +194,7 @@ def test_when_the_server_is_away_the_page_says_so_and_tries_again_when_asked(ope
     page.context.set_offline(True)
     choose(page, pictures / "green.png")
     card = answered(page, 1).first
-    assert "The server cannot be reached." in card.inner_text()
+    expect(card).to_contain_text("The server cannot be reached.")
     page.context.set_offline(False)
     card.get_by_role("button", name="Try green.png again").click()
     card.locator(".bars").wait_for()
@@ -219,16 +236,16 @@ def test_a_key_is_asked_for_once_kept_in_the_tab_and_sent(open_page: Open, pictu
     dialog.get_by_label("API key").fill("sesame")
     dialog.get_by_role("button", name="Use this key").click()
     answered(page, 2)
-    assert page.locator(".card .bars").count() == 2
-    page.reload()
+    expect(page.locator(".card .bars")).to_have_count(2)
+    visit(page)
     choose(page, pictures / "green.png")
     answered(page, 1)
     page.get_by_role("button", name="Forget the API key").click()
     choose(page, pictures / "green.png", pictures / "red.jpg")
     dialog.get_by_role("button", name="Cancel").click()
     cards = answered(page, 3)
-    assert "This server requires an API key." in cards.first.inner_text()
-    assert dialog.is_hidden()
+    expect(cards.first).to_contain_text("This server requires an API key.")
+    expect(dialog).to_be_hidden()
 
 
 def test_a_model_that_is_not_sure_says_so_and_still_lists_its_guesses(open_page: Open, pictures: Path) -> None:
@@ -241,9 +258,9 @@ def test_a_model_that_is_not_sure_says_so_and_still_lists_its_guesses(open_page:
     page.route("**/predict?*", doubt)
     choose(page, pictures / "green.png")
     card = answered(page, 1).first
-    assert card.locator("h3").inner_text() == "Not sure"
-    assert card.locator(".bars li").count() == 5
-    assert "not sure, perhaps" in page.locator("#said").inner_text()
+    expect(card.locator("h3")).to_have_text("Not sure")
+    expect(card.locator(".bars li")).to_have_count(5)
+    expect(page.locator("#said")).to_contain_text("not sure, perhaps")
 
 
 def test_why_lays_a_heat_map_over_the_picture_for_the_class_that_is_chosen(open_page: Open, pictures: Path, png: bytes) -> None:
@@ -258,10 +275,10 @@ def test_why_lays_a_heat_map_over_the_picture_for_the_class_that_is_chosen(open_
     choose(page, pictures / "green.png")
     card = answered(page, 1).first
     why = card.get_by_role("button", name="Why?")
-    assert why.get_attribute("aria-pressed") == "false"
+    expect(why).to_have_attribute("aria-pressed", "false")
     why.click()
     card.locator(".heat").wait_for()
-    assert why.get_attribute("aria-pressed") == "true"
+    expect(why).to_have_attribute("aria-pressed", "true")
     card.get_by_role("combobox").select_option(index=1)
     page.wait_for_function(
         "count => performance.getEntriesByType('resource').filter((one) => one.name.includes('explain')).length >= count", arg=2
@@ -272,7 +289,7 @@ def test_why_lays_a_heat_map_over_the_picture_for_the_class_that_is_chosen(open_
     assert all("model=cifar10%401" in url for url in asked)
     assert len({re.search(r"class=(\w+)", url)[1] for url in asked}) == 2
     why.click()
-    assert card.locator(".heat").count() == 0
+    expect(card.locator(".heat")).to_have_count(0)
 
 
 def test_another_model_answers_when_it_is_chosen(open_page: Open, pictures: Path) -> None:
@@ -283,7 +300,7 @@ def test_another_model_answers_when_it_is_chosen(open_page: Open, pictures: Path
     page.get_by_text("Classes: cat, dog.").wait_for()
     page.get_by_role("button", name="Ask again").click()
     page.get_by_text("bare@1 ·").wait_for()
-    assert page.locator(".bars li").count() == 2
+    expect(page.locator(".bars li")).to_have_count(2)
 
 
 def test_a_cell_of_the_matrix_shows_its_pictures(open_page: Open) -> None:
@@ -291,14 +308,14 @@ def test_a_cell_of_the_matrix_shows_its_pictures(open_page: Open) -> None:
     page.get_by_text("Where the model is wrong").click()
     table = page.get_by_role("table")
     table.wait_for()
-    assert table.get_by_role("columnheader").count() == 10
-    assert table.get_by_role("rowheader").count() == 10
+    expect(table.get_by_role("columnheader")).to_have_count(10)
+    expect(table.get_by_role("rowheader")).to_have_count(10)
     button = table.get_by_role("button", name="dog predicted as frog")
     count = int(button.inner_text())
     button.click()
-    assert page.locator(".cell h3").inner_text() == "dog predicted as frog"
-    assert page.locator(".cell img").count() == min(12, count)
-    assert button.get_attribute("aria-current") == "true"
+    expect(page.locator(".cell h3")).to_have_text("dog predicted as frog")
+    expect(page.locator(".cell img")).to_have_count(min(12, count))
+    expect(button).to_have_attribute("aria-current", "true")
 
 
 def test_photographs_are_shown_smooth_and_larger(open_page: Open) -> None:
@@ -310,7 +327,7 @@ def test_photographs_are_shown_smooth_and_larger(open_page: Open) -> None:
         picture = page.locator(".cell img").first
         page.locator("#mistakes-body strong").get_by_text(f"{name}@1").wait_for()
         picture.wait_for()
-        page.wait_for_function("document.querySelector('.cell img').complete")
+        page.wait_for_function("() => document.querySelector('.cell img').complete")
         widths[name] = picture.bounding_box()["width"]
         renderings[name] = picture.evaluate("image => getComputedStyle(image).imageRendering")
     assert renderings == {"cifar10": "pixelated", "photos": "auto"}
@@ -332,8 +349,8 @@ def test_of_many_classes_the_most_confused_are_shown_or_those_around_one(open_pa
     headers.first.wait_for()
     assert 10 <= headers.count() <= 20
     page.get_by_label("Classes").select_option("kind 077")
-    assert "kind 077" in headers.all_inner_texts()
-    assert page.locator(".pairs li").count() == 8
+    expect(headers.get_by_text("kind 077", exact=True)).to_have_count(1)
+    expect(page.locator(".pairs li")).to_have_count(8)
 
 
 def test_the_keyboard_alone_is_enough(open_page: Open) -> None:
@@ -354,7 +371,7 @@ def test_the_keyboard_alone_is_enough(open_page: Open) -> None:
     tab_to(".why button")
     tab_to(".remove")
     page.keyboard.press("Space")
-    assert page.locator(".card").count() == 0
+    expect(page.locator(".card")).to_have_count(0)
     assert page.evaluate("document.activeElement.id") == "choose"
     tab_to("summary")
     page.keyboard.press("Enter")
@@ -367,7 +384,7 @@ def test_the_keyboard_alone_is_enough(open_page: Open) -> None:
     assert len(seen) > 2
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.getAttribute('aria-current')") == "true"
-    assert page.locator(".matrix button[tabindex='0']").count() == 1
+    expect(page.locator(".matrix button[tabindex='0']")).to_have_count(1)
 
 
 @pytest.mark.parametrize("settings", [{}, {"color_scheme": "dark"}, PHONE], ids=["light", "dark", "phone"])
@@ -394,7 +411,7 @@ def test_dark_mode_is_dark_and_light_mode_is_light(open_page: Open) -> None:
 
 def test_on_the_narrowest_phone_nothing_is_wider_than_the_screen(open_page: Open, pictures: Path) -> None:
     page = open_page(**PHONE)
-    assert page.get_by_text("Take a photo").is_visible()
+    expect(page.get_by_text("Take a photo")).to_be_visible()
     page.set_input_files("#camera", str(pictures / "red.jpg"))
     answered(page, 1)
     page.get_by_text("Where the model is wrong").click()
@@ -419,8 +436,8 @@ def test_who_wants_no_motion_gets_none(open_page: Open, pictures: Path) -> None:
 def test_the_page_speaks_the_language_of_the_browser(open_page: Open, pictures: Path, locale: str, language: str, heading: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     page = open_page(locale=locale, bypass_csp=True, reduced_motion="reduce")
-    assert page.locator("h1").inner_text() == heading
-    assert page.locator("html").get_attribute("lang") == language
+    expect(page.locator("h1")).to_have_text(heading)
+    expect(page.locator("html")).to_have_attribute("lang", language)
     choose(page, pictures / "green.png", pictures / "letter.png")
     answered(page, 2)
     page.locator("#mistakes summary").click()
@@ -432,7 +449,7 @@ def test_the_page_speaks_the_language_of_the_browser(open_page: Open, pictures: 
 
 
 def test_a_language_that_is_missing_is_english_and_a_link_can_choose(open_page: Open) -> None:
-    assert open_page(locale="fi-FI").locator("h1").inner_text() == "What is in the picture?"
+    expect(open_page(locale="fi-FI").locator("h1")).to_have_text("What is in the picture?")
     open_page(query="?lang=es", locale="de-DE").locator("html[lang=es]").wait_for(state="attached")
 
 

@@ -14,6 +14,7 @@ from cifar_ray.evaluation.label_check.check import CheckedLabels
 from cifar_ray.evaluation.label_check.labelled_pictures import LabelledPictures
 from cifar_ray.evaluation.label_check.suspects import Suspect
 from cifar_ray.reports import label_report
+from tests.web.conftest import expect
 
 pytestmark = pytest.mark.web
 
@@ -60,14 +61,14 @@ def downloaded(page: Any) -> str:
 
 def test_decisions_are_kept_for_the_next_visit_and_downloaded(open_file: Callable[[], Any]) -> None:
     page = open_file()
-    assert page.locator("#download").is_disabled()
+    expect(page.locator("#download")).to_be_disabled()
     page.get_by_label("change to dog, small").check()
     page.get_by_label("Another class for cat/b.png").fill("dog, small")
     page.get_by_label("leave the picture out").last.check()
-    assert page.locator("#count").inner_text() == "3 decided"
+    expect(page.locator("#count")).to_have_text("3 decided")
     page.close()
     again = open_file()
-    assert again.locator(".card.decided").count() == 3
+    expect(again.locator(".card.decided")).to_have_count(3)
     assert downloaded(again) == 'image,decision\ncat/a.png,"dog, small"\ncat/b.png,"dog, small"\n"eel/""d"".png",remove\n'
 
 
@@ -77,13 +78,13 @@ def test_all_suggestions_can_be_accepted_and_cleared(open_file: Callable[[], Any
     page.click("#accept")
     assert downloaded(page) == "image,decision\ncat/a.png,keep\ncat/b.png,eel\n"
     page.click("#clear")
-    assert page.locator("#download").is_disabled()
+    expect(page.locator("#download")).to_be_disabled()
 
 
 def test_a_class_that_does_not_exist_is_no_decision(open_file: Callable[[], Any]) -> None:
     page = open_file()
     page.get_by_label("Another class for cat/b.png").fill("horse")
-    assert page.locator("#count").inner_text() == "0 decided"
+    expect(page.locator("#count")).to_have_text("0 decided")
 
 
 @pytest.mark.parametrize("settings", [{}, PHONE], ids=["desk", "phone"])

@@ -17,7 +17,7 @@ from cifar_ray.config.api_keys import add_key
 from cifar_ray.config.serve_config import ServeConfig
 from cifar_ray.store import LabelRules, ModelStore
 from deployments.http.routes import create_app
-from tests.web.conftest import CLASSES, LocalClassifier, NoObserver, is_error, keep_model, serving
+from tests.web.conftest import CLASSES, LocalClassifier, NoObserver, expect, is_error, keep_model, serving, visit
 
 pytestmark = pytest.mark.web
 
@@ -50,7 +50,7 @@ class Server:
         page.set_default_timeout(15_000)
         page.on("console", lambda message: self.errors.append(message.text) if is_error(message) else None)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.goto(address)
+        visit(page, address)
         page.locator("#key").fill(self.key)
         page.get_by_role("button", name="Use this key").click()
         page.get_by_text("Classes: ").wait_for()
@@ -73,7 +73,7 @@ def server(tmp_path: Path, chromium: Any) -> Iterator[tuple[Server, str]]:
 
 
 def wait_for(page: Any, server: Server, labels: dict[str, str]) -> None:
-    for _ in range(100):
+    for _ in range(300):
         if server.labels() == labels:
             return
         page.wait_for_timeout(50)
@@ -83,11 +83,11 @@ def wait_for(page: Any, server: Server, labels: dict[str, str]) -> None:
 def test_one_key_a_label_with_undo_and_the_unsure_ones_first(server: tuple[Server, str]) -> None:
     made, address = server
     page = made.open(address)
-    assert ": frog, 30 %. 8 to label" in page.locator(".reviewing figcaption").inner_text()
+    expect(page.locator(".reviewing figcaption")).to_contain_text(": frog, 30 %. 8 to label")
     for key in ("7", "n", "s", "4"):  # frog, none of these, skip, cat
         page.keyboard.press(key)
     wait_for(page, made, {"r0#0": "frog", "r1#0": "", "r3#0": "cat"})
-    assert "5 to label" in page.locator(".reviewing figcaption").inner_text()
+    expect(page.locator(".reviewing figcaption")).to_contain_text("5 to label")
     page.keyboard.press("u")
     wait_for(page, made, {"r0#0": "frog", "r1#0": ""})
     page.keyboard.press("6")  # dog
@@ -106,7 +106,7 @@ def test_several_labels_are_switched_and_saved_with_enter(tmp_path: Path, chromi
         pressed.get_by_text("frog").wait_for()  # predicted
         for key in "13":
             page.keyboard.press(key)
-        assert pressed.count() == 3
+        expect(pressed).to_have_count(3)
         page.keyboard.press("1")
         page.keyboard.press("Enter")
         wait_for(page, made, {"r0#0": "frog, dog, small"})
@@ -124,7 +124,9 @@ def test_several_labels_are_switched_and_saved_with_enter(tmp_path: Path, chromi
 def test_without_a_connection_decisions_wait_and_arrive_later(server: tuple[Server, str]) -> None:
     made, address = server
     page = made.open(address)
-    page.wait_for_function("performance.getEntriesByType('resource').filter((one) => one.name.includes('captures/picture')).length === 8")
+    page.wait_for_function(
+        "() => performance.getEntriesByType('resource').filter((one) => one.name.includes('captures/picture')).length === 8"
+    )
     page.context.set_offline(True)
     for key in "4444":
         page.keyboard.press(key)
@@ -132,7 +134,7 @@ def test_without_a_connection_decisions_wait_and_arrive_later(server: tuple[Serv
     assert page.locator(".reviewing img").evaluate("image => image.decode().then(() => image.naturalWidth)") == 448
     assert made.labels() == {}
     page.context.set_offline(False)
-    page.reload()
+    visit(page)
     page.locator("#review summary").click()
     wait_for(page, made, {f"r{number}#0": "cat" for number in range(4)})
 
@@ -171,7 +173,7 @@ def test_a_server_without_keys_has_no_review(server: tuple[Server, str], tmp_pat
     config = made.config.model_copy(update={"api_keys": None})
     with serving(create_app(LocalClassifier(config), config, NoObserver())) as address:
         page = made.chromium.new_context().new_page()
-        page.goto(address)
+        visit(page, address)
         page.get_by_text("Classes: ").wait_for()
-        assert page.locator("#review").count() == 0
+        expect(page.locator("#review")).to_have_count(0)
         page.context.close()

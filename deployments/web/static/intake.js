@@ -9,10 +9,12 @@ const SAMPLE_SIDE_PX = 256;
 /** Calls `take(files)` for all files that the user chooses, photographs, pastes or drops. */
 export function listen(take) {
   for (const input of [$("choose"), $("camera")]) {
-    input.addEventListener("change", () => {
+    const takeChosen = () => {
       take([...input.files]);
       input.value = ""; // so that choosing the same file again fires another change event
-    });
+    };
+    input.addEventListener("change", takeChosen);
+    takeChosen(); // files that were chosen before this script arrived
   }
   document.addEventListener("paste", (event) => {
     const files = [...(event.clipboardData?.files ?? [])];
