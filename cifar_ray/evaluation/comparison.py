@@ -174,11 +174,7 @@ def _differing(a: Contender, b: Contender) -> str:
 
 def _logits(one: Contender, progress: Progress) -> npt.NDArray[np.float32]:
     advance = progress(one.reference, len(one.data.images))
-    parts = []
-    for _, block in score_here(one.predictor, one.data.images, None):
-        parts.append(block.logits)
-        advance(len(block.logits))
-    return np.concatenate(parts)
+    return np.concatenate([block.logits for _, block in score_here(one.predictor, one.data.images, None, advance)])
 
 
 def _paired(right_a: npt.NDArray[np.bool_], right_b: npt.NDArray[np.bool_]) -> PairedComparison:

@@ -21,7 +21,7 @@ from cifar_ray.evaluation.figures import AnyEvaluation
 from cifar_ray.evaluation.label_set_evaluation import LabelSetEvaluation, evaluate_label_set_model
 from cifar_ray.evaluation.model_evaluation import corruption_stride, evaluate_model, score_here
 from cifar_ray.evaluation.new_versions import calibrated, same_trust, with_gallery
-from cifar_ray.evaluation.scoring import device_here
+from cifar_ray.evaluation.scoring import count_predictions, device_here
 from cifar_ray.evaluation.selection import load_selected, select
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import Bundle, ModelStore, load_model
@@ -84,12 +84,13 @@ def evaluate_stored(
         robustness_images = max(_LEAST_CORRUPTED, _CORRUPTED_PIXELS // data.images.image_size_px**2)
     # with several labels per image there is no single prediction that is right or wrong under a corruption
     every = None if data.images.is_multi_label else corruption_stride(len(data.images), robustness_images)
+    advance = progress("evaluating", count_predictions(len(data.images), every))
     if num_workers is None:
-        scores = score_here(predictor, data.images, every)
+        scores = score_here(predictor, data.images, every, advance)
     else:
         from cifar_ray.evaluation.scoring_on_ray import score_on_ray  # imports Ray
 
-        scores = score_on_ray(bundle, data, every, num_workers=num_workers, precision=precision, engine=engine)
+        scores = score_on_ray(bundle, data, every, advance, num_workers=num_workers, precision=precision, engine=engine)
     evaluate = evaluate_label_set_model if data.images.is_multi_label else evaluate_model
     evaluation = evaluate(predictor, bundle.reference, data, scores, progress, look_for_leakage=look_for_leakage)
     return ExaminedModel(bundle, predictor, evaluation)

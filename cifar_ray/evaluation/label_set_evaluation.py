@@ -87,7 +87,7 @@ def evaluate_label_set_model(
 ) -> LabelSetEvaluation:
     """Collect the scores of all blocks, and compute everything else from them; arguments as for `evaluate_model`."""
     images, manifest = data.images, predictor.manifest
-    blocks = collect_scores(scores, len(images), progress)
+    blocks = collect_scores(scores)
     logits = np.concatenate([block.logits for block in blocks])
     plain = LabelRules.plain(len(manifest.class_names))
     rules = manifest.rules or plain

@@ -14,7 +14,7 @@ from cifar_ray.evaluation.measures.corruptions import CORRUPTIONS, LEVELS
 from cifar_ray.evaluation.measures.cost import Cost, measure_cost
 from cifar_ray.evaluation.measures.leakage import Duplicate, find_duplicates
 from cifar_ray.evaluation.measures.slices import Slice, properties, slice_by
-from cifar_ray.evaluation.scoring import BLOCK, BlockScores, count_blocks, embed_all, score_block
+from cifar_ray.evaluation.scoring import BLOCK, BlockScores, OnProgress, count_blocks, embed_all, score_block
 from cifar_ray.evaluation.selection import Selected
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.metrics.accuracy import Evaluation, evaluate_logits, softmax
@@ -112,10 +112,12 @@ class ModelEvaluation:
         return correct
 
 
-def score_here(predictor: Predictor, dataset: ImageDataset, corrupt_every: int | None) -> Iterator[tuple[int, BlockScores]]:
-    """Score all blocks in this process, in order; yield the number and the scores of each block."""
+def score_here(
+    predictor: Predictor, dataset: ImageDataset, corrupt_every: int | None, on_progress: OnProgress = lambda _: None
+) -> Iterator[tuple[int, BlockScores]]:
+    """Score all blocks in this process, in order; yield the number and the scores of each block. For the arguments see `score_block`."""
     for block in range(count_blocks(len(dataset))):
-        yield block, score_block(predictor, dataset.images, block, corrupt_every)
+        yield block, score_block(predictor, dataset.images, block, corrupt_every, on_progress)
 
 
 def corruption_stride(images: int, max_corrupted: int) -> int | None:
@@ -143,7 +145,7 @@ def evaluate_model(
         look_for_leakage: search the training images for near-duplicates.
     """
     images = data.images
-    blocks = collect_scores(scores, len(images), progress)
+    blocks = collect_scores(scores)
     logits = np.concatenate([block.logits for block in blocks])
     correct: npt.NDArray[np.bool_] = logits.argmax(axis=1) == images.labels
     temperature = predictor.manifest.temperature
@@ -167,13 +169,9 @@ def evaluate_model(
     )
 
 
-def collect_scores(scores: Iterable[tuple[int, BlockScores]], images: int, progress: Progress) -> list[BlockScores]:
+def collect_scores(scores: Iterable[tuple[int, BlockScores]]) -> list[BlockScores]:
     """Collect the scores of all blocks, which may arrive in any order, and return them in order."""
-    on_scored = progress("evaluating", images)
-    by_block: dict[int, BlockScores] = {}
-    for block, result in scores:
-        by_block[block] = result
-        on_scored(len(result.logits))
+    by_block = dict(scores)
     return [by_block[block] for block in sorted(by_block)]
 
 

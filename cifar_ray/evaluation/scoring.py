@@ -46,7 +46,14 @@ def count_blocks(images: int) -> int:
     return -(-images // BLOCK)
 
 
-def score_block(predictor: Predictor, images: Images, block: int, corrupt_every: int | None) -> BlockScores:
+def count_predictions(images: int, corrupt_every: int | None) -> int:
+    """Number of predictions for all images, clean and corrupted; see `score_block`."""
+    return images + (-(-images // corrupt_every) * len(CORRUPTIONS) * LEVELS if corrupt_every else 0)
+
+
+def score_block(
+    predictor: Predictor, images: Images, block: int, corrupt_every: int | None, on_progress: OnProgress = lambda _: None
+) -> BlockScores:
     """Predict one block, clean and corrupted.
 
     Args:
@@ -54,16 +61,19 @@ def score_block(predictor: Predictor, images: Images, block: int, corrupt_every:
         images: uint8 `[N, S, S, 3]`, the whole split.
         block: number of the block, from 0 to `count_blocks(N) - 1`.
         corrupt_every: corrupt every n-th image of the split; `None` corrupts no image.
+        on_progress: receives the number of new predictions after each step.
     """
     start = block * BLOCK
     part = images[start : start + BLOCK]
     rows = np.flatnonzero(np.arange(start, start + len(part)) % corrupt_every == 0) if corrupt_every else np.zeros(0, np.int64)
+    prediction = predictor.predict(part)
+    on_progress(len(part))
     corrupted = np.zeros((len(CORRUPTIONS), LEVELS, len(rows)), np.int64)
     for kind, name in enumerate(CORRUPTIONS if len(rows) else ()):
         for level in range(LEVELS):
             seed = zlib.crc32(f"{name}/{level}/{block}".encode())
             corrupted[kind, level] = predictor.predict(corrupt(part[rows], name, level + 1, seed)).logits.argmax(axis=1)
-    prediction = predictor.predict(part)
+            on_progress(len(rows))
     return BlockScores(prediction.logits, prediction.abstains, rows, corrupted)
 
 

@@ -13,14 +13,21 @@ from cifar_ray.cluster.worker_pool import worker_pool
 from cifar_ray.config import EngineName, PrecisionName
 from cifar_ray.data import ImageDataset
 from cifar_ray.errors import DataError
-from cifar_ray.evaluation.scoring import BlockScores, count_blocks, device_here, score_block
+from cifar_ray.evaluation.scoring import BlockScores, OnProgress, count_blocks, device_here, score_block
 from cifar_ray.evaluation.selection import Selected, load_selected
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import Bundle
 
 
 def score_on_ray(
-    bundle: Bundle, data: Selected, corrupt_every: int | None, *, num_workers: int, precision: PrecisionName, engine: EngineName
+    bundle: Bundle,
+    data: Selected,
+    corrupt_every: int | None,
+    on_progress: OnProgress = lambda _: None,
+    *,
+    num_workers: int,
+    precision: PrecisionName,
+    engine: EngineName,
 ) -> Iterator[tuple[int, BlockScores]]:
     """Give each block to the next idle worker; restart workers that fail, and repeat their blocks.
 
@@ -30,6 +37,7 @@ def score_on_ray(
         bundle: the model; Ray sends it to the workers.
         data: the images; workers load them on their own hosts.
         corrupt_every: see `score_block`.
+        on_progress: receives the number of new predictions after each block.
         num_workers: number of workers; each uses one GPU, or a share of the CPUs if the cluster has no GPU.
         precision: see `Predictor`.
         engine: see `Predictor`.
@@ -47,7 +55,9 @@ def score_on_ray(
 
     with worker_pool(num_workers, _Scorer, arguments) as workers:
         blocks = range(count_blocks(len(data.images)))
-        yield from ActorPool(workers).map_unordered(lambda worker, block: worker.score.remote(block), blocks)
+        for block, scores in ActorPool(workers).map_unordered(lambda worker, block: worker.score.remote(block), blocks):
+            on_progress(len(scores.logits) + scores.corrupted.size)
+            yield block, scores
 
 
 class _Scorer:

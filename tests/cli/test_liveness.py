@@ -86,6 +86,15 @@ def test_durations_are_told_as_people_do(seconds: float, text: str) -> None:
     assert Activity("decoding", 0, "images", 1, 2).describe(seconds).endswith(f"{text}, about {text} left")
 
 
+def test_the_estimate_leaves_out_the_time_before_the_first_units() -> None:
+    activity = Activity("evaluating", 0, "images", 0, 100)
+    assert activity.describe(60).endswith("0 of 100 images, 60 s")
+    activity.done = 10
+    assert activity.describe(60).endswith("about 9 min left"), "nothing better is known yet"
+    activity.done = 30
+    assert activity.describe(64).endswith("about 14 s left")
+
+
 IMPATIENT = """
 import importlib
 import sys

@@ -18,6 +18,8 @@ from cifar_ray.config import TrainConfig
 from cifar_ray.config.data_choice import DataChoice
 from cifar_ray.data import load_splits
 from cifar_ray.errors import DataError
+from cifar_ray.evaluation.examinations import evaluate_stored
+from cifar_ray.evaluation.measures.corruptions import CORRUPTIONS, LEVELS
 from cifar_ray.evaluation.scoring_on_ray import score_on_ray
 from cifar_ray.evaluation.selection import select
 from cifar_ray.inference.predictor import Predictor
@@ -87,6 +89,23 @@ def test_two_workers_find_what_one_process_finds(ray_cluster: None, models: Mode
         found.append(figures)
     assert found[0]["data"]["images"] == 270  # two blocks
     assert found[0] == found[1]
+
+
+def test_progress_counts_each_prediction_and_ends_at_the_total(models: Models) -> None:
+    storage, save = models
+    save("counted")
+    totals: dict[str, int] = {}
+    steps: dict[str, list[int]] = {}
+
+    def start(task: str, total: int) -> Callable[[int], None]:
+        totals[task], steps[task] = total, []
+        return steps[task].append
+
+    evaluate_stored("counted", str(storage), DataChoice(split="all"), start, robustness_images=30, look_for_leakage=False)
+    images, corrupted = 270, 30
+    assert totals["evaluating"] == images + corrupted * len(CORRUPTIONS) * LEVELS
+    assert sum(steps["evaluating"]) == totals["evaluating"]
+    assert len(steps["evaluating"]) == 2 * (1 + len(CORRUPTIONS) * LEVELS), "the first block alone would otherwise take a minute in silence"
 
 
 @pytest.mark.ray

@@ -36,6 +36,7 @@ class Activity:
         done: number of finished units.
         total: number of units; 0 if they are not counted.
         is_drawn: whether a progress bar shows the activity, so that it needs no status lines.
+        first: time and number of finished units when units were first seen to be finished; `None` before.
     """
 
     text: str
@@ -44,16 +45,23 @@ class Activity:
     done: int = 0
     total: int = 0
     is_drawn: bool = False
+    first: tuple[float, int] | None = None
 
     def describe(self, now_s: float) -> str:
-        """One line with name, progress, elapsed time and estimated time left."""
+        """One line with name, progress, elapsed time and estimated time left.
+
+        As soon as possible, the estimate leaves out the time to the first finished units, which includes loading and compiling.
+        """
         spent_s = now_s - self.began_s
         if not self.total:
             return f"{self.text}, {spent_s:.0f} s"
         line = f"{self.text}: {self.done:,} of {self.total:,} {self.unit}, {format_seconds(spent_s)}"
         if not 0 < self.done < self.total:
             return line
-        return f"{line}, about {format_seconds(spent_s * (self.total - self.done) / self.done)} left"
+        self.first = self.first or (now_s, self.done)
+        since_s, before = self.first if self.done > self.first[1] else (self.began_s, 0)
+        left_s = (now_s - since_s) * (self.total - self.done) / (self.done - before)
+        return f"{line}, about {format_seconds(left_s)} left"
 
 
 def format_seconds(duration_s: float) -> str:
