@@ -22,7 +22,7 @@ def advise(config: TrainConfig, splits: TrainingSplits) -> str:
     rare = sorted((int(count), name) for name, count in zip(names, counts, strict=True) if count < _RARE * counts.max())
     if not rare:
         return ""
-    listed = [f"class {name!r} has {count:,} pictures" for count, name in rare[:_SHOWN]]
+    listed = [f"class {name!r} has {count:,} training pictures" for count, name in rare[:_SHOWN]]
     more = [f"{len(rare) - _SHOWN} more classes have few"] if len(rare) > _SHOWN else []
     remedy = "try --class-weights balanced" + (" or --sampling balanced" if splits.train.labels.ndim == 1 else "")
     return f"{', '.join([*listed, *more])}, the largest ({names[counts.argmax()]!r}) has {int(counts.max()):,}: {remedy}"

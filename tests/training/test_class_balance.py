@@ -46,7 +46,7 @@ def run(splits: DatasetSplits, **changes: object) -> FitResult:
 
 def test_a_rare_class_brings_one_line_with_the_flags_that_help(rare: DatasetSplits, stripes: DatasetSplits) -> None:
     assert advise(config(), rare) == (
-        "class 'plain' has 7 pictures, the largest ('horizontal') has 80: try --class-weights balanced or --sampling balanced"
+        "class 'plain' has 7 training pictures, the largest ('horizontal') has 80: try --class-weights balanced or --sampling balanced"
     )
     assert advise(config(), stripes) == ""
     for set_already in ({"class_weights": "balanced"}, {"sampling": "balanced"}):
