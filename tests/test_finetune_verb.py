@@ -13,9 +13,12 @@ import torch
 from cifar_ray import __main__ as console
 from cifar_ray.cli import training_flags
 from cifar_ray.config import StartConfig, TrainConfig, to_yaml
+from cifar_ray.data import load_splits
 from cifar_ray.models import create_model
 from cifar_ray.recipes import digits
 from cifar_ray.store import Architecture, Bundle, Manifest, ModelStore
+from cifar_ray.training.finetuning import warn_of_overlap
+from tests.data.test_reviewed import label
 
 EVEN_ODD = ["--groups", "even=0,2,4,6,8", "odd=1,3,5,7,9"]
 Shown = pytest.CaptureFixture[str]
@@ -82,6 +85,19 @@ def test_a_folder_of_pictures_needs_no_dataset_flag(store: ModelStore, tmp_path:
 def test_other_images_give_a_model_of_their_own_name(store: ModelStore, tmp_path: Path) -> None:
     command, _ = parse(["foreign@1", "--storage", store.storage, "--dataset", "folder", "--data-dir", str(tmp_path)])
     assert (command.dataset, command.save_as, command.start.model) == ("folder", None, "foreign@1")
+
+
+def test_reviewed_pictures_that_join_the_same_data_do_not_make_it_another_split(store: ModelStore) -> None:
+    label(Path(store.storage), 10)
+    plain, reviewed, other = (
+        load_splits(TrainConfig(dataset="digits", image_size=8, storage=store.storage, with_reviews=added, split_seed=seed))
+        for added, seed in ((False, 0), (True, 0), (True, 1))
+    )
+    stored = store.load("digits")
+    parent = store.save("same", stored.manifest.model_copy(update={"dataset_fingerprint": plain.fingerprint}), stored.weights)
+    assert len(reviewed.train) > len(plain.train)
+    assert warn_of_overlap(parent, TrainConfig(), reviewed) is None
+    assert "may have been trained on" in (warn_of_overlap(parent, TrainConfig(), other) or "")
 
 
 @pytest.mark.parametrize(

@@ -158,6 +158,7 @@ class Splits(Generic[Train]):
         test: test images, evaluated once, on the final weights; `None` if the data set has none.
         class_descriptions: description by class name, without classes that have none. It is not part of the fingerprint, because a
             changed text changes no picture.
+        source_fingerprint: fingerprint before reviewed pictures were added to the training images; empty if none were added.
     """
 
     name: str
@@ -165,6 +166,7 @@ class Splits(Generic[Train]):
     val: ImageDataset | None
     test: ImageDataset | None
     class_descriptions: Mapping[str, str] = field(default_factory=dict)
+    source_fingerprint: str = ""
 
     def __iter__(self) -> Iterator[tuple[str, Train | ImageDataset]]:
         yield "train", self.train
@@ -172,6 +174,11 @@ class Splits(Generic[Train]):
             yield "val", self.val
         if self.test is not None:
             yield "test", self.test
+
+    @property
+    def dataset_fingerprint(self) -> str:
+        """Fingerprint of the data set itself, without reviewed pictures: reviews arrive every day, and the data set stays the same."""
+        return self.source_fingerprint or self.fingerprint
 
     @cached_property
     def fingerprint(self) -> str:

@@ -34,7 +34,7 @@ def with_reviews(splits: DatasetSplits, config: TrainConfig) -> DatasetSplits:
     _logger.info("training on %s reviewed pictures beside %s others", f"{len(more):,}", f"{len(train):,}")
     if train.weights is not None or config.review_weight != 1:
         more = replace(more, weights=np.full(len(more), config.review_weight, np.float32))
-    return DatasetSplits(splits.name, join([train, more]), splits.val, splits.test, splits.class_descriptions)
+    return DatasetSplits(splits.name, join([train, more]), splits.val, splits.test, splits.class_descriptions, splits.fingerprint)
 
 
 def reviewed_images(storage: str, like: ImageDataset, policy: ResizePolicy, *, held_out: bool) -> ImageDataset:

@@ -66,8 +66,8 @@ def quantize_stored(
         StoreError: if there is no such model.
     """
     bundle = store.load(reference)
-    moved = {"data_dir": data_dir} if data_dir else {}
-    splits = load_splits(parse_config(TrainConfig, bundle.manifest.train_config | moved), progress)
+    given = {"with_reviews": False} | ({"data_dir": data_dir} if data_dir else {})
+    splits = load_splits(parse_config(TrainConfig, bundle.manifest.train_config | given), progress)
     if splits.fingerprint != bundle.manifest.dataset_fingerprint:
         raise ConfigError(
             f"the images of {splits.name} differ from the training images of {bundle.reference}; pass their folder with --data-dir"

@@ -79,7 +79,7 @@ class Manifest(Config):
         metrics: figures by name, for example `test_accuracy`, 0–1.
         image_counts: number of images by split (`train`, `val`, `test`, or `cv` for cross-validation); empty in bundles of release 0.1.
         dataset_name: name of the training data set.
-        dataset_fingerprint: sha256 of all its splits.
+        dataset_fingerprint: sha256 of all its splits, without reviewed pictures that the training added.
         test_fingerprint: sha256 of the test split alone, which does not change with the seed of the validation split;
             empty if unknown.
         parent: the bundle from which training started, as `name@version` or path; `None` for fresh weights.

@@ -79,7 +79,7 @@ def warn_of_overlap(parent: Bundle, config: TrainConfig, splits: TrainingSplits)
     """
     trained_on = parent.manifest
     is_other = trained_on.dataset_name != splits.name or not trained_on.dataset_fingerprint
-    if is_other or config.groups or trained_on.dataset_fingerprint == splits.fingerprint:
+    if is_other or config.groups or trained_on.dataset_fingerprint == splits.dataset_fingerprint:
         return None  # groups change the labels and therefore the fingerprint, but not the split
     return (
         f"the pictures or their split differ from those of {parent.reference}: it may have been trained on some of the new model's "

@@ -53,6 +53,8 @@ def test_four_fifths_join_the_training_images_with_their_weight_and_the_other_sp
     for split in ("val", "test"):
         assert getattr(more, split).fingerprint == getattr(plain, split).fingerprint
     assert more.train.fingerprint != plain.train.fingerprint
+    assert more.fingerprint != plain.fingerprint
+    assert more.dataset_fingerprint == plain.dataset_fingerprint, "reviews arrive every day; the data set stays the same"
     assert load_splits(config(tmp_path)).train.weights is None, "all count the same"
 
 

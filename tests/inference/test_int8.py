@@ -2,15 +2,20 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import io
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from PIL import Image
 
 from cifar_ray import quantize
+from cifar_ray.captures.capture_files import Capture
+from cifar_ray.captures.reviews import Reviews
 from cifar_ray.config import TrainConfig
 from cifar_ray.data import load_splits
 from cifar_ray.data.dataset import ImageDataset
@@ -162,8 +167,13 @@ def test_the_verb_keeps_a_new_version_and_leaves_production_alone(
         class_names=splits.train.class_names,
         image_size_px=size,
         dataset_fingerprint=splits.fingerprint,
-        train_config=config.model_dump(mode="json"),
+        train_config=config.model_dump(mode="json") | {"with_reviews": True},
     )
+    png = io.BytesIO()
+    Image.new("RGB", (40, 40)).save(png, "PNG")
+    for number in range(10):  # after the training
+        about = Capture(str(number), 0, datetime.now(UTC), "digits@1", "8", 0.5, abstains=False, disagrees=False, picture=png.getvalue())
+        Reviews(str(tmp_path)).add(about.key, "3", "alice", about)
     store = ModelStore(str(tmp_path))
     store.save("digits", fresh.manifest, fresh.weights)
     store.promote("digits", 1)
