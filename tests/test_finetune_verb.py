@@ -65,6 +65,8 @@ def test_the_parents_settings_hold_at_a_tenth_of_its_rate_and_flags_change_them(
     )
     assert (command.optimizer.lr, command.epochs, command.save_as) == (pytest.approx(1.5e-3), 7, "digits-even-odd")
     assert (command.start.freeze, command.start.stage_decay) == ("2", 0.3)
+    assert command.reviews_until is None
+    assert parse(["digits", "--storage", store.storage, "--with-reviews"])[0].reviews_until, "people label while it trains"
 
 
 def test_train_repeats_a_fine_tuning_from_its_config(store: ModelStore, tmp_path: Path) -> None:

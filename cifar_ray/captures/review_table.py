@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zlib
 from collections.abc import Iterable
+from datetime import datetime
 
 from cifar_ray.captures.capture_files import Captures
 from cifar_ray.captures.reviews import Review, Reviews
@@ -13,16 +14,17 @@ from cifar_ray.captures.reviews import Review, Reviews
 HELD_OUT_PERCENT = 20
 
 
-def labelled(captures: Captures, reviews: Reviews, *, several_labels: bool = False) -> list[Review]:
+def labelled(captures: Captures, reviews: Reviews, *, several_labels: bool = False, until: datetime | None = None) -> list[Review]:
     """List the decisions that count, each with its picture; decisions whose picture is gone are left out.
 
     Args:
         captures: the captured pictures.
         reviews: the decisions.
         several_labels: whether a picture may have any number of labels; if not, decisions without a class are left out, too.
+        until: leave out later decisions.
     """
     found = []
-    for key, review in reviews.current(with_pictures=True).items():
+    for key, review in reviews.current(with_pictures=True, until=until).items():
         if not (review.label or several_labels):
             continue
         if review.picture:

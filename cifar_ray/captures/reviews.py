@@ -97,19 +97,20 @@ class Reviews:
         """Every decision, the oldest first, without pictures; damaged files are left out."""
         return [review for review in self._contents().values() if review]
 
-    def current(self, *, with_pictures: bool = False) -> dict[str, Review]:
+    def current(self, *, with_pictures: bool = False, until: datetime | None = None) -> dict[str, Review]:
         """The decision that counts for each picture, by its key, without those that were undone.
 
         Args:
             with_pictures: also read the pictures.
+            until: leave out later decisions.
         """
-        return {key: self._read(name) or review if with_pictures else review for key, (name, review) in self._current().items()}
+        return {key: self._read(name) or review if with_pictures else review for key, (name, review) in self._current(until).items()}
 
-    def _current(self) -> dict[str, tuple[str, Review]]:
+    def _current(self, until: datetime | None) -> dict[str, tuple[str, Review]]:
         """File and content of the decision that counts for each picture."""
         found: dict[str, tuple[str, Review]] = {}
         for name, review in self._contents().items():
-            if review is None:
+            if review is None or (until is not None and review.at > until):
                 continue
             _, before = found.get(review.key, ("", None))
             if before is None or not (before.source == "review" and review.source == "feedback"):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -57,6 +58,19 @@ FrozenPart = Annotated[str, Field(pattern=FROZEN_PATTERN)]
 def seconds(duration: str) -> float:
     """A duration such as `30s`, `10m` or `1.5h` in seconds."""
     return float(duration[:-1]) * _UNITS_S[duration[-1]]
+
+
+def _read_moment(value: object) -> object:
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError(f"expected a date or a time such as 2026-11-29 or 2026-11-29T09:00, got {value!r}") from None
+    return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else value
+
+
+# A moment in ISO 8601, kept in UTC; without a time zone it is local time
+Moment = Annotated[str, BeforeValidator(_read_moment)]
 
 
 class Config(BaseModel):

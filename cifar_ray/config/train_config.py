@@ -19,6 +19,7 @@ from cifar_ray.config.base import (
     DatasetName,
     Fraction,
     Method,
+    Moment,
     NonNegative,
     Positive,
     PrecisionName,
@@ -46,7 +47,6 @@ class TrainConfig(Config):
         "auto",
         description="promote the model to production; auto: if it is not worse than the present one, or has other classes",
     )
-
     gallery: int = Field(
         1000, ge=0, le=1000, description="maximum number of test pictures in the model, for the mistakes on the server's page; 0: none"
     )
@@ -91,8 +91,10 @@ class TrainConfig(Config):
     )
 
     with_reviews: bool = Field(False, description="also train on the pictures of requests that people labelled; see cifar-ray review")
+    reviews_until: Moment | None = Field(
+        None, description="leave out labels of a later time, as in 2026-11-29T09:00; default: the start of the run"
+    )
     review_weight: Positive = Field(1.0, description="weight of each of these pictures in the loss; others have 1")
-
     groups: tuple[str, ...] = Field(
         (), description="NAME=CLASS,CLASS …: merge classes under new names; images of other classes are left out"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from datetime import datetime
 
 import numpy as np
 
@@ -27,7 +28,8 @@ def with_reviews(splits: DatasetSplits, config: TrainConfig) -> DatasetSplits:
         StoreError: if the storage cannot be read.
     """
     train = splits.train
-    more = reviewed_images(config.storage, train, config.square_policy, held_out=False)
+    until = datetime.fromisoformat(config.reviews_until) if config.reviews_until else None
+    more = reviewed_images(config.storage, train, config.square_policy, held_out=False, until=until)
     if not len(more):
         _logger.warning("--with-reviews: no picture in %s has a label of this data set yet; see cifar-ray review captures", config.storage)
         return splits
@@ -37,7 +39,9 @@ def with_reviews(splits: DatasetSplits, config: TrainConfig) -> DatasetSplits:
     return DatasetSplits(splits.name, join([train, more]), splits.val, splits.test, splits.class_descriptions, splits.fingerprint)
 
 
-def reviewed_images(storage: str, like: ImageDataset, policy: ResizePolicy, *, held_out: bool) -> ImageDataset:
+def reviewed_images(
+    storage: str, like: ImageDataset, policy: ResizePolicy, *, held_out: bool, until: datetime | None = None
+) -> ImageDataset:
     """Decode reviewed pictures.
 
     Args:
@@ -45,6 +49,7 @@ def reviewed_images(storage: str, like: ImageDataset, policy: ResizePolicy, *, h
         like: a data set with the same classes, task and image size.
         policy: how pictures of other shapes become square.
         held_out: `True` for the fifth that is never trained on, `False` for the other four fifths.
+        until: leave out later decisions.
 
     Returns:
         The pictures, possibly none. Damaged pictures and pictures of other classes are left out, with one log message for each of the two.
@@ -53,7 +58,7 @@ def reviewed_images(storage: str, like: ImageDataset, policy: ResizePolicy, *, h
         StoreError: if the storage cannot be read.
     """
     images, labels, files, unknown, damaged = [], [], [], set(), 0
-    for review in labelled(Captures(storage), Reviews(storage), several_labels=like.is_multi_label):
+    for review in labelled(Captures(storage), Reviews(storage), several_labels=like.is_multi_label, until=until):
         if is_held_out(review) != held_out:
             continue
         label = _label(review, like)

@@ -25,7 +25,7 @@ _DATA_SETTINGS = ("dataset", "data_dir", "columns", "task", "groups", "stream")
 # Settings of the parent's run that do not apply to its child.
 _NOT_INHERITED = (
     *("name", "save_as", "promote", "num_workers", "patience", "precision", "start", "model", "recipe"),
-    *("with_reviews", "review_weight", "pretrained", "method", "views", "time_budget"),
+    *("with_reviews", "reviews_until", "review_weight", "pretrained", "method", "views", "time_budget"),
 )
 
 

@@ -122,6 +122,8 @@ def prepare(fixed: TrainConfig, search: SearchConfig, space_values: Mapping[str,
         raise ConfigError("--cluster local: Ray Tune needs a cluster; leave out --cluster, or pass --cluster start")
     if fixed.val_fraction == 0:
         raise ConfigError("val_fraction (0): must be more than 0, because trials are compared on validation images")
+    if fixed.with_reviews and fixed.reviews_until is None:
+        raise ConfigError("--with-reviews: people label while trials run; add --reviews-until TIME, so that all trials see the same")
     if search.grace_period > fixed.epochs:
         raise ConfigError(f"grace_period ({search.grace_period}) must be at most epochs ({fixed.epochs})")
     if space_values is None:

@@ -23,7 +23,7 @@ Value = float | int | str | bool | None
 # All trials must use the same images for the same number of epochs, or their accuracies cannot be compared.
 _NOT_SEARCHED = {
     "recipe", "name", "save_as", "storage", "promote", "dataset", "data_dir", "columns", "task", "val_fraction", "test_fraction",
-    "groups", "with_reviews", "epochs", "seed", "split_seed", "num_workers", "test_time_augmentation",
+    "groups", "with_reviews", "reviews_until", "epochs", "seed", "split_seed", "num_workers", "test_time_augmentation",
 }  # fmt: skip
 _GRID_POINTS = 3
 

@@ -13,11 +13,13 @@ from PIL import Image
 
 from cifar_ray.captures.capture_files import Capture
 from cifar_ray.captures.reviews import Reviews
-from cifar_ray.config import TrainConfig
+from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data import load_splits, open_splits
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.reviewed import reviewed_images, with_reviews
-from cifar_ray.errors import DataError
+from cifar_ray.errors import ConfigError, DataError
+from cifar_ray.training.records.run_folder import Run
+from cifar_ray.training.records.saved_runs import fix_reviews
 
 
 def png(shade: int) -> bytes:
@@ -62,6 +64,37 @@ def test_descriptions_of_classes_stay(tmp_path: Path) -> None:
     label(tmp_path, 10)
     splits = replace(load_splits(config(tmp_path, with_reviews=False)), class_descriptions={"3": "three"})
     assert with_reviews(splits, config(tmp_path)).class_descriptions == {"3": "three"}
+
+
+def test_labels_given_after_the_start_of_a_run_do_not_change_its_data(tmp_path: Path) -> None:
+    label(tmp_path, 10)
+    started = fix_reviews(config(tmp_path))
+    before = load_splits(started)
+    label(tmp_path, 10, "7")
+    Reviews(str(tmp_path)).add("3-1#0", "8", "alice", None)  # another opinion about a picture that is in use
+    assert load_splits(started).fingerprint == before.fingerprint
+    assert len(load_splits(fix_reviews(config(tmp_path))).train) > len(before.train)
+
+
+def test_a_run_that_is_resumed_keeps_its_time(tmp_path: Path) -> None:
+    started = fix_reviews(config(tmp_path, name="nightly"))
+    Run(started).begin()
+    assert fix_reviews(config(tmp_path, name="nightly")) == started
+    assert fix_reviews(config(tmp_path, name="other")).reviews_until != started.reviews_until
+    assert fix_reviews(config(tmp_path, with_reviews=False)).reviews_until is None
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"), [("2026-11-29T09:00Z", "2026-11-29T09:00:00+00:00"), ("2026-11-29T09:00+01:00", "2026-11-29T08:00:00+00:00")]
+)
+def test_a_time_may_be_given_and_is_kept_in_utc(tmp_path: Path, given: str, kept: str) -> None:
+    assert config(tmp_path, reviews_until=given).reviews_until == kept
+    assert fix_reviews(config(tmp_path, reviews_until=given)).reviews_until == kept
+
+
+def test_a_time_that_is_none_is_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"^reviews_until: expected a date or a time such as 2026-11-29 or .*, got 'yesterday'"):
+        parse_config(TrainConfig, {"reviews_until": "yesterday"})
 
 
 def test_without_the_flag_no_review_is_read(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import pytest
 import yaml
 
+from cifar_ray.config import TrainConfig
 from cifar_ray.config.search_config import SearchConfig
 from cifar_ray.errors import ConfigError, StoreError
 from cifar_ray.recipes import get_recipe
@@ -139,3 +140,11 @@ def test_a_damaged_record_is_one_line(tmp_path) -> None:
     files.replace("state.json", b'{"metric": "val_accuracy", "tri')
     with pytest.raises(StoreError, match=r"state\.json is damaged .* choose another --name"):
         Record.load(files)
+
+
+def test_a_search_with_reviews_needs_a_time_so_that_all_trials_see_the_same_pictures() -> None:
+    space = {"optimizer.lr": {"loguniform": [1e-4, 1e-2]}}
+    fixed = TrainConfig(dataset="digits", with_reviews=True)
+    with pytest.raises(ConfigError, match=r"^--with-reviews: people label while trials run; add --reviews-until TIME"):
+        prepare(fixed, SearchConfig(), space)
+    prepare(fixed.model_copy(update={"reviews_until": "2026-11-29T00:00:00+00:00"}), SearchConfig(), space)

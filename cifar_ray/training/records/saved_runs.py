@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 import yaml
 
+from cifar_ray.config import TrainConfig
 from cifar_ray.config.documents import without_format
 from cifar_ray.errors import ConfigError, StoreError
 from cifar_ray.storage import FileTree
 
 CONFIG_FILE = "config.yaml"
+
+Command = TypeVar("Command", bound=TrainConfig)
 
 
 def latest_run(storage: str) -> str:
@@ -37,6 +41,20 @@ def saved_settings(name: str, storage: str) -> dict[str, Any]:
         available = ", ".join(FileTree(storage, "runs").folders()) or "none"
         raise ConfigError(f"--resume {name}: run not found in {storage}/runs. Available: {available}")
     return saved | {"name": name, "storage": storage}
+
+
+def fix_reviews(config: Command) -> Command:
+    """Fix the time until which reviewed pictures are used: that of the run if it exists, else now.
+
+    People label while a run trains. Without a fixed time, workers that load the pictures later, and a resumed run, would see other data.
+
+    Raises:
+        StoreError: if the config of the run is damaged.
+    """
+    if not config.with_reviews or config.reviews_until is not None:
+        return config
+    saved = (read_config(FileTree(config.storage, f"runs/{config.name}")) if config.name else None) or {}
+    return config.model_copy(update={"reviews_until": saved.get("reviews_until") or datetime.now(UTC).isoformat()})
 
 
 def read_config(files: FileTree, name: str = CONFIG_FILE) -> dict[str, Any] | None:
