@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,13 +14,14 @@ from cifar_ray import __main__ as console
 from cifar_ray.config import TrainConfig, parse_config, read_yaml
 from cifar_ray.data import load_splits
 from cifar_ray.data.batches.shares import Shard
-from cifar_ray.errors import ConfigError, TrainingError
+from cifar_ray.errors import ConfigError, DataError, TrainingError
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.metrics.accuracy import confusion_matrix
 from cifar_ray.metrics.trust import Trust
 from cifar_ray.recipes import digits
 from cifar_ray.store import ModelStore
 from cifar_ray.training.loop.fit import fit
+from cifar_ray.training.on_ray import worker_function
 from cifar_ray.training.on_ray.ray_trainer import train_on_ray
 from cifar_ray.training.records.results import EpochReport, TrainedRun
 from cifar_ray.training.records.run_folder import Run
@@ -164,6 +166,16 @@ def test_a_run_of_the_same_name_is_refused_and_stays_as_it_is(two_workers: tuple
     with pytest.raises(ConfigError, match=r"run 'two' exists .* choose another --name"):
         train_on_ray(Run(config(storage, name="two", seed=5)), Recorder())
     assert (storage / "runs" / "two" / "config.yaml").read_bytes() == before
+
+
+def test_a_worker_that_finds_other_pictures_says_so_before_it_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
+    monkeypatch.setattr(worker_function, "train", SimpleNamespace(get_context=lambda: alone))
+    monkeypatch.setattr(worker_function, "run_worker", lambda *_: pytest.fail("it trains"))
+    probe = SimpleNamespace(check=lambda *_: None)
+    job = {"config": config(tmp_path).model_dump(mode="json"), "threads": None, "probe": probe, "fingerprint": "f" * 64}
+    with pytest.raises(DataError, match=r"^digits: the pictures differ between hosts or have changed"):
+        worker_function.train_worker(job)
 
 
 @pytest.mark.ray

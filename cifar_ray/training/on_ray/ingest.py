@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _NAME = "train"
 _ORDER, _FINGERPRINT = "cifar_ray.order", "cifar_ray.fingerprint"
+DATA_DIFFER = "the pictures differ between hosts or have changed; copy the same ones to every host, then rerun"
 _CHUNKS_AHEAD = 8  # maximum number of decoded chunks in the queue of a worker
 
 
@@ -106,7 +107,7 @@ def fed_by_ray(splits: StreamedSplits) -> StreamedSplits:
     shard = train.get_dataset_shard(_NAME)
     if shard.get_context().get_config(_FINGERPRINT) != splits.train.fingerprint:
         root = splits.train.pictures.files.root
-        raise DataError(f"{root}: the pictures differ between hosts or have changed; copy the same ones to every host, then rerun")
+        raise DataError(f"{root}: {DATA_DIFFER}")
 
     def feed(rows: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.uint8]]:
         shard.get_context().set_config(_ORDER, ray.put(rows))

@@ -94,6 +94,7 @@ def _create_trainer(
             | {"stream": "always" if ingest else "never"},  # the driver's decision, so that the nodes do not decide differently
             "channel": channel,
             "probe": probe,
+            "fingerprint": run.fingerprint,
             "threads": plan.threads,
         },
         torch_config=TorchConfig(backend="nccl" if plan.use_gpu else "gloo"),

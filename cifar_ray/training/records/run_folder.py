@@ -42,6 +42,7 @@ class Run:
         fingerprint: fingerprint of the data; a run that started with other data is not resumed.
 
     Attributes:
+        fingerprint: fingerprint of the data; empty if unknown.
         files: files of the run's folder.
         checkpoints: checkpoints of the run.
         is_resumed: whether the run was started before.
@@ -54,7 +55,7 @@ class Run:
 
     def __init__(self, config: TrainConfig, resume: str = "auto", fingerprint: str = "") -> None:
         assert config.name is not None  # noqa: S101
-        self.name, self.config, self._fingerprint = config.name, config, fingerprint
+        self.name, self.config, self.fingerprint = config.name, config, fingerprint
         self.files = FileTree(config.storage, f"runs/{config.name}")
         self.checkpoints = Checkpoints(config.storage, config.name)
         if resume not in ("auto", "never", config.name):
@@ -112,7 +113,7 @@ class Run:
         """
         if not self.is_resumed:
             self._claim()
-            self.files.replace(_DATA_FILE, self._fingerprint.encode())
+            self.files.replace(_DATA_FILE, self.fingerprint.encode())
             self.files.replace(CONFIG_FILE, to_yaml(self.config).encode())
         if self._extends is not None:
             # until the second write the run counts as finished; then finished.json has fewer epochs than config.yaml
