@@ -1,11 +1,12 @@
 """After a change of the camera, how much of the lost accuracy do reviews recover?
 
-    python benchmarks/improving.py --data-dir DIR [--epochs 4] [--reviews 500] [--weight 10] [--seeds 1]
+    python benchmarks/improving.py --data-dir DIR [--epochs 4] [--reviews 500] [--weight 10] [--rate-factor 1] [--seeds 1]
 
 DIR holds the original files of CIFAR-10. A model is trained as by `cifar-ray train`. Then the camera changes: every picture is blurred
 (Gaussian, 0.8 px) and gets a yellow tint. A server would now capture pictures. Here, the changed camera takes 2,000 training pictures;
 those 500 of which the model is least sure are captured and get their true labels as reviews. Then the model is fine-tuned as by
-`cifar-ray finetune MODEL --with-reviews --review-weight 10`. Accuracies are on the 10,000 test pictures, as each camera takes them.
+`cifar-ray finetune MODEL --with-reviews --review-weight 10 --rate-factor 1 --epochs 4`. Accuracies are on the 10,000 test pictures, as
+each camera takes them.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--reviews", type=int, default=500)
     parser.add_argument("--weight", type=float, default=10.0)
+    parser.add_argument("--rate-factor", type=float, default=1.0)
     parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()
     prepare_process(None)
@@ -59,7 +61,8 @@ def main() -> None:
             train.main(["--dataset", "cifar10", "--epochs", str(options.epochs), "--save-as", "camera", *flags])
             before = accuracies(storage, "camera@1", test, splits.test.labels)
             review(storage, splits.train.images, splits.train.labels, splits.train.class_names, options.reviews, seed)
-            finetune.main(["camera", "--with-reviews", "--review-weight", str(options.weight), "--storage", storage, "--save-as", "camera"])
+            how = ["--with-reviews", "--review-weight", str(options.weight), "--rate-factor", str(options.rate_factor), "--epochs", "4"]
+            finetune.main(["camera", *how, "--storage", storage, "--save-as", "camera"])
             after = accuracies(storage, "camera@latest", test, splits.test.labels)
         lost = before["usual camera"] - before["changed camera"]
         regained = (after["changed camera"] - before["changed camera"]) / lost
