@@ -86,9 +86,16 @@ class Captures:
         by_key = {capture.key: capture for captures in self._contents().values() for capture in captures}
         return [*by_key.values()]  # a picture that was captured twice, because versions disagree on it, counts once
 
-    def find(self, key: str) -> Capture | None:
-        """One picture with its content; `None` if it was not captured or is already deleted."""
+    def find(self, key: str, until: datetime | None = None) -> Capture | None:
+        """One picture with its content; `None` if it was not captured or is already deleted.
+
+        Args:
+            key: key of the picture.
+            until: leave out pictures that were written later.
+        """
         for path, captures in reversed(self._contents().items()):
+            if until is not None and _written_ms(path) > until.timestamp() * 1000:
+                continue
             if any(capture.key == key for capture in captures):
                 found = _decode(self._files.read(path), with_pictures=True)
                 return next((capture for capture in found if capture.key == key), None)
@@ -120,8 +127,7 @@ class Captures:
         size = sum(size for size, _ in states.values())
         deleted = 0
         for path, (own_size, _) in states.items():
-            written_ms = int(path.partition("-")[0])
-            if size <= max_bytes and now_ms - written_ms <= max_age_s * 1000:
+            if size <= max_bytes and now_ms - _written_ms(path) <= max_age_s * 1000:
                 break
             self._files.delete(path)
             size -= own_size
@@ -147,6 +153,10 @@ class Captures:
 def doubt_sort_key(capture: Capture) -> tuple[bool, bool, float]:
     """Sort key, most doubtful captures first: those on which versions disagree, then "none of these", then by rising confidence."""
     return not capture.disagrees, not capture.abstains, capture.confidence
+
+
+def _written_ms(path: str) -> int:
+    return int(path.partition("-")[0])
 
 
 def _encode(captures: Sequence[Capture]) -> bytes:

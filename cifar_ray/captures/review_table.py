@@ -21,7 +21,7 @@ def labelled(captures: Captures, reviews: Reviews, *, several_labels: bool = Fal
         captures: the captured pictures.
         reviews: the decisions.
         several_labels: whether a picture may have any number of labels; if not, decisions without a class are left out, too.
-        until: leave out later decisions.
+        until: leave out later decisions, and pictures that were written later.
     """
     found = []
     for key, review in reviews.current(with_pictures=True, until=until).items():
@@ -29,7 +29,7 @@ def labelled(captures: Captures, reviews: Reviews, *, several_labels: bool = Fal
             continue
         if review.picture:
             found.append(review)
-        elif capture := captures.find(key):  # feedback may have come before the picture was written
+        elif capture := captures.find(key, until):  # feedback may have come before the picture was written
             found.append(review.with_picture(capture))
     return found
 

@@ -60,13 +60,13 @@ def seconds(duration: str) -> float:
     return float(duration[:-1]) * _UNITS_S[duration[-1]]
 
 
-def _read_moment(value: object) -> object:
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            raise ValueError(f"expected a date or a time such as 2026-11-29 or 2026-11-29T09:00, got {value!r}") from None
-    return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else value
+def _read_moment(value: object) -> str:
+    try:
+        if not isinstance(value, datetime):
+            value = datetime.fromisoformat(str(value))
+        return value.astimezone(UTC).isoformat()
+    except (ValueError, OverflowError):  # the first and the last day have no time in some zones
+        raise ValueError("expected a date or a time such as 2026-11-29 or 2026-11-29T09:00") from None
 
 
 # A moment in ISO 8601, kept in UTC; without a time zone it is local time

@@ -92,7 +92,7 @@ class TrainConfig(Config):
 
     with_reviews: bool = Field(False, description="also train on the pictures of requests that people labelled; see cifar-ray review")
     reviews_until: Moment | None = Field(
-        None, description="leave out labels of a later time, as in 2026-11-29T09:00; default: the start of the run"
+        None, description="leave out labels after this local time, as in 2026-11-29T09:00; a date: from 0:00; default: the start of the run"
     )
     review_weight: Positive = Field(1.0, description="weight of each of these pictures in the loss; others have 1")
     groups: tuple[str, ...] = Field(

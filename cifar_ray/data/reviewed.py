@@ -31,7 +31,8 @@ def with_reviews(splits: DatasetSplits, config: TrainConfig) -> DatasetSplits:
     until = datetime.fromisoformat(config.reviews_until) if config.reviews_until else None
     more = reviewed_images(config.storage, train, config.square_policy, held_out=False, until=until)
     if not len(more):
-        _logger.warning("--with-reviews: no picture in %s has a label of this data set yet; see cifar-ray review captures", config.storage)
+        when = f"had a label of this data set until {until.isoformat(timespec='seconds')}" if until else "has a label of this data set yet"
+        _logger.warning("--with-reviews: no picture in %s %s; see cifar-ray review captures", config.storage, when)
         return splits
     _logger.info("training on %s reviewed pictures beside %s others", f"{len(more):,}", f"{len(train):,}")
     if train.weights is not None or config.review_weight != 1:

@@ -18,6 +18,7 @@ from cifar_ray.errors import ConfigError
 from cifar_ray.metrics.accuracy import Labels
 from cifar_ray.recipes import recipe_search_space
 from cifar_ray.storage import FileTree
+from cifar_ray.training.records.saved_runs import check_reviews_until
 from cifar_ray.tuning.record import Record
 from cifar_ray.tuning.space import SearchSpace, parse_space, to_mapping, trial_config
 
@@ -124,6 +125,7 @@ def prepare(fixed: TrainConfig, search: SearchConfig, space_values: Mapping[str,
         raise ConfigError("val_fraction (0): must be more than 0, because trials are compared on validation images")
     if fixed.with_reviews and fixed.reviews_until is None:
         raise ConfigError("--with-reviews: people label while trials run; add --reviews-until TIME, so that all trials see the same")
+    check_reviews_until(fixed)
     if search.grace_period > fixed.epochs:
         raise ConfigError(f"grace_period ({search.grace_period}) must be at most epochs ({fixed.epochs})")
     if space_values is None:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import io
+import time
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_ray.captures.capture_files import Capture
+from cifar_ray.captures.capture_files import Capture, Captures
 from cifar_ray.captures.reviews import Reviews
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data import load_splits, open_splits
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.reviewed import reviewed_images, with_reviews
 from cifar_ray.errors import ConfigError, DataError
-from cifar_ray.training.records.run_folder import Run
+from cifar_ray.training.records.run_folder import Run, unfinished_twin
 from cifar_ray.training.records.saved_runs import fix_reviews
 
 
@@ -85,16 +86,78 @@ def test_a_run_that_is_resumed_keeps_its_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "kept"), [("2026-11-29T09:00Z", "2026-11-29T09:00:00+00:00"), ("2026-11-29T09:00+01:00", "2026-11-29T08:00:00+00:00")]
+    ("given", "kept"), [("2025-11-29T09:00Z", "2025-11-29T09:00:00+00:00"), ("2025-11-29T09:00+01:00", "2025-11-29T08:00:00+00:00")]
 )
 def test_a_time_may_be_given_and_is_kept_in_utc(tmp_path: Path, given: str, kept: str) -> None:
     assert config(tmp_path, reviews_until=given).reviews_until == kept
     assert fix_reviews(config(tmp_path, reviews_until=given)).reviews_until == kept
 
 
-def test_a_time_that_is_none_is_one_line() -> None:
-    with pytest.raises(ConfigError, match=r"^reviews_until: expected a date or a time such as 2026-11-29 or .*, got 'yesterday'"):
-        parse_config(TrainConfig, {"reviews_until": "yesterday"})
+@pytest.mark.parametrize("given", ["yesterday", 2026, 1.5, True, "9999-12-31T23:59:59-05:00"])
+def test_a_time_that_is_none_is_one_line(given: object) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_config(TrainConfig, {"reviews_until": given})
+    assert str(refused.value) == f"reviews_until: expected a date or a time such as 2026-11-29 or 2026-11-29T09:00 (got {given!r})"
+
+
+def test_a_date_in_a_notebook_or_a_file_is_its_first_moment() -> None:
+    for given in (date(2025, 11, 29), datetime(2025, 11, 29), "2025-11-29", 20251129):
+        kept = parse_config(TrainConfig, {"reviews_until": given}).reviews_until
+        assert kept is not None
+        assert datetime.fromisoformat(kept) == datetime(2025, 11, 29).astimezone()
+
+
+def test_a_time_in_the_future_is_refused_because_labels_until_then_would_change_the_data(tmp_path: Path) -> None:
+    later = datetime.now(UTC) + timedelta(days=1)
+    with pytest.raises(ConfigError, match=r"^--reviews-until .*: is in the future"):
+        fix_reviews(config(tmp_path, reviews_until=later))
+    begun = config(tmp_path, reviews_until=later, name="begun")
+    Run(begun).begin()
+    assert fix_reviews(begun) == begun, "another host, whose clock is behind, resumes a run"
+
+
+def test_a_run_of_an_earlier_release_without_a_time_is_resumed(tmp_path: Path) -> None:
+    begun = config(tmp_path, name="old")
+    Run(begun).begin()
+    file = tmp_path / "runs" / "old" / "config.yaml"
+    file.write_text("".join(line for line in file.read_text().splitlines(keepends=True) if "reviews_until" not in line))
+    assert Run(fix_reviews(begun)).is_resumed
+
+
+def test_a_run_that_was_killed_while_it_began_begins_again_with_its_time(tmp_path: Path) -> None:
+    started = fix_reviews(config(tmp_path, name="nightly"))
+    Run(started).begin()
+    (tmp_path / "runs" / "nightly" / "config.yaml").unlink()
+    again = fix_reviews(config(tmp_path, name="nightly"))
+    Run(again).begin()
+    assert again == started
+
+
+def test_an_unfinished_run_with_the_same_reviews_is_named(tmp_path: Path) -> None:
+    Run(fix_reviews(config(tmp_path, name="first")), fingerprint="same").begin()
+    again = fix_reviews(config(tmp_path, name="second"))
+    twin = unfinished_twin(again, "same")
+    assert twin is not None
+    assert twin.name == "first"
+    assert unfinished_twin(again, "other") is None, "people labelled meanwhile"
+
+
+def test_a_picture_that_is_written_after_the_start_of_a_run_does_not_change_its_data(tmp_path: Path) -> None:
+    about = [Capture(f"r{number}", 0, datetime.now(UTC), "d@1", "8", 0.5, False, False, png(number)) for number in range(10)]
+    for one in about:
+        Reviews(str(tmp_path)).add(one.key, "3", "client", None, source="feedback")  # before the server wrote the pictures
+    started = fix_reviews(config(tmp_path))
+    before = load_splits(started)
+    time.sleep(0.01)  # file names have milliseconds
+    Captures(str(tmp_path)).write(about)
+    assert load_splits(started).fingerprint == before.fingerprint
+    assert len(load_splits(fix_reviews(config(tmp_path))).train) > len(before.train)
+
+
+def test_without_labels_until_the_time_the_warning_names_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    label(tmp_path, 10)
+    load_splits(config(tmp_path, reviews_until="2025-11-29T09:00Z"))
+    assert "had a label of this data set until 2025-11-29T09:00:00+00:00;" in caplog.text
 
 
 def test_without_the_flag_no_review_is_read(tmp_path: Path) -> None:

@@ -98,6 +98,11 @@ def test_data_that_changed_meanwhile_are_noticed(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"images or labels have changed since; restore them, or choose another --name") as refused:
         Run(config(tmp_path), fingerprint="two")
     assert "\n" not in str(refused.value)
+    Run(config(tmp_path, name="reviewed", with_reviews=True), fingerprint="one").begin()
+    with pytest.raises(
+        DataError, match=r"a deleted review does not come back: repeat the run with --config .*/runs/reviewed/config\.yaml$"
+    ):
+        Run(config(tmp_path, name="reviewed", with_reviews=True), fingerprint="two")
 
 
 def test_resume_with_a_name_brings_the_settings_of_that_run(tmp_path: Path) -> None:

@@ -147,4 +147,6 @@ def test_a_search_with_reviews_needs_a_time_so_that_all_trials_see_the_same_pict
     fixed = TrainConfig(dataset="digits", with_reviews=True)
     with pytest.raises(ConfigError, match=r"^--with-reviews: people label while trials run; add --reviews-until TIME"):
         prepare(fixed, SearchConfig(), space)
-    prepare(fixed.model_copy(update={"reviews_until": "2026-11-29T00:00:00+00:00"}), SearchConfig(), space)
+    prepare(fixed.model_copy(update={"reviews_until": "2025-11-29T00:00:00+00:00"}), SearchConfig(), space)
+    with pytest.raises(ConfigError, match=r"^--reviews-until .*: is in the future"):
+        prepare(fixed.model_copy(update={"reviews_until": "2999-01-01T00:00:00+00:00"}), SearchConfig(), space)

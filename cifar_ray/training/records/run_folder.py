@@ -16,11 +16,10 @@ from cifar_ray.storage.probe import StorageProbe
 from cifar_ray.training.records import curves, history
 from cifar_ray.training.records.checkpoint import Checkpoints
 from cifar_ray.training.records.results import EpochReport
-from cifar_ray.training.records.saved_runs import CONFIG_FILE, latest_run, read_config
+from cifar_ray.training.records.saved_runs import CLAIMS, CONFIG_FILE, FIRST_CLAIM, latest_run, read_config, saved_settings
 
 _logger = logging.getLogger(__name__)
 _DATA_FILE, _END_FILE = "data.sha256", "finished.json"
-_CLAIMS = "claims"
 _FREE = {
     "checkpoint_every",
     "cluster",
@@ -79,7 +78,9 @@ class Run:
         if changes:
             raise ConfigError(f"{where} with another config{differs}; choose another --name, or resume it with {self.command()}")
         if fingerprint and (self.files.read(_DATA_FILE) or fingerprint.encode()) != fingerprint.encode():
-            raise DataError(f"{where}, but its images or labels have changed since; restore them, or choose another --name")
+            again = f"; a deleted review does not come back: repeat the run with --config {config.storage}/runs/{self.name}/{CONFIG_FILE}"
+            remedy = again if config.with_reviews else ""
+            raise DataError(f"{where}, but its images or labels have changed since; restore them, or choose another --name{remedy}")
 
     def is_finished(self) -> bool:
         """Whether the run's model was saved; runs of early releases, which cannot resume, count as finished."""
@@ -124,9 +125,9 @@ class Run:
 
     def _claim(self) -> None:
         """Claim the name. If several processes start a run of this name at the same time, the first one decides the config."""
-        if self.files.add_numbered(_CLAIMS, {CONFIG_FILE: to_yaml(self.config).encode()}) == 1:
+        if self.files.add_numbered(CLAIMS, {CONFIG_FILE: to_yaml(self.config).encode()}) == 1:
             return
-        first = read_config(self.files, f"{_CLAIMS}/1/{CONFIG_FILE}")
+        first = read_config(self.files, FIRST_CLAIM)
         if first is not None and (changes := _differences(first, self.config)):
             where = f"name: run {self.name!r} in {self.config.storage}/runs"
             raise ConfigError(f"{where} was started just now with another config; it has {', '.join(changes)}; choose another --name")
@@ -173,7 +174,9 @@ def unfinished_twin(config: TrainConfig, fingerprint: str) -> Run | None:
     """Find the run that began last, if it has another name, the same settings and images, and is unfinished."""
     try:
         name = latest_run(config.storage)
-        run = Run(config.model_copy(update={"name": name}), fingerprint=fingerprint)
+        # with the same images, another time of the reviews makes no difference
+        until = saved_settings(name, config.storage).get("reviews_until")
+        run = Run(config.model_copy(update={"name": name, "reviews_until": until}), fingerprint=fingerprint)
     except (ConfigError, DataError, StoreError):  # there is none, it has other settings, or it is finished
         return None
     return run if run.is_resumed and name != config.name else None

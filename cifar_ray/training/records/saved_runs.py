@@ -13,6 +13,8 @@ from cifar_ray.errors import ConfigError, StoreError
 from cifar_ray.storage import FileTree
 
 CONFIG_FILE = "config.yaml"
+CLAIMS = "claims"
+FIRST_CLAIM = f"{CLAIMS}/1/{CONFIG_FILE}"
 
 Command = TypeVar("Command", bound=TrainConfig)
 
@@ -47,14 +49,40 @@ def fix_reviews(config: Command) -> Command:
     """Fix the time until which reviewed pictures are used: that of the run if it exists, else now.
 
     People label while a run trains. Without a fixed time, workers that load the pictures later, and a resumed run, would see other data.
+    A run of release 1.0 has no time; it is resumed as it was started.
 
     Raises:
+        ConfigError: if the config of a new run has a time in the future.
         StoreError: if the config of the run is damaged.
     """
-    if not config.with_reviews or config.reviews_until is not None:
+    if not config.with_reviews:
         return config
-    saved = (read_config(FileTree(config.storage, f"runs/{config.name}")) if config.name else None) or {}
-    return config.model_copy(update={"reviews_until": saved.get("reviews_until") or datetime.now(UTC).isoformat()})
+    saved = _begun(config)
+    if saved is None:
+        check_reviews_until(config)
+    if config.reviews_until is not None:
+        return config
+    return config.model_copy(update={"reviews_until": datetime.now(UTC).isoformat() if saved is None else saved.get("reviews_until")})
+
+
+def check_reviews_until(config: TrainConfig) -> None:
+    """Refuse a time in the future: labels that people give until then would change the data of the run.
+
+    Raises:
+        ConfigError: if the time is in the future.
+    """
+    if config.reviews_until is not None and datetime.fromisoformat(config.reviews_until) > datetime.now(UTC):
+        raise ConfigError(
+            f"--reviews-until {config.reviews_until}: is in the future; pass a time until now, so that later labels do not count"
+        )
+
+
+def _begun(config: TrainConfig) -> dict[str, Any] | None:
+    """The config with which the run of this name began; also if it was killed between the claim of its name and its config."""
+    if config.name is None:
+        return None
+    files = FileTree(config.storage, f"runs/{config.name}")
+    return read_config(files) or read_config(files, FIRST_CLAIM)
 
 
 def read_config(files: FileTree, name: str = CONFIG_FILE) -> dict[str, Any] | None:
