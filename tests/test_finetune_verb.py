@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,10 +15,11 @@ from cifar_ray import __main__ as console
 from cifar_ray.cli import training_flags
 from cifar_ray.config import StartConfig, TrainConfig, to_yaml
 from cifar_ray.data import load_splits
+from cifar_ray.errors import ConfigError
 from cifar_ray.models import create_model
 from cifar_ray.recipes import digits
 from cifar_ray.store import Architecture, Bundle, Manifest, ModelStore
-from cifar_ray.training.finetuning import warn_of_overlap
+from cifar_ray.training.finetuning import compare_on_reviews, warn_of_overlap
 from tests.data.test_reviewed import label
 
 EVEN_ODD = ["--groups", "even=0,2,4,6,8", "odd=1,3,5,7,9"]
@@ -67,6 +69,8 @@ def test_the_parents_settings_hold_at_a_tenth_of_its_rate_and_flags_change_them(
     assert (command.start.freeze, command.start.stage_decay) == ("2", 0.3)
     assert command.reviews_until is None
     assert parse(["digits", "--storage", store.storage, "--with-reviews"])[0].reviews_until, "people label while it trains"
+    with pytest.raises(ConfigError, match="--reviews-until: has no effect without --with-reviews"):
+        parse(["digits", "--storage", store.storage, "--reviews-until", "2025-11-29"])
 
 
 def test_train_repeats_a_fine_tuning_from_its_config(store: ModelStore, tmp_path: Path) -> None:
@@ -89,6 +93,13 @@ def test_other_images_give_a_model_of_their_own_name(store: ModelStore, tmp_path
     assert (command.dataset, command.save_as, command.start.model) == ("folder", None, "foreign@1")
 
 
+def test_models_of_different_classes_are_not_compared_on_reviewed_pictures(store: ModelStore) -> None:
+    label(Path(store.storage), 10, "even")
+    parent = store.load("digits")
+    child = dataclasses.replace(parent, manifest=parent.manifest.model_copy(update={"class_names": ("even", "odd")}))
+    assert compare_on_reviews((parent, child), store.storage) == ""
+
+
 def test_reviewed_pictures_that_join_the_same_data_do_not_make_it_another_split(store: ModelStore) -> None:
     label(Path(store.storage), 10)
     plain, reviewed, other = (
@@ -99,6 +110,15 @@ def test_reviewed_pictures_that_join_the_same_data_do_not_make_it_another_split(
     parent = store.save("same", stored.manifest.model_copy(update={"dataset_fingerprint": plain.fingerprint}), stored.weights)
     assert len(reviewed.train) > len(plain.train)
     assert warn_of_overlap(parent, TrainConfig(), reviewed) is None
+    of_release_1_0 = stored.manifest.model_copy(
+        update={
+            "dataset_fingerprint": reviewed.fingerprint,  # with the reviews of that day
+            "test_fingerprint": plain.test_fingerprint,
+            "train_config": {"with_reviews": True},
+        }
+    )
+    label(Path(store.storage), 10, "7")
+    assert warn_of_overlap(store.save("old", of_release_1_0, stored.weights), TrainConfig(), reviewed) is None
     assert "may have been trained on" in (warn_of_overlap(parent, TrainConfig(), other) or "")
 
 

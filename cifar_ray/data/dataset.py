@@ -180,6 +180,11 @@ class Splits(Generic[Train]):
         """Fingerprint of the data set itself, without reviewed pictures: reviews arrive every day, and the data set stays the same."""
         return self.source_fingerprint or self.fingerprint
 
+    @property
+    def test_fingerprint(self) -> str:
+        """Fingerprint of the test images; empty if there are none."""
+        return self.test.fingerprint if self.test is not None else ""
+
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over the fingerprints of the splits."""

@@ -68,7 +68,7 @@ def quantize_stored(
     bundle = store.load(reference)
     given = {"with_reviews": False} | ({"data_dir": data_dir} if data_dir else {})
     splits = load_splits(parse_config(TrainConfig, bundle.manifest.train_config | given), progress)
-    if splits.fingerprint != bundle.manifest.dataset_fingerprint:
+    if not bundle.manifest.was_trained_on(splits.fingerprint, splits.test_fingerprint):
         raise ConfigError(
             f"the images of {splits.name} differ from the training images of {bundle.reference}; pass their folder with --data-dir"
         )

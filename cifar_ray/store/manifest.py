@@ -79,7 +79,7 @@ class Manifest(Config):
         metrics: figures by name, for example `test_accuracy`, 0–1.
         image_counts: number of images by split (`train`, `val`, `test`, or `cv` for cross-validation); empty in bundles of release 0.1.
         dataset_name: name of the training data set.
-        dataset_fingerprint: sha256 of all its splits, without reviewed pictures that the training added.
+        dataset_fingerprint: sha256 of all its splits, without reviewed pictures that the training added; release 1.0 included these.
         test_fingerprint: sha256 of the test split alone, which does not change with the seed of the validation split;
             empty if unknown.
         parent: the bundle from which training started, as `name@version` or path; `None` for fresh weights.
@@ -147,3 +147,17 @@ class Manifest(Config):
     def tested_on(self) -> str:
         """Fingerprint of the test images; if it is equal, the test metrics of two models are comparable."""
         return self.test_fingerprint or self.dataset_fingerprint
+
+    def was_trained_on(self, dataset_fingerprint: str, test_fingerprint: str) -> bool:
+        """Whether a data set is that of the training, with the same splits.
+
+        Release 1.0 included reviewed pictures in the fingerprint. For such a bundle, the same test images are enough.
+
+        Args:
+            dataset_fingerprint: fingerprint of the data set, without reviewed pictures.
+            test_fingerprint: fingerprint of its test images; empty if there are none.
+        """
+        of_release_1_0 = self.train_config.get("with_reviews") and "reviews_until" not in self.train_config
+        if of_release_1_0 and test_fingerprint and test_fingerprint == self.test_fingerprint:
+            return True
+        return dataset_fingerprint == self.dataset_fingerprint

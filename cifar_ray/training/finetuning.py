@@ -79,7 +79,7 @@ def warn_of_overlap(parent: Bundle, config: TrainConfig, splits: TrainingSplits)
     """
     trained_on = parent.manifest
     is_other = trained_on.dataset_name != splits.name or not trained_on.dataset_fingerprint
-    if is_other or config.groups or trained_on.dataset_fingerprint == splits.dataset_fingerprint:
+    if is_other or config.groups or trained_on.was_trained_on(splits.dataset_fingerprint, splits.test_fingerprint):
         return None  # groups change the labels and therefore the fingerprint, but not the split
     return (
         f"the pictures or their split differ from those of {parent.reference}: it may have been trained on some of the new model's "
@@ -130,7 +130,8 @@ def compare_on_reviews(bundles: Sequence[Bundle], storage: str) -> str:
         storage: holds the pictures.
 
     Returns:
-        One line; empty if no reviewed picture of their classes was kept out of training.
+        One line; empty if no reviewed picture of their classes was kept out of training, or the models have different classes, because
+        each would be tested on other pictures.
 
     Raises:
         StoreError: if the storage cannot be read.
@@ -142,6 +143,8 @@ def compare_on_reviews(bundles: Sequence[Bundle], storage: str) -> str:
     from cifar_ray.inference.predictor import Predictor
     from cifar_ray.metrics.intervals import describe_accuracy
 
+    if len({frozenset(bundle.manifest.class_names) for bundle in bundles}) > 1:
+        return ""
     texts, count = [], 0
     for bundle in bundles:
         manifest, names = bundle.manifest, bundle.manifest.class_names

@@ -105,7 +105,7 @@ def describe(run: TrainedRun, config: TrainConfig, splits: TrainingSplits) -> Ma
         image_counts={name: len(part) for name, part in splits} | ({"cv": len(train)} if Score.find(run.result.metrics, "cv") else {}),
         dataset_name=splits.name,
         dataset_fingerprint=splits.dataset_fingerprint,
-        test_fingerprint=splits.test.fingerprint if splits.test is not None else "",
+        test_fingerprint=splits.test_fingerprint,
         parent=config.start.model if config.start else None,
         parent_weights_sha256=run.result.parent_weights_sha256,
         pretrained=run.result.pretrained,
