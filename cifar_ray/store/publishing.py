@@ -197,7 +197,14 @@ def _data(manifest: Manifest) -> str:
     counts = ", ".join(f"{count:,} {name}" for name, count in manifest.image_counts.items() if name != "cv")
     groups = manifest.train_config.get("groups") or ()
     merged = f" Classes were merged: {'; '.join(map(str, groups))}." if groups else ""
-    return f"{manifest.dataset_name} ({counts or 'number of pictures unknown'}); fingerprint `{manifest.dataset_fingerprint[:16]}`.{merged}"
+    until = f" until {moment[:16]} UTC" if (moment := manifest.train_config.get("reviews_until")) else ""
+    reviews = (
+        f" The training pictures include those of requests that people labelled{until}."
+        if manifest.train_config.get("with_reviews")
+        else ""
+    )
+    facts = f"({counts or 'number of pictures unknown'}); fingerprint `{manifest.dataset_fingerprint[:16]}`"
+    return f"{manifest.dataset_name} {facts}.{merged}{reviews}"
 
 
 def _training(manifest: Manifest) -> str:

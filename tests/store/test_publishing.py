@@ -49,6 +49,12 @@ def test_the_card_has_figures_with_intervals_limits_data_and_metadata(storage: s
         assert text in body
 
 
+def test_the_card_says_that_the_training_pictures_include_labelled_requests(tmp_path: Path, save_tiny: SaveTiny) -> None:
+    save_tiny(str(tmp_path), train_config={"with_reviews": True, "reviews_until": "2026-11-29T09:29:08.178108+00:00"})
+    card = model_card(load_model("pets", str(tmp_path)))
+    assert "The training pictures include those of requests that people labelled until 2026-11-29T09:29 UTC." in card
+
+
 def test_a_model_that_was_not_measured_says_so(tmp_path: Path, save_tiny: SaveTiny) -> None:
     save_tiny(str(tmp_path))
     assert "It was not measured." in model_card(load_model("pets", str(tmp_path)))
