@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Search for a recipe; `argv` contains the flags, `None` means the flags of this process."""
     command = parse_tune_command(argv, PROG)
 
-    from cifar_ray.tuning.search_job import prepare, saved_settings
+    from cifar_ray.tuning.search_job import digest_labels, prepare, saved_settings
 
     saved_space = saved_settings(command.storage, command.resume)["space"] if command.resume else None
     job = prepare(command.train_config(), command.search_config(), saved_space)
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with ProgressDisplay() as display:
         splits = load_splits(job.fixed, display.start)
     check_batch_size(job.fixed.batch_size, len(splits.train), job.search.workers_per_trial)
-    job, record = job.open_for(splits.train.labels, len(splits.val or ()))
+    job, record = job.open_for(splits.train.labels, len(splits.val or ()), digest_labels(splits))
     table, best = LiveTable(job.search.time_budget_s), None
     table.on_message(describe_start(record, job, splits.name))
 

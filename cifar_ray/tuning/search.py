@@ -29,6 +29,7 @@ from cifar_ray.storage import FileTree
 from cifar_ray.storage.probe import StorageProbe
 from cifar_ray.tuning.algorithms import create_repeater, create_scheduler, create_searcher
 from cifar_ray.tuning.record import OUT_OF_TIME, Record, Trial
+from cifar_ray.tuning.search_job import DATA_FILE
 from cifar_ray.tuning.space import SearchSpace
 from cifar_ray.tuning.trial import DIVERGED, REPORT_FIELDS, TrialJob, config_key, release_workers, run_trial
 
@@ -86,7 +87,7 @@ def run_search(
         trials = f"{folder}/{TRIALS_FOLDER}"
         check_shared_storage(StorageProbe.place(FileTree(fixed.storage, trials)), fixed.storage, trials)
         resumed = {config_key(trial.config): trial.folder for trial in [*record.trials, *record.repeats] if trial.status == "interrupted"}
-        job = TrialJob(fixed.model_dump(mode="json"), fixed.storage, trials, plan, resumed)
+        job = TrialJob(fixed.model_dump(mode="json"), fixed.storage, trials, plan, resumed, (files.read(DATA_FILE) or b"").decode())
 
         def trial(tune_config: dict[str, Any]) -> None:
             run_trial(tune_config, job)

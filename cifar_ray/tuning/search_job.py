@@ -14,7 +14,8 @@ import yaml
 from cifar_ray.config import TrainConfig, read_yaml
 from cifar_ray.config.documents import without_format
 from cifar_ray.config.search_config import SearchConfig
-from cifar_ray.errors import ConfigError
+from cifar_ray.data.dataset import DatasetSplits
+from cifar_ray.errors import ConfigError, DataError
 from cifar_ray.metrics.accuracy import Labels
 from cifar_ray.recipes import recipe_search_space
 from cifar_ray.storage import FileTree
@@ -24,6 +25,7 @@ from cifar_ray.tuning.space import SearchSpace, parse_space, to_mapping, trial_c
 
 FOLDER = "tunings"
 _SETTINGS_FILE = "search.yaml"
+DATA_FILE = "data.sha256"
 FORMAT_VERSION = 1
 # Settings that may change when a search is resumed, because no result of a trial depends on them: of `fixed`, and of `search`.
 _MAY_DIFFER = ("name", "promote", "num_workers", "storage", "cluster")
@@ -60,7 +62,7 @@ class SearchJob:
         """The search space as YAML for `--space`."""
         return yaml.safe_dump(to_mapping(self.space), sort_keys=False, default_flow_style=None)
 
-    def open_for(self, labels: Labels, val_images: int) -> tuple[SearchJob, Record]:
+    def open_for(self, labels: Labels, val_images: int, digest: str = "") -> tuple[SearchJob, Record]:
         """Set the task of the job from its training labels, and open its record, see `open`.
 
         For several labels per picture, the metric mAP replaces accuracy.
@@ -68,22 +70,25 @@ class SearchJob:
         Args:
             labels: int64 `[N]`, or uint8 `[N, C]` for several labels per picture.
             val_images: number of validation images, for intervals.
+            digest: see `digest_labels`; empty if unknown.
         """
         if labels.ndim == 1:
-            return self, self.open(val_images)
+            return self, self.open(val_images, digest)
         metric = "val_map" if self.search.metric == "val_accuracy" else self.search.metric
         fixed, search = self.fixed.model_copy(update={"task": "multi-label"}), self.search.model_copy(update={"metric": metric})
         job = dataclasses.replace(self, fixed=fixed, search=search)
-        return job, job.open(val_images)
+        return job, job.open(val_images, digest)
 
-    def open(self, val_images: int | None = None) -> Record:
+    def open(self, val_images: int | None = None, digest: str = "") -> Record:
         """Start the record of a new search, or load the record of an interrupted one.
 
         Args:
             val_images: number of validation images, for intervals.
+            digest: see `digest_labels`; empty if unknown.
 
         Raises:
             ConfigError: if a search of this name is complete, or has other settings.
+            DataError: if the data set has changed since the search started, so that trials could not be compared.
         """
         record = Record.load(self.files)
         ours = yaml.safe_dump({"format_version": FORMAT_VERSION} | self._settings(), sort_keys=False).encode()
@@ -93,6 +98,9 @@ class SearchJob:
             self._settings()
         ):
             raise ConfigError(f"name: search {self.name!r} in {self.files.path()} has other settings; choose another --name")
+        if digest and self.files.update(DATA_FILE, lambda present: present or digest.encode()) != digest.encode():
+            where = f"name: search {self.name!r} in {self.files.path()}"
+            raise DataError(f"{where}: its images or labels have changed since; restore them, or choose another --name")
         if record is None:
             return Record(self.search.metric, self.fixed.epochs, self.search.num_samples, val_images=val_images)
         if record.ended and self.search.num_samples <= record.num_samples:
@@ -106,6 +114,17 @@ class SearchJob:
             "search": self.search.model_dump(mode="json"),
             "space": to_mapping(self.space),
         }
+
+
+def digest_labels(splits: DatasetSplits) -> str:
+    """sha256 of the classes, and of the labels of the training and validation images.
+
+    It is quick enough for each trial, and trials that differ in the image size or in weights have the same.
+    """
+    digest = hashlib.sha256("\0".join(splits.train.class_names).encode())
+    for part in (splits.train, splits.val):
+        digest.update(b";" if part is None else b";" + part.labels.tobytes())
+    return digest.hexdigest()
 
 
 def prepare(fixed: TrainConfig, search: SearchConfig, space_values: Mapping[str, Any] | None = None) -> SearchJob:

@@ -28,15 +28,17 @@ from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data import load_splits
 from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import DatasetSplits
-from cifar_ray.errors import TrainingError, advising_on_memory
+from cifar_ray.errors import DataError, TrainingError, advising_on_memory
 from cifar_ray.storage import FileTree
 from cifar_ray.training.loop.fit import fit
 from cifar_ray.training.loop.snapshot import Snapshot
+from cifar_ray.training.on_ray.ingest import DATA_DIFFER
 from cifar_ray.training.on_ray.ray_trainer import POLL_INTERVAL_S
 from cifar_ray.training.records.results import EpochReport, Weights
 from cifar_ray.training.steps.micro_batches import memory_advice
 from cifar_ray.training.weights.initial_network import load_parent
 from cifar_ray.tuning.record import AGAIN
+from cifar_ray.tuning.search_job import digest_labels
 from cifar_ray.tuning.space import trial_config
 
 SNAPSHOT_FILE = "snapshot.pt"
@@ -62,6 +64,7 @@ class TrialJob:
         folder: parent of the folders of trials, relative to the storage.
         plan: workers of one trial and their resources.
         resumed: folders of interrupted trials, by `config_key`.
+        digest: `digest_labels` of the driver's data; empty if unknown.
     """
 
     fixed: dict[str, Any]
@@ -69,6 +72,7 @@ class TrialJob:
     folder: str
     plan: WorkerPlan
     resumed: dict[str, str]
+    digest: str = ""
 
     @property
     def in_process(self) -> bool:
@@ -96,6 +100,9 @@ def run_trial(tune_config: dict[str, Any], job: TrialJob) -> None:
     config = trial_config(parse_config(TrainConfig, job.fixed), parameters)
     work = {"config": config.model_dump(mode="json"), "storage": job.storage, "folder": folder, "threads": max(1, int(job.plan.cpus))}
     work[AGAIN] = AGAIN in tune_config
+    # at another size, other pictures may be near-duplicates, and these stay in one split
+    same_images = (config.image_size, config.resize_policy) == (job.fixed["image_size"], job.fixed["resize_policy"])
+    work["digest"] = job.digest if same_images else ""
     trainer = TorchTrainer(
         train_trial,
         train_loop_config=work | {"in_process": job.in_process},
@@ -113,7 +120,11 @@ def run_trial(tune_config: dict[str, Any], job: TrialJob) -> None:
 
 
 def train_trial(work: dict[str, Any]) -> None:
-    """The function that each worker of a trial runs: `fit`, from the snapshot of the trial if there is one."""
+    """The function that each worker of a trial runs: `fit`, from the snapshot of the trial if there is one.
+
+    Raises:
+        DataError: if the driver has other labels, so that trials could not be compared, or workers would disagree on the number of steps.
+    """
     config = parse_config(TrainConfig, work["config"])
     if work["in_process"]:  # inside a Tune function, Ray Train's own functions raise an error
         report, shard = tune.report, Shard()
@@ -125,6 +136,8 @@ def train_trial(work: dict[str, Any]) -> None:
     if shard.rank == 0 and not work["in_process"]:
         files.replace(WORKERS_FILE, get_current_placement_group().id.hex().encode())
     splits = without_test(load_splits(config))
+    if work["digest"] not in ("", digest_labels(splits)):
+        raise DataError(f"{config.data_dir or splits.name}: {DATA_DIFFER}")
     if work[AGAIN]:  # the splits were made with the original seed, so only training differs
         config = config.model_copy(update={"seed": config.seed + 1})
     start = _read_snapshot(files, device)

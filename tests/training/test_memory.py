@@ -73,7 +73,15 @@ def test_a_trial_without_memory_has_failed_with_the_advice_and_has_not_diverged(
     monkeypatch.setattr(trial, "load_splits", lambda _: few_stripes)
     monkeypatch.setattr(Trainer, "train_step", full)
     config = {"dataset": "digits", "model": "small_cnn", "batch_size": 18, "precision": "fp32"}
-    work = {"config": config, "storage": str(tmp_path), "folder": "trials/one", "threads": 1, AGAIN: False, "in_process": True}
+    work = {
+        "config": config,
+        "storage": str(tmp_path),
+        "folder": "trials/one",
+        "threads": 1,
+        AGAIN: False,
+        "in_process": True,
+        "digest": "",
+    }
     with pytest.raises(ResourceError, match=r"^out of memory: pass a --micro-batch-size below 18; .*Tried to allocate 2\.00 GiB\.\)$"):
         trial.train_trial(work)
     assert reported == []

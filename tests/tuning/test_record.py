@@ -4,16 +4,20 @@ import csv
 import io
 import json
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
 from cifar_ray.config import TrainConfig
 from cifar_ray.config.search_config import SearchConfig
-from cifar_ray.errors import ConfigError, StoreError
+from cifar_ray.data import load_splits
+from cifar_ray.errors import ConfigError, DataError, StoreError
 from cifar_ray.recipes import get_recipe
 from cifar_ray.storage import FileTree
+from cifar_ray.tuning import trial
 from cifar_ray.tuning.record import AGAIN, STATE_FILE, Record, Status, Trial
-from cifar_ray.tuning.search_job import prepare
+from cifar_ray.tuning.search_job import digest_labels, prepare
 from tests.tuning.conftest import report
 
 
@@ -150,3 +154,28 @@ def test_a_search_with_reviews_needs_a_time_so_that_all_trials_see_the_same_pict
     prepare(fixed.model_copy(update={"reviews_until": "2025-11-29T00:00:00+00:00"}), SearchConfig(), space)
     with pytest.raises(ConfigError, match=r"^--reviews-until .*: is in the future"):
         prepare(fixed.model_copy(update={"reviews_until": "2999-01-01T00:00:00+00:00"}), SearchConfig(), space)
+
+
+def test_a_search_is_not_resumed_with_other_labels(record: Record, tmp_path) -> None:
+    job = prepare(
+        TrainConfig(dataset="digits", storage=str(tmp_path), name="one"), SearchConfig(), {"optimizer.lr": {"loguniform": [1e-4, 1e-2]}}
+    )
+    labels = np.zeros(3, np.int64)
+    job.open_for(labels, 1, "one")
+    record.save(job.files)
+    assert job.open_for(labels, 1, "one")[1].trials == record.trials
+    with pytest.raises(DataError, match=r"search 'one' in .*: its images or labels have changed since; restore them, or choose another"):
+        job.open_for(labels, 1, "two")
+
+
+def test_a_trial_that_finds_other_labels_says_so_before_it_trains(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "get_ray_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(trial, "prepare_process", lambda threads: None)
+    monkeypatch.setattr(trial, "fit", lambda *args, **settings: pytest.fail("it trains"))
+    config = TrainConfig(dataset="digits", image_size=8, storage=str(tmp_path))
+    work = {"config": config.model_dump(mode="json"), "storage": str(tmp_path), "folder": "one", "threads": 1, "in_process": True}
+    with pytest.raises(DataError, match=r"^digits: the pictures differ between hosts or have changed"):
+        trial.train_trial(work | {AGAIN: False, "digest": "f" * 64})
+    splits = load_splits(config)
+    assert digest_labels(splits) == digest_labels(trial.without_test(load_splits(config.model_copy(update={"image_size": 16}))))
+    assert digest_labels(splits) != digest_labels(load_splits(config.model_copy(update={"seed": 1})))

@@ -91,7 +91,7 @@ def test_asha_stops_trials_before_their_last_epoch_and_the_best_runs_to_its_end(
     assert len(finished.runs(best)) == 2
     assert finished.runs(best)[1].epochs[0]["train_loss"] != best.epochs[0]["train_loss"]
     left = {path.name for path in (storage / "tunings" / "one").iterdir()} - {".lock"}
-    assert left == {"search.yaml", "state.json", "trials.csv", "best.yaml", "report.html", "curves.png", "parallel.png"}
+    assert left == {"search.yaml", "data.sha256", "state.json", "trials.csv", "best.yaml", "report.html", "curves.png", "parallel.png"}
 
 
 @pytest.mark.ray
