@@ -60,7 +60,8 @@ class ResumeFlags(TrackingFlags):
 class TrainCommand(TrainConfig, ResumeFlags):
     """Train an image classifier on all GPUs or CPU cores, save the model to the store, and report its accuracy.
 
-    A recipe supplies the defaults. The settings in --config FILE.yaml override the recipe, and flags override both.
+    A recipe supplies the defaults; those below are for CIFAR-10. For your own pictures, train chooses by looking at them, and says what.
+    The settings in --config FILE.yaml override the recipe, and flags override both.
     """
 
     essentials: ClassVar[Essentials] = essential_flags.TRAIN

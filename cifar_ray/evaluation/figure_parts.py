@@ -67,7 +67,7 @@ def cost_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
         (
             "speed",
             f"{cost['latency_ms']:.2f} ms for one image, {cost['images_per_s']:,.0f} images/s in batches "
-            f"({cost['engine']}, {cost['precision']}, {cost['threads']} threads)",
+            f"({cost['engine']}, {cost['precision']}, {cost['threads']} thread{'s' * (cost['threads'] != 1)})",
         ),
     ]
 
