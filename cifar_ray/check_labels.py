@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     print_figures(label_report.describe(label_report.summary(checked)))
     print_figures([(name, folder.path(file)) for name, file in (("look at", label_report.PAGE), ("table", label_report.TABLE))])
-    if following:
+    if following and checked.suspects:
         print_figures([("then", f"decide on the page, download decisions.csv, and: {following}")])
     return 0
 

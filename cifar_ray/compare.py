@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             engine=command.engine,
         )
     a, b = comparison.a, comparison.b
-    default = f"comparisons/{a.reference}-{b.reference}/{a.data.name}-{command.split}"
+    default = f"comparisons/{a.reference}-{b.reference}/{a.data.name}-{a.data.split}"
     folder = save_report(to_files(comparison), command.out, command.storage, default)
     figures = to_json(comparison)
     print_figures([*summarize(figures), ("report", folder.path("comparison.html"))])

@@ -54,6 +54,17 @@ def test_the_states_of_ray_trains_controller_are_still_there() -> None:
     assert "scaling_decision" in states.resizes.__init__.__annotations__ | {"scaling_decision": None}
 
 
+def test_the_options_of_a_running_serve_are_still_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.serve import context
+    from ray.serve._private.client import ServeControllerClient
+
+    assert hasattr(ServeControllerClient, "http_config")
+    monkeypatch.setattr(context, "_get_global_client", lambda: SimpleNamespace(http_config=SimpleNamespace(port=8123)))
+    assert private.serve_port() == 8123
+    monkeypatch.delattr(context, "_get_global_client")
+    assert private.serve_port() is None
+
+
 @pytest.mark.parametrize("name", ["_foreach_copy_", "_foreach_lerp_"])
 def test_torchs_operations_on_many_tensors_are_still_there(name: str) -> None:
     assert hasattr(torch, name)

@@ -34,7 +34,9 @@ class CheckLabelsCommand(Config):
     )
     data_dir: str | None = Field(None, description="folder of the files of cifar10 or cifar100")
     columns: str | None = Field(None, description="columns of a table, as in image=path,label=species; default: found by their names")
-    apply: str | None = Field(None, description="table of decisions, from the report: write the corrected table of labels")
+    apply: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = Field(
+        None, description="decisions.csv from the report: write the corrected table of labels"
+    )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="seed of the folds")
     storage: str = Field(default_factory=default_storage, description=f"path or URI; default: ${STORAGE_VARIABLE} or ./storage")
     out: str | None = Field(

@@ -24,9 +24,10 @@ _TIMEOUT_S = 60
 
 
 class ServeCommand(Config):
-    """Serves a model over HTTP, set up for throughput. The page and the API documentation are at http://HOST:PORT.
+    """Serve a model over HTTP, configured for throughput. The page and the API documentation are at http://HOST:PORT.
 
-    `serve run deployments:app KEY=VALUE …` takes all settings of the server; docs/api.md lists them.
+    To require API keys, create one with cifar-ray keys add NAME, then export CIFAR_RAY_API_KEYS=FILE. `serve run deployments:app
+    KEY=VALUE …` takes all settings of the server; docs/api.md lists them.
     """
 
     model: Positional[str | None] = Field(
@@ -64,7 +65,7 @@ class ServeCommand(Config):
 
 
 class DemoCommand(Config):
-    """Trains a model on built-in images, serves it, sends it a test picture, and stops everything."""
+    """Train a model on built-in images, serve it, send it a test picture, and stop everything."""
 
     storage: str = Field(default_factory=default_storage, description=f"path or URI of the model; default ${STORAGE_VARIABLE} or ./storage")
 

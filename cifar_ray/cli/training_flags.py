@@ -60,7 +60,8 @@ class ResumeFlags(TrackingFlags):
 class TrainCommand(TrainConfig, ResumeFlags):
     """Train an image classifier on all GPUs or CPU cores, save the model to the store, and report its accuracy.
 
-    A recipe supplies the defaults. The settings in --config FILE.yaml override the recipe, and flags override both.
+    A recipe supplies the defaults; those below are for CIFAR-10. For your own pictures, train chooses by looking at them, and says what.
+    The settings in --config FILE.yaml override the recipe, and flags override both.
     """
 
     essentials: ClassVar[Essentials] = essential_flags.TRAIN
@@ -154,8 +155,7 @@ def requested_list(arguments: Sequence[str]) -> str:
         return describe_networks()
     from cifar_ray.models.timm_networks import list_timm
 
-    found = list_timm(following[0])
-    if not found:
+    if not (found := list_timm(following[0])):
         raise ConfigError(f"--list-models {following[0]}: timm has no such network")
     return "\n".join(found)
 

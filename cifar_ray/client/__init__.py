@@ -203,7 +203,7 @@ class Client:
             reason = " ".join(reply.decode(errors="replace").split())[:200]
         if status in _IMAGE_ERRORS:
             raise _IMAGE_ERRORS[status](reason)
-        hint = f"; set {KEY_VARIABLE} to your key" if status == http.client.UNAUTHORIZED else ""
+        hint = f"; pass key=, or set {KEY_VARIABLE}" if status == http.client.UNAUTHORIZED else ""
         raise ServerError(f"{self._where}: {status}: {reason}{hint}", status)
 
     def _send(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes, str]:

@@ -158,6 +158,21 @@ def end_proxies(node_id: str) -> None:
             continue
 
 
+def serve_port() -> int | None:
+    """Port of the Ray Serve to which this process is connected; the public `serve.start` ignores the port if Serve runs already.
+
+    Fallback: `None`, so a server that listens elsewhere is only noticed because it does not answer.
+    """
+    from ray.exceptions import RayError
+
+    try:
+        from ray.serve.context import _get_global_client
+
+        return int(_get_global_client().http_config.port)
+    except (ImportError, AttributeError, TypeError, RayError):
+        return None
+
+
 def causes_of(error: BaseException) -> Sequence[BaseException]:
     """Causes of a Ray error, from its attributes, some of which are private, and from `__cause__`."""
     names = ("cause", "_base_exc", "controller_failure")

@@ -15,7 +15,7 @@ from typing import Any
 from cifar_ray.cluster.connection import ray_cluster
 from cifar_ray.cluster.failures import last_line
 from cifar_ray.cluster.need import belongs_to_cluster
-from cifar_ray.cluster.private import end_proxies
+from cifar_ray.cluster.private import end_proxies, serve_port
 from cifar_ray.cluster.signals import Signals
 from cifar_ray.errors import ResourceError
 
@@ -85,7 +85,10 @@ def serving(
             try:
                 grpc = None if grpc_port is None else {"port": grpc_port, "grpc_servicer_functions": [_GRPC_SERVICER]}
                 serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port}, grpc_options=grpc)
+                _check_port(port)
                 serve.run(make_application(dict(arguments)), name=name)
+            except ResourceError:
+                raise
             except Exception as error:  # from a replica, a proxy or Ray; the log says more
                 reason = last_line(str(error)) or type(error).__name__
                 raise ResourceError(f"the server did not start: {reason}; see the log above, or {_LOGS}") from error
@@ -97,6 +100,11 @@ def serving(
     finally:
         if node_id is not None and not was_there:
             end_proxies(node_id)
+
+
+def _check_port(port: int) -> None:
+    if (other := serve_port()) not in (None, port):
+        raise ResourceError(f"port {port}: Ray Serve already runs on this cluster, at port {other}; use it, or end it: serve shutdown -y")
 
 
 def serve_until_signal(

@@ -56,7 +56,7 @@ class TrainConfig(Config):
         None,
         description="folder: DIR/train/<class>/… with optional val/ and test/, or DIR/<class>/…; a table of paths and labels "
         "(.csv, .tsv, .jsonl, .json, .parquet), WebDataset tars, Hugging Face data sets, or a folder with one of them; "
-        "also s3://bucket/folder; cifar: folder of the files",
+        "also s3://bucket/folder; cifar10, cifar100: folder of the files",
     )
     columns: str | None = Field(
         None,

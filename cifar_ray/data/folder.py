@@ -153,7 +153,7 @@ class Damaged:
         if self.errors:
             more = f"; and {len(self.errors) - _NAMED:,} more" if len(self.errors) > _NAMED else ""
             counts = f"{len(self.errors):,} of {len(self._listing):,} pictures"
-            _logger.warning("%s: left out %s that are damaged: %s%s", self._listing.root, counts, "; ".join(self.errors[:_NAMED]), more)
+            _logger.warning("%s: left out %s as damaged: %s%s", self._listing.root, counts, "; ".join(self.errors[:_NAMED]), more)
         for error in self.errors[_NAMED:]:
             _logger.debug("left out %s", error)
 

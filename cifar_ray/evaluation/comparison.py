@@ -143,12 +143,12 @@ def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
     first, second = (one["model"] for one in figures["models"])
     return [
         *rows,
-        ("difference", f"{100 * figures['difference']:+.2f} points (95 % interval {100 * low:+.2f} to {100 * high:+.2f})"),
+        ("difference", f"{second} {100 * figures['difference']:+.2f} points (95 % interval {100 * low:+.2f} to {100 * high:+.2f})"),
         ("test", f"jackknife over the images; p-value {format_p_value(figures['p_value'])}")
         if of_sets
         else (
             "McNemar",
-            f"only {first} correct: {figures['only_first_right']:,} images, only {second} correct: "
+            f"images that only {first} gets right: {figures['only_first_right']:,}, only {second}: "
             f"{figures['only_second_right']:,}; p-value {format_p_value(figures['p_value'])}",
         ),
         ("verdict", figures["verdict"]),

@@ -155,7 +155,7 @@ def summarize(figures: dict[str, Any]) -> list[tuple[str, str]]:
         (
             "data",
             f"{figures['name']}: {', '.join(f'{count:,} {split}' for split, count in figures['images'].items())}, "
-            f"{len(figures['classes'])} classes, {figures['image_size_px']} px",
+            f"{len(figures['classes'])} classes, examined at {figures['image_size_px']} px",
         ),
         ("balance", _balance(figures)),
         ("mean", " ".join(f"{value:.4f}" for value in figures["channel_mean"])),
@@ -209,7 +209,7 @@ def _duplicates(splits: DatasetSplits, found: FoundDuplicates) -> dict[str, Any]
 def _duplicate_rows(duplicates: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:
     rows, without = [], []
     for found in duplicates:
-        where = f"within {found['split']}" if found["split"] == found["searched"] else f"of {found['split']} in {found['searched']}"
+        where = f"within {found['split']}" if found["split"] == found["searched"] else f"between {found['split']} and {found['searched']}"
         if found["count"]:
             rows.append(
                 ("duplicates", f"{where}: {found['count']:,} ({100 * found['share']:.2f} %), {found['identical']:,} of them identical")

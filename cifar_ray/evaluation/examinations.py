@@ -84,7 +84,7 @@ def evaluate_stored(
         robustness_images = max(_LEAST_CORRUPTED, _CORRUPTED_PIXELS // data.images.image_size_px**2)
     # with several labels per image there is no single prediction that is right or wrong under a corruption
     every = None if data.images.is_multi_label else corruption_stride(len(data.images), robustness_images)
-    advance = progress("evaluating, with corrupted copies" if every else "evaluating", count_predictions(len(data.images), every))
+    advance = progress("evaluating, also on corrupted copies" if every else "evaluating", count_predictions(len(data.images), every))
     if num_workers is None:
         scores = score_here(predictor, data.images, every, advance)
     else:

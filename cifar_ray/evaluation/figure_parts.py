@@ -56,7 +56,8 @@ def images_row(figures: dict[str, Any]) -> tuple[str, str]:
     data = figures["data"]
     texts = {True: " (the test split of its training)", False: " (not the test split of its training)", None: ""}
     known = texts[data["the_images_that_training_reported_on"]]
-    return "images", f"{data['images']:,} {data['split']} images of {data['name']}{known}"
+    which = "images of all splits" if data["split"] == "all" else f"{data['split']} images"
+    return "images", f"{data['images']:,} {which} of {data['name']}{known}"
 
 
 def cost_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
@@ -67,7 +68,7 @@ def cost_rows(figures: dict[str, Any]) -> list[tuple[str, str]]:
         (
             "speed",
             f"{cost['latency_ms']:.2f} ms for one image, {cost['images_per_s']:,.0f} images/s in batches "
-            f"({cost['engine']}, {cost['precision']}, {cost['threads']} threads)",
+            f"({cost['engine']}, {cost['precision']}, {cost['threads']} thread{'s' * (cost['threads'] != 1)})",
         ),
     ]
 

@@ -160,7 +160,7 @@ def _leakage(evaluation: ModelEvaluation) -> dict[str, Any] | None:
 def _calibration_line(calibration: dict[str, Any]) -> str:
     leaning = "over" if calibration["overconfidence"] > 0 else "under"
     before, temperature = calibration["expected_calibration_error_without_it"], calibration["temperature"]
-    fitted = "no temperature was fitted" if temperature == 1 else f"{100 * before:.2f} % without the temperature of {temperature:.3g}"
+    fitted = "temperature 1: no change" if temperature == 1 else f"{100 * before:.2f} % without the temperature of {temperature:.3g}"
     return (
         f"expected calibration error {100 * calibration['expected_calibration_error']:.2f} %, "
         f"{leaning}confident by {100 * abs(calibration['overconfidence']):.2f} %; {fitted}"

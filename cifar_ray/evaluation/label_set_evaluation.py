@@ -93,6 +93,8 @@ def evaluate_label_set_model(
     rules = manifest.rules or plain
     probabilities = rules.probabilities(logits)
     leakage = find_leakage(predictor, images, data.train, progress) if look_for_leakage and data.train is not None else None
+    progress("measuring speed and memory", 0)
+    cost = measure_cost(predictor)
     return LabelSetEvaluation(
         reference=reference,
         manifest=manifest,
@@ -104,7 +106,7 @@ def evaluate_label_set_model(
         calibration=calibrate_labels(probabilities, images.labels),
         uncalibrated=calibrate_labels(plain.probabilities(logits), images.labels),
         abstained=float(np.concatenate([block.abstains for block in blocks]).mean()),
-        cost=measure_cost(predictor),
+        cost=cost,
         leakage=leakage,
         figures_without_duplicates=(
             None if leakage is None else evaluate_label_sets(logits[leakage.kept], images.labels[leakage.kept], rules)

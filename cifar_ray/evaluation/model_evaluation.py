@@ -151,6 +151,8 @@ def evaluate_model(
     temperature = predictor.manifest.temperature
     probabilities = softmax(logits, temperature)
     figures = evaluate_logits(logits, images.labels, temperature)
+    progress("measuring speed and memory", 0)
+    cost = measure_cost(predictor)
     return ModelEvaluation(
         reference=reference,
         manifest=predictor.manifest,
@@ -163,7 +165,7 @@ def evaluate_model(
         abstains=np.concatenate([block.abstains for block in blocks]),
         bias=prediction_bias(figures.confusion),
         slices={name: slice_by(values, correct) for name, values in properties(images, data.root).items()},
-        cost=measure_cost(predictor),
+        cost=cost,
         robustness=_robustness(images, correct, blocks),
         leakage=find_leakage(predictor, images, data.train, progress) if look_for_leakage and data.train is not None else None,
     )

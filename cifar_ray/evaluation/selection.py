@@ -54,7 +54,12 @@ def select(manifest: Manifest, choice: DataChoice, progress: StartTask = no_prog
         ConfigError: if the manifest does not name the training data and no data were chosen.
         DataError: if the data are missing, lack the split, or have classes that the model lacks.
     """
-    return load_selected(manifest, _data_config(manifest, choice), choice.split, progress)
+    selected = load_selected(manifest, _data_config(manifest, choice), choice.split, progress)
+    if selected.split != choice.split:
+        is_other = choice.dataset is not None or choice.data_dir is not None
+        more = "; for data that the model was not trained on, --split all uses every picture" if is_other else ""
+        _logger.info("%s has no test pictures: its %d validation pictures are used%s", selected.name, len(selected.images), more)
+    return selected
 
 
 def load_selected(manifest: Manifest, config: TrainConfig, split: SplitName, progress: StartTask = no_progress) -> Selected:
@@ -66,7 +71,6 @@ def load_selected(manifest: Manifest, config: TrainConfig, split: SplitName, pro
     config = config.model_copy(update={"image_size": manifest.image_size_px, "resize_policy": manifest.resize_policy})
     splits = load_splits(config, progress)
     if split == "test" and splits.test is None and splits.val is not None:
-        _logger.info("%s has no test pictures: its %d validation pictures are used", splits.name, len(splits.val))
         split = "val"
     chosen = pick(splits, split)
     images = relabel(chosen, manifest.class_names, splits.name)

@@ -188,7 +188,7 @@ def choose(
             reasons.append(str(refusal).removeprefix("engine: "))
             continue
         gain = speedup(candidate, best, reference.manifest.image_size_px)
-        reasons.append(f"{candidate.name} is {gain:.1f} times as fast as {best.name}")
+        reasons.append(f"{candidate.name} measured {gain:.1f} times as fast as {best.name}")
         best = candidate if gain > _WORTHWHILE else best
     return best, ", ".join(dict.fromkeys(reasons))
 

@@ -148,7 +148,7 @@ def _decide(store: ModelStore, bundle: Bundle, seen: Aliases) -> tuple[bool, str
         return ours.value >= theirs.value, f"{ours.named} is {verdict} the {theirs} of the production model {reference}"
     if new.dataset_name != present.dataset_name:
         return False, (
-            f"the production model {reference} has another data set ({present.dataset_name}) and other test images, "
+            f"the production model {reference} has another data set ({present.dataset_name}) and was not tested on the same images, "
             "so the accuracies are not comparable"
         )
     if new.class_names != present.class_names:

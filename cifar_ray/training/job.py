@@ -46,6 +46,8 @@ class JobResult:
             lines.append(f"gallery  the model contains {pictures} for the server's page; --gallery 0 leaves them out")
         if any(name.endswith("balanced_accuracy") for name in self.run.result.metrics):  # some class may be much worse than the others
             lines.append(f"look   cifar-ray evaluate {bundle.reference}{storage_flag(self.config.storage)}")
+        if not self.saved.promoted:
+            lines.append(f"promote anyway  cifar-ray store promote {bundle.reference}{storage_flag(self.config.storage)}")
         model = bundle.name if self.saved.promoted else bundle.reference
         lines.append(f"serve  serve run deployments:app model={model} storage={self.config.storage}")
         return "\n".join(lines)

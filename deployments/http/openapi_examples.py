@@ -105,5 +105,5 @@ DETAILS = {
     429: "rate limit of laptop: 600 requests per minute. Try again in 1 s",
     500: "internal error; the server's log has the details",
     503: "the queue is full (256 pictures); try again later",
-    504: "no prediction within 30 s; try again",
+    504: "no answer within 30 s: the server is busy or still loads the model; try again",
 }

@@ -77,7 +77,7 @@ class RemoteClassifier(Classifier):
             async with asyncio.timeout(self._timeout_s):
                 return await response
         except TimeoutError:
-            raise DeadlineError(f"no prediction within {self._timeout_s:g} s; try again, or start the server with more replicas") from None
+            raise DeadlineError(f"no answer within {self._timeout_s:g} s: the server is busy or still loads the model; try again") from None
         except RayTaskError as error:  # the replica raised: the cause is one of our errors, or a bug
             if isinstance(error.cause, UnavailableError):
                 raise error.cause from None

@@ -112,6 +112,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "node-of-the-test"))
     monkeypatch.setattr(serve_command, "belongs_to_cluster", lambda: False)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(serve_command, "serve_port", lambda: None)
     monkeypatch.setattr(serve_command, "end_proxies", lambda node_id: told.append(f"end proxies of {node_id}"))
     monkeypatch.setattr(ray_serve, "start", lambda **options: told.append(f"start {options['http_options']} {options['grpc_options']}"))
     monkeypatch.setattr(ray_serve, "run", lambda application, name: told.append(f"run {name} {application}"))
@@ -133,6 +134,18 @@ def test_it_starts_ray_serve_with_the_projects_settings_and_what_is_exported_win
         assert (os.environ["RAY_SERVE_HAPROXY_NBTHREAD"], os.environ["RAY_SERVE_ENABLE_HA_PROXY"]) == ("3", "1")
     assert without_ray[-2:] == ["delete default", "end proxies of node-of-the-test"]
     assert stages == ["starting Ray", "starting the HTTP server and the model"]
+
+
+def test_a_serve_that_runs_already_at_another_port_is_named_before_anything_is_deployed(
+    without_ray: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve_command, "serve_port", lambda: 8000)
+    with (
+        pytest.raises(ResourceError, match=r"^port 8001: Ray Serve already runs on this cluster, at port 8000; use it, or end it"),
+        serve_command.serving({"model": "digits"}, "127.0.0.1", 8001, lambda _: None, name="default", for_throughput=False),
+    ):
+        pytest.fail("it serves")
+    assert not [line for line in without_ray if line.startswith(("run", "delete"))]
 
 
 def test_grpc_is_opened_on_request_only_with_methods_that_ray_can_import(

@@ -130,7 +130,7 @@ def test_a_broken_picture_is_named_and_left_out(
     with caplog.at_level(logging.INFO):
         rest = load(tmp_path / "many", val_fraction=0, test_fraction=0).train
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert f"left out 2 of 300 pictures that are damaged: {paths[3]}" in line
+    assert f"left out 2 of 300 pictures as damaged: {paths[3]}" in line
     assert str(paths[200]) in line
     kept = np.delete(np.arange(300), [3, 200])
     assert np.array_equal(rest.images, sound.images[kept])
@@ -146,7 +146,7 @@ def test_many_broken_pictures_are_counted_in_one_line_and_training_goes_on(
     with caplog.at_level(logging.DEBUG):
         assert load(tmp_path / "many", val_fraction=0, test_fraction=0).train.class_counts().tolist() == [10, 10]
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert line.startswith(f"{tmp_path / 'many'}: left out 20 of 40 pictures that are damaged: ")
+    assert line.startswith(f"{tmp_path / 'many'}: left out 20 of 40 pictures as damaged: ")
     assert line.endswith("; and 17 more")
     assert [str(path) in line for path in paths[:4]] == [True, True, True, False]
     named = [record.getMessage() for record in caplog.records if record.levelno == logging.DEBUG and "left out" in record.getMessage()]

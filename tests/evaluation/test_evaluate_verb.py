@@ -103,10 +103,11 @@ def test_progress_counts_each_prediction_and_ends_at_the_total(models: Models) -
 
     evaluate_stored("counted", str(storage), DataChoice(split="all"), start, robustness_images=30, look_for_leakage=False)
     images, corrupted = 270, 30
-    task = "evaluating, with corrupted copies"  # more than the images of the split
-    assert totals[task] == images + corrupted * len(CORRUPTIONS) * LEVELS
-    assert sum(steps[task]) == totals[task]
-    assert len(steps[task]) == 2 * (1 + len(CORRUPTIONS) * LEVELS), "the first block alone would otherwise take a minute in silence"
+    assert totals["evaluating, also on corrupted copies"] == images + corrupted * len(CORRUPTIONS) * LEVELS
+    assert sum(steps["evaluating, also on corrupted copies"]) == totals["evaluating, also on corrupted copies"]
+    assert len(steps["evaluating, also on corrupted copies"]) == 2 * (1 + len(CORRUPTIONS) * LEVELS), (
+        "the first block alone would otherwise take a minute in silence"
+    )
 
 
 @pytest.mark.ray

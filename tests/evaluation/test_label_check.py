@@ -74,7 +74,7 @@ def test_decisions_become_a_table_that_train_reads_and_no_picture_moves(
     decisions.write_text("\n".join(lines), encoding="utf-8")
     assert cli.run(lambda: check_labels.main([str(mislabelled), "--apply", str(decisions)])) == 0
     table = mislabelled / "corrected_labels.csv"
-    assert f"cifar-ray train --data-dir {table}" in capsys.readouterr().out
+    assert f"cifar-ray train --data-dir {table} --save-as {mislabelled.name}" in capsys.readouterr().out
     label_of = {row["image"]: row["label"] for row in rows_of(table)}
     assert [label_of[name] for name in wrong] == ["vertical", "vertical", "plain"]
     assert "horizontal/copy.png" not in label_of

@@ -71,7 +71,7 @@ def test_a_signal_after_engines_came_and_went_is_only_a_signal(make_bundle: Make
 def test_auto_takes_what_was_measured_faster(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, gain: float, taken: str) -> None:
     monkeypatch.setattr(engines, "speedup", lambda *_: gain)
     predictor = Predictor(make_bundle(), precision="fp32")
-    assert (predictor.engine, predictor.engine_reason) == (taken, f"openvino is {gain} times as fast as torch")
+    assert (predictor.engine, predictor.engine_reason) == (taken, f"openvino measured {gain} times as fast as torch")
 
 
 @needs_openvino
@@ -79,7 +79,7 @@ def test_the_measurement_compares_the_two(make_bundle: MakeBundle, monkeypatch: 
     clock = iter(range(10**6))
     monkeypatch.setattr(engines.time, "perf_counter", lambda: float(next(clock)))  # type: ignore[attr-defined]
     predictor = Predictor(make_bundle(), precision="fp32")
-    assert (predictor.engine, predictor.engine_reason) == ("torch", "openvino is 1.0 times as fast as torch")
+    assert (predictor.engine, predictor.engine_reason) == ("torch", "openvino measured 1.0 times as fast as torch")
 
 
 @needs_openvino

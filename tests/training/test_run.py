@@ -78,7 +78,8 @@ def test_a_finished_run_is_refused(begun: Path) -> None:
     Run(config(begun)).finish(model="digits@1")
     for resume in ("auto", "never", "run"):
         with pytest.raises(
-            ConfigError, match=r"exists in .* and is finished; choose another --name, or train it for longer: .* --epochs N$"
+            ConfigError,
+            match=r"exists in .* and is finished; choose another --name, or train it for longer: .* --epochs N, with N above \d+$",
         ):
             Run(config(begun), resume)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
 
-from cifar_ray.cli.output.liveness import format_seconds
+from cifar_ray.cli.output.liveness import format_seconds, is_terminal
 from cifar_ray.cli.output.terminal import ProgressDisplay
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.streamed import TrainingSplits
@@ -66,7 +67,8 @@ class ConsoleProgress:
         self._estimated = True
         left_s = (self._epochs - position) * (now_s - began_s) / (position - first)
         if left_s > _WORTH_SAYING_S:
-            self.on_message(f"about {format_seconds(left_s)} left; Ctrl-C saves and stops, and the run can be resumed")
+            stop = "Ctrl-C saves and stops, and" if is_terminal(sys.stderr) else "if it is stopped,"  # Ctrl-C does not reach a job
+            self.on_message(f"about {format_seconds(left_s)} left; {stop} the run can be resumed")
 
     def on_epoch(self, report: EpochReport) -> None:
         """Print the line of an epoch."""

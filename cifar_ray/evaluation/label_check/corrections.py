@@ -151,7 +151,7 @@ def apply_decisions(data: str, columns: str | None, decisions: str, table: str) 
     tree.replace(name, content)
     return [
         ("written", f"{path}: {counted(changed, 'label')} changed, {counted(removed, 'picture')} left out"),
-        ("train", f"cifar-ray train --data-dir {shlex.quote(str(path))}"),
+        ("train", f"cifar-ray train --data-dir {shlex.quote(str(path))} --save-as {shlex.quote(listing.name)}"),
     ]
 
 

@@ -70,7 +70,11 @@ class Run:
         differs = f"; it has {', '.join(changes)}" if changes else ""
         if self.is_finished():
             if resume != self.name or not self._grows(saved):
-                longer = f", or train it for longer: {self.command()} --epochs N" if config.method == "scratch" else ""
+                longer = (
+                    f", or train it for longer: {self.command()} --epochs N, with N above {saved.get('epochs')}"
+                    if config.method == "scratch"
+                    else ""
+                )
                 raise ConfigError(f"{where} and is finished{differs}; choose another --name{longer}")
             self._extends, changes = saved, []
         if resume == "never":
