@@ -54,7 +54,7 @@ def describe_calibration(calibration: Calibration, uncalibrated: Calibration) ->
 def images_row(figures: dict[str, Any]) -> tuple[str, str]:
     """Row of a summary table: the images."""
     data = figures["data"]
-    texts = {True: " (the test split of its training)", False: " (not the test split of its training)", None: ""}
+    texts = {True: " (the test split of its training)", False: f" (not the {data['split']} split of its training)", None: ""}
     known = texts[data["the_images_that_training_reported_on"]]
     which = "images of all splits" if data["split"] == "all" else f"{data['split']} images"
     return "images", f"{data['images']:,} {which} of {data['name']}{known}"

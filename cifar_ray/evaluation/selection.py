@@ -77,8 +77,24 @@ def load_selected(manifest: Manifest, config: TrainConfig, split: SplitName, pro
     train = splits.train if split in ("test", "val") else None
     place = Path(config.data_dir) if config.dataset == "folder" and config.data_dir is not None else None
     root = place.parent if place is not None and place.is_file() else place
-    as_trained = chosen.fingerprint == manifest.test_fingerprint if split == "test" and manifest.test_fingerprint else None
+    as_trained = None
+    if split == "test" and manifest.test_fingerprint:
+        as_trained = chosen.fingerprint == manifest.test_fingerprint
+    elif split == "val" and _divides_otherwise(manifest, config):
+        as_trained = False
     return Selected(splits.name, split, images, train, root, config, as_trained)
+
+
+def _divides_otherwise(manifest: Manifest, config: TrainConfig) -> bool:
+    """Whether the training of a model divided the same data into other splits; their manifest has no fingerprint of validation images."""
+    known = {key: value for key, value in manifest.train_config.items() if key in _SPLIT_SETTINGS and key in TrainConfig.model_fields}
+    if "dataset" not in known:
+        return False
+    trained = parse_config(TrainConfig, known)
+    if (trained.dataset, trained.data_dir, trained.columns) != (config.dataset, config.data_dir, config.columns):
+        return False
+    theirs, ours = ((one.seed_of_splits, one.val_fraction, one.test_fraction, one.groups) for one in (trained, config))
+    return theirs != ours
 
 
 def _data_config(manifest: Manifest, choice: DataChoice) -> TrainConfig:

@@ -255,6 +255,25 @@ def test_the_summary_says_whether_these_are_the_test_images_of_the_training(
     assert notes == [f"{'note':12} other@1 was trained with another split; it may have been trained on some of these images"]
 
 
+def test_on_validation_images_too_compare_names_a_model_of_another_split(
+    models: Models, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, save = models
+    trained = {"dataset": "folder", "data_dir": str(pictures), "val_fraction": 0.1}
+    for name, more in (
+        ("first", {"seed": 3}),
+        ("same", {"seed": 9, "split_seed": 3}),
+        ("apart", {"seed": 4}),
+        ("far", {"dataset": "digits"}),
+    ):
+        settings = {"dataset": "digits", "val_fraction": 0.1} if name == "far" else trained | more
+        save(name, train_config=settings)
+    for name, told in (("same", False), ("apart", True), ("far", False)):
+        flags = ["--storage", str(storage), "--out", str(tmp_path / name), "--split", "val"]
+        assert console.main(["compare", "first", name, *flags]) == 0
+        assert (f"{name}@1 was trained with another split" in capsys.readouterr().out) == told
+
+
 def test_an_ensemble_is_evaluated_like_any_model(models: Models, pictures: Path, tmp_path: Path) -> None:
     storage, save = models
     save("member", seed=1)
