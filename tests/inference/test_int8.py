@@ -106,7 +106,7 @@ def test_auto_takes_it_where_it_was_measured_faster(int8: Bundle, monkeypatch: p
     monkeypatch.setattr(engines, "speedup", lambda *_: gain)
     predictor = Predictor(int8)
     assert predictor.engine == taken
-    assert "openvino-int8 is" in predictor.engine_reason
+    assert "openvino-int8 measured" in predictor.engine_reason
 
 
 @needs_nncf
