@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from cifar_ray import cli
 from cifar_ray.cli.training_flags import parse_train_command, requested_list
-from cifar_ray.config import TrainConfig
 
 PROG = "cifar-ray train"
 
@@ -23,21 +22,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from cifar_ray.cli.output.terminal import ProgressDisplay
     from cifar_ray.cli.output.training_progress import train_with_progress  # imports torch, too slow for --help and lists
-    from cifar_ray.data import open_splits
-    from cifar_ray.data.batches.shares import check_batch_size
     from cifar_ray.training import job
 
     cli.show_log()
-    config: TrainConfig = command
     with ProgressDisplay() as display:
-        if command.resize_policy == "auto":
-            from cifar_ray.training.transfer import choose_resize_policy
-
-            config, comparison = choose_resize_policy(command, open_splits, display.start)
-            display.write(comparison)
-        splits = open_splits(config, display.start)
-    if config.method == "scratch":
-        check_batch_size(config.batch_size, len(splits.train), config.max_workers)
+        config, splits = job.load_data(command, display.start, display.write)
     print(train_with_progress(job.with_name(config, splits), splits, command.track, command.resume).summary())
     return 0
 

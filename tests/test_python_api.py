@@ -64,6 +64,8 @@ def test_a_notebook_shows_classes_figures_and_mistakes_as_text_never_as_markup(
 def test_mistakes_are_raised_as_our_errors(tmp_path: Path, save_tiny: SaveTiny) -> None:
     with pytest.raises(ConfigError, match="epoch"):
         cr.fit("digits", epoch=3, storage=tmp_path)
+    with pytest.raises(DataError, match=r"batch_size: 100000 exceeds the \d+ training images"):
+        cr.fit("digits", batch_size=100_000, storage=tmp_path)
     with pytest.raises((ConfigError, DataError), match="nosuchfolder"):
         cr.fit(tmp_path / "nosuchfolder", storage=tmp_path)
     with pytest.raises(UnknownModelError):

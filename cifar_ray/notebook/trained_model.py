@@ -182,15 +182,16 @@ def fit(data: str | os.PathLike[str], *, storage: str | os.PathLike[str] | None 
         DataError: if the data are unusable.
         TrainingError: if the training fails.
     """
+    from cifar_ray.cli.output.terminal import ProgressDisplay
     from cifar_ray.cli.output.training_progress import train_with_progress
     from cifar_ray.cli.training_flags import parse_train_command
-    from cifar_ray.data import open_splits
     from cifar_ray.training import job
 
     place = resolve_storage(os.fspath(storage) if storage is not None else default_storage())
     command = parse_train_command(_flags(_source(data) | {"storage": place} | settings), "cifar_ray.fit")
-    splits = open_splits(command)
-    result = train_with_progress(job.with_name(command, splits), splits, command.track, command.resume)
+    with ProgressDisplay() as display:
+        config, splits = job.load_data(command, display.start, display.write)
+    result = train_with_progress(job.with_name(config, splits), splits, command.track, command.resume)
     return Model(result.saved.bundle, place)
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from cifar_ray.config import TrainConfig, parse_config, storage_flag
+from cifar_ray.data import open_splits
+from cifar_ray.data.batches.shares import check_batch_size
 from cifar_ray.data.streamed import TrainingSplits
+from cifar_ray.data.task_progress import StartTask
 from cifar_ray.training.class_balance import advise, describe_figures
 
 if TYPE_CHECKING:
@@ -51,6 +55,31 @@ class JobResult:
         model = bundle.name if self.saved.promoted else bundle.reference
         lines.append(f"serve  serve run deployments:app model={model} storage={self.config.storage}")
         return "\n".join(lines)
+
+
+def load_data(config: TrainConfig, progress: StartTask, on_message: Callable[[str], object]) -> tuple[TrainConfig, TrainingSplits]:
+    """Load the data of a config, choose the resize policy if the config leaves it open, and check the batch size.
+
+    Args:
+        config: settings of the training.
+        progress: starts a progress bar for each task.
+        on_message: receives the figures of the compared policies.
+
+    Returns:
+        The config with its resize policy, and the data.
+
+    Raises:
+        DataError: see `open_splits`; or if the batch size exceeds the number of training images.
+    """
+    if config.resize_policy == "auto":
+        from cifar_ray.training.transfer import choose_resize_policy
+
+        config, comparison = choose_resize_policy(config, open_splits, progress)
+        on_message(comparison)
+    splits = open_splits(config, progress)
+    if config.method == "scratch":
+        check_batch_size(config.batch_size, len(splits.train), config.max_workers)
+    return config, splits
 
 
 def with_name(config: TrainConfig, splits: TrainingSplits) -> TrainConfig:
