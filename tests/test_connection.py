@@ -36,8 +36,8 @@ def test_ray_is_told_where(choice: str, expected: dict[str, object], monkeypatch
     told: list[dict[str, object]] = []
     monkeypatch.setattr(ray, "init", lambda **options: told.append(options))
     monkeypatch.setattr(ray, "shutdown", lambda: None)
-    with ray_cluster(choice):
-        pass
+    with ray_cluster(choice) as is_own:
+        assert is_own == (expected["address"] == "local")
     assert told[0].items() >= expected.items()
 
 

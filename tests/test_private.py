@@ -54,6 +54,24 @@ def test_the_states_of_ray_trains_controller_are_still_there() -> None:
     assert "scaling_decision" in states.resizes.__init__.__annotations__ | {"scaling_decision": None}
 
 
+def test_the_cleaner_of_ray_train_is_still_there_and_is_left_out_only_in_the_block() -> None:
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+    from ray.train.v2.api import data_parallel_trainer
+
+    assert data_parallel_trainer.PlacementGroupCleanerCallback is PlacementGroupCleanerCallback
+    with private.without_group_cleaner():
+        assert not isinstance(data_parallel_trainer.PlacementGroupCleanerCallback(), PlacementGroupCleanerCallback)
+    assert data_parallel_trainer.PlacementGroupCleanerCallback is PlacementGroupCleanerCallback
+
+
+def test_without_the_cleaner_a_block_runs_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.train.v2.api import data_parallel_trainer
+
+    monkeypatch.delattr(data_parallel_trainer, "PlacementGroupCleanerCallback")
+    with private.without_group_cleaner():
+        pass
+
+
 def test_the_options_of_a_running_serve_are_still_there(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.serve import context
     from ray.serve._private.client import ServeControllerClient

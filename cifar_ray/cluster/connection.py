@@ -17,12 +17,15 @@ _ANSWER_S = 5.0
 
 
 @contextmanager
-def ray_cluster(choice: str = "auto", shows_logs: bool = False) -> Iterator[None]:
+def ray_cluster(choice: str = "auto", shows_logs: bool = False) -> Iterator[bool]:
     """Connect to a running cluster, or start one on this machine and stop it at the end of the block.
 
     Args:
         choice: `auto`: a running cluster, else a started one; `start`: a started one; or the address of a cluster.
         shows_logs: whether to show the output of the workers, as for the log of a server.
+
+    Yields:
+        Whether the cluster was started here, and ends with the block.
 
     Raises:
         ResourceError: if there is no cluster at the address, or Ray does not start.
@@ -30,13 +33,14 @@ def ray_cluster(choice: str = "auto", shows_logs: bool = False) -> Iterator[None
     import ray
 
     if ray.is_initialized():
-        yield
+        yield False
         return
     if not shows_logs:  # a computing job, not a server
         prepare_children()
     _check_answers(_address(choice), f"--cluster {choice}" if choice != "auto" else "RAY_ADDRESS")
     # A job scheduler often sends SIGTERM to all processes of a job. Ray's processes inherit the blocked signal, so that workers can save.
     blocked_before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    address: str | None = choice
     try:
         if choice in ("auto", "start"):
             # a file may still contain the address of a cluster that has ended, to which Ray would try to connect
@@ -50,7 +54,7 @@ def ray_cluster(choice: str = "auto", shows_logs: bool = False) -> Iterator[None
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked_before)
     try:
-        yield
+        yield address == "local"
     finally:
         ray.shutdown()
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -142,6 +143,28 @@ def controller_states() -> ControllerStates | None:
     except ImportError:
         return None
     return ControllerStates(ControllerCallback, (ResizingState, PreemptingState), ResizingState, RestartingState)
+
+
+@contextmanager
+def without_group_cleaner() -> Iterator[None]:
+    """Start trainings without the process that frees Ray Train's resources if its controller dies.
+
+    A cluster that ends with this program does not need it. If another cluster runs on the machine, it asks that one about the controller,
+    takes the controller for dead, and stops the workers. Fallback: it is started.
+    """
+    try:
+        from ray.train.v2._internal.execution.callback import ControllerCallback
+        from ray.train.v2.api import data_parallel_trainer
+
+        cleaner = data_parallel_trainer.PlacementGroupCleanerCallback
+    except (ImportError, AttributeError):
+        yield
+        return
+    data_parallel_trainer.PlacementGroupCleanerCallback = ControllerCallback
+    try:
+        yield
+    finally:
+        data_parallel_trainer.PlacementGroupCleanerCallback = cleaner
 
 
 def end_proxies(node_id: str) -> None:
