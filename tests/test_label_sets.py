@@ -9,6 +9,7 @@ from sklearn.metrics import average_precision_score, coverage_error, f1_score, l
 
 from cifar_ray.metrics.label_rules import LabelRules, fit_rules
 from cifar_ray.metrics.label_sets import average_precisions, calibrate_labels, evaluate_label_sets, map_spread, mean_average_precision
+from cifar_ray.metrics.score import Score
 
 Drawn = tuple[npt.NDArray[np.float32], npt.NDArray[np.uint8]]
 
@@ -117,3 +118,8 @@ def test_thresholds_reach_a_precision(wanted: float) -> None:
     np.testing.assert_allclose(np.mean(reached, axis=0), wanted, atol=0.03)
     impossible = fit_rules(np.zeros((50, 1), np.float32), np.zeros((50, 1), np.uint8), min_precision=wanted)
     assert impossible.thresholds[0] == wanted
+
+
+def test_a_map_whose_parts_are_all_alike_has_no_interval_of_width_zero() -> None:
+    assert str(Score("map", 1.0, 30, 0.0)) == "100.0 % (30 pictures)"
+    assert str(Score("map", 0.9, 30, 0.02)) == "90.0 % (86.1–93.9 %, 30 pictures)"

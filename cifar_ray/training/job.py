@@ -39,7 +39,7 @@ class JobResult:
         """Summary for the user: the run, its figures, the model, and the command that serves it."""
         lines = [_describe_result(self.run.path, self.run.result, self.saved.bundle.manifest.image_counts)]
         if self.run.restarts:
-            lines.append(f"{self.run.restarts} worker failures, {self.run.repeated_steps} steps repeated")
+            lines.append(f"restarts after failed workers: {self.run.restarts}; repeated steps: {self.run.repeated_steps}")
         if len({count for _, _, count in self.run.workers}) > 1:
             lines.append("workers " + ", ".join(f"{count} from step {step} of epoch {epoch}" for epoch, step, count in self.run.workers))
         bundle = self.saved.bundle
