@@ -60,7 +60,7 @@ class ResumeFlags(TrackingFlags):
 class TrainCommand(TrainConfig, ResumeFlags):
     """Train an image classifier on all GPUs or CPU cores, save the model to the store, and report its accuracy.
 
-    A recipe supplies the defaults; those below are for CIFAR-10. For your own pictures, train chooses by looking at them, and says what.
+    A recipe supplies the defaults; those below are for CIFAR-10. For your own pictures, train chooses others and prints its choice.
     The settings in --config FILE.yaml override the recipe, and flags override both.
     """
 
@@ -168,7 +168,7 @@ def parse_train_command(argv: Sequence[str] | None, prog: str) -> TrainCommand:
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not any(argument.partition("=")[0] == "--resume" for argument in arguments):
-        return _fix_reviews(parse_over_recipe(TrainCommand, arguments, prog), arguments)
+        return _set_reviews_until(parse_over_recipe(TrainCommand, arguments, prog), arguments)
     from cifar_ray.training.records.saved_runs import latest_run, saved_settings  # imports pyarrow
 
     storage = resolve_storage(peek(arguments, ("--storage",)).get("storage") or default_storage())
@@ -178,17 +178,17 @@ def parse_train_command(argv: Sequence[str] | None, prog: str) -> TrainCommand:
             arguments.insert(value, latest_run(storage))
     run = peek(arguments, ("--resume",)).get("resume", "auto")
     saved = None if run in ("auto", "never") else saved_settings(run, storage)
-    return _fix_reviews(parse_over_recipe(TrainCommand, arguments, prog, saved), arguments)
+    return _set_reviews_until(parse_over_recipe(TrainCommand, arguments, prog, saved), arguments)
 
 
-def _fix_reviews(command: CommandType, arguments: Sequence[str]) -> CommandType:
+def _set_reviews_until(command: CommandType, arguments: Sequence[str]) -> CommandType:
     if not command.with_reviews:
         if peek(arguments, ("--reviews-until",)):
             raise ConfigError("--reviews-until: has no effect without --with-reviews; add that flag, or leave out both")
         return command
-    from cifar_ray.training.records.saved_runs import fix_reviews  # imports pyarrow
+    from cifar_ray.training.records.saved_runs import set_reviews_until  # imports pyarrow
 
-    return fix_reviews(command)
+    return set_reviews_until(command)
 
 
 def parse_tune_command(argv: Sequence[str] | None, prog: str) -> TuneCommand:
@@ -239,7 +239,7 @@ def parse_finetune_command(argv: Sequence[str] | None, prog: str) -> tuple[Finet
     path = reference if is_registered(reference) else resolve_storage(reference) if "/" in reference else None
     start = StartConfig(model=path or parent.reference, freeze=command.freeze, stage_decay=command.stage_decay)
     changes = {"start": start, "model": parent.manifest.architecture.name, "save_as": command.save_as or child_name(parent, command)}
-    return _fix_reviews(command.model_copy(update=changes), arguments), parent
+    return _set_reviews_until(command.model_copy(update=changes), arguments), parent
 
 
 def parse_over_recipe(

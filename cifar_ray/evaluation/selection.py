@@ -87,7 +87,7 @@ def load_selected(manifest: Manifest, config: TrainConfig, split: SplitName, pro
 
 def _divides_otherwise(manifest: Manifest, config: TrainConfig) -> bool:
     """Whether the training of a model divided the same data into other splits; their manifest has no fingerprint of validation images."""
-    known = {key: value for key, value in manifest.train_config.items() if key in _SPLIT_SETTINGS and key in TrainConfig.model_fields}
+    known = _split_settings(manifest)
     if "dataset" not in known:
         return False
     trained = parse_config(TrainConfig, known)
@@ -97,10 +97,12 @@ def _divides_otherwise(manifest: Manifest, config: TrainConfig) -> bool:
     return theirs != ours
 
 
+def _split_settings(manifest: Manifest) -> dict[str, Any]:
+    return {key: manifest.train_config[key] for key in _SPLIT_SETTINGS if key in manifest.train_config and key in TrainConfig.model_fields}
+
+
 def _data_config(manifest: Manifest, choice: DataChoice) -> TrainConfig:
-    values: dict[str, Any] = {
-        key: manifest.train_config[key] for key in _SPLIT_SETTINGS if key in manifest.train_config and key in TrainConfig.model_fields
-    }
+    values = _split_settings(manifest)
     if choice.dataset is not None or choice.data_dir is not None:
         dataset = choice.dataset or ("folder" if choice.data_dir is not None else None)
         values |= {"dataset": dataset, "data_dir": choice.data_dir, "columns": choice.columns}

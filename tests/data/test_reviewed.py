@@ -20,7 +20,7 @@ from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.reviewed import reviewed_images, with_reviews
 from cifar_ray.errors import ConfigError, DataError
 from cifar_ray.training.records.run_folder import Run, unfinished_twin
-from cifar_ray.training.records.saved_runs import fix_reviews
+from cifar_ray.training.records.saved_runs import set_reviews_until
 
 
 def png(shade: int) -> bytes:
@@ -69,20 +69,20 @@ def test_descriptions_of_classes_stay(tmp_path: Path) -> None:
 
 def test_labels_given_after_the_start_of_a_run_do_not_change_its_data(tmp_path: Path) -> None:
     label(tmp_path, 10)
-    started = fix_reviews(config(tmp_path))
+    started = set_reviews_until(config(tmp_path))
     before = load_splits(started)
     label(tmp_path, 10, "7")
     Reviews(str(tmp_path)).add("3-1#0", "8", "alice", None)  # another opinion about a picture that is in use
     assert load_splits(started).fingerprint == before.fingerprint
-    assert len(load_splits(fix_reviews(config(tmp_path))).train) > len(before.train)
+    assert len(load_splits(set_reviews_until(config(tmp_path))).train) > len(before.train)
 
 
 def test_a_run_that_is_resumed_keeps_its_time(tmp_path: Path) -> None:
-    started = fix_reviews(config(tmp_path, name="nightly"))
+    started = set_reviews_until(config(tmp_path, name="nightly"))
     Run(started).begin()
-    assert fix_reviews(config(tmp_path, name="nightly")) == started
-    assert fix_reviews(config(tmp_path, name="other")).reviews_until != started.reviews_until
-    assert fix_reviews(config(tmp_path, with_reviews=False)).reviews_until is None
+    assert set_reviews_until(config(tmp_path, name="nightly")) == started
+    assert set_reviews_until(config(tmp_path, name="other")).reviews_until != started.reviews_until
+    assert set_reviews_until(config(tmp_path, with_reviews=False)).reviews_until is None
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_run_that_is_resumed_keeps_its_time(tmp_path: Path) -> None:
 )
 def test_a_time_may_be_given_and_is_kept_in_utc(tmp_path: Path, given: str, kept: str) -> None:
     assert config(tmp_path, reviews_until=given).reviews_until == kept
-    assert fix_reviews(config(tmp_path, reviews_until=given)).reviews_until == kept
+    assert set_reviews_until(config(tmp_path, reviews_until=given)).reviews_until == kept
 
 
 @pytest.mark.parametrize("given", ["yesterday", 2026, 1.5, True, "9999-12-31T23:59:59-05:00"])
@@ -110,10 +110,10 @@ def test_a_date_in_a_notebook_or_a_file_is_its_first_moment() -> None:
 def test_a_time_in_the_future_is_refused_because_labels_until_then_would_change_the_data(tmp_path: Path) -> None:
     later = datetime.now(UTC) + timedelta(days=1)
     with pytest.raises(ConfigError, match=r"^--reviews-until .*: is in the future"):
-        fix_reviews(config(tmp_path, reviews_until=later))
+        set_reviews_until(config(tmp_path, reviews_until=later))
     begun = config(tmp_path, reviews_until=later, name="begun")
     Run(begun).begin()
-    assert fix_reviews(begun) == begun, "another host, whose clock is behind, resumes a run"
+    assert set_reviews_until(begun) == begun, "another host, whose clock is behind, resumes a run"
 
 
 def test_a_run_of_an_earlier_release_without_a_time_is_resumed(tmp_path: Path) -> None:
@@ -121,21 +121,21 @@ def test_a_run_of_an_earlier_release_without_a_time_is_resumed(tmp_path: Path) -
     Run(begun).begin()
     file = tmp_path / "runs" / "old" / "config.yaml"
     file.write_text("".join(line for line in file.read_text().splitlines(keepends=True) if "reviews_until" not in line))
-    assert Run(fix_reviews(begun)).is_resumed
+    assert Run(set_reviews_until(begun)).is_resumed
 
 
 def test_a_run_that_was_killed_while_it_began_begins_again_with_its_time(tmp_path: Path) -> None:
-    started = fix_reviews(config(tmp_path, name="nightly"))
+    started = set_reviews_until(config(tmp_path, name="nightly"))
     Run(started).begin()
     (tmp_path / "runs" / "nightly" / "config.yaml").unlink()
-    again = fix_reviews(config(tmp_path, name="nightly"))
+    again = set_reviews_until(config(tmp_path, name="nightly"))
     Run(again).begin()
     assert again == started
 
 
 def test_an_unfinished_run_with_the_same_reviews_is_named(tmp_path: Path) -> None:
-    Run(fix_reviews(config(tmp_path, name="first")), fingerprint="same").begin()
-    again = fix_reviews(config(tmp_path, name="second"))
+    Run(set_reviews_until(config(tmp_path, name="first")), fingerprint="same").begin()
+    again = set_reviews_until(config(tmp_path, name="second"))
     twin = unfinished_twin(again, "same")
     assert twin is not None
     assert twin.name == "first"
@@ -146,12 +146,12 @@ def test_a_picture_that_is_written_after_the_start_of_a_run_does_not_change_its_
     about = [Capture(f"r{number}", 0, datetime.now(UTC), "d@1", "8", 0.5, False, False, png(number)) for number in range(10)]
     for one in about:
         Reviews(str(tmp_path)).add(one.key, "3", "client", None, source="feedback")  # before the server wrote the pictures
-    started = fix_reviews(config(tmp_path))
+    started = set_reviews_until(config(tmp_path))
     before = load_splits(started)
     time.sleep(0.01)  # file names have milliseconds
     Captures(str(tmp_path)).write(about)
     assert load_splits(started).fingerprint == before.fingerprint
-    assert len(load_splits(fix_reviews(config(tmp_path))).train) > len(before.train)
+    assert len(load_splits(set_reviews_until(config(tmp_path))).train) > len(before.train)
 
 
 def test_without_labels_until_the_time_the_warning_names_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -45,7 +45,7 @@ def saved_settings(name: str, storage: str) -> dict[str, Any]:
     return saved | {"name": name, "storage": storage}
 
 
-def fix_reviews(config: Command) -> Command:
+def set_reviews_until(config: Command) -> Command:
     """Fix the time until which reviewed pictures are used: that of the run if it exists, else now.
 
     People label while a run trains. Without a fixed time, workers that load the pictures later, and a resumed run, would see other data.
