@@ -35,7 +35,7 @@ Integers = npt.NDArray[np.int64]
 
 # airplane→ship, automobile→truck, bird→airplane, cat→dog, deer→horse, dog→cat, frog→bird, horse→deer, ship→airplane, truck→automobile
 SIMILAR = np.array([8, 9, 0, 5, 7, 3, 2, 4, 0, 1])
-SIZE_PX = 128
+SIZE_PX = 224
 
 
 def flipped(labels: Integers, rate: float, kind: str, seed: int) -> Integers:

@@ -16,7 +16,7 @@ from cifar_ray.evaluation.scoring import device_here
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import load_model
 
-_SMALL_PX, _ENLARGED_PX = 64, 128  # small pictures are enlarged for a network for photographs, but not to its full size
+_SMALL_PX, _ENLARGED_PX = 64, 224  # small pictures are enlarged to the size on which the network for photographs was trained
 
 
 @dataclass(frozen=True, eq=False)
