@@ -6,6 +6,7 @@ import difflib
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from cifar_ray import cli
 from cifar_ray.config.version import VERSION
@@ -54,5 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return cli.run(lambda: module.main(arguments[1:]))
 
 
+def program() -> NoReturn:
+    """The console command `cifar-ray`."""
+    cli.end(main())
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

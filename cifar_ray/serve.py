@@ -28,4 +28,4 @@ def _say_ready(url: str, model: str, grpc_port: int | None = None) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(main))
+    cli.end(cli.run(main))

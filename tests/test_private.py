@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,22 +55,38 @@ def test_the_states_of_ray_trains_controller_are_still_there() -> None:
     assert "scaling_decision" in states.resizes.__init__.__annotations__ | {"scaling_decision": None}
 
 
-def test_the_cleaner_of_ray_train_is_still_there_and_is_left_out_only_in_the_block() -> None:
-    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+@pytest.mark.parametrize(("left_out", "name"), [("cleaner", "PlacementGroupCleanerCallback"), ("datasets", "DatasetsCallback")])
+def test_processes_of_ray_train_are_left_out_only_in_the_block(left_out: str, name: str) -> None:
     from ray.train.v2.api import data_parallel_trainer
 
-    assert data_parallel_trainer.PlacementGroupCleanerCallback is PlacementGroupCleanerCallback
-    with private.without_group_cleaner():
-        assert not isinstance(data_parallel_trainer.PlacementGroupCleanerCallback(), PlacementGroupCleanerCallback)
-    assert data_parallel_trainer.PlacementGroupCleanerCallback is PlacementGroupCleanerCallback
+    original = getattr(data_parallel_trainer, name)
+    with private.without_processes_of_train(**{"cleaner": False, "datasets": False, left_out: True}):
+        assert not isinstance(getattr(data_parallel_trainer, name)(train_run_context=None, datasets={}), original)
+    with private.without_processes_of_train(cleaner=False, datasets=False):
+        assert getattr(data_parallel_trainer, name) is original
 
 
-def test_without_the_cleaner_a_block_runs_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_runs_if_these_parts_of_ray_train_have_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray.train.v2.api import data_parallel_trainer
 
     monkeypatch.delattr(data_parallel_trainer, "PlacementGroupCleanerCallback")
-    with private.without_group_cleaner():
+    with private.without_processes_of_train(cleaner=True, datasets=True):
         pass
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_started_cluster_is_killed_at_once(monkeypatch: pytest.MonkeyPatch, moved: bool) -> None:
+    import ray
+    from ray._private import worker
+    from ray._private.node import Node
+
+    assert hasattr(Node, "kill_all_processes")
+    calls: list[dict[str, Any]] = []
+    node = SimpleNamespace() if moved else SimpleNamespace(kill_all_processes=lambda **settings: calls.append(settings))
+    monkeypatch.setattr(worker, "_global_node", node)
+    monkeypatch.setattr(ray, "shutdown", lambda: moved or node.kill_all_processes(check_alive=False, allow_graceful=True))
+    private.stop_started_cluster()
+    assert calls == ([] if moved else [{"check_alive": False, "allow_graceful": False}])
 
 
 def test_the_options_of_a_running_serve_are_still_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cifar_ray.cluster.need import belongs_to_cluster
+from cifar_ray.cluster.private import stop_started_cluster
 from cifar_ray.cluster.process import prepare_children
 from cifar_ray.errors import ResourceError
 
@@ -56,7 +57,10 @@ def ray_cluster(choice: str = "auto", shows_logs: bool = False) -> Iterator[bool
     try:
         yield address == "local"
     finally:
-        ray.shutdown()
+        if address == "local":
+            stop_started_cluster()
+        else:
+            ray.shutdown()
 
 
 def _address(choice: str) -> str | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -146,25 +146,52 @@ def controller_states() -> ControllerStates | None:
 
 
 @contextmanager
-def without_group_cleaner() -> Iterator[None]:
-    """Start trainings without the process that frees Ray Train's resources if its controller dies.
+def without_processes_of_train(*, cleaner: bool, datasets: bool) -> Iterator[None]:
+    """Start trainings without processes of Ray Train that they do not need; each takes more than a second to start.
 
-    A cluster that ends with this program does not need it. If another cluster runs on the machine, it asks that one about the controller,
-    takes the controller for dead, and stops the workers. Fallback: it is started.
+    * The cleaner frees the resources of a training whose controller dies. A cluster that ends with this program does not need it. If
+      another cluster runs on the machine, it asks that one about the controller, takes the controller for dead, and stops the workers.
+    * The dataset manager divides the data of Ray Data among the workers.
+
+    Fallback: they are started.
+
+    Args:
+        cleaner: whether to leave out the cleaner.
+        datasets: whether to leave out the dataset manager.
     """
+    left_out = [name for name, wanted in (("PlacementGroupCleanerCallback", cleaner), ("DatasetsCallback", datasets)) if wanted]
     try:
         from ray.train.v2._internal.execution.callback import ControllerCallback
         from ray.train.v2.api import data_parallel_trainer
 
-        cleaner = data_parallel_trainer.PlacementGroupCleanerCallback
+        originals = {name: getattr(data_parallel_trainer, name) for name in left_out}
     except (ImportError, AttributeError):
         yield
         return
-    data_parallel_trainer.PlacementGroupCleanerCallback = ControllerCallback
+    for name in originals:
+        setattr(data_parallel_trainer, name, lambda **_: ControllerCallback())
     try:
         yield
     finally:
-        data_parallel_trainer.PlacementGroupCleanerCallback = cleaner
+        for name, original in originals.items():
+            setattr(data_parallel_trainer, name, original)
+
+
+def stop_started_cluster() -> None:
+    """Shut Ray down, and kill the processes that it started at once.
+
+    Ray gives each of five processes, one after the other, a second to react to SIGTERM. Ours block this signal, see `ray_cluster`.
+    Fallback: that takes five seconds.
+    """
+    import ray
+
+    with suppress(ImportError, AttributeError):
+        from ray._private import worker
+
+        node: Any = worker._global_node
+        stop = node.kill_all_processes
+        node.kill_all_processes = lambda **settings: stop(**(settings | {"allow_graceful": False}))
+    ray.shutdown()
 
 
 def end_proxies(node_id: str) -> None:
