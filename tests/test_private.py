@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -74,19 +73,29 @@ def test_a_block_runs_if_these_parts_of_ray_train_have_moved(monkeypatch: pytest
         pass
 
 
-@pytest.mark.parametrize("moved", [False, True])
-def test_a_started_cluster_is_killed_at_once(monkeypatch: pytest.MonkeyPatch, moved: bool) -> None:
-    import ray
-    from ray._private import worker
+def test_all_processes_of_a_started_cluster_but_the_state_server_are_killed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private import ray_constants, worker
     from ray._private.node import Node
 
     assert hasattr(Node, "kill_all_processes")
-    calls: list[dict[str, Any]] = []
-    node = SimpleNamespace() if moved else SimpleNamespace(kill_all_processes=lambda **settings: calls.append(settings))
+    killed: list[str] = []
+    kinds = (ray_constants.PROCESS_TYPE_RAYLET, ray_constants.PROCESS_TYPE_GCS_SERVER)
+    started = {kind: [SimpleNamespace(process=SimpleNamespace(kill=lambda kind=kind: killed.append(kind)))] for kind in kinds}
+    node = SimpleNamespace(all_processes=started, kill_all_processes=lambda **settings: killed.append(str(settings)))
     monkeypatch.setattr(worker, "_global_node", node)
-    monkeypatch.setattr(ray, "shutdown", lambda: moved or node.kill_all_processes(check_alive=False, allow_graceful=True))
+    monkeypatch.setattr(ray, "shutdown", lambda: node.kill_all_processes(check_alive=False))
     private.stop_started_cluster()
-    assert calls == ([] if moved else [{"check_alive": False, "allow_graceful": False}])
+    assert killed == ["raylet", "{'check_alive': False}"]
+
+
+def test_a_started_cluster_is_stopped_by_ray_alone_if_this_part_has_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private import worker
+
+    stopped: list[bool] = []
+    monkeypatch.setattr(worker, "_global_node", None)
+    monkeypatch.setattr(ray, "shutdown", lambda: stopped.append(True))
+    private.stop_started_cluster()
+    assert stopped
 
 
 def test_the_options_of_a_running_serve_are_still_there(monkeypatch: pytest.MonkeyPatch) -> None:

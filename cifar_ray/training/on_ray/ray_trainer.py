@@ -15,7 +15,7 @@ from cifar_ray.cluster.connection import ray_cluster
 from cifar_ray.cluster.failures import unwrap
 from cifar_ray.cluster.hosts import alive_hosts
 from cifar_ray.cluster.plan import Cluster, WorkerPlan, plan_when_there
-from cifar_ray.cluster.private import without_processes_of_train
+from cifar_ray.cluster.private import start_coordinator, without_processes_of_train
 from cifar_ray.cluster.signals import Signals
 from cifar_ray.config import TrainConfig
 from cifar_ray.data import StreamedImages
@@ -57,6 +57,7 @@ def train_on_ray(run: Run, progress: Progress, streamed: StreamedImages | None =
     progress.on_task("starting Ray and its workers", 0)
     with Signals() as signals, ray_cluster(config.cluster) as is_own, without_processes_of_train(cleaner=is_own, datasets=streamed is None):
         signals.install()
+        start_coordinator()
         plan = plan_when_there(config.worker_range, progress.on_message)
         ingest: dict[str, Any] = {}
         if streamed is not None:
