@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cifar_ray.cli.report_folder import print_figures, save_report
     from cifar_ray.evaluation.comparison import summarize, to_json
     from cifar_ray.evaluation.examinations import compare_stored  # imports torch, too slow for --help
+    from cifar_ray.metrics.intervals import SIGNIFICANT
     from cifar_ray.reports.comparison_report import to_files
 
     with ProgressDisplay() as display:
@@ -36,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = save_report(to_files(comparison), command.out, command.storage, default)
     figures = to_json(comparison)
     print_figures([*summarize(figures), ("report", folder.path("comparison.html"))])
-    better = b if figures["difference"] > 0 else a
-    print_figures([("serve", f"cifar-ray serve {better.reference}{storage_flag(command.storage)}")])
+    better = (a, b) if figures["p_value"] >= SIGNIFICANT else (b,) if figures["difference"] > 0 else (a,)
+    print_figures([("serve", " or ".join(f"cifar-ray serve {one.reference}{storage_flag(command.storage)}" for one in better))])
     return 0
 
 

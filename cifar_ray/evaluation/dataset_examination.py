@@ -13,6 +13,7 @@ import numpy.typing as npt
 from cifar_ray.config import printable
 from cifar_ray.data import DatasetSplits, channel_mean_std
 from cifar_ray.data.bursts import count_bursts
+from cifar_ray.data.decoding.picture_files import counted
 from cifar_ray.data.listing.layouts import Listing
 from cifar_ray.data.survey.picture_facts import BrokenFile, FileFacts, count_by, find_broken, find_unlike, read_headers
 from cifar_ray.evaluation.measures.leakage import Duplicate, describe_duplicate, find_duplicates
@@ -128,7 +129,7 @@ def advise(examination: DatasetExamination) -> list[str]:
     if bursts:
         lines.append(f"bursts: {pictures:,} near-duplicates in {bursts:,} group{'s' * (bursts != 1)}; they count as few different images")
     if broken:
-        lines.append(f"broken: {_some([one.where for one in broken])} cannot be read and will be left out; repair or replace")
+        lines.append(f"broken: training leaves out {counted(len(broken), 'file')}; repair or replace")
     long = [
         one for one in examination.files or () if one.format and max(one.width_px, one.height_px) > _LONG * min(one.width_px, one.height_px)
     ]

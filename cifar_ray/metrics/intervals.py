@@ -118,7 +118,7 @@ def describe_accuracy(accuracy: float, count: int | None) -> str:
     if not count or count >= FEW_PICTURES:
         return f"{100 * accuracy:.2f} %"
     low, high = accuracy_interval(round(accuracy * count), count)
-    return f"{100 * accuracy:.1f} % ({100 * low:.1f}–{100 * high:.1f} %, {count:,} pictures)"
+    return f"{100 * accuracy:.1f} % ({100 * low:.1f}–{100 * high:.1f} %, {count:,} picture{'s' * (count != 1)})"
 
 
 def prediction_bias(confusion: Integers) -> list[ClassBias]:

@@ -52,6 +52,6 @@ class Score:
         if self.key == "accuracy" or not self.count or self.count >= FEW_PICTURES:
             return describe_accuracy(self.value, self.count)
         if not self.spread:  # all parts of the pictures have the same mAP, which does not mean that others would
-            return f"{100 * self.value:.1f} % ({self.count:,} pictures)"
+            return f"{100 * self.value:.1f} % ({self.count:,} picture{'s' * (self.count != 1)})"
         low, high = self.interval(self.count)
-        return f"{100 * self.value:.1f} % ({100 * low:.1f}–{100 * high:.1f} %, {self.count:,} pictures)"
+        return f"{100 * self.value:.1f} % ({100 * low:.1f}–{100 * high:.1f} %, {self.count:,} picture{'s' * (self.count != 1)})"

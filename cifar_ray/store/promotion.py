@@ -44,7 +44,7 @@ class _Figure:
 
     def __str__(self) -> str:
         text, count = str(self.score), self.score.count
-        return text if count is None or "pictures" in text else f"{text} ({count:,} pictures)"
+        return text if count is None or "picture" in text else f"{text} ({count:,} picture{'s' * (count != 1)})"
 
 
 def promote_new(store: ModelStore, bundle: Bundle, when: Literal["auto", "always", "never"]) -> tuple[bool, str]:

@@ -159,7 +159,7 @@ def _describe_start(config: TrainConfig, splits: TrainingSplits) -> str:
     counts = ", ".join(f"{len(part):,} {name}" for name, part in splits)
     shape = f"{splits.train.num_classes} classes, {splits.train.image_size_px} px"
     origin = f"model {config.model} from {config.start.model}" if config.start else f"recipe {config.recipe}, model {config.model}"
-    how = {"auto": "method auto: a probe first, then fine-tuning if there is time"}.get(config.method, f"method {config.method}")
+    how = {"auto": "method auto: a probe, then fine-tuning if it is worth its time"}.get(config.method, f"method {config.method}")
     if config.method == "scratch":
         from cifar_ray.training.place import describe_place
 

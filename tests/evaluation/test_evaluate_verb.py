@@ -229,10 +229,12 @@ def test_two_models_are_compared_image_by_image(models: Models, pictures: Path, 
     assert is_picture(tmp_path / "out" / "classes.png")
 
 
-def test_a_model_compared_with_itself_does_not_differ(models: Models, tmp_path: Path) -> None:
+def test_a_model_compared_with_itself_does_not_differ(models: Models, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     storage, save = models
     save("itself")
     assert console.main(["compare", "itself", "itself@1", "--storage", str(storage), "--out", str(tmp_path)]) == 0
+    # neither is named as the better one
+    assert " or cifar-ray serve itself@1 " in capsys.readouterr().out
     figures = json.loads((tmp_path / "comparison.json").read_text())
     assert (figures["p_value"], figures["difference"], figures["agreement"]) == (1.0, 0.0, 1.0)
     assert figures["verdict"] == "no significant difference"
