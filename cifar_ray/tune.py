@@ -30,25 +30,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cifar_ray.data import load_splits
     from cifar_ray.data.batches.shares import check_batch_size
     from cifar_ray.reports.search_report import write_results
+    from cifar_ray.tuning.probe_start import start_trials
     from cifar_ray.tuning.standings import describe_result, describe_start
 
     cli.show_log(logging.WARNING)
     with ProgressDisplay() as display:
         splits = load_splits(job.fixed, display.start)
-    check_batch_size(job.fixed.batch_size, len(splits.train), job.search.workers_per_trial)
-    job, record = job.open_for(splits.train.labels, len(splits.val or ()), digest_labels(splits))
+        check_batch_size(job.fixed.batch_size, len(splits.train), job.search.workers_per_trial)
+        job, record = job.open_for(splits.train.labels, len(splits.val or ()), digest_labels(splits))
+        start = start_trials(job, splits, display.start)
     table, best = LiveTable(job.search.time_budget_s), None
-    table.on_message(describe_start(record, job, splits.name))
+    table.on_message("\n".join(filter(None, (describe_start(record, job, splits.name), start.description))))
 
     from cifar_ray.tuning.search import run_search  # imports Ray, which takes a second: errors above come earlier
 
     try:
-        run_search(job.fixed, job.search, job.space, record=record, files=job.files, folder=job.folder, listener=table)
+        run_search(start.trials, job.search, job.space, record=record, files=job.files, folder=job.folder, listener=table)
     finally:
         table.close(record)
         if record.trials:
-            best = write_results(record, job.fixed, job.space, job.files, job.name)
-            print(describe_result(record, job, best, PROG))
+            best = write_results(record, start.result, job.space, job.files, job.name)
+            print("\n".join(filter(None, (describe_result(record, job, best, PROG), start.compare(record)))))
     if best is not None and command.train_best:
         config = best.model_copy(update={"name": f"{job.name}-best-{datetime.now():%Y%m%d-%H%M%S}"})
         print(train_with_progress(config, load_splits(config), command.track).summary())

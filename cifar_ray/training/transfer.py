@@ -23,6 +23,7 @@ from cifar_ray.data.streamed import StreamedSplits, TrainingSplits
 from cifar_ray.data.task_progress import StartTask
 from cifar_ray.errors import Interrupted, TrainingError, advising_on_memory
 from cifar_ray.metrics.score import Score
+from cifar_ray.storage import FileTree
 from cifar_ray.store.bundle import MANIFEST_FILE, encode
 from cifar_ray.training.loop.trainer import Trainer
 from cifar_ray.training.place import train_run
@@ -131,12 +132,13 @@ def _probe(run: Run, splits: TrainingSplits, progress: Progress, open_view: Open
         progress.on_message("mirrored pictures look like another class: views and augmentation do without mirroring")
         mirror = False
     probe = train_probe(config, splits, progress.on_task, mirror=mirror, open_view=open_view)
-    progress.on_message(_describe_probe(probe, splits))
+    progress.on_message(describe_probe(probe, splits))
     run.write_history([probe.report])
     return TrainedRun(run.name, run.files.path(), probe.result, [probe.report], probe.weights), mirror
 
 
-def _describe_probe(probe: Probe, splits: TrainingSplits) -> str:
+def describe_probe(probe: Probe, splits: TrainingSplits) -> str:
+    """One line with the figures of a probe."""
     metrics, fitted = probe.result.metrics, probe.fitted
     counts = {"cv": len(fitted.rows)} | {name: len(part) for name, part in splits}
     scores = {name: score for name, count in counts.items() if (score := Score.find(metrics, name, count))}
@@ -172,8 +174,8 @@ def _plan_finetuning(run: Run, trained: TrainedRun, splits: TrainingSplits, prog
     if config.method == "auto" and splits.val is None:
         progress.on_message("fine-tuning is left out: there are no validation images to compare it with the probe")
         return None
-    _save_probe(run, trained, splits)
-    planned = _finetuning_config(run, mirror)
+    save_probe(run.files, trained, config, splits)
+    planned = finetuning_config(config, f"runs/{run.name}", mirror=mirror)
     if config.method == "auto":
         epoch_s = _epoch_s(planned, trained, splits, split_network)
         epochs = min(planned.epochs, int(_SHARE_OF_BUDGET * budget_s / epoch_s))
@@ -205,17 +207,23 @@ def _budget_s(config: TrainConfig) -> float:
     return seconds(config.time_budget)
 
 
-def _save_probe(run: Run, trained: TrainedRun, splits: TrainingSplits) -> None:
-    """Write the probe with one view as a bundle into the run folder, from which the workers of the fine-tuning load it."""
+def save_probe(files: FileTree, trained: TrainedRun, config: TrainConfig, splits: TrainingSplits) -> None:
+    """Write the probe with one view as a bundle into the folder `probe`, from which the workers of the fine-tuning load it."""
     single = with_one_view(trained)
-    files = encode(describe(single, run.config, splits), single.weights, {})
-    for name in sorted(files, key=lambda name: name == MANIFEST_FILE):  # the manifest commits the bundle
-        run.files.replace(f"{PROBE_FOLDER}/{name}", files[name])
+    bundle = encode(describe(single, config, splits), single.weights, {})
+    for name in sorted(bundle, key=lambda name: name == MANIFEST_FILE):  # the manifest commits the bundle
+        files.replace(f"{PROBE_FOLDER}/{name}", bundle[name])
 
 
-def _finetuning_config(run: Run, mirror: bool) -> TrainConfig:
-    config = run.config
-    start = StartConfig(model=f"{config.storage}/runs/{run.name}/{PROBE_FOLDER}", stage_decay=_STAGE_DECAY)
+def finetuning_config(config: TrainConfig, folder: str, *, mirror: bool) -> TrainConfig:
+    """The config of fine-tuning from a probe.
+
+    Args:
+        config: config of the probe.
+        folder: folder, relative to the storage, in which `save_probe` wrote the probe.
+        mirror: whether pictures may be mirrored.
+    """
+    start = StartConfig(model=f"{config.storage}/{folder}/{PROBE_FOLDER}", stage_decay=_STAGE_DECAY)
     augmentation = config.augmentation if mirror else config.augmentation.model_copy(update={"flip": "none"})
     values = config.model_dump() | {"method": "scratch", "pretrained": "none", "views": 1, "time_budget": "auto"}
     return parse_config(TrainConfig, values | {"start": start.model_dump(), "augmentation": augmentation.model_dump()})

@@ -11,11 +11,18 @@ import torch
 from PIL import Image, ImageDraw
 
 from cifar_ray import __main__ as console
+from cifar_ray.cli.training_flags import parse_tune_command
+from cifar_ray.data import load_splits
 from cifar_ray.data.reading.local_cache import CACHE_VARIABLE
+from cifar_ray.data.task_progress import no_progress
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.store import ModelStore
 from cifar_ray.store.trust_file import read_trust
 from cifar_ray.training.probe import extraction, tail
+from cifar_ray.training.weights.initial_network import load_parent
+from cifar_ray.tuning.probe_start import TrialStart, start_trials
+from cifar_ray.tuning.record import Record, Trial
+from cifar_ray.tuning.search_job import prepare
 
 SMALL = ["--image-size", "64"]
 
@@ -211,3 +218,32 @@ def test_few_pictures_are_judged_by_cross_validation(tmp_path: Path, capsys: pyt
     manifest = ModelStore(str(tmp_path / "storage")).load("few").manifest
     assert manifest.image_counts == {"train": 8, "cv": 8}
     assert Predictor(ModelStore(str(tmp_path / "storage")).load("few")).network is not None
+
+
+@pytest.mark.usefixtures("plain_torch")
+def test_the_trials_of_a_search_start_from_the_probe_and_the_best_recipe_fine_tunes_it(photos: Path, tmp_path: Path) -> None:
+    argv = ["--data-dir", str(photos), "--storage", str(tmp_path / "storage"), *SMALL, "--epochs", "2", "--name", "search"]
+    command = parse_tune_command(argv, "tune")
+    job = prepare(command.train_config(), command.search_config())
+    splits = load_splits(job.fixed)
+    start = start_trials(job, splits, no_progress)
+    bundle = load_parent(start.trials)
+    assert bundle is not None
+    assert bundle.manifest.metrics["val_accuracy"] >= 0.9
+    assert start.score is not None
+    assert "trials start from it" in start.description
+    assert (start.trials.method, start.result.method) == ("scratch", "finetune")
+    trial = Trial(1, "a", "a", {}, "finished", epochs=[{"epoch": epoch, "val_accuracy": 0.5} for epoch in (1, 2)])
+    assert "no trial is better than the probe" in start.compare(Record("val_accuracy", 2, 1, [trial]))
+    trial = Trial(1, "a", "a", {}, "finished", epochs=[{"epoch": epoch, "val_accuracy": 1.1} for epoch in (1, 2)])
+    assert start.compare(Record("val_accuracy", 2, 1, [trial])) == ""
+    saved = {path: path.stat().st_mtime_ns for path in (tmp_path / "storage" / "tunings" / "search" / "probe").iterdir()}
+    assert start_trials(job, splits, no_progress).trials == start.trials
+    assert {path: path.stat().st_mtime_ns for path in saved} == saved, "a resumed search keeps the start of its first trials"
+
+
+def test_a_search_for_the_network_has_no_probe_to_start_from(photos: Path, tmp_path: Path) -> None:
+    argv = ["--data-dir", str(photos), "--storage", str(tmp_path / "storage"), *SMALL, "--epochs", "2"]
+    command = parse_tune_command(argv, "tune")
+    job = prepare(command.train_config(), command.search_config(), {"model": {"choice": ["airnet", "timm:tf_efficientnet_lite0"]}})
+    assert start_trials(job, load_splits(job.fixed), no_progress) == TrialStart(job.fixed, job.fixed)
