@@ -22,13 +22,13 @@ from cifar_ray.cluster.process import prepare_process
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data import DatasetSplits, ImageDataset, load_splits
 from cifar_ray.data.batches.shares import Shard
+from cifar_ray.evaluation.label_check.confident_learning import wrong_labels
 from cifar_ray.evaluation.label_check.labelled_pictures import LabelledPictures
-from cifar_ray.evaluation.label_check.suspects import wrong_labels
-from cifar_ray.metrics.accuracy import softmax
+from cifar_ray.evaluation.label_check.out_of_fold import judge
 from cifar_ray.recipes import get_recipe
 from cifar_ray.training.loop.trainer import Trainer
 from cifar_ray.training.probe.extraction import extract
-from cifar_ray.training.probe.head import assign_folds, cross_validate, fit_head
+from cifar_ray.training.probe.head import assign_folds, fit_head
 from cifar_ray.training.probe.linear_probe import open_backbone
 
 Integers = npt.NDArray[np.int64]
@@ -105,10 +105,8 @@ def flip_and_find(
             if (network, images, seed, rate, kind) in known:
                 continue
             labels = flipped(true, rate, kind, seed)
-            folds = assign_folds(labels, every, seed)
             started = time.perf_counter()
-            logits = cross_validate(features["train"].copy(), labels, 10, folds)
-            flagged = wrong_labels(labels, softmax(logits).astype(np.float32))
+            flagged = wrong_labels(labels, judge(features["train"], labels, 10, every, seed))
             seconds = time.perf_counter() - started
             kept = np.setdiff1d(every, flagged)
             clean = accuracy(true, every, seed) if clean is None else clean

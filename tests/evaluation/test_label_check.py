@@ -6,14 +6,18 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from cifar_ray import check_labels, cli
 from cifar_ray.data.listing.tables import list_pictures
+from cifar_ray.evaluation.label_check import out_of_fold
+from cifar_ray.evaluation.label_check.confident_learning import wrong_labels
 from cifar_ray.evaluation.label_check.corrections import corrected_table
-from cifar_ray.evaluation.label_check.suspects import unlike_their_class, wrong_labels
+from cifar_ray.evaluation.label_check.suspects import unlike_their_class
 from cifar_ray.metrics.accuracy import softmax
 from cifar_ray.metrics.familiarity import unit
 from cifar_ray.training.probe.head import assign_folds, cross_validate, fit_head
@@ -191,3 +195,25 @@ def test_every_row_is_predicted_without_it_however_many_there_are(monkeypatch: p
     assert np.array_equal(whole, fit_head(features.copy(), labels, 3, folds).held_out)
     monkeypatch.setattr("cifar_ray.training.probe.head._MAX_FOLD_LOGITS", 1)  # now cross-validation alone takes one fold
     np.testing.assert_allclose(cross_validate(features.copy(), labels, 3, folds), whole, atol=0.3)
+
+
+def test_later_rounds_fit_without_the_labels_that_looked_wrong_and_all_rounds_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), 60)
+    features = (np.eye(3)[labels] * 4 + rng.normal(size=(180, 3))).astype(np.float32)
+    given = labels.copy()
+    given[:8] = 1
+    seen, rounds = [], []
+
+    def recorded(*arguments: Any) -> npt.NDArray[np.float32]:
+        seen.append(arguments[4].copy())
+        rounds.append(cross_validate(*arguments))
+        return rounds[-1]
+
+    monkeypatch.setattr(out_of_fold, "cross_validate", recorded)
+    probabilities = out_of_fold.judge(features, given, 3, np.arange(180), 0)
+    assert [weights.min() for weights in seen] == [1, 0, 0]
+    assert (seen[1][:8] == 0).mean() > 0.6
+    assert (seen[1][8:] == 0).mean() < 0.05
+    np.testing.assert_allclose(probabilities, np.mean([softmax(logits) for logits in rounds], axis=0), atol=1e-6)
+    assert not np.allclose(rounds[0], rounds[1], atol=1e-3)

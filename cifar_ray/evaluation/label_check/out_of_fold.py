@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.task_progress import StartTask
 from cifar_ray.errors import ConfigError, ResourceError, advising_on_memory
+from cifar_ray.evaluation.label_check.confident_learning import wrong_labels
 from cifar_ray.evaluation.label_check.labelled_pictures import LabelledPictures
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.metrics.accuracy import softmax
@@ -19,8 +21,10 @@ from cifar_ray.training.probe.head import FOLDS, assign_folds, cross_validate
 from cifar_ray.training.probe.linear_probe import open_backbone
 
 Floats = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
 
 _AT_ONCE = 256
+_ROUNDS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,10 +63,41 @@ def predict_out_of_fold(pictures: LabelledPictures, config: TrainConfig, predict
         else:
             features = _features_of(predictor, pictures, progress)
         similar = unit(features)
-        folds = assign_folds(pictures.labels, pictures.bursts, config.seed)
-        on_fitted = progress("cross-validating", FOLDS * len(pictures))
-        logits = cross_validate(features, pictures.labels, len(pictures.class_names), folds, lambda fits: on_fitted(fits * len(pictures)))
-        return OutOfFold(softmax(logits).astype(np.float32), similar)
+        on_fitted = progress("cross-validating", _ROUNDS * FOLDS * len(pictures))
+        classes = len(pictures.class_names)
+        probabilities = judge(
+            features, pictures.labels, classes, pictures.bursts, config.seed, lambda fits: on_fitted(fits * len(pictures))
+        )
+        return OutOfFold(probabilities, similar)
+
+
+def judge(
+    features: Floats, labels: Integers, num_classes: int, groups: Integers, seed: int, on_step: Callable[[int], None] = lambda _: None
+) -> Floats:
+    """Probabilities of each class, float32 `[N, C]`, from heads that were not fitted on the picture.
+
+    They are the mean of three rounds with different folds. The heads of the second and third round are fitted without the pictures whose
+    labels looked wrong before, so that these do not pull the heads towards themselves.
+
+    Args:
+        features: float32 `[N, D]`.
+        labels: int64 `[N]`.
+        num_classes: C.
+        groups: int64 `[N]`; near-duplicates have equal numbers.
+        seed: seed of the folds.
+        on_step: called with 1 after each fit.
+
+    Raises:
+        MissingDependencyError: if cleanlab is not installed.
+    """
+    total = np.zeros((len(labels), num_classes), np.float32)
+    for number in range(_ROUNDS):
+        kept = np.ones(len(labels), np.float32)
+        if number:
+            kept[wrong_labels(labels, total / np.float32(number))] = 0
+        logits = cross_validate(features.copy(), labels, num_classes, assign_folds(labels, groups, seed + number), kept, on_step)
+        total += softmax(logits).astype(np.float32)
+    return total / np.float32(_ROUNDS)
 
 
 def _features_of(predictor: Predictor, pictures: LabelledPictures, progress: StartTask) -> Floats:

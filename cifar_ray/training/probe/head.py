@@ -143,17 +143,23 @@ def fit_head(
 
 
 def cross_validate(
-    features: Floats, labels: Integers, num_classes: int, fold_of: Integers, on_step: Callable[[int], None] = lambda _: None
+    features: Floats,
+    labels: Integers,
+    num_classes: int,
+    fold_of: Integers,
+    weights: Floats | None = None,
+    on_step: Callable[[int], None] = lambda _: None,
 ) -> Floats:
     """Logits of each row, float32 `[N, C]`, from a head that was not fitted on the row's fold.
 
     Unlike `FittedHead.held_out`, they cover all rows, however many there are. Arguments are those of `fit_head`; labels are int64 `[N]`.
     """
-    fitted = fit_head(features, labels, num_classes, fold_of, None, on_step)
+    fitted = fit_head(features, labels, num_classes, fold_of, weights, on_step)
+    each = np.ones(len(labels), np.float32) if weights is None else weights
     logits = np.empty((len(labels), num_classes), np.float32)
     logits[fitted.rows] = fitted.held_out
     for fold in sorted(set(fold_of.tolist()) - set(fold_of[fitted.rows].tolist())):
-        kept = (fold_of != fold).astype(np.float32)[:, None]
+        kept = ((fold_of != fold) * each)[:, None]
         solution = _solve(features, _softmax(labels), kept, fitted.strength, num_classes, None)
         rows = np.flatnonzero(fold_of == fold)
         logits[rows] = features[rows] @ solution[:-1, 0] + solution[-1, 0]
