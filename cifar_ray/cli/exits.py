@@ -37,9 +37,11 @@ def _exit_at_once() -> None:
         return
     code = _code_at_end
     for stream in (sys.stdout, sys.stderr):
+        if stream is None or stream.closed:
+            continue
         try:
             stream.flush()
-        except (OSError, ValueError):  # for example, the reader of a pipe has ended
+        except OSError:  # for example, the reader of a pipe has ended
             code = _LOST_OUTPUT
     os._exit(code)
 

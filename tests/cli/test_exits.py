@@ -35,3 +35,9 @@ def test_output_that_nobody_reads_is_not_a_success() -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert (process.wait(), process.stderr.read()) == (120, b"")
+
+
+def test_a_command_that_has_closed_its_output_has_lost_none() -> None:
+    script = "import sys\nfrom cifar_ray import cli\nprint('x')\nsys.stdout.close()\ncli.end(0)"
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "x\n", "")
