@@ -25,7 +25,7 @@ from cifar_ray.inference.predictor import Predictor
 from cifar_ray.recipes import get_recipe
 from cifar_ray.store import load_model
 
-ENLARGED_PX = 128  # size to which check_labels enlarges small pictures for a network that was pretrained on photographs
+ENLARGED_PX = 224  # size to which check_labels enlarges small pictures for a network that was pretrained on photographs
 MAJORITY = 3
 
 
