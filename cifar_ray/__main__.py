@@ -6,7 +6,6 @@ import difflib
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 from cifar_ray import cli
 from cifar_ray.config.version import VERSION
@@ -41,21 +40,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"cifar-ray {VERSION}")
         return 0
     if not arguments or arguments[0] in ("-h", "--help", "--help-all"):
-        print("usage: cifar-ray VERB …\n\n" + "\n".join(f"  {verb:13}{text}" for verb, text in VERBS.items()))
-        print("\nHelp for a verb: cifar-ray VERB --help")
+        verbs = "\n".join(f"  {verb:13}{text}" for verb, text in VERBS.items())
+        print(f"usage: cifar-ray VERB …\n\n{verbs}\n\nHelp for a verb: cifar-ray VERB --help")
         return 0
     if arguments[0] not in VERBS:
-        nearest = difflib.get_close_matches(arguments[0], VERBS, 1)
-        hint = f"Did you mean {nearest[0]}?" if nearest else f"Available: {', '.join(VERBS)}"
-        print(f"error: no verb {arguments[0]!r}. {hint}", file=sys.stderr)
+        hints = [f"Did you mean {verb}?" for verb in difflib.get_close_matches(arguments[0], VERBS, 1)]
+        print(f"error: no verb {arguments[0]!r}.", *(hints or [f"Available: {', '.join(VERBS)}"]), file=sys.stderr)
         return 2
-    module = importlib.import_module(
-        {verb: f"cifar_ray.{verb}.__main__" for verb in ("store", "drift")}.get(arguments[0], f"cifar_ray.{arguments[0]}")
-    )
-    return cli.run(lambda: module.main(arguments[1:]))
+    package = f".{arguments[0]}.__main__" if arguments[0] in ("store", "drift") else f".{arguments[0]}"
+    return cli.run(lambda: int(importlib.import_module(package, "cifar_ray").main(arguments[1:])))
 
 
-def program() -> NoReturn:
+def program() -> None:
     """The console command `cifar-ray`."""
     cli.end(main())
 

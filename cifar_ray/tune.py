@@ -18,12 +18,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     from cifar_ray.tuning.search_job import digest_labels, prepare, saved_settings
 
-    saved_space = saved_settings(command.storage, command.resume)["space"] if command.resume else None
-    job = prepare(command.train_config(), command.search_config(), saved_space)
+    space = saved_settings(command.storage, command.resume)["space"] if command.resume else None
+    job = prepare(command.train_config(), command.search_config(), space)
     if command.show_space:
         print(job.space_yaml(), end="")
         return 0
-
     from cifar_ray.cli.output.search_table import LiveTable
     from cifar_ray.cli.output.terminal import ProgressDisplay
     from cifar_ray.cli.output.training_progress import train_with_progress
@@ -52,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             best = write_results(record, start.result, job.space, job.files, job.name)
             print("\n".join(filter(None, (describe_result(record, job, best, PROG), start.compare(record)))))
     if best is not None and command.train_best:
-        config = best.model_copy(update={"name": f"{job.name}-best-{datetime.now():%Y%m%d-%H%M%S}"})
-        print(train_with_progress(config, load_splits(config), command.track).summary())
+        best = best.model_copy(update={"name": f"{job.name}-best-{datetime.now():%Y%m%d-%H%M%S}"})
+        print(train_with_progress(best, load_splits(best), command.track).summary())
     return 0 if best is not None else cli.EXIT_FAILED
 
 

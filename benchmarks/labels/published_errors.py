@@ -18,9 +18,9 @@ from cifar_ray.cluster.process import prepare_process
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data import DatasetSplits, load_splits
 from cifar_ray.data.task_progress import no_progress
+from cifar_ray.evaluation.label_check.confident_learning import wrong_labels
 from cifar_ray.evaluation.label_check.labelled_pictures import LabelledPictures
 from cifar_ray.evaluation.label_check.out_of_fold import predict_out_of_fold
-from cifar_ray.evaluation.label_check.confident_learning import wrong_labels
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.recipes import get_recipe
 from cifar_ray.store import load_model
