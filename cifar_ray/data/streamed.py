@@ -95,6 +95,7 @@ class StreamedImages:
         fingerprint: the fingerprint of the same images as an `ImageDataset`.
         feed: returns images in a given order; by default this process decodes them on demand.
         weights: float32, `[N]`, weight of each image in the loss; `None` if all count the same.
+        bursts: as in `ImageDataset`.
     """
 
     pictures: PictureFiles
@@ -104,6 +105,7 @@ class StreamedImages:
     fingerprint: str
     feed: Feed
     weights: npt.NDArray[np.float32] | None = None
+    bursts: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -154,7 +156,7 @@ def load_streamed(
         DataError: as for `load_folder`, or raised by `divide`.
     """
     digest = hashlib.sha256(f"{listing.fingerprint()}\0{division}".encode()).hexdigest()
-    entry = f"{listing.name}-{size_px}px-{policy}-streamed2-v{DECODER_VERSION}-{digest[:16]}"
+    entry = f"{listing.name}-{size_px}px-{policy}-streamed3-v{DECODER_VERSION}-{digest[:16]}"
     return load_or_write(
         entry,
         lambda folder: _read(folder, PictureFiles(listing.pictures, size_px, policy)),
@@ -167,9 +169,9 @@ def _read(folder: Path, listed: PictureFiles) -> StreamedSplits:
     class_names = tuple(about["class_names"])
     pictures = replace(listed, files=listed.files.take(np.load(folder / "train_rows.npy")))
     mean, std = (tuple(values) for values in about["mean_std"])
-    labels, kept = np.load(folder / "train_labels.npy"), folder / "train_weights.npy"
-    weights = np.load(kept) if kept.exists() else None
-    train = StreamedImages(pictures, labels, class_names, (mean, std), about["fingerprint"], pictures.blocks, weights)
+    labels = np.load(folder / "train_labels.npy")
+    weights, bursts = (np.load(path) if (path := folder / f"train_{kind}.npy").exists() else None for kind in ("weights", "bursts"))
+    train = StreamedImages(pictures, labels, class_names, (mean, std), about["fingerprint"], pictures.blocks, weights, bursts)
     held = {split: cache.read_part(folder, split, class_names) for split in about["held"]}
     return StreamedSplits(about["name"], train, held.get("val"), held.get("test"))
 
@@ -198,7 +200,7 @@ def _prepare(
         splits = divided
         _logger.info("decoding again, because %d damaged pictures or near-duplicates change the splits", len(broken))
     damaged.report()
-    work.finish(pictures)
+    work.finish(pictures, divided)
 
 
 def without_pixels(listing: Listing, broken: set[int]) -> DatasetSplits:
@@ -267,11 +269,11 @@ class _Pass:
         rows = _numbers(train)
         return find_bursts(self._sketches[rows], self._aspects[rows], label_set_ids(train.labels)) if self._num_sketched else None
 
-    def finish(self, pictures: Pictures) -> None:
-        """Write the rest of the entry: for training images their rows in the listing, for other splits the file names."""
-        for split, part in self._splits:
+    def finish(self, pictures: Pictures, splits: DatasetSplits) -> None:
+        """Write the rest of the entry: the splits with bursts; for training images rows of the listing, for others file names."""
+        for split, part in splits:
             rows = self._numbers[split]
-            cache.write_labels(self._folder, split, replace(part, files=None if split == "train" else pictures.names[rows], bursts=None))
+            cache.write_labels(self._folder, split, replace(part, files=None if split == "train" else pictures.names[rows]))
             if split == "train":
                 np.save(self._folder / "train_rows.npy", rows)
         about = {

@@ -171,6 +171,10 @@ def test_streamed_splits_are_the_same(album: Path) -> None:
         held, streamed = load_splits(config), open_splits(config.model_copy(update={"stream": "always"}))
         assert sides(held, album) == sides(streamed, album)
         assert held.fingerprint == streamed.fingerprint
+        for (_, one), (_, other) in zip(held, streamed, strict=True):  # cross-validation must not divide them either
+            assert one.bursts is not None
+            assert other.bursts is not None
+            assert np.array_equal(*(np.unique(part.bursts, return_inverse=True)[1] for part in (one, other)))
 
 
 def test_huge_folders_are_not_searched_and_the_log_says_so(
@@ -184,6 +188,7 @@ def test_huge_folders_are_not_searched_and_the_log_says_so(
     with caplog.at_level(logging.INFO):
         held, streams = load_splits(config), open_splits(config.model_copy(update={"stream": "always"}))
     assert held.train.bursts is None
+    assert streams.train.bursts is None
     assert held.fingerprint == streams.fingerprint
     assert "without a search for near-duplicates, because there are more than 50 pictures" in caplog.text
 

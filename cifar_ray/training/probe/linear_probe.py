@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from cifar_ray.config import TrainConfig
 from cifar_ray.data.batches.loader import Normalization
-from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.statistics import training_weights
 from cifar_ray.data.streamed import StreamedImages, TrainingImages, TrainingSplits
 from cifar_ray.data.task_progress import StartTask, no_progress
@@ -166,8 +165,7 @@ def _train_probe(
 
 
 def _groups(train: TrainingImages) -> npt.NDArray[np.int64]:
-    bursts = train.bursts if isinstance(train, ImageDataset) else None
-    return np.arange(len(train)) if bursts is None else bursts
+    return np.arange(len(train)) if train.bursts is None else train.bursts
 
 
 def _fit_trust(fitted: FittedHead, train: TrainingImages, standardised: Floats, min_precision: float | None) -> Trust:
