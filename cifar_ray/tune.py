@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         splits = load_splits(job.fixed, display.start)
         check_batch_size(job.fixed.batch_size, len(splits.train), job.search.workers_per_trial)
         job, record = job.open_for(splits.train.labels, len(splits.val or ()), digest_labels(splits))
-        start = start_trials(job, splits, display.start)
+        start = start_trials(job, record, splits, display.start)
     table, best = LiveTable(job.search.time_budget_s), None
     table.on_message("\n".join(filter(None, (describe_start(record, job, splits.name), start.description))))
 
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         table.close(record)
         if record.trials:
             best = write_results(record, start.result, job.space, job.files, job.name)
-            print("\n".join(filter(None, (describe_result(record, job, best, PROG), start.compare(record)))))
+            print("\n".join(filter(None, (describe_result(record, job, best, PROG), start.warning(record)))))
     if best is not None and command.train_best:
         best = best.model_copy(update={"name": f"{job.name}-best-{datetime.now():%Y%m%d-%H%M%S}"})
         print(train_with_progress(best, load_splits(best), command.track).summary())

@@ -155,6 +155,7 @@ def test_ray_still_answers_what_is_asked_of_it(ray_cluster: None) -> None:
     assert host["memory"] > 0
     assert host.get("CPU", 0) <= 2  # Ray leaves out what is in use
     assert private.autoscaler_is_on() is False
+    assert private.start_coordinator() is not None
     private.refresh_hosts()
     group = placement_group([{"CPU": 1000}])
     assert private.is_infeasible(group) is False  # only an autoscaler says so
@@ -166,6 +167,7 @@ def test_without_them_one_host_is_still_counted_and_nothing_else_is_lost(ray_clu
     (host,) = private.free_resources_by_host()
     assert host["memory"] > 0
     assert private.autoscaler_is_on() is False
+    assert private.start_coordinator() is None
     private.refresh_hosts()
     assert private.controller_states() is None
     assert private.is_infeasible(None) is False

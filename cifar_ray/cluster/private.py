@@ -105,15 +105,16 @@ def is_infeasible(group: PlacementGroup) -> bool:
     return any(request.details.startswith(group.id.hex()) for request in infeasible)
 
 
-def start_coordinator() -> None:
-    """Start the process in which Ray Train counts resources now, beside its controller, which would start it and wait for it.
+def start_coordinator() -> Any:
+    """Start the actor in which Ray Train counts resources, or find it; Ray Train's controller would start it and wait for it.
 
-    Fallback: do nothing, so a training starts a second later.
+    Fallback: `None`, so a training starts a second later.
     """
-    with suppress(ImportError):
+    try:
         from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
-
-        get_or_create_autoscaling_coordinator()
+    except ImportError:
+        return None
+    return get_or_create_autoscaling_coordinator()
 
 
 def refresh_hosts() -> None:
@@ -123,11 +124,9 @@ def refresh_hosts() -> None:
     """
     import ray
 
-    try:
-        from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
-    except ImportError:
+    coordinator = start_coordinator()
+    if coordinator is None:
         return
-    coordinator = get_or_create_autoscaling_coordinator()
     try:
         ray.get(coordinator.get_reserved_resources.remote("", recompute=True), timeout=_COORDINATOR_TIMEOUT_S)
     except ray.exceptions.RayError:

@@ -129,7 +129,7 @@ def advise(examination: DatasetExamination) -> list[str]:
     if bursts:
         lines.append(f"bursts: {pictures:,} near-duplicates in {bursts:,} group{'s' * (bursts != 1)}; they count as few different images")
     if broken:
-        lines.append(f"broken: training leaves out {counted(len(broken), 'file')}; repair or replace")
+        lines.append(f"broken: training leaves out {counted(len(broken), 'unreadable file')}; repair or replace each")
     long = [
         one for one in examination.files or () if one.format and max(one.width_px, one.height_px) > _LONG * min(one.width_px, one.height_px)
     ]

@@ -36,7 +36,7 @@ class TrialStart:
     description: str = ""
     score: Score | None = None
 
-    def compare(self, record: Record) -> str:
+    def warning(self, record: Record) -> str:
         """One line if no trial is better than the probe, else an empty string."""
         ranked = record.ranked()
         best = record.figure(ranked[0]) if ranked and record.metric != "val_loss" else None
@@ -45,11 +45,14 @@ class TrialStart:
         return f"note    no trial is better than the probe, {self.score}; train without --config saves the probe"
 
 
-def start_trials(job: SearchJob, splits: DatasetSplits, progress: StartTask) -> TrialStart:
+def start_trials(job: SearchJob, record: Record, splits: DatasetSplits, progress: StartTask) -> TrialStart:
     """Train a probe and save it in the folder of the search, unless its trials train from scratch.
+
+    All trials of a search start alike: a resumed search keeps the probe of its first trials, or none if an earlier release began it.
 
     Args:
         job: the search.
+        record: its results so far.
         splits: the data set.
         progress: receives the progress.
 
@@ -57,11 +60,13 @@ def start_trials(job: SearchJob, splits: DatasetSplits, progress: StartTask) -> 
         CifarRayError: see `train_probe`.
     """
     fixed = job.fixed
-    if fixed.method == "scratch" or _OF_PROBE & {parameter.path for parameter in job.space}:
+    is_saved = job.files.read(f"{PROBE_FOLDER}/{MANIFEST_FILE}") is not None
+    began_without = bool(record.trials) and not is_saved
+    if fixed.method == "scratch" or began_without or _OF_PROBE & {parameter.path for parameter in job.space}:
         return TrialStart(fixed, fixed)
     mirror = fixed.augmentation.flip == "none" or not mirroring_harms(fixed, splits, progress)
     probe = train_probe(fixed, DatasetSplits(splits.name, splits.train, splits.val, None), progress, mirror=mirror)
-    if job.files.read(f"{PROBE_FOLDER}/{MANIFEST_FILE}") is None:  # a resumed search keeps the start of its first trials
+    if not is_saved:
         save_probe(job.files, TrainedRun(job.name, job.files.path(), probe.result, [probe.report], probe.weights), fixed, splits)
     return TrialStart(
         finetuning_config(fixed, job.folder, mirror=mirror),

@@ -109,7 +109,7 @@ def test_advice_before_training(album: Path, tmp_path: Path, capsys: pytest.Capt
         "uneven: bee (4) below a tenth of ant (60); add images of the small classes",
         "few images: bee (4) below 5; add more, 50 and more a class are better",
         "bursts: 4 near-duplicates in 1 group; they count as few different images",
-        "broken: training leaves out 1 file; repair or replace",
+        "broken: training leaves out 1 unreadable file; repair or replace each",
         f"odd shapes: {album}/cat/07.jpg (200×60) longer than 3:1; crop them, or choose --resize-policy",
         "unlike the rest: ant/lost.jpg; look at each, and remove what is no picture",
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -226,7 +227,7 @@ def test_the_trials_of_a_search_start_from_the_probe_and_the_best_recipe_fine_tu
     command = parse_tune_command(argv, "tune")
     job = prepare(command.train_config(), command.search_config())
     splits = load_splits(job.fixed)
-    start = start_trials(job, splits, no_progress)
+    start = start_trials(job, Record("val_accuracy", 2, 1), splits, no_progress)
     bundle = load_parent(start.trials)
     assert bundle is not None
     assert bundle.manifest.metrics["val_accuracy"] >= 0.9
@@ -234,16 +235,19 @@ def test_the_trials_of_a_search_start_from_the_probe_and_the_best_recipe_fine_tu
     assert "trials start from it" in start.description
     assert (start.trials.method, start.result.method) == ("scratch", "finetune")
     trial = Trial(1, "a", "a", {}, "finished", epochs=[{"epoch": epoch, "val_accuracy": 0.5} for epoch in (1, 2)])
-    assert "no trial is better than the probe" in start.compare(Record("val_accuracy", 2, 1, [trial]))
+    assert "no trial is better than the probe" in start.warning(Record("val_accuracy", 2, 1, [trial]))
     trial = Trial(1, "a", "a", {}, "finished", epochs=[{"epoch": epoch, "val_accuracy": 1.1} for epoch in (1, 2)])
-    assert start.compare(Record("val_accuracy", 2, 1, [trial])) == ""
+    assert start.warning(Record("val_accuracy", 2, 1, [trial])) == ""
     saved = {path: path.stat().st_mtime_ns for path in (tmp_path / "storage" / "tunings" / "search" / "probe").iterdir()}
-    assert start_trials(job, splits, no_progress).trials == start.trials
+    begun = Record("val_accuracy", 2, 1, [trial])
+    assert start_trials(job, begun, splits, no_progress).trials == start.trials
     assert {path: path.stat().st_mtime_ns for path in saved} == saved, "a resumed search keeps the start of its first trials"
+    shutil.rmtree(tmp_path / "storage" / "tunings" / "search" / "probe")
+    assert start_trials(job, begun, splits, no_progress) == TrialStart(job.fixed, job.fixed), "an earlier release began it"
 
 
 def test_a_search_for_the_network_has_no_probe_to_start_from(photos: Path, tmp_path: Path) -> None:
     argv = ["--data-dir", str(photos), "--storage", str(tmp_path / "storage"), *SMALL, "--epochs", "2"]
     command = parse_tune_command(argv, "tune")
     job = prepare(command.train_config(), command.search_config(), {"model": {"choice": ["airnet", "timm:tf_efficientnet_lite0"]}})
-    assert start_trials(job, load_splits(job.fixed), no_progress) == TrialStart(job.fixed, job.fixed)
+    assert start_trials(job, Record("val_accuracy", 2, 1), load_splits(job.fixed), no_progress) == TrialStart(job.fixed, job.fixed)

@@ -80,7 +80,7 @@ def judge(
     labels looked wrong before, so that these do not pull the heads towards themselves.
 
     Args:
-        features: float32 `[N, D]`.
+        features: float32 `[N, D]`; they are standardised in place.
         labels: int64 `[N]`.
         num_classes: C.
         groups: int64 `[N]`; near-duplicates have equal numbers.
@@ -95,7 +95,7 @@ def judge(
         kept = np.ones(len(labels), np.float32)
         if number:
             kept[wrong_labels(labels, total / np.float32(number))] = 0
-        logits = cross_validate(features.copy(), labels, num_classes, assign_folds(labels, groups, seed + number), kept, on_step)
+        logits = cross_validate(features, labels, num_classes, assign_folds(labels, groups, seed + number), kept, on_step)
         total += softmax(logits).astype(np.float32)
     return total / np.float32(_ROUNDS)
 
