@@ -48,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         table.close(record)
         if record.trials:
-            best = write_results(record, start.result, job.space, job.files, job.name)
-            print("\n".join(filter(None, (describe_result(record, job, best, PROG), start.warning(record)))))
+            best = write_results(record, start.result, job.space, job.files, job.name, start.notes(record))
+            print(describe_result(record, job, best, PROG, start.notes(record)))
     if best is not None and command.train_best:
         best = best.model_copy(update={"name": f"{job.name}-best-{datetime.now():%Y%m%d-%H%M%S}"})
         print(train_with_progress(best, load_splits(best), command.track).summary())

@@ -19,15 +19,15 @@ FLOORS: tuple[dict[str, str], ...] = (
     {
         "cifar_ray.config": "every setting",
         "cifar_ray.metrics": "accuracy, calibration, intervals",
-        "cifar_ray.client": "asks a server; standard library only",
+        "cifar_ray.client": "asks a server",
         "deployments.pages": "HTML pages from templates",
     },
     {"cifar_ray.storage": "files, local or in an object store", "cifar_ray.data.decoding": "picture files, formats and colours"},
     {
-        "cifar_ray.data.reading": "the content of each picture, wherever it is",
-        "cifar_ray.drift": "whether the pictures of requests have changed",
-        "cifar_ray.captures": "pictures of requests, and what people say of them",
-        "cifar_ray.jobs": "the queue of a server's jobs, and what they may read",
+        "cifar_ray.data.reading": "bytes of each picture",
+        "cifar_ray.drift": "have requests changed?",
+        "cifar_ray.captures": "requests and their reviews",
+        "cifar_ray.jobs": "the queue of a server's jobs",
     },
     {"cifar_ray.data.listing": "which pictures, classes and splits"},
     {"cifar_ray.cluster": "Ray: connection, plan, failures, private parts"},
@@ -51,7 +51,7 @@ FLOORS: tuple[dict[str, str], ...] = (
     {
         "cifar_ray.training.loop": "steps and epochs, no Ray",
         "cifar_ray.inference.batch": "many pictures to one table",
-        "cifar_ray.inference.exporting": "files for other programs, and from them",
+        "cifar_ray.inference.exporting": "to and from other programs",
         "deployments.predicting": "decode, batch, predict",
     },
     {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cifar_ray.config import TrainConfig, to_yaml
 from cifar_ray.reports import search_figures
 from cifar_ray.reports.renderer import Code, Picture, Section, Table, render
@@ -14,8 +16,18 @@ from cifar_ray.tuning.space import SearchSpace
 from cifar_ray.tuning.standings import describe_figure, row
 
 
-def write_results(record: Record, fixed: TrainConfig, space: SearchSpace, files: FileTree, title: str) -> TrainConfig | None:
+def write_results(
+    record: Record, fixed: TrainConfig, space: SearchSpace, files: FileTree, title: str, notes: Sequence[str] = ()
+) -> TrainConfig | None:
     """Write `best.yaml`, `curves.png`, `parallel.png`, `importance.png` and `report.html` of a search, finished or not.
+
+    Args:
+        record: record of the search.
+        fixed: config that the best recipe completes.
+        space: the search space.
+        files: files of the search.
+        title: name of the search.
+        notes: further sentences about the best trial.
 
     Returns:
         The best recipe; `None` if no trial has a metric yet.
@@ -31,7 +43,7 @@ def write_results(record: Record, fixed: TrainConfig, space: SearchSpace, files:
         files.replace(f"{name}.png", picture.png)
     files.replace(
         "report.html",
-        render(f"Search {title}", _summary(record), _sections(record, best, pictures, describe_certainty(record, fixed, space))),
+        render(f"Search {title}", _summary(record), _sections(record, best, pictures, [*describe_certainty(record, fixed, space), *notes])),
     )
     return best
 

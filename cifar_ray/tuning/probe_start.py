@@ -36,13 +36,13 @@ class TrialStart:
     description: str = ""
     score: Score | None = None
 
-    def warning(self, record: Record) -> str:
-        """One line if no trial is better than the probe, else an empty string."""
+    def notes(self, record: Record) -> list[str]:
+        """One line for the user if no trial is better than the probe."""
         ranked = record.ranked()
         best = record.figure(ranked[0]) if ranked and record.metric != "val_loss" else None
         if best is None or self.score is None or best > self.score.value:
-            return ""
-        return f"note    no trial is better than the probe, {self.score}; train without --config saves the probe"
+            return []
+        return [f"no trial is better than the probe, {self.score}; train without --config saves the probe"]
 
 
 def start_trials(job: SearchJob, record: Record, splits: DatasetSplits, progress: StartTask) -> TrialStart:

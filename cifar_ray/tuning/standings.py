@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cifar_ray.config import TrainConfig
 from cifar_ray.tuning.certainty import describe_certainty
 from cifar_ray.tuning.record import Record, Trial, format_parameters, images_per_s
@@ -80,7 +82,7 @@ def epochs_left(record: Record) -> float:
     return begun + repeated + usual * (record.num_samples - len(record.trials))
 
 
-def describe_result(record: Record, job: SearchJob, best: TrainConfig | None, prog: str) -> str:
+def describe_result(record: Record, job: SearchJob, best: TrainConfig | None, prog: str, notes: Sequence[str] = ()) -> str:
     """Lines with the best trial, its certainty, the report, and the next commands.
 
     Args:
@@ -88,6 +90,7 @@ def describe_result(record: Record, job: SearchJob, best: TrainConfig | None, pr
         job: the search.
         best: the best recipe; `None` if no trial has a figure.
         prog: the command that resumes the search.
+        notes: further lines for the user.
     """
     report = f"report  {job.files.path('report.html')}"
     ranked = record.ranked()
@@ -103,7 +106,7 @@ def describe_result(record: Record, job: SearchJob, best: TrainConfig | None, pr
     ]
     if not record.ended:
         lines.append(f"resume  the same command, or {prog} --resume {job.name} --storage {job.fixed.storage}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"note    {line}" for line in notes)])
 
 
 def describe_start(record: Record, job: SearchJob, dataset_name: str) -> str:

@@ -235,9 +235,11 @@ def test_the_trials_of_a_search_start_from_the_probe_and_the_best_recipe_fine_tu
     assert "trials start from it" in start.description
     assert (start.trials.method, start.result.method) == ("scratch", "finetune")
     trial = Trial(1, "a", "a", {}, "finished", epochs=[{"epoch": epoch, "val_accuracy": 0.5} for epoch in (1, 2)])
-    assert "no trial is better than the probe" in start.warning(Record("val_accuracy", 2, 1, [trial]))
+    shown = start.notes(Record("val_accuracy", 2, 1, [trial]))
+    assert len(shown) == 1
+    assert "no trial is better than the probe" in shown[0]
     trial = Trial(1, "a", "a", {}, "finished", epochs=[{"epoch": epoch, "val_accuracy": 1.1} for epoch in (1, 2)])
-    assert start.warning(Record("val_accuracy", 2, 1, [trial])) == ""
+    assert start.notes(Record("val_accuracy", 2, 1, [trial])) == []
     saved = {path: path.stat().st_mtime_ns for path in (tmp_path / "storage" / "tunings" / "search" / "probe").iterdir()}
     begun = Record("val_accuracy", 2, 1, [trial])
     assert start_trials(job, begun, splits, no_progress).trials == start.trials

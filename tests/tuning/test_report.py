@@ -15,7 +15,7 @@ def test_a_search_leaves_a_recipe_pictures_and_a_report_that_needs_nothing_else(
     record: Record, fixed: TrainConfig, space: SearchSpace, tmp_path
 ) -> None:
     files = FileTree(str(tmp_path), "tunings/one")
-    best = write_results(record, fixed, space, files, "one")
+    best = write_results(record, fixed, space, files, "one", ["no trial is better than the probe"])
     assert best is not None
     for name in ("curves", "parallel", "importance"):
         assert (files.read(f"{name}.png") or b"").startswith(b"\x89PNG")
@@ -23,6 +23,7 @@ def test_a_search_leaves_a_recipe_pictures_and_a_report_that_needs_nothing_else(
     assert page.count("data:image/png;base64,") == 3
     assert not re.search(r"""(src|href)=["']?(https?:|//|[\w./]+\.(png|css|js))""", page)
     assert "the loss became nan in epoch 2" in page
+    assert "No trial is better than the probe." in page
     (best_row,) = re.findall(r'<tr class="best">\n<td class="number">(\d+)</td>', page)
     assert int(best_row) == record.ranked()[0].number
     command = parse_train_command(["--config", files.path("best.yaml")], "train")
