@@ -2,12 +2,14 @@
 
 Fake tensors have shapes and devices and no values, so any step that needs a value on the host fails. torch's autograd asks the driver of
 a GPU for its stream also for fake tensors. A device of torch's for Python backends takes its place here; it is registered for a whole
-process. Each argument is a config; each line of output is the JSON of its second step: `launches` and `copies`, or the `error`.
+process. Each argument is a config; each line of output is the JSON of its second step: `launches` and `copies`, or the `error`. With
+`"augmented_before": true`, only what follows the augmentation is recorded.
 """
 
 import json
 import sys
 from functools import cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 
 from cifar_ray.config import TrainConfig, parse_config
 from cifar_ray.data.batches import transforms
+from cifar_ray.data.batches.loader import Step
 from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
 from cifar_ray.training.loop.command import Command
@@ -67,8 +70,11 @@ def images(count: int) -> ImageDataset:
 def record(settings: dict[str, Any], device: torch.device) -> dict[str, Any]:
     splits = DatasetSplits("made up", images(96), None, images(20))
     with FakeTensorMode(allow_non_fake_inputs=True):
+        augmented_before = settings.pop("augmented_before", False)
         config = parse_config(TrainConfig, {"batch_size": 24, "precision": "fp32", **settings})
         trainer, monitor = Trainer(config, splits, device, Shard()), StepMonitor(device)
+        if augmented_before:
+            return record_after_augmentation(trainer)
         modes: list[Recorded] = []
 
         def after_step(*_: object) -> None:
@@ -89,6 +95,14 @@ def record(settings: dict[str, Any], device: torch.device) -> dict[str, Any]:
                 modes.pop().__exit__(None, None, None)
             return {"error": str(error)}
     raise AssertionError("an epoch has more than two steps")
+
+
+def record_after_augmentation(trainer: Trainer) -> dict[str, Any]:
+    first, second = (Step(step.global_size, step.num_pieces, iter(list(step.pieces))) for step in islice(trainer.loader.epoch(0), 2))
+    trainer.train_step(first)
+    with Recorded() as recorded:
+        trainer.train_step(second)
+    return {"launches": recorded.launches, "copies": recorded.copies}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Captured steps. Without a GPU, a function that runs the work in place of a graph shows what goes in and out."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import DatasetSplits
 from cifar_ray.training.loop.trainer import Trainer
 from cifar_ray.training.steps import captured
-from cifar_ray.training.steps.captured import why_not_captured
+from cifar_ray.training.steps.captured import is_augmented_in_graph, why_not_captured
 from cifar_ray.training.steps.readback import Readback, copy_to_host
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -57,11 +58,18 @@ def weights_after(one: Trainer, epochs: int = 2) -> dict[str, torch.Tensor]:
 
 @pytest.mark.usefixtures("narrow_airnet")
 @pytest.mark.parametrize(("batch_size", "replayed_steps"), [(9, 10), (11, 4)])
-def test_a_replay_trains_as_the_step_itself(few_stripes: DatasetSplits, replays: list[int], batch_size: int, replayed_steps: int) -> None:
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"augmentation": {"policy": "randaugment", "mixup": 0.3}}, {"draws": 1}, {"micro_batch_size": 5}],
+    ids=["in the graph", "policy", "draws 1", "micro-batches"],
+)
+def test_a_replay_trains_as_the_step_itself(
+    few_stripes: DatasetSplits, replays: list[int], batch_size: int, replayed_steps: int, changes: dict[str, Any]
+) -> None:
     """The input of each step reaches the memory of the graph, also with batches of two sizes and after the stem freezes."""
-    plain = weights_after(trainer(few_stripes, cuda_graph="off", batch_size=batch_size))
+    plain = weights_after(trainer(few_stripes, cuda_graph="off", batch_size=batch_size, **changes))
     assert replays == []
-    replayed = weights_after(trainer(few_stripes, batch_size=batch_size))
+    replayed = weights_after(trainer(few_stripes, batch_size=batch_size, **changes))
     assert all(torch.equal(plain[name], replayed[name]) for name in plain)
     assert len(replays) == 2  # one of each epoch: the stem is frozen in the second
     assert sum(replays) == replayed_steps  # not the first three of each shape
@@ -86,19 +94,23 @@ def test_a_step_that_cannot_be_captured_runs_all_the_same(few_stripes: DatasetSp
         ({}, CPU, 1, "no GPU"),
         ({}, GPU, 2, "several workers"),
         ({"on_nan": "skip"}, GPU, 1, "on_nan skip"),
-        ({"draws": 1}, GPU, 1, "draws 1"),
-        ({"augmentation": {"policy": "randaugment"}}, GPU, 1, "randaugment"),
         ({}, GPU, 1, "^$"),
     ],
 )
-@pytest.mark.usefixtures("narrow_airnet")
-def test_steps_that_need_the_host_are_not_captured(
-    few_stripes: DatasetSplits, changes: dict, device: torch.device, workers: int, reason: str
-) -> None:
-    loader = trainer(few_stripes).loader
+def test_steps_that_need_the_host_are_not_captured(changes: dict, device: torch.device, workers: int, reason: str) -> None:
     config = parse_config(TrainConfig, SETTINGS | changes)
-    found = why_not_captured(config, device, Shard(0, workers), loader)
+    found = why_not_captured(config, device, Shard(0, workers))
     assert (found == "") if reason == "^$" else (reason in found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_inside"),
+    [({}, True), ({"draws": 1}, False), ({"augmentation": {"policy": "randaugment"}}, False)],
+)
+@pytest.mark.usefixtures("narrow_airnet")
+def test_augmentation_that_needs_the_host_stays_outside_the_graph(few_stripes: DatasetSplits, changes: dict, is_inside: bool) -> None:
+    one = trainer(few_stripes, **changes)
+    assert is_augmented_in_graph(one.config, one.loader) == is_inside
 
 
 @pytest.mark.usefixtures("narrow_airnet")

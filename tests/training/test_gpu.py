@@ -80,6 +80,13 @@ def test_a_graph_trains_as_the_steps_themselves(few_stripes: DatasetSplits, prec
         torch.testing.assert_close(graph[name], eager[name], atol=2e-2, rtol=2e-2)
 
 
+@pytest.mark.parametrize("changes", [{"augmentation": {"policy": "randaugment"}}, {"draws": 1}], ids=["policy", "draws 1"])
+def test_a_graph_of_images_augmented_before_trains_as_the_steps_themselves(few_stripes: DatasetSplits, changes: dict) -> None:
+    eager, graph = (weights_after(trainer(few_stripes, precision="fp32", cuda_graph=mode, **changes)) for mode in ("off", "on"))
+    for name in eager:
+        torch.testing.assert_close(graph[name], eager[name], atol=2e-2, rtol=2e-2)
+
+
 def test_adamw_and_dropout_in_a_graph_train_as_the_steps_themselves(few_stripes: DatasetSplits) -> None:
     settings = {"model": "cnn3", "optimizer": {"name": "adamw", "lr": 0.003}, "precision": "fp32"}
     eager, graph = (weights_after(trainer(few_stripes, cuda_graph=mode, **settings)) for mode in ("off", "on"))

@@ -29,6 +29,7 @@ CASES: dict[str, dict[str, Any]] = {
     "draws of earlier releases": {"draws": 1},
     "skipped steps": {"on_nan": "skip"},
     "randaugment": {"augmentation": {"policy": "randaugment"}},
+    "images augmented before": {"augmented_before": True},
 }
 _LAUNCHES = 330  # of a step with the default recipe
 
@@ -54,5 +55,5 @@ def test_a_step_of_the_default_recipe_launches_few_kernels(steps: dict[str, dict
 
 @pytest.mark.parametrize("case", ["skipped steps", "randaugment", "draws of earlier releases"])
 def test_what_cannot_be_captured_is_seen(steps: dict[str, dict[str, Any]], case: str) -> None:
-    """`captured.why_not_captured` names these; the test would be blind if it found nothing."""
+    """`training/steps/captured.py` keeps these out of a graph; the test would be blind if it found nothing."""
     assert steps[case].get("error") or steps[case]["copies"]

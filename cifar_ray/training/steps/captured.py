@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -18,17 +19,22 @@ _EAGER_STEPS = 3  # before the capture of each shape: in these, libraries choose
 Replay = Callable[[], Tensor]
 
 
-def why_not_captured(config: TrainConfig, device: torch.device, shard: Shard, loader: TrainLoader) -> str:
+def why_not_captured(config: TrainConfig, device: torch.device, shard: Shard) -> str:
     """Why steps cannot be captured; empty if they can."""
     reasons = {
         "there is no GPU": device.type != "cuda",
         "several workers exchange gradients in each step": shard.world_size > 1,
-        "streamed images arrive in new memory": not loader.is_resident,
         "on_nan skip reads the loss in each step": config.on_nan == "skip",
-        "draws 1 come from the CPU in each step": config.draws == 1,
-        f"the policy {config.augmentation.policy} divides images into groups of unknown size": config.augmentation.policy != "none",
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
+
+
+def is_augmented_in_graph(config: TrainConfig, loader: TrainLoader) -> bool:
+    """Whether the graph of a step contains its augmentation; otherwise the images are augmented before the graph runs.
+
+    Policies divide images into groups of unknown size, draws 1 come from the CPU, and streamed images arrive in new memory.
+    """
+    return loader.is_resident and config.draws != 1 and config.augmentation.policy == "none"
 
 
 def captured_steps(
@@ -47,11 +53,82 @@ def captured_steps(
     """
     if config.cuda_graph == "off":
         return None
-    if reason := why_not_captured(config, device, shard, loader):
+    if reason := why_not_captured(config, device, shard):
         if config.cuda_graph == "on" or device.type == "cuda":
             on_message(f"cuda_graph: off, because {reason}")
         return None
-    return CapturedSteps(train_step, loader.pieces, on_refused)
+    return CapturedSteps(train_step, loader.pieces if is_augmented_in_graph(config, loader) else None, on_refused)
+
+
+class StepInput(Protocol):
+    """What a graph reads in a step."""
+
+    @property
+    def shape(self) -> Hashable:
+        """Equal for inputs that one graph can read."""
+
+    def tensors(self) -> list[Tensor]:
+        """All tensors, in a fixed order."""
+
+    def clone(self) -> StepInput:
+        """A copy of all tensors: the memory that the graph reads."""
+
+    def pieces(self) -> Pieces:
+        """As `Step.pieces`."""
+
+
+@dataclass(frozen=True)
+class DrawnInput:
+    """Indices and draws; the graph gathers and augments the images.
+
+    Attributes:
+        share: what was drawn for the step.
+        augment: `TrainLoader.pieces`.
+    """
+
+    share: Share
+    augment: Callable[[Share], Pieces]
+
+    @property
+    def shape(self) -> Hashable:
+        """Implements `StepInput`."""
+        return self.share.indices.shape
+
+    def tensors(self) -> list[Tensor]:
+        """Implements `StepInput`."""
+        return self.share.tensors()
+
+    def clone(self) -> DrawnInput:
+        """Implements `StepInput`."""
+        return DrawnInput(self.share.clone(), self.augment)
+
+    def pieces(self) -> Pieces:
+        """Implements `StepInput`."""
+        return self.augment(self.share)
+
+
+@dataclass(frozen=True)
+class AugmentedInput:
+    """Augmented images and their labels, as in `Step.pieces`."""
+
+    augmented: tuple[tuple[Tensor, Tensor], ...]
+
+    @property
+    def shape(self) -> Hashable:
+        """Implements `StepInput`."""
+        return tuple(one.shape for one in self.tensors())
+
+    def tensors(self) -> list[Tensor]:
+        """Implements `StepInput`."""
+        return [tensor for piece in self.augmented for tensor in piece]
+
+    def clone(self) -> AugmentedInput:
+        """Implements `StepInput`."""
+        return AugmentedInput(tuple((inputs.clone(), labels.clone()) for inputs, labels in self.augmented))
+
+    def pieces(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Implements `StepInput`."""
+        return iter(self.augmented)
 
 
 class CapturedSteps:
@@ -59,13 +136,15 @@ class CapturedSteps:
 
     Args:
         train_step: runs a step without copies from or to the host; its result is on the device.
-        pieces: `TrainLoader.pieces`.
+        augment: `TrainLoader.pieces`, if the graph contains the augmentation.
         on_refused: receives the reason if a step cannot be captured, and undoes the changes of the attempt; all further steps run eagerly.
     """
 
-    def __init__(self, train_step: Callable[[Step], Tensor], pieces: Callable[[Share], Pieces], on_refused: Callable[[str], None]) -> None:
-        self._train_step, self._pieces, self._on_refused = train_step, pieces, on_refused
-        self._forms: dict[tuple[int, torch.Size], _CapturedShape] = {}
+    def __init__(
+        self, train_step: Callable[[Step], Tensor], augment: Callable[[Share], Pieces] | None, on_refused: Callable[[str], None]
+    ) -> None:
+        self._train_step, self._augment, self._on_refused = train_step, augment, on_refused
+        self._forms: dict[Hashable, _CapturedShape] = {}
         self.is_refused = False
 
     def clear(self) -> None:
@@ -73,17 +152,22 @@ class CapturedSteps:
         self._forms.clear()
 
     def run(self, step: Step) -> Tensor:
-        """Run one training step, and return the result of `train_step`; a step without `share` runs eagerly."""
-        if self.is_refused or step.share is None:
+        """Run one training step, and return the result of `train_step`."""
+        if self.is_refused:
             return self._train_step(step)
-        key = (step.global_size, step.share.indices.shape)
+        given: StepInput
+        if self._augment and step.share:
+            given = DrawnInput(step.share, self._augment)
+        else:
+            given = AugmentedInput(tuple(step.pieces))
+        key = (step.global_size, given.shape)
         if key not in self._forms:
-            self._forms[key] = _CapturedShape(step.share.clone())
+            self._forms[key] = _CapturedShape(given.clone())
         form = self._forms[key]
-        copy_each(form.share.tensors(), step.share.tensors())
+        copy_each(form.memory.tensors(), given.tensors())
 
         def work() -> Tensor:
-            return self._train_step(Step(step.global_size, step.num_pieces, self._pieces(form.share)))
+            return self._train_step(Step(step.global_size, step.num_pieces, form.memory.pieces()))
 
         if form.eager_steps < _EAGER_STEPS:
             form.eager_steps += 1
@@ -94,7 +178,7 @@ class CapturedSteps:
             except RuntimeError as error:
                 self.is_refused = True
                 self._on_refused(f"cuda_graph: a step cannot be captured ({str(error).strip().partition(chr(10))[0]}); training without")
-                return self._train_step(step)
+                return work()
         return form.replay()
 
 
@@ -102,7 +186,7 @@ class CapturedSteps:
 class _CapturedShape:
     """Steps of one shape: memory for their input, and the function that replays their graph."""
 
-    share: Share
+    memory: StepInput
     eager_steps: int = 0
     replay: Replay | None = None
 
