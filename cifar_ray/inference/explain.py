@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cifar_ray.data.batches.transforms import normalize
 from cifar_ray.inference.activation_maps import members, weighted
-from cifar_ray.inference.features import share_weights
+from cifar_ray.inference.engines.features import share_weights
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.models.views import unview
 from cifar_ray.store import Manifest

@@ -10,7 +10,7 @@ import torch
 
 from cifar_ray.config import EngineName, PrecisionName
 from cifar_ray.errors import BundleError, ConfigError
-from cifar_ray.inference.engines import Engine, TorchEngine, choose
+from cifar_ray.inference.engines.choice import Engine, TorchEngine, choose
 from cifar_ray.inference.halving import Halving
 from cifar_ray.metrics.familiarity import unit
 from cifar_ray.models import create_model

@@ -14,10 +14,10 @@ import pytest
 
 from cifar_ray.config import PrecisionName
 from cifar_ray.errors import ConfigError, MissingDependencyError
-from cifar_ray.inference import engines
-from cifar_ray.inference.engines import TOLERANCE, OpenVinoEngine
+from cifar_ray.inference.engines import choice as engines
+from cifar_ray.inference.engines.choice import TOLERANCE, OpenVinoEngine
+from cifar_ray.inference.engines.synthetic_pictures import like_photographs
 from cifar_ray.inference.predictor import Predictor
-from cifar_ray.inference.synthetic_pictures import like_photographs
 from cifar_ray.models import list_models
 from cifar_ray.models import precision as precisions
 from cifar_ray.store import Bundle

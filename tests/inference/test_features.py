@@ -16,7 +16,7 @@ from torch import nn
 from cifar_ray.config import EngineName, PrecisionName
 from cifar_ray.data.batches.transforms import normalize
 from cifar_ray.errors import BundleError
-from cifar_ray.inference.features import with_features
+from cifar_ray.inference.engines.features import with_features
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.metrics.familiarity import Familiarity, unit
 from cifar_ray.metrics.trust import Trust

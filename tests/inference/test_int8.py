@@ -20,8 +20,8 @@ from cifar_ray.config import TrainConfig
 from cifar_ray.data import load_splits
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.errors import BundleError, ConfigError, MissingDependencyError
-from cifar_ray.inference import engines
-from cifar_ray.inference.engines import INT8_FILES
+from cifar_ray.inference.engines import choice as engines
+from cifar_ray.inference.engines.choice import INT8_FILES
 from cifar_ray.inference.int8 import held_out_score, with_int8
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.metrics.familiarity import energy

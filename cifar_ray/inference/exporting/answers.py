@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifar_ray.inference.conversion import FromPixels
+from cifar_ray.inference.engines.conversion import FromPixels
+from cifar_ray.inference.engines.features import with_features
 from cifar_ray.inference.exporting.resampling import Square
-from cifar_ray.inference.features import with_features
 from cifar_ray.metrics.familiarity import NEIGHBOUR
 from cifar_ray.metrics.trust import Trust
 from cifar_ray.store import Manifest

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cifar_ray.config import TestTimeAugmentation
 from cifar_ray.data.batches.loader import EvaluationLoader
-from cifar_ray.inference.features import WithFeatures, with_features
+from cifar_ray.inference.engines.features import WithFeatures, with_features
 from cifar_ray.metrics.accuracy import Evaluation, Logits
 from cifar_ray.models.precision import Precision
 from cifar_ray.training.loop.collective import sum_over_workers

@@ -155,11 +155,7 @@ class CapturedSteps:
         """Run one training step, and return the result of `train_step`."""
         if self.is_refused:
             return self._train_step(step)
-        given: StepInput
-        if self._augment and step.share:
-            given = DrawnInput(step.share, self._augment)
-        else:
-            given = AugmentedInput(tuple(step.pieces))
+        given = DrawnInput(step.share, self._augment) if self._augment and step.share else AugmentedInput(tuple(step.pieces))
         key = (step.global_size, given.shape)
         if key not in self._forms:
             self._forms[key] = _CapturedShape(given.clone())

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from cifar_ray.config import EngineName
 from cifar_ray.data.batches.transforms import normalize
 from cifar_ray.errors import CifarRayError, ConfigError, MissingDependencyError
-from cifar_ray.inference.conversion import NetworkInput, convert
-from cifar_ray.inference.features import with_features
-from cifar_ray.inference.synthetic_pictures import gradients, like_photographs
+from cifar_ray.inference.engines.conversion import NetworkInput, convert
+from cifar_ray.inference.engines.features import with_features
+from cifar_ray.inference.engines.synthetic_pictures import gradients, like_photographs
 from cifar_ray.models.precision import Precision
 from cifar_ray.store import Manifest
 

@@ -1,0 +1,1 @@
+"""Run one network: plain torch, and what is faster on this machine."""
