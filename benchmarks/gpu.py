@@ -2,6 +2,7 @@
 
 python benchmarks/gpu.py precision DIR [--precision bf16] [--images N]    does it learn, and how fast
 python benchmarks/gpu.py time DIR [--seeds 10] [--images N] [--compile MODE] [--cuda-graph MODE]    accuracy and time, without Ray
+python benchmarks/gpu.py forward                                          forward passes of a server: CUDA graphs beside plain torch
 python benchmarks/gpu.py collective                                       NCCL, or gloo
 python benchmarks/gpu.py peer-data DIR OUT                                the same images as the files that airbench reads
 """
@@ -9,29 +10,36 @@ python benchmarks/gpu.py peer-data DIR OUT                                the sa
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
-from cifar_ray.config import TrainConfig, parse_config
+from cifar_ray.config import PRETRAINED_MODEL, TrainConfig, parse_config
 from cifar_ray.data import load_splits
 from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
-from cifar_ray.models import DataInitialized
+from cifar_ray.inference.engines.choice import choose
+from cifar_ray.inference.engines.conversion import NetworkInput
+from cifar_ray.inference.engines.engine import TorchEngine
+from cifar_ray.models import DataInitialized, create_model
+from cifar_ray.models.precision import Precision
 from cifar_ray.training.loop.trainer import Trainer
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TARGET = 0.94
 STEM_IMAGES = 5000
+REPEATS = 20
 
 
 def main() -> None:
     """Runs one check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("check", choices=["precision", "time", "collective", "peer-data"])
+    parser.add_argument("check", choices=["precision", "time", "forward", "collective", "peer-data"])
     parser.add_argument("folder", nargs="?")
     parser.add_argument("out", nargs="?", type=Path)
     parser.add_argument("--precision", default="auto")
@@ -42,6 +50,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.check == "collective":
         collective()
+        return
+    if options.check == "forward":
+        forward()
         return
     values = {
         "dataset": "folder",
@@ -113,6 +124,28 @@ def time_to_accuracy(config: TrainConfig, splits: DatasetSplits, seeds: int) -> 
         f"({100 * min(accuracies):.2f}–{100 * max(accuracies):.2f} %; {reached} of {seeds} reach {100 * TARGET:.0f} %), "
         f"{statistics.mean(rates):,.0f} images/s on {DEVICE}"
     )
+
+
+def forward() -> None:
+    """Time forward passes with copies from and to the host: the engine that a server chooses beside plain torch, in turn."""
+    lines = []
+    for name, side in (("airnet", 32), (PRETRAINED_MODEL, 224)):
+        network = create_model(name, num_classes=10, image_size=side).to(DEVICE).to(memory_format=torch.channels_last).eval()
+        plain = TorchEngine(network, NetworkInput(side, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)), Precision.resolve("auto", DEVICE))
+        engine, reason = choose(plain, "auto")
+        print(f"{name}: {engine.name}, because {reason}")
+        times = []
+        for count in (1, 8, 32, 128):
+            images = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
+            best = [math.inf, math.inf]
+            for _ in range(REPEATS):
+                for number, one in enumerate((plain, engine)):
+                    started = time.perf_counter()
+                    one.outputs(images)
+                    best[number] = min(best[number], time.perf_counter() - started)
+            times.append(f"{count}: {1e3 * best[0]:.2f} → {1e3 * best[1]:.2f}")
+        lines.append(f"{name}, torch → {engine.name}, ms by batch size: {', '.join(times)}")
+    print("; ".join(lines))
 
 
 def collective() -> None:

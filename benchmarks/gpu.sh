@@ -26,6 +26,7 @@ cut=${IMAGES:+--images $IMAGES}
 for precision in ${PRECISIONS:-bf16 fp16 fp32}; do check "$precision" "$python" benchmarks/gpu.py precision "$data" --precision $precision $cut; done
 check nccl "$python" benchmarks/gpu.py collective
 check tests "$python" -m pytest -q -m gpu tests
+check forward "$python" benchmarks/gpu.py forward
 check eager "$python" benchmarks/gpu.py time "$data" --seeds "${SEEDS:-10}" --cuda-graph off $cut
 check graph "$python" benchmarks/gpu.py time "$data" --seeds "${SEEDS:-10}" $cut
 check compiled "$python" benchmarks/gpu.py time "$data" --seeds "${SEEDS:-10}" --compile default $cut

@@ -42,7 +42,7 @@ FLOORS: tuple[dict[str, str], ...] = (
         "cifar_ray.data.batches": "arrays to augmented batches",
         "cifar_ray.store.staging": "versions on trial, and their rules",
     },
-    {"cifar_ray.inference.engines": "run a network: torch, OpenVINO"},
+    {"cifar_ray.inference.engines": "torch, OpenVINO, CUDA graphs"},
     {
         "cifar_ray.training.weights": "what training starts from",
         "cifar_ray.training.steps": "steps that do not wait for the host",

@@ -1,4 +1,4 @@
-"""Decoding a JPEG to a square of 224 px: ours against Pillow's full decoding with the same fit."""
+"""Decoding a JPEG to a square of 224 px: ours against Pillow's full decoding with the same fit, and nvJPEG where there is a GPU."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from records import Records
+from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.transforms.v2.functional import resize
 
 SIZE_PX = 224
 # name, width and height, how many pictures per round
@@ -26,6 +29,8 @@ def measure(options: argparse.Namespace, work: Path, records: Records) -> None:
         return fit(Image.open(io.BytesIO(content)).convert("RGB"), SIZE_PX, "squash")
 
     contenders = {"ours": partial(decode_square, size_px=SIZE_PX, policy="squash"), "Pillow, full decoding": pillow}
+    if torch.cuda.is_available():
+        contenders["nvJPEG"] = nvjpeg
     paths = sorted(path for path in options.folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg"))[: options.limit]
     if not paths:
         raise SystemExit(f"{options.folder} has no JPEGs")
@@ -40,6 +45,12 @@ def measure(options: argparse.Namespace, work: Path, records: Records) -> None:
             for contender, seconds in times.items():
                 more = {"ms per picture": 1e3 * seconds / len(contents)} | ({"Pillow ÷ ours": ratio} if contender == "ours" else {})
                 records.add(f"decoding {name}", contender, seconds, None, len(contents), **more)
+
+
+def nvjpeg(content: bytes) -> object:
+    """Decode and resize on the GPU; the square returns to the host, as the server sends it to a replica."""
+    image = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB, device="cuda")
+    return resize(image, [SIZE_PX, SIZE_PX], antialias=True).cpu()
 
 
 def made(path: Path, size: tuple[int, int]) -> bytes:

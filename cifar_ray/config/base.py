@@ -17,7 +17,7 @@ ResizePolicy = Literal["pad", "crop", "squash"]
 Method = Literal["auto", "probe", "finetune", "scratch"]
 PrecisionName = Literal["auto", "bf16", "fp16", "fp32"]
 CompileMode = Literal["none", "default", "max-autotune"]
-EngineName = Literal["auto", "torch", "openvino", "openvino-int8"]
+EngineName = Literal["auto", "torch", "openvino", "openvino-int8", "cuda-graph"]
 TestTimeAugmentation = Literal["none", "mirror", "mirror_shift"]
 
 PriorityName = Literal["idle", "low", "normal"]

@@ -22,9 +22,11 @@ from cifar_ray.data import DatasetSplits, load_splits
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.task_progress import StartTask, no_progress
 from cifar_ray.errors import ConfigError, MissingDependencyError
-from cifar_ray.inference.engines.choice import INT8_FILES, Engine, OpenVinoEngine, TorchEngine, deviation, import_openvino
+from cifar_ray.inference.engines.choice import deviation
 from cifar_ray.inference.engines.conversion import convert
+from cifar_ray.inference.engines.engine import Engine, TorchEngine
 from cifar_ray.inference.engines.features import with_features
+from cifar_ray.inference.engines.openvino_engine import INT8_FILES, OpenVinoEngine, import_openvino
 from cifar_ray.inference.engines.synthetic_pictures import gradients
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.metrics.trust import Trust

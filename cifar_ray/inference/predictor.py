@@ -10,7 +10,8 @@ import torch
 
 from cifar_ray.config import EngineName, PrecisionName
 from cifar_ray.errors import BundleError, ConfigError
-from cifar_ray.inference.engines.choice import Engine, TorchEngine, choose
+from cifar_ray.inference.engines.choice import choose
+from cifar_ray.inference.engines.engine import Engine, TorchEngine
 from cifar_ray.inference.halving import Halving
 from cifar_ray.metrics.familiarity import unit
 from cifar_ray.models import create_model
@@ -116,9 +117,10 @@ class Predictor:
         return unit(features)
 
     def warm_up(self, batch_size: int) -> None:
-        """Run one batch of black images, so that the first real batch does not wait for kernels and memory."""
+        """Prepare batches of up to `batch_size` images, so that the first real one does not wait for kernels and memory."""
         size = self.manifest.image_size_px
-        self.predict(np.zeros((batch_size, size, size, 3), np.uint8))
+        for count in self._engine.first_batches(batch_size):
+            self.predict(np.zeros((count, size, size, 3), np.uint8))
 
     def _check(self, where: str) -> None:
         size, num_classes = self.manifest.image_size_px, len(self.manifest.class_names)

@@ -40,14 +40,17 @@ class ClassifierReplica:
         from deployments.replicas.live_models import LiveModels
 
         threads = compute_threads(config, _node_cores())
-        self._models = LiveModels(config, "cuda" if ray.get_gpu_ids() else "cpu", names)
+        has_gpu = bool(ray.get_gpu_ids())
+        self._models = LiveModels(config, "cuda" if has_gpu else "cpu", names)
         self._metrics = ModelMetrics()
-        # One thread runs forward passes: several at a time would only compete for the same cores.
-        self._compute = ThreadPoolExecutor(1, "compute", initializer=torch.set_num_threads, initargs=(threads,))
+        # On a CPU, one thread runs forward passes: several at a time would only compete for the same cores. For a GPU, a second thread
+        # copies one batch while the GPU computes the other.
+        passes = 2 if has_gpu else 1
+        self._compute = ThreadPoolExecutor(passes, "compute", initializer=torch.set_num_threads, initargs=(threads,))
         # A second thread loads and warms up a model while the first one predicts.
         self._loader = ThreadPoolExecutor(1, "load", initializer=torch.set_num_threads, initargs=(threads,))
         # Merges the batches that several ingress replicas send while a batch runs.
-        self._batcher = Batcher(self._run, config.max_batch_size, max_calls=1)
+        self._batcher = Batcher(self._run, config.max_batch_size, max_calls=passes)
         # The first model loads before the replica counts as ready, so that every request finds a model.
         self._loader.submit(self._models.refresh).result()
         threading.Thread(target=self._refresh_forever, name="refresh", daemon=True).start()

@@ -14,8 +14,8 @@ import pytest
 
 from cifar_ray.config import PrecisionName
 from cifar_ray.errors import ConfigError, MissingDependencyError
-from cifar_ray.inference.engines import choice as engines
-from cifar_ray.inference.engines.choice import TOLERANCE, OpenVinoEngine
+from cifar_ray.inference.engines import choice, openvino_engine
+from cifar_ray.inference.engines.openvino_engine import TOLERANCE, OpenVinoEngine
 from cifar_ray.inference.engines.synthetic_pictures import like_photographs
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.models import list_models
@@ -62,14 +62,14 @@ def test_a_signal_after_engines_came_and_went_is_only_a_signal(make_bundle: Make
     del first
     del second
     gc.collect()
-    with pytest.raises(KeyboardInterrupt):  # it was the end of the process once: see `engines._core`
+    with pytest.raises(KeyboardInterrupt):  # it was the end of the process once: see `openvino_engine._core`
         signal.raise_signal(signal.SIGINT)
 
 
 @needs_openvino
 @pytest.mark.parametrize(("gain", "taken"), [(2.0, "openvino"), (0.9, "torch")])
 def test_auto_takes_what_was_measured_faster(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch, gain: float, taken: str) -> None:
-    monkeypatch.setattr(engines, "speedup", lambda *_: gain)
+    monkeypatch.setattr(choice, "speedup", lambda *_: gain)
     predictor = Predictor(make_bundle(), precision="fp32")
     assert (predictor.engine, predictor.engine_reason) == (taken, f"openvino measured {gain} times as fast as torch")
 
@@ -77,7 +77,7 @@ def test_auto_takes_what_was_measured_faster(make_bundle: MakeBundle, monkeypatc
 @needs_openvino
 def test_the_measurement_compares_the_two(make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(10**6))
-    monkeypatch.setattr(engines.time, "perf_counter", lambda: float(next(clock)))  # type: ignore[attr-defined]
+    monkeypatch.setattr(choice.time, "perf_counter", lambda: float(next(clock)))  # type: ignore[attr-defined]
     predictor = Predictor(make_bundle(), precision="fp32")
     assert (predictor.engine, predictor.engine_reason) == ("torch", "openvino measured 1.0 times as fast as torch")
 
@@ -103,7 +103,7 @@ def test_where_bf16_is_off_openvino_computes_in_fp32_unless_bf16_was_asked_for(
     monkeypatch.setattr(
         OpenVinoEngine, "logits", lambda self, images: exact(self, images) * np.float32(1.2 if self.precision.name == "bf16" else 1)
     )
-    monkeypatch.setattr(engines, "speedup", lambda *_: 2.0)
+    monkeypatch.setattr(choice, "speedup", lambda *_: 2.0)
     monkeypatch.setattr(precisions, "cpu_computes_bf16", lambda: True)
     predictor = Predictor(make_bundle())
     assert (predictor.engine, predictor.precision.name) == ("openvino", "fp32")
@@ -125,7 +125,7 @@ def test_a_network_that_openvino_cannot_run_is_run_by_torch(make_bundle: MakeBun
     def fail(*_: Any) -> None:
         raise RuntimeError("no such\noperator")
 
-    monkeypatch.setattr(engines, "convert", fail)
+    monkeypatch.setattr(openvino_engine, "convert", fail)
     predictor = Predictor(make_bundle(), precision="fp32")
     assert (predictor.engine, predictor.engine_reason) == ("torch", "openvino cannot run this network: no such operator")
     with pytest.raises(ConfigError, match="no such operator"):

@@ -20,8 +20,8 @@ from cifar_ray.config import TrainConfig
 from cifar_ray.data import load_splits
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.errors import BundleError, ConfigError, MissingDependencyError
-from cifar_ray.inference.engines import choice as engines
-from cifar_ray.inference.engines.choice import INT8_FILES
+from cifar_ray.inference.engines import choice
+from cifar_ray.inference.engines.openvino_engine import INT8_FILES
 from cifar_ray.inference.int8 import held_out_score, with_int8
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.metrics.familiarity import energy
@@ -103,7 +103,7 @@ def test_a_form_that_loses_more_than_allowed_is_refused(
 @needs_nncf
 @pytest.mark.parametrize(("gain", "taken"), [(1.3, "openvino-int8"), (0.9, "torch")])
 def test_auto_takes_it_where_it_was_measured_faster(int8: Bundle, monkeypatch: pytest.MonkeyPatch, gain: float, taken: str) -> None:
-    monkeypatch.setattr(engines, "speedup", lambda *_: gain)
+    monkeypatch.setattr(choice, "speedup", lambda *_: gain)
     predictor = Predictor(int8)
     assert predictor.engine == taken
     assert "openvino-int8 measured" in predictor.engine_reason
@@ -111,13 +111,13 @@ def test_auto_takes_it_where_it_was_measured_faster(int8: Bundle, monkeypatch: p
 
 @needs_nncf
 def test_who_asks_for_a_precision_does_not_get_int8(int8: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "speedup", lambda *_: 2.0)
+    monkeypatch.setattr(choice, "speedup", lambda *_: 2.0)
     assert Predictor(int8, precision="fp32").engine == "openvino"
 
 
 @needs_nncf
 def test_an_int8_form_of_another_network_is_never_taken(int8: Bundle, make_bundle: MakeBundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "speedup", lambda *_: 2.0)
+    monkeypatch.setattr(choice, "speedup", lambda *_: 2.0)
     other = {name: -tensor if name.startswith("head") or name.startswith("fc") else tensor * 3 for name, tensor in int8.weights.items()}
     mixed = dataclasses.replace(int8, weights=other)
     assert Predictor(mixed).engine == "openvino"

@@ -3,7 +3,7 @@
 Fake tensors have shapes and devices and no values, so any step that needs a value on the host fails. torch's autograd asks the driver of
 a GPU for its stream also for fake tensors. A device of torch's for Python backends takes its place here; it is registered for a whole
 process. Each argument is a config; each line of output is the JSON of its second step: `launches` and `copies`, or the `error`. With
-`"augmented_before": true`, only what follows the augmentation is recorded.
+`"augmented_before": true`, only what follows the augmentation is recorded; with `"serving": true`, a forward pass of a server.
 """
 
 import json
@@ -24,6 +24,10 @@ from cifar_ray.data.batches import transforms
 from cifar_ray.data.batches.loader import Step
 from cifar_ray.data.batches.shares import Shard
 from cifar_ray.data.dataset import DatasetSplits, ImageDataset
+from cifar_ray.inference.engines.conversion import NetworkInput
+from cifar_ray.inference.engines.engine import TorchEngine
+from cifar_ray.models import create_model
+from cifar_ray.models.precision import Precision
 from cifar_ray.training.loop.command import Command
 from cifar_ray.training.loop.step_monitor import StepMonitor
 from cifar_ray.training.loop.trainer import Trainer
@@ -70,6 +74,8 @@ def images(count: int) -> ImageDataset:
 def record(settings: dict[str, Any], device: torch.device) -> dict[str, Any]:
     splits = DatasetSplits("made up", images(96), None, images(20))
     with FakeTensorMode(allow_non_fake_inputs=True):
+        if settings.pop("serving", False):
+            return record_serving(device)
         augmented_before = settings.pop("augmented_before", False)
         config = parse_config(TrainConfig, {"batch_size": 24, "precision": "fp32", **settings})
         trainer, monitor = Trainer(config, splits, device, Shard()), StepMonitor(device)
@@ -102,6 +108,16 @@ def record_after_augmentation(trainer: Trainer) -> dict[str, Any]:
     trainer.train_step(first)
     with Recorded() as recorded:
         trainer.train_step(second)
+    return {"launches": recorded.launches, "copies": recorded.copies}
+
+
+def record_serving(device: torch.device) -> dict[str, Any]:
+    network = create_model("airnet", num_classes=10, image_size=32).to(device).eval()
+    engine = TorchEngine(network, NetworkInput(32, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)), Precision("fp32", device))
+    pixels = torch.zeros((8, 32, 32, 3), dtype=torch.uint8, device=device)
+    engine.compute(pixels)
+    with Recorded() as recorded:
+        engine.compute(pixels)
     return {"launches": recorded.launches, "copies": recorded.copies}
 
 

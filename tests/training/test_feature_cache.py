@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from cifar_ray.inference.engines.choice import TorchEngine
+from cifar_ray.inference.engines.engine import TorchEngine
 from cifar_ray.models import create_model
 from cifar_ray.training.probe import extraction as features
 from cifar_ray.training.probe import feature_cache

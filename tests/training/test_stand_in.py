@@ -30,6 +30,7 @@ CASES: dict[str, dict[str, Any]] = {
     "skipped steps": {"on_nan": "skip"},
     "randaugment": {"augmentation": {"policy": "randaugment"}},
     "images augmented before": {"augmented_before": True},
+    "serving": {"serving": True},
 }
 _LAUNCHES = 330  # of a step with the default recipe
 

@@ -183,7 +183,7 @@ def test_wide_pictures_whose_ends_matter_are_not_cropped(tmp_path: Path, capsys:
 
 
 def test_a_second_run_and_an_added_class_compute_only_what_is_new(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cifar_ray.inference.engines.choice import TorchEngine
+    from cifar_ray.inference.engines.engine import TorchEngine
     from cifar_ray.training.probe import extraction as features
 
     computed: list[int] = []

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from cifar_ray.data.statistics import ChannelValues
 from cifar_ray.data.task_progress import StartTask, no_progress
-from cifar_ray.inference.engines.choice import TorchEngine, choose
+from cifar_ray.inference.engines.choice import choose
 from cifar_ray.inference.engines.conversion import NetworkInput
+from cifar_ray.inference.engines.engine import TorchEngine
 from cifar_ray.inference.halving import Halving
 from cifar_ray.models.precision import Precision
 from cifar_ray.models.stages import head_name

@@ -23,8 +23,9 @@ from cifar_ray.data.batches.transforms import as_fractions
 from cifar_ray.data.dataset import ImageDataset
 from cifar_ray.data.statistics import ChannelValues, training_weights
 from cifar_ray.data.task_progress import StartTask
-from cifar_ray.inference.engines.choice import TorchEngine, choose
+from cifar_ray.inference.engines.choice import choose
 from cifar_ray.inference.engines.conversion import NetworkInput
+from cifar_ray.inference.engines.engine import TorchEngine
 from cifar_ray.inference.engines.features import WithFeatures
 from cifar_ray.models.precision import Precision
 from cifar_ray.models.stages import head_name
