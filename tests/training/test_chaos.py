@@ -100,9 +100,9 @@ class Training:
 
 
 def files(storage: Path) -> set[str]:
-    """All that a storage has, without the numbers of tries."""
+    """All that a storage has, without the numbers of tries and the times in the names of the log."""
     found = {str(path.relative_to(storage)) for path in storage.rglob("*")}
-    return {re.sub(r"(/tries/|/epoch-)[^/]+", r"\1", name) if ".staging-" not in name else name for name in found}
+    return {re.sub(r"(/tries/|/epoch-|^log/)[^/]+", r"\1", name) if ".staging-" not in name else name for name in found}
 
 
 @pytest.mark.parametrize("place", ["start", "local"])
