@@ -179,9 +179,9 @@ def ceiling(job: Job) -> None:
     rows = sorted(recorded.key_averages(), key=lambda row: -row.self_cpu_time_total)
     total_us = sum(row.self_cpu_time_total for row in rows)
     convolutions_us = sum(row.self_cpu_time_total for row in rows if any(part in row.key for part in CONVOLUTIONS))
-    print(f"  {convolutions_us / total_us:6.1 %}  convolutions, as the profiler sees them, of which and beside which")
+    print(f"  {100 * convolutions_us / total_us:5.1f} %  convolutions, as the profiler sees them, of which and beside which")
     for row in rows[:20]:
-        print(f"  {row.self_cpu_time_total / total_us:6.1 %}  {row.count:7,} × {row.key}")
+        print(f"  {100 * row.self_cpu_time_total / total_us:5.1f} %  {row.count:7,} × {row.key}")
 
 
 def convolutions_alone(trainer: Trainer, repeats: int = 20) -> tuple[float, float]:
