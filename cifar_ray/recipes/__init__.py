@@ -7,7 +7,7 @@ from typing import Any
 from cifar_ray.config import TrainConfig
 from cifar_ray.errors import ConfigError
 from cifar_ray.recipes.airbench import airbench94, airbench96
-from cifar_ray.recipes.photographs import photos
+from cifar_ray.recipes.photographs import lite0_finetune, photos
 from cifar_ray.recipes.recipe import RECIPES, Recipe
 from cifar_ray.recipes.resnets import resnet9_onecycle, resnet18, resnet50_finetune, wide_resnet28_10
 from cifar_ray.recipes.small_networks import cnn6, cnn_steplr, digits, small_cnn, vgg3
@@ -23,6 +23,7 @@ __all__ = [
     "digits",
     "get_recipe",
     "list_recipes",
+    "lite0_finetune",
     "photos",
     "recipe_search_space",
     "resnet9_onecycle",

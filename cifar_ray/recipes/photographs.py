@@ -1,4 +1,4 @@
-"""The recipe for folders of photographs."""
+"""Recipes that start from ImageNet weights: for folders of photographs, and for small images."""
 
 from __future__ import annotations
 
@@ -41,4 +41,33 @@ def photos() -> TrainConfig:
         schedule=ScheduleConfig(name="cosine", warmup_epochs=0.5),
         augmentation=AugmentationConfig(flip="random", translate_px=0, crop_scale=0.5, policy="randaugment", policy_magnitude=7, mixup=0.2),
         averaging=AveragingConfig(name="ema", decay=0.99),
+    )
+
+
+@recipe(
+    parameters=3_383_818,
+    flops=15_695_296,
+    accuracy="not run to the end here",
+    space=around(lr=1e-3, weight_decay=0.02) | AUGMENTATION_SPACE,
+)
+def lite0_finetune() -> TrainConfig:
+    """EfficientNet-Lite0 from ImageNet weights that are installed, in 4 epochs, small images enlarged to 128 px.
+
+    All weights are trained from the first step, without a probe.
+    """
+    return TrainConfig(
+        recipe="lite0_finetune",
+        model=PRETRAINED_MODEL,
+        pretrained=f"package:{PRETRAINED_PACKAGE}",
+        method="scratch",
+        image_size=128,
+        epochs=4,
+        batch_size=128,
+        micro_batch_size=32,
+        label_smoothing=0.1,
+        test_time_augmentation="mirror",
+        optimizer=OptimizerConfig(name="adamw", lr=1e-3, weight_decay=0.02, decay_biases=False, clip_norm=1.0),
+        schedule=ScheduleConfig(name="cosine", warmup_epochs=0.25),
+        augmentation=AugmentationConfig(flip="random", translate_px=8, cutout_px=32),
+        averaging=AveragingConfig(name="ema", decay=0.98),
     )
