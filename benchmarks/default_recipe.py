@@ -3,7 +3,7 @@
     python benchmarks/default_recipe.py accuracy --data-dir DIR --seeds 2 [--val-fraction 0]
     python benchmarks/default_recipe.py speed --data-dir DIR --rounds 3
 
-DIR holds the CIFAR-10 images as train/<class>/… and test/<class>/…. `accuracy` trains as the command line does, through
+DIR holds the official files of CIFAR-10. `accuracy` trains as the command line does, through
 Ray Train, once per seed. `speed` alternates our loop and a bare port of the recipe (no Ray, whole batches of 2,000, images
 kept normalised in float32) on the same cores, A B A B, and prints images/s and their ratio.
 """
@@ -47,7 +47,7 @@ def main(
     threads: Annotated[int, tyro.conf.arg(help="of the speed measurement")] = 2,
 ) -> int:
     """Measures and prints one table."""
-    values = {"dataset": "folder", "data_dir": data_dir, "val_fraction": val_fraction}
+    values = {"dataset": "cifar10", "data_dir": data_dir, "val_fraction": val_fraction}
     config = parse_config(TrainConfig, values)
     splits = load_splits(config)
     if measure == "accuracy":
