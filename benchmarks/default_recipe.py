@@ -21,7 +21,6 @@ import torch.nn.functional as F
 import tyro
 from torch import Tensor
 
-from cifar_ray import cli
 from cifar_ray.cli.output.training_progress import ConsoleProgress
 from cifar_ray.cluster.process import prepare_process
 from cifar_ray.config import TrainConfig, parse_config
@@ -151,4 +150,4 @@ def crop(padded: Tensor) -> Tensor:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.run(lambda: tyro.cli(main)))
+    sys.exit(tyro.cli(main))

@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import os
 import tempfile
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def quantize_stored(
         calibration_images: number of training images that determine the quantization ranges.
         seed: seed for the choice of these images.
         tolerance: maximum loss of accuracy, 0–1.
-        progress: receives the progress of decoding.
+        progress: receives the progress.
 
     Returns:
         The unchanged model, and the new version.
@@ -77,7 +78,7 @@ def quantize_stored(
     held_out = {name: part for name, part in splits if name != "train"}
     if not held_out:
         raise ConfigError(f"{splits.name} has no validation and no test images for measuring the accuracy; add a val or test folder")
-    made = with_int8(bundle, _choose(splits, calibration_images, seed), held_out, tolerance)
+    made = with_int8(bundle, _choose(splits, calibration_images, seed), held_out, tolerance, progress)
     return bundle, store.save(bundle.name, made.manifest, made.weights, made.attachments)
 
 
@@ -88,7 +89,9 @@ def _choose(splits: DatasetSplits, count: int, seed: int) -> Pixels:
     return splits.train.images[rows]
 
 
-def with_int8(bundle: Bundle, calibration: Pixels, held_out: dict[str, ImageDataset], tolerance: float) -> Bundle:
+def with_int8(
+    bundle: Bundle, calibration: Pixels, held_out: dict[str, ImageDataset], tolerance: float, progress: StartTask = no_progress
+) -> Bundle:
     """Add an int8 form of the network to a bundle, if it is accurate enough.
 
     Args:
@@ -96,6 +99,7 @@ def with_int8(bundle: Bundle, calibration: Pixels, held_out: dict[str, ImageData
         calibration: uint8 `[K, S, S, 3]`, a few hundred training images for the quantization ranges.
         held_out: validation and test splits by name; the accuracy is over both together, because one may be too small.
         tolerance: maximum loss of accuracy, 0–1.
+        progress: receives the progress.
 
     Returns:
         The bundle with `INT8_FILES` attached and `manifest.quantization` set; not saved yet.
@@ -105,11 +109,15 @@ def with_int8(bundle: Bundle, calibration: Pixels, held_out: dict[str, ImageData
         ConfigError: if the network cannot be quantized, or loses more than `tolerance`.
         BundleError: if the bundle is damaged.
     """
+    progress("quantizing", 0)
     predictor = Predictor(bundle, precision="fp32", engine="torch")
     exact = TorchEngine(predictor.network, predictor.manifest, predictor.precision)
     files = _quantize(exact, calibration)
     int8 = OpenVinoEngine(exact, files)
-    reference_accuracy, accuracy = held_out_score(exact, held_out), held_out_score(int8, held_out)
+    count = sum(len(part) for part in held_out.values())
+    reference_accuracy, accuracy = (
+        held_out_score(engine, held_out, progress(f"evaluating {name}", count)) for name, engine in (("fp32", exact), ("int8", int8))
+    )
     if reference_accuracy - accuracy > tolerance:
         name = "accuracy" if bundle.manifest.task == "single-label" else "mAP"
         raise ConfigError(
@@ -128,9 +136,13 @@ def with_int8(bundle: Bundle, calibration: Pixels, held_out: dict[str, ImageData
     return dataclasses.replace(bundle, manifest=manifest, attachments={**bundle.attachments, **files})
 
 
-def held_out_score(engine: Engine, held_out: dict[str, ImageDataset]) -> float:
+def held_out_score(engine: Engine, held_out: dict[str, ImageDataset], advance: Callable[[int], None] = lambda _: None) -> float:
     """Accuracy, or mAP for several labels per image, on all held-out images together, 0–1."""
-    logits = [engine.logits(part.images[i : i + _BATCH]) for part in held_out.values() for i in range(0, len(part), _BATCH)]
+    logits = []
+    for part in held_out.values():
+        for first in range(0, len(part), _BATCH):
+            logits.append(engine.logits(part.images[first : first + _BATCH]))
+            advance(len(logits[-1]))
     labels = np.concatenate([part.labels for part in held_out.values()])
     return Trust.plain(labels).evaluate(np.concatenate(logits), labels).score
 

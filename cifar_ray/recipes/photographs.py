@@ -69,5 +69,4 @@ def lite0_finetune() -> TrainConfig:
         optimizer=OptimizerConfig(name="adamw", lr=1e-3, weight_decay=0.02, decay_biases=False, clip_norm=1.0),
         schedule=ScheduleConfig(name="cosine", warmup_epochs=0.25),
         augmentation=AugmentationConfig(flip="random", translate_px=8, cutout_px=32),
-        averaging=AveragingConfig(name="ema", decay=0.98),
     )

@@ -78,6 +78,15 @@ def test_the_int8_form_answers_nearly_alike_and_says_what_it_costs(int8: Bundle,
 
 
 @needs_nncf
+def test_each_phase_is_named_and_counted(make_bundle: MakeBundle, held_out: dict[str, ImageDataset]) -> None:
+    begun: list[tuple[str, int]] = []
+    done: list[int] = []
+    with_int8(make_bundle(), gradients(20), held_out, 0.2, lambda name, total: (begun.append((name, total)), done.append)[1])
+    assert begun == [("quantizing", 0), ("evaluating fp32", 40), ("evaluating int8", 40)]
+    assert done == [10, 30, 10, 30]
+
+
+@needs_nncf
 def test_an_int8_form_of_an_older_release_has_no_features_and_abstains_by_the_energy(
     make_bundle: MakeBundle, held_out: dict[str, ImageDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,7 +104,7 @@ def test_an_int8_form_of_an_older_release_has_no_features_and_abstains_by_the_en
 def test_a_form_that_loses_more_than_allowed_is_refused(
     make_bundle: MakeBundle, held_out: dict[str, ImageDataset], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cifar_ray.inference.int8.held_out_score", lambda engine, _: 0.9 if engine.name == "torch" else 0.897)
+    monkeypatch.setattr("cifar_ray.inference.int8.held_out_score", lambda engine, *_: 0.9 if engine.name == "torch" else 0.897)
     with pytest.raises(ConfigError, match=r"int8 accuracy 89\.70 % is more than 0\.2 points below the fp32 accuracy 90\.00 %"):
         with_int8(make_bundle(), gradients(20), held_out, tolerance=0.002)
 
