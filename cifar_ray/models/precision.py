@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import Self
+from functools import cache
+from typing import Any, Self
 
 import torch
+from torch import Tensor, nn
 
 from cifar_ray.cluster.private import cpu_computes_bf16
 from cifar_ray.config import PrecisionName
@@ -64,3 +66,34 @@ class Precision:
     def grad_scaler(self) -> torch.amp.GradScaler:
         """Gradient scaler that prevents underflow in fp16; disabled for other formats."""
         return torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")
+
+
+def depthwise_in_float32(network: nn.Module) -> nn.Module:
+    """Let depthwise convolutions compute in float32 under autocast on a CPU, where their backward pass is slow in bf16.
+
+    Training EfficientNet-Lite0 on a CPU without AMX takes half the time (benchmarks/results/photos.md). Names and weights stay the same.
+
+    Args:
+        network: the network, which is changed and returned.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
+            module.__class__ = _float32_form(type(module))
+    return network
+
+
+@cache
+def _float32_form(kind: Any) -> Any:
+    if getattr(kind, "computes_in_float32", False):
+        return kind
+
+    class Float32Convolution(kind):  # type: ignore[misc]
+        computes_in_float32 = True
+
+        def forward(self, images: Tensor) -> Any:
+            if not torch.is_autocast_enabled("cpu"):
+                return super().forward(images)
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(images.float()).to(torch.get_autocast_dtype("cpu"))
+
+    return Float32Convolution

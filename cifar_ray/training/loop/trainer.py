@@ -20,7 +20,7 @@ from cifar_ray.errors import ConfigError
 from cifar_ray.metrics.accuracy import Logits
 from cifar_ray.metrics.trust import Figures, Trust
 from cifar_ray.models import DataInitialized
-from cifar_ray.models.precision import Precision
+from cifar_ray.models.precision import Precision, depthwise_in_float32
 from cifar_ray.store import Bundle
 from cifar_ray.training.loop.averaging import WeightAverage
 from cifar_ray.training.loop.collective import average_buffers, sum_over_workers
@@ -128,6 +128,8 @@ class Trainer:
 
     def _prepare(self, model: nn.Module) -> nn.Module:
         model = model.to(self.device).to(memory_format=torch.channels_last)
+        if self.device.type == "cpu":
+            depthwise_in_float32(model)
         if isinstance(model, DataInitialized) and not self.parent:
             model.initialize_from(self.normalization(self.loader.sample(_WHITENING_IMAGES)))
         for norm in (module for module in model.modules() if isinstance(module, nn.BatchNorm2d)):
