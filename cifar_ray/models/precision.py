@@ -78,7 +78,8 @@ def depthwise_in_float32(network: nn.Module) -> nn.Module:
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.groups == module.in_channels > 1:
-            module.__class__ = _float32_form(type(module))
+            kind: Any = type(module)
+            module.__class__ = _float32_form(kind)
     return network
 
 
