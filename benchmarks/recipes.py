@@ -46,6 +46,7 @@ PUBLISHED = {
     "vgg3": 90.5,
     "wide_resnet28_10": 97.4,
 }
+MINUTES = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)  # on the axis of the picture
 TARGETS = PUBLISHED | {"resnet18": 95.5, "cnn_steplr": 86.0, "cnn6": 90.0, "vgg3": 91.0, "lite0_finetune": 95.0}
 
 
@@ -139,20 +140,25 @@ def draw(groups: dict[tuple[str, str], list[dict[str, Any]]]) -> None:
     colours = {place: f"C{number}" for number, place in enumerate(sorted({place for _, place in groups}))}
     for (name, place), found in groups.items():
         best = [row["views"] if row["views"] is not None else row["test"] for row in found]
-        seconds, accuracy = statistics.mean(row["seconds"] for row in found), statistics.mean(best)
-        axes.plot(seconds, accuracy, "o", color=colours[place])
-        axes.annotate(name, (seconds, accuracy), textcoords="offset points", xytext=(6, -3), fontsize=8)
+        minutes, accuracy = statistics.mean(row["seconds"] for row in found) / 60, statistics.mean(best)
+        axes.plot(minutes, accuracy, "o", color=colours[place])
+        axes.annotate(name, (minutes, accuracy), textcoords="offset points", xytext=(0, -15), ha="center", fontsize=9)
         if name in PUBLISHED:
-            axes.plot([seconds / 1.15, seconds * 1.15], [PUBLISHED[name]] * 2, color="black", linewidth=1.5)
+            axes.plot([minutes / 1.15, minutes * 1.15], [PUBLISHED[name]] * 2, color="black", linewidth=1.5)
     for place, colour in colours.items():
         axes.plot([], [], "o", color=colour, label=place)
     axes.plot([], [], color="black", linewidth=1.5, label="published")
     axes.set(
         xscale="log",
-        xlabel="time of the training steps, s",
+        xlabel="time of the training steps, minutes",
         ylabel="test accuracy, %",
         title="CIFAR-10, original pixels, all 50,000 images",
     )
+    axes.margins(0.12)
+    lowest, highest = axes.get_xlim()
+    axes.set_xticks([minutes for minutes in MINUTES if lowest <= minutes <= highest], minor=False)
+    axes.xaxis.set_major_formatter(lambda minutes, _: f"{minutes:g}")
+    axes.xaxis.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="lower right")
     figure.savefig(PICTURE)

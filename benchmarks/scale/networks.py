@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_ray.config import TrainConfig
-from cifar_ray.models import create_model
+from cifar_ray.models import count_flops, create_model
 from cifar_ray.recipes import get_recipe, list_recipes
 from cifar_ray.training.loop.optimizers import create_optimizers
 from cifar_ray.training.steps.muon import Muon
@@ -60,7 +60,8 @@ def _recipe(name: str, config: TrainConfig) -> dict[str, Any]:
         "recipe": name,
         "parameters": sum(weights.numel() for weights in model.parameters()),
         "kernels": kernels,
-        "image_operations": operations // _IMAGES,
+        # torch's counter ignores groups in the backward pass, and these networks have many
+        "image_operations": 3 * count_flops(model, config.image_size) if config.image_size else operations // _IMAGES,
         "optimizer_kernels": optimizer_kernels,
         "optimizer_operations": optimizer_operations,
         "bucket_bytes": buckets,

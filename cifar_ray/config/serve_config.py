@@ -41,7 +41,7 @@ class ServeConfig(Config):
     abstain: bool = Field(True, description='answer "abstain": true for pictures unlike those that the model was validated on')
     precision: PrecisionName = Field("auto", description="number format; auto: bf16 if the hardware has it, else fp16 on a GPU, else fp32")
     engine: EngineName = Field(
-        "auto", description="inference engine; auto: the fastest on this processor that gives the answers of plain torch"
+        "auto", description="inference engine; auto: the fastest on this machine that gives the answers of plain torch"
     )
 
     num_replicas: int = Field(1, ge=1, description="number of model replicas")

@@ -119,8 +119,8 @@ class Predictor:
     def warm_up(self, batch_size: int) -> None:
         """Prepare batches of up to `batch_size` images, so that the first real one does not wait for kernels and memory."""
         size = self.manifest.image_size_px
-        for count in self._engine.first_batches(batch_size):
-            self.predict(np.zeros((count, size, size, 3), np.uint8))
+        self._engine.warm_up(batch_size)
+        self.predict(np.zeros((batch_size, size, size, 3), np.uint8))
 
     def _check(self, where: str) -> None:
         size, num_classes = self.manifest.image_size_px, len(self.manifest.class_names)

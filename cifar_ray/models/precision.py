@@ -97,4 +97,12 @@ def _float32_form(kind: Any) -> Any:
             with torch.autocast("cpu", enabled=False):
                 return super().forward(images.float()).to(torch.get_autocast_dtype("cpu"))
 
+        def __reduce_ex__(self, protocol: Any) -> Any:  # copies and pickles name the class by the one that it extends
+            return (_new_float32_form, (kind,), *super().__reduce_ex__(protocol)[2:])
+
     return Float32Convolution
+
+
+def _new_float32_form(kind: Any) -> Any:
+    form = _float32_form(kind)
+    return form.__new__(form)

@@ -47,7 +47,7 @@ def photos() -> TrainConfig:
 @recipe(
     parameters=3_383_818,
     flops=15_695_296,
-    accuracy="not run to the end here",
+    accuracy="95.4 % here, 95.7 % with mirror images averaged",
     space=around(lr=1e-3, weight_decay=0.02) | AUGMENTATION_SPACE,
 )
 def lite0_finetune() -> TrainConfig:

@@ -13,7 +13,7 @@ from cifar_ray.config import PrecisionName
 from cifar_ray.errors import ConfigError
 from cifar_ray.inference.engines import choice, graph_engine
 from cifar_ray.inference.engines.engine import TorchEngine
-from cifar_ray.inference.engines.graph_engine import CudaGraphEngine, batch_sizes
+from cifar_ray.inference.engines.graph_engine import CudaGraphEngine, captured_sizes
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.models.precision import Precision
 from cifar_ray.store import Bundle
@@ -45,12 +45,12 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes that were captured."""
     sizes: list[int] = []
 
-    def capture(reference: TorchEngine, size: int, _: object) -> Forward:
+    def capture(reference: TorchEngine, size: int, *_: object) -> Forward:
         sizes.append(size)
         return Forward(reference, size)
 
     monkeypatch.setattr(graph_engine, "capture_forward", capture)
-    monkeypatch.setattr(graph_engine, "side_stream", lambda _: None)
+    monkeypatch.setattr(graph_engine, "lane_resources", lambda _: (None, None))
     return sizes
 
 
@@ -69,13 +69,13 @@ def pictures(count: int) -> Pixels:
     return np.random.default_rng(count).integers(0, 256, (count, 32, 32, 3), np.uint8)
 
 
-def test_sizes_grow_with_the_batch_and_waste_little() -> None:
-    assert batch_sizes(1) == [1]
-    assert batch_sizes(9) == [1, 2, 4, 8, 16]
-    assert batch_sizes(64)[-3:] == [48, 56, 64]
-    assert batch_sizes(1000)[-1] == 256
-    for count in range(3, 257):
-        assert count <= batch_sizes(count)[-1] < 2 * count
+def test_sizes_are_powers_of_two_up_to_a_batch_that_keeps_a_gpu_busy() -> None:
+    assert captured_sizes(1) == [1]
+    assert captured_sizes(9) == [1, 2, 4, 8, 16]
+    assert captured_sizes(64)[-2:] == [32, 64]
+    assert captured_sizes(1000)[-1] == 256
+    for count in range(1, 257):
+        assert count <= captured_sizes(count)[-1] < 2 * count
 
 
 @pytest.mark.parametrize("count", [1, 3, 8, 9, 64, 70])
@@ -85,7 +85,7 @@ def test_a_filled_batch_gives_the_outputs_of_its_images(reference: TorchEngine, 
     expected = on_cpu(reference).outputs(images)
     np.testing.assert_allclose(logits, expected[0], atol=1e-4)
     np.testing.assert_allclose(features, expected[1], atol=1e-4)
-    assert captured == [batch_sizes(count)[-1]]
+    assert captured == [captured_sizes(count)[-1]]
 
 
 def test_an_answer_stays_what_it_was(reference: TorchEngine, captured: list[int]) -> None:
@@ -95,7 +95,7 @@ def test_an_answer_stays_what_it_was(reference: TorchEngine, captured: list[int]
     for count in (2, 1, 2, 2):
         engine.logits(255 - pictures(count))
     np.testing.assert_array_equal(first, kept)
-    assert sorted(captured) == [1, 2, 2]  # two lanes, one of which had both sizes
+    assert captured == [2, 1], "one batch at a time needs one lane"
 
 
 def test_two_batches_run_at_a_time_and_a_third_one_waits(reference: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,30 +111,41 @@ def test_two_batches_run_at_a_time_and_a_third_one_waits(reference: TorchEngine,
             return [images.reshape(len(images), -1)[:, :1].astype(np.float32)]
 
     monkeypatch.setattr(graph_engine, "capture_forward", lambda *_: Slow())
-    monkeypatch.setattr(graph_engine, "side_stream", lambda _: None)
+    monkeypatch.setattr(graph_engine, "lane_resources", lambda _: (None, None))
     engine = CudaGraphEngine(reference)
     images = [np.full((1, 32, 32, 3), value, np.uint8) for value in range(6)]
     with ThreadPoolExecutor(6) as pool:
         assert [float(logits[0, 0]) for logits in pool.map(engine.logits, images)] == [0, 1, 2, 3, 4, 5]
 
 
-def test_a_lane_is_free_again_after_a_failure(reference: TorchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise RuntimeError("out of memory")
+def test_a_size_that_cannot_be_captured_runs_as_plain_torch(
+    reference: TorchEngine, monkeypatch: pytest.MonkeyPatch, captured: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    possible = graph_engine.capture_forward
+    attempts: list[int] = []
 
-    monkeypatch.setattr(graph_engine, "capture_forward", fail)
-    monkeypatch.setattr(graph_engine, "side_stream", lambda _: None)
+    def fail_above_8(reference: TorchEngine, size: int, *resources: object) -> Forward:
+        attempts.append(size)
+        if size > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+        return possible(reference, size, *resources)
+
+    monkeypatch.setattr(graph_engine, "capture_forward", fail_above_8)
+    plain = on_cpu(reference)
+    monkeypatch.setattr(reference, "outputs", plain.outputs)
     engine = CudaGraphEngine(reference)
-    for _ in range(3):
-        with pytest.raises(RuntimeError, match="out of memory"):
-            engine.logits(pictures(1))
+    engine.warm_up(30)
+    for count in (30, 5, 30, 300):
+        np.testing.assert_allclose(engine.logits(pictures(count)), plain.logits(pictures(count)), atol=1e-4)
+    assert attempts == [32, 16, 8, 4, 2, 1] * 2, "once for each lane"
+    assert captured == [8, 4, 2, 1] * 2
+    assert "a batch of 32 images cannot be captured, and runs as plain torch: CUDA out of memory. Tried to allocate" in caplog.text
 
 
-def test_warming_up_captures_every_size_in_every_lane(reference: TorchEngine, captured: list[int]) -> None:
+def test_warming_up_captures_every_size_in_every_lane_the_largest_first(reference: TorchEngine, captured: list[int]) -> None:
     engine = CudaGraphEngine(reference)
-    for count in engine.first_batches(20):
-        engine.logits(pictures(count))
-    assert captured == [1, 1, 2, 2, 4, 4, 8, 8, 16, 16, 24, 24]
+    engine.warm_up(20)
+    assert captured == [32, 16, 8, 4, 2, 1] * 2
     engine.logits(pictures(13))
     assert len(captured) == 12
 
@@ -175,9 +186,8 @@ def test_on_a_gpu_graphs_answer_as_torch_from_several_threads(make_bundle: MakeB
     bundle = make_bundle()
     plain = Predictor(bundle, "cuda", precision=precision, engine="torch")
     graph = Predictor(bundle, "cuda", precision=precision, engine="cuda-graph")
-    graph.warm_up(64)
     batches = [pictures(count) for count in (1, 3, 8, 9, 64, 300) * 5]
-    with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(4) as pool:  # without `warm_up`: sizes are captured while other batches run
         found = list(pool.map(lambda images: graph.predict(images).logits, batches))
     for images, logits in zip(batches, found, strict=True):
         expected = plain.predict(images).logits

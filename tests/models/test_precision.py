@@ -1,6 +1,7 @@
 """Depthwise convolutions in float32."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -46,6 +47,10 @@ def test_copies_and_repeated_changes_are_the_same() -> None:
     kind = type(once[1])
     assert type(depthwise_in_float32(once)[1]) is kind
     assert type(copy.deepcopy(once)[1]) is kind
+    images = torch.randn(1, 3, 9, 9)
+    again = pickle.loads(pickle.dumps(once))  # noqa: S301
+    assert type(again[1]) is kind
+    assert torch.equal(again(images), once(images))
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Protocol
 
 import numpy as np
@@ -38,12 +40,12 @@ class Engine(Protocol):
     def outputs(self, images: Pixels) -> Outputs:
         """Logits, float32 `[N, C]`, and features, float32 `[N, D]`, of images, uint8 `[N, S, S, 3]`, from one forward pass."""
 
-    def first_batches(self, largest: int) -> list[int]:
-        """Sizes of the batches to run once in this order, so that later ones of up to `largest` images are not slow at first."""
+    def warm_up(self, largest: int) -> None:
+        """Prepare what batches of up to `largest` images need, if anything; `Predictor.warm_up` also runs one."""
 
 
 class TorchEngine:
-    """Plain torch, as in the evaluation during training.
+    """Plain torch. Training evaluates with it as well, but lets depthwise convolutions compute in float32 on a CPU.
 
     Args:
         network: network in evaluation mode, on the precision's device, channels last.
@@ -59,6 +61,8 @@ class TorchEngine:
         self.precision = precision
         self._computing = with_features(network)
         self._constants: dict[int, tuple[Tensor, Tensor]] = {}
+        # on a GPU, two threads would only take turns in launching kernels
+        self._turn = threading.Lock() if precision.device.type == "cuda" else nullcontext()
 
     def logits(self, images: Pixels) -> Logits:
         """Implements `Engine`."""
@@ -68,11 +72,11 @@ class TorchEngine:
         """Implements `Engine`."""
         # Ray returns read-only arrays, which torch cannot wrap
         pixels = torch.from_numpy(np.require(images, requirements=["C", "W"])).to(self.precision.device)
-        return both([one.cpu().numpy() for one in self.compute(pixels)])
+        with self._turn:
+            return both([one.cpu().numpy() for one in self.compute(pixels)])
 
-    def first_batches(self, largest: int) -> list[int]:
+    def warm_up(self, largest: int) -> None:
         """Implements `Engine`."""
-        return [largest]
 
     @torch.inference_mode()
     def compute(self, pixels: Tensor) -> list[Tensor]:

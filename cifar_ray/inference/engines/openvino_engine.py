@@ -73,9 +73,8 @@ class OpenVinoEngine:
             results = self._request.infer([np.ascontiguousarray(images)], share_inputs=True)
             return both([results[number] for number in range(len(results))])
 
-    def first_batches(self, largest: int) -> list[int]:
+    def warm_up(self, largest: int) -> None:
         """Implements `Engine`."""
-        return [largest]
 
 
 def import_openvino() -> Any:
