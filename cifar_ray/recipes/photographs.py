@@ -48,7 +48,7 @@ def photos() -> TrainConfig:
     parameters=3_383_818,
     flops=15_695_296,
     accuracy="95.4 % here, 95.7 % with mirror images averaged",
-    space=around(lr=1e-3, weight_decay=0.02) | AUGMENTATION_SPACE,
+    space=around(lr=1e-3, weight_decay=0.02) | AUGMENTATION_SPACE | {"augmentation.translate_px": {"randint": [0, 16]}},
 )
 def lite0_finetune() -> TrainConfig:
     """EfficientNet-Lite0 from ImageNet weights that are installed, in 3 epochs, small images enlarged to 128 px.
