@@ -33,7 +33,7 @@ HEAD = """# Recipes on CIFAR-10
 `python benchmarks/recipes.py run --data-dir DIR --recipes NAME`, then `report`, which writes this page. Original pixels (the official
 files), all 50,000 training images, no validation images, the last weights; accuracy on the 10,000 test images, whose standard error is
 0.2–0.4 points. *Training steps* leaves out the start, evaluation and saving. Published figures are those that the recipe's docstring
-names. With several seeds: mean (range).
+names. With several seeds: mean (range); a training that was paused has no time.
 
 """
 PICTURE = Path(__file__).parents[1] / "docs" / "recipes.png"
@@ -116,11 +116,16 @@ def report() -> None:
     for (name, place), found in sorted(groups.items()):
         test, views = spread([row["test"] for row in found]), spread([row["views"] for row in found if row["views"] is not None])
         known = [f"{table[name]:.1f} %" if name in table else "–" for table in (PUBLISHED, TARGETS)]
-        seconds = statistics.mean(row["seconds"] for row in found)
+        seconds = mean_seconds(found)
         lines += [f"| `{name}` | {found[0]['epochs']} | {place} | {len(found)} | {test} | {views} | {' | '.join(known)} | {seconds:,.0f} |"]
     TABLE.write_text(HEAD + "\n".join(lines) + "\n")
     print("\n".join(lines))
     draw(groups)
+
+
+def mean_seconds(found: list[dict[str, Any]]) -> float:
+    """Mean time of the training steps; a training that was paused has none."""
+    return statistics.mean(row["seconds"] for row in found if row["seconds"] is not None)
 
 
 def spread(values: list[float]) -> str:
@@ -140,7 +145,7 @@ def draw(groups: dict[tuple[str, str], list[dict[str, Any]]]) -> None:
     colours = {place: f"C{number}" for number, place in enumerate(sorted({place for _, place in groups}))}
     for (name, place), found in groups.items():
         best = [row["views"] if row["views"] is not None else row["test"] for row in found]
-        minutes, accuracy = statistics.mean(row["seconds"] for row in found) / 60, statistics.mean(best)
+        minutes, accuracy = mean_seconds(found) / 60, statistics.mean(best)
         axes.plot(minutes, accuracy, "o", color=colours[place])
         axes.annotate(name, (minutes, accuracy), textcoords="offset points", xytext=(0, -15), ha="center", fontsize=9)
         if name in PUBLISHED:
