@@ -32,7 +32,7 @@ HEAD = """# Recipes on CIFAR-10
 
 `python benchmarks/recipes.py run --data-dir DIR --recipes NAME`, then `report`, which writes this page. Original pixels (the official
 files), all 50,000 training images, no validation images, the last weights; accuracy on the 10,000 test images, whose standard error is
-0.2–0.4 points. *Training steps* leaves out the start, evaluation and saving. Published figures are those that the recipe's docstring
+0.2–0.5 points. *Training steps* leaves out the start, evaluation and saving. Published figures are those that the recipe's docstring
 names. With several seeds: mean (range); a training that was paused has no time.
 
 """

@@ -1,6 +1,6 @@
 """How do requests/s grow with model replicas, and fall with the size of the pictures; and what would the forward pass alone allow?
 
-    python benchmarks/serving/growth.py --storage DIR --pictures DIR      # needs wrk; about six minutes
+    python benchmarks/serving/growth.py --storage DIR --pictures DIR      # needs wrk; ten minutes for 224 px
 
 Serves the model that was promoted last, and posts photographs in turn over loopback, in turn for all values in each round. The limit is
 the rate of the network alone: batches of 32 in one process, with all cores, without a server and a load generator.

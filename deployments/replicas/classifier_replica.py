@@ -94,7 +94,7 @@ class ClassifierReplica:
             return loaded
         if loaded.info != expected:
             return Status(loaded.info)
-        # Runs on the thread of the forward passes, because on another thread it would compete with them for the same cores.
+        # Runs with the forward passes, because on a thread of its own it would compete with them for the same cores.
         found = await asyncio.get_running_loop().run_in_executor(self._compute, explain, loaded.predictor, image, class_id)
         return Explained(loaded.info, *found)
 

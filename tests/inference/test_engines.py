@@ -15,7 +15,8 @@ import pytest
 from cifar_ray.config import PrecisionName
 from cifar_ray.errors import ConfigError, MissingDependencyError
 from cifar_ray.inference.engines import choice, openvino_engine
-from cifar_ray.inference.engines.openvino_engine import TOLERANCE, OpenVinoEngine
+from cifar_ray.inference.engines.engine import TOLERANCE
+from cifar_ray.inference.engines.openvino_engine import OpenVinoEngine
 from cifar_ray.inference.engines.synthetic_pictures import like_photographs
 from cifar_ray.inference.predictor import Predictor
 from cifar_ray.models import list_models

@@ -11,12 +11,11 @@ import numpy as np
 import torch
 
 from cifar_ray.errors import ConfigError
-from cifar_ray.inference.engines.engine import Logits, Outputs, Pixels, TorchEngine, both
+from cifar_ray.inference.engines.engine import TOLERANCE, Logits, Outputs, Pixels, TorchEngine, both
 
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # larger batches keep a GPU busy without a graph
 _LANES = 2  # one copies while the other one computes
 _EAGER_RUNS = 3  # before a capture: in these, libraries choose kernels and allocate memory
-_TOLERANCE = {"bf16": 0.05, "fp16": 0.05, "fp32": 0.001}
 _capturing = threading.Lock()  # CUDA allows one capture at a time in a process
 
 logger = logging.getLogger(__name__)
@@ -46,7 +45,7 @@ class CudaGraphEngine:
             raise ConfigError("engine: cuda-graph needs an NVIDIA GPU; use engine torch or auto")
         self._reference = reference
         self.precision = reference.precision
-        self.tolerance = _TOLERANCE[self.precision.name]
+        self.tolerance = TOLERANCE.get(self.precision.name, TOLERANCE["bf16"])
         # last in, first out: callers that run one batch at a time use only one lane, and the memory of one
         self._lanes: queue.LifoQueue[_Lane] = queue.LifoQueue()
         for _ in range(_LANES):

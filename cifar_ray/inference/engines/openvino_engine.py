@@ -12,13 +12,10 @@ import torch
 
 from cifar_ray.errors import ConfigError, MissingDependencyError
 from cifar_ray.inference.engines.conversion import convert
-from cifar_ray.inference.engines.engine import Logits, Outputs, Pixels, TorchEngine, both
+from cifar_ray.inference.engines.engine import TOLERANCE, Logits, Outputs, Pixels, TorchEngine, both
 from cifar_ray.inference.engines.features import with_features
 from cifar_ray.models.precision import Precision
 
-# Maximum difference from torch in fp32, as a fraction of the largest logit (measured from its row's mean). bf16 keeps 8 bits of each
-# factor: torch itself differs by about 0.01 in bf16, but by 0.2 for networks with many thin layers. For those, `choice` allows more.
-TOLERANCE = {"bf16": 0.05, "fp32": 0.001}
 # The manifest records the deviation of the int8 logits at the time of quantization, when also the accuracy on real pictures was
 # measured. On another machine, the deviation may be larger by this factor.
 _INT8_TOLERANCE = 1.5

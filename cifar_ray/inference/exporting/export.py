@@ -21,8 +21,7 @@ from PIL import Image
 from cifar_ray.config import resolve_storage
 from cifar_ray.data.decode import fit
 from cifar_ray.errors import BundleError, MissingDependencyError
-from cifar_ray.inference.engines.engine import Pixels
-from cifar_ray.inference.engines.openvino_engine import TOLERANCE
+from cifar_ray.inference.engines.engine import TOLERANCE, Pixels
 from cifar_ray.inference.exporting.answers import PredictionGraph
 from cifar_ray.inference.exporting.file_formats import FORMATS, ExportFormat, Run
 from cifar_ray.inference.predictor import Predictor
